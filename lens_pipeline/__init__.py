@@ -1,0 +1,1 @@
+"""Dagster pipeline that makes previews, posters and masters of AI-generated photos and videos."""

@@ -1,0 +1,1 @@
+"""Pictures and videos: paths and frozen specs in, bytes out. Knows no Dagster, SQL or object store."""

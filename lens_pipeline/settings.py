@@ -1,0 +1,201 @@
+"""Every setting, validated once. The only reader of the environment.
+
+Nothing is read at import: `load()` reads `LENS_…` variables and `./.env` when a process starts or
+a resource is set up.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+PREFIX = "LENS_"
+
+# The old workers' names, where the meaning is the same.
+ALIASES = {
+    "PREVIEWS_WORKER_ENABLED": "LENS_ENABLED",
+    "PREVIEWS_WORKER_CONCURRENCY": "LENS_PREVIEW_CONCURRENCY",
+    "PREVIEWS_WORKER_DEBUG": "LENS_DEBUG",
+}
+
+# Set by `lens up` for the processes it starts; not for people.
+INTERNAL = frozenset({"LENS_CODE_HOST", "LENS_CODE_PORT", "LENS_SUPERVISED"})
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names the variable and the fix, in one line."""
+
+
+def _comma_list(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _default_preview_concurrency() -> int:
+    return min(os.cpu_count() or 1, 4)
+
+
+class Settings(BaseModel):
+    """The settings of one process; field `x` is the variable `LENS_X`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Path(".lens")
+    database_url: str | None = None
+    dagster_url: str | None = None
+    broker_url: str | None = None
+    result_url: str | None = None
+    store_url: str | None = None
+    s3_endpoint: str | None = None
+    enabled: bool = True
+    batch_size: int = Field(20, ge=1, le=1000)
+    preview_concurrency: int = Field(default_factory=_default_preview_concurrency, ge=1, le=256)
+    master_concurrency: int = Field(1, ge=1, le=64)
+    threads: int = Field(2, ge=1, le=64)
+    preview_edge: int = Field(768, ge=16, le=8192)
+    preview_quality: int = Field(80, ge=1, le=100)
+    max_source_bytes: int = Field(512 * 1024 * 1024, ge=1)
+    max_pixels: int = Field(50_000_000, ge=1)
+    fetch_timeout_seconds: float = Field(60.0, gt=0, le=3600)
+    fetch_allow_hosts: CommaList = ()
+    max_attempts: int = Field(5, ge=1, le=100)
+    backfill_cron: str = "*/5 * * * *"
+    retain_partitions_days: int = Field(90, ge=1)
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    debug: bool = False
+    dagster_port: Port = 3000
+    bind: str = "127.0.0.1"
+    # Seconds that runs in progress get to finish after SIGTERM before they are cancelled.
+    grace_seconds: float = Field(30.0, ge=0, le=3600)
+    # Hard wall-clock limit for rendering one file.
+    render_timeout_seconds: float = Field(120.0, gt=0, le=3600)
+    # Address-space limit of one rendering process, MiB.
+    render_memory_mib: int = Field(3072, ge=512)
+
+    @property
+    def resolved_home(self) -> Path:
+        return self.home.expanduser().resolve()
+
+    @property
+    def resolved_store_url(self) -> str:
+        return self.store_url or (self.resolved_home / "store").as_uri()
+
+    @property
+    def scratch(self) -> Path:
+        """Directory for temporary files; everything in it may be swept at start."""
+        return self.resolved_home / "scratch"
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Settings":
+        _check_url("LENS_DATABASE_URL", self.database_url, {"postgresql", "postgresql+psycopg2"})
+        _check_url("LENS_DAGSTER_URL", self.dagster_url, {"postgresql", "postgresql+psycopg2"})
+        _check_url("LENS_BROKER_URL", self.broker_url, {"redis", "rediss", "amqp", "amqps"})
+        _check_url("LENS_RESULT_URL", self.result_url, {"redis", "rediss", "rpc"})
+        _check_url("LENS_STORE_URL", self.store_url, {"file", "s3"})
+        _check_url("LENS_S3_ENDPOINT", self.s3_endpoint, {"http", "https"})
+        if self.s3_endpoint and not (self.store_url or "").startswith("s3://"):
+            raise ValueError(
+                "LENS_S3_ENDPOINT is set but LENS_STORE_URL is no s3:// URL:"
+                " set LENS_STORE_URL=s3://bucket/prefix or unset the endpoint"
+            )
+        if self.result_url and not self.broker_url:
+            raise ValueError("LENS_RESULT_URL is set without LENS_BROKER_URL: set both or neither")
+        if self.dagster_url and self.dagster_url == self.database_url:
+            raise ValueError(
+                "LENS_DAGSTER_URL equals LENS_DATABASE_URL:"
+                " give Dagster a database of its own, for example one named dagster"
+            )
+        if len(self.backfill_cron.split()) != 5:
+            raise ValueError(
+                "LENS_BACKFILL_CRON must have five fields, for example '*/5 * * * *'"
+            )
+        try:
+            ipaddress.ip_address(self.bind)
+        except ValueError:
+            if self.bind != "localhost":
+                raise ValueError(
+                    f"LENS_BIND={self.bind!r} is no IP address: use 127.0.0.1 or 0.0.0.0"
+                ) from None
+        return self
+
+
+def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:
+    if value is None:
+        return
+    scheme = urlsplit(value).scheme
+    if scheme not in schemes:
+        raise ValueError(
+            f"{variable} must start with {' or '.join(f'{s}://' for s in sorted(schemes))},"
+            f" not {scheme + '://' if scheme else repr(value[:20])}"
+        )
+
+
+def load(
+    environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")
+) -> tuple[Settings, list[str]]:
+    """Read the settings from `environ` (default: the process's) over those of the file `dotenv`.
+
+    Returns the settings and one warning line for each old name in use.
+
+    Raises SettingsError: an unknown `LENS_…` variable, a value out of range, or two settings that
+    contradict each other.
+    """
+    environ = os.environ if environ is None else environ
+    raw: dict[str, str] = {}
+    if dotenv is not None and dotenv.is_file():
+        raw.update({k: v for k, v in dotenv_values(dotenv).items() if v is not None})
+    raw.update(environ)
+
+    warnings: list[str] = []
+    values: dict[str, str] = {}
+    for name, value in raw.items():
+        if name.startswith(PREFIX) and name not in INTERNAL and value != "":
+            values[name] = value
+    for old, new in ALIASES.items():
+        if raw.get(old, "") == "":
+            continue
+        if new in values and values[new] != raw[old]:
+            raise SettingsError(f"{old} and {new} are both set and differ: remove {old}")
+        warnings.append(f"{old} is an old name: rename it to {new}")
+        values[new] = raw[old]
+
+    fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        close = _closest(unknown[0], fields)
+        raise SettingsError(
+            f"{unknown[0]} is no setting of Lens Pipeline"
+            + (f": did you mean {close}?" if close else ": remove it")
+        )
+    try:
+        return Settings(**{fields[name]: value for name, value in values.items()}), warnings  # pyright: ignore[reportArgumentType]
+    except ValidationError as error:
+        raise SettingsError(_first_error(error)) from None
+
+
+def _closest(name: str, names: Mapping[str, str]) -> str | None:
+    from difflib import get_close_matches
+
+    matches = get_close_matches(name, list(names), n=1)
+    return matches[0] if matches else None
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = re.sub(r"^Value error, ", "", first["msg"])
+    if not first["loc"]:
+        return message
+    variable = PREFIX + str(first["loc"][0]).upper()
+    return f"{variable}={str(first['input'])[:60]!r} is not valid: {message[0].lower()}{message[1:]}"
