@@ -50,9 +50,13 @@ class LockSession:
         )
         return set(self._connection.execute(query, {"keys": list(locks)}).scalars())
 
-    def ping(self) -> None:
-        """Raise sqlalchemy.exc.OperationalError if the session, and with it the locks, is lost."""
-        self._connection.execute(sa.text("SELECT 1"))
+    def run_status(self, run_id: str) -> str | None:
+        """The run's status in Dagster's words, None if the run is unknown.
+
+        Raises sqlalchemy.exc.OperationalError if the session, and with it the locks, is lost.
+        """
+        query = sa.text("SELECT status FROM runs WHERE run_id = :run_id")
+        return self._connection.execute(query, {"run_id": run_id}).scalar()
 
     def is_held(self, lock: int) -> bool:
         """Whether any session holds `lock`."""

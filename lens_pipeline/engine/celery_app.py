@@ -1,0 +1,98 @@
+"""The Celery app: one task, which executes a Dagster run in a warm process."""
+
+import logging
+import signal
+from functools import cache
+from typing import Any
+
+from celery import Celery, signals
+from dagster import DagsterInstance
+from dagster_celery.make_app import make_app
+
+from lens_pipeline.engine.queues import PREVIEWS
+from lens_pipeline.stack.endpoints import Endpoints
+
+EXECUTE_RUN = "lens.execute_run"
+
+# A run holds at most a batch of encoded pictures; a child above this is leaking (KiB).
+_MAX_CHILD_KIB = 800 * 1024
+# How long Redis waits before it hands an unacknowledged task to another worker, seconds: above any
+# run's limit, since a run that a dead worker held is failed by Dagster's monitoring instead.
+_VISIBILITY_SECONDS = 12 * 3600
+
+logger = logging.getLogger(__name__)
+
+
+def celery_config(endpoints: Endpoints) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "worker_prefetch_multiplier": 1,
+        "task_acks_late": True,
+        "task_track_started": True,
+        "result_expires": 3600,
+        "worker_max_tasks_per_child": 500,
+        "worker_max_memory_per_child": _MAX_CHILD_KIB,
+        "worker_hijack_root_logger": False,
+        "worker_send_task_events": False,
+        "broker_connection_retry_on_startup": True,
+        # Without a limit: a broker that is down for an hour must not end the worker.
+        "broker_connection_max_retries": None,
+        # On a lost connection running tasks go on; the run lock refuses their redelivery.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_transport_options": {
+            "max_retries": 3,
+            "interval_start": 0,
+            "interval_step": 0.2,
+            "interval_max": 0.5,
+        },
+    }
+    if endpoints.broker_url.startswith("redis"):
+        config["broker_transport_options"]["visibility_timeout"] = _VISIBILITY_SECONDS
+    return config
+
+
+def app_arguments(endpoints: Endpoints) -> dict[str, Any]:
+    """Arguments of `make_app`, the same for those who send tasks and those who execute them."""
+    return {
+        "broker": endpoints.broker_url,
+        "backend": endpoints.result_url,
+        "config_source": celery_config(endpoints),
+        "task_default_queue": PREVIEWS,
+    }
+
+
+def execute_run_task(app: Celery) -> Any:
+    """Register and return the task `lens.execute_run(run_id)`."""
+
+    @app.task(name=EXECUTE_RUN)
+    def execute_run(run_id: str) -> int:
+        from lens_pipeline.engine.run_worker import execute
+
+        try:
+            return execute(_instance(), run_id)
+        finally:
+            # Dagster leaves its own handlers behind; the pool stops idle children by SIGTERM.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return execute_run
+
+
+def worker_app(endpoints: Endpoints) -> Celery:
+    """The app of a worker process."""
+    app = make_app(app_args=app_arguments(endpoints))
+    execute_run_task(app)
+    return app
+
+
+@cache
+def _instance() -> DagsterInstance:
+    """The child's own Dagster instance, kept from run to run: making one costs about 0.1 s."""
+    return DagsterInstance.get()
+
+
+@signals.worker_process_init.connect
+def _leave_terminal_group(**_: object) -> None:
+    """Ctrl-C in a terminal reaches the whole group: the parent decides what its children do."""
+    import os
+
+    os.setpgid(0, 0)

@@ -1,0 +1,99 @@
+"""Hands runs to warm Celery workers."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster import DagsterRun
+from dagster._serdes import ConfigurableClassData
+from dagster_celery.launcher import CeleryRunLauncher
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+
+from lens_pipeline import settings
+from lens_pipeline.engine.celery_app import EXECUTE_RUN, app_arguments, execute_run_task
+from lens_pipeline.engine.queues import PREVIEWS
+from lens_pipeline.locks import LockSession, run_lock
+from lens_pipeline.stack.endpoints import Endpoints, resolve
+
+# A worker re-takes its lock a second after a restart of the database; a run whose lock stays free
+# for longer than this has no worker. Also covers the time between two of a run's polls.
+_LOST_SECONDS = 15.0
+
+
+class LensRunLauncher(CeleryRunLauncher):
+    """`CeleryRunLauncher` with broker and queues from our settings, and a lock as the sign of life.
+
+    The stock launcher kills a cancelled run's process before reporting it as canceling, so that it
+    ends as a failure; and it believes a run alive as long as the result backend says STARTED, which
+    a worker killed with its machine leaves for ever.
+    """
+
+    def __init__(
+        self, endpoints: Endpoints, inst_data: ConfigurableClassData | None = None
+    ) -> None:
+        arguments = app_arguments(endpoints)
+        super().__init__(
+            default_queue=PREVIEWS,
+            broker=arguments["broker"],
+            backend=arguments["backend"],
+            config_source=arguments["config_source"],
+            inst_data=inst_data,
+        )
+        self._dagster_url = endpoints.dagster_url
+        self._execute_run = execute_run_task(self.celery)
+        self._missing_since: dict[str, float] = {}
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> "LensRunLauncher":
+        return cls(resolve(settings.load()[0]), inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        run = context.dagster_run
+        self._launch_celery_task_run(
+            run=run,
+            task_signature=self._execute_run.si(run_id=run.run_id),
+            routing_key=EXECUTE_RUN,
+        )
+
+    def terminate(self, run_id: str) -> bool:
+        """Report the run as canceling; its worker sees that within a second and stops."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
+        if task_id is not None:
+            # Without terminate: only drops a task that no worker has begun.
+            self.celery.control.revoke(task_id)
+        if not self._has_worker(run_id):
+            self._instance.report_run_canceled(run, "Cancelled before a worker began.")
+        return True
+
+    @property
+    def supports_resume_run(self) -> bool:
+        return False
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        if self._has_worker(run.run_id):
+            self._missing_since.pop(run.run_id, None)
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        since = self._missing_since.setdefault(run.run_id, time.monotonic())
+        if time.monotonic() - since < _LOST_SECONDS:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        del self._missing_since[run.run_id]
+        return CheckRunHealthResult(WorkerStatus.FAILED, "The worker of this run is gone.")
+
+    def _has_worker(self, run_id: str) -> bool:
+        session = LockSession(self._dagster_url)
+        try:
+            return session.is_held(run_lock(run_id))
+        finally:
+            session.close()

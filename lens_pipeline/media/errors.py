@@ -1,0 +1,18 @@
+"""How rendering fails."""
+
+
+class MediaError(Exception):
+    """A file cannot be rendered, now or later: the reason is for people to read.
+
+    `over_limit` tells a file that may be fine but needs more pixels, memory or time than allowed
+    from one that is broken or of a wrong kind.
+    """
+
+    def __init__(self, reason: str, over_limit: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.over_limit = over_limit
+
+
+class SandboxUnavailable(Exception):
+    """The sandbox was closed or cannot start a process: says nothing about the file."""

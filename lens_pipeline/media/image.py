@@ -1,0 +1,174 @@
+"""Photos to previews, with libvips."""
+
+import base64
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyvips
+from PIL import Image, UnidentifiedImageError
+
+from lens_pipeline.media import thumbhash
+from lens_pipeline.media.content import quote_head, read_head
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.model import (
+    INLINE_MARKDOWN_LIMIT,
+    Picture,
+    PreviewSpec,
+    inline_markdown,
+)
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
+_LOADERS = ("Jpeg", "Png", "Webp", "Nsgif", "Heif")
+# First bytes of those formats; AVIF's lie at offset 4 and are matched apart.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8")
+
+# What Pillow's header parsers raise for damaged files, besides UnidentifiedImageError.
+_HEADER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
+
+# Longest edge of the picture that the inline picture and the ThumbHash are made of, pixels. The
+# hash keeps 7 frequencies per axis at most, so more pixels would not change it visibly.
+_MINI_EDGE = 32
+# Tried in this order until the inline picture is small enough: (longest edge, WebP quality).
+_INLINE_STEPS = ((32, 70), (32, 40), (24, 40), (16, 40), (8, 20))
+
+# The limit of the spec replaces Pillow's own, which would refuse at 89 megapixels whatever the
+# spec says. `Image.open` reads headers only.
+Image.MAX_IMAGE_PIXELS = None
+# Operations are never repeated here: a cache would only keep strangers' pixels in memory.
+pyvips.cache_set_max(0)
+pyvips.operation_block_set("VipsForeignLoad", True)
+for _loader in _LOADERS:
+    pyvips.operation_block_set(f"VipsForeignLoad{_loader}", False)
+
+
+def render_preview(source: Path, spec: PreviewSpec) -> Picture:
+    """Render the preview of a JPEG, PNG, WebP, GIF or AVIF file: of an animation, its first frame.
+
+    Raises MediaError: no such picture, damaged or truncated, or over the pixel limit.
+    """
+    check_header(source, spec.max_pixels)
+    try:
+        image = _shrink(source, spec.longest_edge)
+        return encode(image, spec.quality, spec.effort)
+    except pyvips.Error as error:
+        raise _media_error(error) from error
+
+
+def check_header(source: Path, max_pixels: int) -> None:
+    """Check kind, pixels and frames of a picture without decoding it.
+
+    Raises MediaError: empty, not a picture, or over `max_pixels`.
+    """
+    head = read_head(source)
+    try:
+        with Image.open(source, formats=_FORMATS) as header:
+            (width, height), frames = header.size, _frame_count(header)
+    except UnidentifiedImageError:
+        raise MediaError(_unidentified(head)) from None
+    except _HEADER_ERRORS as error:
+        raise MediaError(f"picture has a damaged header: {error}") from error
+    check_pixels(width, height, frames, max_pixels)
+
+
+def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
+    """Raises MediaError: there is no pixel, or there are more than `max_pixels`."""
+    pixels = width * height * frames
+    if pixels <= 0:
+        raise MediaError(f"picture has no pixels ({width} x {height})")
+    if pixels > max_pixels:
+        times = f" x {frames} frames" if frames > 1 else ""
+        raise MediaError(
+            f"{width} x {height} pixels{times} = {_megapixels(pixels)} megapixels,"
+            f" over the limit of {_megapixels(max_pixels)}",
+            over_limit=True,
+        )
+
+
+def encode(image: pyvips.Image, quality: int, effort: int) -> Picture:
+    """Encode `image`, 8-bit sRGB with or without alpha, and make its two placeholders.
+
+    Raises pyvips.Error: the encoder failed.
+    """
+    mini = image.thumbnail_image(_MINI_EDGE, height=_MINI_EDGE, size="down").copy_memory()
+    return Picture(
+        webp=_webp(image, quality, effort),
+        width=image.width,
+        height=image.height,
+        thumbhash=_thumbhash(mini),
+        inline=_inline(mini),
+    )
+
+
+def _frame_count(header: Image.Image) -> int:
+    # The further pictures of an MPO (a phone's depth or gain map behind a JPEG) are never decoded.
+    return 1 if header.format == "MPO" else getattr(header, "n_frames", 1)
+
+
+def _unidentified(head: bytes) -> str:
+    if head.startswith(_SIGNATURES) or head[4:12] == b"ftypavif":
+        return "picture is truncated: its header is incomplete"
+    return f"not a picture: starts with {quote_head(head)}"
+
+
+def _megapixels(pixels: int) -> str:
+    """Exact, so that a number just over the limit does not read like the limit."""
+    whole, fraction = divmod(pixels, 1_000_000)
+    return f"{whole}.{f'{fraction:06d}'.rstrip('0') or '0'}"
+
+
+def _shrink(source: Path, longest_edge: int) -> pyvips.Image:
+    """Decode `source` to an upright sRGB picture in memory, never enlarged."""
+    image = pyvips.Image.thumbnail_source(
+        pyvips.Source.new_from_file(str(source)),
+        longest_edge,
+        height=longest_edge,
+        size="down",
+        # Not the argument `fail_on`: libvips 8.18 ignores it here and renders half a picture.
+        option_string="[fail_on=error]",
+    )
+    return _without_opaque_alpha(_to_srgb(image).copy_memory())
+
+
+def _to_srgb(image: pyvips.Image) -> pyvips.Image:
+    if image.get_typeof("icc-profile-data"):
+        try:
+            return image.icc_transform(
+                "srgb", embedded=True, intent="relative", black_point_compensation=True, depth=8
+            )
+        except pyvips.Error:
+            # A broken profile: show the picture as if it had none.
+            image = image.copy()
+            image.remove("icc-profile-data")
+    return image.colourspace("srgb").cast("uchar")
+
+
+def _without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
+    if image.hasalpha() and image[image.bands - 1].min() == 255:
+        return image.extract_band(0, n=image.bands - 1)
+    return image
+
+
+def _webp(image: pyvips.Image, quality: int, effort: int) -> bytes:
+    return image.webpsave_buffer(Q=quality, effort=effort, keep="none")
+
+
+def _thumbhash(mini: pyvips.Image) -> str:
+    rgba = mini if mini.hasalpha() else mini.bandjoin(255)
+    return base64.b64encode(thumbhash.encode(np.asarray(rgba))).decode("ascii")
+
+
+def _inline(mini: pyvips.Image) -> bytes:
+    for edge, quality in _INLINE_STEPS:
+        webp = _webp(mini.thumbnail_image(edge, height=edge, size="down"), quality, 4)
+        if len(inline_markdown(webp)) <= INLINE_MARKDOWN_LIMIT:
+            return webp
+    raise AssertionError("64 pixels of WebP take more than 1.5 KB")
+
+
+def _media_error(error: pyvips.Error) -> MediaError:
+    # libvips appends: the last line is the newest.
+    detail = error.detail.strip().rpartition("\n")[2] if error.detail else error.message
+    if "out of memory" in error.detail:
+        return MediaError("picture needs more memory than allowed", over_limit=True)
+    return MediaError(f"picture is truncated or damaged: {detail}")

@@ -1,0 +1,101 @@
+"""ThumbHash: an image placeholder in about 25 bytes.
+
+Follows the reference encoder of https://github.com/evanw/thumbhash byte for byte. Own code since
+the packages on PyPI are unmaintained or pin a Pillow from before version 11.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float64]
+
+# Side of the largest picture the format allows, pixels.
+MAX_EDGE = 100
+
+
+def encode(rgba: NDArray[np.uint8]) -> bytes:
+    """The ThumbHash of `rgba`, an array (height, width, 4) without premultiplied alpha.
+
+    Raises ValueError: a side is longer than `MAX_EDGE`.
+    """
+    height, width = rgba.shape[:2]
+    if max(height, width) > MAX_EDGE:
+        raise ValueError(f"{width}x{height} does not fit in {MAX_EDGE}x{MAX_EDGE}")
+    luma, yellow_blue, red_green, alpha = _channels(rgba)
+    has_alpha = bool(alpha.min() < 1)
+    # Fewer luminance terms if there is alpha, to make room for it.
+    limit = 5 if has_alpha else 7
+    columns = max(1, _round(limit * width / max(width, height)))
+    rows = max(1, _round(limit * height / max(width, height)))
+
+    l_dc, l_ac, l_scale = _cosine_terms(luma, max(3, columns), max(3, rows))
+    p_dc, p_ac, p_scale = _cosine_terms(yellow_blue, 3, 3)
+    q_dc, q_ac, q_scale = _cosine_terms(red_green, 3, 3)
+    is_landscape = width > height
+    header24 = (
+        _round(63 * l_dc)
+        | _round(31.5 + 31.5 * p_dc) << 6
+        | _round(31.5 + 31.5 * q_dc) << 12
+        | _round(31 * l_scale) << 18
+        | has_alpha << 23
+    )
+    header16 = (
+        (rows if is_landscape else columns)
+        | _round(63 * p_scale) << 3
+        | _round(63 * q_scale) << 9
+        | is_landscape << 15
+    )
+    header = header24.to_bytes(3, "little") + header16.to_bytes(2, "little")
+    terms = [*l_ac, *p_ac, *q_ac]
+    if has_alpha:
+        a_dc, a_ac, a_scale = _cosine_terms(alpha, 5, 5)
+        header += bytes([_round(15 * a_dc) | _round(15 * a_scale) << 4])
+        terms += a_ac
+    return header + _pack_nibbles([_round(15 * term) for term in terms])
+
+
+def _channels(rgba: NDArray[np.uint8]) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Luminance, yellow-blue, red-green and alpha, composited atop the average colour."""
+    scaled = rgba.astype(np.float64) / 255
+    colour, alpha = scaled[..., :3], scaled[..., 3]
+    weight = alpha.sum()
+    average = (colour * alpha[..., None]).sum((0, 1)) / (weight or 1)
+    colour = average * (1 - alpha[..., None]) + colour * alpha[..., None]
+    red, green, blue = np.moveaxis(colour, -1, 0)
+    return (red + green + blue) / 3, (red + green) / 2 - blue, red - green, alpha
+
+
+def _cosine_terms(channel: _Floats, columns: int, rows: int) -> tuple[float, list[float], float]:
+    """The constant, the varying terms scaled to 0…1, and their scale, of the low frequencies."""
+    height, width = channel.shape
+    spectrum = _cosines(rows, height) @ channel @ _cosines(columns, width).T / (width * height)
+    # Only the triangle of low frequencies counts.
+    varying = [
+        float(spectrum[y, x])
+        for y in range(rows)
+        for x in range(columns)
+        if (x or y) and x * rows < columns * (rows - y)
+    ]
+    scale = max(map(abs, varying))
+    if scale:
+        varying = [0.5 + 0.5 / scale * term for term in varying]
+    return float(spectrum[0, 0]), varying, scale
+
+
+def _cosines(terms: int, size: int) -> _Floats:
+    return np.cos(np.pi / size * np.outer(np.arange(terms), np.arange(size) + 0.5))
+
+
+def _pack_nibbles(nibbles: list[int]) -> bytes:
+    """Two to a byte, the first in the low half."""
+    padded = nibbles + [0] * (len(nibbles) % 2)
+    return bytes(
+        low | high << 4 for low, high in zip(padded[::2], padded[1::2], strict=True)
+    )
+
+
+def _round(value: float) -> int:
+    """As JavaScript rounds: halves go up."""
+    return math.floor(value + 0.5)
