@@ -25,7 +25,19 @@ ALIASES = {
 }
 
 # Set by `lens up` for the processes it starts; not for people.
-INTERNAL = frozenset({"LENS_CODE_HOST", "LENS_CODE_PORT", "LENS_SUPERVISED"})
+_CODE_HOST, _CODE_PORT = "LENS_CODE_HOST", "LENS_CODE_PORT"
+INTERNAL = frozenset({_CODE_HOST, _CODE_PORT, "LENS_SUPERVISED"})
+# Known names of what this version does not have yet: no error, but said.
+WITHOUT_EFFECT = frozenset(
+    {
+        "LENS_API_PORT",
+        "LENS_API_TOKEN",
+        "LENS_KIE_API",
+        "LENS_KIE_API_KEY",
+        "LENS_KIE_WEBHOOK_KEY",
+        "LENS_ALERT_URLS",
+    }
+)
 
 
 class SettingsError(Exception):
@@ -171,6 +183,9 @@ def load(
         warnings.append(f"{old} is an old name: rename it to {new}")
         values[new] = raw[old]
 
+    for name in sorted(WITHOUT_EFFECT & values.keys()):
+        warnings.append(f"{name} has no effect in this version")
+        del values[name]
     fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -183,6 +198,13 @@ def load(
         return Settings(**{fields[name]: value for name, value in values.items()}), warnings  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
         raise SettingsError(_first_error(error)) from None
+
+
+def code_server(environ: Mapping[str, str] | None = None) -> tuple[str, int | None]:
+    """Host and port of the code server as `lens up` gives them to its processes."""
+    environ = os.environ if environ is None else environ
+    port = environ.get(_CODE_PORT)
+    return environ.get(_CODE_HOST, "127.0.0.1"), int(port) if port else None
 
 
 def _closest(name: str, names: Mapping[str, str]) -> str | None:

@@ -74,6 +74,8 @@ class Planned:
     event_id: int
     run_id: str
     run_status: str | None
+    # Ended by a stop of its worker, or never begun: says nothing about its files.
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,17 @@ class History:
     materialized: Materialized | None = None
     marks: tuple[Mark, ...] = ()
     planned: tuple[Planned, ...] = ()
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the output was deleted and not made again."""
+        made_at = self.materialized.event_id if self.materialized else 0
+        return _last(self.marks, Outcome.REMOVED) > made_at
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a run that is queued or under way is to materialize it."""
+        return any(plan.run_status in _IN_FLIGHT for plan in self.planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +130,9 @@ def standing(history: History, revision: str, max_attempts: int) -> Standing:
     spoken_for = {mark.run_id for mark in history.marks if mark.outcome is Outcome.FAILED}
     plans = [plan for plan in history.planned if plan.event_id > since]
     crashed = [
-        plan for plan in plans if plan.run_status == "FAILURE" and plan.run_id not in spoken_for
+        plan
+        for plan in plans
+        if plan.run_status == "FAILURE" and not plan.interrupted and plan.run_id not in spoken_for
     ]
     latest = plans[-1] if plans else None
     attempts = len(failures) + len(crashed)
@@ -271,7 +286,7 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
             marks[row.key].append(mark)
     plans: dict[str, list[Planned]] = defaultdict(list)
     for row in planned:
-        plans[row.key].append(Planned(row.id, row.run_id, row.status))
+        plans[row.key].append(Planned(row.id, row.run_id, row.status, row.interrupted))
     latest = {row.key: Materialized(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized}
     return {
         key: History(latest.get(key), tuple(marks[key]), tuple(plans[key]))
@@ -297,12 +312,15 @@ _OBSERVED = sa.text(
 )
 _PLANNED = sa.text(
     """
-    SELECT k.key, e.id, e.run_id, r.status FROM unnest(:keys) AS k(key)
+    SELECT k.key, e.id, e.run_id, r.status,
+           coalesce(t.value IN ('UNEXPECTED_TERMINATION', 'START_TIMEOUT'), false) AS interrupted
+      FROM unnest(:keys) AS k(key)
     CROSS JOIN LATERAL (
       SELECT id, run_id FROM event_logs
        WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
          AND partition = k.key ORDER BY id DESC LIMIT :planned) e
     LEFT JOIN runs r ON r.run_id = e.run_id
+    LEFT JOIN run_tags t ON t.run_id = e.run_id AND t.key = 'dagster/failure_reason'
     ORDER BY e.id
     """
 )

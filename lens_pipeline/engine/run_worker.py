@@ -79,7 +79,7 @@ def execute(instance: DagsterInstance, run_id: str) -> int:
     A run that another worker executes, or that has ended, is left alone: a broker may deliver a
     task twice.
     """
-    with RunWatch(resolve(settings.load()[0]).dagster_url, run_id) as watch:
+    with RunWatch(resolve(settings.load()[0], broker=False).dagster_url, run_id) as watch:
         if not watch.owned:
             logger.warning("run %s is being executed elsewhere: ignored", run_id)
             return 0

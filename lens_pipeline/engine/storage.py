@@ -51,7 +51,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     def from_config_value(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, inst_data: ConfigurableClassData | None, config_value: PostgresStorageConfig
     ) -> "PooledPostgresStorage":
-        return cls(resolve(settings.load()[0]).dagster_url, inst_data)
+        return cls(resolve(settings.load()[0], broker=False).dagster_url, inst_data)
 
 
 class PartitionLists:

@@ -21,7 +21,7 @@ def read_head(source: Path) -> bytes:
 
 
 def quote_head(head: bytes) -> str:
-    """The start of a file for an error message: its first tag if it is markup, or 16 characters."""
-    text = head.decode("ascii", "backslashreplace").lstrip()
-    tag = re.match(r"<[^>]{1,40}>", text)
-    return repr(tag.group() if tag else text[:16])
+    """The start of a file for an error message: its first tag if it is markup, or 16 bytes."""
+    head = head.lstrip()
+    tag = re.match(rb"<[^>]{1,40}>", head)
+    return repr(tag.group() if tag else head[:16]).removeprefix("b")

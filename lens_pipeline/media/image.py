@@ -150,7 +150,7 @@ def _without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
 
 
 def _webp(image: pyvips.Image, quality: int, effort: int) -> bytes:
-    return image.webpsave_buffer(Q=quality, effort=effort, keep="none")
+    return image.webpsave_buffer(Q=quality, effort=effort, keep=0)
 
 
 def _thumbhash(mini: pyvips.Image) -> str:

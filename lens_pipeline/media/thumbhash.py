@@ -91,9 +91,7 @@ def _cosines(terms: int, size: int) -> _Floats:
 def _pack_nibbles(nibbles: list[int]) -> bytes:
     """Two to a byte, the first in the low half."""
     padded = nibbles + [0] * (len(nibbles) % 2)
-    return bytes(
-        low | high << 4 for low, high in zip(padded[::2], padded[1::2], strict=True)
-    )
+    return bytes(low | high << 4 for low, high in zip(padded[::2], padded[1::2], strict=True))
 
 
 def _round(value: float) -> int:

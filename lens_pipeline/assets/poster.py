@@ -1,0 +1,31 @@
+"""Posters of videos."""
+
+import dagster as dg
+
+from lens_pipeline.assets.batch import materialize_batch
+from lens_pipeline.assets.renderers import PosterRenderer
+from lens_pipeline.derivatives import POSTER
+from lens_pipeline.partitions import videos
+from lens_pipeline.pipeline import LensResource
+
+
+def build_poster(batch_size: int) -> dg.AssetsDefinition:
+    """The asset; `batch_size` is the most partitions that one run of a backfill takes."""
+
+    # Partitions are recorded one by one as their files are stored, hence no output of the whole.
+    @dg.asset(
+        name=POSTER.asset,
+        partitions_def=videos,
+        deps=["video_generation"],
+        code_version=POSTER.code_version,
+        backfill_policy=dg.BackfillPolicy.multi_run(batch_size),
+        output_required=False,
+        group_name="derivatives",
+        kinds={"webp"},
+    )
+    def poster(context: dg.AssetExecutionContext, lens: LensResource) -> None:
+        """WebP poster of one video: its first frame worth looking at."""
+        pipeline = lens.pipeline()
+        materialize_batch(context, pipeline, POSTER, PosterRenderer(pipeline.settings))
+
+    return poster

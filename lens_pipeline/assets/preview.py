@@ -1,0 +1,31 @@
+"""Previews of photos."""
+
+import dagster as dg
+
+from lens_pipeline.assets.batch import materialize_batch
+from lens_pipeline.assets.renderers import PreviewRenderer
+from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.partitions import photos
+from lens_pipeline.pipeline import LensResource
+
+
+def build_preview(batch_size: int) -> dg.AssetsDefinition:
+    """The asset; `batch_size` is the most partitions that one run of a backfill takes."""
+
+    # Partitions are recorded one by one as their files are stored, hence no output of the whole.
+    @dg.asset(
+        name=PREVIEW.asset,
+        partitions_def=photos,
+        deps=["photo_generation"],
+        code_version=PREVIEW.code_version,
+        backfill_policy=dg.BackfillPolicy.multi_run(batch_size),
+        output_required=False,
+        group_name="derivatives",
+        kinds={"webp"},
+    )
+    def preview(context: dg.AssetExecutionContext, lens: LensResource) -> None:
+        """WebP preview of one photo: upright, sRGB, at most LENS_PREVIEW_EDGE pixels."""
+        pipeline = lens.pipeline()
+        materialize_batch(context, pipeline, PREVIEW, PreviewRenderer(pipeline.settings))
+
+    return preview

@@ -1,0 +1,74 @@
+"""The renderers of the assets: sandboxed media processes, kept from run to run."""
+
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from lens_pipeline.derivatives import WEBP_EFFORT
+from lens_pipeline.media.model import Picture, PosterSpec, PreviewSpec
+from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.settings import Settings
+
+
+class Renderer(Protocol):
+    """Turns a source file into a picture."""
+
+    def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
+        """The picture, and metadata beside its own. Raises MediaError."""
+        ...
+
+    def interrupt(self) -> None:
+        """Make every `render()` under way fail at once."""
+        ...
+
+
+class PreviewRenderer:
+    """Previews of photos."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._sandbox = _sandbox(settings)
+        self._spec = PreviewSpec(
+            settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels
+        )
+
+    def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
+        return self._sandbox.preview(source, self._spec), {}
+
+    def interrupt(self) -> None:
+        _end(self._sandbox)
+
+
+class PosterRenderer:
+    """Posters of videos."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._sandbox = _sandbox(settings)
+        self._spec = PosterSpec(
+            settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels
+        )
+
+    def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
+        poster = self._sandbox.poster(source, self._spec)
+        return poster.picture, {
+            "duration_seconds": round(poster.duration_seconds, 3),
+            "poster_at_seconds": round(poster.poster_at_seconds, 3),
+        }
+
+    def interrupt(self) -> None:
+        _end(self._sandbox)
+
+
+@cache
+def _sandbox(settings: Settings) -> Sandbox:
+    """This process's media processes: starting one costs more than most pictures."""
+    return Sandbox(
+        workers=settings.threads,
+        timeout_seconds=settings.render_timeout_seconds,
+        memory_mib=settings.render_memory_mib,
+    )
+
+
+def _end(sandbox: Sandbox) -> None:
+    """Kill the media processes, and have the next run start new ones."""
+    _sandbox.cache_clear()
+    sandbox.close()

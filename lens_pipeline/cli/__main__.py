@@ -1,0 +1,5 @@
+"""`python -m lens_pipeline.cli`."""
+
+from lens_pipeline.cli import main
+
+main()

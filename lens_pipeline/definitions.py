@@ -1,0 +1,30 @@
+"""The one Definitions object; explicit lists, no logic."""
+
+import dagster as dg
+
+from lens_pipeline import jobs, sensors, settings
+from lens_pipeline.assets.generations import photo_generation, video_generation
+from lens_pipeline.assets.poster import build_poster
+from lens_pipeline.assets.preview import build_preview
+from lens_pipeline.pipeline import LensResource
+from lens_pipeline.schedules import build_backfill, retire_partitions
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Evaluated when Dagster loads the code location, not at import: it needs the settings."""
+    loaded, _ = settings.load()
+    return dg.Definitions(
+        assets=[
+            photo_generation,
+            video_generation,
+            build_preview(loaded.batch_size),
+            build_poster(loaded.batch_size),
+        ],
+        jobs=[jobs.previews, jobs.posters],
+        sensors=[sensors.new_photos, sensors.new_videos, sensors.removed_generations],
+        schedules=[build_backfill(loaded.backfill_cron), retire_partitions],
+        resources={"lens": LensResource()},
+        # A run's process is its worker; a step in a process of its own would cost seconds.
+        executor=dg.in_process_executor,
+    )

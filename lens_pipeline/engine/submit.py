@@ -1,0 +1,61 @@
+"""Creates runs without the web server or daemon: for the backfill, and for commands."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+from dagster import DagsterEvent, DagsterInstance, DagsterRun, DagsterRunStatus, JobDefinition
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.origin import (
+    DEFAULT_DAGSTER_ENTRY_POINT,
+    JobPythonOrigin,
+    RepositoryPythonOrigin,
+)
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+
+from lens_pipeline import settings
+
+LOCATION = "lens_pipeline"
+_MODULE = "lens_pipeline.definitions"
+_ATTRIBUTE = "defs"
+_REPOSITORY = "__repository__"
+
+
+def create_run(
+    instance: DagsterInstance, job: JobDefinition, tags: Mapping[str, str]
+) -> DagsterRun:
+    """Create a run of `job`, its planned events included, that `execute` or the queue can take."""
+    return instance.create_run_for_job(
+        job_def=job,
+        tags={**job.run_tags, **tags},
+        status=DagsterRunStatus.NOT_STARTED,
+        job_code_origin=JobPythonOrigin(
+            job.name,
+            RepositoryPythonOrigin(
+                executable_path=sys.executable,
+                code_pointer=ModuleCodePointer(_MODULE, _ATTRIBUTE, working_directory=os.getcwd()),
+                container_image=None,
+                entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
+                container_context=None,
+            ),
+        ),
+        remote_job_origin=RemoteJobOrigin(
+            RemoteRepositoryOrigin(_code_location(), _REPOSITORY), job.name
+        ),
+    )
+
+
+def submit_run(instance: DagsterInstance, job: JobDefinition, tags: Mapping[str, str]) -> str:
+    """Create a run and put it into the queue; returns its id."""
+    run = create_run(instance, job, tags)
+    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+    return run.run_id
+
+
+def _code_location() -> GrpcServerCodeLocationOrigin:
+    host, port = settings.code_server()
+    return GrpcServerCodeLocationOrigin(host=host, port=port, location_name=LOCATION)

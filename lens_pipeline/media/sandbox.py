@@ -1,0 +1,335 @@
+"""Rendering in long-lived processes that can be killed.
+
+Decoders of strangers' files crash, hang and may be taken over: they run in workers that hold no
+secret, have limits, and are replaced when they die. Imports no decoder itself.
+
+A worker ends when its parent does, however that ends: an idle one reads the end of its stdin, a
+busy one notices within a second that it has another parent (see `worker`).
+"""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import lens_pipeline
+from lens_pipeline.media import protocol
+from lens_pipeline.media.errors import MediaError, SandboxUnavailable
+from lens_pipeline.media.model import Picture, Poster, PosterSpec, PreviewSpec
+
+# Seconds a worker may take to import its decoders; 0.4 s is usual, a cold disk can take 20 s.
+_START_SECONDS = 60.0
+# Renders after which a worker is replaced: bounds what leaks and fragmentation can add up to.
+_RENDERS_PER_WORKER = 1000
+# Seconds that a worker which closed its pipe gets to end, so that its exit status tells why.
+_EXIT_SECONDS = 1.0
+_CHUNK_BYTES = 1 << 20
+_MESSAGE_BYTES = 64 * 1024
+
+_OUT_OF_MEMORY = re.compile(
+    rb"bad_alloc|out of memory|failed to allocate|cannot allocate", re.IGNORECASE
+)
+
+# All of a worker's environment, besides PATH: no setting, credential or home directory.
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "PYTHONPATH": str(Path(lens_pipeline.__file__).parent.parent),
+    # One thread per worker: the number of workers sets the parallelism.
+    "VIPS_CONCURRENCY": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # Large pictures stay within the memory limit instead of being written to a temporary file.
+    "VIPS_DISC_THRESHOLD": "64g",
+    # Each arena reserves address space, which is what is limited.
+    "MALLOC_ARENA_MAX": "2",
+}
+
+
+class Sandbox:
+    """Up to `workers` rendering processes, shared by any number of threads.
+
+    Create it after forking, not before: the processes belong to the one that started them. They
+    are started when first needed.
+    """
+
+    def __init__(self, workers: int, timeout_seconds: float, memory_mib: int) -> None:
+        """`timeout_seconds` limits one render, `memory_mib` the address space of one worker."""
+        self._workers = workers
+        self._timeout_seconds = timeout_seconds
+        self._memory_mib = memory_mib
+        self._changed = threading.Condition()
+        self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
+        # Workers that exist or are about to.
+        self._count = 0
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start all workers now and wait until they are ready.
+
+        Raises SandboxUnavailable: closed, or a process cannot be started.
+        """
+        started: list[_Worker] = []
+        try:
+            while len(started) < self._workers:
+                started.append(self._acquire())
+            for worker in started:
+                worker.wait_until_ready()
+        except BaseException:
+            for worker in started:
+                self._discard(worker)
+            raise
+        for worker in started:
+            self._release(worker)
+
+    def preview(self, source: Path, spec: PreviewSpec) -> Picture:
+        """Render a preview, as `image.render_preview` does.
+
+        Raises MediaError: as there, or the decoder crashed, or it took more time or memory than
+        allowed (`over_limit`). SandboxUnavailable: closed, also while this waits or renders.
+        FileNotFoundError: no such file.
+        """
+        return _picture(*self._ask("preview", source, asdict(spec)))
+
+    def poster(self, source: Path, spec: PosterSpec) -> Poster:
+        """Render a poster, as `video.render_poster` does; raises what `preview` raises."""
+        header, body = self._ask("poster", source, asdict(spec))
+        picture = _picture(header, body)
+        try:
+            times = float(header["duration_seconds"]), float(header["poster_at_seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _nonsense(error) from error
+        return Poster(picture, *times)
+
+    def close(self) -> None:
+        """Kill all workers; calls in progress raise SandboxUnavailable. May be called twice."""
+        with self._changed:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            # Of a busy worker only the process is ended: its pipes belong to the waiting thread.
+            for worker in self._busy:
+                worker.kill()
+            self._changed.notify_all()
+        for worker in idle:
+            worker.dispose()
+
+    def _ask(self, kind: str, source: Path, spec: dict[str, int]) -> tuple[protocol.Header, bytes]:
+        request = {
+            "kind": kind,
+            "path": str(source.resolve(strict=True)),
+            "spec": spec,
+            "timeout_seconds": self._timeout_seconds,
+        }
+        worker = self._acquire()
+        try:
+            header, body = worker.ask(request, self._timeout_seconds)
+        except BaseException as error:
+            reason = worker.explain_end() if isinstance(error, EOFError) else None
+            self._discard(worker)
+            if self._closed:
+                raise SandboxUnavailable("the sandbox was closed") from error
+            if reason is not None:
+                raise reason from error
+            if isinstance(error, protocol.ProtocolError):
+                raise _nonsense(error) from error
+            raise
+        self._release(worker)
+        if "error" in header:
+            raise MediaError(str(header["error"]), over_limit=bool(header.get("over_limit")))
+        return header, body
+
+    def _acquire(self) -> "_Worker":
+        """An idle worker, a new one if there may be more, or the next that gets idle."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._idle or self._count < self._workers
+            )
+            self._refuse_if_closed()
+            if self._idle:
+                worker = self._idle.pop()
+                self._busy.add(worker)
+                return worker
+            self._count += 1
+            try:
+                worker = _Worker(self._memory_mib)
+            except BaseException:
+                self._count -= 1
+                self._changed.notify()
+                raise
+            self._busy.add(worker)
+            return worker
+
+    def _release(self, worker: "_Worker") -> None:
+        with self._changed:
+            keep = not self._closed and worker.renders < _RENDERS_PER_WORKER
+            if keep:
+                self._busy.discard(worker)
+                self._idle.append(worker)
+                self._changed.notify()
+        if not keep:
+            self._discard(worker)
+
+    def _discard(self, worker: "_Worker") -> None:
+        worker.dispose()
+        with self._changed:
+            self._busy.discard(worker)
+            self._count -= 1
+            self._changed.notify()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise SandboxUnavailable("the sandbox is closed")
+
+
+class _Worker:
+    """One process and its pipes; used by one thread at a time, except for `kill`."""
+
+    def __init__(self, memory_mib: int) -> None:
+        self.renders = 0
+        self._ready = False
+        self._ending = threading.Lock()
+        self._messages, write_end = os.pipe()
+        # Nobody reads while a decoder complains: what does not fit is lost instead of blocking.
+        os.set_blocking(write_end, False)
+        os.set_blocking(self._messages, False)
+        try:
+            self._process = subprocess.Popen(
+                # -P: the current directory is not searched for modules.
+                [sys.executable, "-P", "-m", "lens_pipeline.media.worker"]
+                + [str(os.getpid()), str(memory_mib)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=write_end,
+                bufsize=0,
+                cwd="/",
+                env=_ENVIRONMENT | {"PATH": os.defpath},
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(self._messages)
+            raise SandboxUnavailable(f"a worker cannot be started: {error}") from error
+        finally:
+            os.close(write_end)
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._readable = select.poll()
+        self._readable.register(self._answers, select.POLLIN)
+
+    def wait_until_ready(self) -> None:
+        """Raises SandboxUnavailable: the worker does not come up."""
+        if self._ready:
+            return
+        try:
+            self._receive(time.monotonic() + _START_SECONDS)
+        except (EOFError, TimeoutError, protocol.ProtocolError) as error:
+            self.kill()
+            tail = self._read_messages().decode("utf-8", "replace").strip()[-400:]
+            raise SandboxUnavailable(f"a worker does not come up: {tail or error}") from error
+        self._ready = True
+
+    def ask(
+        self, request: protocol.Header, timeout_seconds: float
+    ) -> tuple[protocol.Header, bytes]:
+        """Have `request` rendered.
+
+        Raises MediaError: over `timeout_seconds`. EOFError: the process ended. ProtocolError: it
+        answers nonsense. SandboxUnavailable: it does not come up.
+        """
+        self.wait_until_ready()
+        self.renders += 1
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            self._requests.write(protocol.pack(request))
+            return self._receive(deadline)
+        except BrokenPipeError as error:
+            raise EOFError from error
+        except TimeoutError as error:
+            raise MediaError(
+                f"rendering took longer than {timeout_seconds:g} s", over_limit=True
+            ) from error
+
+    def explain_end(self) -> MediaError:
+        """Why the process ended, once it closed its pipe."""
+        try:
+            self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        if _OUT_OF_MEMORY.search(self._read_messages()):
+            return MediaError("rendering needs more memory than allowed", over_limit=True)
+        status = self._process.returncode
+        if status < 0:
+            return MediaError(f"the decoder crashed ({signal.Signals(-status).name})")
+        return MediaError(f"the decoder ended (exit status {status})")
+
+    def kill(self) -> None:
+        """End the process and whatever it started, and wait for its end; from any thread."""
+        with self._ending:
+            if self._process.poll() is None:
+                # Its session has its own process group.
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+
+    def dispose(self) -> None:
+        """End the process and close its pipes."""
+        self.kill()
+        self._requests.close()
+        self._answers.close()
+        os.close(self._messages)
+
+    def _receive(self, deadline: float) -> tuple[protocol.Header, bytes]:
+        return protocol.receive(lambda size: self._read(size, deadline))
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        """Exactly `size` bytes. Raises TimeoutError, EOFError."""
+        data = bytearray()
+        while len(data) < size:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._readable.poll(remaining * 1000):
+                raise TimeoutError
+            chunk = os.read(self._answers.fileno(), min(size - len(data), _CHUNK_BYTES))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return bytes(data)
+
+    def _read_messages(self) -> bytes:
+        try:
+            return os.read(self._messages, _MESSAGE_BYTES)
+        except BlockingIOError:
+            return b""
+
+
+def _picture(header: protocol.Header, body: bytes) -> Picture:
+    try:
+        size = int(header["webp_bytes"])
+        return Picture(
+            webp=body[:size],
+            width=int(header["width"]),
+            height=int(header["height"]),
+            thumbhash=str(header["thumbhash"]),
+            inline=body[size:],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _nonsense(error) from error
+
+
+def _nonsense(error: Exception) -> MediaError:
+    return MediaError(f"the decoder gave no proper answer ({type(error).__name__}: {error})")

@@ -1,0 +1,297 @@
+"""Videos to posters, with libav in this process: run it where a decoder may crash."""
+
+import errno
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.logging
+import numpy as np
+import pyvips
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+from lens_pipeline.media import image, tonemap
+from lens_pipeline.media.content import quote_head, read_head
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.frames import Candidate, Chooser
+from lens_pipeline.media.model import Poster, PosterSpec
+
+# Types of the first box of MP4 and QuickTime files; the older ones have no `ftyp`.
+_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_EBML = b"\x1aE\xdf\xa3"
+_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+# Codecs that cameras, generators and browsers write. Every other decoder is only attack surface.
+_CODECS = frozenset(
+    {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "mpeg4", "mjpeg"}
+    | {"prores", "h263", "theora", "ffv1"}
+)
+
+# The beginning of a video in which a poster is looked for: its length, the distance of the frames
+# judged, and the most frames decoded (3 s at 24 per second).
+_BEGINNING_SECONDS = 3.0
+_STEP_SECONDS = 0.25
+_BEGINNING_FRAMES = 72
+# Where to look next, as shares of the duration, and the most frames decoded to get there from the
+# last key frame.
+_LATER = (0.3, 0.5, 0.8)
+_LATER_FRAMES = 300
+
+# Matrix of untagged video by its size, as players guess: FFmpeg would take BT.601 for HD as well.
+_HD_WIDTH, _HD_HEIGHT = 1280, 576
+_MATRICES = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
+}
+_SCALER = (
+    Interpolation.LANCZOS
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Video:
+    container: InputContainer
+    stream: av.VideoStream
+    # Time of the first packet of any stream, which players show as 0.
+    start_seconds: float
+
+
+def render_poster(source: Path, spec: PosterSpec) -> Poster:
+    """Render the poster of an MP4, QuickTime, WebM or Matroska file.
+
+    A damaged file is no error as long as one frame can be decoded.
+
+    Raises MediaError: no such video, no video track, nothing to decode, or over the pixel limit.
+    """
+    demuxer = _demuxer(read_head(source))
+    try:
+        with _open(source, demuxer) as container:
+            return _render(container, spec)
+    except FFmpegError as error:
+        if error.errno == errno.ENOMEM:
+            raise MediaError("video needs more memory than allowed", over_limit=True) from error
+        raise MediaError(f"video is damaged: {error.strerror}") from error
+    except pyvips.Error as error:
+        raise MediaError(f"poster cannot be encoded: {error}") from error
+
+
+def _demuxer(head: bytes) -> str:
+    """The demuxer to force: guessing would let a playlist that is named .mp4 read other files."""
+    if head.startswith(_EBML):
+        return "matroska"
+    if head[4:8] in _MOV_BOXES:
+        if head[8:12] in _PICTURE_BRANDS:
+            raise MediaError(f"not a video but a picture: {head[8:12].decode('ascii').upper()}")
+        return "mov"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"#EXTM3U"):
+        raise MediaError("not a video but a playlist (m3u8)")
+    if text.startswith(b"ffconcat"):
+        raise MediaError("not a video but a list of files (ffconcat)")
+    raise MediaError(f"not a video: starts with {quote_head(head)}")
+
+
+def _open(source: Path, demuxer: str) -> InputContainer:
+    messages: list[tuple[int, str, str]] = []
+    try:
+        with av.logging.Capture() as messages:
+            return av.open(
+                f"file:{source.resolve()}",
+                format=demuxer,
+                options={"protocol_whitelist": "file"},
+                # Names and comments in any encoding must not matter.
+                metadata_errors="replace",
+            )
+    except InvalidDataError as error:
+        if any("moov atom not found" in message for _, _, message in messages):
+            raise MediaError("video is incomplete: it has no index (moov)") from error
+        raise MediaError("video is truncated or damaged: its header cannot be read") from error
+
+
+def _render(container: InputContainer, spec: PosterSpec) -> Poster:
+    stream = _video_stream(container)
+    codec = stream.codec_context
+    if codec.width and codec.height:
+        image.check_pixels(codec.width, codec.height, 1, spec.max_pixels)
+    codec.options = {"max_pixels": str(spec.max_pixels)}
+    # One or two frames are decoded: threads would only delay the first.
+    codec.thread_count = 1
+    start = (container.start_time or 0) / av.time_base
+    video = _Video(container, stream, start)
+    chosen = _choose(video)
+    picture = _upright(_to_srgb(chosen.frame, stream, spec), chosen.frame)
+    return Poster(
+        picture=image.encode(picture.copy_memory(), spec.quality, spec.effort),
+        duration_seconds=_duration(video, chosen),
+        poster_at_seconds=chosen.seconds,
+    )
+
+
+def _video_stream(container: InputContainer) -> av.VideoStream:
+    moving = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    if not moving:
+        raise MediaError("no video track" + (", only audio" if container.streams.audio else ""))
+    stream = moving[0]
+    name = stream.codec_context.name if stream.codec_context else "an unknown codec"
+    if name not in _CODECS:
+        raise MediaError(f"video is coded with {name}, which is not supported")
+    return stream
+
+
+def _choose(video: _Video) -> Candidate:
+    chooser = Chooser()
+    chooser.watch(_beginning(video))
+    if chooser.usable is None and video.container.duration:
+        duration = video.container.duration / av.time_base
+        for share in _LATER:
+            found = _frame_at(video, share * duration)
+            if found is not None:
+                chooser.consider(found)
+            if chooser.usable is not None:
+                break
+    if chooser.any is None:
+        raise MediaError("no frame of the video can be decoded")
+    return chooser.any
+
+
+def _beginning(video: _Video) -> Iterator[Candidate]:
+    """About four frames a second of the first seconds."""
+    due = 0.0
+    for candidate in itertools.islice(_decode(video), _BEGINNING_FRAMES):
+        if candidate.seconds >= due:
+            yield candidate
+            due = candidate.seconds + _STEP_SECONDS
+        if candidate.seconds > _BEGINNING_SECONDS:
+            return
+
+
+def _frame_at(video: _Video, seconds: float) -> Candidate | None:
+    try:
+        video.container.seek(round((video.start_seconds + seconds) * av.time_base))
+    except FFmpegError:
+        # A file without an index, or one that ends before: what was seen so far must do.
+        return None
+    last = None
+    for candidate in itertools.islice(_decode(video), _LATER_FRAMES):
+        last = candidate
+        if candidate.seconds >= seconds:
+            break
+    return last
+
+
+def _decode(video: _Video) -> Iterator[Candidate]:
+    """Every frame from here on that can be decoded: damaged packets are skipped."""
+    packets = video.container.demux(video.stream)
+    rate = video.stream.average_rate or Fraction(25)
+    for number, frame in enumerate(_frames(packets)):
+        # A frame without a time stamp is placed by its number.
+        seconds = number / rate if frame.time is None else frame.time - video.start_seconds
+        yield Candidate(frame, max(0.0, float(seconds)))
+
+
+def _frames(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:
+            # The end of a file that was cut off: keep what was decoded.
+            return
+        if packet is None:
+            return
+        try:
+            decoded = packet.decode()
+        except FFmpegError as error:
+            if error.errno == errno.ENOMEM:
+                raise
+            continue
+        yield from (frame for frame in decoded if isinstance(frame, av.VideoFrame))
+
+
+def _duration(video: _Video, chosen: Candidate) -> float:
+    """Seconds, from the container or, if it is silent, from the last packet."""
+    if video.container.duration:
+        return video.container.duration / av.time_base
+    if video.stream.duration and video.stream.time_base:
+        return float(video.stream.duration * video.stream.time_base)
+    end = chosen.seconds
+    try:
+        video.container.seek(0)
+        for packet in video.container.demux(video.stream):
+            if packet.pts is not None and packet.time_base is not None:
+                stop = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                end = max(end, stop - video.start_seconds)
+    except FFmpegError:
+        # Cut off: the packets so far are all there is.
+        return end
+    return end
+
+
+def _to_srgb(frame: av.VideoFrame, stream: av.VideoStream, spec: PosterSpec) -> pyvips.Image:
+    """Scale `frame` to square sRGB pixels, not yet turned upright."""
+    image.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
+    width, height = _fit(frame, stream, spec.longest_edge)
+    is_hdr = frame.color_trc in (tonemap.PQ, tonemap.HLG)
+    scaled = frame.reformat(
+        width=width,
+        height=height,
+        format="rgb48le" if is_hdr else "rgb24",
+        interpolation=_SCALER,
+        src_colorspace=_matrix(frame),
+        dst_color_range=ColorRange.JPEG,
+    ).to_ndarray()
+    if is_hdr:
+        scaled = tonemap.to_srgb(scaled.astype(np.uint16), frame.color_trc)
+    return pyvips.Image.new_from_array(np.ascontiguousarray(scaled), interpretation="srgb")
+
+
+def _matrix(frame: av.VideoFrame) -> Colorspace:
+    known = _MATRICES.get(frame.colorspace)
+    if known is not None:
+        return known
+    is_hd = frame.width >= _HD_WIDTH or frame.height > _HD_HEIGHT
+    return Colorspace.ITU709 if is_hd else Colorspace.ITU601
+
+
+def _fit(frame: av.VideoFrame, stream: av.VideoStream, longest_edge: int) -> tuple[int, int]:
+    """Size of `frame` with square pixels, within `longest_edge` and not enlarged."""
+    ratio = stream.sample_aspect_ratio or Fraction(1)
+    width, height = Fraction(frame.width), Fraction(frame.height)
+    # Widened as players do, rather than losing lines.
+    if ratio > 1:
+        width *= ratio
+    elif 0 < ratio < 1:
+        height /= ratio
+    scale = min(Fraction(1), longest_edge / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _upright(picture: pyvips.Image, frame: av.VideoFrame) -> pyvips.Image:
+    """Apply the display matrix: quarter turns and mirroring, as cameras write them."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return picture
+    matrix = np.frombuffer(bytes(side_data), dtype=np.int32)
+    a, b, _, c, d = (int(number) for number in matrix[:5])
+    if a * d - b * c < 0:
+        picture = picture.fliphor()
+        a, b = -a, -b
+    if abs(b) > abs(a):
+        return picture.rot("d90" if b > 0 else "d270")
+    return picture.rot("d180") if a < 0 else picture

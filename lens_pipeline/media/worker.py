@@ -1,0 +1,131 @@
+"""A rendering process: reads requests from stdin, writes pictures to stdout. See `sandbox`.
+
+Usage: python -m lens_pipeline.media.worker PARENT_PID MEMORY_MIB
+"""
+
+import faulthandler
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from lens_pipeline.media import protocol
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.image import render_preview
+from lens_pipeline.media.model import Picture, PosterSpec, PreviewSpec
+from lens_pipeline.media.video import render_poster
+
+# How often the worker looks whether its parent is still there, seconds.
+_WATCH_SECONDS = 0.5
+# Time beyond the limit of a render after which a worker ends by itself, seconds: by then a living
+# parent has killed it.
+_OVERTIME_SECONDS = 5.0
+_OPEN_FILES = 64
+
+
+def main() -> None:
+    """Serve requests until stdin ends or the parent is gone."""
+    parent_pid, memory_mib = int(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_watch, args=(parent_pid,), daemon=True).start()
+    requests, answers = _take_pipes()
+    _limit(resource.RLIMIT_AS, memory_mib * 1024 * 1024)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    # Rendering writes no file.
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _send(answers, {"ready": True})
+    while True:
+        try:
+            request, _ = protocol.receive(lambda size: _read(requests, size))
+        except EOFError:
+            return
+        # Its thread runs without the interpreter's lock: it ends the process even if a decoder
+        # never gives the lock back and so `_watch` cannot run.
+        faulthandler.dump_traceback_later(request["timeout_seconds"] + _OVERTIME_SECONDS, exit=True)
+        header, body = _answer(request)
+        faulthandler.cancel_dump_traceback_later()
+        _send(answers, header, body)
+
+
+def _watch(parent_pid: int) -> None:
+    """End this process once its parent is gone, even in the middle of a render.
+
+    Not PR_SET_PDEATHSIG: that fires when the parent's *thread* which started this process ends.
+    """
+    while os.getppid() == parent_pid:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(0)
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The request and answer pipes, out of reach of native code that prints to stdout."""
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _limit(what: int, value: int) -> None:
+    """Lower a limit for good: a value above the inherited one would not be accepted."""
+    _, hard = resource.getrlimit(what)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(what, (value, value))
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def _send(answers: BinaryIO, header: protocol.Header, body: bytes = b"") -> None:
+    answers.write(protocol.pack(header, body))
+    answers.flush()
+
+
+def _answer(request: protocol.Header) -> tuple[protocol.Header, bytes]:
+    try:
+        return _render(request)
+    except MediaError as error:
+        return {"error": error.reason, "over_limit": error.over_limit}, b""
+
+
+def _render(request: protocol.Header) -> tuple[protocol.Header, bytes]:
+    source, spec = Path(request["path"]), request["spec"]
+    try:
+        if request["kind"] == "preview":
+            picture = render_preview(source, PreviewSpec(**spec))
+            return _describe(picture), picture.webp + picture.inline
+        poster = render_poster(source, PosterSpec(**spec))
+    except MediaError:
+        raise
+    except MemoryError as error:
+        raise MediaError("rendering needs more memory than allowed", over_limit=True) from error
+    except Exception as error:
+        # What no one foresaw fails this file only: the edge of the process.
+        raise MediaError(f"rendering failed: {type(error).__name__}: {error}") from error
+    times = {
+        "duration_seconds": poster.duration_seconds,
+        "poster_at_seconds": poster.poster_at_seconds,
+    }
+    return _describe(poster.picture) | times, poster.picture.webp + poster.picture.inline
+
+
+def _describe(picture: Picture) -> protocol.Header:
+    return {
+        "webp_bytes": len(picture.webp),
+        "width": picture.width,
+        "height": picture.height,
+        "thumbhash": picture.thumbhash,
+    }
+
+
+if __name__ == "__main__":
+    main()

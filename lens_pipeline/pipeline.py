@@ -1,0 +1,49 @@
+"""What the assets, sensors and schedules work with, set up once a process from the settings."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import dagster as dg
+
+from lens_pipeline import settings
+from lens_pipeline.catalog import Catalog
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack.endpoints import Endpoints, resolve
+from lens_pipeline.status import EventLog
+from lens_pipeline.store import ObjectStore, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The outside world as this process sees it."""
+
+    settings: Settings
+    endpoints: Endpoints
+    catalog: Catalog
+    log: EventLog
+    store: ObjectStore
+
+
+@cache
+def connect(loaded: Settings, endpoints: Endpoints) -> Pipeline:
+    """The pipeline of these settings; connections are pooled and opened when first needed."""
+    return Pipeline(
+        settings=loaded,
+        endpoints=endpoints,
+        catalog=Catalog(endpoints.database_url),
+        log=EventLog(endpoints.dagster_url),
+        store=open_store(loaded.resolved_store_url, loaded.s3_endpoint),
+    )
+
+
+def current() -> Pipeline:
+    """The pipeline of this process's environment."""
+    loaded, _ = settings.load()
+    return connect(loaded, resolve(loaded, broker=False))
+
+
+class LensResource(dg.ConfigurableResource):
+    """Gives Dagster's functions the pipeline; reads the environment when it is first used."""
+
+    def pipeline(self) -> Pipeline:
+        return current()

@@ -1,0 +1,85 @@
+"""From partitions that need work to runs: batches that are ranges of a partition set."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import dagster as dg
+
+from lens_pipeline.derivatives import Derivative
+
+ORIGIN_TAG = "lens/origin"
+FORCE_TAG = "lens/force"
+PRIORITY_TAG = "dagster/priority"
+# Gaps give way to new work.
+BACKFILL_PRIORITY = -1
+
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Partitions that one run works on: neighbours in their set, in the set's order."""
+
+    keys: tuple[str, ...]
+
+    def tags(self) -> dict[str, str]:
+        return {_RANGE_START: self.keys[0], _RANGE_END: self.keys[-1]}
+
+
+def batches(keys: Sequence[str], order: Sequence[str], size: int) -> list[Batch]:
+    """Split `keys` into as few runs as the set's order allows.
+
+    `order` is the whole partition set in its own order; keys that it lacks are about to be added
+    to its end in the order given. A run is a range, so only neighbours can share one.
+    """
+    wanted = set(keys)
+    places = {key: place for place, key in enumerate(order) if key in wanted}
+    appended = iter(range(len(order), len(order) + len(keys)))
+    placed = sorted((places[key] if key in places else next(appended), key) for key in keys)
+    return [
+        Batch(tuple(run[start : start + size]))
+        for run in _neighbours(placed)
+        for start in range(0, len(run), size)
+    ]
+
+
+def _neighbours(placed: list[tuple[int, str]]) -> Iterator[list[str]]:
+    run: list[str] = []
+    for (place, key), (next_place, _) in pairwise([*placed, (-1, "")]):
+        run.append(key)
+        if next_place != place + 1:
+            yield run
+            run = []
+
+
+def run_request(
+    derivative: Derivative, batch: Batch, revisions: Mapping[str, str], origin: str, priority: int
+) -> dg.RunRequest:
+    """The request for one batch; asking twice for the same revisions starts one run."""
+    identity = "\n".join(f"{key} {revisions[key]}" for key in batch.keys)
+    return dg.RunRequest(
+        run_key=f"{derivative.asset}:{hashlib.sha256(identity.encode()).hexdigest()[:24]}",
+        job_name=derivative.job,
+        tags={**batch.tags(), ORIGIN_TAG: origin, PRIORITY_TAG: str(priority)},
+    )
+
+
+def plan_runs(
+    instance: dg.DagsterInstance,
+    derivative: Derivative,
+    keys: Sequence[str],
+    batch_size: int,
+    origin: str,
+    *,
+    force: bool = False,
+) -> list[dict[str, str]]:
+    """Add `keys` to the partition set, and return the tags of the runs that cover them."""
+    instance.add_dynamic_partitions(str(derivative.partitions.name), list(keys))
+    order = derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
+    tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(BACKFILL_PRIORITY)}
+    if force:
+        tags[FORCE_TAG] = "true"
+    return [{**tags, **batch.tags()} for batch in batches(keys, order, batch_size)]

@@ -1,0 +1,84 @@
+"""Schedules: the reconciling backfill, and retirement of old partition keys."""
+
+import dagster as dg
+
+from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.engine.submit import submit_run
+from lens_pipeline.gaps import adoption_advice, survey
+from lens_pipeline.jobs import previews
+from lens_pipeline.pipeline import LensResource, Pipeline
+from lens_pipeline.removal import retire
+from lens_pipeline.runs import plan_runs
+
+# A tick asks for at most so many batches of each kind; the next one asks for the rest.
+_BATCHES_A_TICK = 25
+_DISABLED = "LENS_ENABLED is false: nothing is started automatically."
+
+
+def build_backfill(cron: str) -> dg.ScheduleDefinition:
+    """The schedule at `cron` (LENS_BACKFILL_CRON).
+
+    It puts its runs into the queue itself: a Dagster schedule may only request runs of one job.
+    """
+
+    @dg.schedule(
+        name="backfill",
+        cron_schedule=cron,
+        job=previews,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def backfill(context: dg.ScheduleEvaluationContext, lens: LensResource) -> dg.SkipReason:
+        """Compares finished rows with the event log and asks for what is missing or failed."""
+        pipeline = lens.pipeline()
+        if not pipeline.settings.enabled:
+            return dg.SkipReason(_DISABLED)
+        notes = [_fill_gaps(context, pipeline, derivative) for derivative in DERIVATIVES]
+        return dg.SkipReason("; ".join(notes))
+
+    return backfill
+
+
+def _fill_gaps(
+    context: dg.ScheduleEvaluationContext, pipeline: Pipeline, derivative: Derivative
+) -> str:
+    batch_size = pipeline.settings.batch_size
+    found = survey(pipeline, derivative, bulk=False, limit=_BATCHES_A_TICK * batch_size)
+    if found.unrecorded_old:
+        context.log.warning(adoption_advice(derivative, found.unrecorded_old))
+    for row in found.invalid:
+        context.log.warning("skipped row %r: %s", row.id, row.reason)
+    if pipeline.settings.debug:
+        context.log.info("%s: %s", derivative.asset, found.by_state)
+    keys = [assessed.generation.id for assessed in found.needed]
+    if not keys:
+        return f"{derivative.asset}: nothing to do"
+    runs = [
+        submit_run(context.instance, _job(context, derivative), tags)
+        for tags in plan_runs(context.instance, derivative, keys, batch_size, "backfill")
+    ]
+    return f"{derivative.asset}: {len(keys)} in {len(runs)} runs ({', '.join(run[:8] for run in runs)})"
+
+
+def _job(
+    context: dg.ScheduleEvaluationContext, derivative: Derivative
+) -> dg.JobDefinition:
+    if context.repository_def is None:
+        raise dg.DagsterInvariantViolationError("the backfill needs a loaded repository")
+    return context.repository_def.get_job(derivative.job)
+
+
+@dg.schedule(
+    cron_schedule="17 4 * * *",
+    target=dg.AssetSelection.assets("preview", "poster"),
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def retire_partitions(
+    context: dg.ScheduleEvaluationContext, lens: LensResource
+) -> dg.SkipReason:
+    """Takes finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
+    pipeline = lens.pipeline()
+    counts = [
+        f"{retire(pipeline, context.instance, derivative)} {derivative.kind}s"
+        for derivative in DERIVATIVES
+    ]
+    return dg.SkipReason(f"Retired {' and '.join(counts)}; their files and history stay.")

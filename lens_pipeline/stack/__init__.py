@@ -1,0 +1,1 @@
+"""The processes of one machine: embedded servers, their supervision, and who owns them."""

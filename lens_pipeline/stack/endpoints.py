@@ -1,0 +1,122 @@
+"""Where the database and the broker are: what the settings say, else what runs in `$LENS_HOME`.
+
+Every process asks here, so this module imports nothing that is slow.
+"""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lens_pipeline.settings import Settings
+
+_FILE = "services.json"
+
+
+class StackError(Exception):
+    """A service or process cannot be started or found; the message is one line with the fix."""
+
+
+class NotRunning(StackError):
+    """An embedded service is needed and nobody runs it."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """URLs of everything that is reached over the network, passwords included."""
+
+    database_url: str
+    dagster_url: str
+    # Empty if no broker is known and the caller said it needs none.
+    broker_url: str
+    result_url: str
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the owner of `$LENS_HOME` runs there; None for what its settings gave by URL."""
+
+    pid: int
+    command: str
+    database_url: str | None
+    dagster_url: str | None
+    broker_url: str | None
+    # The owner has done all it does before others may use the services.
+    ready: bool
+
+    @classmethod
+    def read(cls, home: Path) -> "Services | None":
+        """Those of a living owner, or None."""
+        try:
+            services = cls(**json.loads(services_file(home).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        return services if _is_alive(services.pid) else None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+def services_file(home: Path) -> Path:
+    return home / _FILE
+
+
+def resolve(settings: Settings, *, broker: bool = True) -> Endpoints:
+    """The endpoints of this process. `broker=False`: a missing broker is no error.
+
+    Raises NotRunning: an embedded service is needed and not running. Raises StackError: the
+    settings name one database for two purposes.
+    """
+    services = None
+    if not settings.database_url or not settings.broker_url:
+        services = Services.read(settings.resolved_home)
+    return endpoints_of(settings, services, broker=broker)
+
+
+def endpoints_of(settings: Settings, services: Services | None, *, broker: bool) -> Endpoints:
+    """Explicit URLs win over those of `services`. Raises as `resolve` does."""
+    database_url = settings.database_url or (services and services.database_url)
+    if not database_url:
+        raise _not_running(settings, services, "LENS_DATABASE_URL")
+    dagster_url = settings.dagster_url
+    if not dagster_url and not settings.database_url:
+        dagster_url = services and services.dagster_url
+    dagster_url = dagster_url or _with_database(database_url, "dagster")
+    if dagster_url == database_url:
+        raise StackError(
+            "LENS_DATABASE_URL names the database `dagster`, which Dagster's storage takes by"
+            " default: set LENS_DAGSTER_URL to another one"
+        )
+    broker_url = settings.broker_url or (services and services.broker_url) or ""
+    if broker and not broker_url:
+        raise _not_running(settings, services, "LENS_BROKER_URL")
+    is_redis = broker_url.startswith(("redis://", "rediss://"))
+    result_url = settings.result_url or (broker_url if is_redis else "rpc://")
+    return Endpoints(database_url, dagster_url, broker_url, result_url)
+
+
+def _not_running(settings: Settings, services: Services | None, variable: str) -> NotRunning:
+    if services is None:
+        return NotRunning(
+            f"nothing runs at {settings.resolved_home}: start `lens up`, or set {variable}"
+        )
+    return NotRunning(
+        f"`{services.command}` (pid {services.pid}) at {settings.resolved_home} runs without the"
+        f" service that {variable} stands for: set {variable} here too"
+    )
+
+
+def _with_database(url: str, database: str) -> str:
+    """`url` with another database name; host, options and the odd `postgresql:///` stay."""
+    return re.sub(r"^([^:]+://[^/?#]*)(/[^?#]*)?", rf"\g<1>/{database}", url)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,20 @@
+"""Become one supervised program: `launch.py NAME`, run by supervisord in `$LENS_HOME`.
+
+Arguments and environment come from a private file instead of supervisord's configuration, whose
+format would interpret `%`, quotes, `;` and line breaks in them. Runs without site-packages.
+"""
+
+import json
+import os
+import sys
+
+
+def main() -> None:
+    with open("run/programs.json", encoding="utf-8") as file:
+        program = json.load(file)[sys.argv[1]]
+    os.chdir(program["cwd"])
+    os.execvpe(program["argv"][0], program["argv"], {**os.environ, **program["environment"]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Processes that outlived their supervisor, found by the mark it left in their environment."""
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+# Set to the absolute `$LENS_HOME` for supervisord and, by inheritance, for all it starts.
+MARK = "LENS_SUPERVISED"
+
+# They close their files on SIGINT; anything else is told by SIGTERM.
+_SERVERS = frozenset({"postgres", "valkey-server"})
+_PATIENCE_SECONDS = 10
+
+
+def sweep(home: Path, report: Callable[[str], None]) -> None:
+    """End whatever an earlier supervisor of `home` left running: programs first, servers last.
+
+    Waits for a supervisor that is still stopping its programs, as long as it gives them.
+    """
+    found = _top(_marked(home))
+    if not found:
+        return
+    report(f"stopping {len(found)} leftover processes of an earlier start")
+    supervisors = [process for process in found if _is_supervisor(process)]
+    _end(supervisors, signal.SIGTERM, stop_seconds(home) + _PATIENCE_SECONDS)
+    programs = [process for process in _top(_marked(home)) if not _is_server(process)]
+    _end(programs, signal.SIGTERM, _PATIENCE_SECONDS)
+    kill(home)
+
+
+def kill(home: Path) -> None:
+    """Kill whatever is left of `home`'s programs; servers get a moment to close their files."""
+    _end([p for p in _marked(home) if not _is_server(p)], signal.SIGKILL, _PATIENCE_SECONDS)
+    _end(_top(_marked(home)), signal.SIGINT, _PATIENCE_SECONDS)
+    _end(_marked(home), signal.SIGKILL, _PATIENCE_SECONDS)
+
+
+def stop_seconds(home: Path) -> float:
+    """What the supervisor that last ran in `home` gives its programs to stop, in all."""
+    try:
+        programs = json.loads((home / "run" / "programs.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    return sum(program["stop_seconds"] for program in programs.values())
+
+
+def _end(processes: Iterable[psutil.Process], sent: signal.Signals, seconds: float) -> None:
+    processes = list(processes)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(sent)
+    psutil.wait_procs(processes, timeout=seconds)
+
+
+def _marked(home: Path) -> list[psutil.Process]:
+    """Processes of `home`, without this one and those it runs in."""
+    this = psutil.Process()
+    spared = {this.pid, *(parent.pid for parent in this.parents())}
+    return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
+
+
+def _is_marked(process: psutil.Process, home: Path) -> bool:
+    try:
+        return process.environ().get(MARK) == str(home)
+    except psutil.AccessDenied:
+        return _is_postgres_of(process, home)
+    except (psutil.NoSuchProcess, OSError):
+        # A zombie has no environment: on some kernels reading it is an I/O error.
+        return False
+
+
+def _is_postgres_of(process: psutil.Process, home: Path) -> bool:
+    """For root without CAP_SYS_PTRACE, which may not read the environment of another user's."""
+    try:
+        arguments = process.cmdline()
+    except (psutil.Error, OSError):
+        return False
+    return _is_server(process) and str(home / "postgres" / "data") in arguments
+
+
+def _is_server(process: psutil.Process) -> bool:
+    try:
+        return process.name() in _SERVERS
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    try:
+        return str(Path(__file__).with_name("supervisord.py")) in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _top(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those whose parent is not among them: the others are theirs to stop."""
+    processes = list(processes)
+    pids = {process.pid for process in processes}
+    top = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.ppid() not in pids:
+                top.append(process)
+    return top

@@ -1,0 +1,70 @@
+"""TCP ports on this machine: free ones, taken ones, and who has them."""
+
+import random
+import socket
+
+import psutil
+
+from lens_pipeline.stack.endpoints import StackError
+
+LOOPBACK = "127.0.0.1"
+
+# Below the range outgoing connections take theirs from (32768 on Linux), so that none of them has
+# a server's port while that server is being restarted.
+_RANGE = range(20_000, 32_000)
+_ATTEMPTS = 100
+
+
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen there now; one that stopped a moment ago is no hindrance."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on. Raises StackError if none is found."""
+    for port in random.sample(_RANGE, _ATTEMPTS):
+        if is_free(port):
+            return port
+    raise StackError(f"no free port between {_RANGE.start} and {_RANGE.stop} on {LOOPBACK}")
+
+
+def accepts(port: int, host: str = LOOPBACK) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def reachable_host(bind: str) -> str:
+    """The address at which this machine reaches a server bound to `bind`."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1", "localhost": LOOPBACK}.get(bind, bind)
+
+
+def require_free(variable: str, port: int, host: str) -> None:
+    """Raises StackError, naming the variable and if possible the holder, if `port` is taken."""
+    if is_free(port, host):
+        return
+    raise StackError(
+        f"{variable}={port} is in use on {host}{_holder(port)}: stop that or set {variable}"
+    )
+
+
+def _holder(port: int) -> str:
+    """` by name (pid N)`, or nothing where the system does not tell."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listening = connection.status == psutil.CONN_LISTEN
+            if listening and connection.laddr[1] == port and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        return ""
+    return ""

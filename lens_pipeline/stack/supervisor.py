@@ -1,0 +1,391 @@
+"""Supervision of the processes of one machine, by supervisord as a child process."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import math
+import os
+import re
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lens_pipeline.stack import orphans
+from lens_pipeline.stack.endpoints import StackError
+from lens_pipeline.stack.files import private_directory, write_private
+
+_HERE = Path(__file__).parent
+_POLL_SECONDS = 0.05
+_BOOT_SECONDS = 30
+_RPC_SECONDS = 10
+# A program that ends this often while it starts will not start: say so before the timeout.
+_MAX_CRASHES = 3
+_TAIL_LINES = 20
+# sun_path is 108 bytes on Linux and 104 on macOS; supervisord binds to the path + `.` + pid first.
+_MAX_SOCKET_PATH = 90
+
+_CONFIG = """\
+[supervisord]
+logfile = logs/supervisord.log
+logfile_maxbytes = 10MB
+logfile_backups = 3
+pidfile = run/supervisord.pid
+silent = true
+nocleanup = true
+minfds = {minfds}
+minprocs = 1
+{user}
+[unix_http_server]
+file = {socket}
+chmod = 0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+# After n crashes in a row supervisord waits n seconds; a program that lived for `startsecs` starts
+# the count anew. With a million retries it never gives up.
+_PROGRAM = """
+[program:{name}]
+command = {command}
+autostart = false
+autorestart = true
+startsecs = 5
+startretries = 1000000
+stopsignal = {stop_signal}
+stopwaitsecs = {stop_seconds}
+killasgroup = {kill_group}
+redirect_stderr = true
+stdout_logfile = logs/{name}.log
+stdout_logfile_maxbytes = 10MB
+stdout_logfile_backups = 3
+"""
+
+_GROUP = """
+[group:{group}]
+programs = {names}
+priority = {priority}
+"""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process to be kept running.
+
+    `needs`: names of programs that must be ready before this one starts. `priority`: programs stop
+    from the highest to the lowest, those of one priority together. `environment` is added to that
+    of the calling process. `ready` must answer within about a second; without it a program is
+    ready once it is started.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path = field(default_factory=Path.cwd)
+    priority: int = 100
+    needs: tuple[str, ...] = ()
+    ready: Callable[[], bool] | None = None
+    ready_timeout: float = 60
+    # Sent to the program alone; after `stop_seconds` it is killed, with its group if `kill_group`.
+    stop_signal: Literal["TERM", "INT"] = "TERM"
+    stop_seconds: float = 10
+    kill_group: bool = True
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
+            raise ValueError(f"a program cannot be named {self.name!r}")
+
+    @property
+    def group(self) -> str:
+        return f"stop-{self.priority}"
+
+
+@dataclass
+class _Start:
+    """One program on its way to being ready."""
+
+    deadline: float
+    crashes: set[int] = field(default_factory=set)
+
+
+class Supervisor:
+    """Keeps `programs` running until the end of the `with` block; starts none by itself.
+
+    Entering starts supervisord, which stops everything by itself should this process die. It must
+    be entered in a thread that lives as long as the process: Linux tells of the death of a parent
+    when the thread that started the child ends. While `hurry()` is true, `stop` kills.
+
+    Raises StackError on entering: supervisord does not start.
+    """
+
+    def __init__(
+        self, home: Path, programs: Iterable[Program], *, hurry: Callable[[], bool] | None = None
+    ) -> None:
+        self._home = home
+        self._programs = {program.name: program for program in programs}
+        self._hurry = hurry or (lambda: False)
+        self._ready: set[str] = set()
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._socket = _socket_path(home)
+
+    def __enter__(self) -> "Supervisor":
+        private_directory(self._home / "logs")
+        run = private_directory(self._home / "run")
+        write_private(run / "programs.json", _specifications(self._programs.values()))
+        write_private(run / "supervisord.conf", self._config())
+        log = self.log("supervisord-start")
+        with log.open("wb") as output:
+            self._daemon = subprocess.Popen(
+                # Without -P the name of this module would hide the package `supervisor`.
+                [sys.executable, "-P", str(_HERE / "supervisord.py"), str(os.getpid()),
+                 "run/supervisord.conf"],
+                cwd=self._home,
+                env={**os.environ, orphans.MARK: str(self._home)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C in the terminal is for this process, which then stops supervisord.
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            self._await_daemon()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, *names: str) -> None:
+        """Start these programs (default: all) and wait until they are ready.
+
+        Each starts as soon as those it needs are ready, so that independent ones start in parallel.
+        Raises StackError: one ends or does not get ready in time; with the end of its log.
+        """
+        waiting = [self._programs[name] for name in names or self._programs]
+        for program in waiting:
+            missing = set(program.needs) - self._ready - {other.name for other in waiting}
+            if missing:
+                raise ValueError(f"{program.name} needs {', '.join(sorted(missing))}")
+        starting: dict[str, _Start] = {}
+        while waiting or starting:
+            for program in [p for p in waiting if self._ready.issuperset(p.needs)]:
+                waiting.remove(program)
+                self._call("startProcess", self._full_name(program.name), False)
+                starting[program.name] = _Start(time.monotonic() + program.ready_timeout)
+            infos = self._infos()
+            for name, start in list(starting.items()):
+                if self._is_up(name, infos[name]):
+                    self._ready.add(name)
+                    del starting[name]
+                else:
+                    self._check_start(name, start, infos[name])
+            if starting:
+                time.sleep(_POLL_SECONDS)
+
+    def statuses(self) -> dict[str, str]:
+        """supervisord's word for each program: RUNNING, STARTING, BACKOFF, STOPPED, ….
+
+        A program counts as STARTING until it is ready. Raises StackError: supervisord is gone.
+        """
+        infos = self._infos()
+        return {name: self._status(name, infos[name]) for name in self._programs}
+
+    def pids(self) -> dict[str, int]:
+        """The process of each program, 0 where it has none. Raises as `statuses`."""
+        return {name: info["pid"] for name, info in self._infos().items()}
+
+    def restart(self, name: str) -> None:
+        """Stop the program, with its grace, start it again and wait. Raises as `start`."""
+        self._ready.discard(name)
+        # NOT_RUNNING: it crashed or was never started; then there is nothing to stop.
+        with contextlib.suppress(xmlrpc.client.Fault):
+            self._call("stopProcess", self._full_name(name), False)
+        while self._infos()[name]["statename"] == "STOPPING":
+            time.sleep(_POLL_SECONDS)
+        self.start(name)
+
+    def stop(self) -> None:
+        """Stop everything in order, each program with its grace; kill what is left after that."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is None:
+            return
+        # Programs of one priority stop together, so this is more than it can take.
+        deadline = time.monotonic() + orphans.stop_seconds(self._home) + _RPC_SECONDS
+        while daemon.poll() is None and time.monotonic() < deadline and not self._hurry():
+            self._request_stop(daemon)
+            time.sleep(_POLL_SECONDS)
+        daemon.kill()
+        daemon.wait()
+        orphans.kill(self._home)
+        # It holds the programs' environments.
+        (self._home / "run" / "programs.json").unlink(missing_ok=True)
+        if self._socket.parent != self._home / "run":
+            shutil.rmtree(self._socket.parent)
+
+    def log(self, name: str) -> Path:
+        return self._home / "logs" / f"{name}.log"
+
+    def _config(self) -> str:
+        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        is_home = self._socket.parent == self._home / "run"
+        text = _CONFIG.format(
+            minfds=1024 if hard_limit == resource.RLIM_INFINITY else min(1024, hard_limit),
+            user="user = root\n" if os.geteuid() == 0 else "",
+            # Relative where possible: a home's name may hold what the format would interpret.
+            socket="run/supervisor.sock" if is_home else _escaped(str(self._socket)),
+        )
+        for program in self._programs.values():
+            launcher = (sys.executable, "-I", "-S", str(_HERE / "launch.py"), program.name)
+            text += _PROGRAM.format(
+                name=program.name,
+                command=_escaped(shlex.join(launcher)),
+                stop_signal=program.stop_signal,
+                stop_seconds=math.ceil(program.stop_seconds),
+                kill_group=str(program.kill_group).lower(),
+            )
+        for priority in {program.priority for program in self._programs.values()}:
+            members = [p for p in self._programs.values() if p.priority == priority]
+            names = ",".join(program.name for program in members)
+            text += _GROUP.format(group=members[0].group, names=names, priority=priority)
+        return text
+
+    def _await_daemon(self) -> None:
+        deadline = time.monotonic() + _BOOT_SECONDS
+        while self._daemon and self._daemon.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                _call(self._socket, "getState")
+                return
+            time.sleep(_POLL_SECONDS / 5)
+        raise StackError(f"supervisord did not start\n{self._tail('supervisord-start')}")
+
+    def _is_up(self, name: str, info: Mapping[str, Any]) -> bool:
+        if info["statename"] not in ("STARTING", "RUNNING"):
+            return False
+        ready = self._programs[name].ready
+        return ready is None or ready()
+
+    def _status(self, name: str, info: Mapping[str, Any]) -> str:
+        if info["statename"] not in ("STARTING", "RUNNING"):
+            return info["statename"]
+        return "RUNNING" if self._is_up(name, info) else "STARTING"
+
+    def _check_start(self, name: str, start: _Start, info: Mapping[str, Any]) -> None:
+        if info["statename"] in ("BACKOFF", "EXITED", "FATAL"):
+            start.crashes.add(info["start"])
+        if len(start.crashes) >= _MAX_CRASHES:
+            raise StackError(f"{name} ends as soon as it starts\n{self._tail(name)}")
+        if time.monotonic() > start.deadline:
+            seconds = self._programs[name].ready_timeout
+            raise StackError(f"{name} was not ready after {seconds:g} s\n{self._tail(name)}")
+
+    def _tail(self, name: str) -> str:
+        try:
+            lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            lines = []
+        return "\n".join([f"the end of {self.log(name)}:", *lines[-_TAIL_LINES:]])
+
+    def _full_name(self, name: str) -> str:
+        return f"{self._programs[name].group}:{name}"
+
+    def _infos(self) -> dict[str, dict[str, Any]]:
+        return {info["name"]: info for info in self._call("getAllProcessInfo")}
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        try:
+            return _call(self._socket, method, *arguments)
+        except (OSError, http.client.HTTPException) as error:
+            raise StackError(
+                f"supervisord does not answer ({error}): see {self.log('supervisord')}"
+            ) from None
+
+    def _request_stop(self, daemon: subprocess.Popen[bytes]) -> None:
+        # Between calls supervisord looks for signals and ended children only once a second: calling
+        # it again and again, which it answers by a fault, makes it see them at once.
+        try:
+            with contextlib.suppress(xmlrpc.client.Fault):
+                _call(self._socket, "shutdown")
+        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError):
+            daemon.send_signal(signal.SIGTERM)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_RPC_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_RPC_SECONDS)
+        self.sock.connect(str(self._path))
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def make_connection(self, host: object) -> http.client.HTTPConnection:
+        return _UnixConnection(self._path)
+
+
+def _call(path: Path, method: str, *arguments: object) -> Any:
+    """One call on a connection of its own, so that threads may call at the same time."""
+    with xmlrpc.client.ServerProxy("http://localhost", _UnixTransport(path)) as proxy:
+        return getattr(proxy.supervisor, method)(*arguments)
+
+
+def _specifications(programs: Iterable[Program]) -> str:
+    """What launch.py and orphans.py read, as JSON."""
+    return json.dumps(
+        {
+            program.name: {
+                "argv": program.argv,
+                "environment": dict(program.environment),
+                "cwd": str(program.cwd.absolute()),
+                "stop_seconds": program.stop_seconds,
+            }
+            for program in programs
+        }
+    )
+
+
+def _escaped(value: str) -> str:
+    """`value` for supervisord's configuration, where % begins an expansion."""
+    return value.replace("%", "%%")
+
+
+def _socket_path(home: Path) -> Path:
+    """In `home`, or if its name is too long for a socket, in a private directory with a short one.
+
+    Raises StackError: somebody else made that directory.
+    """
+    path = home / "run" / "supervisor.sock"
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+    name = f"lens-{os.geteuid()}-{digest}"
+    temporary = Path(tempfile.gettempdir()) / name
+    if len(os.fsencode(temporary / path.name)) > _MAX_SOCKET_PATH:
+        temporary = Path("/tmp") / name
+    temporary.mkdir(mode=0o700, exist_ok=True)
+    status = temporary.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise StackError(f"{temporary} belongs to somebody else: remove it or shorten LENS_HOME")
+    temporary.chmod(0o700)
+    return temporary / path.name

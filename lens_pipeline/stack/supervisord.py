@@ -1,0 +1,29 @@
+"""supervisord that stops, in order, when its parent dies: `supervisord.py PARENT_PID CONFIG`."""
+
+import ctypes
+import os
+import signal
+import sys
+
+from supervisor import supervisord
+
+# From linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> None:
+    parent, config = int(sys.argv[1]), sys.argv[2]
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        # Orphaned grandchildren come here to be reaped, also where `lens up` is a container's
+        # first process.
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        if os.getppid() != parent:
+            sys.exit("the parent died before its supervisor started")
+    supervisord.main(["--nodaemon", "--configuration", config])
+
+
+if __name__ == "__main__":
+    main()

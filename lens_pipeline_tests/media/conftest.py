@@ -1,0 +1,31 @@
+"""What the tests of rendering share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline.media.model import PosterSpec, PreviewSpec
+from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline_tests.media.samples import quadrants, save
+
+
+@pytest.fixture
+def preview_spec() -> PreviewSpec:
+    return PreviewSpec(longest_edge=200, quality=80, effort=2, max_pixels=50_000_000)
+
+
+@pytest.fixture
+def poster_spec() -> PosterSpec:
+    return PosterSpec(longest_edge=200, quality=80, effort=2, max_pixels=50_000_000)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return save(quadrants(), tmp_path / "photo.jpg", "JPEG", quality=95)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(workers=2, timeout_seconds=20, memory_mib=2048) as opened:
+        yield opened

@@ -1,0 +1,291 @@
+"""Previews of pictures of every kind."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.image import render_preview
+from lens_pipeline.media.model import INLINE_MARKDOWN_LIMIT, Picture, PreviewSpec
+from lens_pipeline_tests.media.samples import (
+    corner_colours,
+    decoded,
+    encoded,
+    in_colour_space,
+    nearest_names,
+    quadrants,
+    save,
+    texture,
+)
+
+# EXIF tag of the orientation, and of the GPS block.
+_ORIENTATION, _GPS = 0x0112, 0x8825
+
+# What each EXIF orientation makes of the stored quadrants RGBY (red green / blue yellow).
+_UPRIGHT = {
+    1: "RGBY",
+    2: "GRYB",
+    3: "YBGR",
+    4: "BYRG",
+    5: "RBGY",
+    6: "BRYG",
+    7: "YGBR",
+    8: "GYRB",
+}
+
+
+def _render(data: bytes, tmp_path: Path, spec: PreviewSpec) -> Picture:
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    return render_preview(source, spec)
+
+
+def _mean(picture: Picture) -> np.ndarray:
+    return np.asarray(decoded(picture.webp).convert("RGB")).mean((0, 1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+def test_every_kind_becomes_a_webp_of_the_right_size(
+    kind: str, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A loader that the build lacks or that is blocked by mistake."""
+    picture = _render(encoded(quadrants(), kind), tmp_path, preview_spec)
+    webp = decoded(picture.webp)
+    assert (webp.size, webp.mode) == ((200, 150), "RGB")
+    assert (picture.width, picture.height) == webp.size
+    assert nearest_names(corner_colours(webp)) == "RGBY"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_picture_is_turned_upright(
+    kind: str, orientation: int, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """Phone photos that lie on their side, or whose size was computed before the turn."""
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    picture = _render(encoded(quadrants(), kind, exif=exif), tmp_path, preview_spec)
+    webp = decoded(picture.webp)
+    assert webp.size == ((200, 150) if orientation < 5 else (150, 200))
+    assert nearest_names(corner_colours(webp)) == _UPRIGHT[orientation]
+    assert not webp.getexif()
+
+
+@pytest.mark.parametrize("size", [(199, 10), (1, 1), (16, 7)])
+def test_a_small_picture_is_never_enlarged(
+    size: tuple[int, int], tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """Blurred previews that are larger than their source."""
+    picture = _render(encoded(quadrants(*size), "PNG"), tmp_path, preview_spec)
+    assert decoded(picture.webp).size == size
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((20_000, 2), (200, 1)), ((1, 9000), (1, 200)), ((16_384, 9), (200, 1))]
+)
+def test_a_strip_keeps_at_least_one_pixel(
+    size: tuple[int, int], expected: tuple[int, int], tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A side that rounds to 0, or one longer than WebP's 16383 pixels."""
+    picture = _render(encoded(Image.new("RGB", size, "red"), "PNG"), tmp_path, preview_spec)
+    assert decoded(picture.webp).size == expected
+
+
+def test_wide_gamut_colours_are_converted(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """Dull colours when a Display P3 photo is shown as if it were sRGB."""
+    original = quadrants()
+    data = in_colour_space(original, "p3")
+    unconverted = np.asarray(Image.open(_written(data, tmp_path)).convert("RGB")).mean((0, 1))
+    expected = np.asarray(original).mean((0, 1))
+    assert np.abs(unconverted - expected).max() > 3
+    assert np.abs(_mean(_render(data, tmp_path, preview_spec)) - expected).max() < 2
+
+
+def test_cmyk_with_a_profile_keeps_its_colours(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """Print files that come out inverted or neon."""
+    original = Image.new("RGB", (300, 200), (150, 110, 90))
+    picture = _render(in_colour_space(original, "cmyk"), tmp_path, preview_spec)
+    assert np.abs(_mean(picture) - (150, 110, 90)).max() < 6
+
+
+def test_cmyk_without_a_profile_keeps_its_hues(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """Adobe's inverted CMYK taken literally: a negative."""
+    picture = _render(encoded(quadrants().convert("CMYK"), "JPEG"), tmp_path, preview_spec)
+    assert nearest_names(corner_colours(decoded(picture.webp))) == "RGBY"
+
+
+def test_a_broken_profile_is_ignored(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """A picture refused for a block of metadata."""
+    data = encoded(quadrants(), "JPEG", icc_profile=b"no profile at all" * 20)
+    picture = _render(data, tmp_path, preview_spec)
+    assert nearest_names(corner_colours(decoded(picture.webp))) == "RGBY"
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """Depth maps and scans that come out white."""
+    ramp = np.tile(np.linspace(0, 65535, 200).astype(np.uint16), (100, 1))
+    picture = _render(encoded(Image.fromarray(ramp), "PNG"), tmp_path, preview_spec)
+    shown = np.asarray(decoded(picture.webp).convert("L"))[50].astype(float)
+    assert np.abs(shown - np.linspace(0, 255, 200)).max() < 6
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_grey_and_palette_pictures_are_rendered(
+    mode: str, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """An encoder that takes only three bands."""
+    picture = _render(encoded(texture().convert(mode), "PNG"), tmp_path, preview_spec)
+    assert decoded(picture.webp).mode == "RGB"
+
+
+def test_a_palette_colour_can_be_transparent(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """Stickers on a black box."""
+    palette = quadrants().quantize(4)
+    transparent = palette.getpixel((0, 0))
+    data = encoded(palette, "PNG", transparency=transparent)
+    webp = decoded(_render(data, tmp_path, preview_spec).webp)
+    assert webp.mode == "RGBA"
+    alpha = np.asarray(webp)[..., 3]
+    assert alpha[10, 10] == 0
+    assert alpha[140, 190] == 255
+
+
+def test_partly_transparent_pixels_keep_their_alpha(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """Alpha lost, or its edges darkened by the colour beneath."""
+    rgba = quadrants().convert("RGBA")
+    rgba.putalpha(128)
+    pixels = np.asarray(decoded(_render(encoded(rgba, "PNG"), tmp_path, preview_spec).webp))
+    assert pixels.shape[2] == 4
+    assert abs(int(pixels[10, 10, 3]) - 128) <= 1
+    assert abs(int(pixels[10, 10, 0]) - 200) < 8
+
+
+def test_alpha_is_dropped_when_nothing_is_transparent(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A needless alpha channel in each preview of a generator that always writes RGBA."""
+    picture = _render(encoded(quadrants().convert("RGBA"), "PNG"), tmp_path, preview_spec)
+    assert decoded(picture.webp).mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_an_animation_shows_its_first_frame(
+    kind: str, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """All frames in one tall picture, or a file of one kind refused for moving."""
+    more = [Image.new("RGB", (320, 240), "white")] * 3
+    data = encoded(quadrants(), kind, save_all=True, append_images=more, duration=100)
+    webp = decoded(_render(data, tmp_path, preview_spec).webp)
+    assert (webp.size, getattr(webp, "n_frames", 1)) == ((200, 150), 1)
+    assert nearest_names(corner_colours(webp)) == "RGBY"
+
+
+def test_an_animation_counts_all_its_frames(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """A small canvas with endless frames."""
+    more = [quadrants().rotate(angle) for angle in (90, 180, 270)]
+    data = encoded(quadrants(), "GIF", save_all=True, append_images=more)
+    with pytest.raises(MediaError, match=r"320 x 240 pixels x 4 frames = 0\.3072 megapixels") as e:
+        _render(data, tmp_path, replace(preview_spec, max_pixels=300_000))
+    assert e.value.over_limit
+
+
+def test_the_second_picture_of_a_phone_photo_does_not_count(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A photo with a gain map behind it, refused as an animation of twice its pixels."""
+    data = encoded(quadrants(), "MPO", save_all=True, append_images=[quadrants()])
+    spec = replace(preview_spec, max_pixels=320 * 240)
+    assert _render(data, tmp_path, spec).width == 200
+
+
+def test_metadata_is_stripped(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """A preview that tells where its photo was taken, or the prompt behind it."""
+    exif = Image.Exif()
+    exif[_GPS] = {1: "N", 2: (52.0, 31.0, 12.0)}
+    exif[0x010E] = "secret description"
+    jpeg = _render(encoded(quadrants(), "JPEG", exif=exif), tmp_path, preview_spec)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("prompt", "secret prompt")
+    text.add_itxt("workflow", "secret workflow")
+    png = _render(encoded(quadrants(), "PNG", pnginfo=text), tmp_path, preview_spec)
+    for picture in (jpeg, png):
+        webp = decoded(picture.webp)
+        assert not {"exif", "xmp", "icc_profile"} & webp.info.keys()
+        assert b"secret" not in picture.webp + picture.inline
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_a_truncated_picture_is_refused(
+    kind: str, share: float, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A broken download that becomes a half grey preview for ever."""
+    data = encoded(texture(), kind)
+    with pytest.raises(MediaError, match=r"truncated|damaged|incomplete") as e:
+        _render(data[: max(40, int(len(data) * share))], tmp_path, preview_spec)
+    assert not e.value.over_limit
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<html><body>404</body></html>", "not a picture: starts with '<html>'"),
+        (b"\r\n<!DOCTYPE html>\n<p>", "not a picture: starts with '<!DOCTYPE html>'"),
+        (b'{"error": "no such object"}', "not a picture: starts with '{\"error\": \"no s'"),
+        (b"%PDF-1.7\x00\xff", r"not a picture: starts with '%PDF-1.7\x00\xff'"),
+        (encoded(Image.new("RGB", (1, 1)), "TIFF"), "not a picture: starts with 'II*"),
+        (b"\xff\xd8\xff\xe0", "picture is truncated: its header is incomplete"),
+    ],
+)
+def test_what_is_no_picture_says_what_it_is(
+    data: bytes, reason: str, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """An error page stored under the name of a photo, reported as a decoder's riddle."""
+    with pytest.raises(MediaError) as e:
+        _render(data, tmp_path, preview_spec)
+    assert str(e.value).startswith(reason)
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """Gigabytes of memory for a file of 50 KB."""
+    data = encoded(Image.new("1", (20_000, 20_000)), "PNG")
+    with pytest.raises(MediaError, match=r"= 400\.0 megapixels, over the limit of 50\.0") as e:
+        _render(data, tmp_path, preview_spec)
+    assert e.value.over_limit
+
+
+def test_the_limit_itself_is_allowed_and_one_pixel_more_is_told_exactly(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """'50.0 megapixels, over the limit of 50.0'."""
+    exact = _render(encoded(Image.new("1", (50_000, 1000)), "PNG"), tmp_path, preview_spec)
+    assert (exact.width, exact.height) == (200, 4)
+    with pytest.raises(MediaError) as e:
+        _render(encoded(Image.new("1", (50_001, 1000)), "PNG"), tmp_path, preview_spec)
+    assert str(e.value) == (
+        "50001 x 1000 pixels = 50.001 megapixels, over the limit of 50.0"
+    )
+
+
+def test_the_inline_picture_fits_whatever_the_content(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """An event in Dagster's log that is cut off in the middle of its picture."""
+    noise = np.random.default_rng(2).integers(0, 256, (400, 400, 4), dtype=np.uint8)
+    for original in (Image.fromarray(noise), texture(), Image.new("RGB", (3, 900))):
+        picture = _render(encoded(original, "PNG"), tmp_path, preview_spec)
+        assert len(picture.inline_markdown) <= INLINE_MARKDOWN_LIMIT
+        assert picture.inline_markdown.startswith("![](data:image/webp;base64,")
+        assert max(decoded(picture.inline).size) <= 32
+
+
+def _written(data: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "written"
+    path.write_bytes(data)
+    return path
