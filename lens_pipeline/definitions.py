@@ -21,7 +21,7 @@ def defs() -> dg.Definitions:
             build_preview(loaded.batch_size),
             build_poster(loaded.batch_size),
         ],
-        jobs=[jobs.previews, jobs.posters],
+        jobs=[jobs.previews, jobs.posters, jobs.retirement],
         sensors=[sensors.new_photos, sensors.new_videos, sensors.removed_generations],
         schedules=[build_backfill(loaded.backfill_cron), retire_partitions],
         resources={"lens": LensResource()},

@@ -380,7 +380,11 @@ class _Link:
         From https to http is refused: what was asked for over a protected connection must not
         come over one where anybody on the way can exchange it.
         """
-        link = _Link.parse(urljoin(f"{self.scheme}://{self.authority}{self.target}", location))
+        try:
+            url = urljoin(f"{self.scheme}://{self.authority}{self.target}", location)
+        except ValueError:
+            raise UnsafeAddress(f"{self.host}: redirects to what is no valid URL") from None
+        link = _Link.parse(url)
         if self.scheme == "https" and link.scheme == "http":
             raise UnsafeAddress(f"{self.host}: redirects from https to http")
         return link

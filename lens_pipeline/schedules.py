@@ -5,9 +5,8 @@ import dagster as dg
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.gaps import adoption_advice, survey
-from lens_pipeline.jobs import previews
+from lens_pipeline.jobs import previews, retirement
 from lens_pipeline.pipeline import LensResource, Pipeline
-from lens_pipeline.removal import retire
 from lens_pipeline.runs import plan_runs
 
 # A tick asks for at most so many batches of each kind; the next one asks for the rest.
@@ -67,18 +66,10 @@ def _job(
     return context.repository_def.get_job(derivative.job)
 
 
-@dg.schedule(
+retire_partitions = dg.ScheduleDefinition(
+    name="retire_partitions",
     cron_schedule="17 4 * * *",
-    target=dg.AssetSelection.assets("preview", "poster"),
+    job=retirement,
     default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Once a day, at a quiet hour.",
 )
-def retire_partitions(
-    context: dg.ScheduleEvaluationContext, lens: LensResource
-) -> dg.SkipReason:
-    """Takes finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
-    pipeline = lens.pipeline()
-    counts = [
-        f"{retire(pipeline, context.instance, derivative)} {derivative.kind}s"
-        for derivative in DERIVATIVES
-    ]
-    return dg.SkipReason(f"Retired {' and '.join(counts)}; their files and history stay.")

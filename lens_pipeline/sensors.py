@@ -19,7 +19,6 @@ from lens_pipeline.status import State
 _BATCHES_A_TICK = 5
 # Rows may commit later than rows with a younger `updated_at`; looked at again for so long.
 _OVERLAP = dt.timedelta(seconds=60)
-_OVERLAP_ROWS = 500
 _DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 
 
@@ -56,7 +55,7 @@ def _new_rows(
     page = pipeline.catalog.after(derivative.kind, position, limit)
     late = (
         pipeline.catalog.between(
-            derivative.kind, position.finished_at - _OVERLAP, position, _OVERLAP_ROWS
+            derivative.kind, position.finished_at - _OVERLAP, position, limit
         )
         if position
         else []
@@ -66,7 +65,7 @@ def _new_rows(
         assessed
         for assessed in assess(pipeline, derivative, rows)
         if assessed.standing.state is State.NONE
-    ][:limit]
+    ]
     # A row stamped in the future must not hide those that finish before then.
     places = [place for place, _ in page if place is not None and place.finished_at <= now]
     cursor = Cursor(places[-1] if places else position).dump()

@@ -164,6 +164,9 @@ class EventLog:
     def __init__(self, dagster_url: str) -> None:
         self._engine = sa.create_engine(
             dagster_url,
+            # One snapshot for all queries of a reading: a run that ends between two of them would
+            # look as if it had ended without a materialization.
+            isolation_level="REPEATABLE READ",
             pool_pre_ping=True,
             pool_size=2,
             max_overflow=8,

@@ -373,7 +373,7 @@ class FileStore(ObjectStore):
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with suppress(SourceMissing), self._errors("read", key):
+        with suppress(SourceMissing), self._errors("delete", key):
             path.unlink()
             _sync_directory(path.parent)
 
@@ -384,7 +384,7 @@ class FileStore(ObjectStore):
         limit = time.time() - older_than_seconds
         removed = 0
         for path in (self._root / TEMPORARY).glob("*.part"):
-            with suppress(FileNotFoundError):
+            with self._errors("sweep", path.name), suppress(FileNotFoundError):
                 if path.stat().st_mtime < limit:
                     path.unlink()
                     removed += 1
@@ -432,7 +432,7 @@ class FileStore(ObjectStore):
             raise self._named_error(action, key, error) from error
 
     def _named_error(self, action: str, key: str, error: OSError) -> DerivativeError:
-        if action == "read" and error.errno in _ABSENT:
+        if action in {"read", "delete"} and error.errno in _ABSENT:
             return SourceMissing(f"{key}: no such object")
         reason = f"cannot {action} {key} in {self._root}: {error.strerror}"
         if error.errno in _READ_ONLY:

@@ -1,5 +1,7 @@
 """Posters of videos."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from lens_pipeline.assets.batch import materialize_batch
@@ -23,9 +25,10 @@ def build_poster(batch_size: int) -> dg.AssetsDefinition:
         group_name="derivatives",
         kinds={"webp"},
     )
-    def poster(context: dg.AssetExecutionContext, lens: LensResource) -> None:
+    def poster(context: dg.AssetExecutionContext, lens: LensResource) -> Iterator[dg.Output[None]]:
         """WebP poster of one video: its first frame worth looking at."""
         pipeline = lens.pipeline()
         materialize_batch(context, pipeline, POSTER, PosterRenderer(pipeline.settings))
+        yield from ()
 
     return poster

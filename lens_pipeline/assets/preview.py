@@ -1,5 +1,7 @@
 """Previews of photos."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from lens_pipeline.assets.batch import materialize_batch
@@ -23,9 +25,10 @@ def build_preview(batch_size: int) -> dg.AssetsDefinition:
         group_name="derivatives",
         kinds={"webp"},
     )
-    def preview(context: dg.AssetExecutionContext, lens: LensResource) -> None:
+    def preview(context: dg.AssetExecutionContext, lens: LensResource) -> Iterator[dg.Output[None]]:
         """WebP preview of one photo: upright, sRGB, at most LENS_PREVIEW_EDGE pixels."""
         pipeline = lens.pipeline()
         materialize_batch(context, pipeline, PREVIEW, PreviewRenderer(pipeline.settings))
+        yield from ()
 
     return preview

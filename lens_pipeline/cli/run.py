@@ -2,9 +2,49 @@
 
 import click
 
-from lens_pipeline import settings
+from lens_pipeline import demo as samples
+from lens_pipeline.cli.session import load_settings, prepare_databases, say
 from lens_pipeline.engine.queues import QUEUES
-from lens_pipeline.stack.endpoints import resolve
+from lens_pipeline.pipeline import connect
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack.endpoints import Endpoints, resolve
+from lens_pipeline.stack.up import Stack
+from lens_pipeline.stack.up import up as run_stack
+
+
+@click.command()
+def up() -> None:
+    """Run and supervise every process of this machine; Ctrl-C or SIGTERM stops all of them."""
+    loaded = load_settings()
+    run_stack(
+        loaded,
+        prepare=lambda endpoints: _prepare(loaded, endpoints),
+        on_ready=lambda stack: say(f"lens: ready: {stack.web_url}"),
+        report=lambda line: say(f"lens: {line}"),
+    )
+
+
+@click.command()
+@click.option("--exit-when-done", is_flag=True, help="Stop everything once every sample is ready.")
+def demo(exit_when_done: bool) -> None:
+    """Run the pipeline on sample photos and videos."""
+    loaded = load_settings()
+    failed: list[str] = []
+
+    def show(stack: Stack) -> None:
+        pipeline = connect(loaded, stack.endpoints)
+        failed.extend(samples.show(pipeline, stack, say))
+        if exit_when_done:
+            stack.request_stop()
+
+    run_stack(
+        loaded,
+        prepare=lambda endpoints: _prepare(loaded, endpoints),
+        on_ready=show,
+        report=lambda line: say(f"lens: {line}"),
+    )
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
 @click.command()
@@ -14,5 +54,12 @@ def worker(queue: str, concurrency: int | None) -> None:
     """Run one more Celery worker, on this or any other machine."""
     from lens_pipeline.engine.worker import run_worker
 
-    loaded, _ = settings.load()
+    loaded = load_settings()
     run_worker(loaded, resolve(loaded), queue, concurrency or loaded.preview_concurrency)
+
+
+def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
+    prepare_databases(loaded, endpoints)
+    pipeline = connect(loaded, endpoints)
+    pipeline.catalog.check()
+    pipeline.store.check()

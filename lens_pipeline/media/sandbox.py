@@ -163,10 +163,13 @@ class Sandbox:
                 lambda: self._closed or self._idle or self._count < self._workers
             )
             self._refuse_if_closed()
-            if self._idle:
+            while self._idle:
                 worker = self._idle.pop()
-                self._busy.add(worker)
-                return worker
+                if worker.is_alive():
+                    self._busy.add(worker)
+                    return worker
+                worker.dispose()
+                self._count -= 1
             self._count += 1
             try:
                 worker = _Worker(self._memory_mib)
@@ -232,6 +235,10 @@ class _Worker:
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._readable = select.poll()
         self._readable.register(self._answers, select.POLLIN)
+
+    def is_alive(self) -> bool:
+        with self._ending:
+            return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
         """Raises SandboxUnavailable: the worker does not come up."""

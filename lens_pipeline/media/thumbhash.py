@@ -5,6 +5,7 @@ the packages on PyPI are unmaintained or pin a Pillow from before version 11.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,7 @@ def _cosine_terms(channel: _Floats, columns: int, rows: int) -> tuple[float, lis
     return float(spectrum[0, 0]), varying, scale
 
 
+@cache
 def _cosines(terms: int, size: int) -> _Floats:
     return np.cos(np.pi / size * np.outer(np.arange(terms), np.arange(size) + 0.5))
 

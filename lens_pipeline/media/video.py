@@ -2,13 +2,14 @@
 
 import errno
 import itertools
+import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.logging
 import numpy as np
 import pyvips
 from av.container import InputContainer
@@ -25,6 +26,8 @@ from lens_pipeline.media.model import Poster, PosterSpec
 # Types of the first box of MP4 and QuickTime files; the older ones have no `ftyp`.
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _EBML = b"\x1aE\xdf\xa3"
+# Size, type, and the size again if it needs 64 bits.
+_BOX = struct.Struct(">I4sQ")
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 # Codecs that cameras, generators and browsers write. Every other decoder is only attack surface.
 _CODECS = frozenset(
@@ -105,20 +108,35 @@ def _demuxer(head: bytes) -> str:
 
 
 def _open(source: Path, demuxer: str) -> InputContainer:
-    messages: list[tuple[int, str, str]] = []
     try:
-        with av.logging.Capture() as messages:
-            return av.open(
-                f"file:{source.resolve()}",
-                format=demuxer,
-                options={"protocol_whitelist": "file"},
-                # Names and comments in any encoding must not matter.
-                metadata_errors="replace",
-            )
+        return av.open(
+            f"file:{source.resolve()}",
+            format=demuxer,
+            options={"protocol_whitelist": "file"},
+            # Names and comments in any encoding must not matter.
+            metadata_errors="replace",
+        )
     except InvalidDataError as error:
-        if any("moov atom not found" in message for _, _, message in messages):
+        if demuxer == "mov" and not _has_index(source):
             raise MediaError("video is incomplete: it has no index (moov)") from error
         raise MediaError("video is truncated or damaged: its header cannot be read") from error
+
+
+def _has_index(source: Path) -> bool:
+    """Whether one of an MP4's top-level boxes is `moov`."""
+    with source.open("rb") as file:
+        while True:
+            header = file.read(_BOX.size)
+            if len(header) < _BOX.size:
+                return False
+            size, kind, large_size = _BOX.unpack(header)
+            if kind == b"moov":
+                return True
+            size = large_size if size == 1 else size
+            # 0 is a box up to the end of the file; other sizes than these are damage.
+            if not 8 <= size <= source.stat().st_size:
+                return False
+            file.seek(size - _BOX.size, os.SEEK_CUR)
 
 
 def _render(container: InputContainer, spec: PosterSpec) -> Poster:

@@ -198,7 +198,11 @@ class Postgres:
         ]
         try:
             done = subprocess.run(
-                arguments, cwd=self._directory, capture_output=True, timeout=_INITDB_SECONDS
+                arguments,
+                cwd=self._directory,
+                capture_output=True,
+                check=False,
+                timeout=_INITDB_SECONDS,
             )
         except subprocess.TimeoutExpired:
             raise StackError(f"initdb took more than {_INITDB_SECONDS} s for {new}") from None
@@ -325,7 +329,7 @@ def _unprivileged_prefix(program: Path) -> tuple[str, ...]:
         f"--inh-caps=-all,+{capability}",
         f"--ambient-caps=-all,+{capability}",
     )
-    done = subprocess.run([*prefix, str(program), "--version"], capture_output=True)
+    done = subprocess.run([*prefix, str(program), "--version"], capture_output=True, check=False)
     if done.returncode != 0:
         raise StackError(
             f"PostgreSQL does not run as root, nor as another user here"

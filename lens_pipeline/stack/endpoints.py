@@ -102,8 +102,8 @@ def _not_running(settings: Settings, services: Services | None, variable: str) -
             f"nothing runs at {settings.resolved_home}: start `lens up`, or set {variable}"
         )
     return NotRunning(
-        f"`{services.command}` (pid {services.pid}) at {settings.resolved_home} runs without the"
-        f" service that {variable} stands for: set {variable} here too"
+        f"`lens {services.command}` (pid {services.pid}) at {settings.resolved_home} runs without"
+        f" the service that {variable} stands for: set {variable} here too"
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ MARK = "LENS_SUPERVISED"
 # They close their files on SIGINT; anything else is told by SIGTERM.
 _SERVERS = frozenset({"postgres", "valkey-server"})
 _PATIENCE_SECONDS = 10
+_POLL_SECONDS = 0.02
 
 
 def sweep(home: Path, report: Callable[[str], None]) -> None:
@@ -53,7 +55,17 @@ def _end(processes: Iterable[psutil.Process], sent: signal.Signals, seconds: flo
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(sent)
-    psutil.wait_procs(processes, timeout=seconds)
+    deadline = time.monotonic() + seconds
+    while any(map(_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Zombies do not: a container's first process may never reap them."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _marked(home: Path) -> list[psutil.Process]:

@@ -2,10 +2,9 @@
 
 import ctypes
 import os
+import runpy
 import signal
 import sys
-
-from supervisor import supervisord
 
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
@@ -22,7 +21,8 @@ def main() -> None:
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
         if os.getppid() != parent:
             sys.exit("the parent died before its supervisor started")
-    supervisord.main(["--nodaemon", "--configuration", config])
+    sys.argv = ["supervisord", "--nodaemon", "--configuration", config]
+    runpy.run_module("supervisor.supervisord", run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -200,6 +200,8 @@ def test_a_name_that_turns_private_later_is_refused_on_the_next_connection(
         "file:///etc/passwd",
         "//[::1]/",
         "http://user@127.0.0.1/",
+        "http://[",
+        "http://127.0.0.1:port/",
     ],
 )
 def test_a_redirect_is_checked_like_the_first_url(

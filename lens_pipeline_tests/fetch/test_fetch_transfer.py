@@ -23,8 +23,9 @@ from lens_pipeline.failures import (
     SourceTooLarge,
     SourceUnavailable,
     SourceUnreadable,
+    StoreUnavailable,
 )
-from lens_pipeline.fetch import FetchCancelled, Fetcher, RetryPolicy
+from lens_pipeline.fetch import FetchCancelled, Fetcher, RetryPolicy, retry_transient
 from lens_pipeline.store import FileStore, InvalidKey
 from lens_pipeline_tests.fetch.conftest import MakeFetcher
 from lens_pipeline_tests.servers import Answer, HostileServer
@@ -277,7 +278,8 @@ def test_retry_after_is_waited_for_in_both_its_forms(
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("3600", 3600), ("0", 0), ("soon", None), ("-5", None), ("", None)]
+    ("value", "seconds"),
+    [("3600", 3600), ("2", 2), ("0", 0), ("soon", None), ("-5", None), ("", None)],
 )
 def test_a_long_retry_after_is_reported_instead_of_slept_through(
     make_fetcher: MakeFetcher, server: HostileServer, into: Path, value: str, seconds: float | None
@@ -287,7 +289,24 @@ def test_a_long_retry_after_is_reported_instead_of_slept_through(
     with pytest.raises(SourceUnavailable) as raised:
         make_fetcher().fetch(server.url("/busy"), into)
     assert raised.value.retry_after_seconds == seconds
-    assert server.requests["/busy"] == (1 if value == "3600" else 3)
+    assert server.requests["/busy"] == (1 if seconds else 3)
+
+
+def test_any_call_can_be_retried_until_cancelled() -> None:
+    """Writing to the store needs the same patience, and the same way out."""
+    calls: list[int] = []
+    cancelled = threading.Event()
+
+    def fail() -> None:
+        calls.append(1)
+        cancelled.set()
+        raise StoreUnavailable("the store is away")
+
+    with pytest.raises(FetchCancelled):
+        retry_transient(fail, RetryPolicy(), within_seconds=60, cancelled=cancelled)
+    with pytest.raises(StoreUnavailable):
+        retry_transient(fail, RetryPolicy(3, 0.001, 0.01), within_seconds=60)
+    assert len(calls) == 1 + 3
 
 
 @pytest.mark.parametrize("path", ["/status/500", "/hangs", "/slow-body"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pyvips
+from av.container import OutputContainer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -153,7 +154,7 @@ def write_audio_only(path: Path, seconds: float = 1.0) -> Path:
     return path
 
 
-def _write_audio(output: av.container.OutputContainer, audio: av.AudioStream, seconds: float) -> None:
+def _write_audio(output: OutputContainer, audio: av.AudioStream, seconds: float) -> None:
     silence = np.zeros((2, 1024), np.float32)
     for number in range(max(1, round(seconds * 48_000 / 1024))):
         frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")

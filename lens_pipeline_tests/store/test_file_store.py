@@ -127,7 +127,7 @@ def test_a_directory_that_cannot_be_written_is_named_with_the_fix(
     """The doctor must say what to change, also to root, whom permissions do not stop."""
     (tmp_path / "file").write_text("")
     root = tmp_path / "file" / "store" if place == "below a file" else Path("/proc/lens")
-    with pytest.raises((StoreReadOnly, StoreUnavailable), match="cannot write .* in .*") as raised:
+    with pytest.raises((StoreReadOnly, StoreUnavailable), match=r"cannot write .* in .*") as raised:
         FileStore(root).check()
     if place == "below a file":
         assert "LENS_STORE_URL" in str(raised.value)

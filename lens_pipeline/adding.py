@@ -1,0 +1,51 @@
+"""Inserts a finished generation by hand: for trying things out, and for the samples."""
+
+import uuid
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from lens_pipeline.catalog import Kind
+from lens_pipeline.failures import InvalidRow, SourceMissing
+from lens_pipeline.partitions import key_problem
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.store import content_type_of
+
+_PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"})
+_VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".webm", ".mkv"})
+
+
+def add_generation(
+    pipeline: Pipeline, source: str, user_id: str, kind: Kind | None, directory: Path
+) -> str:
+    """Insert a finished row for `source`, a URL or a file (relative to `directory`); returns its id.
+
+    A file is copied into the store as `{user_id}/uploads/{id}{suffix}`.
+
+    Raises SourceMissing: there is no such file. Raises InvalidRow: neither `kind` nor the name
+    says whether it is a photo or a video, or the user's id cannot be part of a key.
+    """
+    problem = key_problem("user", user_id)
+    if problem:
+        raise InvalidRow(problem)
+    is_url = urlsplit(source).scheme in ("http", "https")
+    suffix = PurePosixPath(urlsplit(source).path if is_url else source).suffix.lower()
+    kind = kind or _kind_of(source, suffix)
+    generation_id = str(uuid.uuid4())
+    if is_url:
+        asset_url = source
+    else:
+        path = directory / source
+        if not path.is_file():
+            raise SourceMissing(f"there is no file {source}")
+        asset_url = f"{user_id}/uploads/{generation_id}{suffix}"
+        pipeline.store.write(asset_url, path, content_type=content_type_of(asset_url))
+    pipeline.catalog.add(generation_id, user_id, kind, asset_url)
+    return generation_id
+
+
+def _kind_of(source: str, suffix: str) -> Kind:
+    if suffix in _PHOTOS:
+        return Kind.PHOTO
+    if suffix in _VIDEOS:
+        return Kind.VIDEO
+    raise InvalidRow(f"{source}: its name does not say whether it is a photo or a video: use --type")

@@ -1,0 +1,105 @@
+"""Records derivatives that an older system left in the store, without making them again."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from lens_pipeline.catalog import InvalidGeneration
+from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.engine.events import record_materializations
+from lens_pipeline.gaps import Assessed, assessed_pages
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.status import CODE_VERSION_TAG, REVISION_TAG, State
+from lens_pipeline.store import ObjectInfo
+
+
+@dataclass(slots=True)
+class Adoption:
+    """How many rows without a record were found, and how many of them have their object."""
+
+    found: int = 0
+    adopted: int = 0
+    missing: int = 0
+
+
+def adopt(
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    *,
+    dry_run: bool,
+    progress: Callable[[Adoption], None],
+) -> Adoption:
+    """Record every finished row whose derivative lies at its key but not in the event log.
+
+    The object is taken to match the row as it is now. One that holds nothing is not adopted.
+    """
+    total = Adoption()
+    for derivative in DERIVATIVES:
+        invalid: list[InvalidGeneration] = []
+        for page in assessed_pages(pipeline, derivative, invalid):
+            unrecorded = [a for a in page if a.standing.state is State.NONE]
+            objects = _objects(pipeline, derivative, unrecorded)
+            present = [a for a in unrecorded if a.generation.id in objects]
+            if present and not dry_run:
+                _record(pipeline, instance, derivative, present, objects)
+            total.found += len(unrecorded)
+            total.adopted += len(present)
+            total.missing += len(unrecorded) - len(present)
+            progress(total)
+    return total
+
+
+def _objects(
+    pipeline: Pipeline, derivative: Derivative, rows: Iterable[Assessed]
+) -> dict[str, ObjectInfo]:
+    """The stored objects of these rows, by id.
+
+    Listed by folder: on S3 a page of 1,000 keys costs as much as asking for one.
+    """
+    folders: dict[str, dict[str, str]] = defaultdict(dict)
+    for assessed in rows:
+        key = derivative.object_key(assessed.generation)
+        folders[key.rpartition("/")[0] + "/"][key] = assessed.generation.id
+    return {
+        ids[info.key]: info
+        for folder, ids in folders.items()
+        for info in pipeline.store.list(folder)
+        if info.key in ids and info.bytes > 0
+    }
+
+
+def _record(
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    derivative: Derivative,
+    rows: list[Assessed],
+    objects: dict[str, ObjectInfo],
+) -> None:
+    instance.add_dynamic_partitions(
+        str(derivative.partitions.name), [assessed.generation.id for assessed in rows]
+    )
+    record_materializations(
+        instance,
+        [
+            dg.AssetMaterialization(
+                asset_key=derivative.asset,
+                partition=assessed.generation.id,
+                description="Adopted: made before this pipeline, recorded as it lies in the store.",
+                metadata={
+                    "path": info.key,
+                    "dagster/uri": pipeline.store.uri(info.key),
+                    "bytes": info.bytes,
+                    "revision": assessed.revision,
+                    "adopted": True,
+                },
+                tags={
+                    REVISION_TAG: assessed.revision,
+                    CODE_VERSION_TAG: derivative.code_version,
+                },
+            )
+            for assessed in rows
+            for info in [objects[assessed.generation.id]]
+        ],
+    )

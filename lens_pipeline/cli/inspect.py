@@ -1,0 +1,56 @@
+"""Commands that only look: status, dead-letters."""
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from lens_pipeline import letters
+from lens_pipeline.cli.session import print_json, session
+from lens_pipeline.status import State
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(ids: tuple[str, ...], as_json: bool) -> None:
+    """Say where generations stand: none, processing, ready, failed or dead, and why."""
+    found: list[dict] = []
+    with session("status") as lens:
+        for generation_id in ids:
+            reports = letters.report(lens.pipeline, generation_id)
+            found += [asdict(report) for report in reports]
+            if not reports:
+                reason = letters.why_not(lens.pipeline, generation_id)
+                found.append({"id": generation_id, "kind": None, "state": "none", "error": reason})
+    if as_json:
+        print_json({"status": found})
+    else:
+        for entry in found:
+            print(_line(entry))
+    sys.exit(1 if any(entry["state"] in (State.FAILED, State.DEAD) for entry in found) else 0)
+
+
+def _line(entry: dict) -> str:
+    words = [entry["id"], entry.get("asset") or "", entry["state"]]
+    if entry.get("path"):
+        words.append(entry["path"])
+    if entry.get("error_class"):
+        words.append(f"{entry['error_class']} (attempt {entry['attempts']}):")
+    if entry.get("error"):
+        words.append(entry["error"])
+    return " ".join(word for word in words if word)
+
+
+@click.command("dead-letters")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def dead_letters(as_json: bool) -> None:
+    """List what was given up on, and why."""
+    with session("dead-letters") as lens:
+        found = letters.dead_letters(lens.pipeline)
+    if as_json:
+        print_json({"dead_letters": [asdict(letter) for letter in found]})
+        return
+    for letter in found:
+        print(f"{letter.kind} {letter.id!r}: {letter.error_class}: {letter.error}")
+    print(f"{len(found)} dead letters" + (": `lens retry ID` tries again" if found else ""))

@@ -1,0 +1,85 @@
+"""What a command works with: settings, running services, Dagster's instance."""
+
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+import dagster as dg
+
+from lens_pipeline import settings
+from lens_pipeline.logs import configure
+from lens_pipeline.pipeline import Pipeline, connect
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack.endpoints import Endpoints
+from lens_pipeline.stack.files import private_directory
+from lens_pipeline.stack.services import running
+from lens_pipeline.stack.up import find_config_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A command's view of the pipeline."""
+
+    pipeline: Pipeline
+    instance: dg.DagsterInstance
+
+
+def say(line: str) -> None:
+    """Tell people something; standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def load_settings() -> Settings:
+    """The settings, with their warnings said and logging set up."""
+    loaded, notes = settings.load()
+    configure(loaded.log_format, loaded.log_level)
+    for note in notes:
+        say(f"lens: {note}")
+    return loaded
+
+
+def print_json(result: Any) -> None:
+    """One JSON object and nothing else on standard output."""
+    if is_dataclass(result) and not isinstance(result, type):
+        result = asdict(result)
+    print(json.dumps(result, indent=2, default=str))
+
+
+@contextmanager
+def session(command: str) -> Iterator[Session]:
+    """Everything a command needs, started if it is not running, and stopped again."""
+    loaded = load_settings()
+    with running(loaded, broker=False, command=command, report=say) as endpoints:
+        prepare_databases(loaded, endpoints)
+        pipeline = connect(loaded, endpoints)
+        pipeline.catalog.check()
+        with dagster_instance(loaded) as instance:
+            yield Session(pipeline, instance)
+
+
+@contextmanager
+def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance by our `dagster.yaml`, with its local files below LENS_HOME."""
+    # Dagster itself says something is beta or deprecated on every start.
+    warnings.filterwarnings("ignore", module="dagster")
+    directory = private_directory(loaded.resolved_home / "dagster")
+    shutil.copyfile(find_config_dir() / "dagster.yaml", directory / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(directory)
+    os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
+    """Create the tables of the embedded database; one given by URL is for `lens migrate`."""
+    from lens_pipeline.engine.storage import prepare
+
+    if loaded.database_url is None:
+        connect(loaded, endpoints).catalog.migrate()
+    prepare(endpoints.dagster_url)

@@ -1,0 +1,177 @@
+"""Commands that make, record or add something: once, backfill, adopt, retry, add."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from lens_pipeline import adoption
+from lens_pipeline.adding import add_generation
+from lens_pipeline.catalog import Kind
+from lens_pipeline.cli.progress import meter
+from lens_pipeline.cli.session import Session, print_json, say, session
+from lens_pipeline.derivatives import DERIVATIVES
+from lens_pipeline.inprocess import Result, Work, find_work, work_off
+from lens_pipeline.letters import retry as retry_letters
+
+_LIMIT = click.option("--limit", type=click.IntRange(min=1), help="At most so many of each kind.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command()
+@_LIMIT
+@_JSON
+def once(limit: int | None, as_json: bool) -> None:
+    """Do what needs doing now, in this process, then exit."""
+    with session("once") as lens:
+        works = [
+            find_work(lens.pipeline, derivative, bulk=False, limit=limit, force=False)
+            for derivative in DERIVATIVES
+        ]
+        result = _work_off(lens, works, origin="once", force=False)
+    _finish(result, as_json)
+
+
+@click.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Only this kind.")
+@_LIMIT
+@click.option(
+    "--concurrency", type=click.IntRange(1, 64), help="Files worked on at once.  [LENS_THREADS]"
+)
+@click.option("--force", is_flag=True, help="Also what is ready.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@_JSON
+def backfill(
+    ids: tuple[str, ...],
+    kind: str | None,
+    limit: int | None,
+    concurrency: int | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make missing and failed derivatives, of all finished rows or only of the IDs."""
+    if concurrency is not None:
+        os.environ["LENS_THREADS"] = str(concurrency)
+    with session("backfill") as lens:
+        works = [
+            find_work(lens.pipeline, derivative, bulk=True, limit=limit, force=force, ids=ids)
+            for derivative in DERIVATIVES
+            if kind in (None, derivative.kind.value)
+        ]
+        if dry_run:
+            skipped = sum(len(work.invalid) for work in works)
+            result = Result(found=sum(len(work.ids) for work in works) + skipped, skipped=skipped)
+        else:
+            result = _work_off(lens, works, origin="backfill", force=force)
+    _finish(result, as_json)
+
+
+def _work_off(lens: Session, works: list[Work], *, origin: str, force: bool) -> Result:
+    from lens_pipeline.definitions import defs
+
+    for work in works:
+        if work.advice:
+            say(f"lens: {work.advice}")
+    repository = defs().get_repository_def()
+    with meter("files", sum(len(work.ids) for work in works)) as progress:
+        return work_off(
+            lens.pipeline,
+            lens.instance,
+            repository,
+            works,
+            origin=origin,
+            force=force,
+            progress=lambda r: progress.show(r.ready + r.failed, f"{r.failed} failed"),
+        )
+
+
+def _finish(result: Result, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        for item in result.failures:
+            print(f"{item.kind} {item.id}: {item.error_class}: {item.error}")
+        print(
+            f"{result.found} found, {result.ready} ready, {result.failed} failed,"
+            f" {result.skipped} skipped in {result.seconds:.1f} s"
+        )
+    sys.exit(1 if result.failed else 0)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be recorded.")
+@_JSON
+def adopt(dry_run: bool, as_json: bool) -> None:
+    """Record derivatives that already lie in the store, without making them again."""
+    with session("adopt") as lens, meter("rows", None) as progress:
+        result = adoption.adopt(
+            lens.pipeline,
+            lens.instance,
+            dry_run=dry_run,
+            progress=lambda total: progress.show(total.found, f"{total.adopted} adopted"),
+        )
+    if as_json:
+        print_json(result)
+    else:
+        verb = "would be adopted" if dry_run else "adopted"
+        print(f"{result.found} without a record: {result.adopted} {verb}, {result.missing} missing")
+
+
+@click.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+@_JSON
+def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Try again what failed or was given up on."""
+    if bool(ids) == everything:
+        raise click.UsageError("give the IDs to try again, or --all")
+    with session("retry") as lens:
+        revived = retry_letters(lens.pipeline, lens.instance, None if everything else ids)
+        queued = _queue(lens, revived) if _daemon_runs(lens) else 0
+    done = sorted(key for keys in revived.values() for key in keys)
+    unknown = sorted(set(ids) - set(done))
+    if as_json:
+        print_json({"retried": done, "queued_runs": queued, "not_failed": unknown})
+    else:
+        when = "queued" if queued else "the next `lens up` or `lens once` takes them up"
+        print(f"{len(done)} to be tried again: {when}" if done else "nothing to try again")
+        for key in unknown:
+            print(f"{key}: has not failed: see `lens status {key}`")
+    sys.exit(1 if unknown else 0)
+
+
+def _daemon_runs(lens: Session) -> bool:
+    """Whether something takes runs out of the queue; otherwise they would wait there unseen."""
+    from lens_pipeline.engine.health import daemon_is_alive
+
+    return daemon_is_alive(lens.instance)
+
+
+def _queue(lens: Session, revived: dict) -> int:
+    from lens_pipeline.definitions import defs
+    from lens_pipeline.engine.submit import submit_run
+    from lens_pipeline.runs import plan_runs
+
+    repository = defs().get_repository_def()
+    runs = [
+        submit_run(lens.instance, repository.get_job(derivative.job), tags)
+        for derivative, keys in revived.items()
+        for tags in plan_runs(
+            lens.instance, derivative, keys, lens.pipeline.settings.batch_size, "api"
+        )
+    ]
+    return len(runs)
+
+
+@click.command()
+@click.argument("source", metavar="FILE|URL")
+@click.option("--user", required=True, help="The user it belongs to.")
+@click.option("--type", "kind", type=click.Choice([kind.value for kind in Kind]))
+def add(source: str, user: str, kind: str | None) -> None:
+    """Insert a finished generation: a local FILE, copied into the store, or a URL."""
+    with session("add") as lens:
+        added = add_generation(lens.pipeline, source, user, Kind(kind) if kind else None, Path.cwd())
+    print(added)

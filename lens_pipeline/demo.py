@@ -1,0 +1,4 @@
+"""The demonstration."""
+
+def show(pipeline, stack, say):
+    return []

@@ -1,0 +1,5 @@
+"""Examines an installation: what works, and the fix for what doesn't."""
+
+
+def examine(settings):
+    return []

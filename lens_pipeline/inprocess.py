@@ -1,0 +1,156 @@
+"""One pass over what needs doing, in this process: for `lens once` and `lens backfill`."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from lens_pipeline.catalog import Generation, InvalidGeneration
+from lens_pipeline.derivatives import Derivative
+from lens_pipeline.engine.run_worker import execute
+from lens_pipeline.engine.submit import create_run
+from lens_pipeline.gaps import Assessed, adoption_advice, assess, assessed_pages, survey
+from lens_pipeline.letters import explain
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.runs import plan_runs
+from lens_pipeline.status import State
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    id: str
+    kind: str
+    error: str
+    error_class: str
+
+
+@dataclass(slots=True)
+class Result:
+    """What a pass came to; `found` = `ready` + `failed` + `skipped` once it is over."""
+
+    found: int = 0
+    ready: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    failures: list[FailedItem] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The rows of one kind that a pass is about, and what to tell about the others."""
+
+    derivative: Derivative
+    ids: list[str]
+    invalid: list[InvalidGeneration]
+    advice: str | None
+
+
+def find_work(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    *,
+    bulk: bool,
+    limit: int | None,
+    force: bool,
+    ids: Sequence[str] = (),
+) -> Work:
+    """The rows to work on: missing and failed ones; with `force` also those that are ready.
+
+    `ids` restricts it to these rows. See `survey` for `bulk`.
+    """
+    if ids:
+        rows = pipeline.catalog.finished(derivative.kind, ids)
+        usable = [row for row in rows.values() if isinstance(row, Generation)]
+        invalid = [row for row in rows.values() if isinstance(row, InvalidGeneration)]
+        wanted = [a.generation.id for a in assess(pipeline, derivative, usable) if _due(a, force)]
+        return Work(derivative, wanted[:limit], invalid, None)
+    if force:
+        invalid = []
+        every = [
+            assessed.generation.id
+            for page in assessed_pages(pipeline, derivative, invalid)
+            for assessed in page
+            if _due(assessed, force)
+        ]
+        return Work(derivative, every[:limit], invalid, None)
+    found = survey(pipeline, derivative, bulk=bulk, limit=limit)
+    advice = adoption_advice(derivative, found.unrecorded_old) if found.unrecorded_old else None
+    return Work(derivative, [a.generation.id for a in found.needed], found.invalid, advice)
+
+
+def _due(assessed: Assessed, force: bool) -> bool:
+    state = assessed.standing.state
+    return state in (State.NONE, State.FAILED) or (force and state is State.READY)
+
+
+def work_off(
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    repository: dg.RepositoryDefinition,
+    works: Sequence[Work],
+    *,
+    origin: str,
+    force: bool,
+    progress: Callable[[Result], None],
+) -> Result:
+    """Execute the runs for `works` one after the other, here, and say how each row came out."""
+    result = Result(
+        found=sum(len(work.ids) + len(work.invalid) for work in works),
+        skipped=sum(len(work.invalid) for work in works),
+    )
+    result.failures += [
+        FailedItem(row.id, work.derivative.kind, row.reason, "InvalidRow")
+        for work in works
+        for row in work.invalid
+    ]
+    started = time.monotonic()
+    for work in works:
+        if not work.ids:
+            continue
+        job = repository.get_job(work.derivative.job)
+        size = pipeline.settings.batch_size
+        for start in range(0, len(work.ids), size):
+            keys = work.ids[start : start + size]
+            for tags in plan_runs(instance, work.derivative, keys, size, origin, force=force):
+                run_id = create_run(instance, job, tags).run_id
+                execute(instance, run_id)
+                _raise_if_interrupted(instance, run_id)
+            _count(pipeline, work.derivative, keys, result)
+            result.seconds = round(time.monotonic() - started, 3)
+            progress(result)
+    result.seconds = round(time.monotonic() - started, 3)
+    return result
+
+
+def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Dagster ends an interrupted run as failed and returns: Ctrl-C must still end the pass."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and run.tags.get("dagster/failure_reason") == "UNEXPECTED_TERMINATION":
+        raise KeyboardInterrupt
+
+
+def _count(
+    pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result
+) -> None:
+    """Judge by the event log, as everybody else does."""
+    rows = pipeline.catalog.finished(derivative.kind, keys)
+    usable = [row for row in rows.values() if isinstance(row, Generation)]
+    for assessed in assess(pipeline, derivative, usable):
+        standing = assessed.standing
+        if standing.state is State.READY:
+            result.ready += 1
+        elif standing.state in (State.FAILED, State.DEAD):
+            result.failed += 1
+            result.failures.append(
+                FailedItem(
+                    assessed.generation.id,
+                    derivative.kind,
+                    explain(pipeline, standing) or "",
+                    standing.error_class or "",
+                )
+            )
+        else:
+            result.skipped += 1
+    result.skipped += len(keys) - len(usable)

@@ -1,0 +1,155 @@
+"""Dead letters: what was given up on and why, and how it is tried again."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from lens_pipeline.catalog import Generation, InvalidGeneration, Kind
+from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.gaps import Assessed, assess
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.status import OUTCOME_TAG, Outcome, Standing, State
+
+_EXPLAINED = {
+    "Canceled": "its run was cancelled",
+    "RunFailed": "its run ended without a word about it: see the run's log",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A derivative that nothing automatic will make."""
+
+    id: str
+    kind: str
+    error: str
+    error_class: str
+    attempts: int
+    run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where one derivative of one id stands, for people."""
+
+    id: str
+    kind: Kind
+    asset: str
+    state: State
+    path: str | None
+    error: str | None
+    error_class: str | None
+    attempts: int
+    run_id: str | None
+
+
+def dead_letters(pipeline: Pipeline) -> list[Letter]:
+    """Everything given up on, and every finished row that can never be processed."""
+    letters = [
+        Letter(
+            assessed.generation.id,
+            derivative.kind,
+            explain(pipeline, assessed.standing) or "",
+            assessed.standing.error_class or "",
+            assessed.standing.attempts,
+            assessed.standing.run_id,
+        )
+        for derivative in DERIVATIVES
+        for assessed in _dead(pipeline, derivative)
+    ]
+    letters += [
+        Letter(row.id, "row", row.reason, "InvalidRow", 0, None)
+        for row in pipeline.catalog.invalid()
+    ]
+    return letters
+
+
+def report(pipeline: Pipeline, generation_id: str) -> list[Report]:
+    """Where each derivative of a finished row with this id stands; empty if there is none."""
+    return [
+        _report(pipeline, derivative, assessed)
+        for derivative in DERIVATIVES
+        for row in pipeline.catalog.finished(derivative.kind, [generation_id]).values()
+        if isinstance(row, Generation)
+        for assessed in assess(pipeline, derivative, [row])
+    ]
+
+
+def why_not(pipeline: Pipeline, generation_id: str) -> str:
+    """Why an id has no derivative to speak of."""
+    for row in pipeline.catalog.invalid():
+        if row.id == generation_id:
+            return row.reason
+    described = pipeline.catalog.describe(generation_id)
+    if not described:
+        return "no row of generations has this id"
+    return "; ".join(f"its {kind} is not finished: status is {status!r}" for kind, status, _ in described)
+
+
+def retry(
+    pipeline: Pipeline, instance: dg.DagsterInstance, ids: Iterable[str] | None
+) -> dict[Derivative, list[str]]:
+    """Forget earlier failures of `ids` (None: of every dead letter), so that they are tried again.
+
+    Returns the ids that had failed, by derivative.
+    """
+    revived: dict[Derivative, list[str]] = {}
+    for derivative in DERIVATIVES:
+        if ids is None:
+            candidates = _dead(pipeline, derivative)
+        else:
+            rows = pipeline.catalog.finished(derivative.kind, ids).values()
+            candidates = assess(pipeline, derivative, [r for r in rows if isinstance(r, Generation)])
+        failed = [a for a in candidates if a.standing.state in (State.FAILED, State.DEAD)]
+        for assessed in failed:
+            _revive(instance, derivative, assessed)
+        if failed:
+            revived[derivative] = [assessed.generation.id for assessed in failed]
+    return revived
+
+
+def explain(pipeline: Pipeline, standing: Standing) -> str | None:
+    """The reason of a failure in words."""
+    if standing.error_class is None or standing.event_id is None:
+        return None
+    if standing.error_class in _EXPLAINED:
+        return _EXPLAINED[standing.error_class]
+    return str(pipeline.log.details([standing.event_id])[standing.event_id].get("error", ""))
+
+
+def _dead(pipeline: Pipeline, derivative: Derivative) -> list[Assessed]:
+    keys = sorted(pipeline.log.troubled(derivative.asset))
+    found = pipeline.catalog.finished(derivative.kind, keys)
+    rows = [found[key] for key in keys if key in found]
+    usable = [row for row in rows if not isinstance(row, InvalidGeneration)]
+    return [a for a in assess(pipeline, derivative, usable) if a.standing.state is State.DEAD]
+
+
+def _report(pipeline: Pipeline, derivative: Derivative, assessed: Assessed) -> Report:
+    standing = assessed.standing
+    path = None
+    if standing.state is State.READY:
+        path = derivative.object_key(assessed.generation)
+    return Report(
+        id=assessed.generation.id,
+        kind=derivative.kind,
+        asset=derivative.asset,
+        state=standing.state,
+        path=path,
+        error=explain(pipeline, standing),
+        error_class=standing.error_class,
+        attempts=standing.attempts,
+        run_id=standing.run_id,
+    )
+
+
+def _revive(instance: dg.DagsterInstance, derivative: Derivative, assessed: Assessed) -> None:
+    instance.report_runless_asset_event(
+        dg.AssetObservation(
+            asset_key=derivative.asset,
+            partition=assessed.generation.id,
+            metadata={"retry": f"after {assessed.standing.error_class}"},
+            tags={OUTCOME_TAG: Outcome.RETRY.value},
+        )
+    )

@@ -1,0 +1,84 @@
+"""Who runs the servers of a `$LENS_HOME` (one owner) and who else uses them (many users).
+
+Both are file locks of the kernel: they vanish with the process that holds them, whatever ends it.
+"""
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Lock:
+    """A lock file, held until `release` or the end of the `with` block. Never waits.
+
+    The file stays: removing it would let two processes lock two files of one name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def try_exclusive(self) -> bool:
+        return self._try(fcntl.LOCK_EX)
+
+    def try_shared(self) -> bool:
+        return self._try(fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def write(self, text: str) -> None:
+        """Leave a note for those who find the lock taken."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text.encode(), 0)
+
+    def read(self) -> str:
+        return os.pread(self._descriptor, 1000, 0).decode()
+
+    def _try(self, operation: int) -> bool:
+        try:
+            fcntl.flock(self._descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that runs the servers; `command` is the word after `lens`."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"`lens {self.command}` (pid {self.pid})"
+
+
+def owner_lock(home: Path) -> Lock:
+    """Held exclusively by the process that runs the servers."""
+    return Lock(home / "owner.lock")
+
+
+def users_lock(home: Path) -> Lock:
+    """Shared by all others that use the servers."""
+    return Lock(home / "users.lock")
+
+
+def try_own(lock: Lock, command: str) -> bool:
+    """Take the owner's lock, if it is free, and say so in it."""
+    if not lock.try_exclusive():
+        return False
+    lock.write(f"{os.getpid()} {command}")
+    return True
+
+
+def current_owner(lock: Lock) -> Owner | None:
+    """Whoever holds the owner's lock; None if that was taken this very moment."""
+    pid, _, command = lock.read().partition(" ")
+    return Owner(int(pid), command) if command else None

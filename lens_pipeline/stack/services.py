@@ -1,0 +1,148 @@
+"""The embedded servers for one command: those that run already, or its own for as long as it runs.
+
+One process at a time owns them. A short command that finds an owner uses what that one runs; a
+short command that owns them waits for the others before it stops them.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack import orphans
+from lens_pipeline.stack.embedded import Postgres, Valkey
+from lens_pipeline.stack.endpoints import (
+    Endpoints,
+    Services,
+    StackError,
+    endpoints_of,
+    services_file,
+)
+from lens_pipeline.stack.files import prepare_home, write_private
+from lens_pipeline.stack.ownership import Lock, current_owner, owner_lock, try_own, users_lock
+from lens_pipeline.stack.supervisor import Program, Supervisor
+
+_POLL_SECONDS = 0.1
+# A first start takes a few seconds on an idle machine, with the tables of two databases.
+_JOIN_SECONDS = 30
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class Servers:
+    """The embedded servers that `settings` leave to us, made ready to be started.
+
+    Only the owner of the home may make one. Raises StackError as those servers do.
+    """
+
+    def __init__(self, settings: Settings, *, broker: bool) -> None:
+        home = settings.resolved_home
+        self._postgres = None if settings.database_url else Postgres(home)
+        self._valkey = Valkey(home) if broker and not settings.broker_url else None
+
+    def programs(self) -> list[Program]:
+        return [server.program() for server in (self._postgres, self._valkey) if server]
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Start them and wait. `supervisor` must know `programs()`. Raises as its `start`."""
+        names = [program.name for program in self.programs()]
+        if names:
+            supervisor.start(*names)
+        if self._postgres:
+            self._postgres.create_databases()
+
+    def services(self, command: str, *, ready: bool) -> Services:
+        return Services(
+            pid=os.getpid(),
+            command=command,
+            database_url=self._postgres and self._postgres.url("lens"),
+            dagster_url=self._postgres and self._postgres.url("dagster"),
+            broker_url=self._valkey and self._valkey.url,
+            ready=ready,
+        )
+
+
+@contextlib.contextmanager
+def running(
+    settings: Settings,
+    *,
+    broker: bool,
+    command: str,
+    report: Callable[[str], None] = to_stderr,
+) -> Iterator[Endpoints]:
+    """The endpoints, with everything behind them running until the end of the block.
+
+    `broker`: whether one is needed; if not, `broker_url` may be empty. `command`: the word after
+    `lens`, for the messages of others. Raises StackError: the servers cannot be started or joined.
+    """
+    home = settings.resolved_home
+    if settings.database_url and (settings.broker_url or not broker):
+        yield endpoints_of(settings, None, broker=broker)
+        return
+    prepare_home(home)
+    with owner_lock(home) as owner, users_lock(home) as users:
+        services = _join(settings, owner, users, command)
+        if services:
+            yield endpoints_of(settings, services, broker=broker)
+        else:
+            with _own(settings, users, broker=broker, command=command, report=report) as endpoints:
+                yield endpoints
+
+
+def _join(settings: Settings, owner: Lock, users: Lock, command: str) -> Services | None:
+    """The services of the present owner, with the users' lock held; None if we are the owner."""
+    home = settings.resolved_home
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while not try_own(owner, command):
+        if users.try_shared():
+            services = Services.read(home)
+            if services and services.ready:
+                return services
+            users.release()
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"{current_owner(owner)} at {home} is still starting or stopping"
+                f" after {_JOIN_SECONDS} s: try again later"
+            )
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+@contextlib.contextmanager
+def _own(
+    settings: Settings,
+    users: Lock,
+    *,
+    broker: bool,
+    command: str,
+    report: Callable[[str], None],
+) -> Iterator[Endpoints]:
+    home = settings.resolved_home
+    services_file(home).unlink(missing_ok=True)
+    orphans.sweep(home, report)
+    # Valkey starts in a tenth of a second: also for commands that join us and do need a broker.
+    servers = Servers(settings, broker=broker or Valkey.is_installed())
+    with Supervisor(home, servers.programs()) as supervisor:
+        servers.start(supervisor)
+        services = servers.services(command, ready=True)
+        write_private(services_file(home), services.to_json())
+        try:
+            yield endpoints_of(settings, services, broker=broker)
+        finally:
+            try:
+                _await_users(users, report)
+            finally:
+                services_file(home).unlink(missing_ok=True)
+
+
+def _await_users(users: Lock, report: Callable[[str], None]) -> None:
+    """Take the users' lock exclusively: from then on nobody joins us any more."""
+    if users.try_exclusive():
+        return
+    report("waiting for other `lens` commands that use the servers started here (Ctrl-C: stop)")
+    while not users.try_exclusive():
+        time.sleep(_POLL_SECONDS)

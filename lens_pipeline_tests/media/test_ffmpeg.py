@@ -1,0 +1,65 @@
+"""Finding and running ffmpeg."""
+
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline.media import ffmpeg
+from lens_pipeline.media.errors import MediaError
+
+
+def _script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_the_encoders_of_the_found_ffmpeg_are_listed() -> None:
+    """A doctor that finds libx264 in an ffmpeg without it."""
+    encoders = ffmpeg.capabilities(ffmpeg.find_ffmpeg())
+    assert {"libx264", "libwebp", "aac"} <= encoders
+    assert "h264" not in encoders
+
+
+def test_ffprobe_is_found() -> None:
+    """A wheel that names its binaries differently."""
+    assert b"ffprobe version" in ffmpeg.run([str(ffmpeg.find_ffprobe()), "-version"], 10)
+
+
+def test_an_explicit_path_wins_over_the_search_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting without effect."""
+    (tmp_path / "bin").mkdir()
+    on_path = _script(tmp_path / "bin" / "ffmpeg", "")
+    mine = _script(tmp_path / "mine", "")
+    monkeypatch.setenv("PATH", str(on_path.parent))
+    assert ffmpeg.find_ffmpeg() == on_path
+    assert ffmpeg.find_ffmpeg(mine) == mine
+    with pytest.raises(MediaError, match="was not found at .*absent"):
+        ffmpeg.find_ffmpeg(tmp_path / "absent")
+
+
+def test_a_failure_carries_the_last_messages(tmp_path: Path) -> None:
+    """'Exit status 1' and nothing else."""
+    failing = _script(tmp_path / "ffmpeg", "echo the reason >&2; exit 3")
+    with pytest.raises(MediaError, match=r"ffmpeg failed \(3\): the reason"):
+        ffmpeg.run([str(failing)], 10)
+
+
+def test_a_process_over_its_time_is_killed_even_if_it_ignores_that(tmp_path: Path) -> None:
+    """An encoder that goes on for ever after its run was given up."""
+    pid_file = tmp_path / "pid"
+    stubborn = _script(
+        tmp_path / "ffmpeg", f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 0.1; done"
+    )
+    started = time.monotonic()
+    with pytest.raises(MediaError, match="took longer than 0.3 s") as e:
+        ffmpeg.run([str(stubborn)], 0.3)
+    assert e.value.over_limit
+    assert time.monotonic() - started < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)

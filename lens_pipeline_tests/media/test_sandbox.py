@@ -1,0 +1,287 @@
+"""Rendering in processes that can be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from lens_pipeline.media.errors import MediaError, SandboxUnavailable
+from lens_pipeline.media.model import PosterSpec, PreviewSpec
+from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline_tests.media.samples import decoded, save, scene, texture, write_video
+
+
+def _workers_of(pid: int) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process(pid).children()
+        if "lens_pipeline.media.worker" in process.cmdline()
+    ]
+
+
+def _eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.fixture(scope="session")
+def slow_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes seconds to render: the encoder does its best on 16 megapixels."""
+    directory = tmp_path_factory.mktemp("slow")
+    return save(texture(4800, 3400), directory / "slow.jpg", "JPEG")
+
+
+@pytest.fixture
+def slow_spec() -> PreviewSpec:
+    return PreviewSpec(longest_edge=6000, quality=80, effort=6, max_pixels=50_000_000)
+
+
+def test_a_sandbox_renders_what_the_decoders_render(
+    sandbox: Sandbox,
+    photo: Path,
+    tmp_path: Path,
+    preview_spec: PreviewSpec,
+    poster_spec: PosterSpec,
+) -> None:
+    """A field lost on the way between the processes."""
+    from lens_pipeline.media.image import render_preview
+    from lens_pipeline.media.video import render_poster
+
+    video = write_video(tmp_path / "v.mp4", [scene()] * 24)
+    assert sandbox.preview(photo, preview_spec) == render_preview(photo, preview_spec)
+    assert sandbox.poster(video, poster_spec) == render_poster(video, poster_spec)
+
+
+def test_a_refused_file_keeps_its_reason_and_its_worker(
+    sandbox: Sandbox, photo: Path, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A new process for each broken file."""
+    sandbox.preview(photo, preview_spec)
+    before = _workers_of(os.getpid())
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"<html>")
+    with pytest.raises(MediaError, match="not a picture: starts with '<html>'") as e:
+        sandbox.preview(broken, preview_spec)
+    assert not e.value.over_limit
+    with pytest.raises(MediaError, match="over the limit") as e:
+        sandbox.preview(photo, replace(preview_spec, max_pixels=10))
+    assert e.value.over_limit
+    assert _workers_of(os.getpid()) == before
+
+
+def test_a_missing_file_is_not_blamed_on_its_content(
+    sandbox: Sandbox, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A swept scratch file recorded as a broken picture."""
+    with pytest.raises(FileNotFoundError):
+        sandbox.preview(tmp_path / "absent.jpg", preview_spec)
+
+
+def test_a_render_over_its_time_is_killed_and_replaced(
+    photo: Path, slow_photo: Path, slow_spec: PreviewSpec, preview_spec: PreviewSpec
+) -> None:
+    """A decoder in an endless loop that holds a place for ever."""
+    with Sandbox(workers=1, timeout_seconds=0.4, memory_mib=2048) as sandbox:
+        sandbox.start()
+        (worker,) = _workers_of(os.getpid())
+        with pytest.raises(MediaError, match="took longer than 0.4 s") as e:
+            sandbox.preview(slow_photo, slow_spec)
+        assert e.value.over_limit
+        assert not worker.is_running()
+        assert sandbox.preview(photo, preview_spec).width == 200
+
+
+def test_a_crash_fails_its_own_file_only(
+    sandbox: Sandbox,
+    photo: Path,
+    slow_photo: Path,
+    slow_spec: PreviewSpec,
+    preview_spec: PreviewSpec,
+) -> None:
+    """One hostile file that takes a whole batch down."""
+    with ThreadPoolExecutor(1) as pool:
+        doomed = pool.submit(sandbox.preview, slow_photo, slow_spec)
+        assert _eventually(lambda: any(p.cpu_times().user > 0.8 for p in _workers_of(os.getpid())))
+        (worker,) = _workers_of(os.getpid())
+        os.kill(worker.pid, signal.SIGSEGV)
+        with pytest.raises(MediaError, match=r"the decoder crashed \(SIGSEGV\)") as e:
+            doomed.result()
+        assert not e.value.over_limit
+    assert sandbox.preview(photo, preview_spec).width == 200
+
+
+def test_an_idle_worker_that_died_is_not_blamed_on_the_next_file(
+    photo: Path, preview_spec: PreviewSpec
+) -> None:
+    """A file given up since the system killed an idle process before it came."""
+    with Sandbox(workers=1, timeout_seconds=20, memory_mib=2048) as sandbox:
+        sandbox.start()
+        (worker,) = _workers_of(os.getpid())
+        worker.kill()
+        assert _eventually(lambda: worker.status() == psutil.STATUS_ZOMBIE)
+        assert sandbox.preview(photo, preview_spec).width == 200
+
+
+def test_too_much_memory_is_an_error_of_that_file(
+    tmp_path: Path, photo: Path, preview_spec: PreviewSpec
+) -> None:
+    """A machine that swaps, or the wrong process killed for want of memory."""
+    large = save(Image.new("RGB", (9000, 9000)), tmp_path / "large.webp", "WEBP", quality=1)
+    with Sandbox(workers=1, timeout_seconds=20, memory_mib=512) as sandbox:
+        with pytest.raises(MediaError, match="needs more memory than allowed") as e:
+            sandbox.preview(
+                large, PreviewSpec(longest_edge=9000, quality=1, effort=0, max_pixels=10**9)
+            )
+        assert e.value.over_limit
+        assert sandbox.preview(photo, preview_spec).width == 200
+
+
+def test_a_worker_holds_no_secret(
+    photo: Path, preview_spec: PreviewSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A taken-over decoder that reads the database's password."""
+    monkeypatch.setenv("LENS_DATABASE_URL", "postgresql://user:secret@host/db")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with Sandbox(workers=1, timeout_seconds=20, memory_mib=2048) as sandbox:
+        sandbox.preview(photo, preview_spec)
+        (worker,) = _workers_of(os.getpid())
+        environment = worker.environ()
+        # Limits as the kernel holds them: no core dump, no file written, few open.
+        assert worker.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+        assert worker.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+        assert worker.rlimit(psutil.RLIMIT_NOFILE)[0] <= 64
+    assert "secret" not in json.dumps(environment)
+    assert {"HOME", "LENS_DATABASE_URL"}.isdisjoint(environment)
+
+
+def test_many_threads_share_the_workers(
+    sandbox: Sandbox, photo: Path, preview_spec: PreviewSpec
+) -> None:
+    """Answers that get to the wrong thread, or more processes than allowed."""
+    edges = [16 + number for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        pictures = list(
+            pool.map(
+                lambda edge: sandbox.preview(photo, replace(preview_spec, longest_edge=edge)),
+                edges,
+            )
+        )
+    assert [picture.width for picture in pictures] == edges
+    assert [decoded(picture.webp).width for picture in pictures] == edges
+    assert len(_workers_of(os.getpid())) == 2
+
+
+def test_closing_ends_a_render_in_progress(slow_photo: Path, slow_spec: PreviewSpec) -> None:
+    """A stop that waits for the longest render, or blames its file."""
+    sandbox = Sandbox(workers=1, timeout_seconds=60, memory_mib=2048)
+    with ThreadPoolExecutor(2) as pool:
+        rendering = pool.submit(sandbox.preview, slow_photo, slow_spec)
+        waiting = pool.submit(sandbox.preview, slow_photo, slow_spec)
+        assert _eventually(lambda: any(p.cpu_times().user > 0.5 for p in _workers_of(os.getpid())))
+        started = time.monotonic()
+        sandbox.close()
+        for call in (rendering, waiting):
+            with pytest.raises(SandboxUnavailable, match="closed"):
+                call.result()
+        assert time.monotonic() - started < 1
+    assert _workers_of(os.getpid()) == []
+    with pytest.raises(SandboxUnavailable):
+        sandbox.preview(slow_photo, slow_spec)
+
+
+def test_an_interrupt_leaves_no_process(tmp_path: Path, slow_photo: Path) -> None:
+    """Ctrl-C that leaves decoders running."""
+    child = _start_rendering_process(tmp_path, slow_photo)
+    worker = _busy_worker(child)
+    os.kill(child.pid, signal.SIGINT)
+    child.wait(5)
+    assert _eventually(lambda: not worker.is_running(), 3)
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_no_worker_outlives_a_parent_that_is_killed(
+    busy: bool, tmp_path: Path, slow_photo: Path
+) -> None:
+    """Orphans after an out-of-memory kill, each still rendering."""
+    child = _start_rendering_process(tmp_path, slow_photo, busy=busy)
+    worker = _busy_worker(child) if busy else _idle_worker(child)
+    child.kill()
+    child.wait(5)
+    assert _eventually(lambda: not worker.is_running(), 3)
+
+
+def test_a_worker_outlives_the_thread_that_started_it(
+    sandbox: Sandbox, photo: Path, preview_spec: PreviewSpec
+) -> None:
+    """A parent-death signal that fires when a thread of a pool ends."""
+    thread = threading.Thread(target=sandbox.preview, args=(photo, preview_spec))
+    thread.start()
+    thread.join()
+    before = _workers_of(os.getpid())
+    time.sleep(0.8)
+    sandbox.preview(photo, preview_spec)
+    assert _workers_of(os.getpid()) == before != []
+
+
+def test_importing_the_sandbox_loads_no_decoder() -> None:
+    """A decoder's threads and caches in a process that forks."""
+    code = "import sys, lens_pipeline.media.sandbox; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"pyvips", "av", "numpy", "PIL"}.isdisjoint(modules)
+
+
+def _start_rendering_process(
+    tmp_path: Path, photo: Path, busy: bool = True
+) -> subprocess.Popen[bytes]:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import time
+            from pathlib import Path
+            from lens_pipeline.media.model import PreviewSpec
+            from lens_pipeline.media.sandbox import Sandbox
+
+            with Sandbox(workers=1, timeout_seconds=60, memory_mib=2048) as sandbox:
+                sandbox.start()
+                if {busy}:
+                    sandbox.preview(Path({str(photo)!r}), PreviewSpec(6000, 80, 6, 50_000_000))
+                time.sleep(60)
+            """
+        )
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL
+    )
+
+
+def _busy_worker(parent: subprocess.Popen[bytes]) -> psutil.Process:
+    assert _eventually(lambda: any(p.cpu_times().user > 0.8 for p in _workers_of(parent.pid)), 10)
+    (worker,) = _workers_of(parent.pid)
+    return worker
+
+
+def _idle_worker(parent: subprocess.Popen[bytes]) -> psutil.Process:
+    assert _eventually(lambda: bool(_workers_of(parent.pid)), 10)
+    (worker,) = _workers_of(parent.pid)
+    time.sleep(0.6)
+    return worker

@@ -1,0 +1,72 @@
+"""`lens`-like commands as processes of their own: `python -m … {short,up} HOME …`."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack import up as stack_up
+from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
+from lens_pipeline.stack.services import running
+from lens_pipeline.stack.supervisor import Program
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
+
+
+def spawn(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lens_pipeline_tests.stack.commands", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def await_line(process: subprocess.Popen[str], text: str) -> str:
+    """The next line of the command's output, which must contain `text`."""
+    assert process.stdout
+    line = process.stdout.readline()
+    assert text in line, (line, process.stderr and process.stderr.read())
+    return line
+
+
+def _short(settings: Settings, name: str, seconds: str) -> None:
+    with running(settings, broker=True, command=name) as endpoints:
+        print(endpoints.database_url, flush=True)
+        time.sleep(float(seconds))
+    print("done", flush=True)
+
+
+def _up(settings: Settings, source: str = "import time; time.sleep(99)") -> None:
+    """`lens up` with one dummy program instead of the product's."""
+    dummy = Program("dummy", (sys.executable, "-c", source), priority=50, stop_seconds=30)
+
+    def dummies(_: Settings, __: Path) -> list[Program]:
+        return [dummy]
+
+    def prepare(endpoints: Endpoints) -> None:
+        assert resolve(settings) == endpoints
+
+    stack_up.programs = dummies
+    stack_up.up(
+        settings,
+        prepare=prepare,
+        on_ready=lambda stack: print("ready", stack.statuses(), flush=True),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def main() -> None:
+    command, home, *arguments = sys.argv[1:]
+    # The default port may be in use where the tests run.
+    settings = Settings(home=Path(home), dagster_port=stack_up.free_port())
+    try:
+        {"short": _short, "up": _up}[command](settings, *arguments)
+    except StackError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
