@@ -30,6 +30,7 @@ from lens_pipeline.failures import (
     SourceRefused,
     SourceTooLarge,
     StoreUnavailable,
+    TransientError,
 )
 from lens_pipeline.settings import SettingsError
 
@@ -101,8 +102,11 @@ class InvalidKey(DerivativeError):
     """The text is no object key: it is empty, too long, or would leave the store."""
 
 
-class StoreRefused(DerivativeError):
-    """The object store turns the request down, and would again."""
+class StoreRefused(TransientError):
+    """The object store turns the request down until its set-up is mended.
+
+    Transient, because the file is not to blame: a wrong password must not make dead letters.
+    """
 
 
 class StoreReadOnly(StoreRefused):

@@ -11,10 +11,13 @@ import dagster as dg
 from lens_pipeline.assets.renderers import Renderer
 from lens_pipeline.catalog import Generation
 from lens_pipeline.failures import SourceOverLimit, SourceUnreadable
-from lens_pipeline.fetch import Fetcher
+from lens_pipeline.fetch import FILE_RETRIES, Fetcher, retry_transient
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.model import Picture
 from lens_pipeline.store import ObjectStore
+
+# How long a store that does not answer is asked for one file, seconds.
+_STORE_SECONDS = 60.0
 
 Metadata = dict[str, dg.MetadataValue | str | int | float]
 
@@ -49,7 +52,7 @@ def produce(workshop: Workshop, generation: Generation, key: str, revision: str)
     finally:
         source.unlink(missing_ok=True)
     render_ended = time.monotonic()
-    workshop.store.write(key, picture.webp, content_type="image/webp")
+    _store(workshop, key, picture.webp)
     stored = time.monotonic()
     return {
         "path": key,
@@ -76,6 +79,15 @@ def _render(renderer: Renderer, source: Path) -> tuple[Picture, dict[str, float]
     except MediaError as error:
         kind = SourceOverLimit if error.over_limit else SourceUnreadable
         raise kind(str(error)) from error
+
+
+def _store(workshop: Workshop, key: str, webp: bytes) -> None:
+    retry_transient(
+        lambda: workshop.store.write(key, webp, content_type="image/webp"),
+        FILE_RETRIES,
+        within_seconds=_STORE_SECONDS,
+        cancelled=workshop.cancelled,
+    )
 
 
 def _latency_seconds(generation: Generation) -> float:

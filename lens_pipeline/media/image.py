@@ -3,6 +3,7 @@
 import base64
 import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,20 +45,29 @@ for _loader in _LOADERS:
     pyvips.operation_block_set(f"VipsForeignLoad{_loader}", False)
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a picture's header says: `kind` is Pillow's name of the format, or AVIF sequence."""
+
+    kind: str
+    width: int
+    height: int
+
+
 def render_preview(source: Path, spec: PreviewSpec) -> Picture:
     """Render the preview of a JPEG, PNG, WebP, GIF or AVIF file: of an animation, its first frame.
 
     Raises MediaError: no such picture, damaged or truncated, or over the pixel limit.
     """
     try:
-        check_header(source, spec.max_pixels)
-        image = _shrink(source, spec.longest_edge)
+        header = check_header(source, spec.max_pixels)
+        image = _shrink(source, header, spec.longest_edge)
         return encode(image, spec.quality, spec.effort)
     except pyvips.Error as error:
         raise _media_error(error) from error
 
 
-def check_header(source: Path, max_pixels: int) -> None:
+def check_header(source: Path, max_pixels: int) -> Header:
     """Check kind, pixels and frames of a picture without decoding it.
 
     Raises MediaError: empty, not a picture, or over `max_pixels`. pyvips.Error: a damaged WebP.
@@ -65,17 +75,12 @@ def check_header(source: Path, max_pixels: int) -> None:
     head = read_head(source)
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         # Pillow allocates the whole canvas of a WebP to read its header.
-        header = pyvips.Image.webpload_source(_stream(source))
-        check_pixels(header.width, header.height, header.get_n_pages(), max_pixels)
-        return
-    try:
-        with Image.open(source, formats=_FORMATS) as header:
-            (width, height), frames = header.size, _frame_count(header)
-    except UnidentifiedImageError:
-        raise MediaError(_unidentified(head)) from None
-    except _HEADER_ERRORS as error:
-        raise MediaError(f"picture has a damaged header: {error}") from error
-    check_pixels(width, height, frames, max_pixels)
+        webp = pyvips.Image.webpload_source(_stream(source))
+        header, frames = Header("WEBP", webp.width, webp.height), webp.get_n_pages()
+    else:
+        header, frames = _read_header(source, head)
+    check_pixels(header.width, header.height, frames, max_pixels)
+    return header
 
 
 def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
@@ -107,6 +112,17 @@ def encode(image: pyvips.Image, quality: int, effort: int) -> Picture:
     )
 
 
+def _read_header(source: Path, head: bytes) -> tuple[Header, int]:
+    try:
+        with Image.open(source, formats=_FORMATS) as opened:
+            kind = "AVIF sequence" if head[4:12] == b"ftypavis" else str(opened.format)
+            return Header(kind, *opened.size), _frame_count(opened)
+    except UnidentifiedImageError:
+        raise MediaError(_unidentified(head)) from None
+    except _HEADER_ERRORS as error:
+        raise MediaError(f"picture has a damaged header: {error}") from error
+
+
 def _frame_count(header: Image.Image) -> int:
     # The further pictures of an MPO (a phone's depth or gain map behind a JPEG) are never decoded.
     return 1 if header.format == "MPO" else getattr(header, "n_frames", 1)
@@ -124,15 +140,24 @@ def _megapixels(pixels: int) -> str:
     return f"{whole}.{f'{fraction:06d}'.rstrip('0') or '0'}"
 
 
-def _shrink(source: Path, longest_edge: int) -> pyvips.Image:
+def _shrink(source: Path, header: Header, longest_edge: int) -> pyvips.Image:
     """Decode `source` to an upright sRGB picture in memory, never enlarged."""
-    if read_head(source)[4:12] == b"ftypavis":
-        # libvips finds no loader for an animated AVIF by itself.
-        opened = pyvips.Image.heifload_source(_stream(source), fail_on="error")
+    stream = _stream(source)
+    if header.kind in ("JPEG", "MPO"):
+        # Closer to the final size than `thumbnail_source` goes by itself, as sharp does: 6 % less
+        # time for a difference in SSIM of 0.001.
+        factor = _jpeg_factor(max(header.width, header.height) / longest_edge)
+        opened = pyvips.Image.jpegload_source(
+            stream, shrink=factor, fail_on="error", access="sequential"
+        )
+        image = opened.thumbnail_image(longest_edge, height=longest_edge, size="down")
+    elif header.kind == "AVIF sequence":
+        # libvips finds no loader for it by itself.
+        opened = pyvips.Image.heifload_source(stream, fail_on="error")
         image = opened.thumbnail_image(longest_edge, height=longest_edge, size="down")
     else:
         image = pyvips.Image.thumbnail_source(
-            _stream(source),
+            stream,
             longest_edge,
             height=longest_edge,
             size="down",
@@ -140,6 +165,11 @@ def _shrink(source: Path, longest_edge: int) -> pyvips.Image:
             option_string="[fail_on=error]",
         )
     return _without_opaque_alpha(_to_srgb(image).copy_memory())
+
+
+def _jpeg_factor(reduction: float) -> int:
+    """The largest factor by which the JPEG decoder can reduce within `reduction`."""
+    return next((factor for factor in (8, 4, 2) if reduction >= factor), 1)
 
 
 def _stream(source: Path) -> pyvips.Source:

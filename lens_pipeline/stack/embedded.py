@@ -263,7 +263,9 @@ class Valkey:
         write_private(
             self._directory / "valkey.conf",
             f"bind {LOOPBACK}\nport {self._connection.port}\nrequirepass {self._password}\n"
-            'appendonly yes\nsave ""\n',
+            'appendonly yes\nsave ""\n'
+            # A title would overwrite the environment, by which orphans are found.
+            "set-proc-title no\n",
         )
         return Program(
             name=VALKEY,
