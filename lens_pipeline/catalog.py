@@ -102,7 +102,9 @@ class Catalog:
                 raise CatalogError(
                     f"table generations does not exist in database {database}: run `lens migrate`"
                 )
-            columns = {column["name"] for column in sa.inspect(connection).get_columns("generations")}
+            columns = {
+                column["name"] for column in sa.inspect(connection).get_columns("generations")
+            }
             missing = [name for name in _READ if name not in columns]
             if missing:
                 raise CatalogError(
@@ -110,7 +112,9 @@ class Catalog:
                     " add the column or point LENS_DATABASE_URL at the right database"
                 )
             allowed = connection.execute(
-                sa.text("SELECT bool_and(has_column_privilege('generations', c, 'SELECT')) FROM unnest(:c) c"),
+                sa.text(
+                    "SELECT bool_and(has_column_privilege('generations', c, 'SELECT')) FROM unnest(:c) c"
+                ),
                 {"c": list(_READ)},
             ).scalar()
             if not allowed:

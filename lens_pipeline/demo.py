@@ -1,4 +1,5 @@
 """The demonstration."""
 
+
 def show(pipeline, stack, say):
     return []

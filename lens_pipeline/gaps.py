@@ -41,9 +41,7 @@ def assess(
         generation.id: derivative.revision(generation, pipeline.settings)
         for generation in generations
     }
-    standings = pipeline.log.standings(
-        derivative.asset, revisions, pipeline.settings.max_attempts
-    )
+    standings = pipeline.log.standings(derivative.asset, revisions, pipeline.settings.max_attempts)
     return [
         Assessed(generation, revisions[generation.id], standings[generation.id])
         for generation in generations

@@ -131,9 +131,7 @@ def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
         raise KeyboardInterrupt
 
 
-def _count(
-    pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result
-) -> None:
+def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result) -> None:
     """Judge by the event log, as everybody else does."""
     rows = pipeline.catalog.finished(derivative.kind, keys)
     usable = [row for row in rows.values() if isinstance(row, Generation)]

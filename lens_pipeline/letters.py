@@ -84,7 +84,9 @@ def why_not(pipeline: Pipeline, generation_id: str) -> str:
     described = pipeline.catalog.describe(generation_id)
     if not described:
         return "no row of generations has this id"
-    return "; ".join(f"its {kind} is not finished: status is {status!r}" for kind, status, _ in described)
+    return "; ".join(
+        f"its {kind} is not finished: status is {status!r}" for kind, status, _ in described
+    )
 
 
 def retry(
@@ -100,7 +102,9 @@ def retry(
             candidates = _dead(pipeline, derivative)
         else:
             rows = pipeline.catalog.finished(derivative.kind, ids).values()
-            candidates = assess(pipeline, derivative, [r for r in rows if isinstance(r, Generation)])
+            candidates = assess(
+                pipeline, derivative, [r for r in rows if isinstance(r, Generation)]
+            )
         failed = [a for a in candidates if a.standing.state in (State.FAILED, State.DEAD)]
         for assessed in failed:
             _revive(instance, derivative, assessed)

@@ -13,7 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 # Keepalives (seconds, count): the server notices a vanished machine in about half a minute.
-_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+_KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+}
 
 
 def lock_id(*parts: str) -> int:

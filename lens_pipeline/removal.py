@@ -78,9 +78,7 @@ def retire(pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivat
     Returns how many. A key comes back by itself when its row changes.
     """
     keys = derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
-    before = pipeline.catalog.now() - dt.timedelta(
-        days=pipeline.settings.retain_partitions_days
-    )
+    before = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)
     old = pipeline.log.materialized_before(derivative.asset, keys, before)
     name = derivative.partitions.name
     for key in sorted(old):

@@ -58,9 +58,7 @@ def _fill_gaps(
     return f"{derivative.asset}: {len(keys)} in {len(runs)} runs ({', '.join(run[:8] for run in runs)})"
 
 
-def _job(
-    context: dg.ScheduleEvaluationContext, derivative: Derivative
-) -> dg.JobDefinition:
+def _job(context: dg.ScheduleEvaluationContext, derivative: Derivative) -> dg.JobDefinition:
     if context.repository_def is None:
         raise dg.DagsterInvariantViolationError("the backfill needs a loaded repository")
     return context.repository_def.get_job(derivative.job)

@@ -54,9 +54,7 @@ def _new_rows(
     limit = _BATCHES_A_TICK * pipeline.settings.batch_size
     page = pipeline.catalog.after(derivative.kind, position, limit)
     late = (
-        pipeline.catalog.between(
-            derivative.kind, position.finished_at - _OVERLAP, position, limit
-        )
+        pipeline.catalog.between(derivative.kind, position.finished_at - _OVERLAP, position, limit)
         if position
         else []
     )
@@ -84,7 +82,9 @@ def _new_rows(
     known = set(order)
     added = [key for key in keys if key not in known]
     return dg.SensorResult(
-        dynamic_partitions_requests=[derivative.partitions.build_add_request(added)] if added else [],
+        dynamic_partitions_requests=[derivative.partitions.build_add_request(added)]
+        if added
+        else [],
         run_requests=[
             run_request(derivative, batch, revisions, origin="sensor", priority=0)
             for batch in batches(keys, order, pipeline.settings.batch_size)

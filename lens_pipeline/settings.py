@@ -130,9 +130,7 @@ class Settings(BaseModel):
                 " give Dagster a database of its own, for example one named dagster"
             )
         if len(self.backfill_cron.split()) != 5:
-            raise ValueError(
-                "LENS_BACKFILL_CRON must have five fields, for example '*/5 * * * *'"
-            )
+            raise ValueError("LENS_BACKFILL_CRON must have five fields, for example '*/5 * * * *'")
         try:
             ipaddress.ip_address(self.bind)
         except ValueError:
@@ -220,4 +218,6 @@ def _first_error(error: ValidationError) -> str:
     if not first["loc"]:
         return message
     variable = PREFIX + str(first["loc"][0]).upper()
-    return f"{variable}={str(first['input'])[:60]!r} is not valid: {message[0].lower()}{message[1:]}"
+    return (
+        f"{variable}={str(first['input'])[:60]!r} is not valid: {message[0].lower()}{message[1:]}"
+    )

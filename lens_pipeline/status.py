@@ -197,9 +197,7 @@ class EventLog:
 
     def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, object]]:
         """Time and metadata of events, by event id: plain values, without tables and pictures."""
-        query = sa.text(
-            "SELECT id, \"timestamp\", event FROM event_logs WHERE id = ANY(:ids)"
-        )
+        query = sa.text('SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
         with self._engine.connect() as connection:
             rows = connection.execute(query, {"ids": list(event_ids)}).all()
         return {row.id: _event_metadata(row) for row in rows}
@@ -245,9 +243,7 @@ class EventLog:
             )
             return list(rows.scalars())
 
-    def materialized_before(
-        self, asset: str, keys: Iterable[str], before: dt.datetime
-    ) -> set[str]:
+    def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
         """Those of `keys` whose latest event of any kind is a materialization older than `before`."""
         query = sa.text(
             """

@@ -537,7 +537,7 @@ class S3Store(ObjectStore):
 
     def stat(self, key: str) -> ObjectInfo | None:
         try:
-            with self._errors("read", key):
+            with self._errors("look up", key):
                 answer = self._client().head_object(Bucket=self._bucket, Key=self._name(key))
         except SourceMissing:
             self._require_bucket()
@@ -679,7 +679,7 @@ class S3Store(ObjectStore):
         reason = f"cannot {action} s3://{self._bucket}/{self._prefix}{key}: {code or status}"
         if status >= 500 or code in _NOT_NOW:
             return StoreUnavailable(reason)
-        if code == "NoSuchBucket" or (status == 404 and action != "read"):
+        if code == "NoSuchBucket" or (status == 404 and action not in {"read", "look up"}):
             return NoSuchBucket(f"{reason}: create the bucket, or correct LENS_STORE_URL")
         if status == 404:
             return SourceMissing(f"{key}: no such object")
@@ -693,4 +693,6 @@ class S3Store(ObjectStore):
             return StoreReadOnly(
                 f"{reason}: check the credentials, allow them s3:PutObject and s3:DeleteObject"
             )
+        if code in _DENIED:
+            return WrongCredentials(f"{reason}: check the credentials and what they may do")
         return StoreRefused(reason)

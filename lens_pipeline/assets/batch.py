@@ -80,7 +80,9 @@ class _Batch:
 
     def work_through(self, generations: Sequence[Generation], workshop: Workshop) -> None:
         """Make what is needed, on as many threads as configured, recording from this one."""
-        wanted = [a for a in assess(self._pipeline, self._derivative, generations) if self._wants(a)]
+        wanted = [
+            a for a in assess(self._pipeline, self._derivative, generations) if self._wants(a)
+        ]
         self._up_to_date += len(generations) - len(wanted)
         if not wanted:
             return

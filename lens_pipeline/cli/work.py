@@ -173,5 +173,7 @@ def _queue(lens: Session, revived: dict) -> int:
 def add(source: str, user: str, kind: str | None) -> None:
     """Insert a finished generation: a local FILE, copied into the store, or a URL."""
     with session("add") as lens:
-        added = add_generation(lens.pipeline, source, user, Kind(kind) if kind else None, Path.cwd())
+        added = add_generation(
+            lens.pipeline, source, user, Kind(kind) if kind else None, Path.cwd()
+        )
     print(added)

@@ -73,9 +73,7 @@ class PartitionLists:
             row = connection.execute(_UP_TO, {"name": partitions_def_name, "last": last_id}).one()
             if row.known != len(keys):
                 last_id, keys = 0, ()
-            added = connection.execute(
-                _AFTER, {"name": partitions_def_name, "last": last_id}
-            ).all()
+            added = connection.execute(_AFTER, {"name": partitions_def_name, "last": last_id}).all()
         if added:
             last_id, keys = added[-1].id, [*keys, *(row.partition for row in added)]
             self._known[partitions_def_name] = (last_id, keys)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyvips
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from lens_pipeline.media import thumbhash
 from lens_pipeline.media.content import quote_head, read_head
@@ -26,7 +26,15 @@ _LOADERS = ("Jpeg", "Png", "Webp", "Nsgif", "Heif")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8")
 
 # What Pillow's header parsers raise for damaged files, besides UnidentifiedImageError.
-_HEADER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
+_HEADER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+)
 
 # Longest edge of the picture that the inline picture and the ThumbHash are made of, pixels. The
 # hash keeps 7 frequencies per axis at most, so more pixels would not change it visibly.
@@ -38,6 +46,9 @@ _INLINE_EFFORT = 2
 # The limit of the spec replaces Pillow's own, which would refuse at 89 megapixels whatever the
 # spec says. `Image.open` reads headers only.
 Image.MAX_IMAGE_PIXELS = None
+# Generators store whole workflows in compressed text; the limit of all text together, 64 MiB,
+# stays.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # Operations are never repeated here: a cache would only keep strangers' pixels in memory.
 pyvips.cache_set_max(0)
 pyvips.operation_block_set("VipsForeignLoad", True)

@@ -1,5 +1,6 @@
 """Previews of pictures of every kind."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +217,28 @@ def test_metadata_is_stripped(tmp_path: Path, preview_spec: PreviewSpec) -> None
         webp = decoded(picture.webp)
         assert not {"exif", "xmp", "icc_profile"} & webp.info.keys()
         assert b"secret" not in picture.webp + picture.inline
+
+
+def test_a_long_compressed_text_does_not_matter(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """A picture refused for the workflow its generator stored in it."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("workflow", "node " * 600_000, zip=True)
+    assert _render(encoded(quadrants(), "PNG", pnginfo=text), tmp_path, preview_spec).webp
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+def test_random_damage_is_an_error_or_a_picture(
+    kind: str, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """An exception of a parser that no one named, which would count as ours and be retried."""
+    data = encoded(quadrants(), kind)
+    rng = np.random.default_rng(7)
+    for _ in range(40):
+        damaged = bytearray(data)
+        for position in rng.integers(4, len(data), 4):
+            damaged[position] = rng.integers(256)
+        with suppress(MediaError):
+            _render(bytes(damaged), tmp_path, preview_spec)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])

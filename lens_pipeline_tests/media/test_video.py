@@ -1,5 +1,6 @@
 """Posters of videos of every kind."""
 
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -272,6 +273,22 @@ def test_a_file_cut_off_before_its_first_frame_is_refused(
     source.write_bytes(data[: data.index(b"mdat") + 8])
     with pytest.raises(MediaError, match="no frame of the video can be decoded"):
         render_poster(source, poster_spec)
+
+
+def test_random_damage_is_an_error_or_a_poster(tmp_path: Path, poster_spec: PosterSpec) -> None:
+    """An exception that no one named, which would count as ours and be retried."""
+    source = write_video(tmp_path / "v", _still(1))
+    data = source.read_bytes()
+    # The index, at the end, is where damage leads the demuxer astray.
+    index = data.index(b"moov")
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        damaged = bytearray(data)
+        for position in rng.integers(index, len(data), 4):
+            damaged[position] = rng.integers(256)
+        source.write_bytes(damaged)
+        with suppress(MediaError):
+            render_poster(source, poster_spec)
 
 
 def test_frames_over_the_pixel_limit_are_refused(tmp_path: Path, poster_spec: PosterSpec) -> None:

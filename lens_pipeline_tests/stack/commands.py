@@ -11,7 +11,9 @@ from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.supervisor import Program
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
+# Programs for `up`; they make the file they are given once they are ready.
+SLEEPER = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(99)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
 
 
 def spawn(*arguments: object) -> subprocess.Popen[str]:
@@ -39,9 +41,12 @@ def _short(settings: Settings, name: str, seconds: str) -> None:
     print("done", flush=True)
 
 
-def _up(settings: Settings, source: str = "import time; time.sleep(99)") -> None:
+def _up(settings: Settings, source: str = SLEEPER) -> None:
     """`lens up` with one dummy program instead of the product's."""
-    dummy = Program("dummy", (sys.executable, "-c", source), priority=50, stop_seconds=30)
+    made = settings.home / "made-by-dummy"
+    made.unlink(missing_ok=True)
+    argv = (sys.executable, "-c", source, str(made))
+    dummy = Program("dummy", argv, priority=50, stop_seconds=30, ready=made.exists)
 
     def dummies(_: Settings, __: Path) -> list[Program]:
         return [dummy]

@@ -26,22 +26,6 @@ from lens_pipeline.stack.supervisor import Supervisor
 from lens_pipeline_tests.stack.conftest import eventually
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished, stopped cluster, to be copied: initdb takes half a second each time."""
-    home = tmp_path_factory.mktemp("cluster")
-    Postgres(home)
-    return home / "postgres"
-
-
-@pytest.fixture
-def made(home: Path, cluster: Path) -> Path:
-    prepare_home(home)
-    # `cp -a` keeps the owner, which shutil does not.
-    subprocess.run(["cp", "-a", str(cluster), str(home / "postgres")], check=True)
-    return home
-
-
 @pytest.fixture
 def postgres(made: Path) -> Iterator[tuple[Postgres, Supervisor]]:
     server = Postgres(made)

@@ -37,18 +37,18 @@ def test_a_command_starts_what_it_needs_and_stops_it(home: Path) -> None:
     assert not services_file(home).exists()
 
 
-def test_an_error_in_the_command_stops_its_servers_too(home: Path) -> None:
+def test_an_error_in_the_command_stops_its_servers_too(made: Path) -> None:
     """A failed `lens once` that leaves a database running."""
-    with pytest.raises(ZeroDivisionError), running(Settings(home=home), broker=True, command="x"):
+    with pytest.raises(ZeroDivisionError), running(Settings(home=made), broker=True, command="x"):
         raise ZeroDivisionError
-    assert marked(home) == []
+    assert marked(made) == []
 
 
-def test_a_second_command_joins_and_the_first_waits_for_it(home: Path) -> None:
+def test_a_second_command_joins_and_the_first_waits_for_it(made: Path) -> None:
     """A long `lens backfill` that loses its database when a `lens status` ends."""
-    first = spawn("short", home, "first", 0.5)
+    first = spawn("short", made, "first", 0.5)
     url = await_line(first, "postgresql://")
-    second = spawn("short", home, "second", 1.5)
+    second = spawn("short", made, "second", 1.5)
     assert await_line(second, "postgresql://") == url
     output, errors = first.communicate(timeout=20)
     assert output == "done\n"
@@ -65,28 +65,28 @@ def test_two_commands_that_start_together_share_one_server(home: Path) -> None:
     assert [output.splitlines()[-1:] for output, _ in outputs] == [["done"]] * 3, outputs
 
 
-def test_a_killed_owner_does_not_block(home: Path) -> None:
+def test_a_killed_owner_does_not_block(made: Path) -> None:
     """A machine that needs a person after `kill -9` or a power cut."""
-    owner = spawn("short", home, "owner", 60)
+    owner = spawn("short", made, "owner", 60)
     url = await_line(owner, "postgresql://")
     # Not even its supervisor gets to stop anything.
-    supervisord = supervisord_of(home)
+    supervisord = supervisord_of(made)
     supervisord.suspend()
     owner.kill()
     owner.communicate()
     supervisord.kill()
     eventually(lambda: not supervisord.is_running() or supervisord.status() == "zombie")
-    assert {p.name() for p in marked(home)} >= {"valkey-server"}
-    assert Services.read(home) is None
-    with running(Settings(home=home), broker=True, command="next") as endpoints:
+    assert {p.name() for p in marked(made)} >= {"valkey-server"}
+    assert Services.read(made) is None
+    with running(Settings(home=made), broker=True, command="next") as endpoints:
         assert endpoints.database_url == url.strip()
         psycopg2.connect(endpoints.database_url).close()
 
 
-def test_a_terminated_command_leaves_nothing(home: Path) -> None:
+def test_a_terminated_command_leaves_nothing(made: Path) -> None:
     """A `timeout 60 lens once` in cron that leaves a database running."""
-    command = spawn("short", home, "once", 60)
+    command = spawn("short", made, "once", 60)
     await_line(command, "postgresql://")
     command.send_signal(signal.SIGTERM)
     command.communicate(timeout=10)
-    eventually(lambda: marked(home) == [])
+    eventually(lambda: marked(made) == [])

@@ -16,24 +16,24 @@ from lens_pipeline.stack.endpoints import StackError
 from lens_pipeline.stack.files import prepare_home
 from lens_pipeline.stack.up import find_config_dir, programs
 from lens_pipeline_tests.stack.commands import STUBBORN, await_line, spawn
-from lens_pipeline_tests.stack.conftest import eventually, marked, supervisord_of
+from lens_pipeline_tests.stack.conftest import marked, supervisord_of
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything(home: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_everything(made: Path, number: signal.Signals) -> None:
     """A service manager that has to kill, or a closed terminal with a running database."""
-    command = spawn("up", home)
+    command = spawn("up", made)
     await_line(command, "'dummy': 'RUNNING'")
     command.send_signal(number)
     _, errors = command.communicate(timeout=20)
     assert command.returncode == 0, errors
-    assert marked(home) == []
-    assert not (home / "services.json").exists()
+    assert marked(made) == []
+    assert not (made / "services.json").exists()
 
 
-def test_a_second_interrupt_does_not_wait_for_grace(home: Path) -> None:
+def test_a_second_interrupt_does_not_wait_for_grace(made: Path) -> None:
     """Thirty seconds of a terminal that cannot be had back."""
-    command = spawn("up", home, STUBBORN)
+    command = spawn("up", made, STUBBORN)
     await_line(command, "ready")
     command.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -42,28 +42,28 @@ def test_a_second_interrupt_does_not_wait_for_grace(home: Path) -> None:
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=20)
     assert time.monotonic() - begun < 5
-    assert marked(home) == []
+    assert marked(made) == []
 
 
-def test_a_second_up_is_refused_and_commands_join_the_first(home: Path) -> None:
+def test_a_second_up_is_refused_and_commands_join_the_first(made: Path) -> None:
     """Two supervisors in one home, or a command that starts a database of its own."""
-    first = spawn("up", home)
+    first = spawn("up", made)
     await_line(first, "ready")
-    second = spawn("up", home)
+    second = spawn("up", made)
     _, errors = second.communicate(timeout=20)
     assert (second.returncode, errors) == (1, f"`lens up` already runs here (pid {first.pid})\n")
-    short = spawn("short", home, "status", 0)
+    short = spawn("short", made, "status", 0)
     output, errors = short.communicate(timeout=20)
     assert (output.splitlines()[-1], errors) == ("done", "")
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=20)
 
 
-def test_up_waits_for_a_short_command(home: Path) -> None:
+def test_up_waits_for_a_short_command(made: Path) -> None:
     """A `lens up` in a boot script that fails because of a `lens status`."""
-    short = spawn("short", home, "status", 1.5)
+    short = spawn("short", made, "status", 1.5)
     await_line(short, "postgresql://")
-    command = spawn("up", home)
+    command = spawn("up", made)
     await_line(command, "ready")
     command.send_signal(signal.SIGTERM)
     _, errors = command.communicate(timeout=20)
@@ -72,35 +72,35 @@ def test_up_waits_for_a_short_command(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_up_does_not_block_the_next(home: Path) -> None:
+def test_a_killed_up_does_not_block_the_next(made: Path) -> None:
     """A machine that needs a person after `kill -9`."""
-    first = spawn("up", home)
+    first = spawn("up", made)
     await_line(first, "ready")
     first.kill()
     first.communicate()
-    second = spawn("up", home)
+    second = spawn("up", made)
     await_line(second, "ready")
     second.send_signal(signal.SIGTERM)
     second.communicate(timeout=20)
     assert second.returncode == 0
 
 
-def test_a_lost_supervisor_ends_up_with_an_error(home: Path) -> None:
+def test_a_lost_supervisor_ends_up_with_an_error(made: Path) -> None:
     """A `lens up` that runs on without anything under it."""
-    command = spawn("up", home)
+    command = spawn("up", made)
     await_line(command, "ready")
-    supervisord_of(home).kill()
+    supervisord_of(made).kill()
     _, errors = command.communicate(timeout=20)
     assert command.returncode == 1
     assert "supervisord does not answer" in errors
-    assert marked(home) == []
+    assert marked(made) == []
 
 
-def test_a_restarted_program_is_reported(home: Path) -> None:
+def test_a_restarted_program_is_reported(made: Path) -> None:
     """A worker that crashes all day without a line about it."""
-    command = spawn("up", home)
+    command = spawn("up", made)
     await_line(command, "ready")
-    (dummy,) = [p for p in marked(home) if "time.sleep(99)" in " ".join(p.cmdline())]
+    (dummy,) = [p for p in marked(made) if "time.sleep(99)" in " ".join(p.cmdline())]
     dummy.kill()
     assert command.stderr
     for line in command.stderr:
