@@ -1,0 +1,46 @@
+# Every target sets up .venv by itself; none needs root.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: venv demo test test-fast lint bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: $(STAMP) ## Make .venv with everything the other targets need
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: venv ## Run the pipeline on sample photos and videos
+	$(BIN)/lens demo
+
+test: venv ## Run every test
+	$(BIN)/python -m pytest -q
+
+test-fast: venv ## Run the tests that take no more than seconds each
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: venv ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: venv ## Measure, print a table, write benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
+lock: venv ## Pin every dependency anew in requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --all-extras --no-annotate --custom-compile-command 'make lock' -o requirements.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-annotate --custom-compile-command 'make lock' -o requirements-production.txt pyproject.toml
+
+clean: ## Remove .venv and what the demo made
+	rm -rf $(VENV) .lens

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import IO, cast
 
 # libvips reads it when it is first imported.
 os.environ["VIPS_CONCURRENCY"] = "1"
@@ -86,10 +87,10 @@ class Sharp:
             "effort": spec.effort,
             "save": str(save) if save else None,
         }
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return Cost(**json.loads(self._process.stdout.readline()))
+        requests = cast("IO[str]", self._process.stdin)
+        requests.write(json.dumps(request) + "\n")
+        requests.flush()
+        return Cost(**json.loads(cast("IO[str]", self._process.stdout).readline()))
 
 
 def run(quick: bool = False) -> dict[str, float]:

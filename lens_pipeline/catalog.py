@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from lens_pipeline.partitions import KEY_PATTERN, key_problem
 
@@ -113,7 +114,8 @@ class Catalog:
                 )
             allowed = connection.execute(
                 sa.text(
-                    "SELECT bool_and(has_column_privilege('generations', c, 'SELECT')) FROM unnest(:c) c"
+                    "SELECT bool_and(has_column_privilege('generations', c, 'SELECT'))"
+                    " FROM unnest(:c) c"
                 ),
                 {"c": list(_READ)},
             ).scalar()
@@ -139,7 +141,7 @@ class Catalog:
         return [table.name for table in created]
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Generation | InvalidGeneration]:
-        """The finished rows of `kind` among `ids`, by id; unknown and unfinished ones are absent."""
+        """The finished rows of `kind` among `ids`, by id; unknown, unfinished ones are absent."""
         wanted = self._bindable(ids)
         if not wanted:
             return {}
@@ -160,9 +162,10 @@ class Catalog:
     def after(
         self, kind: Kind, position: Position | None, limit: int
     ) -> list[tuple[Position | None, Generation | InvalidGeneration]]:
-        """The next `limit` finished rows of `kind` after `position`, oldest first, with their places.
+        """The next `limit` finished rows of `kind` after `position`, oldest first.
 
-        Rows without any time come last and have no place: a reader cannot page past them.
+        Each comes with its place; rows without any time come last and have none: a reader cannot
+        page past them.
         """
         finished_at = _finished_at()
         query = (
@@ -172,9 +175,7 @@ class Catalog:
             .limit(limit)
         )
         if position is not None:
-            query = query.where(
-                sa.tuple_(finished_at, _id_text()) > sa.tuple_(position.finished_at, position.id)
-            )
+            query = query.where(sa.tuple_(finished_at, _id_text()) > _place(position))
         with self._connect() as connection:
             rows = connection.execute(query).all()
         return [
@@ -185,14 +186,14 @@ class Catalog:
     def between(
         self, kind: Kind, since: dt.datetime, until: Position, limit: int
     ) -> list[Generation | InvalidGeneration]:
-        """Up to `limit` finished rows of `kind` with since <= finished_at and place <= `until`, newest first."""
+        """Up to `limit` finished rows of `kind` from `since` to the place `until`, newest first."""
         finished_at = _finished_at()
         query = (
             self._select(kind)
             .where(
                 generations.c.status.in_(FINISHED),
                 finished_at >= since,
-                sa.tuple_(finished_at, _id_text()) <= sa.tuple_(until.finished_at, until.id),
+                sa.tuple_(finished_at, _id_text()) <= _place(until),
             )
             .order_by(finished_at.desc(), _id_text().desc())
             .limit(limit)
@@ -248,7 +249,7 @@ class Catalog:
                 sa.or_(
                     generations.c.status.not_in(FINISHED),
                     generations.c.type.not_in([kind.value for kind in Kind]),
-                    # ~ matches `$` before a trailing newline only in newline-sensitive mode: off here.
+                    # PostgreSQL's $ does not match before a trailing newline, unlike Python's.
                     _id_text().op("!~")(good_key),
                     _text(generations.c.user_id).op("!~")(good_key),
                     _id_text().like("%..%"),
@@ -290,11 +291,11 @@ class Catalog:
         try:
             with self._engine.connect() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
+        except OperationalError as error:
             raise CatalogError(
                 f"the application's database cannot be reached: {_first_line(error)}"
             ) from error
-        except sa.exc.ProgrammingError as error:
+        except ProgrammingError as error:
             raise CatalogError(
                 f"the application's database refused a query: {_first_line(error)}"
             ) from error
@@ -344,6 +345,10 @@ def _finished_at() -> sa.ColumnElement:
     return sa.func.coalesce(generations.c.updated_at, generations.c.created_at)
 
 
+def _place(position: Position) -> sa.Tuple:
+    return sa.tuple_(sa.literal(position.finished_at, _time), sa.literal(position.id, sa.Text))
+
+
 def _is_uuid(value: str) -> bool:
     try:
         return str(uuid.UUID(value)) == value.lower()
@@ -351,7 +356,7 @@ def _is_uuid(value: str) -> bool:
         return False
 
 
-def _first_line(error: sa.exc.DBAPIError) -> str:
+def _first_line(error: DBAPIError) -> str:
     return str(error.orig).strip().splitlines()[0]
 
 

@@ -21,7 +21,7 @@ def key_problem(what: str, value: str) -> str | None:
     if len(value) > 128:
         return f"{what} has {len(value)} characters, over the limit of 128"
     if not KEY_PATTERN.fullmatch(value):
-        return f"{what} {value!r} may only have letters, digits and _ . - and start with a letter or digit"
+        return f"{what} {value!r} may only have letters, digits, _ . - and not start with _ . -"
     if ".." in value:
         return f"{what} {value!r} contains '..'"
     return None

@@ -55,7 +55,8 @@ def _fill_gaps(
         submit_run(context.instance, _job(context, derivative), tags)
         for tags in plan_runs(context.instance, derivative, keys, batch_size, "backfill")
     ]
-    return f"{derivative.asset}: {len(keys)} in {len(runs)} runs ({', '.join(run[:8] for run in runs)})"
+    names = ", ".join(run_id[:8] for run_id in runs)
+    return f"{derivative.asset}: {len(keys)} in {len(runs)} runs ({names})"
 
 
 def _job(context: dg.ScheduleEvaluationContext, derivative: Derivative) -> dg.JobDefinition:

@@ -99,7 +99,7 @@ def _first_position(
     derivative: Derivative,
     now: dt.datetime,
 ) -> Position | None:
-    """Where to begin on a library that is already there: old rows in bulk are for people to start."""
+    """Where to begin on a library that is there already: its old rows are for people to start."""
     old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
     if old <= ADOPTION_ROWS:
         return None

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 PREFIX = "LENS_"
 
@@ -58,10 +58,8 @@ def _default_preview_concurrency() -> int:
     return min(os.cpu_count() or 1, 4)
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, frozen=True, extra="forbid"):
     """The settings of one process; field `x` is the variable `LENS_X`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Path(".lens")
     database_url: str | None = None
@@ -71,30 +69,30 @@ class Settings(BaseModel):
     store_url: str | None = None
     s3_endpoint: str | None = None
     enabled: bool = True
-    batch_size: int = Field(20, ge=1, le=1000)
+    batch_size: int = Field(default=20, ge=1, le=1000)
     preview_concurrency: int = Field(default_factory=_default_preview_concurrency, ge=1, le=256)
-    master_concurrency: int = Field(1, ge=1, le=64)
-    threads: int = Field(2, ge=1, le=64)
-    preview_edge: int = Field(768, ge=16, le=8192)
-    preview_quality: int = Field(80, ge=1, le=100)
-    max_source_bytes: int = Field(512 * 1024 * 1024, ge=1)
-    max_pixels: int = Field(50_000_000, ge=1)
-    fetch_timeout_seconds: float = Field(60.0, gt=0, le=3600)
+    master_concurrency: int = Field(default=1, ge=1, le=64)
+    threads: int = Field(default=2, ge=1, le=64)
+    preview_edge: int = Field(default=768, ge=16, le=8192)
+    preview_quality: int = Field(default=80, ge=1, le=100)
+    max_source_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    fetch_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
     fetch_allow_hosts: CommaList = ()
-    max_attempts: int = Field(5, ge=1, le=100)
+    max_attempts: int = Field(default=5, ge=1, le=100)
     backfill_cron: str = "*/5 * * * *"
-    retain_partitions_days: int = Field(90, ge=1)
+    retain_partitions_days: int = Field(default=90, ge=1)
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     debug: bool = False
     dagster_port: Port = 3000
     bind: str = "127.0.0.1"
     # Seconds that runs in progress get to finish after SIGTERM before they are cancelled.
-    grace_seconds: float = Field(30.0, ge=0, le=3600)
+    grace_seconds: float = Field(default=30.0, ge=0, le=3600)
     # Hard wall-clock limit for rendering one file.
-    render_timeout_seconds: float = Field(120.0, gt=0, le=3600)
+    render_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
     # Address-space limit of one rendering process, MiB.
-    render_memory_mib: int = Field(3072, ge=512)
+    render_memory_mib: int = Field(default=3072, ge=512)
 
     @property
     def resolved_home(self) -> Path:
@@ -169,10 +167,11 @@ def load(
     raw.update(environ)
 
     warnings: list[str] = []
-    values: dict[str, str] = {}
-    for name, value in raw.items():
-        if name.startswith(PREFIX) and name not in INTERNAL and value != "":
-            values[name] = value
+    values = {
+        name: value
+        for name, value in raw.items()
+        if name.startswith(PREFIX) and name not in INTERNAL and value != ""
+    }
     for old, new in ALIASES.items():
         if raw.get(old, "") == "":
             continue

@@ -100,7 +100,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one derivative stands, `attempts` counting failed ones since the last success or retry."""
+    """Where one derivative stands; `attempts` failed since the last success or retry."""
 
     state: State
     attempts: int = 0

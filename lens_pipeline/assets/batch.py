@@ -108,7 +108,7 @@ class _Batch:
             threads.shutdown(wait=True, cancel_futures=True)
 
     def _wants(self, assessed: Assessed) -> bool:
-        """Work that people ask for is done; what we start ourselves is skipped if it is done already."""
+        """Work that people ask for is done; what we start ourselves only if it is not done yet."""
         run = self._context.run
         asked_for = ORIGIN_TAG not in run.tags or FORCE_TAG in run.tags
         return asked_for or assessed.standing.state is not State.READY

@@ -1,1 +1,1 @@
-"""How Dagster runs here: warm Celery workers, pooled PostgreSQL. The only place for private Dagster imports."""
+"""How Dagster runs here: warm workers, pooled PostgreSQL. Private Dagster imports only here."""

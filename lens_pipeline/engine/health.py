@@ -10,7 +10,7 @@ _QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 
 
 def daemon_heartbeat_age_seconds(instance: DagsterInstance) -> float | None:
-    """Seconds since the daemon that launches queued runs last gave a sign of life, None if never."""
+    """Seconds since the daemon that launches queued runs last beat, None if it never did."""
     heartbeat = instance.get_daemon_heartbeats().get(_QUEUE_DAEMON)
     return None if heartbeat is None else time.time() - heartbeat.timestamp
 

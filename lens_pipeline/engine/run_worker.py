@@ -6,9 +6,9 @@ import signal
 import threading
 from types import TracebackType
 
-import sqlalchemy as sa
 from dagster import DagsterEvent, DagsterInstance
 from dagster._cli.api import _execute_run_command_body
+from sqlalchemy.exc import OperationalError
 
 from lens_pipeline import settings
 from lens_pipeline.locks import LockSession, run_lock
@@ -54,7 +54,7 @@ class RunWatch:
         while not self._done.wait(_POLL_SECONDS):
             try:
                 status = self._session.run_status(self._run_id)
-            except sa.exc.OperationalError as error:
+            except OperationalError as error:
                 logger.warning("run %s: lost its database session: %s", self._run_id, error.orig)
                 self._reconnect()
                 continue
@@ -67,7 +67,7 @@ class RunWatch:
         try:
             session = LockSession(self._url)
             session.try_all([run_lock(self._run_id)])
-        except sa.exc.OperationalError:
+        except OperationalError:
             return  # the next poll tries again
         self._session, lost = session, self._session
         lost.close()

@@ -1,6 +1,5 @@
 """Creates runs without the web server or daemon: for the backfill, and for commands."""
 
-import os
 import sys
 from collections.abc import Mapping
 
@@ -37,7 +36,7 @@ def create_run(
             job.name,
             RepositoryPythonOrigin(
                 executable_path=sys.executable,
-                code_pointer=ModuleCodePointer(_MODULE, _ATTRIBUTE, working_directory=os.getcwd()),
+                code_pointer=ModuleCodePointer(_MODULE, _ATTRIBUTE, working_directory=None),
                 container_image=None,
                 entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
                 container_context=None,

@@ -1,1 +1,1 @@
-"""Pictures and videos: paths and frozen specs in, bytes out. Knows no Dagster, SQL or object store."""
+"""Pictures and videos: paths and frozen specs in, bytes out. Knows no Dagster, SQL or store."""

@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 import lens_pipeline
 from lens_pipeline.media import protocol
@@ -220,8 +220,10 @@ class _Worker:
         try:
             self._process = subprocess.Popen(
                 # -P: the current directory is not searched for modules.
-                [sys.executable, "-P", "-m", "lens_pipeline.media.worker"]
-                + [str(os.getpid()), str(memory_mib)],
+                [
+                    *(sys.executable, "-P", "-m", "lens_pipeline.media.worker"),
+                    *(str(os.getpid()), str(memory_mib)),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=write_end,
@@ -235,8 +237,8 @@ class _Worker:
             raise SandboxUnavailable(f"a worker cannot be started: {error}") from error
         finally:
             os.close(write_end)
-        assert self._process.stdin and self._process.stdout
-        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._requests = cast("IO[bytes]", self._process.stdin)
+        self._answers = cast("IO[bytes]", self._process.stdout)
         self._readable = select.poll()
         self._readable.register(self._answers, select.POLLIN)
 

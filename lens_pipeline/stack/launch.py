@@ -7,11 +7,11 @@ format would interpret `%`, quotes, `;` and line breaks in them. Runs without si
 import json
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
-    with open("run/programs.json", encoding="utf-8") as file:
-        program = json.load(file)[sys.argv[1]]
+    program = json.loads(Path("run/programs.json").read_text(encoding="utf-8"))[sys.argv[1]]
     os.chdir(program["cwd"])
     os.execvpe(program["argv"][0], program["argv"], {**os.environ, **program["environment"]})
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 
 class Lock:
@@ -18,7 +19,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

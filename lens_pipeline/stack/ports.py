@@ -1,5 +1,6 @@
 """TCP ports on this machine: free ones, taken ones, and who has them."""
 
+import ipaddress
 import random
 import socket
 
@@ -29,7 +30,7 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 
 def free_port() -> int:
     """A port on loopback that nobody listens on. Raises StackError if none is found."""
-    for port in random.sample(_RANGE, _ATTEMPTS):
+    for port in random.SystemRandom().sample(_RANGE, _ATTEMPTS):
         if is_free(port):
             return port
     raise StackError(f"no free port between {_RANGE.start} and {_RANGE.stop} on {LOOPBACK}")
@@ -46,7 +47,12 @@ def accepts(port: int, host: str = LOOPBACK) -> bool:
 
 def reachable_host(bind: str) -> str:
     """The address at which this machine reaches a server bound to `bind`."""
-    return {"0.0.0.0": LOOPBACK, "::": "::1", "localhost": LOOPBACK}.get(bind, bind)
+    if bind == "localhost":
+        return LOOPBACK
+    address = ipaddress.ip_address(bind)
+    if not address.is_unspecified:
+        return bind
+    return "::1" if isinstance(address, ipaddress.IPv6Address) else LOOPBACK
 
 
 def require_free(variable: str, port: int, host: str) -> None:

@@ -21,7 +21,7 @@ import xmlrpc.client
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from lens_pipeline.stack import orphans
 from lens_pipeline.stack.endpoints import StackError
@@ -141,7 +141,7 @@ class Supervisor:
         self._daemon: subprocess.Popen[bytes] | None = None
         self._socket = _socket_path(home)
 
-    def __enter__(self) -> "Supervisor":
+    def __enter__(self) -> Self:
         private_directory(self._home / "logs")
         run = private_directory(self._home / "run")
         write_private(run / "programs.json", _specifications(self._programs.values()))
@@ -325,8 +325,8 @@ class Supervisor:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_RPC_SECONDS)
+    def __init__(self, host: str, path: Path) -> None:
+        super().__init__(host, timeout=_RPC_SECONDS)
         self._path = path
 
     def connect(self) -> None:
@@ -341,7 +341,7 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: object) -> http.client.HTTPConnection:
-        return _UnixConnection(self._path)
+        return _UnixConnection(str(host), self._path)
 
 
 def _call(path: Path, method: str, *arguments: object) -> Any:
@@ -373,16 +373,15 @@ def _escaped(value: str) -> str:
 def _socket_path(home: Path) -> Path:
     """In `home`, or if its name is too long for a socket, in a private directory with a short one.
 
-    Raises StackError: somebody else made that directory.
+    Raises StackError: somebody else made that directory, or it is too long as well.
     """
     path = home / "run" / "supervisor.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         return path
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    name = f"lens-{os.geteuid()}-{digest}"
-    temporary = Path(tempfile.gettempdir()) / name
+    temporary = Path(tempfile.gettempdir()) / f"lens-{os.geteuid()}-{digest}"
     if len(os.fsencode(temporary / path.name)) > _MAX_SOCKET_PATH:
-        temporary = Path("/tmp") / name
+        raise StackError(f"LENS_HOME={home} and TMPDIR are too long for a socket: shorten one")
     temporary.mkdir(mode=0o700, exist_ok=True)
     status = temporary.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():

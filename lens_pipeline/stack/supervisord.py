@@ -11,6 +11,16 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+def _forget_handlers() -> None:
+    """Let a signal end a new child before it has become its program.
+
+    Inherited handlers would note it and be gone with the next line: a program that is started at
+    the very moment of a stop would run on until it is killed.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     parent, config = int(sys.argv[1]), sys.argv[2]
     if sys.platform == "linux":
@@ -21,6 +31,7 @@ def main() -> None:
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
         if os.getppid() != parent:
             sys.exit("the parent died before its supervisor started")
+    os.register_at_fork(after_in_child=_forget_handlers)
     sys.argv = ["supervisord", "--nodaemon", "--configuration", config]
     runpy.run_module("supervisor.supervisord", run_name="__main__")
 

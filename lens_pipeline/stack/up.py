@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 from lens_pipeline import scratch
 from lens_pipeline.settings import Settings
@@ -169,7 +171,7 @@ class _Signals:
         self._hurry = False
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> Self:
         for number in self._STOP:
             self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -238,7 +240,8 @@ def _run(
             ready = servers.services(COMMAND, ready=True)
             write_private(services_file(home), ready.to_json())
             host = reachable_host(settings.bind)
-            stack = Stack(endpoints, f"http://{host}:{settings.dagster_port}", supervisor)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{settings.dagster_port}"
+            stack = Stack(endpoints, url, supervisor)
             on_ready(stack)
             _watch(stack, supervisor, report)
         finally:
@@ -277,7 +280,7 @@ def _serves(settings: Settings, path: str) -> bool:
     connection = http.client.HTTPConnection(host, settings.dagster_port, timeout=2)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200
+        return connection.getresponse().status == HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False
     finally:

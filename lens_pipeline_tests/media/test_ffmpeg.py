@@ -39,7 +39,7 @@ def test_an_explicit_path_wins_over_the_search_path(
     monkeypatch.setenv("PATH", str(on_path.parent))
     assert ffmpeg.find_ffmpeg() == on_path
     assert ffmpeg.find_ffmpeg(mine) == mine
-    with pytest.raises(MediaError, match="was not found at .*absent"):
+    with pytest.raises(MediaError, match=r"was not found at .*absent"):
         ffmpeg.find_ffmpeg(tmp_path / "absent")
 
 
@@ -57,7 +57,7 @@ def test_a_process_over_its_time_is_killed_even_if_it_ignores_that(tmp_path: Pat
         tmp_path / "ffmpeg", f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 0.1; done"
     )
     started = time.monotonic()
-    with pytest.raises(MediaError, match="took longer than 0.3 s") as e:
+    with pytest.raises(MediaError, match=r"took longer than 0\.3 s") as e:
         ffmpeg.run([str(stubborn)], 0.3)
     assert e.value.over_limit
     assert time.monotonic() - started < 5

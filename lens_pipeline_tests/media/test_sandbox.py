@@ -100,7 +100,7 @@ def test_a_render_over_its_time_is_killed_and_replaced(
     with Sandbox(workers=1, timeout_seconds=0.4, memory_mib=2048) as sandbox:
         sandbox.start()
         (worker,) = _workers_of(os.getpid())
-        with pytest.raises(MediaError, match="took longer than 0.4 s") as e:
+        with pytest.raises(MediaError, match=r"took longer than 0\.4 s") as e:
             sandbox.preview(slow_photo, slow_spec)
         assert e.value.over_limit
         assert not worker.is_running()

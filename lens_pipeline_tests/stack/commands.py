@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from lens_pipeline.settings import Settings
@@ -10,6 +9,7 @@ from lens_pipeline.stack import up as stack_up
 from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.supervisor import Program
+from lens_pipeline_tests.stack.conftest import settings_for
 
 # Programs for `up`; they make the file they are given once they are ready.
 SLEEPER = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(99)"
@@ -19,6 +19,7 @@ STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEE
 def spawn(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lens_pipeline_tests.stack.commands", *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -34,10 +35,17 @@ def await_line(process: subprocess.Popen[str], text: str) -> str:
     return line
 
 
-def _short(settings: Settings, name: str, seconds: str) -> None:
+def finish(process: subprocess.Popen[str]) -> None:
+    """Let a short command come to its end."""
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def _short(settings: Settings, name: str) -> None:
     with running(settings, broker=True, command=name) as endpoints:
         print(endpoints.database_url, flush=True)
-        time.sleep(float(seconds))
+        sys.stdin.readline()
     print("done", flush=True)
 
 
@@ -66,7 +74,7 @@ def _up(settings: Settings, source: str = SLEEPER) -> None:
 def main() -> None:
     command, home, *arguments = sys.argv[1:]
     # The default port may be in use where the tests run.
-    settings = Settings(home=Path(home), dagster_port=stack_up.free_port())
+    settings = settings_for(Path(home), dagster_port=stack_up.free_port())
     try:
         {"short": _short, "up": _up}[command](settings, *arguments)
     except StackError as error:

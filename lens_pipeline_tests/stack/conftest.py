@@ -8,9 +8,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lens_pipeline.settings import Settings, load
 from lens_pipeline.stack import orphans
 from lens_pipeline.stack.embedded import Postgres
 from lens_pipeline.stack.files import prepare_home
+
+
+def settings_for(home: Path, **values: object) -> Settings:
+    """The settings of somebody who set `LENS_HOME` and `values` and has no `.env`."""
+    environ = {f"LENS_{name.upper()}": str(value) for name, value in values.items()}
+    return load({"LENS_HOME": str(home), **environ}, dotenv=None)[0]
 
 
 def marked(home: Path) -> list[psutil.Process]:

@@ -119,7 +119,7 @@ def test_files_are_for_their_owner_alone(made: Path) -> None:
     assert not (made / "postgres" / "password").exists()
 
 
-def test_a_home_below_a_closed_directory_of_root_works(home: Path, cluster: Path) -> None:
+def test_a_home_below_a_closed_directory_of_root_works(home: Path) -> None:
     """PostgreSQL as another user cannot pass /root, so somebody opens /root."""
     if os.geteuid() != 0:
         pytest.skip("only root runs PostgreSQL as another user")
@@ -173,7 +173,7 @@ def test_an_interrupted_first_start_is_begun_anew(home: Path) -> None:
 def test_a_lost_password_is_said(made: Path) -> None:
     """Password errors of a driver at every connection."""
     (made / "postgres" / "connection.json").unlink()
-    with pytest.raises(StackError, match="connection.json.* is missing"):
+    with pytest.raises(StackError, match=r"connection.json.* is missing"):
         Postgres(made)
 
 
@@ -209,7 +209,7 @@ def test_a_root_that_cannot_change_user_is_told_what_to_do(
         monkeypatch.setattr(shutil, "which", lambda _: None)
     else:
         monkeypatch.setattr(embedded, "_CAPABILITIES", {"none_such": 63})
-    with pytest.raises(StackError, match="does not run as root.*set LENS_DATABASE_URL"):
+    with pytest.raises(StackError, match=r"does not run as root.*set LENS_DATABASE_URL"):
         Postgres(made)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.settings import Settings
 from lens_pipeline.stack.endpoints import NotRunning, Services, StackError, resolve, services_file
+from lens_pipeline_tests.stack.conftest import settings_for
 
 DATABASE = "postgresql://u:p%40@db.example/app?sslmode=require"
 BROKER = "redis://:p@broker.example/0"
@@ -23,7 +23,7 @@ def _embedded(pid: int) -> Services:
 
 def test_explicit_urls_need_no_home(home: Path) -> None:
     """A worker on another machine that looks for servers of its own."""
-    endpoints = resolve(Settings(home=home, database_url=DATABASE, broker_url=BROKER))
+    endpoints = resolve(settings_for(home, database_url=DATABASE, broker_url=BROKER))
     assert endpoints.database_url == DATABASE
     assert endpoints.dagster_url == "postgresql://u:p%40@db.example/dagster?sslmode=require"
     assert endpoints.result_url == BROKER
@@ -41,26 +41,26 @@ def test_dagster_gets_a_database_beside_the_application(
     home: Path, url: str, expected: str
 ) -> None:
     """A URL without host or with options that comes out damaged."""
-    assert resolve(Settings(home=home, database_url=url), broker=False).dagster_url == expected
+    assert resolve(settings_for(home, database_url=url), broker=False).dagster_url == expected
 
 
 def test_dagster_never_shares_the_application_database(home: Path) -> None:
     """Two migrations of different programs in one database."""
-    settings = Settings(home=home, database_url="postgresql://h/dagster", broker_url=BROKER)
+    settings = settings_for(home, database_url="postgresql://h/dagster", broker_url=BROKER)
     with pytest.raises(StackError, match="LENS_DAGSTER_URL"):
         resolve(settings)
 
 
 def test_rabbitmq_results_come_back_over_rpc(home: Path) -> None:
     """An AMQP URL used as a result backend, which Celery refuses."""
-    settings = Settings(home=home, database_url=DATABASE, broker_url="amqp://h//")
+    settings = settings_for(home, database_url=DATABASE, broker_url="amqp://h//")
     assert resolve(settings).result_url == "rpc://"
 
 
 def test_what_runs_in_the_home_is_used(home: Path) -> None:
     """Workers of `lens up` that do not find its servers."""
     _write(home, _embedded(os.getpid()))
-    endpoints = resolve(Settings(home=home))
+    endpoints = resolve(settings_for(home))
     assert endpoints.dagster_url == "postgresql://a/dagster"
     assert endpoints.broker_url == endpoints.result_url == BROKER
 
@@ -68,7 +68,7 @@ def test_what_runs_in_the_home_is_used(home: Path) -> None:
 def test_an_embedded_broker_goes_with_an_external_database(home: Path) -> None:
     """Dagster's tables in the embedded server while the application's are elsewhere."""
     _write(home, Services(os.getpid(), "up", None, None, BROKER, True))
-    endpoints = resolve(Settings(home=home, database_url=DATABASE))
+    endpoints = resolve(settings_for(home, database_url=DATABASE))
     assert endpoints.broker_url == BROKER
     assert endpoints.dagster_url.startswith("postgresql://u:p%40@db.example/dagster")
 
@@ -77,12 +77,12 @@ def test_a_dead_owner_counts_as_not_running(home: Path) -> None:
     """Connection errors of a driver instead of a line that says what to start."""
     _write(home, _embedded(2**22 + 1))
     with pytest.raises(NotRunning, match="start `lens up`, or set LENS_DATABASE_URL"):
-        resolve(Settings(home=home))
+        resolve(settings_for(home))
 
 
 def test_a_missing_broker_matters_only_to_those_who_need_one(home: Path) -> None:
     """`lens status` that refuses to work without a broker."""
-    settings = Settings(home=home, database_url=DATABASE)
+    settings = settings_for(home, database_url=DATABASE)
     assert resolve(settings, broker=False).broker_url == ""
     with pytest.raises(NotRunning, match="LENS_BROKER_URL"):
         resolve(settings)
@@ -91,5 +91,5 @@ def test_a_missing_broker_matters_only_to_those_who_need_one(home: Path) -> None
 def test_settings_that_differ_from_the_owners_are_named(home: Path) -> None:
     """A command that waits for a database its `lens up` was told not to run."""
     _write(home, Services(os.getpid(), "up", None, None, BROKER, True))
-    with pytest.raises(NotRunning, match="`lens up`.*set LENS_DATABASE_URL here too"):
-        resolve(Settings(home=home))
+    with pytest.raises(NotRunning, match=r"`lens up`.*set LENS_DATABASE_URL here too"):
+        resolve(settings_for(home))

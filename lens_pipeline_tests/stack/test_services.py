@@ -7,26 +7,25 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from lens_pipeline.settings import Settings
 from lens_pipeline.stack.endpoints import Services, services_file
 from lens_pipeline.stack.services import running
-from lens_pipeline_tests.stack.commands import await_line, spawn
-from lens_pipeline_tests.stack.conftest import eventually, marked, supervisord_of
+from lens_pipeline_tests.stack.commands import await_line, finish, spawn
+from lens_pipeline_tests.stack.conftest import eventually, marked, settings_for, supervisord_of
 
 
 def test_explicit_urls_start_nothing(home: Path) -> None:
     """A command in a container that begins with initdb."""
-    settings = Settings(home=home, database_url="postgresql://h/a", broker_url="redis://h")
+    settings = settings_for(home, database_url="postgresql://h/a", broker_url="redis://h")
     with running(settings, broker=True, command="once") as endpoints:
         assert endpoints.dagster_url == "postgresql://h/dagster"
-    with running(Settings(home=home, database_url="postgresql://h/a"), broker=False, command="x"):
+    with running(settings_for(home, database_url="postgresql://h/a"), broker=False, command="x"):
         pass
     assert not home.exists()
 
 
 def test_a_command_starts_what_it_needs_and_stops_it(home: Path) -> None:
     """A `lens status` that leaves a database running."""
-    with running(Settings(home=home), broker=True, command="once") as endpoints:
+    with running(settings_for(home), broker=True, command="once") as endpoints:
         assert {p.name() for p in marked(home)} >= {"postgres", "valkey-server"}
         psycopg2.connect(endpoints.dagster_url).close()
         assert services_file(home).stat().st_mode & 0o777 == 0o600
@@ -39,35 +38,39 @@ def test_a_command_starts_what_it_needs_and_stops_it(home: Path) -> None:
 
 def test_an_error_in_the_command_stops_its_servers_too(made: Path) -> None:
     """A failed `lens once` that leaves a database running."""
-    with pytest.raises(ZeroDivisionError), running(Settings(home=made), broker=True, command="x"):
+    with pytest.raises(ZeroDivisionError), running(settings_for(made), broker=True, command="x"):
         raise ZeroDivisionError
     assert marked(made) == []
 
 
 def test_a_second_command_joins_and_the_first_waits_for_it(made: Path) -> None:
     """A long `lens backfill` that loses its database when a `lens status` ends."""
-    first = spawn("short", made, "first", 0.5)
+    first = spawn("short", made, "first")
     url = await_line(first, "postgresql://")
-    second = spawn("short", made, "second", 1.5)
+    second = spawn("short", made, "second")
     assert await_line(second, "postgresql://") == url
-    output, errors = first.communicate(timeout=20)
-    assert output == "done\n"
-    assert "waiting for other `lens` commands" in errors
-    # The first could only end after the second: that one's output is complete.
+    finish(first)
+    assert first.stderr
+    assert "waiting for other `lens` commands" in first.stderr.readline()
+    psycopg2.connect(url.strip()).close()
+    # `communicate` also lets the second one finish.
     assert second.communicate(timeout=20)[0] == "done\n"
+    assert first.communicate(timeout=20)[0] == "done\n"
     assert (first.returncode, second.returncode) == (0, 0)
 
 
-def test_two_commands_that_start_together_share_one_server(home: Path) -> None:
+def test_commands_that_start_together_share_one_server(made: Path) -> None:
     """Two servers on one data directory."""
-    commands = [spawn("short", home, f"c{number}", 0.2) for number in range(3)]
-    outputs = [command.communicate(timeout=40) for command in commands]
-    assert [output.splitlines()[-1:] for output, _ in outputs] == [["done"]] * 3, outputs
+    commands = [spawn("short", made, f"c{number}") for number in range(3)]
+    assert len({await_line(command, "postgresql://") for command in commands}) == 1
+    for command in commands:
+        finish(command)
+    assert [command.communicate(timeout=40)[0] for command in commands] == ["done\n"] * 3
 
 
 def test_a_killed_owner_does_not_block(made: Path) -> None:
     """A machine that needs a person after `kill -9` or a power cut."""
-    owner = spawn("short", made, "owner", 60)
+    owner = spawn("short", made, "owner")
     url = await_line(owner, "postgresql://")
     # Not even its supervisor gets to stop anything.
     supervisord = supervisord_of(made)
@@ -78,14 +81,14 @@ def test_a_killed_owner_does_not_block(made: Path) -> None:
     eventually(lambda: not supervisord.is_running() or supervisord.status() == "zombie")
     assert {p.name() for p in marked(made)} >= {"valkey-server"}
     assert Services.read(made) is None
-    with running(Settings(home=made), broker=True, command="next") as endpoints:
+    with running(settings_for(made), broker=True, command="next") as endpoints:
         assert endpoints.database_url == url.strip()
         psycopg2.connect(endpoints.database_url).close()
 
 
 def test_a_terminated_command_leaves_nothing(made: Path) -> None:
     """A `timeout 60 lens once` in cron that leaves a database running."""
-    command = spawn("short", made, "once", 60)
+    command = spawn("short", made, "once")
     await_line(command, "postgresql://")
     command.send_signal(signal.SIGTERM)
     command.communicate(timeout=10)

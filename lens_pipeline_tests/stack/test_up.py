@@ -10,13 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_pipeline.settings import Settings
 from lens_pipeline.stack import ports
 from lens_pipeline.stack.endpoints import StackError
 from lens_pipeline.stack.files import prepare_home
 from lens_pipeline.stack.up import find_config_dir, programs
 from lens_pipeline_tests.stack.commands import STUBBORN, await_line, spawn
-from lens_pipeline_tests.stack.conftest import marked, supervisord_of
+from lens_pipeline_tests.stack.conftest import marked, settings_for, supervisord_of
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -52,7 +51,7 @@ def test_a_second_up_is_refused_and_commands_join_the_first(made: Path) -> None:
     second = spawn("up", made)
     _, errors = second.communicate(timeout=20)
     assert (second.returncode, errors) == (1, f"`lens up` already runs here (pid {first.pid})\n")
-    short = spawn("short", made, "status", 0)
+    short = spawn("short", made, "status")
     output, errors = short.communicate(timeout=20)
     assert (output.splitlines()[-1], errors) == ("done", "")
     first.send_signal(signal.SIGTERM)
@@ -61,14 +60,15 @@ def test_a_second_up_is_refused_and_commands_join_the_first(made: Path) -> None:
 
 def test_up_waits_for_a_short_command(made: Path) -> None:
     """A `lens up` in a boot script that fails because of a `lens status`."""
-    short = spawn("short", made, "status", 1.5)
+    short = spawn("short", made, "status")
     await_line(short, "postgresql://")
     command = spawn("up", made)
+    assert command.stderr
+    assert f"waiting for `lens status` (pid {short.pid})" in command.stderr.readline()
+    assert short.communicate()[0] == "done\n"
     await_line(command, "ready")
     command.send_signal(signal.SIGTERM)
-    _, errors = command.communicate(timeout=20)
-    assert f"waiting for `lens status` (pid {short.pid})" in errors
-    assert short.communicate()[0] == "done\n"
+    command.communicate(timeout=20)
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_a_port_in_use_is_named_with_its_holder() -> None:
 def test_an_unusable_home_is_one_line(tmp_path: Path) -> None:
     """A traceback from somewhere inside the first start."""
     (tmp_path / "file").touch()
-    with pytest.raises(StackError, match="LENS_HOME=.* cannot be used \\(Not a directory\\)"):
+    with pytest.raises(StackError, match=r"LENS_HOME=.* cannot be used \(Not a directory\)"):
         prepare_home(tmp_path / "file" / "home")
 
 
@@ -140,7 +140,7 @@ def test_a_full_disk_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_products_programs_fit_together(home: Path) -> None:
     """A code server on one port while everybody looks at another; a worker killed in its grace."""
-    settings = Settings(home=home, grace_seconds=40, preview_concurrency=3, dagster_port=3456)
+    settings = settings_for(home, grace_seconds=40, preview_concurrency=3, dagster_port=3456)
     made = {program.name: program for program in programs(settings, find_config_dir())}
     code = made["code"]
     assert code.argv[-1] == code.environment["LENS_CODE_PORT"]
