@@ -34,13 +34,20 @@ def add_generation(
     if is_url:
         asset_url = source
     else:
-        path = directory / source
-        if not path.is_file():
-            raise SourceMissing(f"there is no file {source}")
         asset_url = f"{user_id}/uploads/{generation_id}{suffix}"
-        pipeline.store.write(asset_url, path, content_type=content_type_of(asset_url))
+        copy_into_store(pipeline, directory / source, asset_url)
     pipeline.catalog.add(generation_id, user_id, kind, asset_url)
     return generation_id
+
+
+def copy_into_store(pipeline: Pipeline, path: Path, key: str) -> None:
+    """Store the file at `path` as `key`; before its row is inserted, which is worked on at once.
+
+    Raises SourceMissing: there is no such file. Raises DerivativeError as the store's `write`.
+    """
+    if not path.is_file():
+        raise SourceMissing(f"there is no file {path}")
+    pipeline.store.write(key, path, content_type=content_type_of(key))
 
 
 def _kind_of(source: str, suffix: str) -> Kind:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
+from lens_pipeline.failures import LensError
 from lens_pipeline.partitions import KEY_PATTERN, key_problem
 
 FINISHED = ("success", "succeeded", "completed")
@@ -39,7 +40,7 @@ sa.Index("generations_updated_at_id", generations.c.updated_at, generations.c.id
 _READ = ("id", "user_id", "type", "status", "asset_url", "created_at", "updated_at")
 
 
-class CatalogError(Exception):
+class CatalogError(LensError):
     """The application's database cannot be used; the message says what to do."""
 
 

@@ -1,5 +1,198 @@
-"""The demonstration."""
+"""The demonstration: sample photos and videos through the whole pipeline, watched live."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+from lens_pipeline.adding import copy_into_store
+from lens_pipeline.catalog import Generation, Kind
+from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.gaps import Assessed, assess
+from lens_pipeline.letters import explain
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.stack.up import Stack
+from lens_pipeline.status import State
+
+USER = "demo"
+_FILES = Path(__file__).with_name("samples")
+
+_POLL_SECONDS = 0.25
+# On two busy cores the first sample takes 15 s, the rest a few more.
+_GIVE_UP_SECONDS = 180.0
 
 
-def show(pipeline, stack, say):
-    return []
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One file of `samples/`; `shows` is what it is there for, in a few words."""
+
+    file: str
+    kind: Kind
+    shows: str
+
+    @property
+    def id(self) -> str:
+        return f"sample-{PurePosixPath(self.file).stem}"
+
+    @property
+    def key(self) -> str:
+        return f"samples/{self.file}"
+
+    @property
+    def path(self) -> Path:
+        return _FILES / self.file
+
+
+SAMPLES = (
+    Sample("astronaut.png", Kind.PHOTO, "PNG"),
+    Sample("astronaut-round.png", Kind.PHOTO, "PNG with transparency, which stays"),
+    Sample("coffee.png", Kind.PHOTO, "PNG"),
+    Sample("rocket.jpg", Kind.PHOTO, "JPEG"),
+    Sample("chelsea-sideways.jpg", Kind.PHOTO, "JPEG that EXIF sets upright"),
+    Sample("hubble.avif", Kind.PHOTO, "AVIF"),
+    Sample("bunny.mp4", Kind.VIDEO, "H.264 with sound"),
+    Sample("bunny-portrait.mp4", Kind.VIDEO, "rotated portrait, black for a second"),
+    Sample("hubble-pan.webm", Kind.VIDEO, "VP9"),
+)
+
+
+def show(
+    pipeline: Pipeline, stack: Stack, say: Callable[[str], None], *, stays: bool = True
+) -> list[str]:
+    """Add the samples that are not there yet and tell of each as it becomes ready.
+
+    `stays`: whether the stack goes on running afterwards, so that there is more to try. Returns the
+    ids that failed or were not ready in time. Raises DerivativeError, CatalogError: a sample cannot
+    be stored or inserted. Raises StackError: the supervisor is gone.
+    """
+    say(f"lens: ready: {stack.web_url}")
+    if not pipeline.settings.enabled:
+        say("lens: LENS_ENABLED is false, so nothing would be made: unset it for the demonstration")
+        return [sample.id for sample in SAMPLES]
+    added = add_missing(pipeline)
+    say(
+        f"lens: added {len(added)} samples"
+        if added
+        else "lens: the samples were added by an earlier `lens demo`"
+    )
+    began = time.monotonic()
+    failed = _Watch(pipeline, stack, say, added).until_over()
+    ready = len(SAMPLES) - len(failed)
+    say(f"lens: {ready} of {len(SAMPLES)} samples ready, {time.monotonic() - began:.1f} s")
+    for line in _places(pipeline, stack.web_url, stays=stays):
+        say(line)
+    return failed
+
+
+def add_missing(pipeline: Pipeline) -> set[str]:
+    """Insert the samples that have no row yet, and store the files that are gone; returns the new ids."""
+    added: set[str] = set()
+    for sample in SAMPLES:
+        if pipeline.store.stat(sample.key) is None:
+            copy_into_store(pipeline, sample.path, sample.key)
+    for kind in Kind:
+        samples = [sample for sample in SAMPLES if sample.kind is kind]
+        known = pipeline.catalog.existing(kind, [sample.id for sample in samples])
+        for sample in samples:
+            if sample.id not in known:
+                pipeline.catalog.add(sample.id, USER, kind, sample.key)
+                added.add(sample.id)
+    return added
+
+
+class _Watch:
+    """Follows the samples until each is ready, has failed or takes too long."""
+
+    def __init__(
+        self, pipeline: Pipeline, stack: Stack, say: Callable[[str], None], added: set[str]
+    ) -> None:
+        self._pipeline = pipeline
+        self._stack = stack
+        self._say = say
+        self._added = added
+        self._waiting = {sample.id: sample for sample in SAMPLES}
+        self._failed: list[str] = []
+
+    def until_over(self) -> list[str]:
+        """Returns the ids that failed or were given up on."""
+        deadline = time.monotonic() + _GIVE_UP_SECONDS
+        with _bar(len(SAMPLES)) as show_done:
+            while self._waiting and time.monotonic() < deadline:
+                self._look()
+                show_done(len(SAMPLES) - len(self._waiting))
+                if self._waiting and self._stack.wait(_POLL_SECONDS):
+                    break
+        self._give_up()
+        return self._failed
+
+    def _look(self) -> None:
+        for derivative in DERIVATIVES:
+            for assessed in _assessed(self._pipeline, derivative, self._waiting):
+                state = assessed.standing.state
+                if state is State.READY:
+                    self._tell_ready(derivative, assessed)
+                elif state in (State.FAILED, State.DEAD):
+                    self._tell_failed(assessed)
+
+    def _tell_ready(self, derivative: Derivative, assessed: Assessed) -> None:
+        sample = self._waiting.pop(assessed.generation.id)
+        event_id = assessed.standing.event_id
+        made = self._pipeline.log.details([event_id])[event_id] if event_id is not None else {}
+        when = f"{made['latency_seconds']:5.1f} s" if sample.id in self._added else "already"
+        what = f"{derivative.asset} {made['width']}x{made['height']}"
+        self._say(f"  ready {when}  {sample.id:<24} {what:<16} {sample.shows}")
+
+    def _tell_failed(self, assessed: Assessed) -> None:
+        sample = self._waiting.pop(assessed.generation.id)
+        self._failed.append(sample.id)
+        reason = explain(self._pipeline, assessed.standing)
+        self._say(f"  FAILED         {sample.id:<24} {assessed.standing.error_class}: {reason}")
+
+    def _give_up(self) -> None:
+        if not self._waiting:
+            return
+        self._failed.extend(self._waiting)
+        self._say(
+            f"lens: not ready after {_GIVE_UP_SECONDS:.0f} s: {', '.join(self._waiting)}:"
+            " `lens status ID` and `lens doctor` say more; the backfill tries them again"
+        )
+        for name, status in self._stack.statuses().items():
+            if status != "RUNNING":
+                self._say(f"lens: {name} is {status}: see {self._stack.supervisor.log(name)}")
+
+
+def _assessed(
+    pipeline: Pipeline, derivative: Derivative, waiting: Mapping[str, Sample]
+) -> Iterable[Assessed]:
+    ids = [sample.id for sample in waiting.values() if sample.kind is derivative.kind]
+    rows = pipeline.catalog.finished(derivative.kind, ids).values()
+    return assess(pipeline, derivative, [row for row in rows if isinstance(row, Generation)])
+
+
+def _places(pipeline: Pipeline, web_url: str, *, stays: bool) -> Iterator[str]:
+    """Where to look and what to do next; without web pages if they are about to stop."""
+    yield f"  files     {pipeline.settings.resolved_store_url}, below {USER}/"
+    if not stays:
+        return
+    yield f"  previews  {web_url}/assets/preview"
+    yield f"  posters   {web_url}/assets/poster"
+    yield f"  runs      {web_url}/runs"
+    yield "  add one   lens add FILE|URL --user me    (in another terminal, in this directory)"
+    yield "  stop      Ctrl-C"
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar below the lines on a terminal, nothing elsewhere; call it with how many are over."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda done: progress.update(task, completed=done)

@@ -10,7 +10,8 @@ from lens_pipeline.catalog import Generation, Kind
 from lens_pipeline.partitions import photos, videos
 from lens_pipeline.settings import Settings
 
-# WebP method. At 2 with quality 81 the same SSIM costs 6 % more bytes and half the time of 4.
+# WebP method. A preview is made once and looked at many times: at 2 it would be made 1.6 times as
+# fast (28 ms less, of about 2 s from row to preview) and have 10 % more bytes at the same SSIM.
 WEBP_EFFORT = 4
 
 

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 
-class DerivativeError(Exception):
+class LensError(Exception):
+    """Something that people can mend: told in one line that says how, without a traceback."""
+
+
+class DerivativeError(LensError):
     """One file could not be processed; the rest of its batch is unaffected.
 
     Subclasses are the `error_class` that people see, so their names say what happened.

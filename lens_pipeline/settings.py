@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from lens_pipeline.failures import LensError
 
 PREFIX = "LENS_"
 
@@ -40,7 +41,7 @@ WITHOUT_EFFECT = frozenset(
 )
 
 
-class SettingsError(Exception):
+class SettingsError(LensError):
     """A setting is wrong; the message names the variable and the fix, in one line."""
 
 

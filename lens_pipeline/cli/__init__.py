@@ -1,54 +1,70 @@
 """The `lens` command."""
 
-import logging
+import importlib
 import sys
 
 import click
 
-from lens_pipeline.catalog import CatalogError
-from lens_pipeline.cli import inspect, run, setup, work
-from lens_pipeline.failures import DerivativeError
-from lens_pipeline.settings import SettingsError
-from lens_pipeline.stack.endpoints import StackError
+from lens_pipeline.failures import DerivativeError, LensError
 
 # Interface: 1 something failed, 2 wrong usage or settings.
-_FAILED, _USAGE = 1, 2
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+
+# Name → module of this package, and what `lens --help` says. Modules are imported when their
+# command runs: Dagster alone takes two seconds.
+_COMMANDS = {
+    "up": ("run", "Run and supervise every process of this machine."),
+    "demo": ("run", "Run the pipeline on sample photos and videos."),
+    "worker": ("run", "Run one more worker, on this or any other machine."),
+    "once": ("work", "Do what needs doing now, in this process."),
+    "backfill": ("work", "Make missing and failed derivatives."),
+    "adopt": ("work", "Record derivatives that already lie in the store."),
+    "status": ("inspect", "Say where generations stand, and why."),
+    "dead-letters": ("inspect", "List what was given up on, and why."),
+    "retry": ("work", "Try again what failed or was given up on."),
+    "add": ("work", "Insert a finished generation from a file or URL."),
+    "doctor": ("setup", "Check everything the pipeline needs."),
+    "migrate": ("setup", "Create the tables where absent."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _LazyGroup(click.Group):
+    """A group whose commands are imported one by one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{_COMMANDS[cmd_name][0]}")
+        return getattr(module, cmd_name.replace("-", "_"))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="lens-pipeline")
 def lens() -> None:
     """Previews and posters of AI-generated photos and videos.
 
-    Settings are LENS_… variables, also read from ./.env; see the README for each.
+    Settings are LENS_… variables, also read from ./.env; the README explains each. `lens COMMAND
+    --help` tells more of a command.
     """
-
-
-for command in (
-    run.up,
-    run.demo,
-    run.worker,
-    work.once,
-    work.backfill,
-    work.adopt,
-    work.retry,
-    work.add,
-    inspect.status,
-    inspect.dead_letters,
-    setup.doctor,
-    setup.migrate,
-):
-    lens.add_command(command)
 
 
 def main() -> None:
     """Run the command; what people can mend ends it with one line, not a traceback."""
     try:
-        lens(prog_name="lens", standalone_mode=True)
-    except (SettingsError, StackError, CatalogError, DerivativeError) as error:
-        logging.getLogger(__name__).debug("", exc_info=error)
+        lens(prog_name="lens")
+    except LensError as error:
         print(f"lens: {error}", file=sys.stderr)
         sys.exit(_FAILED if isinstance(error, DerivativeError) else _USAGE)
     except KeyboardInterrupt:
         print("lens: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)

@@ -33,7 +33,7 @@ def demo(exit_when_done: bool) -> None:
 
     def show(stack: Stack) -> None:
         pipeline = connect(loaded, stack.endpoints)
-        failed.extend(samples.show(pipeline, stack, say))
+        failed.extend(samples.show(pipeline, stack, say, stays=not exit_when_done))
         if exit_when_done:
             stack.request_stop()
 

@@ -3,8 +3,10 @@
 import sys
 
 import click
+from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline import doctor as examination
+from lens_pipeline.catalog import CatalogError
 from lens_pipeline.cli.session import load_settings, print_json, say
 from lens_pipeline.pipeline import connect
 from lens_pipeline.stack.services import running
@@ -13,11 +15,20 @@ from lens_pipeline.stack.services import running
 @click.command()
 def migrate() -> None:
     """Create the application's tables where absent, and Dagster's."""
-    from lens_pipeline.engine.storage import prepare
+    from lens_pipeline.engine.storage import create_database, prepare
 
     loaded = load_settings()
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
         created = connect(loaded, endpoints).catalog.migrate()
+        try:
+            if create_database(endpoints.database_url, endpoints.dagster_url):
+                created.append("the database of Dagster")
+        except DBAPIError as error:
+            reason = str(error.orig).strip().splitlines()[0]
+            raise CatalogError(
+                f"Dagster's database cannot be created: {reason}: create it, and name it in"
+                " LENS_DAGSTER_URL"
+            ) from error
         prepare(endpoints.dagster_url)
     print(f"created: {', '.join(created)}" if created else "every table is there already")
 

@@ -11,9 +11,11 @@ from dagster._core.storage.config import PostgresStorageConfig
 from dagster._core.storage.event_log import DynamicPartitionsTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 from lens_pipeline import settings
-from lens_pipeline.stack.endpoints import resolve
+from lens_pipeline.stack.endpoints import StackError, resolve
 
 # The daemon submits and dequeues from about ten threads; a worker's child needs two or three.
 _POOL = {"pool_size": 4, "max_overflow": 20, "pool_recycle": 1800}
@@ -110,8 +112,40 @@ _AFTER = (
 )
 
 
+def create_database(database_url: str, dagster_url: str) -> bool:
+    """Create Dagster's database on the server of `database_url` if it is absent; says whether.
+
+    Raises sqlalchemy.exc.DBAPIError: it is absent and the role may not create it.
+    """
+    wanted = sa.make_url(dagster_url)
+    application = sa.make_url(database_url)
+    if (wanted.host, wanted.port) != (application.host, application.port):
+        return False
+    engine = sa.create_engine(database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        exists = connection.execute(
+            sa.text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)"),
+            {"name": wanted.database},
+        ).scalar()
+        if not exists:
+            quoted = connection.dialect.identifier_preparer.quote(str(wanted.database))
+            connection.execute(sa.text(f"CREATE DATABASE {quoted}"))
+    return not exists
+
+
 def prepare(dagster_url: str) -> None:
-    """Create Dagster's tables where absent, and bring older ones up to this Dagster's version."""
+    """Create Dagster's tables where absent, and bring older ones up to this Dagster's version.
+
+    Raises StackError: the database cannot be reached.
+    """
+    try:
+        sa.create_engine(dagster_url, poolclass=NullPool).connect().close()
+    except OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise StackError(
+            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {reason}"
+            " (`lens migrate` creates it if it does not exist)"
+        ) from error
     storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=True)
     versions = (
         storage.run_storage.alembic_version(),

@@ -9,12 +9,13 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lens_pipeline.failures import LensError
 from lens_pipeline.settings import Settings
 
 _FILE = "services.json"
 
 
-class StackError(Exception):
+class StackError(LensError):
     """A service or process cannot be started or found; the message is one line with the fix."""
 
 

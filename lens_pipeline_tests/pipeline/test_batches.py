@@ -85,7 +85,7 @@ def test_the_run_shows_exactly_the_bad_partitions_as_failed(
     with site.dagster() as instance:
         storage = instance.event_log_storage
         assert storage.get_materialized_partitions(dg.AssetKey("preview")) == {"good"}
-        (observation,) = instance.fetch_observations("preview", limit=10).records
+        (observation,) = instance.fetch_observations(dg.AssetKey("preview"), limit=10).records
     event = observation.event_log_entry.asset_observation
     assert event is not None
     assert event.partition == "bad"

@@ -18,7 +18,7 @@ from lens_pipeline_tests.stack.commands import STUBBORN, await_line, spawn
 from lens_pipeline_tests.stack.conftest import marked, settings_for, supervisord_of
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything(made: Path, number: signal.Signals) -> None:
     """A service manager that has to kill, or a closed terminal with a running database."""
     command = spawn("up", made)
@@ -44,6 +44,7 @@ def test_a_second_interrupt_does_not_wait_for_grace(made: Path) -> None:
     assert marked(made) == []
 
 
+@pytest.mark.slow
 def test_a_second_up_is_refused_and_commands_join_the_first(made: Path) -> None:
     """Two supervisors in one home, or a command that starts a database of its own."""
     first = spawn("up", made)

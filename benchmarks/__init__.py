@@ -1,0 +1,1 @@
+"""What `make bench` measures; each figure is a ratio taken side by side in one run."""

@@ -1,0 +1,210 @@
+"""A real `lens up` in a temporary home, and what benchmarks do to it: add rows, await previews."""
+
+import datetime as dt
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+import psutil
+import sqlalchemy as sa
+
+from lens_pipeline import settings
+from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.pipeline import Pipeline, connect
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack.endpoints import Services, resolve
+from lens_pipeline.stack.ports import free_port
+from lens_pipeline.store import content_type_of
+
+USER = "bench"
+
+_START_SECONDS = 180.0
+_STOP_SECONDS = 90.0
+# A preview is awaited so long for each file; only a pipeline that has stopped takes longer.
+_SECONDS_A_FILE = 5.0
+_POLL_SECONDS = 0.1
+# Runs at once times this many rows, one by one, put every worker process to work once.
+_WARM_UP_ROUNDS = 3
+
+
+class RunningStack:
+    """The stack, and the pipeline as seen from this process."""
+
+    def __init__(self, process: psutil.Process, pipeline: Pipeline, home: Path) -> None:
+        self.home = home
+        self.pipeline = pipeline
+        self.application = sa.create_engine(pipeline.endpoints.database_url)
+        self.dagster = sa.create_engine(
+            pipeline.endpoints.dagster_url, isolation_level="AUTOCOMMIT"
+        )
+        self._process = process
+        self._paused: list[psutil.Process] = []
+
+    @property
+    def settings(self) -> Settings:
+        return self.pipeline.settings
+
+    def processes(self) -> list[psutil.Process]:
+        """All of the stack's processes."""
+        return [self._process, *self._process.children(recursive=True)]
+
+    def program_environment(self, name: str) -> dict[str, str]:
+        """What `lens up` added to the environment of one of its programs."""
+        return self._program(name)["environment"]
+
+    def program_argv(self, name: str) -> list[str]:
+        return self._program(name)["argv"]
+
+    def _program(self, name: str) -> dict[str, dict[str, str] | list[str]] | dict[str, object]:
+        programs = (self.home / "run" / "programs.json").read_text(encoding="utf-8")
+        return json.loads(programs)[name]
+
+    def store_files(self, files: Sequence[Path]) -> list[str]:
+        """Put sources into the object store; returns their keys."""
+        keys = [f"{USER}/uploads/{file.name}" for file in files]
+        for key, file in zip(keys, files, strict=True):
+            self.pipeline.store.write(key, file, content_type=content_type_of(key))
+        return keys
+
+    def add_rows(self, sources: Mapping[str, str]) -> None:
+        """Insert finished photos, source by id, in one transaction."""
+        rows = [{"id": key, "user": USER, "source": source} for key, source in sources.items()]
+        with self.application.begin() as connection:
+            connection.execute(_INSERT, rows)
+
+    def finished_at(self, ids: Sequence[str]) -> dict[str, dt.datetime]:
+        """When the application finished each row."""
+        with self.application.connect() as connection:
+            return {row.id: row.updated_at for row in connection.execute(_FINISHED, {"ids": ids})}
+
+    def materialized_at(self, ids: Sequence[str]) -> dict[str, dt.datetime]:
+        """When the preview of each of `ids` was first materialized; others are absent."""
+        values = {"asset": json.dumps([PREVIEW.asset]), "ids": list(ids)}
+        with self.dagster.connect() as connection:
+            rows = connection.execute(_MATERIALIZED, values)
+            return {row.partition: row.at.replace(tzinfo=dt.UTC) for row in rows}
+
+    def await_previews(self, ids: Sequence[str]) -> None:
+        """Wait until the event log has a materialization of each. Raises TimeoutError."""
+        deadline = time.monotonic() + 60 + _SECONDS_A_FILE * len(ids)
+        while len(made := self.materialized_at(ids)) < len(ids):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(made)} of {len(ids)} previews were made")
+            time.sleep(_POLL_SECONDS)
+
+    def await_no_runs(self) -> None:
+        """Wait until every run has ended, so that the next measurement begins with none."""
+        while self._unfinished_runs():
+            time.sleep(_POLL_SECONDS)
+
+    def warm_up(self, sources: Sequence[str]) -> None:
+        """Let every worker process execute runs, as they have in a stack that is up for a while."""
+        for number in range(_WARM_UP_ROUNDS):
+            batch = self.settings.batch_size
+            count = batch * self.settings.preview_concurrency
+            ids = [f"warm-{number}-{index}" for index in range(count)]
+            self.add_rows({key: sources[i % len(sources)] for i, key in enumerate(ids)})
+            self.await_previews(ids)
+        self.await_no_runs()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the stack's processes from running meanwhile, so that they take no CPU time."""
+        members = [process for process in self.processes() if process != self._process]
+        try:
+            for process in members:
+                process.suspend()
+            yield
+        finally:
+            for process in members:
+                process.resume()
+
+    def close(self) -> None:
+        self.application.dispose()
+        self.dagster.dispose()
+        self.pipeline.catalog.close()
+        self.pipeline.log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _unfinished_runs(self) -> int:
+        with self.dagster.connect() as connection:
+            return connection.execute(_UNFINISHED).scalar_one()
+
+
+@contextmanager
+def running_stack(variables: Mapping[str, str] | None = None) -> Iterator[RunningStack]:
+    """`lens up` with these LENS_… settings and no others; SIGTERM ends it."""
+    with ExitStack() as stack:
+        home = Path(tempfile.mkdtemp(prefix="lens-bench-"))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        own = {"LENS_HOME": str(home), "LENS_DAGSTER_PORT": str(free_port()), **(variables or {})}
+        log = stack.enter_context((home / "up.log").open("wb"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lens_pipeline.cli", "up"],
+            env=without_settings(os.environ) | own,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Ctrl-C is for the benchmark, which then stops the stack.
+            start_new_session=True,
+        )
+        stack.callback(_stop, process)
+        _await_ready(process, home)
+        loaded, _ = settings.load(own, dotenv=None)
+        pipeline = connect(loaded, resolve(loaded))
+        yield stack.enter_context(RunningStack(psutil.Process(process.pid), pipeline, home))
+
+
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` without anything that configures this product or Dagster."""
+    prefixes = ("LENS_", "DAGSTER_", "PREVIEWS_WORKER_")
+    return {name: value for name, value in environment.items() if not name.startswith(prefixes)}
+
+
+def _await_ready(process: subprocess.Popen[bytes], home: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        services = Services.read(home)
+        if services and services.ready:
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"lens up did not start:\n{(home / 'up.log').read_text()[-2000:]}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+_INSERT = sa.text(
+    "INSERT INTO generations (id, user_id, type, status, asset_url, created_at, updated_at)"
+    " VALUES (:id, :user, 'photo', 'success', :source, clock_timestamp(), clock_timestamp())"
+)
+_FINISHED = sa.text("SELECT id, updated_at FROM generations WHERE id = ANY(:ids)")
+_MATERIALIZED = sa.text(
+    'SELECT partition, min("timestamp") AS at FROM event_logs'
+    " WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'"
+    "   AND partition = ANY(:ids) GROUP BY partition"
+)
+_UNFINISHED = sa.text(
+    "SELECT count(*) FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
+)
