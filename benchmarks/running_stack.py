@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -35,6 +36,14 @@ _POLL_SECONDS = 0.1
 _WARM_UP_ROUNDS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class StackProgram:
+    """A program of the stack: `environment` is what was added to that of `lens up`."""
+
+    argv: list[str]
+    environment: dict[str, str]
+
+
 class RunningStack:
     """The stack, and the pipeline as seen from this process."""
 
@@ -56,16 +65,11 @@ class RunningStack:
         """All of the stack's processes."""
         return [self._process, *self._process.children(recursive=True)]
 
-    def program_environment(self, name: str) -> dict[str, str]:
-        """What `lens up` added to the environment of one of its programs."""
-        return self._program(name)["environment"]
-
-    def program_argv(self, name: str) -> list[str]:
-        return self._program(name)["argv"]
-
-    def _program(self, name: str) -> dict[str, dict[str, str] | list[str]] | dict[str, object]:
+    def program(self, name: str) -> "StackProgram":
+        """How `lens up` started one of its programs."""
         programs = (self.home / "run" / "programs.json").read_text(encoding="utf-8")
-        return json.loads(programs)[name]
+        program = json.loads(programs)[name]
+        return StackProgram(program["argv"], program["environment"])
 
     def store_files(self, files: Sequence[Path]) -> list[str]:
         """Put sources into the object store; returns their keys."""

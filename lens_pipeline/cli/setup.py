@@ -37,10 +37,12 @@ def migrate() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
     """Check everything the pipeline needs, one line each, with the fix."""
-    checks = examination.examine(load_settings())
+    loaded, warnings = settings.load()
+    configure(loaded.log_format, loaded.log_level)
+    checks = examination.examine(loaded, warnings)
     if as_json:
-        print_json({"checks": checks})
+        print_json({"checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            print(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['message']}")
-    sys.exit(0 if all(check["ok"] for check in checks) else 1)
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.message}")
+    sys.exit(0 if all(check.ok for check in checks) else 1)

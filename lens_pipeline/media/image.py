@@ -42,6 +42,9 @@ _MINI_EDGE = 32
 # Tried in this order until the inline picture is small enough: (longest edge, WebP quality).
 _INLINE_STEPS = ((32, 70), (32, 40), (24, 40), (16, 40), (8, 20))
 _INLINE_EFFORT = 2
+# All frames of an animation together may have so many times the pixels of one picture: 20 s at
+# 50 frames a second of a megapixel, by default.
+_ANIMATION_ALLOWANCE = 20
 
 # The limit of the spec replaces Pillow's own, which would refuse at 89 megapixels whatever the
 # spec says. `Image.open` reads headers only.
@@ -95,15 +98,24 @@ def check_header(source: Path, max_pixels: int) -> Header:
 
 
 def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
-    """Raises MediaError: there is no pixel, or there are more than `max_pixels`."""
-    pixels = width * height * frames
-    if pixels <= 0:
+    """Raises MediaError: no pixel, or more than `max_pixels` in one frame, or absurdly many in all.
+
+    Only the first frame is decoded, so an ordinary animation passes.
+    """
+    if width * height * frames <= 0:
         raise MediaError(f"picture has no pixels ({width} x {height})")
-    if pixels > max_pixels:
-        times = f" x {frames} frames" if frames > 1 else ""
+    _refuse_above(max_pixels, width * height, f"{width} x {height} pixels")
+    _refuse_above(
+        max_pixels * _ANIMATION_ALLOWANCE,
+        width * height * frames,
+        f"{width} x {height} pixels x {frames} frames",
+    )
+
+
+def _refuse_above(limit: int, pixels: int, what: str) -> None:
+    if pixels > limit:
         raise MediaError(
-            f"{width} x {height} pixels{times} = {_megapixels(pixels)} megapixels,"
-            f" over the limit of {_megapixels(max_pixels)}",
+            f"{what} = {_megapixels(pixels)} megapixels, over the limit of {_megapixels(limit)}",
             over_limit=True,
         )
 

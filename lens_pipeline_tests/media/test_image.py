@@ -185,12 +185,24 @@ def test_an_animation_shows_its_first_frame(
     assert nearest_names(corner_colours(webp)) == "RGBY"
 
 
-def test_an_animation_counts_all_its_frames(tmp_path: Path, preview_spec: PreviewSpec) -> None:
-    """A small canvas with endless frames."""
+def test_an_ordinary_animation_passes_the_pixel_limit_of_one_picture(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A short clip refused although only its first frame is ever decoded."""
     more = [quadrants().rotate(angle) for angle in (90, 180, 270)]
     data = encoded(quadrants(), "GIF", save_all=True, append_images=more)
-    with pytest.raises(MediaError, match=r"320 x 240 pixels x 4 frames = 0\.3072 megapixels") as e:
-        _render(data, tmp_path, replace(preview_spec, max_pixels=300_000))
+    picture = _render(data, tmp_path, replace(preview_spec, max_pixels=320 * 240))
+    assert (picture.width, picture.height) == (320, 240)
+
+
+def test_an_animation_with_endless_frames_is_refused(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A small canvas with endless frames."""
+    frames = [Image.new("P", (64, 64), shade) for shade in range(24)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(MediaError, match=r"64 x 64 pixels x 24 frames") as e:
+        _render(data, tmp_path, replace(preview_spec, max_pixels=64 * 64))
     assert e.value.over_limit
 
 

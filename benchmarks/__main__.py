@@ -1,0 +1,90 @@
+"""`python -m benchmarks [NAME...] [--quick]`: measure, print a table, write `results.json`."""
+
+import argparse
+import importlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+NAMES = ("render", "throughput", "latency", "run_start", "growth", "memory")
+_RESULTS = Path(__file__).parent / "results.json"
+
+AT_LEAST = {
+    "render_vs_sharp": 0.95,
+    "throughput_vs_loop": 0.75,
+    "throughput_growth_100k": 0.7,
+}
+AT_MOST = {
+    "latency_p50_vs_poller": 0.6,
+    "latency_p95_vs_poller": 0.6,
+    "run_start_vs_default": 0.1,
+    "tick_growth_100k": 2.0,
+}
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    measured: dict[str, float] = {}
+    for name in arguments.names or NAMES:
+        started = time.monotonic()
+        # Imported when needed: each sets its libraries up in its own way.
+        found = importlib.import_module(f"benchmarks.{name}").run(arguments.quick)
+        measured |= found
+        print(f"\n{name} ({time.monotonic() - started:.0f} s)\n{_table(found)}", flush=True)
+        if not arguments.quick:
+            _write(found)
+    missed = [key for key, value in measured.items() if _verdict(key, value) == "MISSED"]
+    print(f"\nmissed: {', '.join(missed) or 'none'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few rounds of each, to see that it works; results.json is left as it is",
+    )
+    return parser
+
+
+def _table(figures: Mapping[str, float]) -> str:
+    frame = pd.DataFrame(
+        {
+            "figure": list(figures),
+            "value": [f"{value:.3f}" for value in figures.values()],
+            "target": [_target(key) for key in figures],
+            "": [_verdict(key, value) for key, value in figures.items()],
+        }
+    )
+    return frame.to_string(index=False)
+
+
+def _target(key: str) -> str:
+    if key in AT_LEAST:
+        return f">= {AT_LEAST[key]}"
+    return f"<= {AT_MOST[key]}" if key in AT_MOST else ""
+
+
+def _verdict(key: str, value: float) -> str:
+    if key in AT_LEAST:
+        return "ok" if value >= AT_LEAST[key] else "MISSED"
+    if key in AT_MOST:
+        return "ok" if value <= AT_MOST[key] else "MISSED"
+    return ""
+
+
+def _write(figures: Mapping[str, float]) -> None:
+    """Merge into what earlier benchmarks wrote."""
+    known = json.loads(_RESULTS.read_text(encoding="utf-8")) if _RESULTS.exists() else {}
+    merged = known | {key: round(value, 4) for key, value in figures.items()}
+    unfinished = _RESULTS.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    unfinished.replace(_RESULTS)
+
+
+if __name__ == "__main__":
+    main()

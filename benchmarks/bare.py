@@ -1,0 +1,55 @@
+"""The same work without Dagster: the product's own fetching, rendering and storing in a loop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lens_pipeline.derivatives import WEBP_EFFORT
+from lens_pipeline.fetch import Fetcher
+from lens_pipeline.media.model import PreviewSpec
+from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.scratch import scratch_directory
+from lens_pipeline.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class BareWorker:
+    """Makes previews; safe to use from several threads."""
+
+    fetcher: Fetcher
+    sandbox: Sandbox
+    spec: PreviewSpec
+    store: ObjectStore
+    scratch: Path
+
+    def make(self, name: str, source: str, key: str) -> None:
+        """Store at `key` the preview of `source`; `name` is for the temporary file."""
+        fetched = self.scratch / name
+        try:
+            self.fetcher.fetch(source, fetched)
+            picture = self.sandbox.preview(fetched, self.spec)
+        finally:
+            fetched.unlink(missing_ok=True)
+        self.store.write(key, picture.webp, content_type="image/webp")
+
+
+@contextmanager
+def bare_worker(pipeline: Pipeline, processes: int) -> Iterator[BareWorker]:
+    """A worker with the pipeline's settings and store, and `processes` to render in, all started."""
+    settings = pipeline.settings
+    spec = PreviewSpec(
+        settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels
+    )
+    with (
+        scratch_directory(settings.scratch) as scratch,
+        Sandbox(processes, settings.render_timeout_seconds, settings.render_memory_mib) as sandbox,
+        Fetcher(
+            pipeline.store,
+            timeout_seconds=settings.fetch_timeout_seconds,
+            max_bytes=settings.max_source_bytes,
+        ) as fetcher,
+    ):
+        sandbox.start()
+        yield BareWorker(fetcher, sandbox, spec, pipeline.store, scratch)
