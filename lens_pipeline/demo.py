@@ -90,7 +90,7 @@ def show(
 
 
 def add_missing(pipeline: Pipeline) -> set[str]:
-    """Insert the samples that have no row yet, and store the files that are gone; returns the new ids."""
+    """Insert the samples without a row and store the files that are gone; returns the new ids."""
     added: set[str] = set()
     for sample in SAMPLES:
         if pipeline.store.stat(sample.key) is None:

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lens_pipeline.catalog import Catalog, CatalogError
 from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, daemon_is_alive
@@ -24,7 +25,7 @@ from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.settings import Settings, SettingsError
 from lens_pipeline.stack.embedded import Valkey
-from lens_pipeline.stack.endpoints import Endpoints, Services, StackError, endpoints_of
+from lens_pipeline.stack.endpoints import Services, StackError
 from lens_pipeline.stack.files import prepare_home
 from lens_pipeline.stack.ports import require_free
 from lens_pipeline.stack.services import running
@@ -63,6 +64,10 @@ class _Problem(Exception):
     """A check's finding; the message says the fix."""
 
 
+# What a check may find, each with a message for people.
+_FINDINGS = (_Problem, StackError, SettingsError, CatalogError, DerivativeError, MediaError)
+
+
 def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
     """Check everything the pipeline needs; `warnings` are those of loading the settings.
 
@@ -89,7 +94,7 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
     """The outcome of `look`, which returns what it found or raises what is wrong."""
     try:
         return Check(name, True, look())
-    except (_Problem, StackError, SettingsError, CatalogError, DerivativeError, MediaError) as error:
+    except _FINDINGS as error:
         return Check(name, False, " ".join(str(error).split()))
 
 
@@ -100,45 +105,49 @@ def _home(home: Path) -> str:
 
 
 def _server_checks(settings: Settings, up: Services | None) -> list[Check]:
-    """The checks that need the databases or the broker."""
+    """The checks of the databases and the broker."""
     with ExitStack() as stack:
+        urls = _Urls.of(settings)
+        blocked = None
         try:
-            endpoints = stack.enter_context(running(settings, broker=False, command=_COMMAND))
+            found = stack.enter_context(running(settings, broker=False, command=_COMMAND))
+            urls = _Urls(found.database_url, found.dagster_url, found.broker_url)
         except StackError as error:
-            return _without_servers(settings, up, error)
+            # What has a URL of its own is examined all the same.
+            blocked = error
+        if not urls.broker and up is not None:
+            urls = replace(urls, broker=up.broker_url)
         return [
-            _checked("database", lambda: _database(settings, endpoints.database_url)),
-            _checked("Dagster database", lambda: _dagster(settings, endpoints.dagster_url)),
-            _checked("daemon", lambda: _daemon(settings, endpoints.dagster_url, up)),
-            _checked("broker", lambda: _broker(settings, endpoints, up)),
+            _checked("database", lambda: _database(settings, _known(urls.database, blocked))),
+            _checked("Dagster database", lambda: _dagster(settings, _known(urls.dagster, blocked))),
+            _checked("daemon", lambda: _daemon(settings, _known(urls.dagster, blocked), up)),
+            _checked("broker", lambda: _broker(settings, urls.broker, up)),
         ]
 
 
-def _without_servers(settings: Settings, up: Services | None, error: StackError) -> list[Check]:
-    """The same checks when the embedded servers cannot be started: only of what has a URL."""
+@dataclass(frozen=True, slots=True)
+class _Urls:
+    """Where the servers are; None where that is not known."""
 
-    def blocked(*_: object) -> str:
-        raise error
+    database: str | None
+    dagster: str | None
+    broker: str | None
 
-    dagster_url = settings.dagster_url
-    broker_only = Endpoints("", "", settings.broker_url or "", settings.result_url or "")
-    return [
-        _checked("database", blocked),
-        _checked(
-            "Dagster database", lambda: _dagster(settings, dagster_url) if dagster_url else blocked()
-        ),
-        _checked("daemon", lambda: _daemon(settings, dagster_url, up) if dagster_url else blocked()),
-        _checked(
-            "broker",
-            lambda: _broker(settings, broker_only, up) if settings.broker_url else blocked(),
-        ),
-    ]
+    @classmethod
+    def of(cls, settings: Settings) -> "_Urls":
+        return cls(settings.database_url, settings.dagster_url, settings.broker_url)
+
+
+def _known(url: str | None, blocked: StackError | None) -> str:
+    if url is None:
+        raise blocked or _Problem("it is not known where it is: see LENS_DATABASE_URL")
+    return url
 
 
 def _database(settings: Settings, url: str) -> str:
     try:
         catalog = Catalog(url)
-    except (sa.exc.SQLAlchemyError, ValueError):
+    except (SQLAlchemyError, ValueError):
         raise _Problem(_unreadable("LENS_DATABASE_URL")) from None
     try:
         if settings.database_url is None:
@@ -146,8 +155,9 @@ def _database(settings: Settings, url: str) -> str:
         catalog.check()
     except CatalogError as error:
         raise _Problem(f"{error}{_database_fix(str(error), 'LENS_DATABASE_URL')}") from error
-    except sa.exc.SQLAlchemyError as error:
-        raise _Problem(f"it fails unexpectedly: {_first_line(error)}: see its server's log") from error
+    except SQLAlchemyError as error:
+        reason = _first_line(error)
+        raise _Problem(f"it fails unexpectedly: {reason}: see its server's log") from error
     finally:
         catalog.close()
     return f"{_shown(url)}: every read is allowed"
@@ -167,15 +177,15 @@ def _dagster(settings: Settings, url: str) -> str:
         if missing:
             raise _Problem(f"{_shown(url)} lacks Dagster's tables: run `lens migrate`")
         storage = DagsterPostgresStorage(url, should_autocreate_tables=False)
-        current, head = storage.run_storage.alembic_version()
-    except sa.exc.SQLAlchemyError as error:
+        version = storage.run_storage.alembic_version()
+    except SQLAlchemyError as error:
         reason = _first_line(error)
         raise _Problem(
             f"Dagster's database cannot be used: {reason}{_database_fix(reason, variable)}"
         ) from error
     except ValueError:
         raise _Problem(_unreadable(variable)) from None
-    if current != head:
+    if version is None or version[0] != version[1]:
         raise _Problem(f"{_shown(url)} has tables of another Dagster version: run `lens migrate`")
     return f"{_shown(url)}: its tables are up to date"
 
@@ -202,7 +212,7 @@ def _daemon(settings: Settings, url: str, up: Services | None) -> str:
         ).run_storage
         age = daemon_heartbeat_age_seconds(storage)
         is_alive = daemon_is_alive(storage)
-    except (sa.exc.SQLAlchemyError, ValueError):
+    except (SQLAlchemyError, ValueError):
         raise _Problem("unknown: Dagster's database does not answer, see there") from None
     last = "it never beat" if age is None else f"its last heartbeat is {_duration(age)} old"
     if is_alive:
@@ -217,18 +227,15 @@ def _daemon(settings: Settings, url: str, up: Services | None) -> str:
     )
 
 
-def _broker(settings: Settings, endpoints: Endpoints, up: Services | None) -> str:
-    if not endpoints.broker_url and up is not None and up.broker_url:
-        # The settings name the database only: `running` had no need to look further.
-        endpoints = endpoints_of(settings, up, broker=True)
-    if not endpoints.broker_url:
+def _broker(settings: Settings, url: str | None, up: Services | None) -> str:
+    if not url:
         return _embedded_broker()
-    _reach(endpoints.broker_url, "LENS_BROKER_URL")
+    _reach(url, "LENS_BROKER_URL")
     if settings.result_url and not settings.result_url.startswith("rpc"):
         _reach(settings.result_url, "LENS_RESULT_URL")
     if settings.broker_url is None and up is None:
         return "the embedded one answers; it starts with `lens up`"
-    return f"{_shown(endpoints.broker_url)} answers"
+    return f"{_shown(url)} answers"
 
 
 def _embedded_broker() -> str:
@@ -242,13 +249,13 @@ def _embedded_broker() -> str:
 
 def _reach(url: str, variable: str) -> None:
     """Connect and authenticate the way the workers do. Raises _Problem."""
-    import kombu
+    from kombu.connection import Connection
     from kombu.exceptions import KombuError
 
     options = {"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": _CONNECT_SECONDS}
     is_redis = urlsplit(url).scheme.startswith("redis")
     try:
-        with kombu.Connection(
+        with Connection(
             url,
             connect_timeout=_CONNECT_SECONDS,
             transport_options=options if is_redis else None,
@@ -300,10 +307,11 @@ def _ffprobe() -> str:
 
 
 def _pillow() -> str:
+    fix = "pip install --force-reinstall Pillow"
     try:
         from PIL import Image
     except ImportError as error:
-        raise _Problem(f"cannot be loaded ({error}): pip install --force-reinstall Pillow") from error
+        raise _Problem(f"cannot be loaded ({error}): {fix}") from error
     missing = []
     for name in _FORMATS:
         buffer = io.BytesIO()
@@ -314,8 +322,7 @@ def _pillow() -> str:
             missing.append(name)
     if missing:
         raise _Problem(
-            f"cannot write and read {', '.join(missing)}: pip install --force-reinstall Pillow,"
-            " whose wheels have every format"
+            f"cannot write and read {', '.join(missing)}: {fix}, whose wheels have every format"
         )
     return f"writes and reads {', '.join(_FORMATS)}"
 
@@ -393,8 +400,8 @@ def _unreadable(variable: str) -> str:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    cause = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig else error
+def _first_line(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
     lines = str(cause).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -406,7 +413,7 @@ def _database_fix(reason: str, variable: str) -> str:
     if "role" in reason and "does not exist" in reason:
         return f": create the role or correct the user in {variable}"
     if "database" in reason and "does not exist" in reason:
-        return f": create it (CREATE DATABASE) or correct {variable}"
+        return f": create it or correct {variable}"
     if "permission denied" in reason:
         return f": grant it, or correct the user in {variable}"
     if "connection" in reason or "translate host" in reason or "timeout" in reason:

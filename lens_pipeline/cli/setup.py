@@ -1,13 +1,16 @@
 """Commands that prepare and examine an installation: migrate, doctor."""
 
 import sys
+from dataclasses import asdict
 
 import click
 from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline import doctor as examination
+from lens_pipeline import settings
 from lens_pipeline.catalog import CatalogError
 from lens_pipeline.cli.session import load_settings, print_json, say
+from lens_pipeline.logs import configure
 from lens_pipeline.pipeline import connect
 from lens_pipeline.stack.services import running
 
