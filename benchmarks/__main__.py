@@ -42,13 +42,19 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", type=_name, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument(
         "--quick",
         action="store_true",
         help="a few rounds of each, to see that it works; results.json is left as it is",
     )
     return parser
+
+
+def _name(text: str) -> str:
+    if text not in NAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(NAMES)}")
+    return text
 
 
 def _table(figures: Mapping[str, float]) -> str:

@@ -150,11 +150,24 @@ class RunningStack:
 
 @contextmanager
 def running_stack(variables: Mapping[str, str] | None = None) -> Iterator[RunningStack]:
-    """`lens up` with these LENS_… settings and no others; SIGTERM ends it."""
+    """`lens up` with these LENS_… settings and no others; SIGTERM ends it.
+
+    After an error its home stays, for the logs.
+    """
+    home = Path(tempfile.mkdtemp(prefix="lens-bench-"))
+    try:
+        with _running(home, variables or {}) as stack:
+            yield stack
+    except Exception as error:
+        error.add_note(f"the logs of the stack are in {home}")
+        raise
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def _running(home: Path, variables: Mapping[str, str]) -> Iterator[RunningStack]:
     with ExitStack() as stack:
-        home = Path(tempfile.mkdtemp(prefix="lens-bench-"))
-        stack.callback(shutil.rmtree, home, ignore_errors=True)
-        own = {"LENS_HOME": str(home), "LENS_DAGSTER_PORT": str(free_port()), **(variables or {})}
+        own = {"LENS_HOME": str(home), "LENS_DAGSTER_PORT": str(free_port()), **variables}
         log = stack.enter_context((home / "up.log").open("wb"))
         process = subprocess.Popen(
             [sys.executable, "-m", "lens_pipeline.cli", "up"],

@@ -11,7 +11,7 @@ from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.events import record_materializations
 from lens_pipeline.gaps import Assessed, assessed_pages
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import CODE_VERSION_TAG, REVISION_TAG, State
+from lens_pipeline.status import State
 from lens_pipeline.store import ObjectInfo
 
 
@@ -94,10 +94,7 @@ def _record(
                     "revision": assessed.revision,
                     "adopted": True,
                 },
-                tags={
-                    REVISION_TAG: assessed.revision,
-                    CODE_VERSION_TAG: derivative.code_version,
-                },
+                tags=derivative.materialization_tags(assessed.revision),
             )
             for assessed in rows
             for info in [objects[assessed.generation.id]]

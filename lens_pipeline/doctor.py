@@ -20,10 +20,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lens_pipeline.catalog import Catalog, CatalogError
 from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, daemon_is_alive
-from lens_pipeline.failures import DerivativeError
+from lens_pipeline.failures import LensError
 from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.settings import Settings, SettingsError
+from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
 from lens_pipeline.stack.endpoints import Services, StackError
 from lens_pipeline.stack.files import prepare_home
@@ -60,12 +60,8 @@ class Check:
     message: str
 
 
-class _Problem(Exception):
+class _Problem(LensError):
     """A check's finding; the message says the fix."""
-
-
-# What a check may find, each with a message for people.
-_FINDINGS = (_Problem, StackError, SettingsError, CatalogError, DerivativeError, MediaError)
 
 
 def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
@@ -75,8 +71,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
     commands do.
     """
     home = settings.resolved_home
-    services = Services.read(home)
-    up = services if services and services.command == _UP else None
+    up = _running_up(home)
     return [
         Check("settings", True, "; ".join(warnings) or "every one is valid"),
         _checked("home", lambda: _home(home)),
@@ -94,8 +89,17 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
     """The outcome of `look`, which returns what it found or raises what is wrong."""
     try:
         return Check(name, True, look())
-    except _FINDINGS as error:
+    except (LensError, MediaError) as error:
         return Check(name, False, " ".join(str(error).split()))
+
+
+def _running_up(home: Path) -> Services | None:
+    try:
+        services = Services.read(home)
+    except (OSError, ValueError):
+        # Nothing can run in a home that cannot be read, which is a finding of its own.
+        return None
+    return services if services and services.command == _UP else None
 
 
 def _home(home: Path) -> str:
@@ -145,16 +149,16 @@ def _known(url: str | None, blocked: StackError | None) -> str:
 
 
 def _database(settings: Settings, url: str) -> str:
+    _require_readable(url, "LENS_DATABASE_URL")
+    catalog = Catalog(url)
     try:
-        catalog = Catalog(url)
-    except (SQLAlchemyError, ValueError):
-        raise _Problem(_unreadable("LENS_DATABASE_URL")) from None
-    try:
+        # As every command does with the embedded one.
         if settings.database_url is None:
             catalog.migrate()
         catalog.check()
     except CatalogError as error:
-        raise _Problem(f"{error}{_database_fix(str(error), 'LENS_DATABASE_URL')}") from error
+        fix = _database_fix(str(error), "LENS_DATABASE_URL", is_dagster=False)
+        raise _Problem(f"{error}{fix}") from error
     except SQLAlchemyError as error:
         reason = _first_line(error)
         raise _Problem(f"it fails unexpectedly: {reason}: see its server's log") from error
@@ -169,6 +173,7 @@ def _dagster(settings: Settings, url: str) -> str:
     from lens_pipeline.engine.storage import prepare
 
     variable = "LENS_DAGSTER_URL" if settings.dagster_url else "LENS_DATABASE_URL"
+    _require_readable(url, variable)
     try:
         missing = _missing_tables(url)
         if missing and settings.database_url is None and settings.dagster_url is None:
@@ -180,11 +185,8 @@ def _dagster(settings: Settings, url: str) -> str:
         version = storage.run_storage.alembic_version()
     except SQLAlchemyError as error:
         reason = _first_line(error)
-        raise _Problem(
-            f"Dagster's database cannot be used: {reason}{_database_fix(reason, variable)}"
-        ) from error
-    except ValueError:
-        raise _Problem(_unreadable(variable)) from None
+        fix = _database_fix(reason, variable, is_dagster=True)
+        raise _Problem(f"Dagster's database cannot be used: {reason}{fix}") from error
     if version is None or version[0] != version[1]:
         raise _Problem(f"{_shown(url)} has tables of another Dagster version: run `lens migrate`")
     return f"{_shown(url)}: its tables are up to date"
@@ -206,13 +208,17 @@ def _missing_tables(url: str) -> list[str]:
 def _daemon(settings: Settings, url: str, up: Services | None) -> str:
     from dagster_postgres import DagsterPostgresStorage
 
+    _require_readable(url, "LENS_DAGSTER_URL")
     try:
+        # Dagster itself would try to connect six times, telling of each.
+        if _missing_tables(url):
+            raise _Problem("unknown: Dagster's tables are missing, see there")
         storage: Heartbeats = DagsterPostgresStorage(
             url, should_autocreate_tables=False
         ).run_storage
         age = daemon_heartbeat_age_seconds(storage)
         is_alive = daemon_is_alive(storage)
-    except (SQLAlchemyError, ValueError):
+    except SQLAlchemyError:
         raise _Problem("unknown: Dagster's database does not answer, see there") from None
     last = "it never beat" if age is None else f"its last heartbeat is {_duration(age)} old"
     if is_alive:
@@ -262,7 +268,7 @@ def _reach(url: str, variable: str) -> None:
         ) as connection:
             errors = (*connection.connection_errors, *connection.channel_errors, KombuError)
             try:
-                connection.connect()
+                connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
                 # Redis is first asked something, and told the password, when a channel opens.
                 connection.channel().close()
             except (*errors, OSError) as error:
@@ -386,17 +392,27 @@ def _duration(seconds: float) -> str:
 
 
 def _shown(url: str) -> str:
-    """`url` without password and options."""
-    parts = urlsplit(url)
-    user = f"{parts.username}@" if parts.username else ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+    """`url` without password and options, also of one that nothing else can read."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    return f"{scheme}://{user}{at if user else ''}{place.partition('?')[0]}"
+
+
+def _require_readable(url: str, variable: str) -> None:
+    """Raises _Problem where a database's messages would repeat a part of the password."""
+    try:
+        host = sa.make_url(url).host or ""
+    except (SQLAlchemyError, ValueError):
+        raise _Problem(_unreadable(variable)) from None
+    if "@" in host:
+        raise _Problem(_unreadable(variable))
 
 
 def _unreadable(variable: str) -> str:
     return (
         f"{variable} cannot be read as a URL: write special characters of the password as %XX,"
-        " for example %23 for #"
+        " for example %40 for @"
     )
 
 
@@ -406,14 +422,15 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _database_fix(reason: str, variable: str) -> str:
+def _database_fix(reason: str, variable: str, *, is_dagster: bool) -> str:
     """What to do about a message of PostgreSQL's; nothing if it says so itself."""
     if "password" in reason:
         return f": correct the password in {variable}"
     if "role" in reason and "does not exist" in reason:
         return f": create the role or correct the user in {variable}"
     if "database" in reason and "does not exist" in reason:
-        return f": create it or correct {variable}"
+        maker = "`lens migrate` creates it" if is_dagster else "create it"
+        return f": {maker}, or correct {variable}"
     if "permission denied" in reason:
         return f": grant it, or correct the user in {variable}"
     if "connection" in reason or "translate host" in reason or "timeout" in reason:

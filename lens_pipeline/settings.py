@@ -41,6 +41,21 @@ WITHOUT_EFFECT = frozenset(
 )
 
 
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_WEEKDAYS = "sun mon tue wed thu fri sat".split()
+# What each field of a cron schedule may name: minute, hour, day, month, weekday.
+_CRON_FIELDS = tuple(
+    frozenset([*map(str, numbers), *names])
+    for numbers, names in (
+        (range(60), []),
+        (range(24), []),
+        (range(1, 32), []),
+        (range(1, 13), _MONTHS),
+        (range(8), _WEEKDAYS),
+    )
+)
+
+
 class SettingsError(LensError):
     """A setting is wrong; the message names the variable and the fix, in one line."""
 
@@ -128,8 +143,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                 "LENS_DAGSTER_URL equals LENS_DATABASE_URL:"
                 " give Dagster a database of its own, for example one named dagster"
             )
-        if len(self.backfill_cron.split()) != 5:
-            raise ValueError("LENS_BACKFILL_CRON must have five fields, for example '*/5 * * * *'")
+        if not _is_cron(self.backfill_cron):
+            raise ValueError(
+                f"LENS_BACKFILL_CRON={self.backfill_cron[:60]!r} is no schedule of five fields:"
+                " use for example '*/5 * * * *'"
+            )
         try:
             ipaddress.ip_address(self.bind)
         except ValueError:
@@ -138,6 +156,24 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                     f"LENS_BIND={self.bind!r} is no IP address: use 127.0.0.1 or 0.0.0.0"
                 ) from None
         return self
+
+
+def _is_cron(text: str) -> bool:
+    """Whether it has minute, hour, day, month and weekday, each a list of values or ranges.
+
+    Dagster, which would tell in full, takes seconds to import.
+    """
+    fields = text.split()
+    return len(fields) == len(_CRON_FIELDS) and all(
+        _is_cron_part(part, allowed)
+        for field, allowed in zip(fields, _CRON_FIELDS, strict=True)
+        for part in field.split(",")
+    )
+
+
+def _is_cron_part(part: str, allowed: frozenset[str]) -> bool:
+    match = re.fullmatch(r"(?:\*|([a-z0-9]+)(?:-([a-z0-9]+))?)(?:/[1-9]\d*)?", part.lower())
+    return bool(match) and all(value is None or value in allowed for value in match.groups())
 
 
 def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:

@@ -14,9 +14,8 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-# Dagster's own tags: its UI shows them as data version and code version.
+# Dagster's own tag, shown by its UI as the data version.
 REVISION_TAG = "dagster/data_version"
-CODE_VERSION_TAG = "dagster/code_version"
 # Ours, on observations.
 OUTCOME_TAG = "lens/outcome"
 FAILED_REVISION_TAG = "lens/revision"
@@ -137,11 +136,14 @@ def standing(history: History, revision: str, max_attempts: int) -> Standing:
     latest = plans[-1] if plans else None
     attempts = len(failures) + len(crashed)
 
+    is_up_to_date = materialized is not None and materialized.revision == revision
     if latest and latest.run_status in _IN_FLIGHT and latest.run_id not in spoken_for:
-        if materialized and materialized.revision == revision:
+        if is_up_to_date:
             return Standing(State.READY, run_id=latest.run_id, event_id=materialized_at)
         return Standing(State.PROCESSING, attempts, run_id=latest.run_id)
     if latest and latest.run_status == "CANCELED" and latest.run_id not in spoken_for:
+        if is_up_to_date:  # to be made again, which somebody thought better of
+            return Standing(State.READY, event_id=materialized_at)
         return Standing(State.DEAD, attempts, CANCELED, latest.run_id, latest.event_id)
     if attempts:
         last = max([*failures, *crashed], key=lambda event: event.event_id)
@@ -149,7 +151,7 @@ def standing(history: History, revision: str, max_attempts: int) -> Standing:
         given_up = attempts >= max_attempts or (isinstance(last, Mark) and last.permanent)
         state = State.DEAD if given_up else State.FAILED
         return Standing(state, attempts, error_class, last.run_id, last.event_id)
-    if materialized and materialized.revision == revision:
+    if is_up_to_date:
         return Standing(State.READY, event_id=materialized_at)
     return Standing(State.NONE)
 

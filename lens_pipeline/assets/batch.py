@@ -20,12 +20,10 @@ from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
 from lens_pipeline.scratch import scratch_directory
 from lens_pipeline.status import (
-    CODE_VERSION_TAG,
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
     OUTCOME_TAG,
     PERMANENT_TAG,
-    REVISION_TAG,
     Outcome,
     State,
 )
@@ -122,10 +120,7 @@ class _Batch:
                     asset_key=self._derivative.asset,
                     partition=key,
                     metadata=future.result(),
-                    tags={
-                        REVISION_TAG: assessed.revision,
-                        CODE_VERSION_TAG: self._derivative.code_version,
-                    },
+                    tags=self._derivative.materialization_tags(assessed.revision),
                 )
             )
             self._made += 1

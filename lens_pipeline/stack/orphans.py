@@ -23,22 +23,29 @@ def sweep(home: Path, report: Callable[[str], None]) -> None:
 
     Waits for a supervisor that is still stopping its programs, as long as it gives them.
     """
-    found = _top(_marked(home))
+    found = _top(processes_of(home))
     if not found:
         return
     report(f"stopping {len(found)} leftover processes of an earlier start")
     supervisors = [process for process in found if _is_supervisor(process)]
     _end(supervisors, signal.SIGTERM, stop_seconds(home) + _PATIENCE_SECONDS)
-    programs = [process for process in _top(_marked(home)) if not _is_server(process)]
+    programs = [process for process in _top(processes_of(home)) if not _is_server(process)]
     _end(programs, signal.SIGTERM, _PATIENCE_SECONDS)
     kill(home)
 
 
 def kill(home: Path) -> None:
     """Kill whatever is left of `home`'s programs; servers get a moment to close their files."""
-    _end([p for p in _marked(home) if not _is_server(p)], signal.SIGKILL, _PATIENCE_SECONDS)
-    _end(_top(_marked(home)), signal.SIGINT, _PATIENCE_SECONDS)
-    _end(_marked(home), signal.SIGKILL, _PATIENCE_SECONDS)
+    _end([p for p in processes_of(home) if not _is_server(p)], signal.SIGKILL, _PATIENCE_SECONDS)
+    _end(_top(processes_of(home)), signal.SIGINT, _PATIENCE_SECONDS)
+    _end(processes_of(home), signal.SIGKILL, _PATIENCE_SECONDS)
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Whatever a supervisor of `home` started, without this process and those it runs in."""
+    this = psutil.Process()
+    spared = {this.pid, *(parent.pid for parent in this.parents())}
+    return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
 def stop_seconds(home: Path) -> float:
@@ -66,13 +73,6 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _marked(home: Path) -> list[psutil.Process]:
-    """Processes of `home`, without this one and those it runs in."""
-    this = psutil.Process()
-    spared = {this.pid, *(parent.pid for parent in this.parents())}
-    return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
 def _is_marked(process: psutil.Process, home: Path) -> bool:

@@ -235,10 +235,10 @@ def _run(
             # Before `prepare`: from here on `resolve` works; `lens` commands wait for `ready`.
             write_private(services_file(home), starting.to_json())
             prepare(endpoints)
-            report(f"starting {', '.join(program.name for program in product)}")
-            supervisor.start(*(program.name for program in product))
             ready = servers.services(COMMAND, ready=True)
             write_private(services_file(home), ready.to_json())
+            report(f"starting {', '.join(program.name for program in product)}")
+            supervisor.start(*(program.name for program in product))
             host = reachable_host(settings.bind)
             url = f"http://{f'[{host}]' if ':' in host else host}:{settings.dagster_port}"
             stack = Stack(endpoints, url, supervisor)

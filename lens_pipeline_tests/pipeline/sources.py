@@ -96,3 +96,9 @@ def playlist(url: str) -> bytes:
         "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n"
         f"{url}\n#EXTINF:5,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
     ).encode()
+
+
+@functools.cache
+def large_jpeg() -> bytes:
+    """Takes about a tenth of a second to turn into a preview."""
+    return encoded(texture(2400, 1800), "JPEG", quality=85)

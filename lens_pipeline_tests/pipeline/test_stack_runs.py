@@ -15,6 +15,7 @@ from lens_pipeline_tests.servers import HostileServer
 pytestmark = pytest.mark.slow
 
 BATCH = 4
+BACKFILLED = [f"b{number:02}" for number in range(10)]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +36,40 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made.stop()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def backfill(stack: Stack, sources_server: HostileServer) -> str:
+    """A backfill started from the UI for ten previews that have been lost; its id.
+
+    Started first, because Dagster looks for new ones every half minute.
+    """
+    rows = _rows(stack)
+    for name in BACKFILLED:
+        rows.add(name, sources_server.put(f"/{name}.jpg", sources.jpeg()))
+    eventually(
+        lambda: all(stack.states().get(name) == "ready" for name in BACKFILLED), 40, "the previews"
+    )
+    for path in rows.store.glob("u1/previews/b*"):
+        path.unlink()
+    launched = stack.graphql(
+        """mutation ($params: LaunchBackfillParams!) {
+             launchPartitionBackfill(backfillParams: $params) { __typename
+               ... on LaunchBackfillSuccess { backfillId }
+               ... on PythonError { message } } }""",
+        {
+            "params": {
+                "assetSelection": [{"path": ["preview"]}],
+                "partitionNames": BACKFILLED,
+                "title": "again",
+            }
+        },
+    )["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    return launched["backfillId"]
+
+
 @pytest.fixture
 def rows(stack: Stack, tmp_path: Path) -> Site:
-    endpoints = stack.pipeline.endpoints
-    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
+    return _rows(stack)
 
 
 @pytest.fixture
@@ -78,55 +109,6 @@ def test_a_partition_launched_from_the_ui_is_made_again(
     assert "u1/previews/again_preview.webp" in rows.objects()
 
 
-def test_a_backfill_of_selected_partitions_runs_in_batches(
-    stack: Stack, rows: Site, url: Callable[[str], str]
-) -> None:
-    """One run for each of a thousand files, or one for all of them."""
-    names = [f"b{number:02}" for number in range(10)]
-    for name in names:
-        rows.add(name, url(name))
-    eventually(
-        lambda: all(stack.states().get(name) == "ready" for name in names), 40, "the previews"
-    )
-    for path in rows.store.glob("u1/previews/b*"):
-        path.unlink()
-    launched = stack.graphql(
-        """mutation ($params: LaunchBackfillParams!) {
-             launchPartitionBackfill(backfillParams: $params) { __typename
-               ... on LaunchBackfillSuccess { backfillId }
-               ... on PythonError { message } } }""",
-        {
-            "params": {
-                "assetSelection": [{"path": ["preview"]}],
-                "partitionNames": names,
-                "title": "again",
-            }
-        },
-    )["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    backfill_id = launched["backfillId"]
-
-    def status() -> Any:
-        return stack.graphql(
-            """query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
-                 ... on PartitionBackfill { status } } }""",
-            {"id": backfill_id},
-        )["partitionBackfillOrError"]["status"]
-
-    eventually(lambda: status() == "COMPLETED_SUCCESS", 90, "the backfill")
-    runs = stack.graphql(
-        """query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs {
-             results { status assetMaterializations { partition } } } } }""",
-        {"filter": {"tags": [{"key": "dagster/backfill", "value": backfill_id}]}},
-    )["runsOrError"]["results"]
-    assert {run["status"] for run in runs} == {"SUCCESS"}
-    sizes = [len(run["assetMaterializations"]) for run in runs]
-    assert sorted(sizes) == [2, 4, 4]
-    made = Counter(m["partition"] for run in runs for m in run["assetMaterializations"])
-    assert made == dict.fromkeys(names, 1)
-    assert len(list(rows.store.glob("u1/previews/b*"))) == 10
-
-
 def test_a_cancelled_run_ends_as_canceled_and_stays_so(
     stack: Stack, rows: Site, sources_server: HostileServer
 ) -> None:
@@ -155,23 +137,17 @@ def test_a_cancelled_remake_leaves_ready_previews_ready(
     stack: Stack, rows: Site, sources_server: HostileServer
 ) -> None:
     """A preview that lies in the store, and is a dead letter because somebody changed their mind."""
-    path = "/slow-later.jpg"
+    path = "/hangs"
     rows.add("kept", sources_server.put(path, sources.jpeg()))
     eventually(lambda: stack.states().get("kept") == "ready", 20, "the preview")
     sources_server.remove(path)
-    before = sources_server.requests[path]
-    # Answers 503 for as long as it is asked.
-    sources_server.fail_first(path, 503, times=1000)
     run_id = _launch(stack, "kept")
-    eventually(lambda: sources_server.requests[path] > before, 20, "the download")
+    eventually(lambda: sources_server.requests[path] == 2, 20, "the download")
     stack.graphql(
         "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", {"id": run_id}
     )
-    eventually(
-        lambda: stack.run(run_id)["status"] in ("CANCELED", "FAILURE"), 15, "the end of the run"
-    )
-    if stack.run(run_id)["status"] == "CANCELED":
-        assert stack.states()["kept"] == "ready"
+    eventually(lambda: stack.run(run_id)["status"] == "CANCELED", 15, "the cancellation")
+    assert stack.states()["kept"] == "ready"
 
 
 def test_a_retry_from_the_command_line_is_worked_off_by_the_stack(
@@ -195,6 +171,36 @@ def test_the_status_of_a_running_stack_is_told_by_the_command_line(
     eventually(lambda: stack.states().get("told") == "ready", 20, "the preview")
     shown = stack.lens("status", "told")
     assert shown.stdout.strip() == "told preview ready u1/previews/told_preview.webp"
+
+
+def test_a_backfill_of_selected_partitions_runs_in_batches(
+    stack: Stack, rows: Site, backfill: str
+) -> None:
+    """One run for each of a thousand files, or one for all of them."""
+
+    def status() -> Any:
+        return stack.graphql(
+            """query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
+                 ... on PartitionBackfill { status } } }""",
+            {"id": backfill},
+        )["partitionBackfillOrError"]["status"]
+
+    eventually(lambda: status() == "COMPLETED_SUCCESS", 90, "the backfill")
+    runs = stack.graphql(
+        """query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs {
+             results { status assetMaterializations { partition } } } } }""",
+        {"filter": {"tags": [{"key": "dagster/backfill", "value": backfill}]}},
+    )["runsOrError"]["results"]
+    assert {run["status"] for run in runs} == {"SUCCESS"}
+    assert sorted(len(run["assetMaterializations"]) for run in runs) == [2, BATCH, BATCH]
+    made = Counter(m["partition"] for run in runs for m in run["assetMaterializations"])
+    assert made == dict.fromkeys(BACKFILLED, 1)
+    assert len(list(rows.store.glob("u1/previews/b*"))) == len(BACKFILLED)
+
+
+def _rows(stack: Stack) -> Site:
+    endpoints = stack.pipeline.endpoints
+    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
 
 
 def _launch(stack: Stack, partition: str) -> str:

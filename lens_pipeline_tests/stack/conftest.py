@@ -20,18 +20,6 @@ def settings_for(home: Path, **values: object) -> Settings:
     return load({"LENS_HOME": str(home), **environ}, dotenv=None)[0]
 
 
-def marked(home: Path) -> list[psutil.Process]:
-    """The processes that carry the mark of `home`."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(orphans.MARK) == str(home):
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
 def supervisord_of(home: Path) -> psutil.Process:
     return psutil.Process(int((home / "run" / "supervisord.pid").read_text()))
 
@@ -48,7 +36,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:
 def home(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "home"
     yield directory
-    left = [process.name() for process in marked(directory)]
+    left = [process.name() for process in orphans.processes_of(directory)]
     orphans.kill(directory)
     assert left == []
 

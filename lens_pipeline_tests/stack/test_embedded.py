@@ -78,11 +78,12 @@ def test_postgres_wants_its_password(postgres: tuple[Postgres, Supervisor]) -> N
 
 def test_postgres_listens_on_loopback_only(postgres: tuple[Postgres, Supervisor]) -> None:
     """A database open to the network, or a socket file whose path is too long."""
-    _, supervisor = postgres
-    process = psutil.Process(supervisor.pids()["postgres"])
-    listening = [c for c in process.net_connections("all") if c.status == psutil.CONN_LISTEN]
-    assert [c.laddr.ip for c in listening if c.family == socket.AF_INET] == ["127.0.0.1"]
-    assert [c for c in listening if c.family != socket.AF_INET] == []
+    server, _ = postgres
+    port = psycopg2.extensions.parse_dsn(server.url("lens"))["port"]
+    tcp = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    addresses = [connection.laddr for connection in tcp if connection.laddr]
+    assert {address.ip for address in addresses if address.port == int(port)} == {"127.0.0.1"}
+    assert not any(f".s.PGSQL.{port}" in str(c.laddr) for c in psutil.net_connections("unix"))
 
 
 def test_a_killed_postgres_recovers_with_its_data(postgres: tuple[Postgres, Supervisor]) -> None:

@@ -8,9 +8,10 @@ import psycopg2
 import pytest
 
 from lens_pipeline.stack.endpoints import Services, services_file
+from lens_pipeline.stack.orphans import processes_of
 from lens_pipeline.stack.services import running
 from lens_pipeline_tests.stack.commands import await_line, finish, spawn
-from lens_pipeline_tests.stack.conftest import eventually, marked, settings_for, supervisord_of
+from lens_pipeline_tests.stack.conftest import eventually, settings_for, supervisord_of
 
 
 def test_explicit_urls_start_nothing(home: Path) -> None:
@@ -26,13 +27,13 @@ def test_explicit_urls_start_nothing(home: Path) -> None:
 def test_a_command_starts_what_it_needs_and_stops_it(home: Path) -> None:
     """A `lens status` that leaves a database running."""
     with running(settings_for(home), broker=True, command="once") as endpoints:
-        assert {p.name() for p in marked(home)} >= {"postgres", "valkey-server"}
+        assert {p.name() for p in processes_of(home)} >= {"postgres", "valkey-server"}
         psycopg2.connect(endpoints.dagster_url).close()
         assert services_file(home).stat().st_mode & 0o777 == 0o600
         services = Services.read(home)
         assert services
         assert (services.pid, services.command) == (os.getpid(), "once")
-    assert marked(home) == []
+    assert processes_of(home) == []
     assert not services_file(home).exists()
 
 
@@ -40,7 +41,7 @@ def test_an_error_in_the_command_stops_its_servers_too(made: Path) -> None:
     """A failed `lens once` that leaves a database running."""
     with pytest.raises(ZeroDivisionError), running(settings_for(made), broker=True, command="x"):
         raise ZeroDivisionError
-    assert marked(made) == []
+    assert processes_of(made) == []
 
 
 def test_a_second_command_joins_and_the_first_waits_for_it(made: Path) -> None:
@@ -79,7 +80,7 @@ def test_a_killed_owner_does_not_block(made: Path) -> None:
     owner.communicate()
     supervisord.kill()
     eventually(lambda: not supervisord.is_running() or supervisord.status() == "zombie")
-    assert {p.name() for p in marked(made)} >= {"valkey-server"}
+    assert {p.name() for p in processes_of(made)} >= {"valkey-server"}
     assert Services.read(made) is None
     with running(settings_for(made), broker=True, command="next") as endpoints:
         assert endpoints.database_url == url.strip()
@@ -92,4 +93,4 @@ def test_a_terminated_command_leaves_nothing(made: Path) -> None:
     await_line(command, "postgresql://")
     command.send_signal(signal.SIGTERM)
     command.communicate(timeout=10)
-    eventually(lambda: marked(made) == [])
+    eventually(lambda: processes_of(made) == [])

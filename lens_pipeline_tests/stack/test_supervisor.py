@@ -14,7 +14,7 @@ import pytest
 from lens_pipeline.stack import orphans
 from lens_pipeline.stack.endpoints import StackError
 from lens_pipeline.stack.supervisor import Program, Supervisor
-from lens_pipeline_tests.stack.conftest import eventually, marked, supervisord_of
+from lens_pipeline_tests.stack.conftest import eventually, supervisord_of
 
 SLEEP = ("sleep", "99")
 # Leaves a mark at the start and on SIGTERM, in the order in which that happens.
@@ -184,7 +184,7 @@ def test_a_long_home_path_works(tmp_path: Path) -> None:
     with Supervisor(home, [Program("a", SLEEP)]) as supervisor:
         supervisor.start()
         assert supervisor.statuses() == {"a": "RUNNING"}
-    assert marked(home) == []
+    assert orphans.processes_of(home) == []
 
 
 def test_another_users_socket_directory_is_refused(
@@ -221,25 +221,25 @@ def _child_that_supervises(home: Path) -> subprocess.Popen[bytes]:
 def test_everything_stops_when_the_parent_is_killed(home: Path) -> None:
     """Processes that outlive a `kill -9` of `lens up`, seen by nobody."""
     child = _child_that_supervises(home)
-    eventually(lambda: "sleep" in [process.name() for process in marked(home)])
+    eventually(lambda: "sleep" in [process.name() for process in orphans.processes_of(home)])
     child.kill()
     child.wait()
-    eventually(lambda: marked(home) == [])
+    eventually(lambda: orphans.processes_of(home) == [])
 
 
 def test_orphans_of_a_killed_supervisor_are_swept(home: Path) -> None:
     """A second worker beside one that nobody supervises any more."""
     child = _child_that_supervises(home)
-    eventually(lambda: "sleep" in [process.name() for process in marked(home)])
+    eventually(lambda: "sleep" in [process.name() for process in orphans.processes_of(home)])
     supervisord = supervisord_of(home)
     supervisord.suspend()
     child.kill()
     child.wait()
     supervisord.kill()
-    eventually(lambda: [p.name() for p in marked(home)] == ["sleep"])
+    eventually(lambda: [p.name() for p in orphans.processes_of(home)] == ["sleep"])
     told: list[str] = []
     orphans.sweep(home, told.append)
-    assert marked(home) == []
+    assert orphans.processes_of(home) == []
     assert told == ["stopping 1 leftover processes of an earlier start"]
 
 
@@ -259,4 +259,4 @@ def test_a_lost_supervisord_is_an_error_and_leaves_nothing(home: Path) -> None:
         supervisord.kill()
         with pytest.raises(StackError, match="supervisord does not answer"):
             supervisor.statuses()
-    assert marked(home) == []
+    assert orphans.processes_of(home) == []

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_pipeline.stack import ports
+from lens_pipeline.stack import orphans, ports
 from lens_pipeline.stack.endpoints import StackError
 from lens_pipeline.stack.files import prepare_home
 from lens_pipeline.stack.up import find_config_dir, programs
 from lens_pipeline_tests.stack.commands import STUBBORN, await_line, spawn
-from lens_pipeline_tests.stack.conftest import marked, settings_for, supervisord_of
+from lens_pipeline_tests.stack.conftest import settings_for, supervisord_of
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -26,7 +26,7 @@ def test_a_signal_stops_everything(made: Path, number: signal.Signals) -> None:
     command.send_signal(number)
     _, errors = command.communicate(timeout=20)
     assert command.returncode == 0, errors
-    assert marked(made) == []
+    assert orphans.processes_of(made) == []
     assert not (made / "services.json").exists()
 
 
@@ -41,7 +41,7 @@ def test_a_second_interrupt_does_not_wait_for_grace(made: Path) -> None:
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=20)
     assert time.monotonic() - begun < 5
-    assert marked(made) == []
+    assert orphans.processes_of(made) == []
 
 
 @pytest.mark.slow
@@ -94,14 +94,14 @@ def test_a_lost_supervisor_ends_up_with_an_error(made: Path) -> None:
     _, errors = command.communicate(timeout=20)
     assert command.returncode == 1
     assert "supervisord does not answer" in errors
-    assert marked(made) == []
+    assert orphans.processes_of(made) == []
 
 
 def test_a_restarted_program_is_reported(made: Path) -> None:
     """A worker that crashes all day without a line about it."""
     command = spawn("up", made)
     await_line(command, "ready")
-    (dummy,) = [p for p in marked(made) if "time.sleep(99)" in " ".join(p.cmdline())]
+    (dummy,) = [p for p in orphans.processes_of(made) if "time.sleep(99)" in " ".join(p.cmdline())]
     dummy.kill()
     assert command.stderr
     for line in command.stderr:

@@ -1,0 +1,133 @@
+"""`lens demo` as people run it, on a home of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lens_pipeline import demo
+from lens_pipeline.demo import SAMPLES
+from lens_pipeline.media import image, video
+from lens_pipeline.media.model import PosterSpec, PreviewSpec
+from lens_pipeline.settings import PREFIX
+from lens_pipeline.stack import orphans
+from lens_pipeline.stack.ports import free_port
+
+_SECONDS = 240
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Mapping[str, str]]:
+    """Of a fresh home; nothing may be left running in it."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith((PREFIX, "DAGSTER_"))
+    }
+    home = tmp_path / "home"
+    yield {**inherited, "LENS_HOME": str(home), "LENS_DAGSTER_PORT": str(free_port())}
+    left = [process.name() for process in psutil.process_iter() if _is_of(process, home)]
+    orphans.kill(home)
+    assert left == []
+
+
+def _is_of(process: psutil.Process, home: Path) -> bool:
+    try:
+        return process.environ().get(orphans.MARK) == str(home)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _demo(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lens_pipeline.cli", "demo", *arguments],
+        cwd=Path(environment["LENS_HOME"]).parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _ready(output: str) -> dict[str, str]:
+    """What was said of each sample that became ready, by id."""
+    return {match[2]: match[1].strip() for match in re.finditer(r"  ready (.{7})  (\S+) ", output)}
+
+
+@pytest.mark.slow
+def test_a_demonstration_makes_every_sample_once_and_stops(
+    environment: Mapping[str, str],
+) -> None:
+    """The first five minutes with the product; and a second time that adds everything again."""
+    first = _demo(environment, "--exit-when-done")
+    output, _ = first.communicate(timeout=_SECONDS)
+    assert first.returncode == 0, output
+    made = _ready(output)
+    assert made.keys() == {sample.id for sample in SAMPLES}, output
+    assert all(re.fullmatch(r"\d+\.\d s", when) for when in made.values()), output
+    store = Path(environment["LENS_HOME"]) / "store"
+    for sample in SAMPLES:
+        assert (store / sample.key).is_file()
+        (webp,) = store.glob(f"{demo.USER}/*/{sample.id}_*.webp")
+        assert webp.stat().st_size > 1000
+
+    second = _demo(environment)
+    try:
+        output = _read_until(second, "Ctrl-C")
+        assert "added by an earlier" in output
+        assert set(_ready(output).values()) == {"already"}
+        assert f"http://127.0.0.1:{environment['LENS_DAGSTER_PORT']}/assets/preview" in output
+        assert second.poll() is None
+    finally:
+        second.send_signal(signal.SIGINT)
+        second.communicate(timeout=_SECONDS)
+    assert second.returncode == 0
+
+
+def _read_until(process: subprocess.Popen[str], text: str) -> str:
+    """The output up to the line that contains `text`."""
+    assert process.stdout
+    lines: list[str] = []
+    deadline = time.monotonic() + _SECONDS
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            break
+        assert time.monotonic() < deadline
+    return "".join(lines)
+
+
+@pytest.mark.slow
+def test_a_sample_that_fails_is_told_with_its_reason(environment: Mapping[str, str]) -> None:
+    """A demonstration that hangs, or says that all is well, on a machine that makes nothing."""
+    limited = {**environment, "LENS_MAX_PIXELS": "240000"}
+    command = _demo(limited, "--exit-when-done")
+    output, _ = command.communicate(timeout=_SECONDS)
+    assert command.returncode == 1, output
+    assert re.search(r"FAILED +sample-hubble +SourceOverLimit: .*pixels", output), output
+    assert "sample-coffee" in _ready(output), output
+
+
+def test_the_samples_are_what_they_are_said_to_be() -> None:
+    """A portrait video shown lying down, or by its black beginning; and a file without a licence."""
+    assert sum(sample.path.stat().st_size for sample in SAMPLES) < 4_000_000
+    licences = (SAMPLES[0].path.parent / "LICENSES.md").read_text(encoding="utf-8")
+    assert all(f"`{sample.file}`" in licences for sample in SAMPLES)
+    files = {path.name for path in SAMPLES[0].path.parent.iterdir()} - {"LICENSES.md"}
+    assert files == {sample.file for sample in SAMPLES}
+
+    by_id = {sample.id: sample.path for sample in SAMPLES}
+    preview = PreviewSpec(longest_edge=256, quality=80, effort=0, max_pixels=10**7)
+    cat = image.render_preview(by_id["sample-chelsea-sideways"], preview)
+    assert cat.width > cat.height
+    poster = PosterSpec(longest_edge=256, quality=80, effort=0, max_pixels=10**7)
+    bunny = video.render_poster(by_id["sample-bunny-portrait"], poster)
+    assert bunny.picture.height > bunny.picture.width
+    assert bunny.poster_at_seconds >= 1

@@ -1,0 +1,74 @@
+"""What becomes part of a partition key or an object key, and what makes a revision."""
+
+import datetime as dt
+from dataclasses import replace
+
+import pytest
+
+from lens_pipeline.catalog import Generation, Kind
+from lens_pipeline.derivatives import POSTER, PREVIEW
+from lens_pipeline.partitions import key_problem
+from lens_pipeline.settings import Settings
+
+GENERATION = Generation(
+    "id-1", "user-1", Kind.PHOTO, "https://h/a.jpg", dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+)
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "0", "A_b.c-d", "x" * 128, "0f2a9c1e-0000-4000-8000-123456789abc", "1.5"]
+)
+def test_usual_ids_are_fine(key: str) -> None:
+    """A site whose ids are refused."""
+    assert key_problem("id", key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/", "a/b", ".", "..", "a..b", "a\n", "\na", "a\0b", "x" * 129, ".a", "-a", "_a", "ü", "a b",
+     "a\\b", "a[b", "a,b", "%2e", "a:b", "a\u2028"],
+)  # fmt: skip
+def test_ids_that_could_leave_their_folder_are_refused(key: str) -> None:
+    """A row that writes over another user's file, or means a range of partitions."""
+    problem = key_problem("id", key)
+    assert problem
+    assert "\n" not in problem
+    assert problem.startswith("id ")
+
+
+def test_objects_lie_where_the_application_looks_for_them() -> None:
+    """Previews that exist and are never shown."""
+    assert PREVIEW.object_key(GENERATION) == "user-1/previews/id-1_preview.webp"
+    assert POSTER.object_key(GENERATION) == "user-1/posters/id-1_poster.webp"
+
+
+CHANGES = {
+    "source": (replace(GENERATION, asset_url="https://h/b.jpg"), Settings()),
+    "owner": (replace(GENERATION, user_id="user-2"), Settings()),
+    "size": (GENERATION, Settings(preview_edge=512)),
+    "quality": (GENERATION, Settings(preview_quality=70)),
+}
+
+
+@pytest.mark.parametrize(("generation", "settings"), CHANGES.values(), ids=CHANGES.keys())
+def test_whatever_changes_the_output_changes_the_revision(
+    generation: Generation, settings: Settings
+) -> None:
+    """An old picture that counts as the new one."""
+    revision = PREVIEW.revision(generation, settings)
+    assert revision != PREVIEW.revision(GENERATION, Settings())
+    assert len(revision) == 12
+    assert set(revision) <= set("0123456789abcdef")
+
+
+def test_whatever_does_not_change_the_output_keeps_the_revision() -> None:
+    """A library made again because a machine has more cores, or a row was touched."""
+    touched = replace(GENERATION, finished_at=dt.datetime(2026, 2, 2, tzinfo=dt.UTC))
+    busier = Settings(threads=8, batch_size=50, max_attempts=2, preview_concurrency=7)
+    assert PREVIEW.revision(touched, busier) == PREVIEW.revision(GENERATION, Settings())
+
+
+def test_the_code_version_is_part_of_the_revision() -> None:
+    """A mended renderer whose broken pictures stay."""
+    newer = replace(PREVIEW, code_version=PREVIEW.code_version + "x")
+    assert newer.revision(GENERATION, Settings()) != PREVIEW.revision(GENERATION, Settings())

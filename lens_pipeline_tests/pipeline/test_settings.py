@@ -1,0 +1,127 @@
+"""Settings that stop a start with one line, and those that are read."""
+
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline.settings import SettingsError, load
+
+WRONG = {
+    "an unknown variable": ({"LENS_BATCHSIZE": "3"}, "LENS_BATCHSIZE", "LENS_BATCH_SIZE"),
+    "an unknown one like nothing": ({"LENS_QWERTZUIOP": "3"}, "LENS_QWERTZUIOP", "remove it"),
+    "zero": ({"LENS_BATCH_SIZE": "0"}, "LENS_BATCH_SIZE", "greater than or equal to 1"),
+    "too much": ({"LENS_PREVIEW_QUALITY": "101"}, "LENS_PREVIEW_QUALITY", "100"),
+    "a negative time": ({"LENS_FETCH_TIMEOUT_SECONDS": "-1"}, "LENS_FETCH_TIMEOUT_SECONDS", "0"),
+    "infinity": ({"LENS_FETCH_TIMEOUT_SECONDS": "inf"}, "LENS_FETCH_TIMEOUT_SECONDS", "3600"),
+    "not a number": ({"LENS_FETCH_TIMEOUT_SECONDS": "nan"}, "LENS_FETCH_TIMEOUT_SECONDS", ""),
+    "no number": ({"LENS_THREADS": "two"}, "LENS_THREADS", "integer"),
+    "no truth": ({"LENS_ENABLED": "maybe"}, "LENS_ENABLED", "bool"),
+    "a port too high": ({"LENS_DAGSTER_PORT": "70000"}, "LENS_DAGSTER_PORT", "65535"),
+    "an unknown format": ({"LENS_LOG_FORMAT": "xml"}, "LENS_LOG_FORMAT", "'json'"),
+    "another database": (
+        {"LENS_DATABASE_URL": "mysql://x/y"},
+        "LENS_DATABASE_URL",
+        "postgresql://",
+    ),
+    "no URL": ({"LENS_STORE_URL": "/data"}, "LENS_STORE_URL", "file://"),
+    "another broker": ({"LENS_BROKER_URL": "kafka://x"}, "LENS_BROKER_URL", "redis://"),
+    "one database for two": (
+        {"LENS_DATABASE_URL": "postgresql://h/a", "LENS_DAGSTER_URL": "postgresql://h/a"},
+        "LENS_DAGSTER_URL",
+        "database of its own",
+    ),
+    "an endpoint without a bucket": (
+        {"LENS_S3_ENDPOINT": "https://h/s3"},
+        "LENS_S3_ENDPOINT",
+        "s3://",
+    ),
+    "results without a broker": (
+        {"LENS_RESULT_URL": "redis://h/0"},
+        "LENS_RESULT_URL",
+        "LENS_BROKER_URL",
+    ),
+    "no schedule": ({"LENS_BACKFILL_CRON": "hourly"}, "LENS_BACKFILL_CRON", "five fields"),
+    "an impossible schedule": ({"LENS_BACKFILL_CRON": "99 * * * *"}, "LENS_BACKFILL_CRON", "99 *"),
+    "a schedule without a step": ({"LENS_BACKFILL_CRON": "*/0 * * * *"}, "LENS_BACKFILL_CRON", "*/5"),
+    "a name to bind to": ({"LENS_BIND": "example.com"}, "LENS_BIND", "0.0.0.0"),
+    "an old name that contradicts": (
+        {"PREVIEWS_WORKER_CONCURRENCY": "2", "LENS_PREVIEW_CONCURRENCY": "3"},
+        "PREVIEWS_WORKER_CONCURRENCY",
+        "remove",
+    ),
+    "an old name with a wrong value": (
+        {"PREVIEWS_WORKER_CONCURRENCY": "many"},
+        "LENS_PREVIEW_CONCURRENCY",
+        "integer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "variable", "fix"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_setting_is_one_line_that_names_it(
+    environ: dict[str, str], variable: str, fix: str
+) -> None:
+    """A service that starts with a default where a typing error stands."""
+    with pytest.raises(SettingsError) as raised:
+        load(environ, dotenv=None)
+    message = str(raised.value)
+    assert variable in message
+    assert fix in message
+    assert "\n" not in message
+
+
+def test_no_message_holds_a_password() -> None:
+    """Credentials in the log of every failed start."""
+    for environ in (
+        {"LENS_DATABASE_URL": "mysql://u:geheim@h/d"},
+        {
+            "LENS_DATABASE_URL": "postgresql://u:geheim@h/d",
+            "LENS_DAGSTER_URL": "postgresql://u:geheim@h/d",
+        },
+        {"LENS_BROKER_URL": "u:geheim@h/d"},
+    ):
+        with pytest.raises(SettingsError) as raised:
+            load(environ, dotenv=None)
+        assert "geheim" not in str(raised.value)
+
+
+def test_old_names_are_understood_with_a_warning_each() -> None:
+    """A site that moves over and silently runs with other settings."""
+    settings, warnings = load(
+        {
+            "PREVIEWS_WORKER_ENABLED": "false",
+            "PREVIEWS_WORKER_CONCURRENCY": "3",
+            "PREVIEWS_WORKER_DEBUG": "1",
+        },
+        dotenv=None,
+    )
+    assert (settings.enabled, settings.preview_concurrency, settings.debug) == (False, 3, True)
+    assert len(warnings) == 3
+    assert any("LENS_PREVIEW_CONCURRENCY" in warning for warning in warnings)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    """An override for one start that has no effect."""
+    (tmp_path / ".env").write_text("LENS_BATCH_SIZE=7\nLENS_THREADS=3\nOTHER=1\n")
+    settings, _ = load({"LENS_BATCH_SIZE": "9"}, dotenv=tmp_path / ".env")
+    assert (settings.batch_size, settings.threads) == (9, 3)
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    """A compose file that passes every variable on, set or not."""
+    settings, _ = load({"LENS_DATABASE_URL": "", "LENS_BATCH_SIZE": ""}, dotenv=None)
+    assert (settings.database_url, settings.batch_size) == (None, 20)
+
+
+@pytest.mark.parametrize(
+    "cron", ["*/5 * * * *", "0 4 * * 1-5", "0,30 */2 1-7 jan,JUL mon", "59 23 31 12 7"]
+)
+def test_usual_schedules_are_fine(cron: str) -> None:
+    """A check of schedules that is stricter than the scheduler."""
+    assert load({"LENS_BACKFILL_CRON": cron}, dotenv=None)[0].backfill_cron == cron
+
+
+def test_hosts_are_a_list_by_commas() -> None:
+    """An exemption that covers nothing because of a blank."""
+    settings, _ = load({"LENS_FETCH_ALLOW_HOSTS": "a.example, 10.0.0.0/8 ,"}, dotenv=None)
+    assert settings.fetch_allow_hosts == ("a.example", "10.0.0.0/8")

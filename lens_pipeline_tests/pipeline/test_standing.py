@@ -1,0 +1,188 @@
+"""The state of one derivative, from what the event log holds about it."""
+
+import pytest
+
+from lens_pipeline.status import (
+    History,
+    Mark,
+    Materialized,
+    Outcome,
+    Planned,
+    Standing,
+    State,
+    standing,
+)
+
+NOW, BEFORE = "now", "before"
+
+
+def made(event_id: int, revision: str | None = NOW) -> Materialized:
+    return Materialized(event_id, revision)
+
+
+def failed(
+    event_id: int, run: str = "r1", revision: str | None = NOW, permanent: bool = False
+) -> Mark:
+    return Mark(event_id, run, Outcome.FAILED, revision, "SourceUnavailable", permanent)
+
+
+def marked(event_id: int, outcome: Outcome) -> Mark:
+    return Mark(event_id, "", outcome, None, "", False)
+
+
+def planned(event_id: int, run: str, status: str | None, interrupted: bool = False) -> Planned:
+    return Planned(event_id, run, status, interrupted)
+
+
+RETRY, REMOVED = Outcome.RETRY, Outcome.REMOVED
+
+CASES: dict[str, tuple[History, State]] = {
+    "nothing is known": (History(), State.NONE),
+    "made": (History(made(2), planned=(planned(1, "r1", "SUCCESS"),)), State.READY),
+    "made and its run is still at other files": (
+        History(made(2), planned=(planned(1, "r1", "STARTED"),)),
+        State.READY,
+    ),
+    "made and its run failed over another file": (
+        History(made(2), planned=(planned(1, "r1", "FAILURE"),)),
+        State.READY,
+    ),
+    "made and its run was cancelled later": (
+        History(made(2), planned=(planned(1, "r1", "CANCELED"),)),
+        State.READY,
+    ),
+    "made of an older source": (History(made(1, BEFORE)), State.NONE),
+    "adopted without a revision": (History(made(1, None)), State.NONE),
+    "queued": (History(planned=(planned(1, "r1", "QUEUED"),)), State.PROCESSING),
+    "under way": (History(planned=(planned(1, "r1", "STARTED"),)), State.PROCESSING),
+    "being cancelled": (History(planned=(planned(1, "r1", "CANCELING"),)), State.PROCESSING),
+    "queued to be made again": (
+        History(made(1), planned=(planned(2, "r2", "QUEUED"),)),
+        State.READY,
+    ),
+    "queued again for a changed source": (
+        History(made(1, BEFORE), planned=(planned(2, "r2", "QUEUED"),)),
+        State.PROCESSING,
+    ),
+    "failed in a run that is still at other files": (
+        History(marks=(failed(2),), planned=(planned(1, "r1", "STARTED"),)),
+        State.FAILED,
+    ),
+    "failed": (
+        History(marks=(failed(2),), planned=(planned(1, "r1", "FAILURE"),)),
+        State.FAILED,
+    ),
+    "failed for good": (
+        History(marks=(failed(2, permanent=True),), planned=(planned(1, "r1", "FAILURE"),)),
+        State.DEAD,
+    ),
+    "failed with an older source": (
+        History(marks=(failed(2, revision=BEFORE),), planned=(planned(1, "r1", "FAILURE"),)),
+        State.NONE,
+    ),
+    "failed for good with an older source": (
+        History(marks=(failed(2, revision=BEFORE, permanent=True),)),
+        State.NONE,
+    ),
+    "failed three times": (
+        History(marks=(failed(1), failed(2, "r2"), failed(3, "r3"))),
+        State.DEAD,
+    ),
+    "failed twice, third attempt under way": (
+        History(marks=(failed(1), failed(2, "r2")), planned=(planned(3, "r3", "STARTED"),)),
+        State.PROCESSING,
+    ),
+    "failed and made since": (History(made(3), marks=(failed(1), failed(2, "r2"))), State.READY),
+    "made and failed since": (History(made(1), marks=(failed(2, "r2"),)), State.FAILED),
+    "its run crashed": (History(planned=(planned(1, "r1", "FAILURE"),)), State.FAILED),
+    "its runs crashed three times": (
+        History(planned=tuple(planned(n, f"r{n}", "FAILURE") for n in (1, 2, 3))),
+        State.DEAD,
+    ),
+    "crashes and failures add up": (
+        History(
+            marks=(failed(2), failed(6, "r3")),
+            planned=(
+                planned(1, "r1", "FAILURE"),
+                planned(3, "r2", "FAILURE"),
+                planned(5, "r3", "FAILURE"),
+            ),
+        ),
+        State.DEAD,
+    ),
+    "its worker was stopped": (
+        History(planned=(planned(1, "r1", "FAILURE", interrupted=True),)),
+        State.NONE,
+    ),
+    "its worker was stopped often": (
+        History(planned=tuple(planned(n, f"r{n}", "FAILURE", True) for n in range(1, 9))),
+        State.NONE,
+    ),
+    "its run was deleted": (History(planned=(planned(1, "r1", None),)), State.NONE),
+    "its run ended well without it": (
+        History(planned=(planned(1, "r1", "SUCCESS"),)),
+        State.NONE,
+    ),
+    "cancelled": (History(planned=(planned(1, "r1", "CANCELED"),)), State.DEAD),
+    "cancelled after it had failed": (
+        History(marks=(failed(2),), planned=(planned(1, "r1", "CANCELED"),)),
+        State.FAILED,
+    ),
+    "cancelled while it was made again": (
+        History(made(1), planned=(planned(2, "r2", "CANCELED"),)),
+        State.READY,
+    ),
+    "cancelled, then started again": (
+        History(planned=(planned(1, "r1", "CANCELED"), planned(2, "r2", "QUEUED"))),
+        State.PROCESSING,
+    ),
+    "cancelled and retried": (
+        History(marks=(marked(2, RETRY),), planned=(planned(1, "r1", "CANCELED"),)),
+        State.NONE,
+    ),
+    "failed for good and retried": (
+        History(marks=(failed(1, permanent=True), marked(2, RETRY))),
+        State.NONE,
+    ),
+    "retried and failed again": (
+        History(marks=(failed(1), failed(2, "r2"), marked(3, RETRY), failed(4, "r3"))),
+        State.FAILED,
+    ),
+    "removed": (History(made(1), marks=(marked(2, REMOVED),)), State.NONE),
+    "removed and made again": (History(made(3), marks=(marked(2, REMOVED),)), State.READY),
+    "removed and failed since": (
+        History(made(1), marks=(marked(2, REMOVED), failed(3, "r2"))),
+        State.FAILED,
+    ),
+}
+
+
+@pytest.mark.parametrize(("history", "state"), CASES.values(), ids=CASES.keys())
+def test_the_state_follows_from_the_history(history: History, state: State) -> None:
+    """Command line, web page and backfill that disagree about one file."""
+    assert standing(history, NOW, max_attempts=3).state is state
+
+
+def test_a_crash_is_one_attempt_however_many_marks_its_run_left() -> None:
+    """A dead letter after half the attempts."""
+    history = History(marks=(failed(2),), planned=(planned(1, "r1", "FAILURE"),))
+    assert standing(history, NOW, max_attempts=3) == Standing(
+        State.FAILED, 1, "SourceUnavailable", "r1", 2
+    )
+
+
+def test_the_latest_failure_is_the_one_that_is_told() -> None:
+    """A reason that was mended last week."""
+    history = History(
+        marks=(failed(2),),
+        planned=(planned(1, "r1", "FAILURE"), planned(3, "r2", "FAILURE")),
+    )
+    told = standing(history, NOW, max_attempts=3)
+    assert (told.attempts, told.error_class, told.run_id, told.event_id) == (2, "RunFailed", "r2", 3)
+
+
+def test_one_attempt_is_enough_for_a_dead_letter_if_so_configured() -> None:
+    """A limit that is off by one."""
+    history = History(marks=(failed(1),))
+    assert standing(history, NOW, max_attempts=1).state is State.DEAD
+    assert standing(history, NOW, max_attempts=2).state is State.FAILED
