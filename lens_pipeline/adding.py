@@ -17,7 +17,7 @@ _VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".webm", ".mkv"})
 def add_generation(
     pipeline: Pipeline, source: str, user_id: str, kind: Kind | None, directory: Path
 ) -> str:
-    """Insert a finished row for `source`, a URL or a file (relative to `directory`); returns its id.
+    """Insert a finished row for `source`, a URL or a file below `directory`; returns its id.
 
     A file is copied into the store as `{user_id}/uploads/{id}{suffix}`.
 

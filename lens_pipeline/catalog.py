@@ -249,6 +249,9 @@ class Catalog:
                 lowered.in_(FINISHED),
                 sa.or_(
                     generations.c.status.not_in(FINISHED),
+                    # A host's table may hold NULL here, which compares as neither.
+                    generations.c.type.is_(None),
+                    generations.c.user_id.is_(None),
                     generations.c.type.not_in([kind.value for kind in Kind]),
                     # PostgreSQL's $ does not match before a trailing newline, unlike Python's.
                     _id_text().op("!~")(good_key),

@@ -172,14 +172,13 @@ def _dagster(settings: Settings, url: str) -> str:
 
     from lens_pipeline.engine.storage import prepare
 
-    variable = "LENS_DAGSTER_URL" if settings.dagster_url else "LENS_DATABASE_URL"
+    variable = _dagster_variable(settings)
     _require_readable(url, variable)
+    if settings.database_url is None and settings.dagster_url is None:
+        # As every command does with the embedded one.
+        prepare(url)
     try:
-        missing = _missing_tables(url)
-        if missing and settings.database_url is None and settings.dagster_url is None:
-            prepare(url)
-            missing = _missing_tables(url)
-        if missing:
+        if _missing_tables(url):
             raise _Problem(f"{_shown(url)} lacks Dagster's tables: run `lens migrate`")
         storage = DagsterPostgresStorage(url, should_autocreate_tables=False)
         version = storage.run_storage.alembic_version()
@@ -190,6 +189,10 @@ def _dagster(settings: Settings, url: str) -> str:
     if version is None or version[0] != version[1]:
         raise _Problem(f"{_shown(url)} has tables of another Dagster version: run `lens migrate`")
     return f"{_shown(url)}: its tables are up to date"
+
+
+def _dagster_variable(settings: Settings) -> str:
+    return "LENS_DAGSTER_URL" if settings.dagster_url else "LENS_DATABASE_URL"
 
 
 def _missing_tables(url: str) -> list[str]:
@@ -208,7 +211,7 @@ def _missing_tables(url: str) -> list[str]:
 def _daemon(settings: Settings, url: str, up: Services | None) -> str:
     from dagster_postgres import DagsterPostgresStorage
 
-    _require_readable(url, "LENS_DAGSTER_URL")
+    _require_readable(url, _dagster_variable(settings))
     try:
         # Dagster itself would try to connect six times, telling of each.
         if _missing_tables(url):

@@ -144,6 +144,7 @@ class Supervisor:
     def __enter__(self) -> Self:
         private_directory(self._home / "logs")
         run = private_directory(self._home / "run")
+        _make_socket_directory(self._socket.parent)
         write_private(run / "programs.json", _specifications(self._programs.values()))
         write_private(run / "supervisord.conf", self._config())
         log = self.log("supervisord-start")
@@ -371,20 +372,24 @@ def _escaped(value: str) -> str:
 
 
 def _socket_path(home: Path) -> Path:
-    """In `home`, or if its name is too long for a socket, in a private directory with a short one.
+    """In `home`, or if its name is too long for a socket, in a temporary directory of its own.
 
-    Raises StackError: somebody else made that directory, or it is too long as well.
+    Raises StackError: that one's name is too long as well.
     """
     path = home / "run" / "supervisor.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         return path
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    temporary = Path(tempfile.gettempdir()) / f"lens-{os.geteuid()}-{digest}"
-    if len(os.fsencode(temporary / path.name)) > _MAX_SOCKET_PATH:
+    path = Path(tempfile.gettempdir()) / f"lens-{os.geteuid()}-{digest}" / path.name
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         raise StackError(f"LENS_HOME={home} and TMPDIR are too long for a socket: shorten one")
-    temporary.mkdir(mode=0o700, exist_ok=True)
-    status = temporary.lstat()
+    return path
+
+
+def _make_socket_directory(directory: Path) -> None:
+    """Raises StackError: somebody else made it, who could then control what we run."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise StackError(f"{temporary} belongs to somebody else: remove it or shorten LENS_HOME")
-    temporary.chmod(0o700)
-    return temporary / path.name
+        raise StackError(f"{directory} belongs to somebody else: remove it or shorten LENS_HOME")
+    directory.chmod(0o700)

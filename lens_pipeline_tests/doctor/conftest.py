@@ -35,7 +35,7 @@ class Servers:
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """As the server's administrator."""
-        connection = psycopg2.connect(**self.admin, dbname=database)
+        connection = psycopg2.connect(self.url(database, "postgres", self.admin["password"]))
         connection.autocommit = True
         try:
             connection.cursor().execute(statement)

@@ -111,6 +111,7 @@ def site(
         environment.setenv(name, value)
     environment.setattr(renderers, "_sandbox", sandboxes)
     yield made
+    made.close()
     pipeline_module.connect.cache_clear()
     databases.drop(application)
     databases.drop(dagster)

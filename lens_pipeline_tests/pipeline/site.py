@@ -44,6 +44,8 @@ class Site:
     dagster_url: str
     store: Path
     _engine: sa.Engine | None = field(default=None, repr=False)
+    _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+    _instance: dg.DagsterInstance | None = field(default=None, repr=False)
 
     def sql(self, statement: str, **values: Any) -> list[Any]:
         """Execute on the application's database; the rows, if any."""
@@ -102,21 +104,24 @@ class Site:
         found = self.lens("dead-letters", "--json").json["dead_letters"]
         return {letter["id"]: letter for letter in found}
 
-    @contextlib.contextmanager
-    def dagster(self) -> Iterator[dg.DagsterInstance]:
+    @property
+    def dagster(self) -> dg.DagsterInstance:
         """Dagster's instance, for what the commands don't show."""
-        with dagster_instance(load()[0]) as instance:
-            yield instance
+        if self._instance is None:
+            self._instance = self._open.enter_context(dagster_instance(load()[0]))
+        return self._instance
+
+    def close(self) -> None:
+        self._open.close()
 
     def materializations(self, asset: str, key: str | None = None) -> list[dg.EventLogEntry]:
         """Newest first."""
-        with self.dagster() as instance:
-            records = instance.fetch_materializations(
-                dg.AssetRecordsFilter(
-                    asset_key=dg.AssetKey(asset), asset_partitions=[key] if key else None
-                ),
-                limit=10_000,
-            ).records
+        records = self.dagster.fetch_materializations(
+            dg.AssetRecordsFilter(
+                asset_key=dg.AssetKey(asset), asset_partitions=[key] if key else None
+            ),
+            limit=10_000,
+        ).records
         return [record.event_log_entry for record in records]
 
     def metadata(self, asset: str, key: str) -> Mapping[str, dg.MetadataValue]:
@@ -127,8 +132,7 @@ class Site:
 
     def runs(self) -> list[dg.DagsterRun]:
         """Newest first."""
-        with self.dagster() as instance:
-            return list(instance.get_runs())
+        return list(self.dagster.get_runs())
 
     def objects(self) -> set[str]:
         """Keys of everything in the store, unfinished objects included."""

@@ -26,6 +26,7 @@ def test_every_bad_photo_of_a_batch_has_its_own_reason(
     environment.setenv("LENS_BATCH_SIZE", "40")
     environment.setenv("LENS_THREADS", "4")
     environment.setenv("LENS_FETCH_TIMEOUT_SECONDS", "2")
+    environment.setenv("LENS_MAX_SOURCE_BYTES", str(8 * 1024 * 1024))
     local, mapped = f"http://127.0.0.1:{server.port}/x", f"http://[::ffff:127.0.0.1]:{server.port}/x"
     metadata_service = "http://169.254.169.254/latest/meta-data/"
     bodies = {
@@ -44,6 +45,7 @@ def test_every_bad_photo_of_a_batch_has_its_own_reason(
         "missing": at(server, "/status/404"),
         "refused": "http://localhost:1/nobody-listens.jpg",
         "endless": at(server, "/never-ends"),
+        "trickle": at(server, "/slow-body"),
         "to-loopback": at(server, f"/redirect?to={local}"),
         "to-metadata": at(server, f"/redirect?to={metadata_service}"),
         "to-mapped": at(server, f"/redirect?to={mapped}"),
@@ -62,7 +64,8 @@ def test_every_bad_photo_of_a_batch_has_its_own_reason(
     expected = {
         "missing": "SourceMissing",
         "refused": "SourceUnavailable",
-        "endless": "SourceUnavailable",
+        "endless": "SourceTooLarge",
+        "trickle": "SourceUnavailable",
         "to-loopback": "UnsafeAddress",
         "to-metadata": "UnsafeAddress",
         "to-mapped": "UnsafeAddress",
@@ -87,7 +90,8 @@ def test_every_bad_photo_of_a_batch_has_its_own_reason(
     assert "not a public address" in reasons["to-metadata"]
     assert "pixels" in reasons["wide"]
     assert "empty" in reasons["zero-bytes"] or "0 bytes" in reasons["zero-bytes"]
-    assert "2 s" in reasons["endless"]
+    assert "2 s" in reasons["trickle"]
+    assert str(8 * 1024 * 1024) in reasons["endless"]
 
     transient = {name for name, kind in expected.items() if kind == "SourceUnavailable"}
     letters = site.dead_letters()

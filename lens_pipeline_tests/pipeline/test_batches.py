@@ -82,10 +82,9 @@ def test_the_run_shows_exactly_the_bad_partitions_as_failed(
     site.add("good", photo("good"))
     site.add("bad", "")
     site.once()
-    with site.dagster() as instance:
-        storage = instance.event_log_storage
-        assert storage.get_materialized_partitions(dg.AssetKey("preview")) == {"good"}
-        (observation,) = instance.fetch_observations(dg.AssetKey("preview"), limit=10).records
+    storage = site.dagster.event_log_storage
+    assert storage.get_materialized_partitions(dg.AssetKey("preview")) == {"good"}
+    (observation,) = site.dagster.fetch_observations(dg.AssetKey("preview"), limit=10).records
     event = observation.event_log_entry.asset_observation
     assert event is not None
     assert event.partition == "bad"
@@ -154,9 +153,8 @@ def test_a_row_that_vanished_before_its_run_fails_alone(
     from lens_pipeline.runs import plan_runs
 
     site.add("p1", photo("p1"))
-    with site.dagster() as instance:
-        (tags,) = plan_runs(instance, PREVIEW, ["p1", "vanished"], 20, "once")
-        run = create_run(instance, defs().get_repository_def().get_job("previews"), tags)
-        execute(instance, run.run_id)
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["p1", "vanished"], 20, "once")
+    run = create_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
+    execute(site.dagster, run.run_id)
     assert site.status("p1")["state"] == "ready"
     assert site.objects() == {"u1/previews/p1_preview.webp"}

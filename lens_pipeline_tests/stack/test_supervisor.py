@@ -13,7 +13,7 @@ import pytest
 
 from lens_pipeline.stack import orphans
 from lens_pipeline.stack.endpoints import StackError
-from lens_pipeline.stack.supervisor import Program, Supervisor
+from lens_pipeline.stack.supervisor import Program, Supervisor, _socket_path
 from lens_pipeline_tests.stack.conftest import eventually, supervisord_of
 
 SLEEP = ("sleep", "99")
@@ -194,13 +194,14 @@ def test_another_users_socket_directory_is_refused(
     if os.geteuid() != 0:
         pytest.skip("only root can make a directory of somebody else")
     home = tmp_path / ("x" * 200)
+    home.mkdir()
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
         monkeypatch.setattr("tempfile.tempdir", short)
-        Supervisor(home, [])
-        (planted,) = Path(short).iterdir()
+        planted = _socket_path(home).parent
+        planted.mkdir()
         os.chown(planted, 12345, 12345)
-        with pytest.raises(StackError, match="belongs to somebody else"):
-            Supervisor(home, [])
+        with pytest.raises(StackError, match="belongs to somebody else"), Supervisor(home, []):
+            pass
 
 
 def _child_that_supervises(home: Path) -> subprocess.Popen[bytes]:
