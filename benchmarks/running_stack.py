@@ -55,7 +55,6 @@ class RunningStack:
             pipeline.endpoints.dagster_url, isolation_level="AUTOCOMMIT"
         )
         self._process = process
-        self._paused: list[psutil.Process] = []
 
     @property
     def settings(self) -> Settings:
@@ -121,8 +120,12 @@ class RunningStack:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the stack's processes from running meanwhile, so that they take no CPU time."""
-        members = [process for process in self.processes() if process != self._process]
+        """Stop the supervised processes from running meanwhile, so that they take no CPU time.
+
+        The supervisor goes on: it may not look dead to `lens up`.
+        """
+        supervisor = self._process.children()
+        members = set(self._process.children(recursive=True)).difference(supervisor)
         try:
             for process in members:
                 process.suspend()

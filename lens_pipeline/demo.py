@@ -50,13 +50,13 @@ class Sample:
 
 SAMPLES = (
     Sample("astronaut.png", Kind.PHOTO, "PNG"),
-    Sample("astronaut-round.png", Kind.PHOTO, "PNG with transparency, which stays"),
+    Sample("astronaut-round.png", Kind.PHOTO, "transparent PNG"),
     Sample("coffee.png", Kind.PHOTO, "PNG"),
     Sample("rocket.jpg", Kind.PHOTO, "JPEG"),
-    Sample("chelsea-sideways.jpg", Kind.PHOTO, "JPEG that EXIF sets upright"),
+    Sample("chelsea-sideways.jpg", Kind.PHOTO, "EXIF-rotated JPEG"),
     Sample("hubble.avif", Kind.PHOTO, "AVIF"),
     Sample("bunny.mp4", Kind.VIDEO, "H.264 with sound"),
-    Sample("bunny-portrait.mp4", Kind.VIDEO, "rotated portrait, black for a second"),
+    Sample("bunny-portrait.mp4", Kind.VIDEO, "rotated, dark start"),
     Sample("hubble-pan.webm", Kind.VIDEO, "VP9"),
 )
 

@@ -270,6 +270,8 @@ def _environment(settings: Settings, code_port: int) -> Mapping[str, str]:
         "DAGSTER_HOME": str(home / "dagster"),
         # One insert for a run's events instead of one each.
         "DAGSTER_EVENT_BATCH_SIZE": "100",
+        # Nobody calls the code server any more once the daemon has stopped.
+        "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
         "PYTHONUNBUFFERED": "1",
     }
 

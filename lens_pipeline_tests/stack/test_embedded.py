@@ -120,10 +120,9 @@ def test_files_are_for_their_owner_alone(made: Path) -> None:
     assert not (made / "postgres" / "password").exists()
 
 
+@pytest.mark.as_root
 def test_a_home_below_a_closed_directory_of_root_works(home: Path) -> None:
     """PostgreSQL as another user cannot pass /root, so somebody opens /root."""
-    if os.geteuid() != 0:
-        pytest.skip("only root runs PostgreSQL as another user")
     closed = home.parent / "closed"
     closed.mkdir(mode=0o700)
     inside = closed / "home"
@@ -135,10 +134,9 @@ def test_a_home_below_a_closed_directory_of_root_works(home: Path) -> None:
     assert closed.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.as_root
 def test_root_runs_what_an_ordinary_user_made(made: Path) -> None:
     """A `sudo lens up` that fails on the ownership of its data."""
-    if os.geteuid() != 0:
-        pytest.skip("only root runs PostgreSQL as another user")
     subprocess.run(["chown", "-R", "12345:12345", str(made / "postgres")], check=True)
     server = Postgres(made)
     with Supervisor(made, [server.program()]) as supervisor:
@@ -199,13 +197,12 @@ def test_missing_wheels_are_one_line(home: Path, monkeypatch: pytest.MonkeyPatch
         Valkey(home)
 
 
+@pytest.mark.as_root
 @pytest.mark.parametrize("lacking", ["setpriv", "capability"])
 def test_a_root_that_cannot_change_user_is_told_what_to_do(
     made: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """`initdb: cannot be run as root` in a container without privileges."""
-    if os.geteuid() != 0:
-        pytest.skip("only root runs PostgreSQL as another user")
     if lacking == "setpriv":
         monkeypatch.setattr(shutil, "which", lambda _: None)
     else:

@@ -187,12 +187,11 @@ def test_a_long_home_path_works(tmp_path: Path) -> None:
     assert orphans.processes_of(home) == []
 
 
+@pytest.mark.as_root
 def test_another_users_socket_directory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A directory planted in /tmp that lets its maker control our processes."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make a directory of somebody else")
     home = tmp_path / ("x" * 200)
     home.mkdir()
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
