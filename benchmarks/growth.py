@@ -119,7 +119,7 @@ def _ticks(stack: RunningStack, after: int) -> list[dict]:
     with stack.dagster.connect() as connection:
         bodies = connection.execute(_TICKS, {"after": after}).scalars().all()
     ticks = [json.loads(body) for body in bodies]
-    return [tick for tick in ticks if tick["instigator_name"] == "new_photos" and tick.get("end_timestamp")]
+    return [tick for tick in ticks if tick["job_name"] == "new_photos" and tick.get("end_timestamp")]
 
 
 def _durations(ticks: Iterable[dict], runs: int) -> list[float]:

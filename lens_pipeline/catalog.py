@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from lens_pipeline.failures import LensError
 from lens_pipeline.partitions import KEY_PATTERN, key_problem
@@ -299,7 +299,7 @@ class Catalog:
             raise CatalogError(
                 f"the application's database cannot be reached: {_first_line(error)}"
             ) from error
-        except ProgrammingError as error:
+        except DBAPIError as error:
             raise CatalogError(
                 f"the application's database refused a query: {_first_line(error)}"
             ) from error

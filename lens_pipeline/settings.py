@@ -179,7 +179,12 @@ def _is_cron_part(part: str, allowed: frozenset[str]) -> bool:
 def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:
     if value is None:
         return
-    scheme = urlsplit(value).scheme
+    scheme, netloc, *_ = urlsplit(value)
+    if value.count("@") > netloc.count("@") or netloc.count("@") > 1:
+        raise ValueError(
+            f"{variable} has a character in its user or password that means something else there:"
+            " percent-encode it, @ as %40, / as %2F, # as %23, ? as %3F"
+        )
     if scheme not in schemes:
         raise ValueError(
             f"{variable} must start with {' or '.join(f'{s}://' for s in sorted(schemes))},"

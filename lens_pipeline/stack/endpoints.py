@@ -51,8 +51,12 @@ class Services:
         """Those of a living owner, or None."""
         try:
             services = cls(**json.loads(services_file(home).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except (OSError, ValueError, TypeError) as error:
+            raise StackError(
+                f"{services_file(home)} cannot be read ({error}): remove it if `lens up` does not run"
+            ) from error
         return services if _is_alive(services.pid) else None
 
     def to_json(self) -> str:

@@ -134,13 +134,27 @@ def test_unfinished_rows_wait_for_their_end(site: Site, ticker: Ticker) -> None:
     assert ticker.tick() == ["a"]
 
 
-def test_a_changed_source_is_asked_for_again(site: Site, ticker: Ticker) -> None:
+def test_a_changed_source_is_asked_for_again(
+    site: Site, ticker: Ticker, photo: Callable[[str], str]
+) -> None:
     """A re-generated photo that shows its old preview until the next backfill."""
+    site.add("a", photo("a"))
+    site.once()
+    assert ticker.tick() == []
+    site.sql("UPDATE generations SET asset_url = :url, updated_at = now()", url=photo("a2"))
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+
+
+def test_a_cancelled_file_is_asked_for_again_once_its_source_has_changed(
+    site: Site, ticker: Ticker
+) -> None:
+    """A run cancelled by mistake that shuts a photo out whatever its user makes of it later."""
     site.add("a", URL)
-    ticker.tick()
-    site.sql("DELETE FROM generations")
-    _finish_runs(site)
-    site.add("a", URL + "?2")
+    assert ticker.tick() == ["a"]
+    _cancel_runs(site)
+    assert ticker.tick() == []
+    site.sql("UPDATE generations SET asset_url = :url, updated_at = now()", url=URL + "?2")
     assert ticker.tick() == ["a"]
 
 
@@ -244,7 +258,7 @@ def _backfill(site: Site) -> str:
     return str(said.skip_message)
 
 
-def _finish_runs(site: Site) -> None:
+def _cancel_runs(site: Site) -> None:
     for run in site.runs():
         site.dagster.report_run_canceled(run)
 
