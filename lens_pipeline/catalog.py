@@ -35,7 +35,12 @@ generations = sa.Table(
     sa.Column("created_at", _time, nullable=False, server_default=_now),
     sa.Column("updated_at", _time, server_default=_now),
 )
-sa.Index("generations_updated_at_id", generations.c.updated_at, generations.c.id)
+# In the order that sensors page by; see `_finished_at`.
+sa.Index(
+    "generations_finished_at_id",
+    sa.func.coalesce(generations.c.updated_at, generations.c.created_at),
+    generations.c.id,
+)
 # Rows as another service of the same site may already have them: only these columns are read.
 _READ = ("id", "user_id", "type", "status", "asset_url", "created_at", "updated_at")
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
 from lens_pipeline.failures import LensError
 
 PREFIX = "LENS_"
@@ -41,8 +42,8 @@ WITHOUT_EFFECT = frozenset(
 )
 
 
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-_WEEKDAYS = "sun mon tue wed thu fri sat".split()
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 # What each field of a cron schedule may name: minute, hour, day, month, weekday.
 _CRON_FIELDS = tuple(
     frozenset([*map(str, numbers), *names])

@@ -246,7 +246,7 @@ class EventLog:
             return list(rows.scalars())
 
     def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
-        """Those of `keys` whose latest event of any kind is a materialization older than `before`."""
+        """Those of `keys` whose latest event is a materialization older than `before`."""
         query = sa.text(
             """
             SELECT k.key FROM unnest(:keys) AS k(key)

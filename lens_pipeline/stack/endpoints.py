@@ -55,7 +55,8 @@ class Services:
             return None
         except (OSError, ValueError, TypeError) as error:
             raise StackError(
-                f"{services_file(home)} cannot be read ({error}): remove it if `lens up` does not run"
+                f"{services_file(home)} cannot be read ({error}):"
+                " remove it if `lens up` does not run"
             ) from error
         return services if _is_alive(services.pid) else None
 

@@ -19,7 +19,7 @@ from lens_pipeline.gaps import assess
 from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack import orphans
-from lens_pipeline.stack.endpoints import endpoints_of, Services, services_file
+from lens_pipeline.stack.endpoints import Services, endpoints_of, services_file
 from lens_pipeline.stack.ports import free_port
 from lens_pipeline_tests.pipeline.site import eventually
 

@@ -1,12 +1,15 @@
 """Single ticks of the sensors and of the backfill schedule."""
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
-from lens_pipeline.catalog import CatalogError
+from lens_pipeline.catalog import CatalogError, Kind, Position
 from lens_pipeline.definitions import defs
 from lens_pipeline.engine.submit import create_run
 from lens_pipeline.pipeline import LensResource
@@ -245,6 +248,32 @@ def test_the_backfill_leaves_an_unadopted_library_alone(site: Site) -> None:
     site.add_many([f"old-{number:04}" for number in range(501)], lambda _: URL, age="3 days")
     assert "preview: nothing to do" in _backfill(site)
     assert site.runs() == []
+
+
+@pytest.mark.parametrize("reading", ["after", "between"])
+def test_a_tick_reads_by_an_index(site: Site, reading: str) -> None:
+    """Sensors that read and sort the whole table every second."""
+    site.add_many([f"p{number:05}" for number in range(20_000)], lambda _: URL, age="1 hour")
+    site.sql("UPDATE generations SET updated_at = updated_at + random() * interval '1 hour'")
+    site.sql("ANALYZE generations")
+    catalog = site.pipeline.catalog
+    statements: list[str] = []
+
+    @sa.event.listens_for(catalog._engine, "after_cursor_execute")
+    def keep(_: object, cursor: Any, *__: object) -> None:
+        statements.append(cursor.query.decode())
+
+    position = Position(catalog.now(), "")
+    statements.clear()
+    if reading == "after":
+        catalog.after(Kind.PHOTO, position, 100)
+    else:
+        catalog.between(Kind.PHOTO, position.finished_at - dt.timedelta(seconds=60), position, 100)
+    (statement,) = statements
+    engine = sa.create_engine(site.database_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql("EXPLAIN " + statement.replace("%", "%%")).scalars().all()
+    assert "generations_finished_at_id" in "\n".join(plan), plan
 
 
 def _backfill(site: Site) -> str:
