@@ -9,7 +9,7 @@ creating and queueing their runs, too.
 import json
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -95,14 +95,14 @@ def _measure(measured: _Measured, number: int, sources: Sequence[str], quick: bo
     before = _last_tick(stack)
     time.sleep(_QUICK_IDLE_SECONDS if quick else _IDLE_SECONDS)
     ticks = _ticks(stack, before)
-    measured.empty_ticks += _durations(ticks, runs=0)
+    measured.empty_ticks += [seconds for runs, seconds in ticks if runs == 0]
 
     photos = _QUICK_PHOTOS if quick else _PHOTOS
     wanted = [sources[index % len(sources)] for index in range(photos)]
     before = _last_tick(stack)
     measured.pipeline.append(time_pipeline(stack, f"row-{number}", wanted))
     full = _TICK_ROWS // stack.settings.batch_size
-    measured.full_ticks += _durations(_ticks(stack, before), runs=full)
+    measured.full_ticks += [seconds for runs, seconds in _ticks(stack, before) if runs >= full]
 
     started = time.perf_counter()
     survey(stack.pipeline, PREVIEW, bulk=False, limit=None)
@@ -114,20 +114,15 @@ def _last_tick(stack: RunningStack) -> int:
         return connection.execute(_LAST).scalar_one()
 
 
-def _ticks(stack: RunningStack, after: int) -> list[dict]:
-    """Ended ticks of the sensor, as Dagster records them."""
+def _ticks(stack: RunningStack, after: int) -> list[tuple[int, float]]:
+    """Ended ticks of the sensor, as Dagster records them: runs requested, and seconds."""
     with stack.dagster.connect() as connection:
         bodies = connection.execute(_TICKS, {"after": after}).scalars().all()
-    ticks = [json.loads(body) for body in bodies]
-    return [tick for tick in ticks if tick["job_name"] == "new_photos" and tick.get("end_timestamp")]
-
-
-def _durations(ticks: Iterable[dict], runs: int) -> list[float]:
-    """Seconds of those ticks that started so many runs."""
     return [
-        tick["end_timestamp"] - tick["timestamp"]
-        for tick in ticks
-        if len(tick.get("run_ids") or ()) == runs
+        (len(tick.get("run_ids") or ()), tick["end_timestamp"] - tick["timestamp"])
+        for tick in map(json.loads, bodies)
+        # In the storage an instigator is still a job.
+        if tick["job_name"] == "new_photos" and tick.get("end_timestamp")
     ]
 
 

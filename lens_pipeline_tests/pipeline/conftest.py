@@ -20,6 +20,15 @@ from lens_pipeline_tests.pipeline.site import Databases, Site
 from lens_pipeline_tests.servers import HostileServer
 
 _APPLICATION, _DAGSTER = "template_application", "template_dagster"
+# Which migrations are done is kept.
+_EMPTY = """
+DO $$ BEGIN
+  EXECUTE (
+    SELECT 'TRUNCATE ' || string_agg(quote_ident(tablename), ', ') || ' RESTART IDENTITY'
+      FROM pg_tables WHERE schemaname = 'public'
+       AND tablename NOT IN ('alembic_version', 'secondary_indexes'));
+END $$
+"""
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +56,31 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
         catalog.close()
         storage.prepare(made.url(_DAGSTER))
         # Sessions that linger would keep the templates from being copied.
-        made.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            f" WHERE datname IN ('{_APPLICATION}', '{_DAGSTER}')"
-        )
+        made.disconnect(_APPLICATION, _DAGSTER)
         yield made
+
+
+@pytest.fixture(scope="session")
+def pair(databases: Databases) -> tuple[str, str]:
+    """An application's database and Dagster's, by name."""
+    return databases.create(_APPLICATION), databases.create(_DAGSTER)
+
+
+@pytest.fixture
+def fresh_pair(databases: Databases, pair: tuple[str, str]) -> tuple[str, str]:
+    """The same two, as if just made: emptying them takes a tenth of the time of copying."""
+    application, dagster = pair
+    databases.disconnect(*pair)
+    databases.execute(
+        "DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION lens;"
+        " GRANT USAGE ON SCHEMA public TO PUBLIC",
+        application,
+    )
+    catalog = Catalog(databases.url(application))
+    catalog.migrate()
+    catalog.close()
+    databases.execute(_EMPTY, dagster)
+    return pair
 
 
 @pytest.fixture
@@ -91,12 +120,13 @@ def sandboxes() -> Iterator[Callable[[Settings], Sandbox]]:
 @pytest.fixture
 def site(
     databases: Databases,
+    fresh_pair: tuple[str, str],
     environment: pytest.MonkeyPatch,
     sandboxes: Callable[[Settings], Sandbox],
     tmp_path: Path,
 ) -> Iterator[Site]:
     """A site with an empty table and store; sources may come from `localhost` by name."""
-    application, dagster = databases.create(_APPLICATION), databases.create(_DAGSTER)
+    application, dagster = fresh_pair
     made = Site(databases.url(application), databases.url(dagster), tmp_path / "store")
     made.store.mkdir()
     for name, value in {
@@ -115,8 +145,6 @@ def site(
     yield made
     made.close()
     pipeline_module.connect.cache_clear()
-    databases.drop(application)
-    databases.drop(dagster)
 
 
 @pytest.fixture

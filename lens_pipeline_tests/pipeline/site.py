@@ -183,8 +183,13 @@ class Databases:
         copied = f"TEMPLATE {template} STRATEGY wal_log" if template else ""
         self.execute(f"CREATE DATABASE {name} OWNER lens {copied}")
 
-    def drop(self, name: str) -> None:
-        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    def disconnect(self, *names: str) -> None:
+        """End every session: one that lingers keeps locks, and a template from being copied."""
+        listed = ", ".join(f"'{name}'" for name in names)
+        self.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            f" WHERE datname IN ({listed})"
+        )
 
 
 def eventually(

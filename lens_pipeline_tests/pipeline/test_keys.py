@@ -25,9 +25,11 @@ def test_usual_ids_are_fine(key: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["", "/", "a/b", ".", "..", "a..b", "a\n", "\na", "a\0b", "x" * 129, ".a", "-a", "_a", "ü", "a b",
-     "a\\b", "a[b", "a,b", "%2e", "a:b", "a\u2028"],
-)  # fmt: skip
+    [
+        *("", "/", "a/b", "a\\b", ".", "..", "a..b", ".a", "-a", "_a", "x" * 129),
+        *("a\n", "\na", "a\0b", "a b", "a\u2028", "ü", "a[b", "a,b", "a:b", "%2e"),
+    ],
+)
 def test_ids_that_could_leave_their_folder_are_refused(key: str) -> None:
     """A row that writes over another user's file, or means a range of partitions."""
     problem = key_problem("id", key)

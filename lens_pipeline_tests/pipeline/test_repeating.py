@@ -42,9 +42,7 @@ def test_a_changed_source_redoes_just_that_one(
     assert len(site.materializations("preview", "a")) == 1
 
 
-def test_a_forced_backfill_restores_a_lost_object(
-    site: Site, photo: Callable[[str], str]
-) -> None:
+def test_a_forced_backfill_restores_a_lost_object(site: Site, photo: Callable[[str], str]) -> None:
     """A deleted file that nothing can bring back, because the log says that it is there."""
     for name in ("a", "b"):
         site.add(name, photo(name))

@@ -42,7 +42,7 @@ WRONG = {
     ),
     "no schedule": ({"LENS_BACKFILL_CRON": "hourly"}, "LENS_BACKFILL_CRON", "five fields"),
     "an impossible schedule": ({"LENS_BACKFILL_CRON": "99 * * * *"}, "LENS_BACKFILL_CRON", "99 *"),
-    "a schedule without a step": ({"LENS_BACKFILL_CRON": "*/0 * * * *"}, "LENS_BACKFILL_CRON", "*/5"),
+    "a step of zero": ({"LENS_BACKFILL_CRON": "*/0 * * * *"}, "LENS_BACKFILL_CRON", "*/5"),
     "a name to bind to": ({"LENS_BIND": "example.com"}, "LENS_BIND", "0.0.0.0"),
     "an old name that contradicts": (
         {"PREVIEWS_WORKER_CONCURRENCY": "2", "LENS_PREVIEW_CONCURRENCY": "3"},

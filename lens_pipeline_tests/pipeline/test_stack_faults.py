@@ -65,6 +65,7 @@ def _ready(stack: Stack) -> int:
     return 0
 
 
+@pytest.mark.timeout(600)
 def test_two_hundred_photos_survive_the_death_of_every_kind_of_process(
     stacks: Callable[..., Stack], serve: Callable[[str], str]
 ) -> None:

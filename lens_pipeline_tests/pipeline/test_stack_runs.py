@@ -136,7 +136,7 @@ def test_a_cancelled_run_ends_as_canceled_and_stays_so(
 def test_a_cancelled_remake_leaves_ready_previews_ready(
     stack: Stack, rows: Site, sources_server: HostileServer
 ) -> None:
-    """A preview that lies in the store, and is a dead letter because somebody changed their mind."""
+    """A preview that is there, and a dead letter because somebody changed their mind."""
     path = "/hangs"
     rows.add("kept", sources_server.put(path, sources.jpeg()))
     eventually(lambda: stack.states().get("kept") == "ready", 20, "the preview")

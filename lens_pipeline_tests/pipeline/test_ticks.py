@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from lens_pipeline.catalog import CatalogError, Kind, Position
 from lens_pipeline.definitions import defs
@@ -259,7 +260,7 @@ def test_a_tick_reads_by_an_index(site: Site, reading: str) -> None:
     catalog = site.pipeline.catalog
     statements: list[str] = []
 
-    @sa.event.listens_for(catalog._engine, "after_cursor_execute")
+    @event.listens_for(catalog._engine, "after_cursor_execute")
     def keep(_: object, cursor: Any, *__: object) -> None:
         statements.append(cursor.query.decode())
 
