@@ -37,7 +37,7 @@ class BareWorker:
 
 @contextmanager
 def bare_worker(pipeline: Pipeline, processes: int) -> Iterator[BareWorker]:
-    """A worker with the pipeline's settings and store, and `processes` to render in, all started."""
+    """A worker with the pipeline's settings and store, and so many processes to render in."""
     settings = pipeline.settings
     spec = PreviewSpec(
         settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels

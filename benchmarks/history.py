@@ -46,7 +46,7 @@ def fill(stack: RunningStack, source: str, partitions: int) -> None:
 def _keys(
     stack: RunningStack, source: str, template: Sequence[str], partitions: int
 ) -> Iterator[str]:
-    """A line for each partition: number, run's number, key, revision, template's key and revision."""
+    """A line for each partition: number, run, key, revision, the template's key and revision."""
     before = [_revision(stack, key, source) for key in template]
     for number in range(partitions):
         run, place = divmod(number, len(template))
@@ -123,11 +123,12 @@ _COPY_RUNS = [
         INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, step_key, asset_key,
                                 partition)
         SELECT c.run_id,
-               CASE WHEN p.key IS NOT NULL
-                    THEN replace(replace(replace(e.event, source_id, c.run_id), p.template, p.key),
-                                 p.template_revision, p.revision)
-                    ELSE replace(replace(replace(e.event, source_id, c.run_id), source_first, first),
-                                 source_last, last) END,
+               CASE WHEN p.key IS NULL
+                    THEN replace(replace(replace(
+                      e.event, source_id, c.run_id), source_first, first), source_last, last)
+                    ELSE replace(replace(replace(
+                      e.event, source_id, c.run_id), p.template, p.key),
+                      p.template_revision, p.revision) END,
                e.dagster_event_type, e.timestamp - age, e.step_key, e.asset_key, p.key
           FROM copies c JOIN event_logs e ON e.run_id = c.source_id
           LEFT JOIN past p ON p.run = c.run AND p.template = e.partition

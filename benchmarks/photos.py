@@ -1,7 +1,7 @@
 """Photos that compress and decode as camera pictures do: the same ones on every machine.
 
-Crops of scikit-image's photos, enlarged and with sensor noise; without the noise an enlarged picture
-would be an unusually light JPEG.
+Crops of scikit-image's photos, enlarged and with sensor noise: without the noise an enlarged
+picture would be an unusually light JPEG.
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 Measured from the event STARTING, which Dagster writes before it calls the launcher, to RUN_START,
 which the run's own process writes. The same code launches the same job on the same PostgreSQL for
-both, in turns; the default launcher has a code server and Dagster tables of its own, since it starts
-runs from the code server. Both code servers and the workers are warm.
+both, in turns; the default launcher has a code server and Dagster tables of its own, since it
+starts runs from the code server. Both code servers and the workers are warm.
 """
 
 import os
@@ -97,7 +97,8 @@ def _default_launcher(stack: RunningStack) -> Iterator[Launcher]:
     argv[argv.index("--port") + 1] = str(port)
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with (
-        _running(subprocess.Popen(argv, env=environment, cwd=stack.home)),
+        (stack.home / "logs" / "code-default.log").open("wb") as log,
+        _running(subprocess.Popen(argv, env=environment, cwd=stack.home, stdout=log, stderr=log)),
         _launcher_once_up(port, environment, engine) as launcher,
     ):
         yield launcher
@@ -121,6 +122,8 @@ def _launcher_once_up(
 def _launcher(
     environment: Mapping[str, str], config: Path, engine: sa.Engine
 ) -> Iterator[Launcher]:
+    # Dagster tells on every start that something is beta.
+    environment = {**environment, "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.launch", str(config)],
         env=environment,

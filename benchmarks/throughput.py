@@ -31,7 +31,7 @@ class _Seconds:
 
 
 def run(quick: bool = False) -> dict[str, float]:
-    """`throughput_vs_loop`: 0.75 means that the pipeline makes 75 photos while the loop makes 100."""
+    """`throughput_vs_loop`: 0.75 means 75 photos by the pipeline while the loop makes 100."""
     photos = _QUICK_PHOTOS if quick else _PHOTOS
     seconds = _Seconds()
     with running_stack() as stack:

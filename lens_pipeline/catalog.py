@@ -272,13 +272,14 @@ class Catalog:
             rows = connection.execute(query).all()
         return [found for found in map(_parse, rows) if isinstance(found, InvalidGeneration)]
 
-    def describe(self, generation_id: str) -> list[tuple[str, str, str | None]]:
-        """(type, status, asset_url) of every row with this id, whatever its state."""
-        query = sa.select(generations.c.type, generations.c.status, generations.c.asset_url).where(
-            _id_text() == generation_id
-        )
+    def problems(self, generation_id: str) -> list[str]:
+        """Why each row with this id is not usable now: not finished, or never; empty if none is."""
+        wanted = self._bindable([generation_id])
+        if not wanted:
+            return []
         with self._connect() as connection:
-            return [(row.type, row.status, row.asset_url) for row in connection.execute(query)]
+            rows = connection.execute(self._select(None).where(self._id_in(wanted))).all()
+        return [problem for problem in map(_row_problem, rows) if problem]
 
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert one finished generation."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from lens_pipeline.catalog import Generation, InvalidGeneration
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import Standing, State
+from lens_pipeline.status import Standing, State, Wanted
 
 # A site has this many old rows without a record only before its existing derivatives are adopted.
 ADOPTION_ROWS = 500
@@ -41,7 +41,11 @@ def assess(
         generation.id: derivative.revision(generation, pipeline.settings)
         for generation in generations
     }
-    standings = pipeline.log.standings(derivative.asset, revisions, pipeline.settings.max_attempts)
+    wanted = {
+        generation.id: Wanted(revisions[generation.id], generation.finished_at)
+        for generation in generations
+    }
+    standings = pipeline.log.standings(derivative.asset, wanted, pipeline.settings.max_attempts)
     return [
         Assessed(generation, revisions[generation.id], standings[generation.id])
         for generation in generations

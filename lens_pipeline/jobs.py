@@ -12,7 +12,6 @@ def _job(derivative: Derivative, description: str):
     return dg.define_asset_job(
         derivative.job,
         selection=[derivative.asset],
-        partitions_def=derivative.partitions,
         tags={QUEUE_TAG: queue_of([derivative.asset])},
         description=description,
     )

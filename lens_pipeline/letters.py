@@ -78,15 +78,8 @@ def report(pipeline: Pipeline, generation_id: str) -> list[Report]:
 
 def why_not(pipeline: Pipeline, generation_id: str) -> str:
     """Why an id has no derivative to speak of."""
-    for row in pipeline.catalog.invalid():
-        if row.id == generation_id:
-            return row.reason
-    described = pipeline.catalog.describe(generation_id)
-    if not described:
-        return "no row of generations has this id"
-    return "; ".join(
-        f"its {kind} is not finished: status is {status!r}" for kind, status, _ in described
-    )
+    problems = pipeline.catalog.problems(generation_id)
+    return "; ".join(problems) or "no row of generations has this id"
 
 
 def retry(

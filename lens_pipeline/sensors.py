@@ -58,7 +58,7 @@ def _new_rows(
         if position
         else []
     )
-    rows = _usable(context, [*late, *(row for _, row in page)])
+    rows = _usable(context, [*reversed(late), *(row for _, row in page)])
     wanted = [
         assessed
         for assessed in assess(pipeline, derivative, rows)

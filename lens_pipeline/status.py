@@ -23,8 +23,6 @@ ERROR_CLASS_TAG = "lens/error_class"
 PERMANENT_TAG = "lens/permanent"
 
 _IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
-# Runs that end without a word about a partition still count as attempts, up to this many.
-_PLANNED_READ = 20
 _KEYS_PER_QUERY = 2000
 
 
@@ -75,6 +73,11 @@ class Planned:
     run_status: str | None
     # Ended by a stop of its worker, or never begun: says nothing about its files.
     interrupted: bool = False
+    at: dt.datetime | None = None
+
+    def precedes(self, moment: dt.datetime | None) -> bool:
+        """Whether it was planned before `moment`; False if either time is unknown."""
+        return self.at is not None and moment is not None and self.at < moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,22 @@ CANCELED = "Canceled"
 RUN_FAILED = "RunFailed"
 
 
-def standing(history: History, revision: str, max_attempts: int) -> Standing:
-    """Derive the state of one partition whose row calls for `revision` now."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a row calls for now, and when it came to call for it."""
+
+    revision: str
+    changed_at: dt.datetime | None = None
+
+
+def standing(
+    history: History, revision: str, max_attempts: int, changed_at: dt.datetime | None = None
+) -> Standing:
+    """Derive the state of one partition whose row calls for `revision` since `changed_at`.
+
+    A run that was cancelled, or ended without a word, left no revision behind: it counts only if
+    it was planned after the row's last change.
+    """
     removed_at = _last(history.marks, Outcome.REMOVED)
     materialized = history.materialized
     if materialized is not None and materialized.event_id < removed_at:
@@ -131,7 +148,10 @@ def standing(history: History, revision: str, max_attempts: int) -> Standing:
     crashed = [
         plan
         for plan in plans
-        if plan.run_status == "FAILURE" and not plan.interrupted and plan.run_id not in spoken_for
+        if plan.run_status == "FAILURE"
+        and not plan.interrupted
+        and not plan.precedes(changed_at)
+        and plan.run_id not in spoken_for
     ]
     latest = plans[-1] if plans else None
     attempts = len(failures) + len(crashed)
@@ -141,7 +161,12 @@ def standing(history: History, revision: str, max_attempts: int) -> Standing:
         if is_up_to_date:
             return Standing(State.READY, run_id=latest.run_id, event_id=materialized_at)
         return Standing(State.PROCESSING, attempts, run_id=latest.run_id)
-    if latest and latest.run_status == "CANCELED" and latest.run_id not in spoken_for:
+    if (
+        latest
+        and latest.run_status == "CANCELED"
+        and not latest.precedes(changed_at)
+        and latest.run_id not in spoken_for
+    ):
         if is_up_to_date:  # to be made again, which somebody thought better of
             return Standing(State.READY, event_id=materialized_at)
         return Standing(State.DEAD, attempts, CANCELED, latest.run_id, latest.event_id)
@@ -179,13 +204,20 @@ class EventLog:
         self._engine.dispose()
 
     def standings(
-        self, asset: str, revisions: Mapping[str, str], max_attempts: int
+        self, asset: str, wanted: Mapping[str, Wanted], max_attempts: int
     ) -> dict[str, Standing]:
-        """The standing of each partition of `asset`, given the revision its row calls for now."""
-        histories = self.histories(asset, revisions)
+        """The standing of each partition of `asset`, given what its row calls for now."""
+        histories = self.histories(asset, wanted)
+        now = dt.datetime.now(dt.UTC)
         return {
-            key: standing(histories.get(key, History()), revision, max_attempts)
-            for key, revision in revisions.items()
+            key: standing(
+                histories.get(key, History()),
+                want.revision,
+                max_attempts,
+                # A row stamped in the future would outdate every run for ever.
+                want.changed_at if want.changed_at and want.changed_at <= now else None,
+            )
+            for key, want in wanted.items()
         }
 
     def histories(self, asset: str, keys: Iterable[str]) -> dict[str, History]:
@@ -274,7 +306,7 @@ def _db_key(asset: str) -> str:
 
 
 def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[str, History]:
-    values = {"asset": _db_key(asset), "keys": keys, "planned": _PLANNED_READ}
+    values = {"asset": _db_key(asset), "keys": keys}
     materialized = connection.execute(_MATERIALIZED, values).all()
     observed = connection.execute(_OBSERVED, values).all()
     planned = connection.execute(_PLANNED, values).all()
@@ -287,7 +319,8 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
             marks[row.key].append(mark)
     plans: dict[str, list[Planned]] = defaultdict(list)
     for row in planned:
-        plans[row.key].append(Planned(row.id, row.run_id, row.status, row.interrupted))
+        at = row.at.replace(tzinfo=dt.UTC)
+        plans[row.key].append(Planned(row.id, row.run_id, row.status, row.interrupted, at))
     latest = {row.key: Materialized(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized}
     return {
         key: History(latest.get(key), tuple(marks[key]), tuple(plans[key]))
@@ -295,13 +328,13 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     }
 
 
+# Grouped rather than one LIMIT 1 a key: right after a bulk load, before the first ANALYZE, the
+# planner would read all events of the asset for every key.
 _MATERIALIZED = sa.text(
     """
-    SELECT k.key, e.id FROM unnest(:keys) AS k(key)
-    CROSS JOIN LATERAL (
-      SELECT id FROM event_logs
-       WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
-         AND partition = k.key ORDER BY id DESC LIMIT 1) e
+    SELECT partition AS key, max(id) AS id FROM event_logs
+     WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
+       AND partition = ANY(:keys) GROUP BY partition
     """
 )
 _OBSERVED = sa.text(
@@ -313,16 +346,13 @@ _OBSERVED = sa.text(
 )
 _PLANNED = sa.text(
     """
-    SELECT k.key, e.id, e.run_id, r.status,
+    SELECT e.partition AS key, e.id, e.run_id, e."timestamp" AS at, r.status,
            coalesce(t.value IN ('UNEXPECTED_TERMINATION', 'START_TIMEOUT'), false) AS interrupted
-      FROM unnest(:keys) AS k(key)
-    CROSS JOIN LATERAL (
-      SELECT id, run_id FROM event_logs
-       WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
-         AND partition = k.key ORDER BY id DESC LIMIT :planned) e
-    LEFT JOIN runs r ON r.run_id = e.run_id
-    LEFT JOIN run_tags t ON t.run_id = e.run_id AND t.key = 'dagster/failure_reason'
-    ORDER BY e.id
+      FROM event_logs e
+      LEFT JOIN runs r ON r.run_id = e.run_id
+      LEFT JOIN run_tags t ON t.run_id = e.run_id AND t.key = 'dagster/failure_reason'
+     WHERE e.asset_key = :asset AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+       AND e.partition = ANY(:keys) ORDER BY e.id
     """
 )
 
