@@ -26,11 +26,11 @@ $(STAMP): requirements.txt pyproject.toml
 demo: venv ## Run the pipeline on sample photos and videos
 	$(BIN)/lens demo
 
-test: venv ## Run every test
-	$(BIN)/python -m pytest -q
+test: test-fast ## Run every test
+	$(BIN)/python -m pytest -q -m slow
 
 test-fast: venv ## Run the tests that take no more than seconds each
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2
 
 lint: venv ## Check style and types
 	$(BIN)/ruff check .

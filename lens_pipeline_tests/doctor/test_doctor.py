@@ -28,6 +28,9 @@ from lens_pipeline.stack.ports import LOOPBACK, free_port
 from lens_pipeline_tests.doctor.conftest import Servers
 from lens_pipeline_tests.servers import SeaweedServer
 
+# Real servers start and stop in most of these.
+pytestmark = pytest.mark.slow
+
 Well = Callable[..., Settings]
 
 NAMES = [

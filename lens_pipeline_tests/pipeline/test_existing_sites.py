@@ -11,6 +11,7 @@ from lens_pipeline_tests.pipeline.site import Databases, Site
 from lens_pipeline_tests.servers import HostileServer, SeaweedServer
 
 
+@pytest.mark.slow
 def test_five_thousand_existing_previews_are_recorded_without_making_one(
     site: Site, server: HostileServer
 ) -> None:

@@ -25,6 +25,9 @@ from lens_pipeline.stack.ports import is_free
 from lens_pipeline.stack.supervisor import Supervisor
 from lens_pipeline_tests.stack.conftest import eventually
 
+# Real servers start and stop in most of these.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def postgres(made: Path) -> Iterator[tuple[Postgres, Supervisor]]:

@@ -13,6 +13,9 @@ from lens_pipeline.stack.services import running
 from lens_pipeline_tests.stack.commands import await_line, finish, spawn
 from lens_pipeline_tests.stack.conftest import eventually, settings_for, supervisord_of
 
+# Real servers start and stop in most of these.
+pytestmark = pytest.mark.slow
+
 
 def test_explicit_urls_start_nothing(home: Path) -> None:
     """A command in a container that begins with initdb."""

@@ -16,6 +16,9 @@ from lens_pipeline.stack.endpoints import StackError
 from lens_pipeline.stack.supervisor import Program, Supervisor, _socket_path
 from lens_pipeline_tests.stack.conftest import eventually, supervisord_of
 
+# Real servers start and stop in most of these.
+pytestmark = pytest.mark.slow
+
 SLEEP = ("sleep", "99")
 # Leaves a mark at the start and on SIGTERM, in the order in which that happens.
 RECORDER = """

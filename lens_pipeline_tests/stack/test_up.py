@@ -17,6 +17,9 @@ from lens_pipeline.stack.up import find_config_dir, programs
 from lens_pipeline_tests.stack.commands import STUBBORN, await_line, spawn
 from lens_pipeline_tests.stack.conftest import settings_for, supervisord_of
 
+# Real servers start and stop in most of these.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything(made: Path, number: signal.Signals) -> None:

@@ -22,6 +22,9 @@ from lens_pipeline.store import (
 )
 from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
 
+# Real servers start and stop in most of these.
+pytestmark = pytest.mark.slow
+
 WEBP = "image/webp"
 
 Call = Callable[[ObjectStore, Path], object]
