@@ -39,7 +39,10 @@ def adopt(
     for derivative in DERIVATIVES:
         invalid: list[InvalidGeneration] = []
         for page in assessed_pages(pipeline, derivative, invalid):
-            unrecorded = [a for a in page if a.standing.state is State.NONE]
+            # What we made ourselves for an earlier state of the row is no one else's work.
+            unrecorded = [
+                a for a in page if a.standing.state is State.NONE and not a.standing.outdated
+            ]
             objects = _objects(pipeline, derivative, unrecorded)
             present = [a for a in unrecorded if a.generation.id in objects]
             if present and not dry_run:

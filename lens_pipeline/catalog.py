@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -43,6 +45,19 @@ sa.Index(
 )
 # Rows as another service of the same site may already have them: only these columns are read.
 _READ = ("id", "user_id", "type", "status", "asset_url", "created_at", "updated_at")
+
+
+# Row-level security is in force for this role, and no policy lets it read.
+_NO_ROW_IS_VISIBLE = sa.text(
+    """
+    SELECT row_security_active('generations') AND NOT EXISTS (
+      SELECT FROM pg_policy p
+       WHERE p.polrelid = to_regclass('generations') AND p.polcmd IN ('r', '*')
+         AND p.polpermissive
+         AND EXISTS (SELECT FROM unnest(p.polroles) r
+                      WHERE r = 0 OR pg_has_role(current_user, r, 'MEMBER')))
+    """
+)
 
 
 class CatalogError(LensError):
@@ -93,6 +108,7 @@ class Catalog:
             max_overflow=8,
             connect_args={"connect_timeout": 10, "application_name": "lens-pipeline"},
         )
+        event.listen(self._engine, "connect", _use_utc)
         self._id_is_uuid: bool | None = None
 
     def close(self) -> None:
@@ -129,6 +145,11 @@ class Catalog:
                 raise CatalogError(
                     f"role {role} may not SELECT from table generations:"
                     f" run GRANT SELECT ON generations TO {role}"
+                )
+            if connection.execute(_NO_ROW_IS_VISIBLE).scalar():
+                raise CatalogError(
+                    f"row-level security hides every row of generations from role {role}: run"
+                    f" CREATE POLICY lens_reads ON generations FOR SELECT TO {role} USING (true)"
                 )
 
     def migrate(self) -> list[str]:
@@ -351,8 +372,15 @@ def _id_text() -> sa.Cast:
     return _text(generations.c.id)
 
 
+def _use_utc(connection: Any, _: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
 def _finished_at() -> sa.ColumnElement:
-    return sa.func.coalesce(generations.c.updated_at, generations.c.created_at)
+    """When a row finished. The cast only changes columns without time zone, read as UTC."""
+    return sa.cast(sa.func.coalesce(generations.c.updated_at, generations.c.created_at), _time)
 
 
 def _place(position: Position) -> sa.Tuple:

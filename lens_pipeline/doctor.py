@@ -149,7 +149,6 @@ def _known(url: str | None, blocked: StackError | None) -> str:
 
 
 def _database(settings: Settings, url: str) -> str:
-    _require_readable(url, "LENS_DATABASE_URL")
     catalog = Catalog(url)
     try:
         # As every command does with the embedded one.
@@ -173,7 +172,6 @@ def _dagster(settings: Settings, url: str) -> str:
     from lens_pipeline.engine.storage import prepare
 
     variable = _dagster_variable(settings)
-    _require_readable(url, variable)
     if settings.database_url is None and settings.dagster_url is None:
         # As every command does with the embedded one.
         prepare(url)
@@ -211,7 +209,6 @@ def _missing_tables(url: str) -> list[str]:
 def _daemon(settings: Settings, url: str, up: Services | None) -> str:
     from dagster_postgres import DagsterPostgresStorage
 
-    _require_readable(url, _dagster_variable(settings))
     try:
         # Dagster itself would try to connect six times, telling of each.
         if _missing_tables(url):
@@ -279,8 +276,8 @@ def _reach(url: str, variable: str) -> None:
                     f"no broker at {_shown(url)} ({_first_line(error)}): start it or correct"
                     f" {variable}"
                 ) from error
-    except ValueError:
-        raise _Problem(_unreadable(variable)) from None
+    except ValueError as error:
+        raise _Problem(f"{variable} is not understood: {error}") from error
 
 
 def _store(settings: Settings) -> str:
@@ -400,23 +397,6 @@ def _shown(url: str) -> str:
     credentials, at, place = rest.rpartition("@")
     user = credentials.partition(":")[0]
     return f"{scheme}://{user}{at if user else ''}{place.partition('?')[0]}"
-
-
-def _require_readable(url: str, variable: str) -> None:
-    """Raises _Problem where a database's messages would repeat a part of the password."""
-    try:
-        host = sa.make_url(url).host or ""
-    except (SQLAlchemyError, ValueError):
-        raise _Problem(_unreadable(variable)) from None
-    if "@" in host:
-        raise _Problem(_unreadable(variable))
-
-
-def _unreadable(variable: str) -> str:
-    return (
-        f"{variable} cannot be read as a URL: write special characters of the password as %XX,"
-        " for example %40 for @"
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,8 @@ class DerivativeError(LensError):
     """
 
     permanent = True
+    # The fault of our own set-up or surroundings: no attempt that counts against the file.
+    blameless = False
 
 
 class TransientError(DerivativeError):
@@ -49,9 +51,13 @@ class SourceUnavailable(TransientError):
 class StoreUnavailable(TransientError):
     """The object store could not be read or written now."""
 
+    blameless = True
+
 
 class DiskFull(TransientError):
     """No room for the source in the scratch directory."""
+
+    blameless = True
 
 
 class SourceUnreadable(DerivativeError):
@@ -73,6 +79,7 @@ class Failure:
     error: str
     error_class: str
     permanent: bool
+    blameless: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
@@ -83,4 +90,5 @@ class Failure:
         """
         permanent = error.permanent if isinstance(error, DerivativeError) else False
         reason = " ".join(str(error).split()) or type(error).__name__
-        return cls(reason[:500], type(error).__name__, permanent)
+        blameless = isinstance(error, DerivativeError) and error.blameless
+        return cls(reason[:500], type(error).__name__, permanent, blameless)

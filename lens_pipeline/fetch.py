@@ -482,6 +482,11 @@ class Fetcher:
 
     def _attempt(self, source: str, into: Path, deadline: _Deadline) -> Fetched:
         if not _SCHEME.match(source):
+            if "?" in source or "#" in source:
+                # Perhaps a signed link that lacks its scheme: what follows may be a secret.
+                raise UnsafeAddress(
+                    f"{re.split('[?#]', source)[0]}: neither an http(s) URL nor an object key"
+                )
             return self._store.read_into(
                 source,
                 into,

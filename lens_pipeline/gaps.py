@@ -74,7 +74,7 @@ def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int
         for assessed in page:
             state = assessed.standing.state
             found.by_state[state] += 1
-            if state is State.NONE and _finished_before(assessed.generation, old_enough):
+            if _is_unrecorded(assessed) and _finished_before(assessed.generation, old_enough):
                 old.append(assessed)
             elif state in (State.NONE, State.FAILED):
                 found.needed.append(assessed)
@@ -95,6 +95,10 @@ def adoption_advice(derivative: Derivative, rows: int) -> str:
         f" and are left alone: run `lens adopt` if their {derivative.asset}s already lie in the"
         " store, then `lens backfill` to make the missing ones"
     )
+
+
+def _is_unrecorded(assessed: Assessed) -> bool:
+    return assessed.standing.state is State.NONE and not assessed.standing.outdated
 
 
 def _finished_before(generation: Generation, moment: dt.datetime) -> bool:

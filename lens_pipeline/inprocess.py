@@ -44,7 +44,9 @@ class Work:
     derivative: Derivative
     ids: list[str]
     invalid: list[InvalidGeneration]
-    advice: str | None
+    advice: str | None = None
+    # Of the ids asked for, those that have a finished row.
+    known: frozenset[str] = frozenset()
 
 
 def find_work(
@@ -58,14 +60,19 @@ def find_work(
 ) -> Work:
     """The rows to work on: missing and failed ones; with `force` also those that are ready.
 
-    `ids` restricts it to these rows. See `survey` for `bulk`.
+    `ids` restricts it to these rows; naming a dead letter with `force` tries that again, too. See
+    `survey` for `bulk`.
     """
     if ids:
         rows = pipeline.catalog.finished(derivative.kind, ids)
         usable = [row for row in rows.values() if isinstance(row, Generation)]
         invalid = [row for row in rows.values() if isinstance(row, InvalidGeneration)]
-        wanted = [a.generation.id for a in assess(pipeline, derivative, usable) if _due(a, force)]
-        return Work(derivative, wanted[:limit], invalid, None)
+        wanted = [
+            assessed.generation.id
+            for assessed in assess(pipeline, derivative, usable)
+            if _due(assessed, force) or (force and assessed.standing.state is State.DEAD)
+        ]
+        return Work(derivative, wanted[:limit], invalid, known=frozenset(rows))
     if force:
         invalid = []
         every = [
@@ -74,7 +81,7 @@ def find_work(
             for assessed in page
             if _due(assessed, force)
         ]
-        return Work(derivative, every[:limit], invalid, None)
+        return Work(derivative, every[:limit], invalid)
     found = survey(pipeline, derivative, bulk=bulk, limit=limit)
     advice = adoption_advice(derivative, found.unrecorded_old) if found.unrecorded_old else None
     return Work(derivative, [a.generation.id for a in found.needed], found.invalid, advice)

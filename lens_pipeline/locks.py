@@ -12,13 +12,11 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-# Keepalives (seconds, count): the server notices a vanished machine in about half a minute.
-_KEEPALIVE = {
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 4,
-}
+# Seconds and probes: the server notices a vanished machine in half a minute instead of two hours.
+# libpq's own settings of that name are about the client's side.
+_KEEPALIVE = sa.text(
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4"
+)
 
 
 def lock_id(*parts: str) -> int:
@@ -38,14 +36,24 @@ class LockSession:
             connect_args={
                 "connect_timeout": 10,
                 "application_name": "lens-pipeline-locks",
-                **_KEEPALIVE,
             },
         )
         self._connection = self._engine.connect()
+        self._connection.execute(_KEEPALIVE)
 
     def close(self) -> None:
         self._connection.close()
         self._engine.dispose()
+
+    def abandon(self) -> None:
+        """Drop a session whose connection is broken, without talking to the server."""
+        self._connection.invalidate()
+        self.close()
+
+    def release(self, locks: Iterable[int]) -> None:
+        """Give `locks` of ours back."""
+        query = sa.text("SELECT pg_advisory_unlock(k) FROM unnest(CAST(:keys AS bigint[])) AS k")
+        self._connection.execute(query, {"keys": list(locks)}).all()
 
     def try_all(self, locks: Iterable[int]) -> set[int]:
         """Those of `locks` that are ours now; the others are held elsewhere. Never waits."""

@@ -1,19 +1,23 @@
 """Removing what belongs to rows that the application has deleted."""
 
 import datetime as dt
+import logging
 from dataclasses import dataclass, field
 
 import dagster as dg
 
 from lens_pipeline.derivatives import Derivative
+from lens_pipeline.failures import DerivativeError
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import OUTCOME_TAG, Outcome
+from lens_pipeline.status import OUTCOME_TAG, History, Outcome
+
+logger = logging.getLogger(__name__)
 
 # Partitions looked at a tick.
 _PAGE = 500
 # More than this share of a page missing looks like a lost table, not like deletions by people...
 _MOST_SHARE = 0.2
-# ... unless it is only a handful.
+# ... unless it is only a handful, of a page that is not missing whole.
 _FEW = 20
 
 
@@ -24,44 +28,74 @@ class Walked:
     cursor: str
     note: str
     removed: list[str] = field(default_factory=list)
+    refused: bool = False
 
 
 def remove_vanished(
-    pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivative, after: str
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    derivative: Derivative,
+    after: str,
+    *,
+    however_many: bool = False,
 ) -> Walked:
     """Look at the next page of partitions; delete the objects of those whose row is gone.
 
     The walk goes by the event log rather than the partition set, so that retired partitions are
     seen too. A partition with a run in flight is left for the next round. A catalog that cannot
-    be read raises: it must never look like an empty table.
+    be read raises: it must never look like an empty table. A page with too many rows missing is
+    passed over, unless `however_many`.
     """
     keys = pipeline.log.materialized_keys(derivative.asset, after, _PAGE)
     cursor = keys[-1] if len(keys) == _PAGE else ""
     gone = sorted(set(keys) - pipeline.catalog.existing(derivative.kind, keys))
     recorded = pipeline.log.histories(derivative.asset, gone)
     present = [key for key in gone if not recorded[key].is_removed]
-    if len(present) > _FEW and len(present) > _MOST_SHARE * len(keys):
+    if not however_many and _too_many(len(present), len(keys)):
         return Walked(
-            after,
+            cursor,
             f"{len(present)} of {len(keys)} rows are missing: too many at once, nothing is deleted;"
-            " if this is meant, delete the objects by hand and the partitions in the UI",
+            " if this is meant, run `lens remove-missing`",
+            refused=True,
         )
-    idle = [key for key in present if not recorded[key].is_in_flight]
-    for key in idle:
-        _remove(pipeline, instance, derivative, key)
-    return Walked(cursor, f"{len(keys)} looked at, {len(idle)} removed", idle)
+    idle = [key for key in gone if not recorded[key].is_in_flight]
+    kept = [
+        key
+        for key in idle
+        if key in present and not _remove(pipeline, instance, derivative, key, recorded[key])
+    ]
+    in_set = set(derivative.partitions.get_partition_keys(dynamic_partitions_store=instance))
+    removed = [key for key in idle if key not in kept]
+    note = f"{len(keys)} looked at, {len(set(removed) & set(present))} removed"
+    if kept:
+        note += f", {len(kept)} could not be deleted from the store: {', '.join(kept[:5])}"
+    return Walked(cursor, note, [key for key in removed if key in in_set])
+
+
+def _too_many(missing: int, looked_at: int) -> bool:
+    if missing == looked_at:
+        return missing > 1
+    return missing > _FEW and missing > _MOST_SHARE * looked_at
 
 
 def _remove(
-    pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivative, key: str
-) -> None:
-    materialized = pipeline.log.histories(derivative.asset, [key])[key].materialized
-    if materialized is None:
-        return
-    metadata = pipeline.log.details([materialized.event_id])[materialized.event_id]
-    path = metadata.get("path")
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    derivative: Derivative,
+    key: str,
+    history: History,
+) -> bool:
+    """Delete the object and say so on the partition; False if the store would not."""
+    if history.materialized is None:
+        return True
+    event_id = history.materialized.event_id
+    path = pipeline.log.details([event_id])[event_id].get("path")
     if isinstance(path, str):
-        pipeline.store.delete(path)
+        try:
+            pipeline.store.delete(path)
+        except DerivativeError as error:
+            logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
+            return False
     instance.report_runless_asset_event(
         dg.AssetObservation(
             asset_key=derivative.asset,
@@ -70,6 +104,7 @@ def _remove(
             tags={OUTCOME_TAG: Outcome.REMOVED.value},
         )
     )
+    return True
 
 
 def retire(pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivative) -> int:

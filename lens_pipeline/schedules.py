@@ -65,10 +65,15 @@ def _job(context: dg.ScheduleEvaluationContext, derivative: Derivative) -> dg.Jo
     return context.repository_def.get_job(derivative.job)
 
 
-retire_partitions = dg.ScheduleDefinition(
-    name="retire_partitions",
+@dg.schedule(
     cron_schedule="17 4 * * *",
     job=retirement,
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Once a day, at a quiet hour.",
 )
+def retire_partitions(
+    context: dg.ScheduleEvaluationContext, lens: LensResource
+) -> dg.RunRequest | dg.SkipReason:
+    """Keeps the partition sets small, once a day at a quiet hour."""
+    if not lens.pipeline().settings.enabled:
+        return dg.SkipReason(_DISABLED)
+    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())

@@ -156,6 +156,8 @@ def removed_generations(
         )
         cursors[derivative.asset] = walked.cursor
         notes.append(f"{derivative.asset}: {walked.note}")
+        if walked.refused:
+            context.log.warning(notes[-1])
         if walked.removed:
             requests.append(derivative.partitions.build_delete_request(walked.removed))
     if not requests:

@@ -180,12 +180,18 @@ def _is_cron_part(part: str, allowed: frozenset[str]) -> bool:
 def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:
     if value is None:
         return
-    scheme, netloc, *_ = urlsplit(value)
+    parts = urlsplit(value)
+    scheme, netloc = parts.scheme, parts.netloc
     if value.count("@") > netloc.count("@") or netloc.count("@") > 1:
         raise ValueError(
             f"{variable} has a character in its user or password that means something else there:"
             " percent-encode it, @ as %40, / as %2F, # as %23, ? as %3F"
         )
+    try:
+        _ = parts.port
+    except ValueError:
+        # Not repeated: it may be a part of the password.
+        raise ValueError(f"{variable} has a port that is no number up to 65535") from None
     if scheme not in schemes:
         raise ValueError(
             f"{variable} must start with {' or '.join(f'{s}://' for s in sorted(schemes))},"
@@ -238,6 +244,15 @@ def load(
         return Settings(**{fields[name]: value for name, value in values.items()}), warnings  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
         raise SettingsError(_first_error(error)) from None
+
+
+def export_aws(dotenv: Path = Path(".env")) -> None:
+    """Hand the `AWS_…` variables of the file `dotenv` to boto3, which reads no file."""
+    if not dotenv.is_file():
+        return
+    for name, value in dotenv_values(dotenv).items():
+        if name.startswith("AWS_") and value:
+            os.environ.setdefault(name, value)
 
 
 def code_server(environ: Mapping[str, str] | None = None) -> tuple[str, int | None]:

@@ -21,6 +21,7 @@ OUTCOME_TAG = "lens/outcome"
 FAILED_REVISION_TAG = "lens/revision"
 ERROR_CLASS_TAG = "lens/error_class"
 PERMANENT_TAG = "lens/permanent"
+BLAMELESS_TAG = "lens/blameless"
 
 _IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 _KEYS_PER_QUERY = 2000
@@ -62,6 +63,8 @@ class Mark:
     revision: str | None
     error_class: str
     permanent: bool
+    # The fault lay with our surroundings; see `failures.DerivativeError.blameless`.
+    blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ class Standing:
     error_class: str | None = None
     run_id: str | None = None
     event_id: int | None = None
+    # Made for an earlier state of its row, or with other parameters.
+    outdated: bool = False
 
 
 CANCELED = "Canceled"
@@ -154,7 +159,7 @@ def standing(
         and plan.run_id not in spoken_for
     ]
     latest = plans[-1] if plans else None
-    attempts = len(failures) + len(crashed)
+    attempts = sum(not mark.blameless for mark in failures) + len(crashed)
 
     is_up_to_date = materialized is not None and materialized.revision == revision
     if latest and latest.run_status in _IN_FLIGHT and latest.run_id not in spoken_for:
@@ -170,7 +175,7 @@ def standing(
         if is_up_to_date:  # to be made again, which somebody thought better of
             return Standing(State.READY, event_id=materialized_at)
         return Standing(State.DEAD, attempts, CANCELED, latest.run_id, latest.event_id)
-    if attempts:
+    if failures or crashed:
         last = max([*failures, *crashed], key=lambda event: event.event_id)
         error_class = last.error_class if isinstance(last, Mark) else RUN_FAILED
         given_up = attempts >= max_attempts or (isinstance(last, Mark) and last.permanent)
@@ -178,7 +183,7 @@ def standing(
         return Standing(state, attempts, error_class, last.run_id, last.event_id)
     if is_up_to_date:
         return Standing(State.READY, event_id=materialized_at)
-    return Standing(State.NONE)
+    return Standing(State.NONE, outdated=materialized is not None)
 
 
 def _last(marks: Iterable[Mark], outcome: Outcome) -> int:
@@ -347,7 +352,8 @@ _OBSERVED = sa.text(
 _PLANNED = sa.text(
     """
     SELECT e.partition AS key, e.id, e.run_id, e."timestamp" AS at, r.status,
-           coalesce(t.value IN ('UNEXPECTED_TERMINATION', 'START_TIMEOUT'), false) AS interrupted
+           r.start_time IS NULL OR coalesce(t.value = 'UNEXPECTED_TERMINATION', false)
+             AS interrupted
       FROM event_logs e
       LEFT JOIN runs r ON r.run_id = e.run_id
       LEFT JOIN run_tags t ON t.run_id = e.run_id AND t.key = 'dagster/failure_reason'
@@ -375,6 +381,7 @@ def _mark(row: sa.Row, tags: Mapping[str, str]) -> Mark | None:
         revision=tags.get(FAILED_REVISION_TAG),
         error_class=tags.get(ERROR_CLASS_TAG, ""),
         permanent=tags.get(PERMANENT_TAG) == "true",
+        blameless=tags.get(BLAMELESS_TAG) == "true",
     )
 
 

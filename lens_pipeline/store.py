@@ -105,8 +105,10 @@ class InvalidKey(DerivativeError):
 class StoreRefused(TransientError):
     """The object store turns the request down until its set-up is mended.
 
-    Transient, because the file is not to blame: a wrong password must not make dead letters.
+    The file is not to blame: a wrong password must not make dead letters.
     """
+
+    blameless = True
 
 
 class StoreReadOnly(StoreRefused):

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 
 import dagster as dg
@@ -12,6 +12,7 @@ from lens_pipeline.assets.produce import Metadata, Workshop, produce
 from lens_pipeline.assets.renderers import Renderer
 from lens_pipeline.catalog import Generation
 from lens_pipeline.derivatives import Derivative
+from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.failures import DerivativeError, Failure, InvalidRow
 from lens_pipeline.fetch import Fetcher
 from lens_pipeline.gaps import Assessed, assess
@@ -20,6 +21,7 @@ from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
 from lens_pipeline.scratch import scratch_directory
 from lens_pipeline.status import (
+    BLAMELESS_TAG,
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
     OUTCOME_TAG,
@@ -30,6 +32,9 @@ from lens_pipeline.status import (
 
 # How often to look whether another run is done with a partition, seconds.
 _BUSY_POLL_SECONDS = 0.5
+# Files that are done within so many seconds of each other are recorded together: an event by
+# itself costs three transactions.
+_LINGER_SECONDS = 0.25
 
 
 def materialize_batch(
@@ -43,22 +48,11 @@ def materialize_batch(
     Raises dagster.Failure, with a table of them, if any partition failed.
     """
     batch = _Batch(context, pipeline, derivative)
-    keys = list(context.partition_keys)
-    rows = pipeline.catalog.finished(derivative.kind, keys)
-    generations: list[Generation] = []
-    for key in keys:
-        row = rows.get(key)
-        if isinstance(row, Generation):
-            generations.append(row)
-        else:
-            reason = row.reason if row else f"no finished {derivative.kind} has the id {key}"
-            batch.record_failure(key, None, 0, Failure.of(InvalidRow(reason)))
-
     with ExitStack() as stack:
         locks = LockSession(pipeline.endpoints.dagster_url)
         stack.callback(locks.close)
         workshop = stack.enter_context(_workshop(pipeline, renderer))
-        for ours in _as_locked(locks, derivative, generations):
+        for ours in _as_locked(locks, derivative, context.partition_keys):
             batch.work_through(ours, workshop)
     batch.report()
 
@@ -76,8 +70,12 @@ class _Batch:
         self._made = 0
         self._up_to_date = 0
 
-    def work_through(self, generations: Sequence[Generation], workshop: Workshop) -> None:
-        """Make what is needed, on as many threads as configured, recording from this one."""
+    def work_through(self, keys: Sequence[str], workshop: Workshop) -> None:
+        """Make what is needed, on as many threads as configured, recording from this one.
+
+        The rows are read here, once the partitions are ours: what was waited for may have changed.
+        """
+        generations = self._usable_rows(keys)
         wanted = [
             a for a in assess(self._pipeline, self._derivative, generations) if self._wants(a)
         ]
@@ -96,8 +94,10 @@ class _Batch:
                 ): assessed
                 for assessed in wanted
             }
-            for future in as_completed(running):
-                self._record(running[future], future)
+            waiting = set(running)
+            while waiting:
+                done, waiting = _next_done(waiting)
+                self._record({future: running[future] for future in done})
         except BaseException:
             workshop.interrupt()
             raise
@@ -111,27 +111,43 @@ class _Batch:
         asked_for = ORIGIN_TAG not in run.tags or FORCE_TAG in run.tags
         return asked_for or assessed.standing.state is not State.READY
 
-    def _record(self, assessed: Assessed, future: Future[Metadata]) -> None:
-        error = future.exception()
-        key = assessed.generation.id
-        if error is None:
-            self._context.log_event(
-                dg.AssetMaterialization(
-                    asset_key=self._derivative.asset,
-                    partition=key,
-                    metadata=future.result(),
-                    tags=self._derivative.materialization_tags(assessed.revision),
-                )
+    def _usable_rows(self, keys: Sequence[str]) -> list[Generation]:
+        kind = self._derivative.kind
+        rows = self._pipeline.catalog.finished(kind, keys)
+        usable: list[Generation] = []
+        for key in keys:
+            row = rows.get(key)
+            if isinstance(row, Generation):
+                usable.append(row)
+            else:
+                reason = row.reason if row else f"no finished {kind} has the id {key}"
+                self._record_failure(key, None, 0, Failure.of(InvalidRow(reason)))
+        return usable
+
+    def _record(self, done: Mapping[Future[Metadata], Assessed]) -> None:
+        made = [
+            dg.AssetMaterialization(
+                asset_key=self._derivative.asset,
+                partition=assessed.generation.id,
+                metadata=future.result(),
+                tags=self._derivative.materialization_tags(assessed.revision),
             )
-            self._made += 1
-        else:
+            for future, assessed in done.items()
+            if future.exception() is None
+        ]
+        log_materializations(self._context, made)
+        self._made += len(made)
+        for future, assessed in done.items():
+            error = future.exception()
+            if error is None:
+                continue
+            key = assessed.generation.id
             if not isinstance(error, DerivativeError):  # a fault of ours: say where it is
                 self._context.log.error("%s: unforeseen error", key, exc_info=error)
-            self.record_failure(
-                key, assessed.revision, assessed.standing.attempts, Failure.of(error)
-            )
+            attempts = assessed.standing.attempts
+            self._record_failure(key, assessed.revision, attempts, Failure.of(error))
 
-    def record_failure(
+    def _record_failure(
         self, key: str, revision: str | None, earlier_attempts: int, failure: Failure
     ) -> None:
         """Leave the reason on the partition."""
@@ -140,6 +156,7 @@ class _Batch:
             OUTCOME_TAG: Outcome.FAILED.value,
             ERROR_CLASS_TAG: failure.error_class,
             PERMANENT_TAG: str(failure.permanent).lower(),
+            BLAMELESS_TAG: str(failure.blameless).lower(),
         }
         self._context.log_event(
             dg.AssetObservation(
@@ -191,18 +208,30 @@ def _table(failures: dict[str, Failure]) -> dg.TableMetadataValue:
     )
 
 
+def _next_done(
+    waiting: set[Future[Metadata]],
+) -> tuple[set[Future[Metadata]], set[Future[Metadata]]]:
+    """Wait for the first of `waiting` and shortly for more; returns those done and the others."""
+    wait(waiting, return_when=FIRST_COMPLETED)
+    done, others = wait(waiting, timeout=_LINGER_SECONDS)
+    return done, others
+
+
 def _as_locked(
-    locks: LockSession, derivative: Derivative, generations: Sequence[Generation]
-) -> Iterator[list[Generation]]:
-    """Yield the rows in groups as their partitions become ours: first the free ones, then those
-    that another run was working on, once it is done with them."""
-    waiting = {partition_lock(derivative.asset, row.id): row for row in generations}
+    locks: LockSession, derivative: Derivative, keys: Sequence[str]
+) -> Iterator[list[str]]:
+    """Yield the keys in groups as their partitions become ours: first the free ones, then those
+    that another run was working on, once it is done with them.
+
+    Nothing is held while waiting, or two runs could wait for each other.
+    """
+    waiting = {partition_lock(derivative.asset, key): key for key in keys}
     while waiting:
         ours = locks.try_all(waiting)
         if ours:
-            yield [row for lock, row in waiting.items() if lock in ours]
-        for lock in ours:
-            del waiting[lock]
+            yield [key for lock, key in waiting.items() if lock in ours]
+            locks.release(ours)
+        waiting = {lock: key for lock, key in waiting.items() if lock not in ours}
         if waiting:
             time.sleep(_BUSY_POLL_SECONDS)
 

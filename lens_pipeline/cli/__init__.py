@@ -22,6 +22,7 @@ _COMMANDS = {
     "status": ("inspect", "Say where generations stand, and why."),
     "dead-letters": ("inspect", "List what was given up on, and why."),
     "retry": ("work", "Try again what failed or was given up on."),
+    "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
     "add": ("work", "Insert a finished generation from a file or URL."),
     "doctor": ("setup", "Check everything the pipeline needs."),
     "migrate": ("setup", "Create the tables where absent."),

@@ -3,6 +3,7 @@
 import click
 
 from lens_pipeline import demo as samples
+from lens_pipeline import scratch
 from lens_pipeline.cli.session import load_settings, prepare_databases, say
 from lens_pipeline.engine.queues import QUEUES
 from lens_pipeline.pipeline import connect
@@ -10,6 +11,10 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.stack.endpoints import Endpoints, resolve
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
+from lens_pipeline.store import FileStore
+
+# A temporary file of the store this old belongs to a writer that was killed.
+_ABANDONED_SECONDS = 3600
 
 
 @click.command()
@@ -55,6 +60,7 @@ def worker(queue: str, concurrency: int | None) -> None:
     from lens_pipeline.engine.worker import run_worker
 
     loaded = load_settings()
+    scratch.sweep(loaded.scratch)
     run_worker(loaded, resolve(loaded), queue, concurrency or loaded.preview_concurrency)
 
 
@@ -63,3 +69,6 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
     pipeline.store.check()
+    if isinstance(pipeline.store, FileStore):
+        # A bucket may have other users, whose uploads under way are not ours to end.
+        pipeline.store.sweep(_ABANDONED_SECONDS)

@@ -38,6 +38,7 @@ def say(line: str) -> None:
 def load_settings() -> Settings:
     """The settings, with their warnings said and logging set up."""
     loaded, notes = settings.load()
+    settings.export_aws()
     configure(loaded.log_format, loaded.log_level)
     for note in notes:
         say(f"lens: {note}")

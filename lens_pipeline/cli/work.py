@@ -14,6 +14,7 @@ from lens_pipeline.cli.session import Session, print_json, say, session
 from lens_pipeline.derivatives import DERIVATIVES
 from lens_pipeline.inprocess import Result, Work, find_work, work_off
 from lens_pipeline.letters import retry as retry_letters
+from lens_pipeline.removal import remove_vanished
 
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="At most so many of each kind.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -25,6 +26,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 def once(limit: int | None, as_json: bool) -> None:
     """Do what needs doing now, in this process, then exit."""
     with session("once") as lens:
+        _recover(lens)
         works = [
             find_work(lens.pipeline, derivative, bulk=False, limit=limit, force=False)
             for derivative in DERIVATIVES
@@ -56,6 +58,7 @@ def backfill(
     if concurrency is not None:
         os.environ["LENS_THREADS"] = str(concurrency)
     with session("backfill") as lens:
+        _recover(lens)
         works = [
             find_work(lens.pipeline, derivative, bulk=True, limit=limit, force=force, ids=ids)
             for derivative in DERIVATIVES
@@ -66,7 +69,18 @@ def backfill(
             result = Result(found=sum(len(work.ids) for work in works) + skipped, skipped=skipped)
         else:
             result = _work_off(lens, works, origin="backfill", force=force)
-    _finish(result, as_json)
+        unknown = sorted(set(ids).difference(*(work.known for work in works)))
+    for key in unknown:
+        say(f"lens: {key}: no finished generation has this id")
+    _finish(result, as_json, failed=bool(unknown))
+
+
+def _recover(lens: Session) -> None:
+    """Without a daemon nobody else tells that the files of a killed pass are no longer in work."""
+    from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
+
+    if not daemon_is_alive(lens.instance):
+        fail_abandoned_runs(lens.instance, lens.pipeline.endpoints.dagster_url)
 
 
 def _work_off(lens: Session, works: list[Work], *, origin: str, force: bool) -> Result:
@@ -88,7 +102,7 @@ def _work_off(lens: Session, works: list[Work], *, origin: str, force: bool) -> 
         )
 
 
-def _finish(result: Result, as_json: bool) -> None:
+def _finish(result: Result, as_json: bool, *, failed: bool = False) -> None:
     if as_json:
         print_json(result)
     else:
@@ -98,7 +112,7 @@ def _finish(result: Result, as_json: bool) -> None:
             f"{result.found} found, {result.ready} ready, {result.failed} failed,"
             f" {result.skipped} skipped in {result.seconds:.1f} s"
         )
-    sys.exit(1 if result.failed else 0)
+    sys.exit(1 if result.failed or failed else 0)
 
 
 @click.command()
@@ -164,6 +178,27 @@ def _queue(lens: Session, revived: dict) -> int:
         )
     ]
     return len(runs)
+
+
+@click.command("remove-missing")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove_missing(yes: bool) -> None:
+    """Delete the derivatives of all rows that are gone, however many there are."""
+    if not yes:
+        click.confirm("Delete the derivatives of every row that is gone?", abort=True)
+    with session("remove-missing") as lens:
+        for derivative in DERIVATIVES:
+            cursor = ""
+            while True:
+                walked = remove_vanished(
+                    lens.pipeline, lens.instance, derivative, cursor, however_many=True
+                )
+                print(f"{derivative.asset}: {walked.note}")
+                for key in walked.removed:
+                    lens.instance.delete_dynamic_partition(str(derivative.partitions.name), key)
+                cursor = walked.cursor
+                if not cursor:
+                    break
 
 
 @click.command()

@@ -1,8 +1,14 @@
-"""Writes many materializations that no run made, in few inserts."""
+"""Writes many materializations in few inserts."""
 
 from collections.abc import Sequence
 
-from dagster import AssetMaterialization, DagsterEvent, DagsterEventType, DagsterInstance
+from dagster import (
+    AssetExecutionContext,
+    AssetMaterialization,
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+)
 from dagster._core.events import (
     DagsterEventBatchMetadata,
     StepMaterializationData,
@@ -11,10 +17,23 @@ from dagster._core.events import (
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 
+def log_materializations(
+    context: AssetExecutionContext, materializations: Sequence[AssetMaterialization]
+) -> None:
+    """`context.log_event` for several materializations of one asset at once."""
+    step = context.get_step_execution_context()
+    batch_id = generate_event_batch_id()
+    for number, materialization in enumerate(materializations, start=1):
+        is_end = number == len(materializations)
+        DagsterEvent.asset_materialization(
+            step, materialization, DagsterEventBatchMetadata(batch_id, is_end)
+        )
+
+
 def record_materializations(
     instance: DagsterInstance, materializations: Sequence[AssetMaterialization]
 ) -> None:
-    """Record them in one batch; all belong to one asset.
+    """Record them, made by no run, in one batch; all belong to one asset.
 
     One by one (`report_runless_asset_event`) each costs two transactions.
     """

@@ -1,14 +1,19 @@
-"""Whether Dagster's daemon lives."""
+"""Whether Dagster's daemon lives, and what to do about runs while it does not."""
 
 import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._daemon.types import DaemonHeartbeat
+
+from lens_pipeline.locks import LockSession, run_lock
 
 # Dagster's daemons beat every 30 s.
 _ALIVE_SECONDS = 90.0
 _QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
+_BEGUN = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
 
 
 class Heartbeats(Protocol):
@@ -26,3 +31,27 @@ def daemon_heartbeat_age_seconds(source: Heartbeats) -> float | None:
 def daemon_is_alive(source: Heartbeats) -> bool:
     age = daemon_heartbeat_age_seconds(source)
     return age is not None and age < _ALIVE_SECONDS
+
+
+def fail_abandoned_runs(instance: DagsterInstance, dagster_url: str) -> int:
+    """Do the daemon's work of failing runs whose worker is gone; returns how many.
+
+    Without it the files of a killed `lens once` would stay in work for ever where no `lens up`
+    runs. Only for when the daemon is not alive.
+    """
+    session = LockSession(dagster_url)
+    try:
+        abandoned = [
+            run
+            for run in instance.get_runs(RunsFilter(statuses=_BEGUN))
+            if not session.is_held(run_lock(run.run_id))
+        ]
+    finally:
+        session.close()
+    for run in abandoned:
+        instance.report_run_failed(
+            run,
+            "The process that executed this run is gone.",
+            JobFailureData(error=None, failure_reason=RunFailureReason.UNEXPECTED_TERMINATION),
+        )
+    return len(abandoned)

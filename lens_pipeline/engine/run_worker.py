@@ -6,9 +6,9 @@ import signal
 import threading
 from types import TracebackType
 
-from dagster import DagsterEvent, DagsterInstance
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._cli.api import _execute_run_command_body
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline import settings
 from lens_pipeline.locks import LockSession, run_lock
@@ -18,7 +18,17 @@ logger = logging.getLogger(__name__)
 
 # A cancelled run should look cancelled at once; one query a second and run is nothing.
 _POLL_SECONDS = 1.0
+# A signal between two steps is only noted, so it is repeated; not soon, because one that arrives
+# while an interrupted step cleans up would break that off.
+_SIGNAL_AGAIN_POLLS = 30
 _ENDED = frozenset({"CANCELING", "CANCELED", "FAILURE"})
+_LAST_EVENTS = frozenset(
+    {
+        DagsterEventType.PIPELINE_SUCCESS,
+        DagsterEventType.PIPELINE_FAILURE,
+        DagsterEventType.PIPELINE_CANCELED,
+    }
+)
 
 
 class RunWatch:
@@ -33,7 +43,7 @@ class RunWatch:
         self._run_id = run_id
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="run-watch", daemon=True)
-        self._session = LockSession(dagster_url)
+        self._session: LockSession | None = LockSession(dagster_url)
         self.owned = bool(self._session.try_all([run_lock(run_id)]))
 
     def __enter__(self) -> "RunWatch":
@@ -48,29 +58,46 @@ class RunWatch:
     ) -> None:
         self._done.set()
         self._thread.join()
-        self._session.close()
+        if self._session is not None:
+            self._session.close()
+
+    def notice(self, event: DagsterEvent) -> None:
+        """Stop watching once the run says how it ended: there is nothing left to interrupt."""
+        if event.event_type in _LAST_EVENTS:
+            self._done.set()
 
     def _watch(self) -> None:
+        polls_since_signal = _SIGNAL_AGAIN_POLLS
         while not self._done.wait(_POLL_SECONDS):
-            try:
-                status = self._session.run_status(self._run_id)
-            except OperationalError as error:
-                logger.warning("run %s: lost its database session: %s", self._run_id, error.orig)
-                self._reconnect()
-                continue
-            if status in _ENDED and not self._done.is_set():
-                # Dagster's handler turns it into an interrupt of the step; repeated each second
-                # because one that arrives between two steps is only noted.
+            polls_since_signal += 1
+            if (
+                self._status() in _ENDED
+                and polls_since_signal > _SIGNAL_AGAIN_POLLS
+                and not self._done.is_set()
+            ):
+                polls_since_signal = 0
+                # Dagster's handler turns it into an interrupt of the step.
                 os.kill(os.getpid(), signal.SIGINT)
 
-    def _reconnect(self) -> None:
+    def _status(self) -> str | None:
+        """The run's status; None while the database is away, or the lock is not ours again."""
         try:
-            session = LockSession(self._url)
-            session.try_all([run_lock(self._run_id)])
-        except OperationalError:
-            return  # the next poll tries again
-        self._session, lost = session, self._session
-        lost.close()
+            if self._session is None:
+                self._session = self._locked_session()
+            return self._session.run_status(self._run_id) if self._session else None
+        except SQLAlchemyError as error:
+            logger.warning("run %s: lost its database session: %s", self._run_id, error)
+            if self._session is not None:
+                self._session.abandon()
+                self._session = None
+            return None
+
+    def _locked_session(self) -> LockSession | None:
+        session = LockSession(self._url)
+        if session.try_all([run_lock(self._run_id)]):
+            return session
+        session.close()  # the server has not noticed yet that the old session is gone
+        return None
 
 
 def execute(instance: DagsterInstance, run_id: str) -> int:
@@ -86,10 +113,6 @@ def execute(instance: DagsterInstance, run_id: str) -> int:
         return _execute_run_command_body(
             run_id=run_id,
             instance=instance,
-            write_stream_fn=_ignore,
+            write_stream_fn=watch.notice,
             set_exit_code_on_failure=True,
         )
-
-
-def _ignore(event: DagsterEvent) -> None:
-    """Events are already in the event log; nobody reads this stream."""

@@ -20,7 +20,7 @@ URL = "https://example.com/x.jpg"
 
 
 def library(site: Site, ids: Iterable[str]) -> None:
-    """Rows whose previews exist and are recorded."""
+    """Rows whose previews exist, are recorded, and have a partition."""
     ids = list(ids)
     site.add_many(ids, lambda _: URL)
     folder = site.store / "u1" / "previews"
@@ -29,10 +29,11 @@ def library(site: Site, ids: Iterable[str]) -> None:
         (folder / f"{row_id}_preview.webp").write_bytes(b"webp")
     adopted = site.lens("adopt", "--json").json["adopted"]
     assert adopted == len(ids)
+    site.dagster.add_dynamic_partitions("photos", ids)
 
 
 def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
-    """The partitions to be removed, what was said, and the cursor."""
+    """The partitions that leave their set, what was said, and the cursor."""
     context = dg.build_sensor_context(
         instance=site.dagster, cursor=cursor, resources={"lens": LensResource()}
     )
@@ -46,6 +47,8 @@ def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
         if isinstance(request, dg.DeleteDynamicPartitionsRequest)
         for key in request.partition_keys
     ]
+    for key in removed:
+        site.dagster.delete_dynamic_partition("photos", key)
     return removed, "", result.cursor or ""
 
 
@@ -99,17 +102,37 @@ def test_a_handful_is_deleted_whatever_its_share(site: Site, gone: int) -> None:
 
 def test_what_is_in_flight_is_left_for_later(site: Site) -> None:
     """A preview that is written right after it was deleted, and then belongs to nobody."""
-    library(site, ["a", "b"])
+    library(site, ["a", "b", "kept"])
     (tags,) = plan_runs(site.dagster, PREVIEW, ["a"], 20, "backfill", force=True)
     run_id = submit_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
-    site.sql("DELETE FROM generations")
+    site.sql("DELETE FROM generations WHERE id <> 'kept'")
     assert tick(site)[0] == ["b"]
-    assert site.objects() == {"u1/previews/a_preview.webp"}
+    assert site.objects() == {"u1/previews/a_preview.webp", "u1/previews/kept_preview.webp"}
     run = site.dagster.get_run_by_id(run_id)
     assert run is not None
     site.dagster.report_run_canceled(run)
     assert tick(site)[0] == ["a"]
+    assert site.objects() == {"u1/previews/kept_preview.webp"}
+
+
+def test_an_empty_table_deletes_nothing_of_a_small_library(site: Site) -> None:
+    """The wrong database, which costs a small site everything it has."""
+    library(site, ["a", "b"])
+    site.sql("DELETE FROM generations")
+    removed, said, _ = tick(site)
+    assert removed == []
+    assert "lens remove-missing" in said
+    assert len(site.objects()) == 2
+
+
+def test_people_can_remove_however_many(site: Site) -> None:
+    """An account that is closed, whose pictures then stay for ever."""
+    library(site, ["a", "b"])
+    site.sql("DELETE FROM generations")
+    done = site.lens("remove-missing", "--yes")
+    assert done.code == 0, done.err
     assert site.objects() == set()
+    assert tick(site)[0] == []
 
 
 def test_the_walk_goes_on_where_it_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

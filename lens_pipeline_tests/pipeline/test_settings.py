@@ -24,6 +24,17 @@ WRONG = {
         "postgresql://",
     ),
     "no URL": ({"LENS_STORE_URL": "/data"}, "LENS_STORE_URL", "file://"),
+    "an @ in the password": (
+        {"LENS_DATABASE_URL": "postgresql://lens:open@sesame@h/lens"},
+        "LENS_DATABASE_URL",
+        "@ as %40",
+    ),
+    "a # in the password": (
+        {"LENS_BROKER_URL": "redis://:open#sesame@h/0"},
+        "LENS_BROKER_URL",
+        "# as %23",
+    ),
+    "no host": ({"LENS_BROKER_URL": "redis://:sesame/0"}, "LENS_BROKER_URL", "no number"),
     "another broker": ({"LENS_BROKER_URL": "kafka://x"}, "LENS_BROKER_URL", "redis://"),
     "one database for two": (
         {"LENS_DATABASE_URL": "postgresql://h/a", "LENS_DAGSTER_URL": "postgresql://h/a"},
