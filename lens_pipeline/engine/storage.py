@@ -3,24 +3,23 @@
 The stock storage opens a connection for every event: 18-34 ms an event against 5-6 ms pooled.
 """
 
-from collections.abc import Sequence
-
 import sqlalchemy as sa
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.storage.config import PostgresStorageConfig
-from dagster._core.storage.event_log import DynamicPartitionsTable
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresRunStorage,
+    PostgresScheduleStorage,
+)
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from lens_pipeline import settings
+from lens_pipeline.engine.event_log import LensEventLogStorage
+from lens_pipeline.engine.pool import create_pool
+from lens_pipeline.engine.schema import Schema
 from lens_pipeline.stack.endpoints import StackError, resolve
-
-# The daemon submits and dequeues from about ten threads; a worker's child needs two or three.
-_POOL = {"pool_size": 4, "max_overflow": 20, "pool_recycle": 1800}
-# `status.py` reads what our observations say from tags of this prefix.
-_OWN_TAGS = "lens/"
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):
@@ -32,17 +31,11 @@ class PooledPostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(postgres_url, should_autocreate_tables=False, inst_data=inst_data)
-        # pre_ping: after a restart of the server the first event must not be lost.
-        engine = sa.create_engine(
-            postgres_url,
-            isolation_level="AUTOCOMMIT",
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": 10, "application_name": "lens-pipeline-dagster"},
-            **_POOL,
-        )
-        self._run_storage._engine = engine
-        self._schedule_storage._engine = engine
-        self._event_log_storage = LensEventLogStorage(postgres_url, engine)
+        engine = create_pool(postgres_url)
+        schema = Schema()
+        self._run_storage = LensRunStorage(postgres_url, engine, schema)
+        self._schedule_storage = LensScheduleStorage(postgres_url, engine, schema)
+        self._event_log_storage = LensEventLogStorage(postgres_url, engine, schema)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -55,61 +48,36 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         return cls(resolve(settings.load()[0], broker=False).dagster_url, inst_data)
 
 
-class LensEventLogStorage(PostgresEventLogStorage):
-    """The event log on the shared pool; see the two methods for what differs."""
+class LensRunStorage(PostgresRunStorage):
+    """Runs, on the shared pool."""
 
-    def __init__(self, postgres_url: str, engine: sa.Engine) -> None:
+    def __init__(self, postgres_url: str, engine: sa.Engine, schema: Schema) -> None:
         super().__init__(postgres_url, should_autocreate_tables=False)
         self._engine = engine
-        self._partition_lists = PartitionLists(engine)
+        self._schema = schema
 
-    def get_dynamic_partitions(self, partitions_def_name: str) -> Sequence[str]:
-        """The keys of a set in insertion order, from memory as far as possible."""
-        return self._partition_lists.get(partitions_def_name)
-
-    def get_asset_tags_to_index(self, tag_keys: set[str]) -> set[str]:
-        """Also our own tags get rows in `asset_event_tags`; Dagster picks only some of its own."""
-        own = {key for key in tag_keys if key.startswith(_OWN_TAGS)}
-        return super().get_asset_tags_to_index(tag_keys) | own
+    def has_run_stats_index_cols(self) -> bool:
+        return self._schema.has("run stats", super().has_run_stats_index_cols)
 
 
-class PartitionLists:
-    """The keys of each dynamic partition set, read whole only when the set has changed otherwise
-    than by appending.
+class LensScheduleStorage(PostgresScheduleStorage):
+    """Ticks and the state of sensors and schedules, on the shared pool."""
 
-    Dagster reads the whole set to resolve any range of keys: at 100,000 keys about a second for
-    each run, in the daemon and again in the worker.
-    """
-
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, postgres_url: str, engine: sa.Engine, schema: Schema) -> None:
+        super().__init__(postgres_url, should_autocreate_tables=False)
         self._engine = engine
-        self._known: dict[str, tuple[int, Sequence[str]]] = {}
+        self._schema = schema
 
-    def get(self, partitions_def_name: str) -> Sequence[str]:
-        """The keys of the set in insertion order; callers must not change the list."""
-        last_id, keys = self._known.get(partitions_def_name, (0, ()))
-        with self._engine.connect() as connection:
-            row = connection.execute(_UP_TO, {"name": partitions_def_name, "last": last_id}).one()
-            if row.known != len(keys):
-                last_id, keys = 0, ()
-            added = connection.execute(_AFTER, {"name": partitions_def_name, "last": last_id}).all()
-        if added:
-            last_id, keys = added[-1].id, [*keys, *(row.partition for row in added)]
-            self._known[partitions_def_name] = (last_id, keys)
-        elif not keys:
-            self._known.pop(partitions_def_name, None)
-        return keys
+    def _has_instigators_table(self, conn: sa.Connection) -> bool:
+        ask = super()._has_instigators_table
+        return self._schema.has("table instigators", lambda: ask(conn))
 
+    def has_secondary_index_table(self) -> bool:
+        return self._schema.has("table secondary_indexes", super().has_secondary_index_table)
 
-_table = DynamicPartitionsTable
-_UP_TO = sa.select(sa.func.count().label("known")).where(
-    _table.c.partitions_def_name == sa.bindparam("name"), _table.c.id <= sa.bindparam("last")
-)
-_AFTER = (
-    sa.select(_table.c.id, _table.c.partition)
-    .where(_table.c.partitions_def_name == sa.bindparam("name"), _table.c.id > sa.bindparam("last"))
-    .order_by(_table.c.id)
-)
+    def has_built_index(self, migration_name: str) -> bool:
+        ask = super().has_built_index
+        return self._schema.has(f"schedule index {migration_name}", lambda: ask(migration_name))
 
 
 def create_database(database_url: str, dagster_url: str) -> bool:
