@@ -34,7 +34,7 @@ from lens_pipeline.status import (
 _BUSY_POLL_SECONDS = 0.5
 # Files that are done within so many seconds of each other are recorded together: an event by
 # itself costs three transactions.
-_LINGER_SECONDS = 0.25
+_LINGER_SECONDS = 0.5
 
 
 def materialize_batch(

@@ -1,5 +1,6 @@
 """`dagster-daemon run`, with shorter loops."""
 
+from contextlib import closing
 from threading import Event
 
 import dagster._daemon.controller
@@ -12,14 +13,19 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
     QueuedRunCoordinatorDaemon,
 )
 
-# Dagster looks at its sensors every 5 s; this is most of the time from a row to its preview.
-SENSOR_LOOP_SECONDS = 1
-# Dagster rests in steps of 0.5 s between two looks at the run queue.
-QUEUE_LOOP_SECONDS = 0.1
+from lens_pipeline import settings
+from lens_pipeline.engine.bell import Bell
+from lens_pipeline.stack.endpoints import resolve
+
+# Dagster looks at its sensors every 5 s; this is most of the time from a row to its preview. A bit
+# more than the sensors' interval of 1 s, or every second look would come just too early.
+SENSOR_LOOP_SECONDS = 1.1
+# Between two looks at the run queue at the most; most are rung for.
+QUEUE_LOOP_SECONDS = 0.5
 
 
 class QuickQueueDaemon(QueuedRunCoordinatorDaemon):
-    """Looks at the run queue several times a second: a worker waits for the next run."""
+    """Looks at the run queue as soon as it changes: workers wait for their next run."""
 
     def __init__(self) -> None:
         super().__init__(interval_seconds=0)
@@ -27,10 +33,11 @@ class QuickQueueDaemon(QueuedRunCoordinatorDaemon):
     def core_loop(
         self, workspace_process_context: IWorkspaceProcessContext, shutdown_event: Event
     ) -> DaemonIterator:
-        for step in super().core_loop(workspace_process_context, shutdown_event):
-            yield step
-            if step is SpanMarker.END_SPAN:
-                shutdown_event.wait(QUEUE_LOOP_SECONDS)
+        with closing(Bell(resolve(settings.load()[0], broker=False).dagster_url)) as bell:
+            for step in super().core_loop(workspace_process_context, shutdown_event):
+                yield step
+                if step is SpanMarker.END_SPAN:
+                    bell.wait(QUEUE_LOOP_SECONDS, shutdown_event)
 
 
 _create_stock_daemon = dagster._daemon.controller.create_daemon_of_type

@@ -10,6 +10,9 @@ from dagster_postgres import PostgresEventLogStorage
 
 from lens_pipeline.engine.schema import Schema
 
+_INSERT = SqlEventLogStorageTable.insert().returning(
+    SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
+)
 # `status.py` reads what our observations say from tags of this prefix.
 _OWN_TAGS = "lens/"
 
@@ -39,8 +42,8 @@ class LensEventLogStorage(PostgresEventLogStorage):
         if not kept:
             return
         with self.index_transaction() if of_assets else self.index_connection() as connection:
-            insert = self.prepare_insert_event_batch(kept)
-            ids = connection.scalars(insert.returning(SqlEventLogStorageTable.c.id)).all()
+            rows = [self._event_to_row(event) for event in kept]
+            ids = connection.scalars(_INSERT, rows).all()
             id_of = dict(zip(map(id, kept), ids, strict=True))
             if of_assets:
                 asset_ids = [id_of[id(event)] for event in of_assets]
