@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack, without_settings
-from lens_pipeline.engine.storage import prepare
+from lens_pipeline.engine.storage import create_tables
 from lens_pipeline.stack.ports import accepts, free_port
 from lens_pipeline.stack.up import find_config_dir
 
@@ -152,7 +152,7 @@ def _create_schema(stack: RunningStack) -> str:
     url = sa.make_url(stack.pipeline.endpoints.dagster_url)
     url = url.update_query_dict({"options": f"-csearch_path={_SCHEMA}"})
     text = url.render_as_string(hide_password=False)
-    prepare(text)
+    create_tables(text)
     return text
 
 

@@ -41,8 +41,6 @@ _LIBRARY_SECONDS = 60
 
 _ENCODERS = ("libx264", "libwebp")
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
-# One table of each of Dagster's three storages.
-_DAGSTER_TABLES = ("runs", "event_logs", "job_ticks")
 # In a process of its own, because a broken libvips ends the one that loads it.
 _VIPS = """\
 import pyvips
@@ -167,24 +165,21 @@ def _database(settings: Settings, url: str) -> str:
 
 
 def _dagster(settings: Settings, url: str) -> str:
-    from dagster_postgres import DagsterPostgresStorage
-
-    from lens_pipeline.engine.storage import prepare
+    from lens_pipeline.engine.storage import create_tables, has_current_tables
 
     variable = _dagster_variable(settings)
     if settings.database_url is None and settings.dagster_url is None:
         # As every command does with the embedded one.
-        prepare(url)
+        create_tables(url)
     try:
         if _missing_tables(url):
             raise _Problem(f"{_shown(url)} lacks Dagster's tables: run `lens migrate`")
-        storage = DagsterPostgresStorage(url, should_autocreate_tables=False)
-        version = storage.run_storage.alembic_version()
+        is_current = has_current_tables(url)
     except SQLAlchemyError as error:
         reason = _first_line(error)
         fix = _database_fix(reason, variable, is_dagster=True)
         raise _Problem(f"Dagster's database cannot be used: {reason}{fix}") from error
-    if version is None or version[0] != version[1]:
+    if not is_current:
         raise _Problem(f"{_shown(url)} has tables of another Dagster version: run `lens migrate`")
     return f"{_shown(url)}: its tables are up to date"
 
@@ -194,13 +189,15 @@ def _dagster_variable(settings: Settings) -> str:
 
 
 def _missing_tables(url: str) -> list[str]:
+    from lens_pipeline.engine.storage import DAGSTER_TABLES
+
     engine = sa.create_engine(
         url, poolclass=sa.NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS}
     )
     with engine.connect() as connection:
         return [
             table
-            for table in _DAGSTER_TABLES
+            for table in DAGSTER_TABLES
             if connection.execute(sa.text("SELECT to_regclass(:name)"), {"name": table}).scalar()
             is None
         ]
@@ -303,6 +300,8 @@ def _ffmpeg() -> str:
             f"{found} lacks {' and '.join(missing)}: install a full build (apt install ffmpeg), or"
             " take this one from PATH and pip install 'lens-pipeline[embedded]'"
         )
+    for name in _ENCODERS:
+        ffmpeg.try_encoder(found, name)
     return f"{found}, with {' and '.join(_ENCODERS)}"
 
 

@@ -104,6 +104,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     debug: bool = False
     dagster_port: Port = 3000
     bind: str = "127.0.0.1"
+    # Names by which people's browsers address the pages, when not by `bind` or localhost.
+    allowed_hosts: CommaList = ()
     # Seconds that runs in progress get to finish after SIGTERM before they are cancelled.
     grace_seconds: float = Field(default=30.0, ge=0, le=3600)
     # Hard wall-clock limit for rendering one file.

@@ -375,6 +375,10 @@ class SeaweedServer:
         # Not asked to end, which takes two seconds: nothing in it is needed any more.
         self._process.kill()
         self._process.wait()
+        for port in range(self._port, self._port + 5):
+            for socket_of in (port, port + 10_000):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{socket_of}.sock"):
+                    left.unlink(missing_ok=True)
 
 
 def _weed() -> str:

@@ -8,7 +8,7 @@ from lens_pipeline.cli.session import load_settings, prepare_databases, say
 from lens_pipeline.engine.queues import QUEUES
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.endpoints import Endpoints, resolve
+from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
 from lens_pipeline.store import FileStore
@@ -65,7 +65,16 @@ def worker(queue: str, concurrency: int | None) -> None:
 
 
 def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
+    from lens_pipeline.engine.storage import has_current_tables, upgrade_tables
+
     prepare_databases(loaded, endpoints)
+    if loaded.database_url is None and loaded.dagster_url is None:
+        upgrade_tables(endpoints.dagster_url)
+    elif not has_current_tables(endpoints.dagster_url):
+        raise StackError(
+            "Dagster's database has tables of another Dagster version: stop whatever else uses it"
+            " and run `lens migrate`"
+        )
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
     pipeline.store.check()

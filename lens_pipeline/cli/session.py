@@ -78,9 +78,12 @@ def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
-    """Create the tables of the embedded database; one given by URL is for `lens migrate`."""
-    from lens_pipeline.engine.storage import prepare
+    """Create Dagster's tables, and the application's in the embedded database.
+
+    An application's own database is for `lens migrate`.
+    """
+    from lens_pipeline.engine.storage import create_tables
 
     if loaded.database_url is None:
         connect(loaded, endpoints).catalog.migrate()
-    prepare(endpoints.dagster_url)
+    create_tables(endpoints.dagster_url)

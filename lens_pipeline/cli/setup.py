@@ -17,8 +17,8 @@ from lens_pipeline.stack.services import running
 
 @click.command()
 def migrate() -> None:
-    """Create the application's tables where absent, and Dagster's."""
-    from lens_pipeline.engine.storage import create_database, prepare
+    """Create the application's tables where absent, and Dagster's; bring Dagster's up to date."""
+    from lens_pipeline.engine.storage import create_database, create_tables, upgrade_tables
 
     loaded = load_settings()
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
@@ -32,8 +32,11 @@ def migrate() -> None:
                 f"Dagster's database cannot be created: {reason}: create it, and name it in"
                 " LENS_DAGSTER_URL"
             ) from error
-        prepare(endpoints.dagster_url)
+        create_tables(endpoints.dagster_url)
+        upgraded = upgrade_tables(endpoints.dagster_url)
     print(f"created: {', '.join(created)}" if created else "every table is there already")
+    if upgraded:
+        print("Dagster's tables were brought up to this version")
 
 
 @click.command()

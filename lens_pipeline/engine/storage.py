@@ -15,7 +15,7 @@ from dagster_postgres import (
     PostgresRunStorage,
     PostgresScheduleStorage,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from lens_pipeline import settings
@@ -25,11 +25,15 @@ from lens_pipeline.engine.pool import create_pool
 from lens_pipeline.engine.schema import Schema
 from lens_pipeline.stack.endpoints import StackError, resolve
 
+# One of each of Dagster's three storages.
+DAGSTER_TABLES = ("runs", "event_logs", "job_ticks")
+_REGCLASS = sa.text("SELECT to_regclass(:name)")
+
 
 class PooledPostgresStorage(DagsterPostgresStorage):
     """`DagsterPostgresStorage` whose three storages share one pool, at the URL of our settings.
 
-    Tables are created by `prepare()` only: looking for them at every start costs each process
+    Tables are created by `create_tables()` only: looking for them at every start costs each process
     three connections and queries.
     """
 
@@ -102,8 +106,7 @@ def create_database(database_url: str, dagster_url: str) -> bool:
     application = sa.make_url(database_url)
     if (wanted.host, wanted.port) != (application.host, application.port):
         return False
-    engine = sa.create_engine(database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    with _connection(database_url) as connection:
         exists = connection.execute(
             sa.text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)"),
             {"name": wanted.database},
@@ -114,26 +117,62 @@ def create_database(database_url: str, dagster_url: str) -> bool:
     return not exists
 
 
-def prepare(dagster_url: str) -> None:
-    """Create Dagster's tables where absent, and bring older ones up to this Dagster's version.
+def create_tables(dagster_url: str) -> None:
+    """Create Dagster's tables where absent.
 
-    Raises StackError: the database cannot be reached.
+    Raises StackError: the database cannot be reached, or the role may not create tables.
     """
     try:
-        sa.create_engine(dagster_url, poolclass=NullPool).connect().close()
+        with _connection(dagster_url) as connection:
+            if all(connection.scalar(_REGCLASS, {"name": table}) for table in DAGSTER_TABLES):
+                return
     except OperationalError as error:
-        reason = str(error.orig).strip().splitlines()[0]
         raise StackError(
-            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {reason}"
+            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {_reason(error)}"
             " (`lens migrate` creates it if it does not exist)"
         ) from error
-    storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=True)
+    try:
+        DagsterPostgresStorage(dagster_url, should_autocreate_tables=True)
+    except DBAPIError as error:
+        raise StackError(
+            f"Dagster's tables cannot be created: {_reason(error)}: GRANT CREATE ON SCHEMA public"
+            " in its database, or let `lens migrate` run as a role that may"
+        ) from error
+
+
+def has_current_tables(dagster_url: str) -> bool:
+    """Whether Dagster's tables are those of the installed version."""
+    storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=False)
     versions = (
         storage.run_storage.alembic_version(),
         storage.event_log_storage.alembic_version(),
         storage.schedule_storage.alembic_version(),
     )
-    if any(version is not None and version[0] != version[1] for version in versions):
-        storage._run_storage.upgrade()
-        storage._event_log_storage.upgrade()
-        storage._schedule_storage.upgrade()
+    return all(version is None or version[0] == version[1] for version in versions)
+
+
+def upgrade_tables(dagster_url: str) -> bool:
+    """Bring Dagster's tables up to the installed version; says whether they were older.
+
+    Nothing else may use them meanwhile: processes of the older version fail afterwards.
+    """
+    if has_current_tables(dagster_url):
+        return False
+    storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=False)
+    storage._run_storage.upgrade()
+    storage._event_log_storage.upgrade()
+    storage._schedule_storage.upgrade()
+    return True
+
+
+def _connection(url: str) -> sa.Connection:
+    return sa.create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"connect_timeout": 10},
+    ).connect()
+
+
+def _reason(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0]

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import ffmpeg as ffmpeg_python
+
 from lens_pipeline.media.errors import MediaError
 
 # Seconds that a process gets to finish after SIGTERM before it is killed.
@@ -43,6 +45,17 @@ def capabilities(ffmpeg: Path) -> frozenset[str]:
     listing = run([str(ffmpeg), "-hide_banner", "-encoders"], _CAPABILITIES_SECONDS)
     # Six flags (type, threads, …), the name, a description.
     return frozenset(re.findall(r"^ [VAS][A-Z.]{5} (\S+) ", listing.decode("utf-8"), re.MULTILINE))
+
+
+def try_encoder(ffmpeg: Path, encoder: str) -> None:
+    """Encode two black frames with the video encoder of this name, and throw them away.
+
+    Raises MediaError: it does not work, with ffmpeg's reason.
+    """
+    black = ffmpeg_python.input("color=black:size=64x64:rate=25", format="lavfi")
+    discarded = black.output("-", format="null", vcodec=encoder, vframes=2)
+    command = discarded.global_args("-hide_banner", "-nostdin", "-loglevel", "error")
+    run(command.compile(cmd=str(ffmpeg)), _CAPABILITIES_SECONDS)
 
 
 def run(arguments: Sequence[str], timeout_seconds: float) -> bytes:

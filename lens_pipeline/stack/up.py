@@ -124,7 +124,7 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
         ),
         Program(
             name="web",
-            argv=(*python, "dagster_webserver", *web),
+            argv=(*python, "lens_pipeline.engine.webserver", *web),
             environment=environment,
             priority=_SERVER,
             ready=lambda: _serves(settings, "/server_info"),

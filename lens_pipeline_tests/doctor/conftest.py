@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from lens_pipeline.catalog import Catalog
-from lens_pipeline.engine.storage import prepare
+from lens_pipeline.engine.storage import create_tables
 from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.stack.endpoints import Endpoints
 from lens_pipeline.stack.ports import free_port
@@ -50,7 +50,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         catalog = Catalog(endpoints.database_url)
         catalog.migrate()
         catalog.close()
-        prepare(endpoints.dagster_url)
+        create_tables(endpoints.dagster_url)
         kept = json.loads((home / "postgres" / "connection.json").read_text())
         admin = {
             "host": "127.0.0.1",

@@ -39,6 +39,9 @@ NAMES = [
 ]
 
 
+ENCODERS = ("libx264", "libwebp")
+
+
 def failing(settings: Settings) -> dict[str, str]:
     """The messages of the checks that fail, by name; every check must have been made."""
     checks = examine(settings)
@@ -197,7 +200,7 @@ def test_a_missing_broker_is_said(well: Well, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("lacking", ["libx264", "libwebp"])
+@pytest.mark.parametrize("lacking", ENCODERS)
 def test_an_ffmpeg_without_an_encoder_is_named(
     well: Well, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
@@ -211,6 +214,22 @@ def test_an_ffmpeg_without_an_encoder_is_named(
     found = failing(well())
     assert found.keys() == {"ffmpeg"}
     assert_matches(found["ffmpeg"], f"^{script} lacks {lacking}: install a full build")
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_encoder_that_is_listed_but_broken_is_named(
+    well: Well, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masters that all fail with an ffmpeg that looked complete."""
+    script = tmp_path / "bin" / "ffmpeg"
+    script.parent.mkdir()
+    listing = "".join(f" V....D {name}              an encoder\\n" for name in ENCODERS)
+    script.write_text(
+        f"#!/bin/sh\nprintf '{listing}'\ncase \"$*\" in *null*) echo no codec >&2; exit 1;; esac\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    assert_matches(failing(well())["ffmpeg"], "no codec")
 
 
 @pytest.mark.usefixtures("quick")

@@ -24,6 +24,15 @@ def test_the_encoders_of_the_found_ffmpeg_are_listed() -> None:
     assert "h264" not in encoders
 
 
+@pytest.mark.parametrize("encoder", ["libx264", "libwebp"])
+def test_an_encoder_that_works_is_told_from_one_that_does_not(encoder: str) -> None:
+    """An ffmpeg that lists an encoder whose library it cannot load."""
+    found = ffmpeg.find_ffmpeg()
+    ffmpeg.try_encoder(found, encoder)
+    with pytest.raises(MediaError, match="Unknown encoder 'libnothing'"):
+        ffmpeg.try_encoder(found, "libnothing")
+
+
 def test_ffprobe_is_found() -> None:
     """A wheel that names its binaries differently."""
     assert b"ffprobe version" in ffmpeg.run([str(ffmpeg.find_ffprobe()), "-version"], 10)

@@ -54,7 +54,7 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
         catalog = Catalog(made.url(_APPLICATION))
         catalog.migrate()
         catalog.close()
-        storage.prepare(made.url(_DAGSTER))
+        storage.create_tables(made.url(_DAGSTER))
         # Sessions that linger would keep the templates from being copied.
         made.disconnect(_APPLICATION, _DAGSTER)
         yield made
@@ -140,8 +140,6 @@ def site(
     }.items():
         environment.setenv(name, value)
     environment.setattr(renderers, "_sandbox", sandboxes)
-    # Done to the template: finding nothing to do takes a third of each command's time.
-    environment.setattr(storage, "prepare", lambda _: None)
     yield made
     made.close()
     pipeline_module.connect.cache_clear()

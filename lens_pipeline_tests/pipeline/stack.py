@@ -32,7 +32,7 @@ STOP_SECONDS = GRACE_SECONDS + 40
 _ROLES = {
     "lens_pipeline.engine.daemon": "daemon",
     "worker": "worker",
-    "dagster_webserver": "web",
+    "lens_pipeline.engine.webserver": "web",
     "grpc": "code",
 }
 

@@ -1,0 +1,110 @@
+"""`dagster-webserver`, which other web sites cannot use through the browser of one of our people.
+
+The stock server executes what any page sends to it: a GET of `/graphql?query=mutation…`, which an
+image's address is enough for, starts a run.
+"""
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import parse_qs, urlsplit
+
+import dagster_webserver.app
+from dagster_webserver.cli import main as run_webserver
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lens_pipeline import settings
+
+# Browsers send these from one site to another only if the other allows it, which Dagster does not.
+_PREFLIGHTED = ("application/json", "application/graphql")
+
+
+class SameOriginOnly:
+    """ASGI middleware that refuses what another site's page may have sent.
+
+    `hosts` are the names by which the server may be addressed, without ports; any if None. Without
+    such a list a page could give its own name our address (DNS rebinding), and be the same origin.
+    `proxies` are names of ours at which a proxy may show the pages.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: Collection[str] | None, proxies: Collection[str]
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._proxies = proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reason = None
+        if scope["type"] in ("http", "websocket"):
+            reason = self._reason_to_refuse(scope, Headers(scope=scope))
+        if reason is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+        else:
+            await PlainTextResponse(f"{reason}\n", status_code=403)(scope, receive, send)
+
+    def _reason_to_refuse(self, scope: Scope, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        name = _host_name(host)
+        if self._hosts is not None and name not in self._hosts:
+            return f"refused: {name or 'no host'} is not in LENS_ALLOWED_HOSTS"
+        if "origin" in headers:
+            origin = headers["origin"].rpartition("//")[2]
+            if origin != host and _host_name(origin) not in self._proxies:
+                return "refused: sent by a page of another site, or LENS_ALLOWED_HOSTS lacks ours"
+        if scope["type"] == "http" and scope["path"].endswith("/graphql"):
+            content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if scope["method"] != "POST" and b"query" in parse_qs(scope["query_string"]):
+                return "refused: send GraphQL by POST"
+            if scope["method"] == "POST" and content_type not in _PREFLIGHTED:
+                return f"refused: send GraphQL as {' or '.join(_PREFLIGHTED)}"
+        return None
+
+
+def _host_name(host: str) -> str:
+    """The name in a `Host` header; empty if it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def allowed_hosts(bind: str, named: Collection[str]) -> frozenset[str] | None:
+    """Names by which the server at address `bind` may be addressed; None: any."""
+    if not named and not _is_loopback(bind):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "::1", bind.lower(), *map(str.lower, named)})
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address.lower() == "localhost"
+
+
+class LensWebserver(DagsterWebserver):
+    """Dagster's webserver behind `SameOriginOnly`."""
+
+    def build_middleware(self) -> list[Middleware]:
+        lens = settings.load()[0]
+        own = Middleware(
+            SameOriginOnly,
+            hosts=allowed_hosts(lens.bind, lens.allowed_hosts),
+            proxies=frozenset(map(str.lower, lens.allowed_hosts)),
+        )
+        return [own, *super().build_middleware()]
+
+
+def main() -> None:
+    dagster_webserver.app.DagsterWebserver = LensWebserver  # pyright: ignore[reportPrivateImportUsage]
+    run_webserver()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Dagster's storage on PostgreSQL: what ours does differently."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import dagster as dg
+import dagster_postgres
+import pytest
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+from dagster_postgres.utils import pg_alembic_config
+
+from lens_pipeline.definitions import defs
+from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.engine.bell import RING, Bell
+from lens_pipeline.engine.event_log import LensEventLogStorage
+from lens_pipeline.engine.pool import create_pool
+from lens_pipeline.engine.storage import has_current_tables, upgrade_tables
+from lens_pipeline.engine.submit import submit_run
+from lens_pipeline.runs import plan_runs
+from lens_pipeline_tests.pipeline.site import Site
+
+
+def materialized(asset: str, partition: str) -> dg.EventLogEntry:
+    materialization = dg.AssetMaterialization(
+        asset, partition=partition, tags={"dagster/data_version": f"of {partition}", "x": "y"}
+    )
+    return dg.EventLogEntry(
+        error_info=None,
+        level=20,
+        user_message="",
+        run_id=RUNLESS_RUN_ID,
+        timestamp=time.time(),
+        dagster_event=DagsterEvent(
+            event_type_value=DagsterEventType.ASSET_MATERIALIZATION.value,
+            job_name=RUNLESS_JOB_NAME,
+            event_specific_data=StepMaterializationData(materialization),
+        ),
+    )
+
+
+@pytest.fixture
+def event_log(site: Site) -> LensEventLogStorage:
+    storage = site.dagster.event_log_storage
+    assert isinstance(storage, LensEventLogStorage)
+    return storage
+
+
+def count(site: Site, table: str) -> int:
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) or 0
+
+
+def test_a_batch_may_be_of_several_assets(site: Site, event_log: LensEventLogStorage) -> None:
+    """An asset whose latest materialization is that of another."""
+    keys = [("b", "1"), ("a", "1"), ("b", "2"), ("a", "2"), ("b", "3")]
+    event_log.store_event_batch([materialized(asset, key) for asset, key in keys])
+    for asset, latest, expected in (("a", "2", ["2", "1"]), ("b", "3", ["3", "2", "1"])):
+        made = site.materializations(asset)
+        assert [entry.asset_materialization.partition for entry in made] == expected  # pyright: ignore[reportOptionalMemberAccess]
+        (record,) = site.dagster.get_asset_records([dg.AssetKey(asset)])
+        entry = record.asset_entry.last_materialization
+        assert entry is not None
+        assert entry.asset_materialization is not None
+        assert entry.asset_materialization.partition == latest
+        assert record.asset_entry.last_materialization_storage_id is not None
+        tags = event_log.get_event_tags_for_asset(dg.AssetKey(asset))
+        assert [tag["dagster/data_version"] for tag in tags] == [f"of {key}" for key in expected]
+
+
+def test_an_event_and_its_tags_are_stored_together_or_not_at_all(
+    site: Site, event_log: LensEventLogStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A materialization without its revision, which is then made again."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the server ended")
+
+    monkeypatch.setattr(event_log, "_store_asset_event", fail)
+    with pytest.raises(RuntimeError, match="the server ended"):
+        event_log.store_event(materialized("a", "1"))
+    assert count(site, "event_logs") == count(site, "asset_event_tags") == 0
+
+
+@pytest.fixture
+def pool(site: Site) -> Iterator[sa.Engine]:
+    engine = create_pool(site.dagster_url)
+    yield engine
+    engine.dispose()
+
+
+def test_a_connection_that_the_server_closed_is_not_used(site: Site, pool: sa.Engine) -> None:
+    """An event that is lost because PostgreSQL was restarted."""
+
+    def whose() -> int:
+        with pool.connect() as connection:
+            return connection.scalar(sa.text("SELECT pg_backend_pid()")) or 0
+
+    first = whose()
+    assert whose() == first
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.scalar(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    assert whose() != first
+
+
+def ringing(bell: Bell, seconds: float = 10) -> bool:
+    """Whether something rang within so many seconds."""
+    started = time.monotonic()
+    bell.wait(seconds, threading.Event())
+    return time.monotonic() - started < seconds
+
+
+def test_a_run_that_comes_to_the_queue_rings(site: Site) -> None:
+    """A free worker that waits for the daemon's next look."""
+    site.add("a", "https://example.com/x.jpg")
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["a"], 20, "backfill")
+    with closing(Bell(site.dagster_url)) as bell:
+        assert not ringing(bell, 0.1)
+        run_id = submit_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
+        assert ringing(bell)
+        while ringing(bell, 0.1):
+            pass
+        run = site.dagster.get_run_by_id(run_id)
+        assert run is not None
+        site.dagster.report_run_canceled(run)
+        assert ringing(bell)
+
+
+def test_a_bell_survives_the_server(site: Site, pool: sa.Engine) -> None:
+    """A daemon that never looks at its queue again."""
+    end_all = sa.text(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'lens-pipeline-bell'"
+    )
+    with closing(Bell(site.dagster_url)) as bell, pool.connect() as connection:
+        assert not ringing(bell, 0.1)
+        connection.execute(end_all).all()
+        bell.wait(0.1, threading.Event())
+        assert not ringing(bell, 0.1)
+        connection.execute(RING)
+        assert ringing(bell)
+
+
+def test_tables_of_an_older_version_are_brought_up_to_this_one(site: Site) -> None:
+    """An upgrade of Dagster after which every run fails."""
+    assert has_current_tables(site.dagster_url)
+    assert not upgrade_tables(site.dagster_url)
+    scripts = ScriptDirectory.from_config(pg_alembic_config(dagster_postgres.__file__))
+    newest = scripts.get_revision("head")
+    assert newest is not None
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE alembic_version SET version_num = :older"),
+            {"older": newest.down_revision},
+        )
+    assert not has_current_tables(site.dagster_url)
+    assert upgrade_tables(site.dagster_url)
+    assert has_current_tables(site.dagster_url)

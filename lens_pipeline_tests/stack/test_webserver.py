@@ -1,0 +1,143 @@
+"""What the UI's server refuses; whoever may start a run there may run code."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from threading import Thread
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
+
+from lens_pipeline.engine.webserver import SameOriginOnly, allowed_hosts
+from lens_pipeline.stack.ports import free_port
+from lens_pipeline_tests.pipeline.site import eventually
+
+JSON = {"content-type": "application/json; charset=utf-8"}
+
+
+async def answer(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("done")
+
+
+async def talk(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text("done")
+    await websocket.close()
+
+
+@contextmanager
+def serving(bind: str = "127.0.0.1", named: tuple[str, ...] = ()) -> Iterator[str]:
+    """A guarded application, as if bound to `bind`; where it really is."""
+    app = Starlette(
+        routes=[
+            Route("/graphql", answer, methods=["GET", "POST"]),
+            Route("/", answer),
+            WebSocketRoute("/graphql", talk),
+        ]
+    )
+    guarded = SameOriginOnly(app, allowed_hosts(bind, named), frozenset(named))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(guarded, port=port, log_level="warning"))
+    thread = Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started, 10)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving() as address:
+        yield address
+
+
+def ask(address: str, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
+    """Status and text of the answer."""
+    with closing(HTTPConnection(address, timeout=10)) as connection:
+        here = {name: value.replace("HERE", address) for name, value in headers.items()}
+        connection.request(method, path, headers=here)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+OURS = {
+    "a page": ("GET", "/", {}),
+    "a page by its address": ("GET", "/", {"host": "127.0.0.1:3000"}),
+    "a page by its IPv6 address": ("GET", "/", {"host": "[::1]:3000"}),
+    "a tunnel to another port": ("GET", "/", {"host": "localhost:8080"}),
+    "the UI": ("POST", "/graphql", {**JSON, "origin": "http://HERE"}),
+    "a script": ("POST", "/graphql", JSON),
+    "the playground": ("GET", "/graphql", {}),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "headers"), OURS.values(), ids=OURS.keys())
+def test_people_and_scripts_are_served(
+    address: str, method: str, path: str, headers: dict[str, str]
+) -> None:
+    """A UI that its own people cannot use."""
+    assert ask(address, method, path, headers) == (200, "done")
+
+
+THEIRS = {
+    "an image's address": ("GET", "/graphql?query=mutation%7Bx%7D", {}),
+    "a form": ("POST", "/graphql?query=x", {"content-type": "application/x-www-form-urlencoded"}),
+    "a form as text": ("POST", "/graphql", {"content-type": "text/plain"}),
+    "a form without a type": ("POST", "/graphql?query=x", {}),
+    "a script elsewhere": ("POST", "/graphql", {**JSON, "origin": "https://evil.example"}),
+    "a script on another port": ("POST", "/graphql", {**JSON, "origin": "http://localhost:9"}),
+    "a page in a file": ("POST", "/graphql", {**JSON, "origin": "null"}),
+    "a name that means us": ("GET", "/", {"host": "evil.example:3000"}),
+    "a name that begins like us": ("GET", "/", {"host": "localhost.evil.example"}),
+    "a user in front": ("GET", "/", {"host": "localhost@evil.example"}),
+    "a broken host": ("GET", "/", {"host": "[::1"}),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "headers"), THEIRS.values(), ids=THEIRS.keys())
+def test_pages_of_other_sites_are_refused(
+    address: str, method: str, path: str, headers: dict[str, str]
+) -> None:
+    """A page that starts runs through the browser of somebody who only looks at it."""
+    status, text = ask(address, method, path, headers)
+    assert status == 403
+    assert text.startswith("refused: ")
+
+
+def test_a_subscription_of_another_site_is_refused(address: str) -> None:
+    """A page that reads all runs' logs."""
+    with connect(f"ws://{address}/graphql") as websocket:
+        assert websocket.recv() == "done"
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(f"ws://{address}/graphql", origin=Origin("https://evil.example"))
+
+
+PROXIED = {**JSON, "origin": "https://lens.example"}
+
+
+@pytest.mark.parametrize("host", ["lens.example", "HERE"])
+def test_a_proxy_may_show_the_pages_under_a_name_of_ours(address: str, host: str) -> None:
+    """A UI behind a proxy, which sends on the name it was asked for or does not."""
+    headers = {**PROXIED, "host": host}
+    with serving(named=("lens.example",)) as proxied:
+        assert ask(proxied, "POST", "/graphql", headers)[0] == 200
+    assert ask(address, "POST", "/graphql", headers)[0] == 403
+
+
+def test_beyond_loopback_any_name_is_ours_unless_they_are_listed() -> None:
+    """A UI that only answers to a name that nobody gave it."""
+    with serving("0.0.0.0") as bound:
+        assert ask(bound, "GET", "/", {"host": "lens.example"})[0] == 200
+    with serving("0.0.0.0", ("ui.example",)) as listed:
+        assert ask(listed, "GET", "/", {"host": "lens.example"})[0] == 403
