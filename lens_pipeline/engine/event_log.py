@@ -1,6 +1,9 @@
 """Dagster's event log in PostgreSQL: an asset's event in one transaction, many in one insert."""
 
+import functools
+import time
 from collections.abc import Sequence
+from threading import Lock
 
 import sqlalchemy as sa
 from dagster import DagsterEventType, EventLogEntry
@@ -13,6 +16,8 @@ from lens_pipeline.engine.schema import Schema
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
 )
+# Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
+_COMPARED_SECONDS = 1.0
 # `status.py` reads what our observations say from tags of this prefix.
 _OWN_TAGS = "lens/"
 
@@ -24,7 +29,7 @@ class LensEventLogStorage(PostgresEventLogStorage):
         super().__init__(postgres_url, should_autocreate_tables=False)
         self._engine = engine
         self._schema = schema
-        self._partition_lists = PartitionLists(engine)
+        self._partition_lists = partition_lists_of(postgres_url)
 
     def store_event(self, event: EventLogEntry) -> None:
         """Store an event; see `store_event_batch`."""
@@ -62,7 +67,11 @@ class LensEventLogStorage(PostgresEventLogStorage):
 
     def get_dynamic_partitions(self, partitions_def_name: str) -> Sequence[str]:
         """The keys of a set in insertion order, from memory as far as possible."""
-        return self._partition_lists.get(partitions_def_name)
+        return self._partition_lists.get(self._engine, partitions_def_name)
+
+    def delete_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> None:
+        super().delete_dynamic_partition(partitions_def_name, partition_key)
+        self._partition_lists.forget(partitions_def_name)
 
     def get_asset_tags_to_index(self, tag_keys: set[str]) -> set[str]:
         """Also our own tags get rows in `asset_event_tags`; Dagster picks only some of its own."""
@@ -85,35 +94,55 @@ def _is_left_out(event: EventLogEntry) -> bool:
 
 
 class PartitionLists:
-    """The keys of each dynamic partition set, read whole only when the set has changed otherwise
-    than by appending.
+    """The keys of each dynamic partition set of one database, read whole only when the set has
+    changed otherwise than by appending. Safe to share between threads.
 
     Dagster reads the whole set to resolve any range of keys: at 100,000 keys about a second for
-    each run, in the daemon and again in the worker.
+    each run, in the daemon and again in the worker. It also opens a storage anew for every tick
+    that the code server answers, so the lists outlive the storage that asked for them.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self) -> None:
         self._known: dict[str, tuple[int, Sequence[str]]] = {}
+        self._compared_at: dict[str, float] = {}
+        # One thread reads a new set; the others wait for it.
+        self._lock = Lock()
 
-    def get(self, partitions_def_name: str) -> Sequence[str]:
+    def get(self, engine: sa.Engine, partitions_def_name: str) -> Sequence[str]:
         """The keys of the set in insertion order; callers must not change the list."""
-        last_id, keys = self._known.get(partitions_def_name, (0, ()))
-        with self._engine.connect() as connection:
-            row = connection.execute(_UP_TO, {"name": partitions_def_name, "last": last_id}).one()
-            if row.known != len(keys):
-                last_id, keys = 0, ()
-            added = connection.execute(_AFTER, {"name": partitions_def_name, "last": last_id}).all()
-        if added:
-            last_id, keys = added[-1].id, [*keys, *(row.partition for row in added)]
-            self._known[partitions_def_name] = (last_id, keys)
-        elif not keys:
+        name = partitions_def_name
+        with self._lock, engine.connect() as connection:
+            last_id, keys = self._known.get(name, (0, []))
+            if keys and not self._is_whole(connection, name, last_id, len(keys)):
+                last_id, keys = 0, []
+            added = connection.execute(_AFTER, {"name": name, "last": last_id}).all()
+            if added:
+                last_id, keys = added[-1].id, [*keys, *(row.partition for row in added)]
+            self._known[name] = (last_id, keys)
+            return keys
+
+    def forget(self, partitions_def_name: str) -> None:
+        """Read the set whole the next time."""
+        with self._lock:
             self._known.pop(partitions_def_name, None)
-        return keys
+
+    def _is_whole(self, connection: sa.Connection, name: str, last_id: int, known: int) -> bool:
+        """Whether none of the known keys has left the set; compared once a second at the most."""
+        now = time.monotonic()
+        if now - self._compared_at.get(name, 0.0) < _COMPARED_SECONDS:
+            return True
+        there = connection.scalar(_COUNT_UP_TO, {"name": name, "last": last_id})
+        self._compared_at[name] = now
+        return there == known
+
+
+@functools.cache
+def partition_lists_of(_postgres_url: str) -> PartitionLists:
+    return PartitionLists()
 
 
 _table = DynamicPartitionsTable
-_UP_TO = sa.select(sa.func.count().label("known")).where(
+_COUNT_UP_TO = sa.select(sa.func.count()).where(
     _table.c.partitions_def_name == sa.bindparam("name"), _table.c.id <= sa.bindparam("last")
 )
 _AFTER = (

@@ -142,6 +142,14 @@ class Sandbox:
             "spec": spec,
             "timeout_seconds": self._timeout_seconds,
         }
+        try:
+            return self._ask_once(request)
+        except _DecoderEnded:
+            # Killed from outside perhaps, or before it was asked: a file that crashes the decoder
+            # does so again.
+            return self._ask_once(request)
+
+    def _ask_once(self, request: protocol.Header) -> tuple[protocol.Header, bytes]:
         worker = self._acquire()
         try:
             header, body = worker.ask(request, self._timeout_seconds)
@@ -204,6 +212,10 @@ class Sandbox:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise SandboxUnavailable("the sandbox is closed")
+
+
+class _DecoderEnded(MediaError):
+    """The process ended without an answer."""
 
 
 class _Worker:
@@ -289,8 +301,8 @@ class _Worker:
             return MediaError("rendering needs more memory than allowed", over_limit=True)
         status = self._process.returncode
         if status < 0:
-            return MediaError(f"the decoder crashed ({signal.Signals(-status).name})")
-        return MediaError(f"the decoder ended (exit status {status})")
+            return _DecoderEnded(f"the decoder crashed ({signal.Signals(-status).name})")
+        return _DecoderEnded(f"the decoder ended (exit status {status})")
 
     def kill(self) -> None:
         """End the process and whatever it started, and wait for its end; from any thread."""

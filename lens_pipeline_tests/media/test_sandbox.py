@@ -117,13 +117,35 @@ def test_a_crash_fails_its_own_file_only(
     """One hostile file that takes a whole batch down."""
     with ThreadPoolExecutor(1) as pool:
         doomed = pool.submit(sandbox.preview, slow_photo, slow_spec)
-        assert _eventually(lambda: any(p.cpu_times().user > 0.8 for p in _workers_of(os.getpid())))
-        (worker,) = _workers_of(os.getpid())
-        os.kill(worker.pid, signal.SIGSEGV)
+        _crash_the_busy_one()
+        _crash_the_busy_one()
         with pytest.raises(MediaError, match=r"the decoder crashed \(SIGSEGV\)") as e:
             doomed.result()
         assert not e.value.over_limit
     assert sandbox.preview(photo, preview_spec).width == 200
+
+
+def _crash_the_busy_one() -> None:
+    """Let the worker that renders crash, as a decoder would."""
+    busy: list[int] = []
+
+    def find() -> bool:
+        busy[:] = [p.pid for p in _workers_of(os.getpid()) if p.cpu_times().user > 0.8]
+        return bool(busy)
+
+    assert _eventually(find)
+    os.kill(busy[0], signal.SIGSEGV)
+    assert _eventually(lambda: not psutil.pid_exists(busy[0]))
+
+
+def test_a_worker_that_is_killed_once_fails_no_file(
+    sandbox: Sandbox, slow_photo: Path, slow_spec: PreviewSpec
+) -> None:
+    """A dead letter because somebody killed the wrong process."""
+    with ThreadPoolExecutor(1) as pool:
+        spared = pool.submit(sandbox.preview, slow_photo, slow_spec)
+        _crash_the_busy_one()
+        assert spared.result().width > 0
 
 
 def test_an_idle_worker_that_died_is_not_blamed_on_the_next_file(

@@ -12,6 +12,7 @@ from lens_pipeline import pipeline as pipeline_module
 from lens_pipeline.assets import renderers
 from lens_pipeline.catalog import Catalog
 from lens_pipeline.engine import storage
+from lens_pipeline.engine.event_log import partition_lists_of
 from lens_pipeline.media.sandbox import Sandbox
 from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.stack.services import running
@@ -143,6 +144,7 @@ def site(
     yield made
     made.close()
     pipeline_module.connect.cache_clear()
+    partition_lists_of.cache_clear()
 
 
 @pytest.fixture
