@@ -16,9 +16,10 @@ EXECUTE_RUN = "lens.execute_run"
 
 # A run holds at most a batch of encoded pictures; a child above this is leaking (KiB).
 _MAX_CHILD_KIB = 800 * 1024
-# How long Redis waits before it hands an unacknowledged task to another worker, seconds: above any
-# run's limit, since a run that a dead worker held is failed by Dagster's monitoring instead.
-_VISIBILITY_SECONDS = 12 * 3600
+# After so many seconds Redis hands a task that no worker has finished to the next one: a worker
+# that was killed before it began the run must not cost more. A run under way refuses the copy.
+_VISIBILITY_SECONDS = 45
+_RESTORE_EVERY_SECONDS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,11 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
         },
     }
     if endpoints.broker_url.startswith("redis"):
-        config["broker_transport_options"]["visibility_timeout"] = _VISIBILITY_SECONDS
+        config["broker_transport_options"] |= {
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            "unacked_restore_interval": _RESTORE_EVERY_SECONDS,
+            "unacked_restore_throttle": 1,
+        }
     return config
 
 

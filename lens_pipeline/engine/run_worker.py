@@ -6,7 +6,7 @@ import signal
 import threading
 from types import TracebackType
 
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._cli.api import _execute_run_command_body
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,6 +22,7 @@ _POLL_SECONDS = 1.0
 # while an interrupted step cleans up would break that off.
 _SIGNAL_AGAIN_POLLS = 30
 _ENDED = frozenset({"CANCELING", "CANCELED", "FAILURE"})
+_TO_BEGIN = frozenset({DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING})
 _LAST_EVENTS = frozenset(
     {
         DagsterEventType.PIPELINE_SUCCESS,
@@ -103,12 +104,16 @@ class RunWatch:
 def execute(instance: DagsterInstance, run_id: str) -> int:
     """Execute a run that was created and launched. Returns 1 if it failed, else 0.
 
-    A run that another worker executes, or that has ended, is left alone: a broker may deliver a
-    task twice.
+    A run that another worker began, or that has ended, is left alone: a broker delivers a task
+    again while its run is under way, or after its worker died.
     """
     with RunWatch(resolve(settings.load()[0], broker=False).dagster_url, run_id) as watch:
         if not watch.owned:
-            logger.warning("run %s is being executed elsewhere: ignored", run_id)
+            logger.info("run %s is being executed elsewhere: ignored", run_id)
+            return 0
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.status not in _TO_BEGIN:
+            logger.info("run %s is %s: ignored", run_id, run.status.value if run else "deleted")
             return 0
         return _execute_run_command_body(
             run_id=run_id,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.pipeline import sources
@@ -158,3 +159,26 @@ def test_a_row_that_vanished_before_its_run_fails_alone(
     execute(site.dagster, run.run_id)
     assert site.status("p1")["state"] == "ready"
     assert site.objects() == {"u1/previews/p1_preview.webp"}
+
+
+@pytest.mark.parametrize("ended", ["SUCCESS", "STARTED", "CANCELED"])
+def test_a_run_that_is_delivered_again_is_left_alone(
+    site: Site, photo: Callable[[str], str], ended: str
+) -> None:
+    """A run that is executed twice because its worker was slow to say that it has it."""
+    from lens_pipeline.definitions import defs
+    from lens_pipeline.derivatives import PREVIEW
+    from lens_pipeline.engine.run_worker import execute
+    from lens_pipeline.engine.submit import create_run
+    from lens_pipeline.runs import plan_runs
+
+    site.add("p1", photo("p1"))
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")
+    run = create_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
+    dagster = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with dagster.begin() as connection:
+        connection.execute(sa.text("UPDATE runs SET status = :ended"), {"ended": ended})
+    before = len(site.dagster.all_logs(run.run_id))
+    assert execute(site.dagster, run.run_id) == 0
+    assert len(site.dagster.all_logs(run.run_id)) == before
+    assert site.objects() == set()

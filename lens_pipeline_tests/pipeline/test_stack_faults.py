@@ -74,17 +74,23 @@ def test_two_hundred_photos_survive_the_death_of_every_kind_of_process(
     stack.start()
     site = _site(stack)
     names = [f"p{number:03}" for number in range(200)]
-    site.add_many(names, serve)
 
-    done = eventually(lambda: _ready(stack) >= 5 and _ready(stack), 60, "the first previews")
-    parent, *children = stack.of("worker")
-    _kill([child for child in children if child.ppid() == parent.pid][:1])
-    for role in ("worker", "daemon", "postgres"):
-        # Each dies while the others' loss is still being made up for, but with work under way.
-        done = eventually(
-            lambda done=done: _ready(stack) > done and _ready(stack), 120, "further previews"
-        )
-        _kill(stack.of(role)[:1])
+    def run_process() -> list[psutil.Process]:
+        parent, *children = stack.of("worker")
+        return [child for child in children if child.ppid() == parent.pid]
+
+    victims = {
+        "a run": run_process,
+        "the worker": lambda: stack.of("worker"),
+        "the daemon": lambda: stack.of("daemon"),
+        "postgres": lambda: stack.of("postgres"),
+    }
+    # Each dies while the others' loss is still being made up for, but with new work under way.
+    for number, (name, processes) in enumerate(victims.items()):
+        before = _ready(stack)
+        site.add_many(names[50 * number : 50 * (number + 1)], serve)
+        eventually(lambda before=before: _ready(stack) > before, 120, f"work before {name} dies")
+        _kill(processes()[:1])
 
     def outcome() -> Counter[str]:
         with contextlib.suppress(Exception):

@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
@@ -97,6 +100,14 @@ def test_a_new_row_is_ready_within_seconds(
     assert tags["lens/origin"] == "sensor"
 
 
+def test_a_page_of_another_site_cannot_start_runs(stack: Stack) -> None:
+    """An image's address on any web page, which runs what it likes here."""
+    query = urlencode({"query": 'mutation { terminateRun(runId: "x") { __typename } }'})
+    with pytest.raises(HTTPError) as e:
+        urlopen(f"http://127.0.0.1:{stack.port}/graphql?{query}", timeout=30)
+    assert e.value.code == 403
+
+
 def test_a_partition_launched_from_the_ui_is_made_again(
     stack: Stack, rows: Site, url: Callable[[str], str]
 ) -> None:
@@ -113,8 +124,8 @@ def test_a_cancelled_run_ends_as_canceled_and_stays_so(
     stack: Stack, rows: Site, sources_server: HostileServer
 ) -> None:
     """A run that cannot be stopped, or that is started again behind a person's back."""
-    rows.add("hanging", sources_server.url("/never-ends"))
-    eventually(lambda: sources_server.requests["/never-ends"], 20, "the download")
+    rows.add("hanging", sources_server.url("/slow-body"))
+    eventually(lambda: sources_server.requests["/slow-body"], 20, "the download")
     (run,) = _runs(stack, "STARTED")
     answer = stack.graphql(
         """mutation ($id: String!) { terminateRun(runId: $id) { __typename
@@ -128,7 +139,7 @@ def test_a_cancelled_run_ends_as_canceled_and_stays_so(
     _tick_backfill(stack)
     assert stack.states()["hanging"] == "dead"
     assert not _runs(stack, "QUEUED", "STARTING", "STARTED")
-    assert sources_server.requests["/never-ends"] == 1
+    assert sources_server.requests["/slow-body"] == 1
     shown = stack.lens("status", "hanging").stdout
     assert "dead" in shown and "cancelled" in shown, shown
 
