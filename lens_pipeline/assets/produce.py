@@ -55,6 +55,8 @@ def produce(workshop: Workshop, generation: Generation, key: str, revision: str)
     _store(workshop, key, picture.webp)
     stored = time.monotonic()
     return {
+        # Shown in this order.
+        "image": dg.MetadataValue.md(picture.inline_markdown),
         "path": key,
         "dagster/uri": workshop.store.uri(key),
         "bytes": len(picture.webp),
@@ -67,7 +69,6 @@ def produce(workshop: Workshop, generation: Generation, key: str, revision: str)
         "render_seconds": round(render_ended - fetch_ended, 4),
         "store_seconds": round(stored - render_ended, 4),
         "latency_seconds": _latency_seconds(generation),
-        "image": dg.MetadataValue.md(picture.inline_markdown),
         "thumbhash": picture.thumbhash,
         **extra,
     }
