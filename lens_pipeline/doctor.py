@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lens_pipeline.catalog import Catalog, CatalogError
-from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, daemon_is_alive
+from lens_pipeline.engine.health import Heartbeats, daemon_beats, daemon_heartbeat_age_seconds
 from lens_pipeline.failures import LensError
 from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError
@@ -214,7 +214,7 @@ def _daemon(settings: Settings, url: str, up: Services | None) -> str:
             url, should_autocreate_tables=False
         ).run_storage
         age = daemon_heartbeat_age_seconds(storage)
-        is_alive = daemon_is_alive(storage)
+        is_alive = daemon_beats(storage)
     except SQLAlchemyError:
         raise _Problem("unknown: Dagster's database does not answer, see there") from None
     last = "it never beat" if age is None else f"its last heartbeat is {_duration(age)} old"

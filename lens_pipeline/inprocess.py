@@ -121,7 +121,7 @@ def work_off(
         for start in range(0, len(work.ids), size):
             keys = work.ids[start : start + size]
             for tags in plan_runs(instance, work.derivative, keys, size, origin, force=force):
-                run_id = create_run(instance, job, tags).run_id
+                run_id = create_run(instance, job, tags, silent=True).run_id
                 execute(instance, run_id)
                 _raise_if_interrupted(instance, run_id)
             _count(pipeline, work.derivative, keys, result)

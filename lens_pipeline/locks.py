@@ -89,5 +89,9 @@ def run_lock(run_id: str) -> int:
     return lock_id("run", run_id)
 
 
+def daemon_lock() -> int:
+    return lock_id("daemon")
+
+
 def partition_lock(asset: str, key: str) -> int:
     return lock_id("partition", asset, key)

@@ -27,8 +27,11 @@ class Walked:
 
     cursor: str
     note: str
+    # Partitions that are to leave their set.
     removed: list[str] = field(default_factory=list)
     refused: bool = False
+    # Vanished ones that are still there: in work, or kept by the store.
+    left: int = 0
 
 
 def remove_vanished(
@@ -48,14 +51,15 @@ def remove_vanished(
     """
     keys = pipeline.log.materialized_keys(derivative.asset, after, _PAGE)
     cursor = keys[-1] if len(keys) == _PAGE else ""
-    gone = sorted(set(keys) - pipeline.catalog.existing(derivative.kind, keys))
+    existing = pipeline.catalog.existing(derivative.kind, keys)
+    gone = sorted(set(keys) - existing)
     recorded = pipeline.log.histories(derivative.asset, gone)
     present = [key for key in gone if not recorded[key].is_removed]
-    if not however_many and _too_many(len(present), len(keys)):
+    if not however_many and _too_many(len(present), len(existing)):
         return Walked(
             cursor,
-            f"{len(present)} of {len(keys)} rows are missing: too many at once, nothing is deleted;"
-            " if this is meant, run `lens remove-missing`",
+            f"{len(present)} of {len(present) + len(existing)} rows are missing: too many at once,"
+            " nothing is deleted; if this is meant, run `lens remove-missing`",
             refused=True,
         )
     idle = [key for key in gone if not recorded[key].is_in_flight]
@@ -69,13 +73,14 @@ def remove_vanished(
     note = f"{len(keys)} looked at, {len(set(removed) & set(present))} removed"
     if kept:
         note += f", {len(kept)} could not be deleted from the store: {', '.join(kept[:5])}"
-    return Walked(cursor, note, [key for key in removed if key in in_set])
+    left = len(kept) + len(present) - len(set(present) & set(idle))
+    return Walked(cursor, note, [key for key in removed if key in in_set], left=left)
 
 
-def _too_many(missing: int, looked_at: int) -> bool:
-    if missing == looked_at:
+def _too_many(missing: int, existing: int) -> bool:
+    if existing == 0:
         return missing > 1
-    return missing > _FEW and missing > _MOST_SHARE * looked_at
+    return missing > _FEW and missing > _MOST_SHARE * (missing + existing)
 
 
 def _remove(

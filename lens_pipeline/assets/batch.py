@@ -1,12 +1,14 @@
 """A run's batch of partitions: each file succeeds or fails by itself, and the log says which."""
 
+import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.assets.produce import Metadata, Workshop, produce
 from lens_pipeline.assets.renderers import Renderer
@@ -30,6 +32,8 @@ from lens_pipeline.status import (
     State,
 )
 
+logger = logging.getLogger(__name__)
+
 # How often to look whether another run is done with a partition, seconds.
 _BUSY_POLL_SECONDS = 0.5
 # Files that are done within so many seconds of each other are recorded together: an event by
@@ -49,10 +53,10 @@ def materialize_batch(
     """
     batch = _Batch(context, pipeline, derivative)
     with ExitStack() as stack:
-        locks = LockSession(pipeline.endpoints.dagster_url)
-        stack.callback(locks.close)
         workshop = stack.enter_context(_workshop(pipeline, renderer))
-        for ours in _as_locked(locks, derivative, context.partition_keys):
+        groups = _as_locked(pipeline.endpoints.dagster_url, derivative, context.partition_keys)
+        stack.enter_context(closing(groups))
+        for ours in groups:
             batch.work_through(ours, workshop)
     batch.report()
 
@@ -218,22 +222,32 @@ def _next_done(
 
 
 def _as_locked(
-    locks: LockSession, derivative: Derivative, keys: Sequence[str]
-) -> Iterator[list[str]]:
+    dagster_url: str, derivative: Derivative, keys: Sequence[str]
+) -> Generator[list[str], None, None]:
     """Yield the keys in groups as their partitions become ours: first the free ones, then those
     that another run was working on, once it is done with them.
 
     Nothing is held while waiting, or two runs could wait for each other.
     """
     waiting = {partition_lock(derivative.asset, key): key for key in keys}
-    while waiting:
-        ours = locks.try_all(waiting)
-        if ours:
-            yield [key for lock, key in waiting.items() if lock in ours]
-            locks.release(ours)
-        waiting = {lock: key for lock, key in waiting.items() if lock not in ours}
-        if waiting:
-            time.sleep(_BUSY_POLL_SECONDS)
+    locks = LockSession(dagster_url)
+    try:
+        while waiting:
+            ours = locks.try_all(waiting)
+            if ours:
+                yield [key for lock, key in waiting.items() if lock in ours]
+                waiting = {lock: key for lock, key in waiting.items() if lock not in ours}
+                try:
+                    locks.release(ours)
+                except SQLAlchemyError as error:
+                    # The server gave them back when the session ended; the work on them is done.
+                    logger.warning("lost the session that held partition locks: %s", error)
+                    locks.abandon()
+                    locks = LockSession(dagster_url)
+            if waiting:
+                time.sleep(_BUSY_POLL_SECONDS)
+    finally:
+        locks.close()
 
 
 @contextmanager

@@ -56,6 +56,8 @@ def print_json(result: Any) -> None:
 def session(command: str) -> Iterator[Session]:
     """Everything a command needs, started if it is not running, and stopped again."""
     loaded = load_settings()
+    if loaded.database_url is None and not loaded.resolved_home.exists():
+        say(f"lens: nothing is at {loaded.resolved_home} yet: making an empty database there")
     with running(loaded, broker=False, command=command, report=say) as endpoints:
         prepare_databases(loaded, endpoints)
         pipeline = connect(loaded, endpoints)

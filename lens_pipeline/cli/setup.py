@@ -44,6 +44,7 @@ def migrate() -> None:
 def doctor(as_json: bool) -> None:
     """Check everything the pipeline needs, one line each, with the fix."""
     loaded, warnings = settings.load()
+    settings.export_aws()
     configure(loaded.log_format, loaded.log_level)
     checks = examination.examine(loaded, warnings)
     if as_json:

@@ -79,8 +79,9 @@ def _recover(lens: Session) -> None:
     """Without a daemon nobody else tells that the files of a killed pass are no longer in work."""
     from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
 
-    if not daemon_is_alive(lens.instance):
-        fail_abandoned_runs(lens.instance, lens.pipeline.endpoints.dagster_url)
+    dagster_url = lens.pipeline.endpoints.dagster_url
+    if not daemon_is_alive(dagster_url):
+        fail_abandoned_runs(lens.instance, dagster_url)
 
 
 def _work_off(lens: Session, works: list[Work], *, origin: str, force: bool) -> Result:
@@ -161,7 +162,7 @@ def _daemon_runs(lens: Session) -> bool:
     """Whether something takes runs out of the queue; otherwise they would wait there unseen."""
     from lens_pipeline.engine.health import daemon_is_alive
 
-    return daemon_is_alive(lens.instance)
+    return daemon_is_alive(lens.pipeline.endpoints.dagster_url)
 
 
 def _queue(lens: Session, revived: dict) -> int:
@@ -186,6 +187,7 @@ def remove_missing(yes: bool) -> None:
     """Delete the derivatives of all rows that are gone, however many there are."""
     if not yes:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
+    left = 0
     with session("remove-missing") as lens:
         for derivative in DERIVATIVES:
             cursor = ""
@@ -194,11 +196,15 @@ def remove_missing(yes: bool) -> None:
                     lens.pipeline, lens.instance, derivative, cursor, however_many=True
                 )
                 print(f"{derivative.asset}: {walked.note}")
+                left += walked.left
                 for key in walked.removed:
                     lens.instance.delete_dynamic_partition(str(derivative.partitions.name), key)
                 cursor = walked.cursor
                 if not cursor:
                     break
+    if left:
+        say(f"lens: {left} could not be removed or are in work: run it again later")
+        sys.exit(1)
 
 
 @click.command()

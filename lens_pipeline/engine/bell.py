@@ -9,6 +9,8 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from dagster import DagsterEventType
 
+from lens_pipeline.locks import daemon_lock
+
 logger = logging.getLogger(__name__)
 
 # A run has come to the queue, or has left its slot.
@@ -39,7 +41,9 @@ class Bell:
         """Return when rung, at the latest after so many seconds or once `stop` is set."""
         try:
             listening = self._listening()
-            if select.select([listening], [], [], seconds)[0]:
+            readable = select.poll()
+            readable.register(listening.fileno(), select.POLLIN)
+            if readable.poll(seconds * 1000):
                 listening.poll()
                 listening.notifies.clear()
         except (psycopg2.Error, OSError) as error:
@@ -61,4 +65,6 @@ class Bell:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(f"LISTEN {_CHANNEL}")
+                # Says that a daemon lives, for as long as it does.
+                cursor.execute("SELECT pg_try_advisory_lock(%s)", (daemon_lock(),))
         return self._connection

@@ -12,10 +12,12 @@ from dagster._core.storage.event_log import DynamicPartitionsTable, SqlEventLogS
 from dagster_postgres import PostgresEventLogStorage
 
 from lens_pipeline.engine.schema import Schema
+from lens_pipeline.locks import lock_id
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
 )
+_LOCK_ASSET = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
 _COMPARED_SECONDS = 1.0
 # `status.py` reads what our observations say from tags of this prefix.
@@ -40,13 +42,17 @@ class LensEventLogStorage(PostgresEventLogStorage):
 
         An asset's event becomes visible together with its tags. The stock storage writes them
         one after the other, so that a reader can find a materialization that has no revision yet;
-        and it writes the events of a planned run one by one, three transactions each.
+        and it writes the events of a planned run one by one, three transactions each. Events of
+        one asset become visible in the order of their ids: Dagster's cache of partition states
+        reads on from the last one it has seen.
         """
         kept = [event for event in events if not _is_left_out(event)]
         of_assets = [event for event in kept if _type(event) in ASSET_EVENTS and _asset(event)]
         if not kept:
             return
         with self.index_transaction() if of_assets else self.index_connection() as connection:
+            for asset in sorted({_asset(event) for event in of_assets}):
+                connection.execute(_LOCK_ASSET, {"key": lock_id("events", asset)})
             rows = [self._event_to_row(event) for event in kept]
             ids = connection.scalars(_INSERT, rows).all()
             id_of = dict(zip(map(id, kept), ids, strict=True))

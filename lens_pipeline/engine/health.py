@@ -4,14 +4,17 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._daemon.types import DaemonHeartbeat
 
-from lens_pipeline.locks import LockSession, run_lock
+from lens_pipeline.locks import LockSession, daemon_lock, run_lock
 
 # Dagster's daemons beat every 30 s.
 _ALIVE_SECONDS = 90.0
+# A run that has not begun may be about to: its creator takes the lock at once, a worker within
+# the time after which Dagster gives up on a start.
+_STARTING_SECONDS = 120.0
 _QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 _BEGUN = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
 
@@ -28,9 +31,25 @@ def daemon_heartbeat_age_seconds(source: Heartbeats) -> float | None:
     return None if heartbeat is None else time.time() - heartbeat.timestamp
 
 
-def daemon_is_alive(source: Heartbeats) -> bool:
+def daemon_beats(source: Heartbeats) -> bool:
+    """Whether its last heartbeat is recent; one that has just been stopped beats, too."""
     age = daemon_heartbeat_age_seconds(source)
     return age is not None and age < _ALIVE_SECONDS
+
+
+def daemon_is_alive(dagster_url: str) -> bool:
+    """Whether a daemon takes runs out of the queue now, on whichever machine."""
+    session = LockSession(dagster_url)
+    try:
+        return session.is_held(daemon_lock())
+    finally:
+        session.close()
+
+
+def _should_have_begun(record: RunRecord) -> bool:
+    if record.dagster_run.status is DagsterRunStatus.STARTED:
+        return True
+    return time.time() - record.update_timestamp.timestamp() > _STARTING_SECONDS
 
 
 def fail_abandoned_runs(instance: DagsterInstance, dagster_url: str) -> int:
@@ -42,9 +61,10 @@ def fail_abandoned_runs(instance: DagsterInstance, dagster_url: str) -> int:
     session = LockSession(dagster_url)
     try:
         abandoned = [
-            run
-            for run in instance.get_runs(RunsFilter(statuses=_BEGUN))
-            if not session.is_held(run_lock(run.run_id))
+            record.dagster_run
+            for record in instance.get_run_records(RunsFilter(statuses=_BEGUN))
+            if _should_have_begun(record)
+            and not session.is_held(run_lock(record.dagster_run.run_id))
         ]
     finally:
         session.close()

@@ -4,6 +4,7 @@ The stock storage opens a connection for every event: 18-34 ms an event against 
 """
 
 import datetime as dt
+import logging
 
 import sqlalchemy as sa
 from dagster import DagsterEvent
@@ -24,6 +25,8 @@ from lens_pipeline.engine.event_log import LensEventLogStorage
 from lens_pipeline.engine.pool import create_pool
 from lens_pipeline.engine.schema import Schema
 from lens_pipeline.stack.endpoints import StackError, resolve
+
+logger = logging.getLogger(__name__)
 
 # One of each of Dagster's three storages.
 DAGSTER_TABLES = ("runs", "event_logs", "job_ticks")
@@ -70,8 +73,12 @@ class LensRunStorage(PostgresRunStorage):
         """As the stock storage, and tell the daemon of what changes the queue."""
         super().handle_run_event(run_id, event, update_timestamp)
         if event.event_type in RINGS:
-            with self.connect() as connection:
-                connection.execute(RING)
+            try:
+                with self.connect() as connection:
+                    connection.execute(RING)
+            except DBAPIError as error:
+                # What matters is written, and the daemon looks by itself, too.
+                logger.warning("cannot tell the daemon of run %s: %s", run_id, _reason(error))
 
     def has_run_stats_index_cols(self) -> bool:
         return self._schema.has("run stats", super().has_run_stats_index_cols)

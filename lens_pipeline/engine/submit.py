@@ -24,12 +24,24 @@ _ATTRIBUTE = "defs"
 _REPOSITORY = "__repository__"
 
 
+# For a command, which itself says how every file came out.
+_SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
 def create_run(
-    instance: DagsterInstance, job: JobDefinition, tags: Mapping[str, str]
+    instance: DagsterInstance,
+    job: JobDefinition,
+    tags: Mapping[str, str],
+    *,
+    silent: bool = False,
 ) -> DagsterRun:
-    """Create a run of `job`, its planned events included, that `execute` or the queue can take."""
+    """Create a run of `job`, its planned events included, that `execute` or the queue can take.
+
+    A `silent` one writes nothing to standard error; its log is in the UI all the same.
+    """
     return instance.create_run_for_job(
         job_def=job,
+        run_config=_SILENT if silent else None,
         tags={**job.run_tags, **tags},
         status=DagsterRunStatus.NOT_STARTED,
         job_code_origin=JobPythonOrigin(

@@ -91,6 +91,10 @@ def _is_loopback(address: str) -> bool:
 class LensWebserver(DagsterWebserver):
     """Dagster's webserver behind `SameOriginOnly`."""
 
+    def make_security_headers(self) -> dict[str, str]:
+        """Also against a page that shows ours in a frame, and has people click there."""
+        return {**super().make_security_headers(), "X-Frame-Options": "SAMEORIGIN"}
+
     def build_middleware(self) -> list[Middleware]:
         lens = settings.load()[0]
         own = Middleware(

@@ -26,7 +26,7 @@ def sweep(home: Path, report: Callable[[str], None]) -> None:
     found = _top(processes_of(home))
     if not found:
         return
-    report(f"stopping {len(found)} leftover processes of an earlier start")
+    report(f"stopping what is left of an earlier start: {len(found)} of its processes")
     supervisors = [process for process in found if _is_supervisor(process)]
     _end(supervisors, signal.SIGTERM, stop_seconds(home) + _PATIENCE_SECONDS)
     programs = [process for process in _top(processes_of(home)) if not _is_server(process)]

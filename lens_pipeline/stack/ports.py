@@ -1,5 +1,6 @@
 """TCP ports on this machine: free ones, taken ones, and who has them."""
 
+import errno
 import ipaddress
 import random
 import socket
@@ -18,14 +19,18 @@ _ATTEMPTS = 100
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen there now; one that stopped a moment ago is no hindrance."""
+    return _hindrance(port, host) is None
+
+
+def _hindrance(port: int, host: str) -> OSError | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def free_port() -> int:
@@ -57,8 +62,13 @@ def reachable_host(bind: str) -> str:
 
 def require_free(variable: str, port: int, host: str) -> None:
     """Raises StackError, naming the variable and if possible the holder, if `port` is taken."""
-    if is_free(port, host):
+    hindrance = _hindrance(port, host)
+    if hindrance is None:
         return
+    if hindrance.errno != errno.EADDRINUSE:
+        raise StackError(
+            f"{variable}={port} cannot be listened to on {host} ({hindrance.strerror}): set another"
+        )
     raise StackError(
         f"{variable}={port} is in use on {host}{_holder(port)}: stop that or set {variable}"
     )

@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from lens_pipeline.assets import batch
+from lens_pipeline.assets.produce import produce
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.pipeline import sources
 from lens_pipeline_tests.pipeline.site import Site
@@ -159,6 +162,52 @@ def test_a_row_that_vanished_before_its_run_fails_alone(
     execute(site.dagster, run.run_id)
     assert site.status("p1")["state"] == "ready"
     assert site.objects() == {"u1/previews/p1_preview.webp"}
+
+
+def test_a_session_that_is_lost_in_the_middle_fails_nothing(
+    site: Site, photo: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that fails although all of its files were made, because of a restarted server."""
+
+    def produce_and_lose(*arguments: Any) -> Any:
+        made = produce(*arguments)
+        dagster = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+        with dagster.connect() as connection:
+            connection.execute(
+                sa.text(
+                    "SELECT pg_terminate_backend(a.pid, 5000) FROM pg_stat_activity a"
+                    " JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'advisory'"
+                    " WHERE a.application_name = 'lens-pipeline-locks' AND l.granted"
+                )
+            ).all()
+        return made
+
+    for name in ("p1", "p2"):
+        site.add(name, photo(name))
+    monkeypatch.setattr(batch, "produce", produce_and_lose)
+    result = site.once()
+    assert (result["ready"], result["failed"]) == (2, 0)
+    assert [run.status.value for run in site.runs()] == ["SUCCESS"]
+
+
+def test_a_run_that_is_about_to_begin_is_not_abandoned(site: Site) -> None:
+    """A pass that another command ends between two of its steps."""
+    from lens_pipeline.definitions import defs
+    from lens_pipeline.derivatives import PREVIEW
+    from lens_pipeline.engine.health import fail_abandoned_runs
+    from lens_pipeline.engine.submit import create_run
+    from lens_pipeline.runs import plan_runs
+
+    site.add("p1", "u1/x.jpg")
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")
+    create_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
+    assert fail_abandoned_runs(site.dagster, site.dagster_url) == 0
+    dagster = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with dagster.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE runs SET update_timestamp = update_timestamp - interval '3 minutes'")
+        )
+    assert fail_abandoned_runs(site.dagster, site.dagster_url) == 1
 
 
 @pytest.mark.parametrize("ended", ["SUCCESS", "STARTED", "CANCELED"])

@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.engine.submit import submit_run
+from lens_pipeline.failures import StoreUnavailable
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.removal import retire
 from lens_pipeline.runs import plan_runs
 from lens_pipeline.sensors import removed_generations
+from lens_pipeline.store import FileStore
 from lens_pipeline_tests.pipeline.site import Site
 
 URL = "https://example.com/x.jpg"
@@ -123,6 +125,37 @@ def test_an_empty_table_deletes_nothing_of_a_small_library(site: Site) -> None:
     assert removed == []
     assert "lens remove-missing" in said
     assert len(site.objects()) == 2
+
+
+def test_a_lost_table_deletes_nothing_of_a_library_that_has_lost_some_before(site: Site) -> None:
+    """A page of which one row was deleted properly, which makes the others fair game."""
+    library(site, [f"p{number:02}" for number in range(21)])
+    site.sql("DELETE FROM generations WHERE id = 'p00'")
+    assert tick(site)[0] == ["p00"]
+    site.sql("DELETE FROM generations")
+    removed, said, _ = tick(site)
+    assert removed == []
+    assert "20 of 20 rows are missing" in said
+    assert len(site.objects()) == 20
+
+
+def test_a_store_that_keeps_what_is_to_go_is_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account's pictures that stay although the command said that all was well."""
+
+    def refuse(*_: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    library(site, ["a", "b"])
+    site.sql("DELETE FROM generations")
+    with monkeypatch.context() as broken:
+        broken.setattr(FileStore, "delete", refuse)
+        done = site.lens("remove-missing", "--yes")
+    assert done.code == 1
+    assert "2 could not be deleted from the store: a, b" in done.out
+    assert site.lens("remove-missing", "--yes").code == 0
+    assert site.objects() == set()
 
 
 def test_people_can_remove_however_many(site: Site) -> None:

@@ -243,7 +243,7 @@ def test_orphans_of_a_killed_supervisor_are_swept(home: Path) -> None:
     told: list[str] = []
     orphans.sweep(home, told.append)
     assert orphans.processes_of(home) == []
-    assert told == ["stopping 1 leftover processes of an earlier start"]
+    assert told == ["stopping what is left of an earlier start: 1 of its processes"]
 
 
 def test_the_sweep_leaves_other_homes_alone(home: Path, tmp_path: Path) -> None:
