@@ -27,9 +27,9 @@ RING = sa.text(f"NOTIFY {_CHANNEL}")
 
 
 class Bell:
-    """Listens to `RING`. Not safe to share between threads.
+    """Listens to `RING`, and says meanwhile by a lock that a daemon lives.
 
-    Only spares time: behind a pooler that drops LISTEN, or without the server, `wait` just waits.
+    Without the server `wait` just waits. Not safe to share between threads.
     """
 
     def __init__(self, postgres_url: str) -> None:
