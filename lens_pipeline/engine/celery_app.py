@@ -18,8 +18,18 @@ EXECUTE_RUN = "lens.execute_run"
 _MAX_CHILD_KIB = 800 * 1024
 # After so many seconds Redis hands a task that no worker has finished to the next one: a worker
 # that was killed before it began the run must not cost more. A run under way refuses the copy.
-_VISIBILITY_SECONDS = 45
-_RESTORE_EVERY_SECONDS = 10
+_VISIBILITY_SECONDS = 30
+_RESTORE_EVERY_SECONDS = 5
+
+# What Dagster does not turn into a failed run, such as a database that is being restarted, keeps a
+# run from beginning: it is tried again for 30 s in all, within the time that a start may take.
+_AGAIN = {
+    "autoretry_for": (Exception,),
+    "retry_backoff": 1,
+    "retry_backoff_max": 15,
+    "retry_jitter": False,
+    "max_retries": 5,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +38,8 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
     config: dict[str, Any] = {
         "worker_prefetch_multiplier": 1,
         "task_acks_late": True,
+        # A run that its child had begun refuses to be executed again.
+        "task_reject_on_worker_lost": True,
         "task_track_started": True,
         "result_expires": 3600,
         "worker_max_tasks_per_child": 500,
@@ -68,7 +80,7 @@ def app_arguments(endpoints: Endpoints) -> dict[str, Any]:
 def execute_run_task(app: Celery) -> Any:
     """Register and return the task `lens.execute_run(run_id)`."""
 
-    @app.task(name=EXECUTE_RUN)
+    @app.task(name=EXECUTE_RUN, **_AGAIN)
     def execute_run(run_id: str) -> int:
         from lens_pipeline.engine.run_worker import execute
 

@@ -14,7 +14,7 @@ from lens_pipeline.locks import LockSession, daemon_lock, run_lock
 _ALIVE_SECONDS = 90.0
 # A run that has not begun may be about to: its creator takes the lock at once, a worker within
 # the time after which Dagster gives up on a start.
-_STARTING_SECONDS = 120.0
+_STARTING_SECONDS = 60.0
 _QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 _BEGUN = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
 

@@ -31,6 +31,9 @@ _PRELOAD = (
 
 def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency: int) -> None:
     """Work on `queue` until SIGTERM or SIGINT; runs in progress then get the grace period."""
+    # `lens up` takes back its word on where the services are as soon as it stops; the runs that are
+    # finishing then, and those that begin at this moment, still need them.
+    os.environ.update(endpoints.environment())
     for module in _PRELOAD:
         importlib.import_module(module)
 

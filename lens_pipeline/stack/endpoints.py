@@ -33,6 +33,14 @@ class Endpoints:
     broker_url: str
     result_url: str
 
+    def environment(self) -> dict[str, str]:
+        """Settings by which a process finds them without asking who runs the services."""
+        return {
+            "LENS_DATABASE_URL": self.database_url,
+            "LENS_DAGSTER_URL": self.dagster_url,
+            "LENS_BROKER_URL": self.broker_url,
+        }
+
 
 @dataclass(frozen=True)
 class Services:

@@ -65,7 +65,7 @@ def _ready(stack: Stack) -> int:
     return 0
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_hundred_photos_survive_the_death_of_every_kind_of_process(
     stacks: Callable[..., Stack], serve: Callable[[str], str]
 ) -> None:
@@ -89,7 +89,7 @@ def test_two_hundred_photos_survive_the_death_of_every_kind_of_process(
     for number, (name, processes) in enumerate(victims.items()):
         before = _ready(stack)
         site.add_many(names[50 * number : 50 * (number + 1)], serve)
-        eventually(lambda before=before: _ready(stack) > before, 120, f"work before {name} dies")
+        eventually(lambda before=before: _ready(stack) > before, 240, f"work before {name} dies")
         _kill(processes()[:1])
 
     def outcome() -> Counter[str]:
@@ -106,6 +106,7 @@ def test_two_hundred_photos_survive_the_death_of_every_kind_of_process(
     assert stack.processes() == []
 
 
+@pytest.mark.timeout(600)
 def test_a_stop_in_the_middle_of_work_is_clean_and_the_next_start_finishes(
     stacks: Callable[..., Stack], serve: Callable[[str], str], server: HostileServer
 ) -> None:
@@ -130,7 +131,7 @@ def test_a_stop_in_the_middle_of_work_is_clean_and_the_next_start_finishes(
     server.put("/slow-body", sources.jpeg())
     stack.start()
     with contextlib.suppress(pytest.fail.Exception):
-        eventually(lambda: stack.tally() == {"ready": 61}, 120, "all ready", every=1)
+        eventually(lambda: stack.tally() == {"ready": 61}, 240, "all ready", every=1)
     assert stack.tally() == {"ready": 61}, _unready(stack)
     assert finished < 61
 
