@@ -16,3 +16,18 @@ class MediaError(Exception):
 
 class SandboxUnavailable(Exception):
     """The sandbox was closed or cannot start a process: says nothing about the file."""
+
+
+class FfmpegDied(MediaError):
+    """ffmpeg was ended by a signal from outside: kill, or the kernel out of memory.
+
+    Says little about the file: it may be tried again.
+    """
+
+
+class Cancelled(Exception):
+    """Someone asked to stop: says nothing about the file."""
+
+
+class DiskFull(Exception):
+    """There is no space left to write to: says nothing about the file."""
