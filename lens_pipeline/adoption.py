@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lens_pipeline.catalog import InvalidGeneration
+from lens_pipeline.catalog import UnusableRow
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.events import record_materializations
 from lens_pipeline.gaps import Assessed, assessed_pages
@@ -37,14 +37,16 @@ def adopt(
     """
     total = Adoption()
     for derivative in DERIVATIVES:
-        invalid: list[InvalidGeneration] = []
+        invalid: list[UnusableRow] = []
         for page in assessed_pages(pipeline, derivative, invalid):
             # What we made ourselves for an earlier state of the row is no one else's work.
             unrecorded = [
-                a for a in page if a.standing.state is State.NONE and not a.standing.outdated
+                a
+                for a in page
+                if a.standing.state is State.NONE and not a.standing.outdated and not a.waits
             ]
             objects = _objects(pipeline, derivative, unrecorded)
-            present = [a for a in unrecorded if a.generation.id in objects]
+            present = [a for a in unrecorded if a.row.id in objects]
             if present and not dry_run:
                 _record(pipeline, instance, derivative, present, objects)
             total.found += len(unrecorded)
@@ -63,8 +65,8 @@ def _objects(
     """
     folders: dict[str, dict[str, str]] = defaultdict(dict)
     for assessed in rows:
-        key = derivative.object_key(assessed.generation)
-        folders[key.rpartition("/")[0] + "/"][key] = assessed.generation.id
+        key = derivative.object_key(assessed.row, assessed.revision)
+        folders[key.rpartition("/")[0] + "/"][key] = assessed.row.id
     return {
         ids[info.key]: info
         for folder, ids in folders.items()
@@ -81,14 +83,14 @@ def _record(
     objects: dict[str, ObjectInfo],
 ) -> None:
     instance.add_dynamic_partitions(
-        str(derivative.partitions.name), [assessed.generation.id for assessed in rows]
+        str(derivative.partitions.name), [assessed.row.id for assessed in rows]
     )
     record_materializations(
         instance,
         [
             dg.AssetMaterialization(
                 asset_key=derivative.asset,
-                partition=assessed.generation.id,
+                partition=assessed.row.id,
                 description="Adopted: made before this pipeline, recorded as it lies in the store.",
                 metadata={
                     "path": info.key,
@@ -97,9 +99,11 @@ def _record(
                     "revision": assessed.revision,
                     "adopted": True,
                 },
-                tags=derivative.materialization_tags(assessed.revision),
+                tags=derivative.materialization_tags(
+                    assessed.row, assessed.revision, pipeline.settings
+                ),
             )
             for assessed in rows
-            for info in [objects[assessed.generation.id]]
+            for info in [objects[assessed.row.id]]
         ],
     )

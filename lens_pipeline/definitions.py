@@ -4,8 +4,10 @@ import dagster as dg
 
 from lens_pipeline import jobs, sensors, settings
 from lens_pipeline.assets.generations import photo_generation, video_generation
+from lens_pipeline.assets.masters import master_assets
 from lens_pipeline.assets.poster import build_poster
 from lens_pipeline.assets.preview import build_preview
+from lens_pipeline.assets.scaled_video import scaled_video
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.schedules import build_backfill, retire_partitions
 
@@ -20,9 +22,17 @@ def defs() -> dg.Definitions:
             video_generation,
             build_preview(loaded.batch_size),
             build_poster(loaded.batch_size),
+            master_assets,
+            scaled_video,
         ],
-        jobs=[jobs.previews, jobs.posters, jobs.retirement],
-        sensors=[sensors.new_photos, sensors.new_videos, sensors.removed_generations],
+        jobs=[jobs.previews, jobs.posters, jobs.masters, jobs.scaled, jobs.retirement],
+        sensors=[
+            sensors.new_photos,
+            sensors.new_videos,
+            sensors.new_masters,
+            sensors.new_scaled,
+            sensors.removed_generations,
+        ],
         schedules=[build_backfill(loaded.backfill_cron), retire_partitions],
         resources={"lens": LensResource()},
         # A run's process is its worker; a step in a process of its own would cost seconds.

@@ -1,7 +1,7 @@
-"""The demonstration: sample photos and videos through the whole pipeline, watched live."""
+"""The demonstration: samples through the whole pipeline, watched live."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,15 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
 from lens_pipeline.adding import copy_into_store
-from lens_pipeline.catalog import Generation, Kind
-from lens_pipeline.derivatives import DERIVATIVES, Derivative
-from lens_pipeline.gaps import Assessed, assess
+from lens_pipeline.catalog import Kind
+from lens_pipeline.derivatives import MASTER, MASTER_POSTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.gaps import Assessed, assess, usable
 from lens_pipeline.letters import explain
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.status import State
 
 USER = "demo"
+PROJECT = "demo"
+MASTER_ID = "sample-film"
 _FILES = Path(__file__).with_name("samples")
 
 _POLL_SECONDS = 0.25
@@ -59,6 +61,25 @@ SAMPLES = (
     Sample("bunny-portrait.mp4", Kind.VIDEO, "rotated, dark start"),
     Sample("hubble-pan.webm", Kind.VIDEO, "VP9"),
 )
+# Of the master: two are alike and only copied, two are encoded to match them.
+_SHOTS = ("sample-bunny", "sample-hubble-pan", "sample-bunny-portrait", "sample-bunny")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One output that the demonstration waits for."""
+
+    derivative: Derivative
+    id: str
+    shows: str
+
+
+EXPECTED = (
+    *(Expected(PREVIEW, s.id, s.shows) for s in SAMPLES if s.kind is Kind.PHOTO),
+    *(Expected(POSTER, s.id, s.shows) for s in SAMPLES if s.kind is Kind.VIDEO),
+    Expected(MASTER, MASTER_ID, f"{len(_SHOTS)} shots"),
+    Expected(MASTER_POSTER, MASTER_ID, "its poster"),
+)
 
 
 def show(
@@ -82,8 +103,8 @@ def show(
     )
     began = time.monotonic()
     failed = _Watch(pipeline, stack, say, added).until_over()
-    ready = len(SAMPLES) - len(failed)
-    say(f"lens: {ready} of {len(SAMPLES)} samples ready, {time.monotonic() - began:.1f} s")
+    ready = len(EXPECTED) - len(failed)
+    say(f"lens: {ready} of {len(EXPECTED)} ready, {time.monotonic() - began:.1f} s")
     for line in _places(pipeline, stack.web_url, stays=stays):
         say(line)
     return failed
@@ -102,6 +123,9 @@ def add_missing(pipeline: Pipeline) -> set[str]:
             if sample.id not in known:
                 pipeline.catalog.add(sample.id, USER, kind, sample.key)
                 added.add(sample.id)
+    if not pipeline.catalog.existing(Kind.MASTER, [MASTER_ID]):
+        pipeline.catalog.add_master(MASTER_ID, PROJECT, "Sample film", _SHOTS)
+        added.add(MASTER_ID)
     return added
 
 
@@ -115,54 +139,61 @@ class _Watch:
         self._stack = stack
         self._say = say
         self._added = added
-        self._waiting = {sample.id: sample for sample in SAMPLES}
+        self._waiting = list(EXPECTED)
         self._failed: list[str] = []
 
     def until_over(self) -> list[str]:
         """Returns the ids that failed or were given up on."""
         deadline = time.monotonic() + _GIVE_UP_SECONDS
-        with _bar(len(SAMPLES)) as show_done:
+        with _bar(len(EXPECTED)) as show_done:
             while self._waiting and time.monotonic() < deadline:
                 self._look()
-                show_done(len(SAMPLES) - len(self._waiting))
+                show_done(len(EXPECTED) - len(self._waiting))
                 if self._waiting:
                     time.sleep(_POLL_SECONDS)
         self._give_up()
         return self._failed
 
     def _look(self) -> None:
-        for derivative in DERIVATIVES:
-            for assessed in _assessed(self._pipeline, derivative, self._waiting):
+        for derivative in (PREVIEW, POSTER, MASTER, MASTER_POSTER):
+            waiting = {e.id: e for e in self._waiting if e.derivative is derivative}
+            rows = self._pipeline.catalog.finished(derivative.kind, waiting).values()
+            for assessed in assess(self._pipeline, derivative, usable(list(rows))):
+                expected = waiting[assessed.row.id]
                 state = assessed.standing.state
                 if state is State.READY:
-                    self._tell_ready(derivative, assessed)
+                    self._waiting.remove(expected)
+                    self._tell_ready(expected, assessed)
                 elif state in (State.FAILED, State.DEAD):
-                    self._tell_failed(assessed)
+                    self._waiting.remove(expected)
+                    self._tell_failed(expected, assessed)
 
-    def _tell_ready(self, derivative: Derivative, assessed: Assessed) -> None:
-        sample = self._waiting.pop(assessed.generation.id)
+    def _tell_ready(self, expected: Expected, assessed: Assessed) -> None:
         event_id = assessed.standing.event_id
         made = self._pipeline.log.details([event_id])[event_id] if event_id is not None else {}
-        is_new = sample.id in self._added and "latency_seconds" in made
+        is_new = expected.id in self._added and "latency_seconds" in made
         when = f"{made['latency_seconds']:5.1f} s" if is_new else "already"
-        what = derivative.asset
+        what = expected.derivative.asset
         # What was adopted rather than made has no size on record.
         if "width" in made:
             what += f" {made['width']}x{made['height']}"
-        self._say(f"  ready {when}  {sample.id:<24} {what:<16} {sample.shows}")
+        shows = expected.shows
+        if "method" in made:
+            shows += f", joined by: {made['method']}"
+        self._say(f"  ready {when}  {expected.id:<24} {what:<20} {shows}")
 
-    def _tell_failed(self, assessed: Assessed) -> None:
-        sample = self._waiting.pop(assessed.generation.id)
-        self._failed.append(sample.id)
+    def _tell_failed(self, expected: Expected, assessed: Assessed) -> None:
+        self._failed.append(expected.id)
         reason = explain(self._pipeline, assessed.standing)
-        self._say(f"  FAILED         {sample.id:<24} {assessed.standing.error_class}: {reason}")
+        self._say(f"  FAILED         {expected.id:<24} {assessed.standing.error_class}: {reason}")
 
     def _give_up(self) -> None:
         if not self._waiting:
             return
-        self._failed.extend(self._waiting)
+        late = [expected.id for expected in self._waiting]
+        self._failed.extend(late)
         self._say(
-            f"lens: not ready after {_GIVE_UP_SECONDS:.0f} s: {', '.join(self._waiting)}:"
+            f"lens: not ready after {_GIVE_UP_SECONDS:.0f} s: {', '.join(late)}:"
             " `lens status ID` and `lens doctor` say more; the backfill tries them again"
         )
         for name, status in self._stack.statuses().items():
@@ -170,21 +201,14 @@ class _Watch:
                 self._say(f"lens: {name} is {status}: see {self._stack.supervisor.log(name)}")
 
 
-def _assessed(
-    pipeline: Pipeline, derivative: Derivative, waiting: Mapping[str, Sample]
-) -> Iterable[Assessed]:
-    ids = [sample.id for sample in waiting.values() if sample.kind is derivative.kind]
-    rows = pipeline.catalog.finished(derivative.kind, ids).values()
-    return assess(pipeline, derivative, [row for row in rows if isinstance(row, Generation)])
-
-
 def _places(pipeline: Pipeline, web_url: str, *, stays: bool) -> Iterator[str]:
     """Where to look and what to do next; without web pages if they are about to stop."""
-    yield f"  files     {pipeline.settings.resolved_store_url}, below {USER}/"
+    yield f"  files     {pipeline.settings.resolved_store_url}, below {USER}/ and masters/"
     if not stays:
         return
     yield f"  previews  {web_url}/assets/preview"
     yield f"  posters   {web_url}/assets/poster"
+    yield f"  master    {web_url}/assets/master_video"
     yield f"  runs      {web_url}/runs"
     yield "  add one   lens add FILE|URL --user me    (in another terminal, in this directory)"
     yield "  stop      Ctrl-C"

@@ -72,6 +72,20 @@ class InvalidRow(DerivativeError):
     """The application's row cannot be used as it is."""
 
 
+class ShotUnusable(DerivativeError):
+    """A shot of a master cannot be used; the reason names it."""
+
+
+class NotReady(TransientError):
+    """What it is to be made from is not there yet."""
+
+    blameless = True
+
+
+class EncoderDied(TransientError):
+    """ffmpeg was ended from outside."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed file as it is recorded in the event log."""

@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from lens_pipeline.catalog import Generation, InvalidGeneration
+from lens_pipeline.catalog import UnusableRow
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.run_worker import execute
 from lens_pipeline.engine.submit import create_run
-from lens_pipeline.gaps import Assessed, adoption_advice, assess, assessed_pages, survey
+from lens_pipeline.gaps import (
+    Assessed,
+    adoption_advice,
+    assess,
+    assessed_pages,
+    survey,
+    usable,
+)
 from lens_pipeline.letters import explain
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import plan_runs
@@ -43,7 +50,7 @@ class Work:
 
     derivative: Derivative
     ids: list[str]
-    invalid: list[InvalidGeneration]
+    invalid: list[UnusableRow]
     advice: str | None = None
     # Of the ids asked for, those that have a finished row.
     known: frozenset[str] = frozenset()
@@ -65,18 +72,18 @@ def find_work(
     """
     if ids:
         rows = pipeline.catalog.finished(derivative.kind, ids)
-        usable = [row for row in rows.values() if isinstance(row, Generation)]
-        invalid = [row for row in rows.values() if isinstance(row, InvalidGeneration)]
+        invalid = [row for row in rows.values() if isinstance(row, UnusableRow)]
         wanted = [
-            assessed.generation.id
-            for assessed in assess(pipeline, derivative, usable)
-            if _due(assessed, force) or (force and assessed.standing.state is State.DEAD)
+            assessed.row.id
+            for assessed in assess(pipeline, derivative, usable(list(rows.values())))
+            if _due(assessed, force)
+            or (force and assessed.standing.state is State.DEAD and not assessed.waits)
         ]
         return Work(derivative, wanted[:limit], invalid, known=frozenset(rows))
     if force:
         invalid = []
         every = [
-            assessed.generation.id
+            assessed.row.id
             for page in assessed_pages(pipeline, derivative, invalid)
             for assessed in page
             if _due(assessed, force)
@@ -84,11 +91,13 @@ def find_work(
         return Work(derivative, every[:limit], invalid)
     found = survey(pipeline, derivative, bulk=bulk, limit=limit)
     advice = adoption_advice(derivative, found.unrecorded_old) if found.unrecorded_old else None
-    return Work(derivative, [a.generation.id for a in found.needed], found.invalid, advice)
+    return Work(derivative, [a.row.id for a in found.needed], found.invalid, advice)
 
 
 def _due(assessed: Assessed, force: bool) -> bool:
     state = assessed.standing.state
+    if assessed.waits:
+        return False
     return state in (State.NONE, State.FAILED) or (force and state is State.READY)
 
 
@@ -100,35 +109,34 @@ def work_off(
     *,
     origin: str,
     force: bool,
+    result: Result,
     progress: Callable[[Result], None],
-) -> Result:
-    """Execute the runs for `works` one after the other, here, and say how each row came out."""
-    result = Result(
-        found=sum(len(work.ids) + len(work.invalid) for work in works),
-        skipped=sum(len(work.invalid) for work in works),
-    )
+) -> None:
+    """Execute the runs for `works` one after the other, here, and add to `result` how they went."""
+    result.found += sum(len(work.ids) + len(work.invalid) for work in works)
+    result.skipped += sum(len(work.invalid) for work in works)
     result.failures += [
         FailedItem(row.id, work.derivative.kind, row.reason, "InvalidRow")
         for work in works
         for row in work.invalid
     ]
-    started = time.monotonic()
+    started = time.monotonic() - result.seconds
     for work in works:
         if not work.ids:
             continue
         job = repository.get_job(work.derivative.job)
-        size = pipeline.settings.batch_size
+        size = work.derivative.batch_size(pipeline.settings)
         for start in range(0, len(work.ids), size):
             keys = work.ids[start : start + size]
             for tags in plan_runs(instance, work.derivative, keys, size, origin, force=force):
-                run_id = create_run(instance, job, tags, silent=True).run_id
+                assets = work.derivative.run_assets
+                run_id = create_run(instance, job, tags, assets, silent=True).run_id
                 execute(instance, run_id)
                 _raise_if_interrupted(instance, run_id)
             _count(pipeline, work.derivative, keys, result)
             result.seconds = round(time.monotonic() - started, 3)
             progress(result)
     result.seconds = round(time.monotonic() - started, 3)
-    return result
 
 
 def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
@@ -141,8 +149,8 @@ def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
 def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result) -> None:
     """Judge by the event log, as everybody else does."""
     rows = pipeline.catalog.finished(derivative.kind, keys)
-    usable = [row for row in rows.values() if isinstance(row, Generation)]
-    for assessed in assess(pipeline, derivative, usable):
+    counted = usable(list(rows.values()))
+    for assessed in assess(pipeline, derivative, counted):
         standing = assessed.standing
         if standing.state is State.READY:
             result.ready += 1
@@ -150,7 +158,7 @@ def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], resu
             result.failed += 1
             result.failures.append(
                 FailedItem(
-                    assessed.generation.id,
+                    assessed.row.id,
                     derivative.kind,
                     explain(pipeline, standing) or "",
                     standing.error_class or "",
@@ -158,4 +166,4 @@ def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], resu
             )
         else:
             result.skipped += 1
-    result.skipped += len(keys) - len(usable)
+    result.skipped += len(keys) - len(counted)

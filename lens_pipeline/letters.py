@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lens_pipeline.catalog import Generation, InvalidGeneration, Kind
+from lens_pipeline.catalog import Kind
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
-from lens_pipeline.gaps import Assessed, assess
+from lens_pipeline.gaps import Assessed, assess, usable
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status import OUTCOME_TAG, Outcome, Standing, State
 
@@ -42,13 +42,17 @@ class Report:
     error_class: str | None
     attempts: int
     run_id: str | None
+    waits: str | None
+    """What it waits for before it is made."""
+    progress: str | None
+    """How far the run is that makes it."""
 
 
 def dead_letters(pipeline: Pipeline) -> list[Letter]:
     """Everything given up on, and every finished row that can never be processed."""
     letters = [
         Letter(
-            assessed.generation.id,
+            assessed.row.id,
             derivative.kind,
             explain(pipeline, assessed.standing) or "",
             assessed.standing.error_class or "",
@@ -71,15 +75,14 @@ def report(pipeline: Pipeline, generation_id: str) -> list[Report]:
         _report(pipeline, derivative, assessed)
         for derivative in DERIVATIVES
         for row in pipeline.catalog.finished(derivative.kind, [generation_id]).values()
-        if isinstance(row, Generation)
-        for assessed in assess(pipeline, derivative, [row])
+        for assessed in assess(pipeline, derivative, usable([row]))
     ]
 
 
 def why_not(pipeline: Pipeline, generation_id: str) -> str:
     """Why an id has no derivative to speak of."""
     problems = pipeline.catalog.problems(generation_id)
-    return "; ".join(problems) or "no row of generations has this id"
+    return "; ".join(problems) or "no generation, master or scaled video has this id"
 
 
 def retry(
@@ -95,14 +98,12 @@ def retry(
             candidates = _dead(pipeline, derivative)
         else:
             rows = pipeline.catalog.finished(derivative.kind, ids).values()
-            candidates = assess(
-                pipeline, derivative, [r for r in rows if isinstance(r, Generation)]
-            )
+            candidates = assess(pipeline, derivative, usable(list(rows)))
         failed = [a for a in candidates if a.standing.state in (State.FAILED, State.DEAD)]
         for assessed in failed:
             _revive(instance, derivative, assessed)
         if failed:
-            revived[derivative] = [assessed.generation.id for assessed in failed]
+            revived[derivative] = [assessed.row.id for assessed in failed if not assessed.waits]
     return revived
 
 
@@ -119,17 +120,16 @@ def _dead(pipeline: Pipeline, derivative: Derivative) -> list[Assessed]:
     keys = sorted(pipeline.log.troubled(derivative.asset))
     found = pipeline.catalog.finished(derivative.kind, keys)
     rows = [found[key] for key in keys if key in found]
-    usable = [row for row in rows if not isinstance(row, InvalidGeneration)]
-    return [a for a in assess(pipeline, derivative, usable) if a.standing.state is State.DEAD]
+    return [a for a in assess(pipeline, derivative, usable(rows)) if a.standing.state is State.DEAD]
 
 
 def _report(pipeline: Pipeline, derivative: Derivative, assessed: Assessed) -> Report:
     standing = assessed.standing
     path = None
     if standing.state is State.READY:
-        path = derivative.object_key(assessed.generation)
+        path = derivative.object_key(assessed.row, assessed.revision)
     return Report(
-        id=assessed.generation.id,
+        id=assessed.row.id,
         kind=derivative.kind,
         asset=derivative.asset,
         state=standing.state,
@@ -138,14 +138,22 @@ def _report(pipeline: Pipeline, derivative: Derivative, assessed: Assessed) -> R
         error_class=standing.error_class,
         attempts=standing.attempts,
         run_id=standing.run_id,
+        waits=assessed.waits if standing.state in (State.NONE, State.FAILED) else None,
+        progress=_progress(pipeline, standing),
     )
+
+
+def _progress(pipeline: Pipeline, standing: Standing) -> str | None:
+    if standing.state is not State.PROCESSING or standing.run_id is None:
+        return None
+    return pipeline.log.progress(standing.run_id)
 
 
 def _revive(instance: dg.DagsterInstance, derivative: Derivative, assessed: Assessed) -> None:
     instance.report_runless_asset_event(
         dg.AssetObservation(
             asset_key=derivative.asset,
-            partition=assessed.generation.id,
+            partition=assessed.row.id,
             metadata={"retry": f"after {assessed.standing.error_class}"},
             tags={OUTCOME_TAG: Outcome.RETRY.value},
         )

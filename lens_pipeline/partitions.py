@@ -9,6 +9,8 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 photos = dg.DynamicPartitionsDefinition(name="photos")
 videos = dg.DynamicPartitionsDefinition(name="videos")
+masters = dg.DynamicPartitionsDefinition(name="masters")
+scaled = dg.DynamicPartitionsDefinition(name="scaled")
 
 
 def key_problem(what: str, value: str) -> str | None:

@@ -63,6 +63,9 @@ def run_request(
     return dg.RunRequest(
         run_key=f"{derivative.asset}:{hashlib.sha256(identity.encode()).hexdigest()[:24]}",
         job_name=derivative.job,
+        asset_selection=[dg.AssetKey(asset) for asset in derivative.run_assets]
+        if derivative.run_assets
+        else None,
         tags={**batch.tags(), ORIGIN_TAG: origin, PRIORITY_TAG: str(priority)},
     )
 

@@ -40,7 +40,7 @@ def build_backfill(cron: str) -> dg.ScheduleDefinition:
 def _fill_gaps(
     context: dg.ScheduleEvaluationContext, pipeline: Pipeline, derivative: Derivative
 ) -> str:
-    batch_size = pipeline.settings.batch_size
+    batch_size = derivative.batch_size(pipeline.settings)
     found = survey(pipeline, derivative, bulk=False, limit=_BATCHES_A_TICK * batch_size)
     if found.unrecorded_old:
         context.log.warning(adoption_advice(derivative, found.unrecorded_old))
@@ -48,11 +48,11 @@ def _fill_gaps(
         context.log.warning("skipped row %r: %s", row.id, row.reason)
     if pipeline.settings.debug:
         context.log.info("%s: %s", derivative.asset, found.by_state)
-    keys = [assessed.generation.id for assessed in found.needed]
+    keys = [assessed.row.id for assessed in found.needed]
     if not keys:
         return f"{derivative.asset}: nothing to do"
     runs = [
-        submit_run(context.instance, _job(context, derivative), tags)
+        submit_run(context.instance, _job(context, derivative), tags, derivative.run_assets)
         for tags in plan_runs(context.instance, derivative, keys, batch_size, "backfill")
     ]
     names = ", ".join(run_id[:8] for run_id in runs)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import dagster as dg
 
 from lens_pipeline import jobs
-from lens_pipeline.catalog import Generation, InvalidGeneration, Position
-from lens_pipeline.derivatives import DERIVATIVES, POSTER, PREVIEW, Derivative
-from lens_pipeline.gaps import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice, assess
+from lens_pipeline.catalog import Position, Row, UnusableRow
+from lens_pipeline.derivatives import DERIVATIVES, MASTER, POSTER, PREVIEW, SCALED, Derivative
+from lens_pipeline.gaps import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice, assess, usable
 from lens_pipeline.pipeline import LensResource, Pipeline
 from lens_pipeline.removal import remove_vanished
 from lens_pipeline.runs import batches, run_request
@@ -19,26 +19,32 @@ from lens_pipeline.status import State
 _BATCHES_A_TICK = 5
 # Rows may commit later than rows with a younger `updated_at`; looked at again for so long.
 _OVERLAP = dt.timedelta(seconds=60)
+# Rows that wait for something are looked at in every tick; beyond so many the backfill finds them.
+_MOST_WAITING = 500
 _DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The last row that the sensor has seen, in the catalog's order."""
+    """The last row that the sensor has seen, in the catalog's order, and those that wait."""
 
     position: Position | None = None
+    waiting: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":
         if not text:
             return cls()
-        finished_at, row_id = json.loads(text)
-        return cls(Position(dt.datetime.fromisoformat(finished_at), row_id))
+        finished_at, row_id, *waiting = json.loads(text)
+        if finished_at is None:
+            return cls(waiting=tuple(waiting))
+        return cls(Position(dt.datetime.fromisoformat(finished_at), row_id), tuple(waiting))
 
     def dump(self) -> str | None:
         if self.position is None:
-            return None
-        return json.dumps([self.position.finished_at.isoformat(), self.position.id])
+            return json.dumps([None, None, *self.waiting]) if self.waiting else None
+        place = [self.position.finished_at.isoformat(), self.position.id]
+        return json.dumps([*place, *self.waiting])
 
 
 def _new_rows(
@@ -47,37 +53,45 @@ def _new_rows(
     if not pipeline.settings.enabled:
         return dg.SkipReason(_DISABLED)
     now = pipeline.catalog.now()
-    position = Cursor.parse(context.cursor).position
+    seen = Cursor.parse(context.cursor)
+    position = seen.position
     if position is None:
         position = _first_position(context, pipeline, derivative, now)
 
-    limit = _BATCHES_A_TICK * pipeline.settings.batch_size
+    batch_size = derivative.batch_size(pipeline.settings)
+    limit = _BATCHES_A_TICK * batch_size
     page = pipeline.catalog.after(derivative.kind, position, limit)
     late = (
         pipeline.catalog.between(derivative.kind, position.finished_at - _OVERLAP, position, limit)
         if position
         else []
     )
-    rows = _usable(context, [*reversed(late), *(row for _, row in page)])
-    wanted = [
+    waited = pipeline.catalog.finished(derivative.kind, seen.waiting)
+    rows = _usable(context, [*waited.values(), *reversed(late), *(row for _, row in page)])
+    missing = [
         assessed
         for assessed in assess(pipeline, derivative, rows)
         if assessed.standing.state is State.NONE
     ]
+    free = [assessed for assessed in missing if not assessed.waits]
+    wanted = free[: 2 * limit]
+    later = [*(a for a in missing if a.waits), *free[2 * limit :]]
+    waiting = tuple(assessed.row.id for assessed in later)[-_MOST_WAITING:]
     # A row stamped in the future must not hide those that finish before then.
     places = [place for place, _ in page if place is not None and place.finished_at <= now]
-    cursor = Cursor(places[-1] if places else position).dump()
+    cursor = Cursor(places[-1] if places else position, waiting).dump()
     if pipeline.settings.debug:
         context.log.info(
-            "%s: %d new rows, %d looked at again, %d wanted",
-            derivative.asset, len(page), len(late), len(wanted),
+            "%s: %d new rows, %d looked at again, %d waiting, %d wanted",
+            derivative.asset, len(page), len(late), len(waiting), len(wanted),
         )  # fmt: skip
     if not wanted:
         context.update_cursor(cursor or "")
-        return dg.SkipReason(f"No new {derivative.kind} has finished.")
+        waits = "".join(f" {a.row.id}: {a.waits}." for a in missing[:5] if a.waits)
+        return dg.SkipReason(f"No new {derivative.kind} has finished.{waits}")
 
-    keys = [assessed.generation.id for assessed in wanted]
-    revisions = {assessed.generation.id: assessed.revision for assessed in wanted}
+    keys = [assessed.row.id for assessed in wanted]
+    revisions = {assessed.row.id: assessed.revision for assessed in wanted}
     order = derivative.partitions.get_partition_keys(dynamic_partitions_store=context.instance)
     known = set(order)
     added = [key for key in keys if key not in known]
@@ -87,7 +101,7 @@ def _new_rows(
         else [],
         run_requests=[
             run_request(derivative, batch, revisions, origin="sensor", priority=0)
-            for batch in batches(keys, order, pipeline.settings.batch_size)
+            for batch in batches(keys, order, batch_size)
         ],
         cursor=cursor,
     )
@@ -107,13 +121,12 @@ def _first_position(
     return Position(now - ADOPTION_AGE, "")
 
 
-def _usable(
-    context: dg.SensorEvaluationContext, rows: list[Generation | InvalidGeneration]
-) -> list[Generation]:
+def _usable(context: dg.SensorEvaluationContext, rows: list[Row | UnusableRow]) -> list[Row]:
+    """Each usable row once."""
     for row in rows:
-        if isinstance(row, InvalidGeneration):
+        if isinstance(row, UnusableRow):
             context.log.warning("skipped row %r: %s", row.id, row.reason)
-    return [row for row in rows if isinstance(row, Generation)]
+    return list({row.id: row for row in usable(rows)}.values())
 
 
 @dg.sensor(
@@ -138,6 +151,30 @@ def new_videos(
 ) -> dg.SensorResult | dg.SkipReason:
     """Requests posters of videos that have finished since the last tick."""
     return _new_rows(context, lens.pipeline(), POSTER)
+
+
+@dg.sensor(
+    job=jobs.masters,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def new_masters(
+    context: dg.SensorEvaluationContext, lens: LensResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Requests masters that were added or changed since the last tick and whose shots are there."""
+    return _new_rows(context, lens.pipeline(), MASTER)
+
+
+@dg.sensor(
+    job=jobs.scaled,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def new_scaled(
+    context: dg.SensorEvaluationContext, lens: LensResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Requests renditions that were added since the last tick and whose master is ready."""
+    return _new_rows(context, lens.pipeline(), SCALED)
 
 
 @dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)

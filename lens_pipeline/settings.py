@@ -112,6 +112,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     render_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
     # Address-space limit of one rendering process, MiB.
     render_memory_mib: int = Field(default=3072, ge=512)
+    # Seconds without any progress after which an encode is stopped.
+    encode_idle_seconds: float = Field(default=60.0, gt=0, le=3600)
+    # Shots encoded for one master are kept for others: at most so long, and so much of them.
+    shot_cache_days: int = Field(default=30, ge=0)
+    shot_cache_bytes: int = Field(default=20 * 1024**3, ge=0)
 
     @property
     def resolved_home(self) -> Path:

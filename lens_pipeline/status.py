@@ -22,6 +22,8 @@ FAILED_REVISION_TAG = "lens/revision"
 ERROR_CLASS_TAG = "lens/error_class"
 PERMANENT_TAG = "lens/permanent"
 BLAMELESS_TAG = "lens/blameless"
+# Ours, on runs.
+PROGRESS_TAG = "lens/progress"
 
 _IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 _KEYS_PER_QUERY = 2000
@@ -240,6 +242,23 @@ class EventLog:
         with self._engine.connect() as connection:
             rows = connection.execute(query, {"ids": list(event_ids)}).all()
         return {row.id: _event_metadata(row) for row in rows}
+
+    def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
+        """Where the latest output of each partition was stored; absent if none was."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_MATERIALIZED, {"asset": _db_key(asset), "keys": list(keys)})
+            events = {row.key: row.id for row in rows}
+        if not events:
+            return {}
+        found = self.details(events.values())
+        paths = {key: found[event_id].get("path") for key, event_id in events.items()}
+        return {key: path for key, path in paths.items() if isinstance(path, str)}
+
+    def progress(self, run_id: str) -> str | None:
+        """How far a run says it is, in words."""
+        query = sa.text("SELECT value FROM run_tags WHERE run_id = :run_id AND key = :key")
+        with self._engine.connect() as connection:
+            return connection.execute(query, {"run_id": run_id, "key": PROGRESS_TAG}).scalar()
 
     def troubled(self, asset: str) -> set[str]:
         """Partitions that ever failed, or were planned by a run that failed or was cancelled."""

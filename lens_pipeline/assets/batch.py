@@ -5,17 +5,17 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline.assets.produce import Metadata, Workshop, produce
-from lens_pipeline.assets.renderers import Renderer
-from lens_pipeline.catalog import Generation
+from lens_pipeline.assets.progress import RunProgress
+from lens_pipeline.assets.workshop import Maker, Metadata, Workshop
+from lens_pipeline.catalog import Row, UnusableRow
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.events import log_materializations
-from lens_pipeline.failures import DerivativeError, Failure, InvalidRow
+from lens_pipeline.failures import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.fetch import Fetcher
 from lens_pipeline.gaps import Assessed, assess
 from lens_pipeline.locks import LockSession, partition_lock
@@ -44,58 +44,62 @@ _LINGER_SECONDS = 0.5
 def materialize_batch(
     context: dg.AssetExecutionContext,
     pipeline: Pipeline,
-    derivative: Derivative,
-    renderer: Renderer,
+    *makers: tuple[Derivative, Maker],
 ) -> None:
-    """Make the derivative of every partition of the run and record each as soon as it is stored.
+    """Make the derivatives of every partition of the run and record each as soon as it is stored.
+
+    The derivatives come in the order given: what is made from another, after it.
 
     Raises dagster.Failure, with a table of them, if any partition failed.
     """
-    batch = _Batch(context, pipeline, derivative)
-    with ExitStack() as stack:
-        workshop = stack.enter_context(_workshop(pipeline, renderer))
-        groups = _as_locked(pipeline.endpoints.dagster_url, derivative, context.partition_keys)
-        stack.enter_context(closing(groups))
-        for ours in groups:
-            batch.work_through(ours, workshop)
-    batch.report()
+    progress = RunProgress(context)
+    batches = [_Batch(context, pipeline, derivative, maker) for derivative, maker in makers]
+    with _workshop(pipeline, progress) as workshop:
+        for batch, (derivative, _) in zip(batches, makers, strict=True):
+            url = pipeline.endpoints.dagster_url
+            with closing(_as_locked(url, derivative, context.partition_keys)) as groups:
+                for ours in groups:
+                    batch.work_through(ours, workshop)
+    _report(context, batches)
 
 
 class _Batch:
     """The outcome of a run's partitions."""
 
     def __init__(
-        self, context: dg.AssetExecutionContext, pipeline: Pipeline, derivative: Derivative
+        self,
+        context: dg.AssetExecutionContext,
+        pipeline: Pipeline,
+        derivative: Derivative,
+        maker: Maker,
     ) -> None:
         self._context = context
         self._pipeline = pipeline
         self._derivative = derivative
-        self._failures: dict[str, Failure] = {}
-        self._made = 0
-        self._up_to_date = 0
+        self._maker = maker
+        self.failures: dict[str, Failure] = {}
+        self.made = 0
+        self.up_to_date = 0
 
     def work_through(self, keys: Sequence[str], workshop: Workshop) -> None:
         """Make what is needed, on as many threads as configured, recording from this one.
 
         The rows are read here, once the partitions are ours: what was waited for may have changed.
         """
-        generations = self._usable_rows(keys)
-        wanted = [
-            a for a in assess(self._pipeline, self._derivative, generations) if self._wants(a)
-        ]
-        self._up_to_date += len(generations) - len(wanted)
+        rows = self._usable_rows(keys)
+        wanted = [a for a in assess(self._pipeline, self._derivative, rows) if self._wants(a)]
+        self.up_to_date += len(rows) - len(wanted)
+        for assessed in wanted:
+            if assessed.waits:
+                # Of no revision: no failure of the row as it is, which is still to come.
+                self._record_failure(assessed.row.id, None, 0, Failure.of(NotReady(assessed.waits)))
+        wanted = [assessed for assessed in wanted if not assessed.waits]
         if not wanted:
             return
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         try:
             running = {
-                threads.submit(
-                    produce,
-                    workshop,
-                    assessed.generation,
-                    self._derivative.object_key(assessed.generation),
-                    assessed.revision,
-                ): assessed
+                threads.submit(self._maker.make, workshop, assessed): assessed
                 for assessed in wanted
             }
             waiting = set(running)
@@ -103,7 +107,8 @@ class _Batch:
                 done, waiting = _next_done(waiting)
                 self._record({future: running[future] for future in done})
         except BaseException:
-            workshop.interrupt()
+            workshop.cancelled.set()
+            self._maker.interrupt()
             raise
         finally:
             # The threads must end before their files are taken away.
@@ -115,37 +120,43 @@ class _Batch:
         asked_for = ORIGIN_TAG not in run.tags or FORCE_TAG in run.tags
         return asked_for or assessed.standing.state is not State.READY
 
-    def _usable_rows(self, keys: Sequence[str]) -> list[Generation]:
+    def _usable_rows(self, keys: Sequence[str]) -> list[Row]:
         kind = self._derivative.kind
         rows = self._pipeline.catalog.finished(kind, keys)
-        usable: list[Generation] = []
+        usable: list[Row] = []
         for key in keys:
             row = rows.get(key)
-            if isinstance(row, Generation):
-                usable.append(row)
-            else:
+            if row is None or isinstance(row, UnusableRow):
                 reason = row.reason if row else f"no finished {kind} has the id {key}"
                 self._record_failure(key, None, 0, Failure.of(InvalidRow(reason)))
+            else:
+                usable.append(row)
         return usable
 
     def _record(self, done: Mapping[Future[Metadata], Assessed]) -> None:
         made = [
             dg.AssetMaterialization(
                 asset_key=self._derivative.asset,
-                partition=assessed.generation.id,
+                partition=assessed.row.id,
                 metadata=future.result(),
-                tags=self._derivative.materialization_tags(assessed.revision),
+                tags=self._derivative.materialization_tags(
+                    assessed.row, assessed.revision, self._pipeline.settings
+                ),
             )
             for future, assessed in done.items()
             if future.exception() is None
         ]
+        keys = [one.partition for one in made if one.partition]
+        earlier = self._pipeline.log.paths(self._derivative.asset, keys)
         log_materializations(self._context, made)
-        self._made += len(made)
+        self.made += len(made)
+        for materialization in made:
+            self._drop_earlier(materialization, earlier)
         for future, assessed in done.items():
             error = future.exception()
             if error is None:
                 continue
-            key = assessed.generation.id
+            key = assessed.row.id
             if not isinstance(error, DerivativeError):  # a fault of ours: say where it is
                 self._context.log.error("%s: unforeseen error", key, exc_info=error)
             attempts = assessed.standing.attempts
@@ -155,7 +166,7 @@ class _Batch:
         self, key: str, revision: str | None, earlier_attempts: int, failure: Failure
     ) -> None:
         """Leave the reason on the partition."""
-        self._failures[key] = failure
+        self.failures[key] = failure
         tags = {
             OUTCOME_TAG: Outcome.FAILED.value,
             ERROR_CLASS_TAG: failure.error_class,
@@ -177,37 +188,57 @@ class _Batch:
             )
         )
 
-    def report(self) -> None:
-        """Say how the batch went, and fail the run if any file failed."""
-        self._context.log.info(
-            "%d made, %d up to date, %d failed", self._made, self._up_to_date, len(self._failures)
-        )
-        if not self._failures:
+    def _drop_earlier(self, made: dg.AssetMaterialization, earlier: Mapping[str, str]) -> None:
+        """Delete the object of an earlier revision, once nothing says any more that it counts."""
+        path = earlier.get(str(made.partition))
+        if not path or path == made.metadata["path"].value:
             return
-        total = self._made + self._up_to_date + len(self._failures)
-        first_key, first = next(iter(self._failures.items()))
-        raise dg.Failure(
-            description=(
-                f"{len(self._failures)} of {total} failed; the others are done."
-                f" First: {first_key}: {first.error}"
-            ),
-            metadata={"failures": _table(self._failures), "made": self._made},
-            allow_retries=False,
-        )
+        try:
+            self._pipeline.store.delete(path)
+        except DerivativeError as error:
+            self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
+
+    @property
+    def asset(self) -> str:
+        return self._derivative.asset
 
 
-def _table(failures: dict[str, Failure]) -> dg.TableMetadataValue:
+def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> None:
+    """Say how the run went, and fail it if any file failed."""
+    for batch in batches:
+        context.log.info(
+            "%s: %d made, %d up to date, %d failed",
+            batch.asset, batch.made, batch.up_to_date, len(batch.failures),
+        )  # fmt: skip
+    failed = [(batch, key, why) for batch in batches for key, why in batch.failures.items()]
+    if not failed:
+        return
+    made = sum(batch.made for batch in batches)
+    total = made + sum(batch.up_to_date for batch in batches) + len(failed)
+    _, first_key, first = failed[0]
+    raise dg.Failure(
+        description=(
+            f"{len(failed)} of {total} failed; the others are done."
+            f" First: {first_key}: {first.error}"
+        ),
+        metadata={"failures": _table(failed), "made": made},
+        allow_retries=False,
+    )
+
+
+def _table(failed: Sequence[tuple[_Batch, str, Failure]]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
                 {
+                    "asset": batch.asset,
                     "partition": key,
                     "error_class": failure.error_class,
                     "permanent": failure.permanent,
                     "error": failure.error,
                 }
             )
-            for key, failure in failures.items()
+            for batch, key, failure in failed
         ]
     )
 
@@ -251,7 +282,7 @@ def _as_locked(
 
 
 @contextmanager
-def _workshop(pipeline: Pipeline, renderer: Renderer) -> Iterator[Workshop]:
+def _workshop(pipeline: Pipeline, progress: RunProgress) -> Iterator[Workshop]:
     settings = pipeline.settings
     cancelled = threading.Event()
     with (
@@ -264,4 +295,4 @@ def _workshop(pipeline: Pipeline, renderer: Renderer) -> Iterator[Workshop]:
             cancelled=cancelled,
         ) as fetcher,
     ):
-        yield Workshop(fetcher, renderer, pipeline.store, scratch, cancelled)
+        yield Workshop(fetcher, pipeline.store, scratch, cancelled, progress.show)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lens_pipeline.assets.batch import materialize_batch
+from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.derivatives import POSTER
 from lens_pipeline.partitions import videos
@@ -28,7 +29,9 @@ def build_poster(batch_size: int) -> dg.AssetsDefinition:
     def poster(context: dg.AssetExecutionContext, lens: LensResource) -> Iterator[dg.Output[None]]:
         """WebP poster of one video: its first frame worth looking at."""
         pipeline = lens.pipeline()
-        materialize_batch(context, pipeline, POSTER, PosterRenderer(pipeline.settings))
+        renderer = PosterRenderer(pipeline.settings)
+        maker = PictureMaker(POSTER, renderer)
+        materialize_batch(context, pipeline, (POSTER, maker))
         yield from ()
 
     return poster

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lens_pipeline.assets.batch import materialize_batch
+from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline.assets.renderers import PreviewRenderer
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.partitions import photos
@@ -28,7 +29,9 @@ def build_preview(batch_size: int) -> dg.AssetsDefinition:
     def preview(context: dg.AssetExecutionContext, lens: LensResource) -> Iterator[dg.Output[None]]:
         """WebP preview of one photo: upright, sRGB, at most LENS_PREVIEW_EDGE pixels."""
         pipeline = lens.pipeline()
-        materialize_batch(context, pipeline, PREVIEW, PreviewRenderer(pipeline.settings))
+        renderer = PreviewRenderer(pipeline.settings)
+        maker = PictureMaker(PREVIEW, renderer)
+        materialize_batch(context, pipeline, (PREVIEW, maker))
         yield from ()
 
     return preview

@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+from lens_pipeline.assets.media_failures import media_failures
 from lens_pipeline.derivatives import WEBP_EFFORT
 from lens_pipeline.media.model import Picture, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import Sandbox
@@ -14,7 +15,10 @@ class Renderer(Protocol):
     """Turns a source file into a picture."""
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
-        """The picture, and metadata beside its own. Raises MediaError."""
+        """The picture, and metadata beside its own.
+
+        Raises SourceUnreadable, SourceOverLimit.
+        """
         ...
 
     def interrupt(self) -> None:
@@ -32,7 +36,8 @@ class PreviewRenderer:
         )
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
-        return self._sandbox.preview(source, self._spec), {}
+        with media_failures():
+            return self._sandbox.preview(source, self._spec), {}
 
     def interrupt(self) -> None:
         _end(self._sandbox)
@@ -48,7 +53,8 @@ class PosterRenderer:
         )
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
-        poster = self._sandbox.poster(source, self._spec)
+        with media_failures():
+            poster = self._sandbox.poster(source, self._spec)
         return poster.picture, {
             "duration_seconds": round(poster.duration_seconds, 3),
             "poster_at_seconds": round(poster.poster_at_seconds, 3),

@@ -14,15 +14,15 @@ from lens_pipeline.status import State
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(ids: tuple[str, ...], as_json: bool) -> None:
-    """Say where generations stand: none, processing, ready, failed or dead, and why."""
+    """Say where each ID stands: none, processing, ready, failed or dead, and why."""
     found: list[dict] = []
     with session("status") as lens:
-        for generation_id in ids:
-            reports = letters.report(lens.pipeline, generation_id)
+        for row_id in ids:
+            reports = letters.report(lens.pipeline, row_id)
             found += [asdict(report) for report in reports]
             if not reports:
-                reason = letters.why_not(lens.pipeline, generation_id)
-                found.append({"id": generation_id, "kind": None, "state": "none", "error": reason})
+                reason = letters.why_not(lens.pipeline, row_id)
+                found.append({"id": row_id, "kind": None, "state": "none", "error": reason})
     if as_json:
         print_json({"status": found})
     else:
@@ -33,6 +33,10 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
 
 def _line(entry: dict) -> str:
     words = [entry["id"], entry.get("asset") or "", entry["state"]]
+    if entry.get("progress"):
+        words.append(entry["progress"])
+    if entry.get("waits"):
+        words.append(f"waits: {entry['waits']}")
     if entry.get("path"):
         words.append(entry["path"])
     if entry.get("error_class"):

@@ -5,7 +5,7 @@ import click
 from lens_pipeline import demo as samples
 from lens_pipeline import scratch
 from lens_pipeline.cli.session import load_settings, prepare_databases, say
-from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
@@ -61,7 +61,8 @@ def worker(queue: str, concurrency: int | None) -> None:
 
     loaded = load_settings()
     scratch.sweep(loaded.scratch)
-    run_worker(loaded, resolve(loaded), queue, concurrency or loaded.preview_concurrency)
+    slots = {PREVIEWS: loaded.preview_concurrency, MASTERS: loaded.master_concurrency}
+    run_worker(loaded, resolve(loaded), queue, concurrency or slots[queue])
 
 
 def _prepare(loaded: Settings, endpoints: Endpoints) -> None:

@@ -16,6 +16,11 @@ from lens_pipeline.inprocess import Result, Work, find_work, work_off
 from lens_pipeline.letters import retry as retry_letters
 from lens_pipeline.removal import remove_vanished
 
+# What is made from other derivatives is looked for once those are there.
+_PHASES = (
+    [derivative for derivative in DERIVATIVES if derivative.made_from is None],
+    [derivative for derivative in DERIVATIVES if derivative.made_from is not None],
+)
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="At most so many of each kind.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -27,11 +32,13 @@ def once(limit: int | None, as_json: bool) -> None:
     """Do what needs doing now, in this process, then exit."""
     with session("once") as lens:
         _recover(lens)
-        works = [
-            find_work(lens.pipeline, derivative, bulk=False, limit=limit, force=False)
-            for derivative in DERIVATIVES
-        ]
-        result = _work_off(lens, works, origin="once", force=False)
+        result = Result()
+        for derivatives in _PHASES:
+            works = [
+                find_work(lens.pipeline, derivative, bulk=False, limit=limit, force=False)
+                for derivative in derivatives
+            ]
+            _work_off(lens, works, result, origin="once", force=False)
     _finish(result, as_json)
 
 
@@ -59,19 +66,24 @@ def backfill(
         os.environ["LENS_THREADS"] = str(concurrency)
     with session("backfill") as lens:
         _recover(lens)
-        works = [
-            find_work(lens.pipeline, derivative, bulk=True, limit=limit, force=force, ids=ids)
-            for derivative in DERIVATIVES
-            if kind in (None, derivative.kind.value)
-        ]
-        if dry_run:
-            skipped = sum(len(work.invalid) for work in works)
-            result = Result(found=sum(len(work.ids) for work in works) + skipped, skipped=skipped)
-        else:
-            result = _work_off(lens, works, origin="backfill", force=force)
-        unknown = sorted(set(ids).difference(*(work.known for work in works)))
+        result = Result()
+        known: set[str] = set()
+        for derivatives in _PHASES:
+            works = [
+                find_work(lens.pipeline, derivative, bulk=True, limit=limit, force=force, ids=ids)
+                for derivative in derivatives
+                if kind in (None, derivative.kind.value)
+            ]
+            known.update(*(work.known for work in works))
+            if dry_run:
+                skipped = sum(len(work.invalid) for work in works)
+                result.skipped += skipped
+                result.found += sum(len(work.ids) for work in works) + skipped
+            else:
+                _work_off(lens, works, result, origin="backfill", force=force)
+        unknown = sorted(set(ids) - known)
     for key in unknown:
-        say(f"lens: {key}: no finished generation has this id")
+        say(f"lens: {key}: no finished generation, master or scaled video has this id")
     _finish(result, as_json, failed=bool(unknown))
 
 
@@ -84,21 +96,25 @@ def _recover(lens: Session) -> None:
         fail_abandoned_runs(lens.instance, dagster_url)
 
 
-def _work_off(lens: Session, works: list[Work], *, origin: str, force: bool) -> Result:
+def _work_off(
+    lens: Session, works: list[Work], result: Result, *, origin: str, force: bool
+) -> None:
     from lens_pipeline.definitions import defs
 
     for work in works:
         if work.advice:
             say(f"lens: {work.advice}")
     repository = defs().get_repository_def()
-    with meter("files", sum(len(work.ids) for work in works)) as progress:
-        return work_off(
+    total = result.ready + result.failed + sum(len(work.ids) for work in works)
+    with meter("files", total) as progress:
+        work_off(
             lens.pipeline,
             lens.instance,
             repository,
             works,
             origin=origin,
             force=force,
+            result=result,
             progress=lambda r: progress.show(r.ready + r.failed, f"{r.failed} failed"),
         )
 
@@ -172,10 +188,10 @@ def _queue(lens: Session, revived: dict) -> int:
 
     repository = defs().get_repository_def()
     runs = [
-        submit_run(lens.instance, repository.get_job(derivative.job), tags)
+        submit_run(lens.instance, repository.get_job(derivative.job), tags, derivative.run_assets)
         for derivative, keys in revived.items()
         for tags in plan_runs(
-            lens.instance, derivative, keys, lens.pipeline.settings.batch_size, "api"
+            lens.instance, derivative, keys, derivative.batch_size(lens.pipeline.settings), "api"
         )
     ]
     return len(runs)
@@ -210,7 +226,7 @@ def remove_missing(yes: bool) -> None:
 @click.command()
 @click.argument("source", metavar="FILE|URL")
 @click.option("--user", required=True, help="The user it belongs to.")
-@click.option("--type", "kind", type=click.Choice([kind.value for kind in Kind]))
+@click.option("--type", "kind", type=click.Choice([Kind.PHOTO.value, Kind.VIDEO.value]))
 def add(source: str, user: str, kind: str | None) -> None:
     """Insert a finished generation: a local FILE, copied into the store, or a URL."""
     with session("add") as lens:

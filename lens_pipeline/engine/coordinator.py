@@ -9,7 +9,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._serdes import ConfigurableClassData
 
 from lens_pipeline import settings
-from lens_pipeline.engine.queues import PREVIEWS, QUEUE_TAG, queue_of
+from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUE_TAG, queue_of
 
 
 class LensRunCoordinator(QueuedRunCoordinator):
@@ -32,6 +32,7 @@ class LensRunCoordinator(QueuedRunCoordinator):
             max_concurrent_runs=-1,
             tag_concurrency_limits=[
                 {"key": QUEUE_TAG, "value": PREVIEWS, "limit": lens.preview_concurrency},
+                {"key": QUEUE_TAG, "value": MASTERS, "limit": lens.master_concurrency},
             ],
             dequeue_interval_seconds=1,
             dequeue_use_threads=True,

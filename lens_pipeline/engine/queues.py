@@ -5,9 +5,17 @@ from collections.abc import Iterable
 QUEUE_TAG = "dagster-celery/queue"
 
 PREVIEWS = "previews"
-QUEUES = (PREVIEWS,)
+# Encodes take minutes: they must never delay a preview.
+MASTERS = "masters"
+QUEUES = (PREVIEWS, MASTERS)
 
-_BY_ASSET = {"preview": PREVIEWS, "poster": PREVIEWS}
+_BY_ASSET = {
+    "preview": PREVIEWS,
+    "poster": PREVIEWS,
+    "master_video": MASTERS,
+    "master_poster": MASTERS,
+    "scaled_video": MASTERS,
+}
 
 
 def queue_of(assets: Iterable[str]) -> str:

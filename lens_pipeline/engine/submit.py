@@ -1,9 +1,16 @@
 """Creates runs without the web server or daemon: for the backfill, and for commands."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from dagster import DagsterEvent, DagsterInstance, DagsterRun, DagsterRunStatus, JobDefinition
+from dagster import (
+    AssetKey,
+    DagsterEvent,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    JobDefinition,
+)
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.origin import (
     DEFAULT_DAGSTER_ENTRY_POINT,
@@ -32,15 +39,20 @@ def create_run(
     instance: DagsterInstance,
     job: JobDefinition,
     tags: Mapping[str, str],
+    assets: Sequence[str] | None = None,
     *,
     silent: bool = False,
 ) -> DagsterRun:
     """Create a run of `job`, its planned events included, that `execute` or the queue can take.
 
+    It makes all that the job does, or only `assets`.
+
     A `silent` one writes nothing to standard error; its log is in the UI all the same.
     """
+    chosen = {AssetKey(asset) for asset in assets} if assets else None
     return instance.create_run_for_job(
-        job_def=job,
+        job_def=job.get_subset(asset_selection=chosen) if chosen else job,
+        asset_selection=chosen,
         run_config=_SILENT if silent else None,
         tags={**job.run_tags, **tags},
         status=DagsterRunStatus.NOT_STARTED,
@@ -60,9 +72,14 @@ def create_run(
     )
 
 
-def submit_run(instance: DagsterInstance, job: JobDefinition, tags: Mapping[str, str]) -> str:
-    """Create a run and put it into the queue; returns its id."""
-    run = create_run(instance, job, tags)
+def submit_run(
+    instance: DagsterInstance,
+    job: JobDefinition,
+    tags: Mapping[str, str],
+    assets: Sequence[str] | None = None,
+) -> str:
+    """Create a run as `create_run` does and put it into the queue; returns its id."""
+    run = create_run(instance, job, tags, assets)
     instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
     return run.run_id
 

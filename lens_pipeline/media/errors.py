@@ -31,3 +31,11 @@ class Cancelled(Exception):
 
 class DiskFull(Exception):
     """There is no space left to write to: says nothing about the file."""
+
+
+class ShotError(MediaError):
+    """A shot of a master cannot be used; `shot` names it."""
+
+    def __init__(self, shot: str, reason: str, over_limit: bool = False) -> None:
+        super().__init__(f"shot {shot!r}: {reason}", over_limit)
+        self.shot = shot

@@ -106,6 +106,7 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
     code_server = ("--module-name", "lens_pipeline.definitions", "--host", LOOPBACK)
     web = ("-h", settings.bind, "-p", str(settings.dagster_port), "-w", workspace)
     previews = ("--queue", "previews", "--concurrency", str(settings.preview_concurrency))
+    masters = ("--queue", "masters", "--concurrency", str(settings.master_concurrency))
     return [
         Program(
             name="code",
@@ -118,6 +119,13 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
         Program(
             name="worker-previews",
             argv=(*python, "lens_pipeline.cli", "worker", *previews),
+            environment=environment,
+            priority=_WORKER,
+            stop_seconds=settings.grace_seconds + _CANCEL_SECONDS,
+        ),
+        Program(
+            name="worker-masters",
+            argv=(*python, "lens_pipeline.cli", "worker", *masters),
             environment=environment,
             priority=_WORKER,
             stop_seconds=settings.grace_seconds + _CANCEL_SECONDS,

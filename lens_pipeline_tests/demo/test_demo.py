@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lens_pipeline import demo
-from lens_pipeline.demo import SAMPLES
+from lens_pipeline.demo import EXPECTED, SAMPLES
 from lens_pipeline.media import image, video
 from lens_pipeline.media.model import PosterSpec, PreviewSpec
 from lens_pipeline.settings import PREFIX
@@ -70,7 +70,7 @@ def test_a_demonstration_makes_every_sample_once_and_stops(
     output, _ = first.communicate(timeout=_SECONDS)
     assert first.returncode == 0, output
     made = _ready(output)
-    assert made.keys() == {sample.id for sample in SAMPLES}, output
+    assert made.keys() == {expected.id for expected in EXPECTED}, output
     assert all(re.fullmatch(r"\d+\.\d s", when) for when in made.values()), output
     store = Path(environment["LENS_HOME"]) / "store"
     for sample in SAMPLES:

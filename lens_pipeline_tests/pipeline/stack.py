@@ -13,9 +13,8 @@ from typing import Any
 
 import psutil
 
-from lens_pipeline.catalog import Generation
 from lens_pipeline.derivatives import PREVIEW, Derivative
-from lens_pipeline.gaps import assess
+from lens_pipeline.gaps import assess, usable
 from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack import orphans
@@ -154,12 +153,9 @@ class Stack:
         """The state of the derivative of every finished row."""
         pipeline = self.pipeline
         rows = [
-            row
-            for page in pipeline.catalog.all_finished(derivative.kind)
-            for row in page
-            if isinstance(row, Generation)
+            row for page in pipeline.catalog.all_finished(derivative.kind) for row in usable(page)
         ]
-        return {a.generation.id: a.standing.state.value for a in assess(pipeline, derivative, rows)}
+        return {a.row.id: a.standing.state.value for a in assess(pipeline, derivative, rows)}
 
     def tally(self) -> Counter[str]:
         return Counter(self.states().values())

@@ -8,8 +8,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from lens_pipeline.assets import batch
-from lens_pipeline.assets.produce import produce
+from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.pipeline import sources
 from lens_pipeline_tests.pipeline.site import Site
@@ -169,8 +168,10 @@ def test_a_session_that_is_lost_in_the_middle_fails_nothing(
 ) -> None:
     """A run that fails although all of its files were made, because of a restarted server."""
 
-    def produce_and_lose(*arguments: Any) -> Any:
-        made = produce(*arguments)
+    make = PictureMaker.make
+
+    def make_and_lose(*arguments: Any) -> Any:
+        made = make(*arguments)
         dagster = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
         with dagster.connect() as connection:
             connection.execute(
@@ -184,7 +185,7 @@ def test_a_session_that_is_lost_in_the_middle_fails_nothing(
 
     for name in ("p1", "p2"):
         site.add(name, photo(name))
-    monkeypatch.setattr(batch, "produce", produce_and_lose)
+    monkeypatch.setattr(PictureMaker, "make", make_and_lose)
     result = site.once()
     assert (result["ready"], result["failed"]) == (2, 0)
     assert [run.status.value for run in site.runs()] == ["SUCCESS"]

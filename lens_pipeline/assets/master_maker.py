@@ -1,0 +1,151 @@
+"""Makes a master video: fetch the shots → join them → store."""
+
+import hashlib
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dagster as dg
+
+from lens_pipeline.assets.media_failures import media_failures
+from lens_pipeline.assets.renderers import PosterRenderer
+from lens_pipeline.assets.shot_cache import ShotCache
+from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
+from lens_pipeline.catalog import MasterVideo, Shot
+from lens_pipeline.derivatives import MASTER
+from lens_pipeline.failures import DerivativeError, ShotUnusable
+from lens_pipeline.gaps import Assessed
+from lens_pipeline.media.ffmpeg import Tools, Work
+from lens_pipeline.media.joining import Master, Source, join
+from lens_pipeline.settings import Settings
+from lens_pipeline.store import Fetched
+
+# Downloads at once: a master's shots come from one place, and wait for it more than for us.
+_DOWNLOADS = 4
+
+
+class MasterMaker:
+    """Joins shots."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pictures = PosterRenderer(settings)
+
+    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
+        row = assessed.row
+        if not isinstance(row, MasterVideo):
+            raise TypeError(f"{row.id} is no master")
+        _refuse_unusable(row)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=workshop.scratch) as name:
+            directory = Path(name)
+            fetched = _fetch(workshop, row, directory)
+            fetch_ended = time.monotonic()
+            sources = [Source(s.asset_id, *fetched[str(s.source)][:2]) for s in row.shots]
+            master = self._join(workshop, sources, directory)
+            picture, _ = self._pictures.render(master.path)
+            render_ended = time.monotonic()
+            key = MASTER.object_key(row, assessed.revision)
+            workshop.report("storing", 99)
+            size = master.path.stat().st_size
+            workshop.keep(key, master.path, "video/mp4")
+        stored = time.monotonic()
+        return {
+            # Shown in this order.
+            "image": dg.MetadataValue.md(picture.inline_markdown),
+            "method": master.method,
+            "shots": _table(master),
+            **({"fallback": master.fallback} if master.fallback else {}),
+            "path": key,
+            "dagster/uri": workshop.store.uri(key),
+            "bytes": size,
+            "width": master.width,
+            "height": master.height,
+            "duration_seconds": round(master.duration_seconds, 3),
+            "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
+            "source_sha256": _combined([source.sha256 for source in sources]),
+            "revision": assessed.revision,
+            "fetch_seconds": round(fetch_ended - started, 4),
+            "render_seconds": round(render_ended - fetch_ended, 4),
+            "store_seconds": round(stored - render_ended, 4),
+            "latency_seconds": latency_seconds(row),
+            "thumbhash": picture.thumbhash,
+        }
+
+    def interrupt(self) -> None:
+        self._pictures.interrupt()
+
+    def _join(self, workshop: Workshop, sources: list[Source], directory: Path) -> Master:
+        work = media_work(workshop, directory, self._settings)
+        with media_failures():
+            return join(sources, Tools.find(), work, ShotCache(workshop.store, directory))
+
+
+def media_work(workshop: Workshop, directory: Path, settings: Settings) -> Work:
+    """What long ffmpeg work in `directory` may take, and who hears of it."""
+
+    def report(stage: str, share: float, speed: float | None) -> None:
+        pace = f" ({speed:.1f} x real time)" if speed else ""
+        workshop.report(stage + pace, 100 * share)
+
+    return Work(
+        directory=directory,
+        cancelled=workshop.cancelled.is_set,
+        report=report,
+        idle_seconds=settings.encode_idle_seconds,
+    )
+
+
+def _refuse_unusable(row: MasterVideo) -> None:
+    problem = row.problem or next((shot.problem for shot in row.shots if shot.problem), None)
+    if problem:
+        raise ShotUnusable(problem)
+
+
+def _fetch(
+    workshop: Workshop, row: MasterVideo, directory: Path
+) -> dict[str, tuple[Path, str, int]]:
+    """File, SHA-256 and bytes of each source, each fetched once."""
+    shots = {str(shot.source): shot for shot in reversed(row.shots)}
+
+    def fetch(item: tuple[int, Shot]) -> Fetched:
+        number, shot = item
+        workshop.report(f"fetching shot {shot.asset_id!r}", 0)
+        try:
+            return workshop.fetcher.fetch(shot.source, _file(directory, number))
+        except DerivativeError as error:
+            error.args = (f"shot {shot.asset_id!r}: {error}", *error.args[1:])
+            raise
+
+    with ThreadPoolExecutor(_DOWNLOADS, "fetch") as threads:
+        fetched = list(threads.map(fetch, enumerate(shots.values())))
+    return {
+        source: (_file(directory, number), result.sha256, result.bytes)
+        for number, (source, result) in enumerate(zip(shots, fetched, strict=True))
+    }
+
+
+def _file(directory: Path, number: int) -> Path:
+    return directory / f"source-{number:04}"
+
+
+def _combined(digests: list[str]) -> str:
+    """One SHA-256 for ordered sources."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _table(master: Master) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "shot": shot.name,
+                    "done": f"{shot.action} (cached)" if shot.cached else shot.action,
+                    "why": shot.reason,
+                    "seconds": round(shot.seconds, 3),
+                }
+            )
+            for shot in master.shots
+        ]
+    )

@@ -1,0 +1,27 @@
+"""What the media layer's errors mean for a file of the pipeline."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lens_pipeline import failures
+from lens_pipeline.fetch import FetchCancelled
+from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ShotError
+
+
+@contextmanager
+def media_failures() -> Iterator[None]:
+    """Raise the errors of `media` as `DerivativeError`s."""
+    try:
+        yield
+    except Cancelled as error:
+        raise FetchCancelled("the run was cancelled") from error
+    except DiskFull as error:
+        raise failures.DiskFull(str(error)) from error
+    except FfmpegDied as error:
+        raise failures.EncoderDied(str(error)) from error
+    except ShotError as error:
+        kind = failures.SourceOverLimit if error.over_limit else failures.ShotUnusable
+        raise kind(str(error)) from error
+    except MediaError as error:
+        kind = failures.SourceOverLimit if error.over_limit else failures.SourceUnreadable
+        raise kind(str(error)) from error

@@ -1,0 +1,70 @@
+"""Makes a picture of one file: fetch → render → store."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from lens_pipeline.assets.renderers import Renderer
+from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
+from lens_pipeline.catalog import Generation
+from lens_pipeline.derivatives import Derivative
+from lens_pipeline.gaps import Assessed
+from lens_pipeline.store import Fetched
+
+# Gets what the picture of a row is made from into a file.
+Fetch = Callable[[Workshop, Any, Path], Fetched]
+
+
+def fetch_source(workshop: Workshop, row: Generation, file: Path) -> Fetched:
+    """What the application's row names."""
+    return workshop.fetcher.fetch(row.asset_url, file)
+
+
+class PictureMaker:
+    """Makes the pictures of one derivative."""
+
+    def __init__(
+        self, derivative: Derivative, renderer: Renderer, fetch: Fetch = fetch_source
+    ) -> None:
+        self._derivative = derivative
+        self._renderer = renderer
+        self._fetch = fetch
+
+    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
+        row = assessed.row
+        file = workshop.scratch / row.id
+        started = time.monotonic()
+        try:
+            fetched = self._fetch(workshop, row, file)
+            fetch_ended = time.monotonic()
+            picture, extra = self._renderer.render(file)
+        finally:
+            file.unlink(missing_ok=True)
+        render_ended = time.monotonic()
+        key = self._derivative.object_key(row, assessed.revision)
+        workshop.keep(key, picture.webp, "image/webp")
+        stored = time.monotonic()
+        return {
+            # Shown in this order.
+            "image": dg.MetadataValue.md(picture.inline_markdown),
+            "path": key,
+            "dagster/uri": workshop.store.uri(key),
+            "bytes": len(picture.webp),
+            "width": picture.width,
+            "height": picture.height,
+            "source_bytes": fetched.bytes,
+            "source_sha256": fetched.sha256,
+            "revision": assessed.revision,
+            "fetch_seconds": round(fetch_ended - started, 4),
+            "render_seconds": round(render_ended - fetch_ended, 4),
+            "store_seconds": round(stored - render_ended, 4),
+            "latency_seconds": latency_seconds(row),
+            "thumbhash": picture.thumbhash,
+            **extra,
+        }
+
+    def interrupt(self) -> None:
+        self._renderer.interrupt()

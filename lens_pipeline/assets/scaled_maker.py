@@ -1,0 +1,73 @@
+"""Makes a rendition of a master: fetch it → cut and fit it → store."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from lens_pipeline.assets.master_maker import media_work
+from lens_pipeline.assets.media_failures import media_failures
+from lens_pipeline.assets.renderers import PosterRenderer
+from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
+from lens_pipeline.catalog import ScaledVideo
+from lens_pipeline.derivatives import MASTER, SCALED
+from lens_pipeline.failures import SourceMissing
+from lens_pipeline.gaps import Assessed
+from lens_pipeline.media.ffmpeg import Tools
+from lens_pipeline.media.model import ScaleSpec
+from lens_pipeline.media.scaled import render_scaled
+from lens_pipeline.settings import Settings
+
+
+class ScaledMaker:
+    """Cuts and fits masters."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pictures = PosterRenderer(settings)
+
+    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
+        row = assessed.row
+        if not isinstance(row, ScaledVideo):
+            raise TypeError(f"{row.id} is no scaled video")
+        if row.master is None:
+            raise SourceMissing(f"no usable master has the id {row.master_id!r}")
+        master_key = MASTER.object_key(row.master, MASTER.revision(row.master, self._settings))
+        spec = ScaleSpec(row.width, row.height, row.start_seconds, row.end_seconds)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=workshop.scratch) as name:
+            directory = Path(name)
+            master = directory / "master.mp4"
+            fetched = workshop.take(master_key, master)
+            fetch_ended = time.monotonic()
+            work = media_work(workshop, directory, self._settings)
+            with media_failures():
+                rendition = render_scaled(master, spec, Tools.find(), work)
+            picture, _ = self._pictures.render(rendition.path)
+            render_ended = time.monotonic()
+            key = SCALED.object_key(row, assessed.revision)
+            size = rendition.path.stat().st_size
+            workshop.keep(key, rendition.path, "video/mp4")
+        stored = time.monotonic()
+        return {
+            # Shown in this order.
+            "image": dg.MetadataValue.md(picture.inline_markdown),
+            "path": key,
+            "dagster/uri": workshop.store.uri(key),
+            "bytes": size,
+            "width": rendition.width,
+            "height": rendition.height,
+            "duration_seconds": round(rendition.duration_seconds, 3),
+            "source_bytes": fetched.bytes,
+            "source_sha256": fetched.sha256,
+            "revision": assessed.revision,
+            "fetch_seconds": round(fetch_ended - started, 4),
+            "render_seconds": round(render_ended - fetch_ended, 4),
+            "store_seconds": round(stored - render_ended, 4),
+            "latency_seconds": latency_seconds(row),
+            "thumbhash": picture.thumbhash,
+        }
+
+    def interrupt(self) -> None:
+        self._pictures.interrupt()

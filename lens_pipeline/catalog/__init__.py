@@ -1,0 +1,28 @@
+"""The application's tables. The application's SQL is here and nowhere else."""
+
+from lens_pipeline.catalog.reading import Catalog, CatalogError
+from lens_pipeline.catalog.rows import (
+    FINISHED,
+    Generation,
+    Kind,
+    MasterVideo,
+    Position,
+    Row,
+    ScaledVideo,
+    Shot,
+    UnusableRow,
+)
+
+__all__ = [
+    "FINISHED",
+    "Catalog",
+    "CatalogError",
+    "Generation",
+    "Kind",
+    "MasterVideo",
+    "Position",
+    "Row",
+    "ScaledVideo",
+    "Shot",
+    "UnusableRow",
+]

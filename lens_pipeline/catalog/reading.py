@@ -1,0 +1,289 @@
+"""Reads the application's tables; a role that may only SELECT is enough."""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from lens_pipeline.catalog.row_sets import GenerationRows, IdColumn, MasterRows, RowSet, ScaledRows
+from lens_pipeline.catalog.rows import FINISHED, Kind, Position, Row, UnusableRow
+from lens_pipeline.catalog.tables import (
+    READ,
+    TIME,
+    generations,
+    master_videos,
+    metadata,
+    project_assets,
+)
+from lens_pipeline.failures import LensError
+
+# Row-level security is in force for this role, and no policy lets it read.
+_NO_ROW_IS_VISIBLE = sa.text(
+    """
+    SELECT row_security_active(:name) AND NOT EXISTS (
+      SELECT FROM pg_policy p
+       WHERE p.polrelid = to_regclass(:name) AND p.polcmd IN ('r', '*')
+         AND p.polpermissive
+         AND EXISTS (SELECT FROM unnest(p.polroles) r
+                      WHERE r = 0 OR pg_has_role(current_user, r, 'MEMBER')))
+    """
+)
+
+
+class CatalogError(LensError):
+    """The application's database cannot be used; the message says what to do."""
+
+
+class Catalog:
+    """Reads the application's tables. Safe to share between threads, not between processes."""
+
+    def __init__(self, url: str) -> None:
+        # pre_ping: a restarted server must not cost a failed tick or file.
+        self._engine = sa.create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=2,
+            max_overflow=8,
+            connect_args={"connect_timeout": 10, "application_name": "lens-pipeline"},
+        )
+        event.listen(self._engine, "connect", _use_utc)
+        self._generation_key = IdColumn(generations.c.id)
+        masters = MasterRows(self._generation_key)
+        self._rows: dict[Kind, RowSet] = {
+            Kind.PHOTO: GenerationRows(Kind.PHOTO, self._generation_key),
+            Kind.VIDEO: GenerationRows(Kind.VIDEO, self._generation_key),
+            Kind.MASTER: masters,
+            Kind.SCALED: ScaledRows(masters),
+        }
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def check(self) -> None:
+        """Raise CatalogError, naming role, table or column, unless every needed read is allowed."""
+        with self._connect() as connection:
+            for table, columns in READ.items():
+                _check_table(connection, table, columns)
+
+    def migrate(self) -> list[str]:
+        """Create the tables that are absent; never alter one that is there. Returns their names."""
+        with self._connect() as connection:
+            created = [
+                table
+                for table in metadata.sorted_tables
+                if connection.execute(
+                    sa.text("SELECT to_regclass(:name)"), {"name": table.name}
+                ).scalar()
+                is None
+            ]
+            metadata.create_all(connection, tables=created, checkfirst=False)
+            connection.commit()
+        return [table.name for table in created]
+
+    def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
+        """The finished rows of `kind` among `ids`, by id; unknown, unfinished ones are absent."""
+        with self._connect() as connection:
+            return self._rows[kind].by_id(connection, ids)
+
+    def existing(self, kind: Kind, ids: Iterable[str]) -> set[str]:
+        """Those of `ids` that have a row of `kind`, finished or not."""
+        rows = self._rows[kind]
+        with self._connect() as connection:
+            wanted = rows.key.bindable(connection, ids)
+            if not wanted:
+                return set()
+            among = rows.key.among(connection, wanted)
+            query = sa.select(rows.key.text).where(rows.belongs, among)
+            return set(connection.execute(query).scalars())
+
+    def after(
+        self, kind: Kind, position: Position | None, limit: int
+    ) -> list[tuple[Position | None, Row | UnusableRow]]:
+        """The next `limit` finished rows of `kind` after `position`, oldest first.
+
+        Each comes with its place; rows without any time come last and have none: a reader cannot
+        page past them.
+        """
+        rows = self._rows[kind]
+        query = (
+            rows.select()
+            .where(rows.counts)
+            .order_by(rows.time.asc().nulls_last(), rows.key.text)
+            .limit(limit)
+        )
+        if position is not None:
+            query = query.where(sa.tuple_(rows.time, rows.key.text) > _place(position))
+        with self._connect() as connection:
+            found = connection.execute(query).all()
+            parsed = rows.parse(connection, found)
+        places = [Position(row.changed_at, row.id) if row.changed_at else None for row in found]
+        return list(zip(places, parsed, strict=True))
+
+    def between(
+        self, kind: Kind, since: dt.datetime, until: Position, limit: int
+    ) -> list[Row | UnusableRow]:
+        """Up to `limit` finished rows of `kind` from `since` to the place `until`, newest first."""
+        rows = self._rows[kind]
+        query = (
+            rows.select()
+            .where(
+                rows.counts,
+                rows.time >= since,
+                sa.tuple_(rows.time, rows.key.text) <= _place(until),
+            )
+            .order_by(rows.time.desc(), rows.key.text.desc())
+            .limit(limit)
+        )
+        with self._connect() as connection:
+            return rows.parse(connection, connection.execute(query).all())
+
+    def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:
+        """Every finished row of `kind` in pages ordered by id; independent of the rows' times."""
+        rows = self._rows[kind]
+        last: str | None = None
+        while True:
+            query = rows.select().where(rows.counts).order_by(rows.key.column).limit(page)
+            with self._connect() as connection:
+                if last is not None:
+                    query = query.where(rows.key.column > rows.key.bound(connection, last))
+                found = rows.parse(connection, connection.execute(query).all())
+            if not found:
+                return
+            yield found
+            last = found[-1].id
+
+    def count_finished(self, kind: Kind, before: dt.datetime) -> int:
+        """How many finished rows of `kind` are older than `before`."""
+        rows = self._rows[kind]
+        query = (
+            sa.select(sa.func.count())
+            .select_from(rows.key.column.table)
+            .where(rows.counts, sa.func.coalesce(rows.time, before) <= before)
+        )
+        with self._connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    def now(self) -> dt.datetime:
+        """The database's clock, which also stamps the rows."""
+        with self._connect() as connection:
+            return connection.execute(sa.select(sa.func.now())).scalar_one()
+
+    def invalid(self, limit: int = 1000) -> list[UnusableRow]:
+        """Up to `limit` rows of each table that look finished but can never be processed."""
+        found: list[Row | UnusableRow] = []
+        with self._connect() as connection:
+            # Photos and videos share a table.
+            for kind in (Kind.PHOTO, Kind.MASTER, Kind.SCALED):
+                rows = self._rows[kind]
+                query = rows.select().where(rows.unusable).order_by(rows.key.text).limit(limit)
+                found += rows.parse(connection, connection.execute(query).all())
+        return [row for row in found if isinstance(row, UnusableRow)]
+
+    def problems(self, row_id: str) -> list[str]:
+        """Why each row with this id is not usable now: not finished, or never; empty if none is."""
+        found: list[Row | UnusableRow] = []
+        with self._connect() as connection:
+            for kind in (Kind.PHOTO, Kind.MASTER, Kind.SCALED):
+                rows = self._rows[kind]
+                wanted = rows.key.bindable(connection, [row_id])
+                if wanted:
+                    query = rows.select().where(rows.key.among(connection, wanted))
+                    found += rows.parse(connection, connection.execute(query).all())
+        return [row.reason for row in found if isinstance(row, UnusableRow)]
+
+    def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
+        """Insert one finished generation."""
+        with self._connect() as connection:
+            statement = sa.insert(generations).values(
+                id=self._generation_key.bound(connection, generation_id),
+                user_id=user_id,
+                type=kind.value,
+                status=FINISHED[0],
+                asset_url=asset_url,
+                created_at=sa.func.now(),
+                updated_at=sa.func.now(),
+            )
+            connection.execute(statement)
+            connection.commit()
+
+    def add_master(
+        self, master_id: str, project_id: str, name: str, generation_ids: Sequence[str]
+    ) -> None:
+        """Insert a master of these generations, and an asset of the same id for each."""
+        assets = [
+            {"asset_id": value, "project_id": project_id, "generation_id": value}
+            for value in dict.fromkeys(generation_ids)
+        ]
+        master = {
+            "master_id": master_id,
+            "project_id": project_id,
+            "name": name,
+            "shots_config": list(generation_ids),
+        }
+        with self._connect() as connection:
+            connection.execute(sa.insert(project_assets), assets)
+            connection.execute(sa.insert(master_videos), master)
+            connection.commit()
+
+    @contextmanager
+    def _connect(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except OperationalError as error:
+            raise CatalogError(
+                f"the application's database cannot be reached: {_first_line(error)}"
+            ) from error
+        except DBAPIError as error:
+            raise CatalogError(
+                f"the application's database refused a query: {_first_line(error)}"
+            ) from error
+
+
+def _check_table(connection: sa.Connection, table: str, needed: Iterable[str]) -> None:
+    """Raise CatalogError unless this role may read the `needed` columns of the table."""
+    role, database = connection.execute(sa.text("SELECT current_user, current_database()")).one()
+    found = connection.execute(sa.text("SELECT to_regclass(:name)"), {"name": table}).scalar()
+    if found is None:
+        raise CatalogError(
+            f"table {table} does not exist in database {database}: run `lens migrate`"
+        )
+    columns = {column["name"] for column in sa.inspect(connection).get_columns(table)}
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise CatalogError(
+            f"table {table} in database {database} lacks {', '.join(missing)}:"
+            " add the column or point LENS_DATABASE_URL at the right database"
+        )
+    allowed = connection.execute(
+        sa.text("SELECT bool_and(has_column_privilege(:name, c, 'SELECT')) FROM unnest(:c) c"),
+        {"name": table, "c": list(needed)},
+    ).scalar()
+    if not allowed:
+        raise CatalogError(
+            f"role {role} may not SELECT from table {table}:"
+            f" run GRANT SELECT ON {', '.join(READ)} TO {role}"
+        )
+    if connection.execute(_NO_ROW_IS_VISIBLE, {"name": table}).scalar():
+        raise CatalogError(
+            f"row-level security hides every row of {table} from role {role}: run"
+            f" CREATE POLICY lens_reads ON {table} FOR SELECT TO {role} USING (true)"
+        )
+
+
+def _use_utc(connection: Any, _: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
+def _place(position: Position) -> sa.Tuple:
+    return sa.tuple_(sa.literal(position.finished_at, TIME), sa.literal(position.id, sa.Text))
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0]

@@ -1,0 +1,93 @@
+"""The application's rows as frozen values."""
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import StrEnum
+
+# What `status` of a finished generation says.
+FINISHED = ("success", "succeeded", "completed")
+
+
+class Kind(StrEnum):
+    """What a row stands for; one table each, but photos and videos share one."""
+
+    PHOTO = "photo"
+    VIDEO = "video"
+    MASTER = "master"
+    SCALED = "scaled"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One finished photo or video."""
+
+    id: str
+    user_id: str
+    kind: Kind
+    asset_url: str
+    finished_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One place of a master: the asset it names, and what that leads to.
+
+    Exactly one of `source`, `waits` and `problem` is set.
+    """
+
+    asset_id: str
+    source: str | None = None
+    """A URL or an object key of the store."""
+    waits: str | None = None
+    """What it waits for, in words."""
+    problem: str | None = None
+    """Why it can never be used as things stand, in words."""
+    finished_at: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MasterVideo:
+    """Shots of a project that become one video, in order."""
+
+    id: str
+    project_id: str
+    name: str
+    shots: tuple[Shot, ...]
+    finished_at: dt.datetime | None
+    """When all that it is made of was there."""
+    problem: str | None = None
+    """What is wrong with `shots_config` as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledVideo:
+    """A rendition of a master: a part of it, or all, in another size."""
+
+    id: str
+    master_id: str
+    start_seconds: float | None
+    end_seconds: float | None
+    width: int
+    height: int
+    finished_at: dt.datetime | None
+    master: MasterVideo | None
+    """None if there is no such master, or its row cannot be used."""
+
+
+Row = Generation | MasterVideo | ScaledVideo
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableRow:
+    """A row that cannot be used, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the order (time of the row, id) that sensors page by."""
+
+    finished_at: dt.datetime
+    id: str

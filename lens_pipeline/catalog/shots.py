@@ -1,0 +1,96 @@
+"""What the shots of a master lead to. Pure: the rows are given."""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lens_pipeline.catalog.rows import FINISHED, Kind, Shot
+
+# Far above what anybody joins; a limit at all, since a row comes from outside.
+_MOST_SHOTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A row of `project_assets`."""
+
+    project_id: str
+    generation_id: str | None
+    asset_url: str | None
+    created_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShotGeneration:
+    """The generation that an asset names, finished or not."""
+
+    kind: str
+    status: str
+    asset_url: str | None
+    changed_at: dt.datetime | None
+
+
+def read_config(config: object) -> tuple[list[str], str | None]:
+    """The asset ids of a `shots_config`, or none and what is wrong with it."""
+    if isinstance(config, str):  # a column of text, or JSON within JSON
+        try:
+            config = json.loads(config)
+        except ValueError:
+            return [], "shots_config is no JSON"
+    if not isinstance(config, list):
+        return [], f"shots_config is no list of asset ids but {_quoted(config)}"
+    ids = [entry for entry in config if isinstance(entry, str) and entry]
+    if len(ids) != len(config):
+        place, entry = next((n, e) for n, e in enumerate(config, 1) if e not in ids)
+        return [], f"shot {place} of shots_config is no asset id but {_quoted(entry)}"
+    if not ids:
+        return [], "shots_config names no shot"
+    if len(ids) > _MOST_SHOTS:
+        return [], f"shots_config has {len(ids)} shots, over the limit of {_MOST_SHOTS}"
+    return ids, None
+
+
+def resolve(
+    project_id: str,
+    asset_ids: Sequence[str],
+    assets: Mapping[str, Asset],
+    generations: Mapping[str, ShotGeneration],
+) -> tuple[Shot, ...]:
+    """The shots of a master of this project, in the order of `asset_ids`."""
+    return tuple(_shot(project_id, name, assets.get(name), generations) for name in asset_ids)
+
+
+def _shot(
+    project_id: str,
+    name: str,
+    asset: Asset | None,
+    generations: Mapping[str, ShotGeneration],
+) -> Shot:
+    if asset is None:
+        return Shot(name, problem=f"shot {name!r}: no asset has this id")
+    if asset.project_id != project_id:
+        return Shot(name, problem=f"shot {name!r} belongs to another project")
+    if asset.generation_id is not None:
+        return _generated(name, asset.generation_id, generations.get(asset.generation_id))
+    if not asset.asset_url:
+        return Shot(name, problem=f"shot {name!r} has neither a generation nor an asset_url")
+    return Shot(name, source=asset.asset_url, finished_at=asset.created_at)
+
+
+def _generated(name: str, generation_id: str, generation: ShotGeneration | None) -> Shot:
+    which = f"generation {generation_id!r}"
+    if generation is None:
+        return Shot(name, problem=f"shot {name!r}: its {which} does not exist")
+    if generation.kind != Kind.VIDEO:
+        return Shot(name, problem=f"shot {name!r}: its {which} is a {generation.kind}, no video")
+    if generation.status not in FINISHED:
+        return Shot(name, waits=f"shot {name!r}: its {which} has status {generation.status!r}")
+    if not generation.asset_url:
+        return Shot(name, problem=f"shot {name!r}: its {which} has no asset_url")
+    return Shot(name, source=generation.asset_url, finished_at=generation.changed_at)
+
+
+def _quoted(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

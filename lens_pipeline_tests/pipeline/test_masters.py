@@ -1,0 +1,282 @@
+"""Masters and renditions through the pipeline, on real videos."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from lens_pipeline.pipeline import LensResource
+from lens_pipeline.sensors import new_masters
+from lens_pipeline_tests.media.samples import scene, write_video
+from lens_pipeline_tests.pipeline.site import Site
+
+PROJECT = "p1"
+
+
+class Project:
+    """A project of a site: assets, masters and renditions go in as rows."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def shot(self, name: str, **video: Any) -> str:
+        """A finished video of a second in the store, and an asset of it; returns the asset's id."""
+        key = f"u1/uploads/{name}.mp4"
+        file = self._site.store / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        size = video.pop("size", (160, 120))
+        frames = [scene(*size, seed=number) for number in range(24)]
+        write_video(file, frames, **{"audio_seconds": 1.0, **video})
+        self._site.add(name, key, type="video")
+        self.asset(name, generation_id=name)
+        return name
+
+    def asset(self, asset_id: str, **columns: Any) -> None:
+        row = {"project_id": PROJECT, "generation_id": None, "asset_url": None, **columns}
+        self._site.sql(
+            "INSERT INTO project_assets (asset_id, project_id, generation_id, asset_url)"
+            " VALUES (:id, :project_id, :generation_id, :asset_url)",
+            id=asset_id,
+            **row,
+        )
+
+    def master(self, master_id: str, shots: Any, name: str = "A film") -> None:
+        self._site.sql(
+            "INSERT INTO master_videos (master_id, project_id, name, shots_config, updated_at)"
+            " VALUES (:id, :project, :name, CAST(:shots AS jsonb), now())",
+            id=master_id,
+            project=PROJECT,
+            name=name,
+            shots=json.dumps(shots),
+        )
+
+    def rendition(self, scaled_id: str, master_id: str, **columns: Any) -> None:
+        row = {"start": None, "end": None, "width": 80, "height": 60, **columns}
+        self._site.sql(
+            "INSERT INTO scaled_videos"
+            " (scaled_id, master_id, start_seconds, end_seconds, width, height)"
+            " VALUES (:id, :master_id, :start, :end, :width, :height)",
+            id=scaled_id,
+            master_id=master_id,
+            **row,
+        )
+
+    def states(self, row_id: str) -> dict[str, str]:
+        """The state of each derivative of an id, by asset."""
+        found = self._site.lens("status", row_id, "--json").json["status"]
+        return {entry.get("asset"): entry["state"] for entry in found}
+
+    def reason(self, row_id: str) -> str:
+        """Why a master is dead."""
+        letter = self._site.dead_letters()[row_id]
+        return f"{letter['error_class']}: {letter['error']}"
+
+
+@pytest.fixture
+def project(site: Site) -> Project:
+    return Project(site)
+
+
+def test_a_master_is_joined_with_its_poster_and_lies_at_its_key(
+    site: Site, project: Project
+) -> None:
+    """The film that a person put together, and nobody finds."""
+    shots = [project.shot("a"), project.shot("b")]
+    project.master("m1", [*shots, "a"])
+    result = site.lens("once", "--json")
+    assert result.code == 0, result.err
+    assert project.states("m1") == {"master_video": "ready", "master_poster": "ready"}
+    made = site.metadata("master_video", "m1")
+    revision = made["revision"].value
+    path = f"masters/{PROJECT}/master_m1_{revision}.mp4"
+    assert made["path"].value == path
+    poster = site.metadata("master_poster", "m1")
+    assert str(poster["path"].value).startswith(f"masters/{PROJECT}/master_m1_")
+    assert {path, poster["path"].value} <= site.objects()
+    for name in ("bytes", "width", "height", "duration_seconds", "method", "shots", "thumbhash"):
+        assert name in made
+    table = made["shots"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [record.data["shot"] for record in table.records] == ["a", "b", "a"]
+    # A second pass finds nothing to do.
+    assert site.once()["found"] == 0
+
+
+def test_a_rendition_waits_for_its_master_and_is_then_made(site: Site, project: Project) -> None:
+    """A rendition that fails because it was asked for a moment too early."""
+    project.shot("a")
+    project.master("m1", ["a"])
+    project.rendition("s1", "m1")
+    (entry,) = site.lens("status", "s1", "--json").json["status"]
+    assert (entry["state"], entry["waits"]) == ("none", "master 'm1' is not ready: none")
+    assert site.once()["failed"] == 0
+    assert project.states("s1") == {"scaled_video": "ready"}
+    made = site.metadata("scaled_video", "s1")
+    assert made["path"].value == f"scaled/{PROJECT}/s1_{made['revision'].value}.mp4"
+    assert made["path"].value in site.objects()
+
+
+def test_a_rendition_of_an_unknown_master_says_so(site: Site, project: Project) -> None:
+    """A rendition that waits for ever without a word."""
+    project.rendition("s1", "nobody")
+    assert site.lens("once").code == 1
+    assert "no usable master has the id 'nobody'" in project.reason("s1")
+
+
+def test_a_changed_master_replaces_its_object(site: Site, project: Project) -> None:
+    """Storage that fills with films nobody can reach."""
+    project.master("m1", [project.shot("a")])
+    site.once()
+    before = {key for key in site.objects() if key.startswith("masters/")}
+    project.shot("b")
+    site.sql("""UPDATE master_videos SET shots_config = '["a", "b"]', updated_at = now()""")
+    assert site.once()["ready"] == 2
+    after = {key for key in site.objects() if key.startswith("masters/")}
+    assert len(after) == len(before) == 2
+    assert not after & before
+
+
+PROBLEMS: dict[str, tuple[Any, str]] = {
+    "no shots": ([], "names no shot"),
+    "malformed": ({"a": 1}, "no list of asset ids"),
+    "an unknown shot": (["a", "nobody"], "shot 'nobody': no asset has this id"),
+    "a shot of another project": (["a", "foreign"], "shot 'foreign' belongs to another project"),
+    "a photo": (["a", "photo"], "is a photo, no video"),
+    "a photo by URL": (["a", "picture"], "shot 'picture': not a video"),
+    "a deleted generation": (["a", "gone"], "shot 'gone': its generation 'deleted' does not exist"),
+    "a deleted source": (["a", "vanished"], "shot 'vanished': "),
+    "an empty file": (["a", "empty"], "shot 'empty': "),
+    "not a video at all": (["a", "text"], "shot 'text': not a video"),
+}
+
+
+@pytest.mark.parametrize(("shots", "reason"), PROBLEMS.values(), ids=PROBLEMS.keys())
+def test_a_shot_that_cannot_be_used_is_named(
+    site: Site, project: Project, photo: Callable[[str], str], shots: Any, reason: str
+) -> None:
+    """'Master failed', and a person who has to guess which of twenty shots it was."""
+    project.shot("a")
+    site.add("picture-row", photo("x"))
+    project.asset("photo", generation_id="picture-row")
+    project.asset("foreign", project_id="p2", asset_url="u1/uploads/a.mp4")
+    project.asset("gone", generation_id="deleted")
+    project.asset("vanished", asset_url="u1/uploads/vanished.mp4")
+    project.asset("picture", asset_url=photo("x"))
+    for name, body in {"empty": b"", "text": b"hello " * 100}.items():
+        (site.store / "u1" / "uploads" / f"{name}.mp4").write_bytes(body)
+        project.asset(name, asset_url=f"u1/uploads/{name}.mp4")
+    project.master("bad", shots)
+    project.master("good", ["a"])
+    assert site.lens("once").code == 1
+    assert reason in project.reason("bad")
+    assert project.states("bad") == {"master_video": "dead", "master_poster": "none"}
+    assert project.states("good") == {"master_video": "ready", "master_poster": "ready"}
+    assert not [key for key in site.objects() if "master_bad" in key or key.startswith(".tmp")]
+    # Left alone until something changes.
+    assert site.once()["found"] == 0
+
+
+def test_a_shot_that_becomes_known_later_mends_its_master(site: Site, project: Project) -> None:
+    """A dead letter for a row that was merely inserted after the one that names it."""
+    project.master("m1", ["a"])
+    site.once()
+    assert project.states("m1")["master_video"] == "dead"
+    project.shot("a")
+    site.once()
+    assert project.states("m1")["master_video"] == "ready"
+
+
+class Ticker:
+    """Ticks `new_masters`, keeping its cursor."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.cursor: str | None = None
+        self.skipped: str | None = None
+
+    def tick(self) -> Sequence[dg.RunRequest]:
+        context = dg.build_sensor_context(
+            instance=self._site.dagster, cursor=self.cursor, resources={"lens": LensResource()}
+        )
+        result = new_masters(context)
+        if isinstance(result, dg.SkipReason):
+            self.cursor, self.skipped = context.cursor, result.skip_message
+            return []
+        assert isinstance(result, dg.SensorResult)
+        self.cursor = result.cursor
+        return result.run_requests or []
+
+
+def test_a_master_waits_for_its_shots_and_says_for_which(site: Site, project: Project) -> None:
+    """A film that fails because one shot takes a minute longer than the others."""
+    project.shot("a")
+    project.shot("b")
+    site.sql("UPDATE generations SET status = 'generating' WHERE id = 'b'")
+    project.master("m1", ["a", "b"])
+    ticker = Ticker(site)
+    assert ticker.tick() == []
+    waits = "shot 'b': its generation 'b' has status 'generating'"
+    assert waits in (ticker.skipped or "")
+    assert site.once()["failed"] == 0
+    status = site.lens("status", "m1", "--json").json["status"]
+    assert [(entry["asset"], entry["state"]) for entry in status] == [
+        ("master_video", "none"),
+        ("master_poster", "none"),
+    ]
+    assert status[0]["waits"] == waits
+    # Long after it was inserted, and its place in the sensor's order has passed.
+    site.sql("UPDATE master_videos SET updated_at = now() - interval '1 hour'")
+    ticker.tick()
+    site.sql("UPDATE generations SET status = 'success', updated_at = now() WHERE id = 'b'")
+    (request,) = ticker.tick()
+    assert request.job_name == "masters"
+    assert request.tags["dagster/asset_partition_range_start"] == "m1"
+
+
+def test_names_do_no_harm(site: Site, project: Project) -> None:
+    """A name that becomes a path, an option or a line of a log."""
+    project.shot("a")
+    project.asset("-i ../x'\"\n;rm", generation_id="a")
+    project.master("m1", ["a", "-i ../x'\"\n;rm"], name="../../etc/passwd '\"\n$(id) -y \U0001f600")
+    result = site.lens("once")
+    assert result.code == 0, result.err
+    assert project.states("m1")["master_video"] == "ready"
+    outside = {path.name for path in Path(site.store).parent.iterdir()}
+    assert outside <= {"store", "home"}
+
+
+def test_a_removed_master_takes_its_files_along(site: Site, project: Project) -> None:
+    """Files of a film that its owner has deleted."""
+    project.master("m1", [project.shot("a")])
+    project.rendition("s1", "m1")
+    site.once()
+    site.sql("DELETE FROM master_videos; DELETE FROM scaled_videos")
+    assert site.lens("remove-missing", "--yes").code == 0
+    left = {key for key in site.objects() if key.startswith(("masters/", "scaled/"))}
+    assert left == set()
+
+
+def test_a_forced_backfill_of_masters_makes_only_those(site: Site, project: Project) -> None:
+    """`--kind master` that renders every preview of a site again."""
+    project.master("m1", [project.shot("a")])
+    site.once()
+    again = site.lens("backfill", "--kind", "master", "--force", "--json").json
+    assert (again["found"], again["ready"]) == (2, 2)
+    assert len(site.materializations("poster")) == 1
+    assert len(site.materializations("master_video")) == 2
+
+
+def test_adopted_masters_are_not_made_again(site: Site, project: Project) -> None:
+    """A lost event log that costs hours of encoding."""
+    project.master("m1", [project.shot("a")])
+    site.once()
+    log = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with log.begin() as connection:
+        connection.execute(sa.text("TRUNCATE event_logs, asset_event_tags"))
+    assert project.states("m1")["master_video"] == "none"
+    assert site.lens("adopt", "--json").json["adopted"] == 2
+    assert project.states("m1") == {"master_video": "ready", "master_poster": "ready"}
