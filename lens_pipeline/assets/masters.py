@@ -45,7 +45,7 @@ _SPECS = (
 
 # One step for both: Dagster would skip a second one whenever the first has nothing to do.
 @dg.multi_asset(
-    name="masters",
+    name="master",
     specs=_SPECS,
     partitions_def=masters,
     can_subset=True,

@@ -1,6 +1,7 @@
 """The only module that starts ffmpeg or ffprobe."""
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -248,9 +249,12 @@ def _started(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, of which nothing is left when the context ends."""
+    name = Path(arguments[0]).name
+    if shutil.which(arguments[0]) is None:
+        raise MediaError(f"{name} cannot be started: No such file, or it may not be executed")
     try:
         process = subprocess.Popen(
-            arguments,
+            [*_ending_with_us(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -259,7 +263,6 @@ def _started(
             process_group=0,
         )
     except OSError as error:
-        name = Path(arguments[0]).name
         raise MediaError(f"{name} cannot be started: {error.strerror}") from error
     # Closes its pipes.
     with process:
@@ -267,6 +270,17 @@ def _started(
             yield process
         finally:
             _stop(process)
+
+
+@functools.cache
+def _ending_with_us() -> tuple[str, ...]:
+    """What has the kernel kill a process when the thread that started it, and waits, is gone.
+
+    ffmpeg itself goes on when nobody reads its progress any more. Where there is no setpriv
+    (util-linux), an encode outlives a worker that was killed until it has finished.
+    """
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL") if setpriv else ()
 
 
 def _restrict(pid: int) -> None:

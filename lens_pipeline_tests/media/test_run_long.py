@@ -4,6 +4,8 @@ import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -375,3 +377,26 @@ def test_the_tools_are_found() -> None:
     """Tools whose ffmpeg is an ffprobe."""
     assert Tools.find() == Tools(find_ffmpeg(), find_ffprobe())
     assert Tools.find().ffmpeg != Tools.find().ffprobe
+
+
+def test_ffmpeg_ends_with_whoever_waits_for_it(tmp_path: Path) -> None:
+    """An encode of an hour for a worker that was killed, beside the one that tries again."""
+    code = (
+        "import sys; from pathlib import Path; from lens_pipeline.media.ffmpeg import *;"
+        "work = Work(Path(sys.argv[1]), lambda: False, lambda *_: print('.', flush=True));"
+        "run_long([str(find_ffmpeg()), '-re', '-f', 'lavfi', '-i', 'testsrc2', '-f', 'null', '-'],"
+        " 60.0, 'test', work)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    with parent:
+        assert parent.stdout.readline() == ".\n"
+        (ffmpeg,) = psutil.Process(parent.pid).children()
+        parent.kill()
+    deadline = time.monotonic() + 5
+    # Whoever inherits it may be slow to bury it.
+    while ffmpeg.is_running() and ffmpeg.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

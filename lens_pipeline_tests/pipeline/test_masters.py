@@ -278,5 +278,6 @@ def test_adopted_masters_are_not_made_again(site: Site, project: Project) -> Non
     with log.begin() as connection:
         connection.execute(sa.text("TRUNCATE event_logs, asset_event_tags"))
     assert project.states("m1")["master_video"] == "none"
-    assert site.lens("adopt", "--json").json["adopted"] == 2
+    # With the poster of the shot.
+    assert site.lens("adopt", "--json").json["adopted"] == 3
     assert project.states("m1") == {"master_video": "ready", "master_poster": "ready"}
