@@ -30,7 +30,6 @@ STOP_SECONDS = GRACE_SECONDS + 40
 # By what of its command line each process is told.
 _ROLES = {
     "lens_pipeline.engine.daemon": "daemon",
-    "worker": "worker",
     "lens_pipeline.engine.webserver": "web",
     "grpc": "code",
 }
@@ -157,6 +156,11 @@ class Stack:
         ]
         return {a.row.id: a.standing.state.value for a in assess(pipeline, derivative, rows)}
 
+    def status(self, row_id: str) -> dict[str, Any]:
+        """What `lens status` says of each derivative of an id, by asset."""
+        found = json.loads(self.lens("status", row_id, "--json").stdout)["status"]
+        return {entry["asset"]: entry for entry in found}
+
     def tally(self) -> Counter[str]:
         return Counter(self.states().values())
 
@@ -196,6 +200,8 @@ def _role(process: psutil.Process) -> str | None:
             return "postgres"
     except psutil.Error:
         return None
+    if "worker" in arguments:
+        return "worker" if "previews" in arguments else "worker-masters"
     return next((role for word, role in _ROLES.items() if word in arguments), None)
 
 

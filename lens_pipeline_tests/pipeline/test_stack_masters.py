@@ -1,0 +1,133 @@
+"""The whole stack while a master is encoded: cancelled, killed, stopped."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lens_pipeline.media.ffmpeg import find_ffmpeg, run
+from lens_pipeline_tests.pipeline.project import Project
+from lens_pipeline_tests.pipeline.site import Site, eventually
+from lens_pipeline_tests.pipeline.stack import Stack
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("masters") / "home")
+    made.start()
+    yield made
+    made.stop()
+    assert made.processes() == []
+
+
+@pytest.fixture(scope="module")
+def site(stack: Stack) -> Site:
+    endpoints = stack.pipeline.endpoints
+    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
+
+
+@pytest.fixture(scope="module")
+def project(site: Site) -> Project:
+    """Two shots that differ in size and rate, and take many seconds to be made alike."""
+    made = Project(site)
+    for name, source in {
+        "wide": "testsrc2=size=1920x1080:rate=30:duration=12",
+        "tall": "testsrc2=size=720x1280:rate=25:duration=12",
+    }.items():
+        key = f"u1/uploads/{name}.mp4"
+        (site.store / key).parent.mkdir(parents=True, exist_ok=True)
+        encode = ("-vf", "noise=alls=20:allf=t", "-c:v", "libx264", "-preset", "ultrafast")
+        arguments = ("-f", "lavfi", "-i", source, *encode, "-y", str(site.store / key))
+        run([str(find_ffmpeg()), "-v", "error", *arguments], 120)
+        site.add(name, key, type="video")
+        made.asset(name, generation_id=name)
+    return made
+
+
+def _encoders(stack: Stack) -> list[psutil.Process]:
+    """Every ffmpeg below the worker for masters."""
+    found: list[psutil.Process] = []
+    for worker in stack.of("worker-masters"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child for child in worker.children() if "ffmpeg" in child.name()]
+    return found
+
+
+def _begun(stack: Stack, site: Site, project: Project, master_id: str) -> list[psutil.Process]:
+    """Insert a master, and wait until it is being encoded."""
+    project.master(master_id, ["wide", "tall", "wide"])
+    eventually(
+        lambda: "encoding" in str(stack.status(master_id)["master_video"].get("progress")),
+        60,
+        "progress",
+    )
+    return eventually(lambda: _encoders(stack), 30, "the encode")
+
+
+def _gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+def _ready(stack: Stack, master_id: str) -> Callable[[], bool]:
+    return lambda: {entry["state"] for entry in stack.status(master_id).values()} == {"ready"}
+
+
+def _nothing_is_left(stack: Stack, site: Site, master_id: str) -> None:
+    assert not [key for key in site.objects() if f"master_{master_id}_" in key]
+    assert not [path for path in stack.unfinished() if Path(path).is_file()]
+
+
+def test_a_master_that_is_cancelled_ends_its_encode_at_once(
+    stack: Stack, site: Site, project: Project
+) -> None:
+    """A person who presses Terminate, and an encode that takes both cores for ten minutes more."""
+    encoders = _begun(stack, site, project, "cancelled")
+    run_id = stack.status("cancelled")["master_video"]["run_id"]
+    answer = stack.graphql(
+        "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", {"id": run_id}
+    )
+    assert answer["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    eventually(lambda: _gone(encoders), 5, "the end of ffmpeg")
+    eventually(lambda: stack.run(run_id)["status"] == "CANCELED", 20, "the end of the run")
+    assert stack.status("cancelled")["master_video"]["error_class"] == "Canceled"
+    _nothing_is_left(stack, site, "cancelled")
+    assert stack.lens("retry", "cancelled").returncode == 0
+    eventually(_ready(stack, "cancelled"), 120, "the master")
+
+
+def test_an_encode_that_is_killed_fails_for_now_and_is_made_by_the_backfill(
+    stack: Stack, site: Site, project: Project
+) -> None:
+    """A kernel short of memory, and a master that is given up on, or half a file that is shown."""
+    for encoder in _begun(stack, site, project, "shot-down"):
+        encoder.kill()
+    eventually(
+        lambda: stack.status("shot-down")["master_video"]["state"] == "failed", 30, "the failure"
+    )
+    entry = stack.status("shot-down")["master_video"]
+    assert entry["error_class"] == "EncoderDied"
+    assert entry["attempts"] == 1
+    _nothing_is_left(stack, site, "shot-down")
+    assert stack.lens("backfill", "--kind", "master", timeout=180).returncode == 0
+    assert _ready(stack, "shot-down")()
+
+
+def test_a_run_that_is_killed_takes_its_encode_along_and_is_made_again(
+    stack: Stack, site: Site, project: Project
+) -> None:
+    """Two encodes of the same film side by side, and a directory of temporary files for ever."""
+    encoders = _begun(stack, site, project, "orphaned")
+    for child in {encoder.parent() for encoder in encoders}:
+        assert child is not None
+        child.kill()
+    eventually(lambda: _gone(encoders), 5, "the end of ffmpeg")
+    eventually(
+        lambda: stack.status("orphaned")["master_video"]["state"] == "failed", 60, "its loss"
+    )
+    assert stack.lens("backfill", "--kind", "master", timeout=180).returncode == 0
+    assert _ready(stack, "orphaned")()
+    assert not [path for path in stack.unfinished() if Path(path).is_file()]
