@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, cast
@@ -159,8 +159,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     watch = _Watch(media_seconds, stage, work)
     watch.check_cancelled()
     command = [str(Path(arguments[0]).absolute()), *_PROGRESS_OPTIONS, *arguments[1:]]
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-    with _started(command, work.directory, environment) as process:
+    with _started(command, work.directory) as process:
         _restrict(process.pid)
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))
     if status != 0:
@@ -243,11 +242,12 @@ def _characters_read(pid: int) -> int:
 
 @contextlib.contextmanager
 def _started(
-    arguments: Sequence[str],
-    directory: Path | None = None,
-    environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str], directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, of which nothing is left when the context ends."""
+    """A process in a group of its own, of which nothing is left when the context ends.
+
+    Its environment holds no setting or credential; in the C locale messages are as expected here.
+    """
     try:
         process = subprocess.Popen(
             arguments,
@@ -255,7 +255,7 @@ def _started(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=directory,
-            env=environment,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
             process_group=0,
         )
     except OSError as error:
