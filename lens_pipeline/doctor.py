@@ -40,6 +40,8 @@ _FIRST_BEAT_SECONDS = 90
 _LIBRARY_SECONDS = 60
 
 _ENCODERS = ("libx264", "libwebp")
+# Sound of masters: present in every build that is not stripped.
+_NEEDED = (*_ENCODERS, "aac")
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
 # In a process of its own, because a broken libvips ends the one that loads it.
 _VIPS = """\
@@ -294,7 +296,7 @@ def _store(settings: Settings) -> str:
 def _ffmpeg() -> str:
     found = ffmpeg.find_ffmpeg()
     encoders = ffmpeg.capabilities(found)
-    missing = [name for name in _ENCODERS if name not in encoders]
+    missing = [name for name in _NEEDED if name not in encoders]
     if missing:
         raise _Problem(
             f"{found} lacks {' and '.join(missing)}: install a full build (apt install ffmpeg), or"

@@ -1,11 +1,22 @@
 """What a file is, by its first bytes: names and content types of strangers' files prove nothing."""
 
+import os
 import re
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from lens_pipeline.media.errors import MediaError
 
 _HEAD_BYTES = 64
+
+# Types of the first box of MP4 and QuickTime files; the older ones have no `ftyp`.
+_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_EBML = b"\x1aE\xdf\xa3"
+# Size, type, and the size again if it needs 64 bits.
+_BOX = struct.Struct(">I4sQ")
+_BOX_HEADER_BYTES = 8
+_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
 def read_head(source: Path) -> bytes:
@@ -25,3 +36,38 @@ def quote_head(head: bytes) -> str:
     head = head.lstrip()
     tag = re.match(rb"<[^>]{1,40}>", head)
     return repr(tag.group() if tag else head[:16]).removeprefix("b")
+
+
+def video_demuxer(head: bytes) -> str:
+    """The demuxer to force for a video that starts with `head`: mov or matroska.
+
+    Guessing would let a playlist that is named .mp4 read other files.
+
+    Raises MediaError: not the start of an MP4, QuickTime, WebM or Matroska file.
+    """
+    if head.startswith(_EBML):
+        return "matroska"
+    if head[4:8] in _MOV_BOXES:
+        if head[8:12] in _PICTURE_BRANDS:
+            raise MediaError(f"not a video but a picture: {head[8:12].decode('ascii').upper()}")
+        return "mov"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"#EXTM3U"):
+        raise MediaError("not a video but a playlist (m3u8)")
+    if text.startswith(b"ffconcat"):
+        raise MediaError("not a video but a list of files (ffconcat)")
+    raise MediaError(f"not a video: starts with {quote_head(head)}")
+
+
+def mp4_boxes(source: Path) -> Iterator[bytes]:
+    """Types of the top-level boxes of an MP4, in order, up to the first that is damaged."""
+    file_bytes = source.stat().st_size
+    with source.open("rb") as file:
+        while len(header := file.read(_BOX.size)) >= _BOX_HEADER_BYTES:
+            size, kind, large_size = _BOX.unpack(header.ljust(_BOX.size, b"\0"))
+            yield kind
+            size = large_size if size == 1 else size
+            # 0 is a box up to the end of the file; other sizes than these are damage.
+            if not _BOX_HEADER_BYTES <= size <= file_bytes:
+                return
+            file.seek(size - len(header), os.SEEK_CUR)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, cast
@@ -33,7 +33,8 @@ _MESSAGE_TAIL = 400
 # Of ffmpeg's messages that are kept: warnings come by the line, damage can bring millions.
 _MESSAGES_BYTES = 64 * 1024
 
-_PROGRESS_OPTIONS = ("-nostdin", "-hide_banner", "-nostats", "-progress", "pipe:1")
+# -y: over a file that exists, ffmpeg without a terminal does nothing and calls that a success.
+_OPTIONS = ("-nostdin", "-hide_banner", "-y", "-nostats", "-progress", "pipe:1")
 _REPORT_SECONDS = 0.5
 # What a long run may take at least, beside what its media adds: start-up on a busy machine.
 _LIMIT_SECONDS = 120.0
@@ -148,9 +149,10 @@ def run(arguments: Sequence[str], timeout_seconds: float) -> bytes:
 def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: Work) -> str:
     """Run ffmpeg on `media_seconds` of media in `work.directory`; return its stderr's last 64 KiB.
 
-    `arguments` begin with the path of ffmpeg; options for reporting progress are added here. It
-    runs at low priority in a process group of its own, with no environment but PATH and LANG.
-    However this ends, no process of the group is left. May run in several threads at once.
+    `arguments` begin with the path of ffmpeg; options for reporting progress and overwriting are
+    added here. It runs at low priority in a process group of its own, with no environment but PATH
+    and LANG. However this ends, no process of the group is left. Several threads may call this at
+    once.
 
     Raises MediaError: not started, failed or crashed (with its last messages); `over_limit` if it
     made no progress for `work.idle_seconds`, took longer than `work.limit_per_second` allows, or
@@ -159,9 +161,8 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     """
     watch = _Watch(media_seconds, stage, work)
     watch.check_cancelled()
-    command = [str(Path(arguments[0]).absolute()), *_PROGRESS_OPTIONS, *arguments[1:]]
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-    with _started(command, work.directory, environment) as process:
+    command = [str(Path(arguments[0]).absolute()), *_OPTIONS, *arguments[1:]]
+    with _started(command, work.directory) as process:
         _restrict(process.pid)
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))
     if status != 0:
@@ -244,11 +245,12 @@ def _characters_read(pid: int) -> int:
 
 @contextlib.contextmanager
 def _started(
-    arguments: Sequence[str],
-    directory: Path | None = None,
-    environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str], directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, of which nothing is left when the context ends."""
+    """A process in a group of its own, of which nothing is left when the context ends.
+
+    Its environment holds no setting or credential; in the C locale messages are as expected here.
+    """
     name = Path(arguments[0]).name
     if shutil.which(arguments[0]) is None:
         raise MediaError(f"{name} cannot be started: No such file, or it may not be executed")
@@ -259,7 +261,7 @@ def _started(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=directory,
-            env=environment,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
             process_group=0,
         )
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import dataclass
+from pathlib import Path
 
 # The longest Markdown of an inline picture, characters: Dagster shows it with each event.
 INLINE_MARKDOWN_LIMIT = 2048
@@ -62,6 +63,31 @@ class Poster:
     duration_seconds: float
     poster_at_seconds: float
     """Time of the frame from the start of the video."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleSpec:
+    """Which part of a master a rendition shows, and at what size."""
+
+    width: int
+    """Pixels, 2 to 8192; of an odd number the even one below, since H.264 halves the colours."""
+    height: int
+    """As `width`. What the master's shape leaves free is black."""
+    start_seconds: float | None = None
+    """The first frame is the first that begins at or after this time; None: the master's first."""
+    end_seconds: float | None = None
+    """The last frame is the last that begins before this time; None: the master's last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """A master, or a part of it, at another size."""
+
+    path: Path
+    width: int
+    height: int
+    duration_seconds: float
+    frames: int
 
 
 def inline_markdown(webp: bytes) -> str:

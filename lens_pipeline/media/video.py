@@ -2,8 +2,6 @@
 
 import errno
 import itertools
-import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,17 +16,11 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from lens_pipeline.media import image, tonemap
-from lens_pipeline.media.content import quote_head, read_head
+from lens_pipeline.media.content import mp4_boxes, read_head, video_demuxer
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.frames import Candidate, Chooser
 from lens_pipeline.media.model import Poster, PosterSpec
 
-# Types of the first box of MP4 and QuickTime files; the older ones have no `ftyp`.
-_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_EBML = b"\x1aE\xdf\xa3"
-# Size, type, and the size again if it needs 64 bits.
-_BOX = struct.Struct(">I4sQ")
-_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 # Codecs that cameras, generators and browsers write. Every other decoder is only attack surface.
 _CODECS = frozenset(
     {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "mpeg4", "mjpeg"}
@@ -79,7 +71,7 @@ def render_poster(source: Path, spec: PosterSpec) -> Poster:
 
     Raises MediaError: no such video, no video track, nothing to decode, or over the pixel limit.
     """
-    demuxer = _demuxer(read_head(source))
+    demuxer = video_demuxer(read_head(source))
     try:
         with _open(source, demuxer) as container:
             return _render(container, spec)
@@ -89,22 +81,6 @@ def render_poster(source: Path, spec: PosterSpec) -> Poster:
         raise MediaError(f"video is damaged: {error.strerror}") from error
     except pyvips.Error as error:
         raise MediaError(f"poster cannot be encoded: {error}") from error
-
-
-def _demuxer(head: bytes) -> str:
-    """The demuxer to force: guessing would let a playlist that is named .mp4 read other files."""
-    if head.startswith(_EBML):
-        return "matroska"
-    if head[4:8] in _MOV_BOXES:
-        if head[8:12] in _PICTURE_BRANDS:
-            raise MediaError(f"not a video but a picture: {head[8:12].decode('ascii').upper()}")
-        return "mov"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text.startswith(b"#EXTM3U"):
-        raise MediaError("not a video but a playlist (m3u8)")
-    if text.startswith(b"ffconcat"):
-        raise MediaError("not a video but a list of files (ffconcat)")
-    raise MediaError(f"not a video: starts with {quote_head(head)}")
 
 
 def _open(source: Path, demuxer: str) -> InputContainer:
@@ -117,26 +93,9 @@ def _open(source: Path, demuxer: str) -> InputContainer:
             metadata_errors="replace",
         )
     except InvalidDataError as error:
-        if demuxer == "mov" and not _has_index(source):
+        if demuxer == "mov" and b"moov" not in mp4_boxes(source):
             raise MediaError("video is incomplete: it has no index (moov)") from error
         raise MediaError("video is truncated or damaged: its header cannot be read") from error
-
-
-def _has_index(source: Path) -> bool:
-    """Whether one of an MP4's top-level boxes is `moov`."""
-    with source.open("rb") as file:
-        while True:
-            header = file.read(_BOX.size)
-            if len(header) < _BOX.size:
-                return False
-            size, kind, large_size = _BOX.unpack(header)
-            if kind == b"moov":
-                return True
-            size = large_size if size == 1 else size
-            # 0 is a box up to the end of the file; other sizes than these are damage.
-            if not 8 <= size <= source.stat().st_size:
-                return False
-            file.seek(size - _BOX.size, os.SEEK_CUR)
 
 
 def _render(container: InputContainer, spec: PosterSpec) -> Poster:
