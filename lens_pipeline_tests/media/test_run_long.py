@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -73,13 +73,13 @@ def _script(path: Path, text: str) -> str:
     return str(path)
 
 
-def _only_child() -> psutil.Process:
-    """The process that was started, once it is there."""
+def _new_child(known: Sequence[psutil.Process]) -> psutil.Process:
+    """The process that was started, once it is there; other tests may have left some running."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        children = psutil.Process().children()
-        if children:
-            return children[0]
+        for child in psutil.Process().children():
+            if child not in known:
+                return child
         time.sleep(0.01)
     raise AssertionError("no process was started")
 
@@ -87,8 +87,10 @@ def _only_child() -> psutil.Process:
 def _later(action: Callable[[psutil.Process], None], seconds: float = 0.3) -> threading.Thread:
     """Do something to the process soon after it was started."""
 
+    known = psutil.Process().children()
+
     def wait_and_act() -> None:
-        process = _only_child()
+        process = _new_child(known)
         time.sleep(seconds)
         action(process)
 
