@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-NAMES = ("render", "throughput", "latency", "run_start", "growth", "memory")
+NAMES = (
+    *("render", "throughput", "latency", "run_start", "growth", "memory"),
+    *("masters", "beside_masters"),
+)
 _RESULTS = Path(__file__).parent / "results.json"
 
 AT_LEAST = {
@@ -22,6 +25,7 @@ AT_MOST = {
     "latency_p95_vs_poller": 0.6,
     "run_start_vs_default": 0.1,
     "tick_growth_100k": 2.0,
+    "preview_p95_beside_masters": 1.5,
 }
 
 

@@ -1,6 +1,7 @@
 """A real `lens up` in a temporary home, and what benchmarks do to it: add rows, await previews."""
 
 import datetime as dt
+import http.client
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -107,6 +108,19 @@ class RunningStack:
         """Wait until every run has ended, so that the next measurement begins with none."""
         while self._unfinished_runs():
             time.sleep(_POLL_SECONDS)
+
+    def terminate_runs(self) -> None:
+        """End every run that has not ended, as the web UI does."""
+        with self.dagster.connect() as connection:
+            runs = list(connection.execute(_UNFINISHED_IDS).scalars())
+        query = "mutation ($ids: [String!]!) { terminateRuns(runIds: $ids) { __typename } }"
+        body = json.dumps({"query": query, "variables": {"ids": runs}})
+        port = self.settings.dagster_port
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
+            answer = json.load(connection.getresponse())
+        if "errors" in answer:
+            raise RuntimeError(f"the runs cannot be terminated: {answer['errors']}")
 
     def warm_up(self, sources: Sequence[str]) -> None:
         """Let every worker process execute runs, as they have in a stack that is up for a while."""
@@ -227,4 +241,7 @@ _MATERIALIZED = sa.text(
 )
 _UNFINISHED = sa.text(
     "SELECT count(*) FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
+)
+_UNFINISHED_IDS = sa.text(
+    "SELECT run_id FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
 )

@@ -88,7 +88,7 @@ def _new_rows(
     if not wanted:
         context.update_cursor(cursor or "")
         waits = "".join(f" {a.row.id}: {a.waits}." for a in missing[:5] if a.waits)
-        return dg.SkipReason(f"No new {derivative.kind} has finished.{waits}")
+        return dg.SkipReason(f"No new {derivative.asset} is called for.{waits}")
 
     keys = [assessed.row.id for assessed in wanted]
     revisions = {assessed.row.id: assessed.revision for assessed in wanted}
