@@ -17,7 +17,7 @@ from lens_pipeline.derivatives import MASTER
 from lens_pipeline.failures import DerivativeError, ShotUnusable
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.ffmpeg import Tools, Work
-from lens_pipeline.media.joining import Master, Source, join
+from lens_pipeline.media.joining.join import Master, Source, join
 from lens_pipeline.settings import Settings
 from lens_pipeline.store import Fetched
 

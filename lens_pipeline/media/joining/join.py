@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from lens_pipeline.media.errors import FfmpegDied, MediaError
+from lens_pipeline.media.errors import FfmpegDied, MediaError, ShotError
 from lens_pipeline.media.ffmpeg import Tools, Work, run_long
 from lens_pipeline.media.joining import mux, normalise, sound, verify
 from lens_pipeline.media.joining.parallel import run_all
@@ -68,14 +68,6 @@ class Master:
     height: int
     fallback: str | None
     """Why the result of the first plan was thrown away and all shots were encoded."""
-
-
-class ShotError(MediaError):
-    """One of the shots cannot be part of a master."""
-
-    def __init__(self, shot: str, reason: str, over_limit: bool = False) -> None:
-        super().__init__(f"shot {shot}: {reason}", over_limit)
-        self.shot = shot
 
 
 @dataclass(frozen=True, slots=True)
