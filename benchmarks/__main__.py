@@ -19,6 +19,12 @@ AT_LEAST = {
     "render_vs_sharp": 0.95,
     "throughput_vs_loop": 0.75,
     "throughput_growth_100k": 0.7,
+    "master_copy_speedup": 20,
+    "master_copy_3x5_speedup": 20,
+    "master_one_odd_speedup": 4,
+    "master_all_odd_speedup": 1.0,
+    "master_all_odd_ssim_vs_old": 1.0,
+    "master_cached_speedup": 4,
 }
 AT_MOST = {
     "latency_p50_vs_poller": 0.6,

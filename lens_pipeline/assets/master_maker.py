@@ -47,7 +47,7 @@ class MasterMaker:
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
             key = MASTER.object_key(row, assessed.revision)
-            workshop.report("storing", 99)
+            workshop.report("storing")
             size = master.path.stat().st_size
             workshop.keep(key, master.path, "video/mp4")
         stored = time.monotonic()
@@ -87,7 +87,7 @@ def media_work(workshop: Workshop, directory: Path, settings: Settings) -> Work:
 
     def report(stage: str, share: float, speed: float | None) -> None:
         pace = f" ({speed:.1f} x real time)" if speed else ""
-        workshop.report(stage + pace, 100 * share)
+        workshop.report(f"{stage}: {100 * share:.0f} %{pace}")
 
     return Work(
         directory=directory,
@@ -111,7 +111,7 @@ def _fetch(
 
     def fetch(item: tuple[int, Shot]) -> Fetched:
         number, shot = item
-        workshop.report(f"fetching shot {shot.asset_id!r}", 0)
+        workshop.report(f"fetching shot {shot.asset_id!r}")
         try:
             return workshop.fetcher.fetch(shot.source, _file(directory, number))
         except DerivativeError as error:

@@ -21,9 +21,8 @@ class RunProgress:
         self._tagged = 0.0
         self._said = 0.0
 
-    def show(self, stage: str, percent: float) -> None:
-        """`stage` is what is done now, `percent` how much of the whole is over."""
-        text = f"{percent:.0f} % {stage}"
+    def show(self, text: str) -> None:
+        """`text` is what is done now, and how much of that is over."""
         now = time.monotonic()
         with self._lock:
             tag = now - self._tagged >= _TAG_EVERY

@@ -31,8 +31,8 @@ class Workshop:
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Tells people how far a long piece of work is: its stage, and percent.
-    report: Callable[[str, float], None]
+    # Tells people how far a long piece of work is, in words.
+    report: Callable[[str], None]
 
     def take(self, key: str, file: Path) -> Fetched:
         """Fetch an output of ours, however large, into `file`."""

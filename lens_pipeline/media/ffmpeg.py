@@ -80,7 +80,7 @@ class Work:
     cancelled: Callable[[], bool]
     """Whether to stop: asked at least five times a second, in any thread."""
     report: Callable[[str, float, float | None], None]
-    """Told the stage, the seconds of output done, and the speed (x real time) if it is known."""
+    """Told the stage, the share of it that is done, and the speed (x real time) if it is known."""
     idle_seconds: float = 60.0
     """How long ffmpeg may make no progress."""
     limit_per_second: float = 60.0
@@ -208,7 +208,8 @@ class _Watch:
         now = time.monotonic()
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
-            self._work.report(self._stage, self._done_seconds, self._speed)
+            share = self._done_seconds / self._media_seconds if self._media_seconds else 0.0
+            self._work.report(self._stage, share, self._speed)
 
     def check_cancelled(self) -> None:
         if self._work.cancelled():

@@ -21,9 +21,9 @@ def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Resul
     stop = threading.Event()
     lock = threading.Lock()
 
-    def report(stage: str, seconds: float, speed: float | None) -> None:
+    def report(stage: str, share: float, speed: float | None) -> None:
         with lock:
-            work.report(stage, seconds, speed)
+            work.report(stage, share, speed)
 
     shared = replace(work, cancelled=lambda: stop.is_set() or work.cancelled(), report=report)
     with ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1) or 1) as pool:
