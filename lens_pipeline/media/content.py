@@ -18,6 +18,11 @@ _BOX = struct.Struct(">I4sQ")
 _BOX_HEADER_BYTES = 8
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
+# Codecs that cameras, generators and browsers write. Every other decoder is only attack surface.
+VIDEO_CODECS = frozenset(
+    {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "h263", "theora", "ffv1"}
+)
+
 
 def read_head(source: Path) -> bytes:
     """The first bytes of `source`.
@@ -71,3 +76,10 @@ def mp4_boxes(source: Path) -> Iterator[bytes]:
             if not _BOX_HEADER_BYTES <= size <= file_bytes:
                 return
             file.seek(size - len(header), os.SEEK_CUR)
+
+
+def header_error(source: Path, demuxer: str) -> MediaError:
+    """Why the header of a video cannot be read, for a file that `demuxer` has refused."""
+    if demuxer == "mov" and b"moov" not in mp4_boxes(source):
+        return MediaError("video is incomplete: it has no index (moov)")
+    return MediaError("video is truncated or damaged: its header cannot be read")

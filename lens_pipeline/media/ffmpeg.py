@@ -123,23 +123,28 @@ def try_encoder(ffmpeg: Path, encoder: str) -> None:
     run(command.compile(cmd=str(ffmpeg)), _CAPABILITIES_SECONDS)
 
 
-def run(arguments: Sequence[str], timeout_seconds: float) -> bytes:
+def run(
+    arguments: Sequence[str], timeout_seconds: float, cancelled: Callable[[], bool] | None = None
+) -> bytes:
     """Run ffmpeg or ffprobe in a process group of its own and return what it writes to stdout.
 
     However this ends, no process of the group is left.
 
     Raises MediaError: not started, failed (with its last messages), or over `timeout_seconds`.
+    Cancelled: `cancelled`, which is asked at least five times a second, said so.
     """
     name = Path(arguments[0]).name
     deadline = time.monotonic() + timeout_seconds
     output = bytearray()
 
-    def check_time() -> None:
+    def check() -> None:
+        if cancelled is not None and cancelled():
+            raise Cancelled(name)
         if time.monotonic() > deadline:
             raise MediaError(f"{name} took longer than {timeout_seconds:g} s", over_limit=True)
 
     with _started(arguments) as process:
-        status, messages = _follow(process, output.extend, check_time)
+        status, messages = _follow(process, output.extend, check)
     if status != 0:
         raise MediaError(f"{name} failed ({status}): {_tail(messages)}")
     return bytes(output)

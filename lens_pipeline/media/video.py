@@ -16,16 +16,18 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from lens_pipeline.media import image, tonemap
-from lens_pipeline.media.content import mp4_boxes, read_head, video_demuxer
+from lens_pipeline.media.content import (
+    VIDEO_CODECS,
+    header_error,
+    read_head,
+    video_demuxer,
+)
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.frames import Candidate, Chooser
 from lens_pipeline.media.model import Poster, PosterSpec
 
-# Codecs that cameras, generators and browsers write. Every other decoder is only attack surface.
-_CODECS = frozenset(
-    {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "mpeg4", "mjpeg"}
-    | {"prores", "h263", "theora", "ffv1"}
-)
+# Decoders of the codecs known here, where they are named otherwise.
+_CODECS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
 
 # The beginning of a video in which a poster is looked for: its length, the distance of the frames
 # judged, and the most frames decoded (3 s at 24 per second).
@@ -93,9 +95,7 @@ def _open(source: Path, demuxer: str) -> InputContainer:
             metadata_errors="replace",
         )
     except InvalidDataError as error:
-        if demuxer == "mov" and b"moov" not in mp4_boxes(source):
-            raise MediaError("video is incomplete: it has no index (moov)") from error
-        raise MediaError("video is truncated or damaged: its header cannot be read") from error
+        raise header_error(source, demuxer) from error
 
 
 def _render(container: InputContainer, spec: PosterSpec) -> Poster:

@@ -1,0 +1,138 @@
+"""Encoding a shot to what the shots beside it look like."""
+
+import hashlib
+from dataclasses import astuple
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+
+import ffmpeg as ffmpeg_python
+
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.ffmpeg import Tools, Work, run_long
+from lens_pipeline.media.joining.plan import Target
+from lens_pipeline.media.joining.shot import Shot
+
+# Part of the identity of every encoded shot: to be raised when other bytes come out.
+VERSION = "1"
+# As similar to the source as medium at 23 and faster: see docs and `python -m benchmarks masters`.
+_PRESET, _CRF = "faster", 21
+# Identifier of our SPS and PPS. Encoders number theirs from 0, so that both fit into one track.
+PARAMETER_SET_ID = 17
+_KEY_FRAME_SECONDS = 2
+# Untagged video is taken for BT.709 from this size on, as players guess.
+_HD_WIDTH, _HD_HEIGHT = 1280, 576
+# Nits of SDR white in HDR video (ITU-R BT.2408) and the curve for what is brighter.
+_SDR_WHITE = 203
+_CURVE = "mobius"
+# Frames by which a shot may be filled up to its rounded length.
+_FILL_FRAMES = 2
+_MATRICES = {"bt709": "bt709", "smpte170m": "bt601", "bt470bg": "bt601"}
+
+
+def identity(sha256: str, target: Target) -> str:
+    """Name of what a source with this hash becomes: equal exactly if the encoded bytes are."""
+    return hashlib.sha256(repr((sha256, astuple(target), VERSION)).encode()).hexdigest()
+
+
+def frames_at(shot: Shot, rate: Fraction) -> int:
+    """Number of frames of `shot` at `rate`: the nearest, at least 1."""
+    return max(1, floor(shot.length * rate + Fraction(1, 2)))
+
+
+def encode(
+    source: Path, shot: Shot, target: Target, output: str, stage: str, tools: Tools, work: Work
+) -> Path:
+    """Encode the video of `source` to `target`, without sound, as `output` in `work.directory`.
+
+    The picture is scaled to fit and centred on black, never stretched. Raises what `run_long`
+    does; MediaError also if `source` is HDR and this ffmpeg has no zscale filter.
+    """
+    video = ffmpeg_python.input(
+        f"file:{source.resolve()}",
+        f=shot.demuxer,
+        protocol_whitelist="file,pipe",
+    )[str(shot.stream)]
+    command = ffmpeg_python.output(
+        _filtered(video, shot, target), f"file:{output}", **_encoder(target)
+    ).global_args("-v", "error", "-xerror")
+    try:
+        run_long(command.compile(cmd=str(tools.ffmpeg)), float(shot.length), stage, work)
+    except MediaError as error:
+        if "No such filter: 'zscale'" in error.reason:
+            raise MediaError("HDR video needs an ffmpeg with the zscale filter") from error
+        raise
+    return work.directory / output
+
+
+def _filtered(video: object, shot: Shot, target: Target) -> object:
+    width, height = _fit(shot, target)
+    # The first frame at 0 whatever the file's clock says.
+    video = ffmpeg_python.filter(video, "setpts", "PTS-STARTPTS")
+    video = ffmpeg_python.filter(video, "fps", fps=str(target.frame_rate), start_time=0)
+    if shot.signature.field_order not in ("unknown", "progressive"):
+        video = ffmpeg_python.filter(video, "bwdif", mode="send_frame", deint="all")
+    matrix = _matrix(target.colour_space, target.width, target.height)
+    scaling = {"w": width, "h": height, "flags": "lanczos+accurate_rnd"}
+    if shot.is_hdr:
+        video = _tone_mapped(video)
+        scaling |= {"in_color_matrix": "bt709", "in_range": "tv"}
+    else:
+        scaling["in_color_matrix"] = _matrix(
+            shot.signature.colour_space, shot.signature.width, shot.signature.height
+        )
+    video = ffmpeg_python.filter(video, "scale", **scaling, out_color_matrix=matrix, out_range="tv")
+    video = ffmpeg_python.filter(video, "format", "yuv420p")
+    video = ffmpeg_python.filter(
+        video, "pad", target.width, target.height, "(ow-iw)/2", "(oh-ih)/2"
+    )
+    video = ffmpeg_python.filter(video, "setsar", "1")
+    # Exactly as many frames as the sound is cut for.
+    video = ffmpeg_python.filter(video, "tpad", stop_mode="clone", stop=_FILL_FRAMES)
+    return ffmpeg_python.filter(video, "trim", end_frame=frames_at(shot, target.frame_rate))
+
+
+def _tone_mapped(video: object) -> object:
+    """HDR to BT.709: linear light in the primaries of the target, then the bright parts bent."""
+    video = ffmpeg_python.filter(video, "zscale", t="linear", npl=_SDR_WHITE)
+    video = ffmpeg_python.filter(video, "format", "gbrpf32le")
+    video = ffmpeg_python.filter(video, "zscale", p="bt709")
+    video = ffmpeg_python.filter(video, "tonemap", _CURVE, desat=0)
+    video = ffmpeg_python.filter(video, "zscale", t="bt709", m="bt709", r="tv")
+    return ffmpeg_python.filter(video, "format", "yuv420p")
+
+
+def _fit(shot: Shot, target: Target) -> tuple[int, int]:
+    """Size within the target at which the shot keeps its shape, in even numbers."""
+    width, height = shot.display_size
+    scale = min(target.width / width, target.height / height)
+    fitted_width, fitted_height = (
+        max(2, 2 * floor(edge * scale / 2 + Fraction(1, 2))) for edge in (width, height)
+    )
+    return min(fitted_width, target.width), min(fitted_height, target.height)
+
+
+def _matrix(tag: str, width: int, height: int) -> str:
+    is_hd = width >= _HD_WIDTH or height > _HD_HEIGHT
+    if tag == "bt2020nc":
+        return "bt2020"
+    return _MATRICES.get(tag, "bt709" if is_hd else "bt601")
+
+
+def _encoder(target: Target) -> dict[str, object]:
+    tags = {
+        "colorspace": target.colour_space,
+        "color_trc": target.colour_transfer,
+        "color_primaries": target.colour_primaries,
+    }
+    return {
+        "format": "mp4",
+        "vcodec": "libx264",
+        "preset": _PRESET,
+        "crf": _CRF,
+        "profile:v": "high",
+        "x264-params": f"sps-id={PARAMETER_SET_ID}",
+        "g": floor(target.frame_rate * _KEY_FRAME_SECONDS),
+        "color_range": "tv",
+        **{option: tag for option, tag in tags.items() if tag != "unknown"},
+    }

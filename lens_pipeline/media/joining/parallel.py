@@ -1,0 +1,48 @@
+"""Several ffmpeg processes side by side: the first failure ends the others."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
+from typing import TypeVar
+
+from lens_pipeline.media.errors import Cancelled
+from lens_pipeline.media.ffmpeg import Work
+
+Result = TypeVar("Result")
+
+
+def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Result]:
+    """Run all `tasks`, as many at once as there are cores; their results in order.
+
+    Raises what the first task to fail raises, once none is running any more.
+    """
+    stop = threading.Event()
+    lock = threading.Lock()
+
+    def report(stage: str, seconds: float, speed: float | None) -> None:
+        with lock:
+            work.report(stage, seconds, speed)
+
+    shared = replace(work, cancelled=lambda: stop.is_set() or work.cancelled(), report=report)
+    with ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1) or 1) as pool:
+        futures = [pool.submit(task, shared) for task in tasks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            # Also if the wait was interrupted: leaving the pool waits for what is running.
+            stop.set()
+            for future in futures:
+                future.cancel()
+    failures = [
+        failure
+        for future in futures
+        if not future.cancelled() and (failure := future.exception()) is not None
+    ]
+    for failure in failures:
+        if not isinstance(failure, Cancelled):
+            raise failure
+    if failures:
+        raise failures[0]
+    return [future.result() for future in futures]

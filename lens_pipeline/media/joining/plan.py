@@ -1,0 +1,178 @@
+"""Which shots are copied, which are encoded, and to what: decided from the shots alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from lens_pipeline.media.joining.shot import Shot, Signature
+
+Action = Literal["copy", "encode"]
+Method = Literal["copy", "partial", "encode"]
+
+# What browsers play in an MP4 and FFmpeg writes there without changing packets.
+_COPIED_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
+# Rates that players and editors know, for shots whose own rate varies (SMPTE ST 2036-1).
+_STANDARD_RATES = tuple(
+    Fraction(rate)
+    for rate in ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
+)
+# Tags of standard video, which a decoder may also guess if there are none.
+_SDR_TAGS = frozenset({"unknown", "bt709", "smpte170m", "bt470bg"})
+# Parameters in the order in which a difference is best explained.
+_EXPLAINED = {
+    "codec": "codec",
+    "width": "width",
+    "height": "height",
+    "frame_rate": "frame rate",
+    "pixel_format": "pixel format",
+    "rotation": "rotation",
+    "sample_aspect": "pixel shape",
+    "colour_transfer": "transfer function",
+    "colour_space": "colour matrix",
+    "colour_primaries": "colour primaries",
+    "colour_range": "colour range",
+    "field_order": "field order",
+    "profile": "profile",
+    "level": "level",
+    "has_b_frames": "reordering of frames",
+    "extradata_sha256": "codec configuration",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a shot is encoded to: H.264, square pixels, 8 bits, a constant rate."""
+
+    width: int
+    height: int
+    frame_rate: Fraction
+    colour_space: str = "bt709"
+    """Tag of the matrix; unknown for none, where the shots beside have none."""
+    colour_transfer: str = "bt709"
+    colour_primaries: str = "bt709"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done with a shot's video, and why."""
+
+    action: Action
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done with all shots, in order."""
+
+    method: Method
+    target: Target
+    decisions: tuple[Decision, ...]
+    reason: str
+
+
+def make_plan(shots: Sequence[Shot]) -> Plan:
+    """Copy what most shots have in common and encode the rest to match.
+
+    Of signatures that equally many shots have, that of the longer shots in total wins, then that
+    of the first shot. Shots are encoded to H.264 only: beside copied shots of another codec, all
+    are.
+    """
+    main = _main_shot(shots)
+    barrier = _copy_barrier(main)
+    if barrier is not None:
+        return encode_all(shots, f"most shots cannot be copied: {barrier}")
+    decisions = tuple(_decide(shot, main) for shot in shots)
+    if all(decision.action == "copy" for decision in decisions):
+        return Plan("copy", _target(main), decisions, "all shots match")
+    barrier = _splice_barrier(main.signature)
+    if barrier is not None:
+        return encode_all(shots, f"the shots differ, and {barrier}")
+    signature = main.signature
+    target = Target(
+        signature.width,
+        signature.height,
+        signature.frame_rate,
+        signature.colour_space,
+        signature.colour_transfer,
+        signature.colour_primaries,
+    )
+    return Plan("partial", target, decisions, "some shots differ from the others")
+
+
+def encode_all(shots: Sequence[Shot], reason: str) -> Plan:
+    """Encode every shot to what most shots look like, for `reason`."""
+    decisions = tuple(Decision("encode", reason) for _ in shots)
+    return Plan("encode", _target(_main_shot(shots)), decisions, reason)
+
+
+def _main_shot(shots: Sequence[Shot]) -> Shot:
+    """The first of those that are to be matched."""
+
+    def rank(candidate: Shot) -> tuple[int, Fraction]:
+        alike = [shot for shot in shots if _kind(shot) == _kind(candidate)]
+        return len(alike), sum((shot.length for shot in alike), Fraction(0))
+
+    # The first of equal ones.
+    return max(dict.fromkeys(shots), key=rank)
+
+
+def _kind(shot: Shot) -> tuple[Signature, bool]:
+    return shot.signature, _copy_barrier(shot) is None
+
+
+def _copy_barrier(shot: Shot) -> str | None:
+    """Why the packets of this shot cannot be copied, whatever the others are."""
+    if shot.signature.codec not in _COPIED_CODECS:
+        return f"{shot.signature.codec} is not played in an MP4"
+    if shot.variable_rate:
+        return "its frame rate varies"
+    if shot.edited:
+        return "an edit list hides some of its frames"
+    if not shot.starts_clean:
+        return "it does not start with a key frame"
+    return None
+
+
+def _splice_barrier(signature: Signature) -> str | None:
+    """Why encoded shots cannot live in one track with copied shots of this signature."""
+    if signature.codec != "h264":
+        return f"shots are not encoded to {signature.codec}"
+    if signature.pixel_format != "yuv420p" or signature.colour_range not in ("unknown", "tv"):
+        return f"shots are not encoded to {signature.pixel_format}"
+    if signature.field_order not in ("unknown", "progressive"):
+        return "most are interlaced"
+    if signature.rotation or signature.sample_aspect != 1:
+        return "most are turned or have pixels that are not square"
+    if signature.width % 2 or signature.height % 2:
+        return "most have an odd width or height"
+    tags = {signature.colour_space, signature.colour_transfer, signature.colour_primaries}
+    if not tags <= _SDR_TAGS:
+        return "most have other colours than standard video"
+    return None
+
+
+def _decide(shot: Shot, main: Shot) -> Decision:
+    barrier = _copy_barrier(shot)
+    if barrier is not None:
+        return Decision("encode", barrier)
+    if shot.signature == main.signature:
+        return Decision("copy", "matches")
+    name = next(
+        name
+        for name in _EXPLAINED
+        if getattr(shot.signature, name) != getattr(main.signature, name)
+    )
+    if name == "extradata_sha256":
+        return Decision("encode", f"its {_EXPLAINED[name]} differs")
+    own, others = getattr(shot.signature, name), getattr(main.signature, name)
+    return Decision("encode", f"its {_EXPLAINED[name]} is {own}, not {others}")
+
+
+def _target(main: Shot) -> Target:
+    """Geometry and rate of `main` as H.264 can have them: even numbers, a rate players know."""
+    width, height = (max(2, int(edge) // 2 * 2) for edge in main.display_size)
+    rate = main.signature.frame_rate
+    if main.variable_rate or rate > _STANDARD_RATES[-1]:
+        rate = min(_STANDARD_RATES, key=lambda standard: abs(standard - rate))
+    return Target(width, height, rate)

@@ -1,0 +1,320 @@
+"""What is to know about a shot before it is joined: one ffprobe tells it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+
+from lens_pipeline.media.content import VIDEO_CODECS, header_error, read_head, video_demuxer
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.ffmpeg import Tools, Work, run
+
+# A few seconds for gigabytes; more means that the disk hangs.
+_PROBE_SECONDS = 120.0
+# Hours of video with sound. An index of a few bytes can promise billions of packets.
+_MOST_PACKETS = 2_000_000
+# ITU-R BT.2100: PQ and HLG.
+_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
+# Frame rates above are no rates but the resolution of a clock.
+_HIGHEST_RATE = 1000
+_PACKET_FIELDS = "stream_index,pts,dts,duration,flags,data_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What two shots must share for their packets to live in one track."""
+
+    codec: str
+    profile: str
+    level: int
+    width: int
+    height: int
+    pixel_format: str
+    sample_aspect: Fraction
+    field_order: str
+    colour_range: str
+    colour_space: str
+    colour_transfer: str
+    colour_primaries: str
+    has_b_frames: int
+    """Frames by which the decoder is ahead of the display."""
+    frame_rate: Fraction
+    """Frames per second; of a variable rate, the mean."""
+    rotation: int
+    """Degrees counter-clockwise that the display matrix turns the picture by."""
+    extradata_sha256: str
+    """Of the codec's configuration (for H.264: SPS and PPS): packets decode only with their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """The first audio track."""
+
+    stream: int
+    codec: str
+    sample_rate: int
+    channels: int
+    start: Fraction
+    """Seconds, on the clock of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One shot, as its file describes it."""
+
+    signature: Signature
+    demuxer: str
+    stream: int
+    time_base: Fraction
+    start: Fraction
+    """Time of the first frame shown, seconds on the clock of the file."""
+    length: Fraction
+    """Seconds of video, exactly."""
+    variable_rate: bool
+    edited: bool
+    """Whether an edit list hides frames: to show the rest, the hidden ones have to be decoded."""
+    starts_clean: bool
+    """Whether the first packet is a key frame and the first frame shown."""
+    display_order: tuple[int, ...]
+    """For each packet, in the order of decoding, the number of its frame in display order."""
+    last_key: int
+    """Number of the last packet, in the order of decoding, from which all the rest decodes."""
+    payload_sha256: str
+    """Of the SHA-256 of all video packets in order."""
+    audio: Audio | None
+    undamaged: bool = False
+    """Whether all of it was decoded without an error."""
+
+    @property
+    def frames(self) -> int:
+        return len(self.display_order)
+
+    @property
+    def is_hdr(self) -> bool:
+        return self.signature.colour_transfer in _HDR_TRANSFERS
+
+    @property
+    def display_size(self) -> tuple[Fraction, Fraction]:
+        """Width and height as shown: upright, with square pixels."""
+        signature = self.signature
+        width, height = Fraction(signature.width), Fraction(signature.height)
+        if signature.sample_aspect > 1:
+            width *= signature.sample_aspect
+        else:
+            height /= signature.sample_aspect
+        return (height, width) if signature.rotation % 180 else (width, height)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The shot that `to_json` wrote.
+
+        Raises ValueError, KeyError or TypeError: it did not write this text.
+        """
+        fields: dict[str, Any] = json.loads(text)
+        signature, audio = fields["signature"], fields["audio"]
+        for described, names in (
+            (fields, ("time_base", "start", "length")),
+            (signature, ("sample_aspect", "frame_rate")),
+            (audio or {}, ("start",) if audio else ()),
+        ):
+            described.update({name: Fraction(described[name]) for name in names})
+        fields["signature"] = Signature(**signature)
+        fields["audio"] = audio and Audio(**audio)
+        fields["display_order"] = tuple(fields["display_order"])
+        return cls(**fields)
+
+
+def probe(source: Path, tools: Tools, work: Work) -> Shot:
+    """Read the header and the packets of an MP4, QuickTime, WebM or Matroska file.
+
+    Nothing is decoded: damage within the packets shows later.
+
+    Raises MediaError: no video that can be joined; the reason says why. Cancelled.
+    """
+    demuxer = video_demuxer(read_head(source))
+    try:
+        output = run(_command(source, demuxer, tools), _PROBE_SECONDS, work.cancelled)
+    except MediaError as error:
+        if error.over_limit:
+            raise
+        raise header_error(source, demuxer) from error
+    described = json.loads(output)
+    stream = _video_stream(described["streams"])
+    packets = [
+        packet for packet in described["packets"] if packet["stream_index"] == stream["index"]
+    ]
+    if len(described["packets"]) >= _MOST_PACKETS:
+        raise MediaError(f"video has more than {_MOST_PACKETS:,} packets", over_limit=True)
+    _check_complete(stream, packets)
+    return _shot(demuxer, stream, packets, _audio(described["streams"]))
+
+
+def _command(source: Path, demuxer: str, tools: Tools) -> list[str]:
+    return [
+        *(str(tools.ffprobe), "-v", "error", "-f", demuxer),
+        *("-protocol_whitelist", "file,pipe"),
+        *("-show_streams", "-show_entries", f"packet={_PACKET_FIELDS}"),
+        *("-show_data_hash", "sha256", "-read_intervals", f"%+#{_MOST_PACKETS}"),
+        *("-of", "json=compact=1", f"file:{source.resolve()}"),
+    ]
+
+
+def _video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    kinds = [stream.get("codec_type") for stream in streams]
+    moving = [
+        stream
+        for stream in streams
+        if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]
+    ]
+    if not moving:
+        raise MediaError("no video track" + (", only audio" if "audio" in kinds else ""))
+    stream = moving[0]
+    codec = stream.get("codec_name", "an unknown codec")
+    if codec not in VIDEO_CODECS:
+        raise MediaError(f"video is coded with {codec}, which is not supported")
+    if not stream.get("width") or not stream.get("height"):
+        raise MediaError("video is damaged: its frames have no size")
+    return stream
+
+
+def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, Any]]) -> None:
+    if not packets:
+        raise MediaError("video has no frames")
+    promised = int(stream.get("nb_frames", 0))
+    if len(packets) < promised:
+        raise MediaError(
+            f"video is truncated: {len(packets)} of its {promised} frames are in the file"
+        )
+    if any("pts" not in packet or "data_hash" not in packet for packet in packets):
+        raise MediaError("video is damaged: a frame has no time or no data")
+
+
+def _shot(
+    demuxer: str,
+    stream: Mapping[str, Any],
+    packets: Sequence[Mapping[str, Any]],
+    audio: Audio | None,
+) -> Shot:
+    time_base = Fraction(stream["time_base"])
+    times = sorted(packet["pts"] for packet in packets)
+    place = {time: number for number, time in enumerate(times)}
+    if len(place) < len(times):
+        raise MediaError("video is damaged: two of its frames have the same time")
+    last_duration = max(packets, key=lambda packet: packet["pts"]).get("duration", 0)
+    rate = _constant_rate(stream, times, last_duration, time_base)
+    mean = rate or _rate(stream, "avg_frame_rate") or _rate(stream, "r_frame_rate")
+    if mean is None:
+        raise MediaError("video has no frame rate")
+    ends = (packet["pts"] + packet.get("duration", 0) for packet in packets)
+    spread = (max(ends) - times[0]) * time_base
+    length = len(times) / rate if rate else max(spread, 1 / mean)
+    hashes = hashlib.sha256()
+    for packet in packets:
+        hashes.update(bytes.fromhex(packet["data_hash"].partition(":")[2]))
+    display_order = tuple(place[packet["pts"]] for packet in packets)
+    return Shot(
+        signature=_signature(stream, mean),
+        demuxer=demuxer,
+        stream=stream["index"],
+        time_base=time_base,
+        start=times[0] * time_base,
+        length=length,
+        variable_rate=rate is None,
+        edited=any("D" in packet["flags"] for packet in packets),
+        starts_clean="K" in packets[0]["flags"] and display_order[0] == 0,
+        display_order=display_order,
+        last_key=_last_key(packets, display_order),
+        payload_sha256=hashes.hexdigest(),
+        audio=audio,
+    )
+
+
+def _last_key(packets: Sequence[Mapping[str, Any]], display_order: Sequence[int]) -> int:
+    """The last key frame before all that is decoded after it, or 0.
+
+    Frames shown before a key frame but decoded after it need the frames before, too.
+    """
+    earliest = len(display_order)
+    for number in range(len(display_order) - 1, 0, -1):
+        earliest = min(earliest, display_order[number])
+        if "K" in packets[number]["flags"] and display_order[number] == earliest:
+            return number
+    return 0
+
+
+def _constant_rate(
+    stream: Mapping[str, Any], times: Sequence[int], last_duration: int, time_base: Fraction
+) -> Fraction | None:
+    """The rate at which all frames follow one another, or None: the rate varies.
+
+    Times may be off by one tick, since rates such as 30000/1001 are rounded to milliseconds.
+    """
+    for name in ("r_frame_rate", "avg_frame_rate"):
+        rate = _rate(stream, name)
+        # A tick must be well below a frame for this to prove anything.
+        if rate is None or time_base * rate > Fraction(1, 4):
+            continue
+        # In units of 1 / (rate.numerator * time_base.denominator) seconds.
+        tick = time_base.numerator * rate.numerator
+        frame = rate.denominator * time_base.denominator
+        is_even = all(
+            abs((time - times[0]) * tick - number * frame) <= tick
+            for number, time in enumerate(times)
+        )
+        if is_even and 2 * last_duration * tick <= 3 * frame:
+            return rate
+    return None
+
+
+def _rate(stream: Mapping[str, Any], name: str) -> Fraction | None:
+    rate = _fraction(stream.get(name, "0/0"))
+    return rate if rate is not None and 0 < rate <= _HIGHEST_RATE else None
+
+
+def _fraction(text: str) -> Fraction | None:
+    """A number as ffprobe writes it (30000/1001, 16:9); None for 0/0 and 0:1."""
+    numerator, denominator = (int(part) for part in text.replace(":", "/").split("/"))
+    return Fraction(numerator, denominator) if numerator > 0 and denominator > 0 else None
+
+
+def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
+    side_data = stream.get("side_data_list", [])
+    rotations = [data["rotation"] for data in side_data if "rotation" in data]
+    return Signature(
+        codec=stream["codec_name"],
+        profile=stream.get("profile", "unknown"),
+        level=stream.get("level", 0),
+        width=stream["width"],
+        height=stream["height"],
+        pixel_format=stream.get("pix_fmt", "unknown"),
+        sample_aspect=_fraction(stream.get("sample_aspect_ratio", "1:1")) or Fraction(1),
+        field_order=stream.get("field_order", "unknown"),
+        colour_range=stream.get("color_range", "unknown"),
+        colour_space=stream.get("color_space", "unknown"),
+        colour_transfer=stream.get("color_transfer", "unknown"),
+        colour_primaries=stream.get("color_primaries", "unknown"),
+        has_b_frames=stream.get("has_b_frames", 0),
+        frame_rate=frame_rate,
+        rotation=rotations[0] if rotations else 0,
+        extradata_sha256=stream.get("extradata_hash", "").rpartition(":")[2],
+    )
+
+
+def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:
+    for stream in streams:
+        # A track that no decoder knows has no rate: the shot is as good as silent.
+        if stream.get("codec_type") == "audio" and int(stream.get("sample_rate", 0)):
+            return Audio(
+                stream=stream["index"],
+                codec=stream.get("codec_name", "unknown"),
+                sample_rate=int(stream["sample_rate"]),
+                channels=stream.get("channels", 0),
+                start=Fraction(stream.get("start_time", "0")),
+            )
+    return None
