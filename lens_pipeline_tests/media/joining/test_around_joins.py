@@ -38,9 +38,7 @@ class _Joined:
 
 
 @pytest.fixture(scope="module", params=["copy", "partial", "encode"])
-def joined(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> _Joined:
+def joined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> _Joined:
     """A master of eleven shots: all alike, two odd ones, or mostly of a codec not encoded."""
     directory = tmp_path_factory.mktemp(request.param)
     shots = [_shot(directory, number, request.param) for number in range(_SHOTS)]
