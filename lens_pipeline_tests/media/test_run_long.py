@@ -127,7 +127,7 @@ def test_progress_stays_within_the_length_even_if_the_output_is_longer(
 ) -> None:
     """130 % done."""
     run_long([*_pattern(2), "out.mp4"], 0.5, "encoding", follower.work(tmp_path))
-    assert follower.reports[-1][1] == 0.5
+    assert follower.reports[-1][1] == 1
 
 
 def test_warnings_of_a_run_that_succeeds_are_returned(tmp_path: Path, follower: _Follower) -> None:

@@ -34,7 +34,7 @@ def test_a_master_is_joined_with_its_poster_and_lies_at_its_key(
     assert made["path"].value == path
     poster = site.metadata("master_poster", "m1")
     assert str(poster["path"].value).startswith(f"masters/{PROJECT}/master_m1_")
-    assert {path, poster["path"].value} <= site.objects()
+    assert {path, str(poster["path"].value)} <= site.objects()
     for name in ("bytes", "width", "height", "duration_seconds", "method", "shots", "thumbhash"):
         assert name in made
     table = made["shots"]
