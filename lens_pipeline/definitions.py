@@ -3,6 +3,7 @@
 import dagster as dg
 
 from lens_pipeline import jobs, sensors, settings
+from lens_pipeline.assets.checked_shot import checked_shot
 from lens_pipeline.assets.generations import photo_generation, video_generation
 from lens_pipeline.assets.masters import master_assets
 from lens_pipeline.assets.poster import build_poster
@@ -22,13 +23,22 @@ def defs() -> dg.Definitions:
             video_generation,
             build_preview(loaded.batch_size),
             build_poster(loaded.batch_size),
+            checked_shot,
             master_assets,
             scaled_video,
         ],
-        jobs=[jobs.previews, jobs.posters, jobs.masters, jobs.scaled, jobs.retirement],
+        jobs=[
+            jobs.previews,
+            jobs.posters,
+            jobs.shot_checks,
+            jobs.masters,
+            jobs.scaled,
+            jobs.retirement,
+        ],
         sensors=[
             sensors.new_photos,
             sensors.new_videos,
+            sensors.new_shots,
             sensors.new_masters,
             sensors.new_scaled,
             sensors.removed_generations,

@@ -6,8 +6,8 @@ from typing import ClassVar, Generic, TypeVar
 import dagster as dg
 
 from lens_pipeline import keys
-from lens_pipeline.catalog import Generation, Kind, MasterVideo, Row, ScaledVideo
-from lens_pipeline.partitions import masters, photos, scaled, videos
+from lens_pipeline.catalog import Generation, Kind, MasterVideo, ProjectAsset, Row, ScaledVideo
+from lens_pipeline.partitions import masters, photos, scaled, shots, videos
 from lens_pipeline.settings import Settings
 from lens_pipeline.status import REVISION_TAG
 
@@ -130,9 +130,9 @@ class _Master(Derivative[MasterVideo]):
     most_in_run = 1
 
     def revision(self, row: MasterVideo, settings: Settings) -> str:
-        shots = [shot.source or shot.problem or shot.waits or "" for shot in row.shots]
+        sources = [shot.source or shot.problem or shot.waits or "" for shot in row.shots]
         return keys.revision(
-            [*shots, row.problem or ""], keys.master_stem(row), {}, self.code_version
+            [*sources, row.problem or ""], keys.master_stem(row), {}, self.code_version
         )
 
     def object_key(self, row: MasterVideo, revision: str) -> str:
@@ -201,9 +201,34 @@ class _Scaled(Derivative[ScaledVideo]):
         return row.master
 
 
+class _CheckedShot(Derivative[ProjectAsset]):
+    """No file of its own: what is found out about a shot is kept for the masters to come."""
+
+    asset = "checked_shot"
+    upstream = "video_generation"
+    job = "shot_checks"
+    kind = Kind.SHOT
+    partitions = shots
+    code_version = "1"
+
+    def revision(self, row: ProjectAsset, settings: Settings) -> str:
+        shot = row.shot
+        source = shot.source or shot.problem or shot.waits or ""
+        return keys.revision([source], row.id, {}, self.code_version)
+
+    def object_key(self, row: ProjectAsset, revision: str) -> str:
+        raise NotImplementedError("a check of a shot stores nothing of its own")
+
+    def waits_for(self, row: ProjectAsset) -> str | None:
+        # Pictures are assets of projects as well: what is no shot is not for us to complain of.
+        return row.shot.waits or row.shot.problem
+
+
 PREVIEW = _Preview()
 POSTER = _Poster()
 MASTER_POSTER = _MasterPoster()
 SCALED = _Scaled()
+# Saves masters time and is made for what is added from now on: no gap that has to be filled.
+CHECKED_SHOT = _CheckedShot()
 # What is made from another comes after it.
 DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, MASTER_POSTER, SCALED)

@@ -6,6 +6,7 @@ import dagster as dg
 
 from lens_pipeline.assets.shot_cache import trim
 from lens_pipeline.derivatives import (
+    CHECKED_SHOT,
     DERIVATIVES,
     MASTER,
     MASTER_POSTER,
@@ -32,13 +33,14 @@ def _job(description: str, *derivatives: Derivative):
 previews = _job("Make previews of photos.", PREVIEW)
 posters = _job("Make posters of videos.", POSTER)
 masters = _job("Join shots into master videos, with posters.", MASTER, MASTER_POSTER)
+shot_checks = _job("Check shots ahead of the masters they may be used in.", CHECKED_SHOT)
 scaled = _job("Make renditions of master videos.", SCALED)
 
 
 @dg.op
 def retire_old_keys(context: dg.OpExecutionContext, lens: LensResource) -> None:
     """Take finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
-    for derivative in DERIVATIVES:
+    for derivative in (*DERIVATIVES, CHECKED_SHOT):
         count = retire(lens.pipeline(), context.instance, derivative)
         context.log.info("%s: %d keys retired; files and history stay", derivative.asset, count)
 

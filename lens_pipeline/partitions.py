@@ -10,6 +10,7 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 photos = dg.DynamicPartitionsDefinition(name="photos")
 videos = dg.DynamicPartitionsDefinition(name="videos")
 masters = dg.DynamicPartitionsDefinition(name="masters")
+shots = dg.DynamicPartitionsDefinition(name="shots")
 scaled = dg.DynamicPartitionsDefinition(name="scaled")
 
 

@@ -8,7 +8,15 @@ import dagster as dg
 
 from lens_pipeline import jobs
 from lens_pipeline.catalog import Position, Row, UnusableRow
-from lens_pipeline.derivatives import DERIVATIVES, MASTER, POSTER, PREVIEW, SCALED, Derivative
+from lens_pipeline.derivatives import (
+    CHECKED_SHOT,
+    DERIVATIVES,
+    MASTER,
+    POSTER,
+    PREVIEW,
+    SCALED,
+    Derivative,
+)
 from lens_pipeline.gaps import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice, assess, usable
 from lens_pipeline.pipeline import LensResource, Pipeline
 from lens_pipeline.removal import remove_vanished
@@ -21,6 +29,8 @@ _BATCHES_A_TICK = 5
 _OVERLAP = dt.timedelta(seconds=60)
 # Rows that wait for something are looked at in every tick; beyond so many the backfill finds them.
 _MOST_WAITING = 500
+# A master that somebody waits for goes before.
+_CHECK_PRIORITY = -2
 _DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 
 
@@ -48,7 +58,10 @@ class Cursor:
 
 
 def _new_rows(
-    context: dg.SensorEvaluationContext, pipeline: Pipeline, derivative: Derivative
+    context: dg.SensorEvaluationContext,
+    pipeline: Pipeline,
+    derivative: Derivative,
+    priority: int = 0,
 ) -> dg.SensorResult | dg.SkipReason:
     if not pipeline.settings.enabled:
         return dg.SkipReason(_DISABLED)
@@ -100,7 +113,7 @@ def _new_rows(
         if added
         else [],
         run_requests=[
-            run_request(derivative, batch, revisions, origin="sensor", priority=0)
+            run_request(derivative, batch, revisions, origin="sensor", priority=priority)
             for batch in batches(keys, order, batch_size)
         ],
         cursor=cursor,
@@ -117,7 +130,8 @@ def _first_position(
     old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
     if old <= ADOPTION_ROWS:
         return None
-    context.log.warning(adoption_advice(derivative, old))
+    if derivative in DERIVATIVES:
+        context.log.warning(adoption_advice(derivative, old))
     return Position(now - ADOPTION_AGE, "")
 
 
@@ -163,6 +177,18 @@ def new_masters(
 ) -> dg.SensorResult | dg.SkipReason:
     """Requests masters that were added or changed since the last tick and whose shots are there."""
     return _new_rows(context, lens.pipeline(), MASTER)
+
+
+@dg.sensor(
+    job=jobs.shot_checks,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def new_shots(
+    context: dg.SensorEvaluationContext, lens: LensResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Has assets checked that were added to projects, so that masters of them take seconds."""
+    return _new_rows(context, lens.pipeline(), CHECKED_SHOT, priority=_CHECK_PRIORITY)
 
 
 @dg.sensor(

@@ -190,8 +190,8 @@ class _Batch:
 
     def _drop_earlier(self, made: dg.AssetMaterialization, earlier: Mapping[str, str]) -> None:
         """Delete the object of an earlier revision, once nothing says any more that it counts."""
-        path = earlier.get(str(made.partition))
-        if not path or path == made.metadata["path"].value:
+        path, new = earlier.get(str(made.partition)), made.metadata.get("path")
+        if path is None or new is None or path == new.value:
             return
         try:
             self._pipeline.store.delete(path)

@@ -9,7 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from lens_pipeline.catalog.row_sets import GenerationRows, IdColumn, MasterRows, RowSet, ScaledRows
+from lens_pipeline.catalog.row_sets import (
+    AssetRows,
+    GenerationRows,
+    IdColumn,
+    MasterRows,
+    RowSet,
+    ScaledRows,
+)
 from lens_pipeline.catalog.rows import FINISHED, Kind, Position, Row, UnusableRow
 from lens_pipeline.catalog.tables import (
     READ,
@@ -58,6 +65,7 @@ class Catalog:
             Kind.VIDEO: GenerationRows(Kind.VIDEO, self._generation_key),
             Kind.MASTER: masters,
             Kind.SCALED: ScaledRows(masters),
+            Kind.SHOT: AssetRows(masters),
         }
 
     def close(self) -> None:

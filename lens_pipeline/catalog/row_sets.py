@@ -3,7 +3,7 @@
 import datetime as dt
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -14,6 +14,7 @@ from lens_pipeline.catalog.rows import (
     Generation,
     Kind,
     MasterVideo,
+    ProjectAsset,
     Row,
     ScaledVideo,
     UnusableRow,
@@ -188,11 +189,26 @@ class MasterRows(RowSet):
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         configs = {row.id: shots.read_config(row.shots_config) for row in rows}
         wanted = {name for names, _ in configs.values() for name in names}
-        assets = self._assets(connection, wanted)
-        generated = self._generations(
-            connection, {a.generation_id for a in assets.values() if a.generation_id}
-        )
+        assets, generated = self._found(connection, wanted)
         return [_master(row, *configs[row.id], assets, generated) for row in rows]
+
+    def resolved(
+        self, connection: sa.Connection, projects: Mapping[str, str]
+    ) -> tuple[shots.Shot, ...]:
+        """What these assets, each with its project, lead to, in their order."""
+        assets, generated = self._found(connection, projects)
+        return tuple(
+            shot
+            for name, project in projects.items()
+            for shot in shots.resolve(project, [name], assets, generated)
+        )
+
+    def _found(
+        self, connection: sa.Connection, asset_ids: Iterable[str]
+    ) -> tuple[dict[str, shots.Asset], dict[str, shots.ShotGeneration]]:
+        assets = self._assets(connection, asset_ids)
+        named = {asset.generation_id for asset in assets.values() if asset.generation_id}
+        return assets, self._generations(connection, named)
 
     def _assets(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, shots.Asset]:
         wanted = self._asset_key.bindable(connection, ids)
@@ -227,6 +243,34 @@ class MasterRows(RowSet):
             row.id: shots.ShotGeneration(row.type, row.status, row.asset_url, row.changed_at)
             for row in connection.execute(query)
         }
+
+
+class AssetRows(RowSet):
+    """What projects may use as shots."""
+
+    def __init__(self, masters: MasterRows) -> None:
+        super().__init__(IdColumn(project_assets.c.asset_id))
+        self._masters = masters
+
+    @property
+    def belongs(self) -> sa.ColumnElement[bool]:
+        return sa.true()
+
+    @property
+    def unusable(self) -> sa.ColumnElement[bool]:
+        return _is_no_key(self.key.text)
+
+    def select(self) -> sa.Select:
+        return sa.select(
+            self.key.text.label("id"),
+            self.time.label("changed_at"),
+            as_text(project_assets.c.project_id).label("project_id"),
+        )
+
+    def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
+        projects = {row.id: row.project_id for row in rows}
+        found = self._masters.resolved(connection, projects)
+        return [_asset(shot) for shot in found]
 
 
 class ScaledRows(RowSet):
@@ -277,6 +321,11 @@ def _master(
     times = [time for time in (row.changed_at, *(s.finished_at for s in found)) if time]
     latest: dt.datetime | None = max(times, default=None)
     return MasterVideo(row.id, row.project_id, row.name or "", found, latest, problem)
+
+
+def _asset(shot: shots.Shot) -> ProjectAsset | UnusableRow:
+    unusable = key_problem("asset_id", shot.asset_id)
+    return UnusableRow(shot.asset_id, unusable) if unusable else ProjectAsset(shot.asset_id, shot)
 
 
 def _scaled(row: sa.Row, master: Row | UnusableRow | None) -> ScaledVideo | UnusableRow:

@@ -15,6 +15,7 @@ class Kind(StrEnum):
     VIDEO = "video"
     MASTER = "master"
     SCALED = "scaled"
+    SHOT = "shot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,19 @@ class ScaledVideo:
     """None if there is no such master, or its row cannot be used."""
 
 
-Row = Generation | MasterVideo | ScaledVideo
+@dataclass(frozen=True, slots=True)
+class ProjectAsset:
+    """What a project may use as a shot of its masters."""
+
+    id: str
+    shot: Shot
+
+    @property
+    def finished_at(self) -> dt.datetime | None:
+        return self.shot.finished_at
+
+
+Row = Generation | MasterVideo | ScaledVideo | ProjectAsset
 
 
 @dataclass(frozen=True, slots=True)

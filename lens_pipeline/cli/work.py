@@ -21,6 +21,7 @@ _PHASES = (
     [derivative for derivative in DERIVATIVES if derivative.made_from is None],
     [derivative for derivative in DERIVATIVES if derivative.made_from is not None],
 )
+_KINDS = list(dict.fromkeys(derivative.kind.value for derivative in DERIVATIVES))
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="At most so many of each kind.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -44,7 +45,7 @@ def once(limit: int | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Only this kind.")
+@click.option("--kind", type=click.Choice(_KINDS), help="Only this kind.")
 @_LIMIT
 @click.option(
     "--concurrency", type=click.IntRange(1, 64), help="Files worked on at once.  [LENS_THREADS]"

@@ -12,6 +12,7 @@ QUEUES = (PREVIEWS, MASTERS)
 _BY_ASSET = {
     "preview": PREVIEWS,
     "poster": PREVIEWS,
+    "checked_shot": MASTERS,
     "master_video": MASTERS,
     "master_poster": MASTERS,
     "scaled_video": MASTERS,
