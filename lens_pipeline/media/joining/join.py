@@ -239,7 +239,7 @@ class _Joining:
         try:
             mux.write(parts, sound_file, self._rate, master, self._work.cancelled)
             self._work.report("verifying", 0.0, None)
-            verify.check_structure(master, parts, self._rate, self._work.cancelled)
+            verify.check_structure(master, parts, self._rate, self._tools, self._work)
         except MediaError as error:
             raise _Unproven(error.reason) from error
         self._keep(pieces)
@@ -258,6 +258,9 @@ class _Joining:
         outputs: list[str] = []
         if copies:
             outputs += ["-map", f"0:{each.shot.stream}", "-c", "copy", "-f", "mp4"]
+            if each.shot.signature.codec == "hevc":
+                # What Apple's players want; FFmpeg's own choice is hev1.
+                outputs += ["-tag:v", "hvc1"]
             outputs.append(f"file:{_copy_name(each.number)}")
         if audio is not None:
             samples = self._samples(each.number) + 1
@@ -382,7 +385,7 @@ class _Joining:
                 self._keep_facts(_facts_key(each.source), each.shot)
             if self._plan.decisions[each.number].action == "encode" and not piece.cached:
                 key = normalise.identity(each.source.sha256, self._plan.target)
-                self._store.keep(f"{key}.mp4", piece.part.file)
+                self._store.keep(f"{key}.mp4", piece.part.track.file)
                 self._keep_facts(f"{key}.json", piece.shot)
 
     def _keep_facts(self, key: str, shot: Shot) -> None:
