@@ -65,6 +65,7 @@ class Master:
     duration_seconds: float
     frames: int
     width: int
+    """As shown: upright, with square pixels."""
     height: int
     fallback: str | None
     """Why the result of the first plan was thrown away and all shots were encoded."""
@@ -241,6 +242,7 @@ class _Joining:
             self._work.report("verifying", 0.0, None)
             verify.check_structure(master, parts, self._rate, self._tools, self._work)
         except MediaError as error:
+            master.unlink(missing_ok=True)
             raise _Unproven(error.reason) from error
         self._keep(pieces)
         return self._master(master, pieces, fallback)
@@ -267,13 +269,19 @@ class _Joining:
             outputs += sound.pcm_options(audio.stream, each.shot.start, samples)
             outputs.append(f"file:{_sound_name(each.number)}")
         command = [
-            *(str(self._tools.ffmpeg), "-v", "error", "-xerror", "-copyts"),
+            *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-copyts"),
             *_input(each),
             *outputs,
         ]
         stage = f"unpacking shot {each.number + 1} of {len(self._prepared)}"
-        with _naming(each.source):
+        try:
             run_long(command, float(each.shot.length), stage, work)
+        except FfmpegDied:
+            raise
+        except MediaError as error:
+            self._blame(each, work)
+            reason = error.reason if error.over_limit else f"sound is damaged: {error.reason}"
+            raise ShotError(each.source.name, reason, error.over_limit) from error
         return work.directory / _sound_name(each.number) if audio is not None else None
 
     def _samples(self, number: int) -> int:
@@ -330,23 +338,12 @@ class _Joining:
             *(part.cut(0, _PACKETS_PAST_JOIN) for part in following),
         ]
         file = work.directory / f"check-{number}.mp4"
-        stage = f"checking shot {number + 1} of {len(parts)}"
         try:
             mux.write(window, None, self._rate, file, work.cancelled, parts)
-            messages = run_long(
-                [
-                    *(str(self._tools.ffmpeg), "-v", "warning", "-xerror", *_DECODE_OPTIONS),
-                    *("-f", "mov", "-protocol_whitelist", "file,pipe", "-i", f"file:{file.name}"),
-                    *("-f", "null", "-"),
-                ],
-                float(sum(part.frames for part in window) / self._rate),
-                stage,
-                work,
-            )
-        except FfmpegDied:
-            raise
         except MediaError as error:
-            messages = error.reason
+            raise _Unproven(error.reason) from error
+        seconds = float(sum(part.frames for part in window) / self._rate)
+        messages = self._decode(file, seconds, f"checking shot {number + 1} of {len(parts)}", work)
         file.unlink()
         if messages:
             for each in self._prepared[number : number + 2]:
@@ -354,11 +351,27 @@ class _Joining:
             name = self._prepared[number].source.name
             raise _Unproven(f"shot {name} does not decode together with the next: {messages}")
 
+    def _decode(self, file: Path, seconds: float, stage: str, work: Work) -> str:
+        """What ffmpeg has to say against `file`: nothing, if all of it decodes."""
+        command = [
+            *(str(self._tools.ffmpeg), "-v", "warning", "-xerror", *_DECODE_OPTIONS),
+            *("-f", "mov", "-protocol_whitelist", "file,pipe", "-i", f"file:{file.name}"),
+            *("-f", "null", "-"),
+        ]
+        try:
+            return run_long(command, seconds, stage, work).strip()
+        except FfmpegDied:
+            raise
+        except MediaError as error:
+            if error.over_limit:
+                raise
+            return error.reason
+
     def _blame(self, each: _Prepared, work: Work) -> None:
         """Raise ShotError, with the time, if the shot's own file does not decode."""
         times = work.directory / f"damage-{each.number}.txt"
         command = [
-            *(str(self._tools.ffmpeg), "-v", "error", "-xerror", "-threads", "1"),
+            *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-threads", "1"),
             *_input(each),
             *("-map", f"0:{each.shot.stream}", "-fps_mode", "passthrough", "-flush_packets", "1"),
             *("-f", "framecrc", f"file:{times.name}"),
@@ -398,8 +411,8 @@ class _Joining:
         if self._plan.method == "encode":
             width, height = self._plan.target.width, self._plan.target.height
         else:
-            signature = self._prepared[self._numbers("copy")[0]].shot.signature
-            width, height = signature.width, signature.height
+            copied = self._prepared[self._numbers("copy")[0]].shot
+            width, height = (round(edge) for edge in copied.display_size)
         reports = tuple(
             ShotReport(
                 each.source.name,

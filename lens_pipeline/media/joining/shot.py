@@ -209,17 +209,20 @@ def _shot(
     audio: Audio | None,
 ) -> Shot:
     time_base = Fraction(stream["time_base"])
-    times = sorted(packet["pts"] for packet in packets)
-    place = {time: number for number, time in enumerate(times)}
-    if len(place) < len(times):
+    in_order = sorted(packets, key=lambda packet: packet["pts"])
+    place = {packet["pts"]: number for number, packet in enumerate(in_order)}
+    if len(place) < len(packets):
         raise MediaError("video is damaged: two of its frames have the same time")
-    last_duration = max(packets, key=lambda packet: packet["pts"]).get("duration", 0)
+    shown = [packet for packet in in_order if "D" not in packet["flags"]]
+    if not shown:
+        raise MediaError("video has no frames: its edit list hides them all")
+    times = [packet["pts"] for packet in shown]
+    last_duration = shown[-1].get("duration", 0)
     rate = _constant_rate(stream, times, last_duration, time_base)
     mean = rate or _rate(stream, "avg_frame_rate") or _rate(stream, "r_frame_rate")
     if mean is None:
         raise MediaError("video has no frame rate")
-    ends = (packet["pts"] + packet.get("duration", 0) for packet in packets)
-    spread = (max(ends) - times[0]) * time_base
+    spread = (times[-1] + last_duration - times[0]) * time_base
     length = len(times) / rate if rate else max(spread, 1 / mean)
     display_order = tuple(place[packet["pts"]] for packet in packets)
     return Shot(
@@ -230,7 +233,7 @@ def _shot(
         start=times[0] * time_base,
         length=length,
         variable_rate=rate is None,
-        edited=any("D" in packet["flags"] for packet in packets),
+        edited=len(shown) < len(packets),
         starts_clean="K" in packets[0]["flags"] and display_order[0] == 0,
         display_order=display_order,
         last_key=_last_key(packets, display_order),

@@ -67,7 +67,8 @@ def encode(
             sound.seek(end)
     seconds = end / _SAMPLE_BYTES / SAMPLE_RATE
     command = [
-        *(str(tools.ffmpeg), "-v", "error", "-f", "s16le", "-ar", str(SAMPLE_RATE), "-ac", "2"),
+        *(str(tools.ffmpeg), "-y", "-v", "error", "-f", "s16le"),
+        *("-ar", str(SAMPLE_RATE), "-ac", "2"),
         *("-protocol_whitelist", "file,pipe", "-i", f"file:{joined.name}"),
         *("-c:a", "aac", "-b:a", str(_BITS_PER_SECOND), *_SEARCH, "-f", "mp4", f"file:{output}"),
     ]
