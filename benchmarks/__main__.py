@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pandas as pd
 
-NAMES = ("render", "throughput", "latency", "run_start", "growth", "memory")
+NAMES = ("render", "throughput", "latency", "run_start", "growth", "memory", "masters")
 _RESULTS = Path(__file__).parent / "results.json"
 
 AT_LEAST = {
     "render_vs_sharp": 0.95,
     "throughput_vs_loop": 0.75,
     "throughput_growth_100k": 0.7,
+    "master_copy_speedup": 20,
+    "master_copy_3x5_speedup": 20,
+    "master_one_odd_speedup": 4,
+    "master_all_odd_speedup": 1.0,
+    "master_all_odd_ssim_vs_old": 1.0,
+    "master_cached_speedup": 4,
 }
 AT_MOST = {
     "latency_p50_vs_poller": 0.6,

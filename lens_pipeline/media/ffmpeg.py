@@ -32,7 +32,8 @@ _MESSAGE_TAIL = 400
 # Of ffmpeg's messages that are kept: warnings come by the line, damage can bring millions.
 _MESSAGES_BYTES = 64 * 1024
 
-_PROGRESS_OPTIONS = ("-nostdin", "-hide_banner", "-nostats", "-progress", "pipe:1")
+# -y: over a file that exists, ffmpeg without a terminal does nothing and calls that a success.
+_OPTIONS = ("-nostdin", "-hide_banner", "-y", "-nostats", "-progress", "pipe:1")
 _REPORT_SECONDS = 0.5
 # What a long run may take at least, beside what its media adds: start-up on a busy machine.
 _LIMIT_SECONDS = 120.0
@@ -152,9 +153,10 @@ def run(
 def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: Work) -> str:
     """Run ffmpeg on `media_seconds` of media in `work.directory`; return its stderr's last 64 KiB.
 
-    `arguments` begin with the path of ffmpeg; options for reporting progress are added here. It
-    runs at low priority in a process group of its own, with no environment but PATH and LANG.
-    However this ends, no process of the group is left. May run in several threads at once.
+    `arguments` begin with the path of ffmpeg; options for reporting progress and overwriting are
+    added here. It runs at low priority in a process group of its own, with no environment but PATH
+    and LANG. However this ends, no process of the group is left. Several threads may call this at
+    once.
 
     Raises MediaError: not started, failed or crashed (with its last messages); `over_limit` if it
     made no progress for `work.idle_seconds`, took longer than `work.limit_per_second` allows, or
@@ -163,7 +165,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     """
     watch = _Watch(media_seconds, stage, work)
     watch.check_cancelled()
-    command = [str(Path(arguments[0]).absolute()), *_PROGRESS_OPTIONS, *arguments[1:]]
+    command = [str(Path(arguments[0]).absolute()), *_OPTIONS, *arguments[1:]]
     with _started(command, work.directory) as process:
         _restrict(process.pid)
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+# Two channels of samples at 48 kHz, -1 to 1.
+Sound = NDArray[np.float32]
 
 # Colours of the quadrants of `quadrants()`: top left, top right, bottom left, bottom right.
 RED, GREEN, BLUE, YELLOW = (200, 30, 30), (30, 160, 40), (30, 50, 200), (210, 200, 40)
@@ -97,7 +99,7 @@ def write_video(
     path: Path,
     frames: Iterable[Pixels | av.VideoFrame],
     *,
-    rate: int = 24,
+    rate: int | Fraction = 24,
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
     container: str = "mp4",
@@ -105,13 +107,15 @@ def write_video(
     aspect: Fraction | None = None,
     colour: tuple[int, int, int] | None = None,
     audio_seconds: float = 0,
+    sound: Sound | None = None,
     keyframe_every: int = 250,
     first_moov: bool = False,
     encoder_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode `frames` (RGB arrays, or frames in `pixel_format`) to `path`.
 
-    `times` are seconds, one per frame; `colour` is the tags matrix, transfer, primaries.
+    `times` are seconds, one per frame; `colour` is the tags matrix, transfer, primaries;
+    `sound` is what is heard, or `audio_seconds` of silence.
     """
     options = {"movflags": "faststart"} if first_moov else {}
     with av.open(str(path), "w", format=container, options=options) as output:
@@ -122,7 +126,9 @@ def write_video(
         context.pix_fmt = pixel_format
         context.time_base = Fraction(1, rate * 100)
         moments = iter(times) if times is not None else None
-        audio = output.add_stream("aac", rate=48_000) if audio_seconds else None
+        if sound is None:
+            sound = silence(audio_seconds)
+        audio = output.add_stream("aac", rate=48_000) if sound.shape[1] else None
         for number, pixels in enumerate(frames):
             frame = (
                 av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=pixel_format)
@@ -142,26 +148,47 @@ def write_video(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         if isinstance(audio, av.AudioStream):
-            _write_audio(output, audio, audio_seconds)
+            _write_audio(output, audio, sound)
     return path
+
+
+def silence(seconds: float) -> Sound:
+    return np.zeros((2, round(seconds * 48_000)), np.float32)
 
 
 def write_audio_only(path: Path, seconds: float = 1.0) -> Path:
     with av.open(str(path), "w", format="mp4") as output:
         audio = output.add_stream("aac", rate=48_000)
         assert isinstance(audio, av.AudioStream)
-        _write_audio(output, audio, seconds)
+        _write_audio(output, audio, silence(seconds))
     return path
 
 
-def _write_audio(output: OutputContainer, audio: av.AudioStream, seconds: float) -> None:
-    silence = np.zeros((2, 1024), np.float32)
-    for number in range(max(1, round(seconds * 48_000 / 1024))):
-        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
+def _write_audio(output: OutputContainer, audio: av.AudioStream, sound: Sound) -> None:
+    for start in range(0, sound.shape[1], 1024):
+        part = np.ascontiguousarray(sound[:, start : start + 1024])
+        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="stereo")
         frame.sample_rate = 48_000
-        frame.pts = number * 1024
+        frame.pts = start
         output.mux(audio.encode(frame))
     output.mux(audio.encode(None))
+
+
+def numbered(number: int, width: int = 320, height: int = 180) -> Pixels:
+    """A frame that says its number, up to 255: eight black or white columns, the lowest first."""
+    columns = [255 if number >> bit & 1 else 0 for bit in range(8)]
+    line = np.repeat(np.array(columns, np.uint8), width // 8)
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    pixels[:, : line.size] = line[None, :, None]
+    return pixels
+
+
+def number_of(frame: av.VideoFrame, left: int = 0, width: int | None = None) -> int:
+    """The number that `numbered` wrote into the part of a frame that begins at `left`."""
+    grey = frame.to_ndarray(format="gray")
+    column = (width or frame.width) / 8
+    middles = [left + round((bit + 0.5) * column) for bit in range(8)]
+    return sum(int(grey[frame.height // 2, x] > 127) << bit for bit, x in enumerate(middles))
 
 
 def rotate_track(path: Path, matrix: tuple[int, int, int, int]) -> Path:

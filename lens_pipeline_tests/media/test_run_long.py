@@ -62,8 +62,7 @@ def _pattern(seconds: float, rate: int = 25, real_time: bool = False) -> list[st
     source = f"testsrc2=size=160x90:rate={rate}:duration={seconds}"
     pace = ["-re"] if real_time else []
     encoder = ["-c:v", "libx264", "-preset", "ultrafast"]
-    quiet = ["-y", "-loglevel", "error"]
-    return [str(find_ffmpeg()), *quiet, *pace, "-f", "lavfi", "-i", source, *encoder]
+    return [str(find_ffmpeg()), "-loglevel", "error", *pace, "-f", "lavfi", "-i", source, *encoder]
 
 
 def _script(path: Path, text: str) -> str:
@@ -111,6 +110,13 @@ def test_progress_is_seconds_of_output_and_rises_to_the_length(
     gaps = [later - earlier for earlier, later in pairwise(follower.times)]
     assert min(gaps) >= 0.5
     # Relative names are within the directory of the work.
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
+
+
+def test_a_file_that_exists_is_written_anew(tmp_path: Path, follower: _Follower) -> None:
+    """What an interrupted attempt left, taken for the result: ffmpeg says 0 when it skips it."""
+    (tmp_path / "out.mp4").write_text("left over")
+    run_long([*_pattern(0.2), "out.mp4"], 0.2, "encoding", follower.work(tmp_path))
     assert (tmp_path / "out.mp4").stat().st_size > 1000
 
 
@@ -295,7 +301,7 @@ def test_ffmpeg_gets_no_secret_a_low_priority_and_limits(
         tmp_path / "ffmpeg",
         "sleep 0.3; env; nice; ulimit -c; ulimit -v; pwd; ionice -p $$ || echo none",
     )
-    monkeypatch.setattr("lens_pipeline.media.ffmpeg._PROGRESS_OPTIONS", ())
+    monkeypatch.setattr("lens_pipeline.media.ffmpeg._OPTIONS", ())
     shown = run_long(
         [_script(tmp_path / "both", f"exec {fake} >&2")], 1, "x", follower.work(tmp_path)
     ).splitlines()
