@@ -65,6 +65,7 @@ class Master:
     duration_seconds: float
     frames: int
     width: int
+    """As shown: upright, with square pixels."""
     height: int
     fallback: str | None
     """Why the result of the first plan was thrown away and all shots were encoded."""
@@ -231,8 +232,9 @@ class _Joining:
         try:
             mux.write(parts, sound_file, self._rate, master, self._work.cancelled)
             self._work.report("verifying", 0.0, None)
-            verify.check_structure(master, parts, self._rate, self._work.cancelled)
+            verify.check_structure(master, parts, self._rate, self._tools, self._work)
         except MediaError as error:
+            master.unlink(missing_ok=True)
             raise _Unproven(error.reason) from error
         self._keep(pieces)
         return self._master(master, pieces, fallback)
@@ -250,19 +252,28 @@ class _Joining:
         outputs: list[str] = []
         if copies:
             outputs += ["-map", f"0:{each.shot.stream}", "-c", "copy", "-f", "mp4"]
+            if each.shot.signature.codec == "hevc":
+                # What Apple's players want; FFmpeg's own choice is hev1.
+                outputs += ["-tag:v", "hvc1"]
             outputs.append(f"file:{_copy_name(each.number)}")
         if audio is not None:
             samples = self._samples(each.number) + 1
             outputs += sound.pcm_options(audio.stream, each.shot.start, samples)
             outputs.append(f"file:{_sound_name(each.number)}")
         command = [
-            *(str(self._tools.ffmpeg), "-v", "error", "-xerror", "-copyts"),
+            *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-copyts"),
             *_input(each),
             *outputs,
         ]
         stage = f"unpacking shot {each.number + 1} of {len(self._prepared)}"
-        with _naming(each.source):
+        try:
             run_long(command, float(each.shot.length), stage, work)
+        except FfmpegDied:
+            raise
+        except MediaError as error:
+            self._blame(each, work)
+            reason = error.reason if error.over_limit else f"sound is damaged: {error.reason}"
+            raise ShotError(each.source.name, reason, error.over_limit) from error
         return work.directory / _sound_name(each.number) if audio is not None else None
 
     def _samples(self, number: int) -> int:
@@ -319,23 +330,12 @@ class _Joining:
             *(part.cut(0, _PACKETS_PAST_JOIN) for part in following),
         ]
         file = work.directory / f"check-{number}.mp4"
-        stage = f"checking shot {number + 1} of {len(parts)}"
         try:
             mux.write(window, None, self._rate, file, work.cancelled, parts)
-            messages = run_long(
-                [
-                    *(str(self._tools.ffmpeg), "-v", "warning", "-xerror", *_DECODE_OPTIONS),
-                    *("-f", "mov", "-protocol_whitelist", "file,pipe", "-i", f"file:{file.name}"),
-                    *("-f", "null", "-"),
-                ],
-                float(sum(part.frames for part in window) / self._rate),
-                stage,
-                work,
-            )
-        except FfmpegDied:
-            raise
         except MediaError as error:
-            messages = error.reason
+            raise _Unproven(error.reason) from error
+        seconds = float(sum(part.frames for part in window) / self._rate)
+        messages = self._decode(file, seconds, f"checking shot {number + 1} of {len(parts)}", work)
         file.unlink()
         if messages:
             for each in self._prepared[number : number + 2]:
@@ -343,11 +343,27 @@ class _Joining:
             name = self._prepared[number].source.name
             raise _Unproven(f"shot {name} does not decode together with the next: {messages}")
 
+    def _decode(self, file: Path, seconds: float, stage: str, work: Work) -> str:
+        """What ffmpeg has to say against `file`: nothing, if all of it decodes."""
+        command = [
+            *(str(self._tools.ffmpeg), "-v", "warning", "-xerror", *_DECODE_OPTIONS),
+            *("-f", "mov", "-protocol_whitelist", "file,pipe", "-i", f"file:{file.name}"),
+            *("-f", "null", "-"),
+        ]
+        try:
+            return run_long(command, seconds, stage, work).strip()
+        except FfmpegDied:
+            raise
+        except MediaError as error:
+            if error.over_limit:
+                raise
+            return error.reason
+
     def _blame(self, each: _Prepared, work: Work) -> None:
         """Raise ShotError, with the time, if the shot's own file does not decode."""
         times = work.directory / f"damage-{each.number}.txt"
         command = [
-            *(str(self._tools.ffmpeg), "-v", "error", "-xerror", "-threads", "1"),
+            *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-threads", "1"),
             *_input(each),
             *("-map", f"0:{each.shot.stream}", "-fps_mode", "passthrough", "-flush_packets", "1"),
             *("-f", "framecrc", f"file:{times.name}"),
@@ -374,7 +390,7 @@ class _Joining:
                 self._keep_facts(_facts_key(each.source), each.shot)
             if self._plan.decisions[each.number].action == "encode" and not piece.cached:
                 key = normalise.identity(each.source.sha256, self._plan.target)
-                self._store.keep(f"{key}.mp4", piece.part.file)
+                self._store.keep(f"{key}.mp4", piece.part.track.file)
                 self._keep_facts(f"{key}.json", piece.shot)
 
     def _keep_facts(self, key: str, shot: Shot) -> None:
@@ -387,8 +403,8 @@ class _Joining:
         if self._plan.method == "encode":
             width, height = self._plan.target.width, self._plan.target.height
         else:
-            signature = self._prepared[self._numbers("copy")[0]].shot.signature
-            width, height = signature.width, signature.height
+            copied = self._prepared[self._numbers("copy")[0]].shot
+            width, height = (round(edge) for edge in copied.display_size)
         reports = tuple(
             ShotReport(
                 each.source.name,

@@ -1,52 +1,55 @@
-"""Packets of several MP4s to one MP4, bit for bit. Nothing is decoded.
+"""Packets of several MP4s to one MP4, bit for bit."""
 
-Reads only what ffmpeg has written before: strangers' files are not opened in this process.
-"""
-
-import contextlib
-import heapq
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Self
 
-import av
-from av.error import FFmpegError
-from av.packet import Packet
-
-from lens_pipeline.media.errors import Cancelled, DiskFull, MediaError
+from lens_pipeline.media.errors import Cancelled, MediaError
 from lens_pipeline.media.joining import avcc
+from lens_pipeline.media.joining.boxes import (
+    Samples,
+    Track,
+    layout,
+    read_track,
+    with_configuration,
+)
 from lens_pipeline.media.joining.shot import Shot
-from lens_pipeline.media.joining.sound import FULL
+from lens_pipeline.media.joining.sound import SAMPLE_RATE, told_if_full
 
-# As Apple's players want it; FFmpeg's own choice is hev1.
-_TAGS = {"hevc": "hvc1"}
-_CHECK_EVERY = 64
+# Ticks a second that a video track has at least, as FFmpeg writes them.
+_LEAST_TIMESCALE = 10_000
+_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """The video of one shot, ready to be copied."""
 
-    file: Path
-    """An MP4 with this one track."""
+    track: Track
     display_order: tuple[int, ...]
     """For each packet, the number of its frame within the shot."""
-    payload_sha256: str
-    """As `Shot.payload_sha256`: what has to arrive in the master."""
+    packet_hashes: tuple[str, ...]
+    """As `Shot.packet_hashes`: what has to arrive in the master."""
     last_key: int
     """As `Shot.last_key`."""
     undamaged: bool
     """Whether all of it has been decoded before."""
     first: int = 0
-    """Packets of the file that are left out before."""
+    """Packets of the track that are left out before."""
 
     @classmethod
     def of(cls, file: Path, shot: Shot) -> Self:
-        """The whole of `file`, which has the video packets of `shot`."""
-        return cls(file, shot.display_order, shot.payload_sha256, shot.last_key, shot.undamaged)
+        """The whole of `file`, an MP4 that ffmpeg has written with the video packets of `shot`.
+
+        Raises MediaError: it has other packets.
+        """
+        track = read_track(file)
+        if len(track.sizes) != shot.frames:
+            raise MediaError(f"{len(track.sizes)} of {shot.frames} frames were copied")
+        return cls(track, shot.display_order, shot.packet_hashes, shot.last_key, shot.undamaged)
 
     @property
     def frames(self) -> int:
@@ -80,82 +83,103 @@ def write(
     differ. The track has those of `configured_for`, if given: of a master of which `parts` are a
     window.
 
-    Raises MediaError: a part is not what it should be. Cancelled, DiskFull.
+    Raises MediaError: the parts do not fit into one track. Cancelled, DiskFull.
     """
-    with translated_errors(), av.open(str(output), "w", options={"movflags": "faststart"}) as file:
-        with av.open(str(parts[0].file)) as template:
-            source = template.streams.video[0]
-            video = file.add_stream_from_template(source)
-            video.time_base = 1 / frame_rate
-            video.codec_context.extradata = _extradata(configured_for or parts)
-            if source.codec_context.name in _TAGS:
-                video.codec_context.codec_tag = _TAGS[source.codec_context.name]
-        streams = [_video_packets(parts, frame_rate, video)]
-        if sound is not None:
-            with av.open(str(sound)) as template:
-                audio = file.add_stream_from_template(template.streams.audio[0])
-            streams.append(_audio_packets(sound, audio))
-        packets = heapq.merge(*streams, key=_decoding_time)
-        for number, packet in enumerate(packets):
-            if number % _CHECK_EVERY == 0 and cancelled():
-                raise Cancelled("joining")
-            file.mux(packet)
+    tracks = [_video(parts, frame_rate, configured_for or parts)]
+    length = Fraction(sum(part.frames for part in parts)) / frame_rate
+    if sound is not None:
+        tracks.append(_audio(read_track(sound), length))
+    head, order = layout(tracks, SAMPLE_RATE)
+    with told_if_full(), output.open("wb", buffering=0) as file:
+        file.write(head)
+        runs = (tracks[number].sources[sample] for number, samples in order for sample in samples)
+        _copy(_contiguous(runs), file.fileno(), cancelled)
 
 
-@contextlib.contextmanager
-def translated_errors() -> Iterator[None]:
-    """Raise DiskFull or MediaError for what libav raises."""
-    try:
-        yield
-    except FFmpegError as error:
-        if error.errno in FULL:
-            raise DiskFull(f"no space left: {error.strerror}") from error
-        raise MediaError(f"cannot be joined: {error.strerror}") from error
-
-
-def _extradata(parts: Sequence[Part]) -> bytes | None:
-    distinct: dict[bytes, None] = {}
-    codec = ""
-    for part in parts:
-        with av.open(str(part.file)) as file:
-            context = file.streams.video[0].codec_context
-            distinct[bytes(context.extradata or b"")] = None
-            codec = context.name
-    if len(distinct) == 1:
-        return next(iter(distinct)) or None
-    if codec != "h264":
-        raise MediaError("the shots' codec configurations differ")
-    return avcc.merge(tuple(distinct))
-
-
-def _video_packets(
-    parts: Sequence[Part], frame_rate: Fraction, stream: av.VideoStream
-) -> Iterator[Packet]:
+def _video(parts: Sequence[Part], frame_rate: Fraction, configured_for: Sequence[Part]) -> Samples:
+    # A whole number of ticks a frame.
+    factor = 1
+    while frame_rate.numerator * factor < _LEAST_TIMESCALE:
+        factor *= 2
+    ticks = frame_rate.denominator * factor
     ahead = delay(parts)
-    first = 0
+    sources: list[tuple[Path, int, int]] = []
+    delays: list[int] = []
+    keys: list[int] = []
     for part in parts:
-        with av.open(str(part.file)) as file:
-            packets = (packet for packet in file.demux(file.streams.video[0]) if packet.size)
-            wanted = islice(packets, part.first, part.first + part.frames)
-            for number, (packet, place) in enumerate(
-                zip(wanted, part.display_order, strict=True), part.first
-            ):
-                packet.stream = stream
-                packet.time_base = 1 / frame_rate
-                packet.pts = first + place
-                packet.dts = first + number - ahead
-                packet.duration = 1
-                yield packet
-        first += part.first + part.frames
+        for number, place in enumerate(part.display_order, part.first):
+            track = part.track
+            if track.keys is None or number in track.keys:
+                keys.append(len(sources))
+            sources.append((track.file, track.offsets[number], track.sizes[number]))
+            delays.append((place - number + ahead) * ticks)
+    return Samples(
+        entry=_entry(configured_for),
+        display=parts[0].track.display,
+        is_video=True,
+        timescale=frame_rate.numerator * factor,
+        sources=sources,
+        durations=[ticks] * len(sources),
+        delays=delays if any(delays) else [],
+        keys=None if len(keys) == len(sources) else keys,
+        media_start=ahead * ticks,
+        length=len(sources) * ticks,
+    )
 
 
-def _audio_packets(sound: Path, stream: av.AudioStream) -> Iterator[Packet]:
-    with av.open(str(sound)) as file:
-        for packet in file.demux(file.streams.audio[0]):
-            if packet.size:
-                packet.stream = stream
-                yield packet
+def _entry(parts: Sequence[Part]) -> bytes:
+    first = parts[0].track
+    configurations = tuple(dict.fromkeys(part.track.configuration for part in parts))
+    if len(configurations) == 1:
+        return with_configuration(first.entry, configurations[0])
+    if first.entry[4:8] != b"avc1":
+        raise MediaError("the codec configurations of the shots differ")
+    return with_configuration(first.entry, avcc.merge(configurations))
 
 
-def _decoding_time(packet: Packet) -> Fraction:
-    return (packet.dts or 0) * packet.time_base
+def _audio(track: Track, length: Fraction) -> Samples:
+    return Samples(
+        entry=track.entry,
+        display=track.display,
+        is_video=False,
+        timescale=SAMPLE_RATE,
+        sources=[
+            (track.file, offset, size)
+            for offset, size in zip(track.offsets, track.sizes, strict=True)
+        ],
+        durations=track.durations,
+        delays=[],
+        keys=None,
+        media_start=track.media_start,
+        length=min(round(length * SAMPLE_RATE), sum(track.durations) - track.media_start),
+    )
+
+
+def _contiguous(sources: Iterator[tuple[Path, int, int]]) -> Iterator[tuple[Path, int, int]]:
+    """Fewer and longer pieces of files that say the same."""
+    held: tuple[Path, int, int] | None = None
+    for file, offset, size in sources:
+        if held is not None and held[0] == file and held[1] + held[2] == offset:
+            held = (file, held[1], held[2] + size)
+            continue
+        if held is not None:
+            yield held
+        held = (file, offset, size)
+    if held is not None:
+        yield held
+
+
+def _copy(
+    pieces: Iterator[tuple[Path, int, int]], descriptor: int, cancelled: Callable[[], bool]
+) -> None:
+    for path, start, size in pieces:
+        with path.open("rb", buffering=0) as source:
+            offset, end = start, start + size
+            while offset < end:
+                if cancelled():
+                    raise Cancelled("joining")
+                count = min(end - offset, _CHUNK_BYTES)
+                sent = os.sendfile(descriptor, source.fileno(), offset, count)
+                if not sent:
+                    raise MediaError("a piece of the master ends early")
+                offset += sent

@@ -55,7 +55,7 @@ def encode(
     )[str(shot.stream)]
     command = ffmpeg_python.output(
         _filtered(video, shot, target), f"file:{output}", **_encoder(target)
-    ).global_args("-v", "error", "-xerror")
+    ).global_args("-y", "-v", "error", "-xerror")
     try:
         run_long(command.compile(cmd=str(tools.ffmpeg)), float(shot.length), stage, work)
     except MediaError as error:

@@ -1,6 +1,5 @@
 """What is to know about a shot before it is joined: one ffprobe tells it."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ _MOST_PACKETS = 2_000_000
 _HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 # Frame rates above are no rates but the resolution of a clock.
 _HIGHEST_RATE = 1000
-_PACKET_FIELDS = "stream_index,pts,dts,duration,flags,data_hash"
+_SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ class Shot:
     """For each packet, in the order of decoding, the number of its frame in display order."""
     last_key: int
     """Number of the last packet, in the order of decoding, from which all the rest decodes."""
-    payload_sha256: str
-    """Of the SHA-256 of all video packets in order."""
+    packet_hashes: tuple[str, ...]
+    """SHA-256 of each packet, in the order of decoding."""
     audio: Audio | None
     undamaged: bool = False
     """Whether all of it was decoded without an error."""
@@ -126,7 +125,8 @@ class Shot:
             described.update({name: Fraction(described[name]) for name in names})
         fields["signature"] = Signature(**signature)
         fields["audio"] = audio and Audio(**audio)
-        fields["display_order"] = tuple(fields["display_order"])
+        for name in ("display_order", "packet_hashes"):
+            fields[name] = tuple(fields[name])
         return cls(**fields)
 
 
@@ -138,13 +138,7 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     Raises MediaError: no video that can be joined; the reason says why. Cancelled.
     """
     demuxer = video_demuxer(read_head(source))
-    try:
-        output = run(_command(source, demuxer, tools), _PROBE_SECONDS, work.cancelled)
-    except MediaError as error:
-        if error.over_limit:
-            raise
-        raise header_error(source, demuxer) from error
-    described = json.loads(output)
+    described = describe(source, demuxer, _SHOT_FIELDS, tools, work)
     stream = _video_stream(described["streams"])
     packets = [
         packet for packet in described["packets"] if packet["stream_index"] == stream["index"]
@@ -155,14 +149,27 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     return _shot(demuxer, stream, packets, _audio(described["streams"]))
 
 
-def _command(source: Path, demuxer: str, tools: Tools) -> list[str]:
-    return [
+def describe(
+    file: Path, demuxer: str, packet_fields: str, tools: Tools, work: Work
+) -> Mapping[str, Any]:
+    """What ffprobe tells of a file's `streams` and, in the order of the file, its `packets`.
+
+    Raises MediaError: the header cannot be read. Cancelled.
+    """
+    hashing = ("-show_data_hash", "sha256") if "data_hash" in packet_fields else ()
+    command = [
         *(str(tools.ffprobe), "-v", "error", "-f", demuxer),
         *("-protocol_whitelist", "file,pipe"),
-        *("-show_streams", "-show_entries", f"packet={_PACKET_FIELDS}"),
-        *("-show_data_hash", "sha256", "-read_intervals", f"%+#{_MOST_PACKETS}"),
-        *("-of", "json=compact=1", f"file:{source.resolve()}"),
+        *("-show_streams", "-show_entries", f"packet={packet_fields}", *hashing),
+        *("-read_intervals", f"%+#{_MOST_PACKETS}"),
+        *("-of", "json=compact=1", f"file:{file.resolve()}"),
     ]
+    try:
+        return json.loads(run(command, _PROBE_SECONDS, work.cancelled))
+    except MediaError as error:
+        if error.over_limit:
+            raise
+        raise header_error(file, demuxer) from error
 
 
 def _video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -202,21 +209,21 @@ def _shot(
     audio: Audio | None,
 ) -> Shot:
     time_base = Fraction(stream["time_base"])
-    times = sorted(packet["pts"] for packet in packets)
-    place = {time: number for number, time in enumerate(times)}
-    if len(place) < len(times):
+    in_order = sorted(packets, key=lambda packet: packet["pts"])
+    place = {packet["pts"]: number for number, packet in enumerate(in_order)}
+    if len(place) < len(packets):
         raise MediaError("video is damaged: two of its frames have the same time")
-    last_duration = max(packets, key=lambda packet: packet["pts"]).get("duration", 0)
+    shown = [packet for packet in in_order if "D" not in packet["flags"]]
+    if not shown:
+        raise MediaError("video has no frames: its edit list hides them all")
+    times = [packet["pts"] for packet in shown]
+    last_duration = shown[-1].get("duration", 0)
     rate = _constant_rate(stream, times, last_duration, time_base)
     mean = rate or _rate(stream, "avg_frame_rate") or _rate(stream, "r_frame_rate")
     if mean is None:
         raise MediaError("video has no frame rate")
-    ends = (packet["pts"] + packet.get("duration", 0) for packet in packets)
-    spread = (max(ends) - times[0]) * time_base
+    spread = (times[-1] + last_duration - times[0]) * time_base
     length = len(times) / rate if rate else max(spread, 1 / mean)
-    hashes = hashlib.sha256()
-    for packet in packets:
-        hashes.update(bytes.fromhex(packet["data_hash"].partition(":")[2]))
     display_order = tuple(place[packet["pts"]] for packet in packets)
     return Shot(
         signature=_signature(stream, mean),
@@ -226,11 +233,11 @@ def _shot(
         start=times[0] * time_base,
         length=length,
         variable_rate=rate is None,
-        edited=any("D" in packet["flags"] for packet in packets),
+        edited=len(shown) < len(packets),
         starts_clean="K" in packets[0]["flags"] and display_order[0] == 0,
         display_order=display_order,
         last_key=_last_key(packets, display_order),
-        payload_sha256=hashes.hexdigest(),
+        packet_hashes=tuple(packet["data_hash"].rpartition(":")[2] for packet in packets),
         audio=audio,
     )
 

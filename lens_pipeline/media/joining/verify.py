@@ -1,28 +1,28 @@
 """Proof that a master is what its shots say, before anyone sees it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-
-import av
-from av.container import InputContainer
+from typing import Any
 
 from lens_pipeline.media.content import mp4_boxes
 from lens_pipeline.media.errors import Cancelled, MediaError
-from lens_pipeline.media.joining.mux import Part, delay, translated_errors
-from lens_pipeline.media.joining.sound import SAMPLE_RATE, sample_at
+from lens_pipeline.media.ffmpeg import Tools, Work
+from lens_pipeline.media.joining.mux import Part, delay
+from lens_pipeline.media.joining.shot import describe
 
 # Lip sync is noticed from about 45 ms on (ITU-R BT.1359-1).
 _SYNC_SECONDS = Fraction(40, 1000)
 _CHECK_EVERY = 64
+_FIELDS = "stream_index,pts,dts,pos,size"
 
 
 def check_structure(
-    master: Path, parts: Sequence[Part], frame_rate: Fraction, cancelled: Callable[[], bool]
+    master: Path, parts: Sequence[Part], frame_rate: Fraction, tools: Tools, work: Work
 ) -> None:
-    """Compare a master's packets with what went into it.
+    """Compare a master's packets, as ffprobe reads them, with what went into it.
 
     Every frame of every part is there, unchanged, at its time, in an order that can be decoded;
     video and sound start together and end together; the index comes first. Whether the packets
@@ -33,30 +33,27 @@ def check_structure(
     boxes = list(mp4_boxes(master))
     if b"moov" not in boxes or boxes.index(b"moov") > boxes.index(b"mdat"):
         raise MediaError("the index of the master does not come first")
-    with translated_errors(), av.open(str(master)) as file:
-        video, audio = file.streams.video[0], file.streams.audio[0]
-        frames = sum(part.frames for part in parts)
-        length = frames / frame_rate
-        _check_length("video", video, length, 1 / frame_rate)
-        _check_length("sound", audio, length, _SYNC_SECONDS)
-        if audio.duration is None or audio.time_base is None:
-            raise MediaError("the sound of the master has no length")
-        if abs(sample_at(audio.duration * audio.time_base) - sample_at(length)) > 1:
-            raise MediaError("the sound of the master is cut off")
-        _check_packets(file, video, parts, frame_rate, cancelled)
-    with translated_errors(), av.open(str(master)) as file:
-        packets = (packet for packet in file.demux(file.streams.audio[0]) if packet.size)
-        times = [packet.dts for packet in packets if packet.dts is not None]
-        if any(after <= before for before, after in pairwise(times)):
-            raise MediaError("packets of the sound are out of order")
+    described = describe(master, "mov", _FIELDS, tools, work)
+    if [stream["codec_type"] for stream in described["streams"]] != ["video", "audio"]:
+        raise MediaError("the master has other tracks than one of video and one of sound")
+    video, audio = described["streams"]
+    length = sum(part.frames for part in parts) / frame_rate
+    _check_length("video", video, length, Fraction(1, 1000) + Fraction(video["time_base"]))
+    _check_length("sound", audio, length, _SYNC_SECONDS)
+    in_video, in_sound = (
+        [packet for packet in described["packets"] if packet["stream_index"] == index]
+        for index in (0, 1)
+    )
+    _check_order(in_video)
+    _check_order(in_sound)
+    _check_times(in_video, Fraction(video["time_base"]) * frame_rate, parts)
+    _check_payload(master, in_video, parts, work.cancelled)
 
 
 def _check_length(
-    name: str, stream: av.VideoStream | av.AudioStream, length: Fraction, tolerance: Fraction
+    name: str, stream: Mapping[str, Any], length: Fraction, tolerance: Fraction
 ) -> None:
-    time_base = stream.time_base or Fraction(1, SAMPLE_RATE)
-    start = (stream.start_time or 0) * time_base
-    duration = (stream.duration or 0) * time_base
+    start, duration = Fraction(stream["start_time"]), Fraction(stream["duration"])
     if abs(start) > tolerance or abs(start + duration - length) > tolerance:
         raise MediaError(
             f"{name} of the master lasts from {float(start):.3f} s to "
@@ -64,30 +61,40 @@ def _check_length(
         )
 
 
-def _check_packets(
-    file: InputContainer,
-    stream: av.VideoStream,
+def _check_order(packets: Sequence[Mapping[str, Any]]) -> None:
+    if any(after["dts"] <= before["dts"] for before, after in pairwise(packets)):
+        raise MediaError("packets of the master are out of order")
+
+
+def _check_times(
+    packets: Sequence[Mapping[str, Any]], frames_a_tick: Fraction, parts: Sequence[Part]
+) -> None:
+    expected: list[tuple[int, int]] = []
+    ahead = delay(parts)
+    for part in parts:
+        first = len(expected)
+        expected += [
+            (first + place, first + number - ahead)
+            for number, place in enumerate(part.display_order)
+        ]
+    if len(packets) != len(expected):
+        raise MediaError(f"the master has {len(packets)} frames, not {len(expected)}")
+    for number, (packet, times) in enumerate(zip(packets, expected, strict=True)):
+        if (packet["pts"] * frames_a_tick, packet["dts"] * frames_a_tick) != times:
+            raise MediaError(f"frame {number} has a wrong time in the master")
+
+
+def _check_payload(
+    master: Path,
+    packets: Sequence[Mapping[str, Any]],
     parts: Sequence[Part],
-    frame_rate: Fraction,
     cancelled: Callable[[], bool],
 ) -> None:
-    packets = (packet for packet in file.demux(stream) if packet.size)
-    ahead = delay(parts)
-    first = 0
-    for number, part in enumerate(parts, 1):
-        payload = hashlib.sha256()
-        for decoded, place in enumerate(part.display_order):
-            if decoded % _CHECK_EVERY == 0 and cancelled():
+    expected = [digest for part in parts for digest in part.packet_hashes]
+    with master.open("rb") as file:
+        for number, (packet, digest) in enumerate(zip(packets, expected, strict=True)):
+            if number % _CHECK_EVERY == 0 and cancelled():
                 raise Cancelled("verifying")
-            packet = next(packets, None)
-            if packet is None or packet.pts is None or packet.dts is None:
-                raise MediaError(f"a frame of shot {number} is missing in the master")
-            ticks = packet.time_base * frame_rate
-            if packet.pts * ticks != first + place or packet.dts * ticks != first + decoded - ahead:
-                raise MediaError(f"a frame of shot {number} has a wrong time in the master")
-            payload.update(hashlib.sha256(packet).digest())
-        if payload.hexdigest() != part.payload_sha256:
-            raise MediaError(f"packets of shot {number} changed on the way into the master")
-        first += part.frames
-    if next(packets, None) is not None:
-        raise MediaError("the master has more frames than its shots")
+            file.seek(int(packet["pos"]))
+            if hashlib.sha256(file.read(int(packet["size"]))).hexdigest() != digest:
+                raise MediaError(f"frame {number} was changed on the way into the master")
