@@ -14,7 +14,7 @@ from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog import ProjectAsset
 from lens_pipeline.derivatives import CHECKED_SHOT
-from lens_pipeline.failures import ShotUnusable, SourceUnreadable
+from lens_pipeline.failures import ShotUnusable, SourceOverLimit
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.ffmpeg import Tools
 from lens_pipeline.media.joining.join import Source, examine
@@ -43,9 +43,9 @@ class ShotChecker:
             cache = ShotCache(workshop.store, directory)
             try:
                 with media_failures():
-                    examine(source, Tools.find(), work, cache)
+                    examine(source, Tools.find(), work, cache, self._settings.max_pixels)
                 reason = None
-            except (ShotUnusable, SourceUnreadable) as error:
+            except (ShotUnusable, SourceOverLimit) as error:
                 # The result of the check, not its failure: an asset may be a picture as well.
                 reason = str(error)
         return {

@@ -79,7 +79,8 @@ class MasterMaker:
     def _join(self, workshop: Workshop, sources: list[Source], directory: Path) -> Master:
         work = media_work(workshop, directory, self._settings)
         with media_failures():
-            return join(sources, Tools.find(), work, ShotCache(workshop.store, directory))
+            cache = ShotCache(workshop.store, directory)
+            return join(sources, Tools.find(), work, cache, self._settings.max_pixels)
 
 
 def media_work(workshop: Workshop, directory: Path, settings: Settings) -> Work:

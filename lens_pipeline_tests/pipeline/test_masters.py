@@ -8,8 +8,11 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from lens_pipeline.definitions import defs
+from lens_pipeline.engine.run_worker import execute
+from lens_pipeline.engine.submit import create_run
 from lens_pipeline.pipeline import LensResource
-from lens_pipeline.sensors import new_masters
+from lens_pipeline.sensors import new_masters, new_shots
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site
 
@@ -126,6 +129,43 @@ def test_a_shot_that_becomes_known_later_mends_its_master(site: Site, project: P
     project.shot("a")
     site.once()
     assert project.states("m1")["master_video"] == "ready"
+
+
+def test_a_shot_over_the_limits_of_pixels_is_refused_by_name(
+    site: Site, project: Project, environment: pytest.MonkeyPatch
+) -> None:
+    """A shot of 16,000 x 16,000 that takes the memory of the machine."""
+    project.shot("a")
+    project.shot("large", size=(320, 240))
+    project.master("m1", ["a", "large"])
+    environment.setenv("LENS_MAX_PIXELS", "50000")
+    assert site.lens("backfill", "--kind", "master").code == 1
+    assert "shot 'large': 320 x 240 pixels are over the limit of 50000" in project.reason("m1")
+
+
+def test_shots_are_checked_ahead_of_their_masters(site: Site, project: Project) -> None:
+    """A master of three copied shots that takes as long as decoding all of them."""
+    project.shot("a")
+    project.asset("text", asset_url="u1/uploads/text.mp4")
+    (site.store / "u1" / "uploads" / "text.mp4").write_bytes(b"no video " * 100)
+    context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
+    result = new_shots(context)
+    assert isinstance(result, dg.SensorResult)
+    (request,) = result.run_requests or []
+    assert request.job_name == "shot_checks"
+    site.dagster.add_dynamic_partitions("shots", ["a", "text"])
+    job = defs().get_repository_def().get_job("shot_checks")
+    assert execute(site.dagster, create_run(site.dagster, job, request.tags).run_id) == 0
+    assert site.metadata("checked_shot", "a")["usable"].value is True
+    bad = site.metadata("checked_shot", "text")
+    assert bad["usable"].value is False
+    assert "shot 'text': not a video" in str(bad["reason"].value)
+
+    project.master("m1", ["a", "a"])
+    site.once()
+    table = site.metadata("master_video", "m1")["shots"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert {record.data["done"] for record in table.records} == {"copy (cached)"}
 
 
 class Ticker:

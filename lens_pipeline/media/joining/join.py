@@ -96,14 +96,19 @@ class _Unproven(Exception):
 
 
 def join(
-    sources: Sequence[Source], tools: Tools, work: Work, pieces: Pieces | None = None
+    sources: Sequence[Source],
+    tools: Tools,
+    work: Work,
+    pieces: Pieces | None = None,
+    max_pixels: int | None = None,
 ) -> Master:
     """Join the videos of `sources` in order, with their sound, into an MP4 in `work.directory`.
 
     Video that matches what most shots have is copied bit for bit; the rest is encoded to match
     it. Sound is always encoded: each shot's is cut or padded with silence to its video. The
     result is verified; if that fails, all shots are encoded and the result is verified again.
-    `pieces` saves examining and encoding again what an earlier master has had.
+    `pieces` saves examining and encoding again what an earlier master has had. Shots with more
+    than `max_pixels` in a frame are refused before anything of them is decoded.
 
     Raises ShotError: a shot is no video, damaged, or cannot be encoded. MediaError: there are no
     sources, or the result cannot be verified. FfmpegDied, Cancelled, DiskFull: may be tried again.
@@ -112,6 +117,8 @@ def join(
         raise MediaError("a master needs at least one shot")
     store = pieces or _NoPieces()
     prepared = _examine(sources, tools, work, store)
+    for each in prepared:
+        _refuse_large(each.source, each.shot, max_pixels)
     plan = make_plan([each.shot for each in prepared])
     try:
         return _Joining(prepared, plan, tools, work, store).run(None)
@@ -123,6 +130,25 @@ def join(
         return _Joining(prepared, plan, tools, work, _Forgetful(store)).run(reason)
     except _Unproven as failure:
         raise MediaError(f"the master cannot be verified: {failure}") from failure
+
+
+def examine(
+    source: Source, tools: Tools, work: Work, pieces: Pieces, max_pixels: int | None = None
+) -> Shot:
+    """Find out about a shot what joining needs to know, decode all of it, and keep what was found.
+
+    Saves every later `join` with these `pieces` from decoding it. Raises what `join` raises of a
+    shot.
+    """
+    known = _stored_facts(pieces, _facts_key(source))
+    if known is not None:
+        return known
+    with _naming(source):
+        shot = probe(source.path, tools, work)
+    _refuse_large(source, shot, max_pixels)
+    _refuse_damaged(source, shot, tools, work)
+    _keep_facts(_facts_key(source), shot, work, pieces)
+    return shot
 
 
 class _NoPieces:
@@ -262,7 +288,7 @@ class _Joining:
             outputs.append(f"file:{_sound_name(each.number)}")
         command = [
             *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-copyts"),
-            *_input(each),
+            *_input(each.source, each.shot),
             *outputs,
         ]
         stage = f"unpacking shot {each.number + 1} of {len(self._prepared)}"
@@ -271,7 +297,7 @@ class _Joining:
         except FfmpegDied:
             raise
         except MediaError as error:
-            self._blame(each, work)
+            _refuse_damaged(each.source, each.shot, self._tools, work)
             reason = error.reason if error.over_limit else f"sound is damaged: {error.reason}"
             raise ShotError(each.source.name, reason, error.over_limit) from error
         return work.directory / _sound_name(each.number) if audio is not None else None
@@ -309,7 +335,7 @@ class _Joining:
         except FfmpegDied:
             raise
         except MediaError as error:
-            self._blame(each, work)
+            _refuse_damaged(each.source, each.shot, self._tools, work)
             raise ShotError(each.source.name, error.reason, error.over_limit) from error
         facts = probe(file, self._tools, work)
         if facts.frames != self._firsts[number + 1] - self._firsts[number]:
@@ -339,7 +365,7 @@ class _Joining:
         file.unlink()
         if messages:
             for each in self._prepared[number : number + 2]:
-                self._blame(each, work)
+                _refuse_damaged(each.source, each.shot, self._tools, work)
             name = self._prepared[number].source.name
             raise _Unproven(f"shot {name} does not decode together with the next: {messages}")
 
@@ -359,45 +385,16 @@ class _Joining:
                 raise
             return error.reason
 
-    def _blame(self, each: _Prepared, work: Work) -> None:
-        """Raise ShotError, with the time, if the shot's own file does not decode."""
-        times = work.directory / f"damage-{each.number}.txt"
-        command = [
-            *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-threads", "1"),
-            *_input(each),
-            *("-map", f"0:{each.shot.stream}", "-fps_mode", "passthrough", "-flush_packets", "1"),
-            *("-f", "framecrc", f"file:{times.name}"),
-        ]
-        try:
-            run_long(
-                command, float(each.shot.length), f"looking for damage in {each.source.name}", work
-            )
-        except FfmpegDied:
-            raise
-        except MediaError as error:
-            lines = times.read_text("ascii").splitlines() if times.is_file() else []
-            frames = sum(not line.startswith("#") for line in lines)
-            seconds = float(frames / each.shot.signature.frame_rate)
-            raise ShotError(
-                each.source.name, f"video is damaged at {seconds:.1f} s", error.over_limit
-            ) from error
-
     def _keep(self, pieces: Mapping[int, _Piece]) -> None:
         """Store what was found out and made: all of it has been decoded without an error."""
         for each in self._prepared:
             piece = pieces[each.number]
             if not each.shot.undamaged:
-                self._keep_facts(_facts_key(each.source), each.shot)
+                _keep_facts(_facts_key(each.source), each.shot, self._work, self._store)
             if self._plan.decisions[each.number].action == "encode" and not piece.cached:
                 key = normalise.identity(each.source.sha256, self._plan.target)
                 self._store.keep(f"{key}.mp4", piece.part.track.file)
-                self._keep_facts(f"{key}.json", piece.shot)
-
-    def _keep_facts(self, key: str, shot: Shot) -> None:
-        file = self._work.directory / "facts.json"
-        with sound.told_if_full():
-            file.write_text(replace(shot, undamaged=True).to_json(), "utf-8")
-        self._store.keep(key, file)
+                _keep_facts(f"{key}.json", piece.shot, self._work, self._store)
 
     def _master(self, file: Path, pieces: Mapping[int, _Piece], fallback: str | None) -> Master:
         if self._plan.method == "encode":
@@ -428,10 +425,46 @@ class _Joining:
         )
 
 
-def _input(each: _Prepared) -> list[str]:
+def _refuse_large(source: Source, shot: Shot, max_pixels: int | None) -> None:
+    width, height = shot.signature.width, shot.signature.height
+    if max_pixels is not None and width * height > max_pixels:
+        reason = f"{width} x {height} pixels are over the limit of {max_pixels}"
+        raise ShotError(source.name, reason, over_limit=True)
+
+
+def _refuse_damaged(source: Source, shot: Shot, tools: Tools, work: Work) -> None:
+    """Raise ShotError, with the time, if the shot's own file does not decode."""
+    times = work.directory / f"damage-{source.sha256}.txt"
+    command = [
+        *(str(tools.ffmpeg), "-y", "-v", "error", "-xerror", "-threads", "1"),
+        *_input(source, shot),
+        *("-map", f"0:{shot.stream}", "-fps_mode", "passthrough", "-flush_packets", "1"),
+        *("-f", "framecrc", f"file:{times.name}"),
+    ]
+    try:
+        run_long(command, float(shot.length), f"looking for damage in {source.name}", work)
+    except FfmpegDied:
+        raise
+    except MediaError as error:
+        lines = times.read_text("ascii").splitlines() if times.is_file() else []
+        frames = sum(not line.startswith("#") for line in lines)
+        seconds = float(frames / shot.signature.frame_rate)
+        reason = f"video is damaged at {seconds:.1f} s"
+        raise ShotError(source.name, reason, error.over_limit) from error
+
+
+def _keep_facts(key: str, shot: Shot, work: Work, store: Pieces) -> None:
+    """Store what is known of a shot of which all has been decoded without an error."""
+    file = work.directory / "facts.json"
+    with sound.told_if_full():
+        file.write_text(replace(shot, undamaged=True).to_json(), "utf-8")
+    store.keep(key, file)
+
+
+def _input(source: Source, shot: Shot) -> list[str]:
     return [
-        *("-f", each.shot.demuxer, "-protocol_whitelist", "file,pipe"),
-        *("-i", f"file:{each.source.path.resolve()}"),
+        *("-f", shot.demuxer, "-protocol_whitelist", "file,pipe"),
+        *("-i", f"file:{source.path.resolve()}"),
     ]
 
 
