@@ -485,18 +485,3 @@ def test_two_hundred_shots(tmp_path: Path) -> None:
     shot = make_shot(tmp_path / "shot.mp4", seconds=0.5, size="64x64")
     master = join_files(tmp_path, *[shot] * 200)
     assert (master.method, master.frames) == ("copy", 2400)
-
-
-def test_damage_far_from_joins_is_carried_over_if_only_joins_are_decoded(tmp_path: Path) -> None:
-    pieces = Folder(tmp_path / "pieces")
-    shots = [
-        make_shot(tmp_path / f"s{number}.mp4", pattern="mandelbrot", sound=None)
-        for number in range(2)
-    ]
-    damage(shots[0], 0.3)
-    sources = [as_source(shot) for shot in shots]
-    master = join(sources, TOOLS, work_in(tmp_path / "work"), pieces, decoded="joins")
-    assert master.method == "copy"
-    # Nothing is remembered as undamaged that nobody has looked at.
-    with pytest.raises(ShotError, match="damaged"):
-        join(sources, TOOLS, work_in(tmp_path / "more"), pieces)
