@@ -200,6 +200,7 @@ def test_a_stopped_ffmpeg_is_ended_by_the_watchdog(tmp_path: Path, follower: _Fo
     stopper.join()
 
 
+@pytest.mark.slow
 def test_an_input_that_never_delivers_is_given_up(tmp_path: Path, follower: _Follower) -> None:
     """ffmpeg that reports progress twice a second but makes none."""
     os.mkfifo(tmp_path / "in.mp4")
@@ -212,6 +213,7 @@ def test_an_input_that_never_delivers_is_given_up(tmp_path: Path, follower: _Fol
     os.close(writer)
 
 
+@pytest.mark.slow
 def test_reading_counts_as_progress(tmp_path: Path, follower: _Follower) -> None:
     """A seek or the move of the index of a long master, taken for a hang."""
     reading = _script(
@@ -221,6 +223,7 @@ def test_reading_counts_as_progress(tmp_path: Path, follower: _Follower) -> None
     run_long([reading], 1, "joining", follower.work(tmp_path, idle=0.6))
 
 
+@pytest.mark.slow
 def test_an_encode_that_goes_on_and_on_hits_the_hard_limit(
     tmp_path: Path, follower: _Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_rendition_of_an_unknown_master_says_so(site: Site, project: Project) 
     assert "no usable master has the id 'nobody'" in project.reason("s1")
 
 
+@pytest.mark.slow
 def test_a_changed_master_replaces_its_object(site: Site, project: Project) -> None:
     """Storage that fills with films nobody can reach."""
     project.master("m1", [project.shot("a")])
@@ -95,6 +96,7 @@ PROBLEMS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shots", "reason"), PROBLEMS.values(), ids=PROBLEMS.keys())
 def test_a_shot_that_cannot_be_used_is_named(
     site: Site, project: Project, photo: Callable[[str], str], shots: Any, reason: str
@@ -131,6 +133,7 @@ def test_a_shot_that_becomes_known_later_mends_its_master(site: Site, project: P
     assert project.states("m1")["master_video"] == "ready"
 
 
+@pytest.mark.slow
 def test_a_shot_over_the_limits_of_pixels_is_refused_by_name(
     site: Site, project: Project, environment: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_shot_over_the_limits_of_pixels_is_refused_by_name(
     assert "shot 'large': 320 x 240 pixels are over the limit of 50000" in project.reason("m1")
 
 
+@pytest.mark.slow
 def test_shots_are_checked_ahead_of_their_masters(site: Site, project: Project) -> None:
     """A master of three copied shots that takes as long as decoding all of them."""
     project.shot("a")
@@ -215,6 +219,7 @@ def test_a_master_waits_for_its_shots_and_says_for_which(site: Site, project: Pr
     assert request.tags["dagster/asset_partition_range_start"] == "m1"
 
 
+@pytest.mark.slow
 def test_names_do_no_harm(site: Site, project: Project) -> None:
     """A name that becomes a path, an option or a line of a log."""
     project.shot("a")
@@ -227,6 +232,7 @@ def test_names_do_no_harm(site: Site, project: Project) -> None:
     assert outside <= {"store", "home"}
 
 
+@pytest.mark.slow
 def test_a_removed_master_takes_its_files_along(site: Site, project: Project) -> None:
     """Files of a film that its owner has deleted."""
     project.master("m1", [project.shot("a")])
@@ -238,6 +244,7 @@ def test_a_removed_master_takes_its_files_along(site: Site, project: Project) ->
     assert left == set()
 
 
+@pytest.mark.slow
 def test_a_forced_backfill_of_masters_makes_only_those(site: Site, project: Project) -> None:
     """`--kind master` that renders every preview of a site again."""
     project.master("m1", [project.shot("a")])
@@ -248,6 +255,7 @@ def test_a_forced_backfill_of_masters_makes_only_those(site: Site, project: Proj
     assert len(site.materializations("master_video")) == 2
 
 
+@pytest.mark.slow
 def test_adopted_masters_are_not_made_again(site: Site, project: Project) -> None:
     """A lost event log that costs hours of encoding."""
     project.master("m1", [project.shot("a")])

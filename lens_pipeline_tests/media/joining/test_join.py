@@ -169,6 +169,7 @@ def test_other_codecs_and_containers_are_copied_too(
     assert all(np.array_equal(*pair) for pair in zip(joined, apart, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", [HEVC, VP9, AV1, MPEG4])
 def test_shots_of_different_codecs_are_all_encoded_or_the_odd_one_is(
     tmp_path: Path, coding: Sequence[str]
@@ -329,6 +330,7 @@ def test_sound_that_starts_late_stays_late(tmp_path: Path) -> None:
     assert loudness(heard, 1.5, 1.9) > 0.05
 
 
+@pytest.mark.slow
 def test_no_drift_adds_up_over_many_shots(tmp_path: Path) -> None:
     shot = make_shot(tmp_path / "shot.mp4", rate="30000/1001", seconds=0.5, size="64x64")
     master = join_files(tmp_path, *[shot] * 20)
@@ -397,6 +399,7 @@ def test_a_second_master_reuses_what_the_first_made(tmp_path: Path) -> None:
     assert all(len(file.name) < 80 for file in pieces.path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_piece_that_changed_in_the_store_is_not_used(tmp_path: Path) -> None:
     pieces = Folder(tmp_path / "pieces")
     shot = make_shot(tmp_path / "shot.mp4", seconds=2)
@@ -445,6 +448,7 @@ def test_a_result_that_never_verifies_is_an_error_and_leaves_no_master(
     assert not list((tmp_path / "work").glob("master*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["checking", "unpacking", "encoding", "joining", "verifying"])
 def test_cancelling_ends_every_stage_soon(tmp_path: Path, stage: str) -> None:
     shot = make_shot(tmp_path / "shot.mp4", seconds=2, size="640x360")
