@@ -263,7 +263,10 @@ def test_beside_a_majority_of_full_range_all_are_encoded(
 
 def test_odd_sizes_are_copied_alone_and_made_even_beside_others(make: Make, joined: Join) -> None:
     coding = (*H264[:4], "-pix_fmt", "yuv444p")
-    plain, odd = make(_PLAIN), make(Recipe("odd-size", size="193x109", coding=coding))
+    plain, odd = (
+        make(_PLAIN),
+        make(Recipe("odd-size", filters="scale=193:109,setsar=1,format=yuv444p", coding=coding)),
+    )
     master, shown = joined(odd, odd)
     assert (master.method, master.width, master.height) == ("copy", 193, 109)
     _assert_same(shown, frames(odd) * 2)
