@@ -75,7 +75,8 @@ def work_in(
 def frames(path: Path) -> list[Pixels]:
     """All frames as they are coded, in grey."""
     with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+        decoded = container.decode(video=0)
+        return [np.asarray(frame.to_ndarray(format="gray"), np.uint8) for frame in decoded]
 
 
 def sound(path: Path) -> Sound:

@@ -87,10 +87,17 @@ def _assert_same(shown: list[Pixels], wanted: list[Pixels]) -> None:
 
 
 def _assert_similar(shown: list[Pixels], wanted: list[Pixels]) -> None:
-    """As one that was encoded once more; another frame of the same shot differs by far more."""
+    """As one that was encoded once more, and more like its own frame than like those beside it."""
     assert len(shown) == len(wanted)
-    for one, other in zip(shown, wanted, strict=True):
-        assert np.abs(one.astype(int) - other.astype(int)).mean() < 5
+    for n, picture in enumerate(shown):
+        first = max(0, n - 1)
+        beside = [_difference(picture, other) for other in wanted[first : n + 2]]
+        assert beside[n - first] == min(beside) < 5
+
+
+def _difference(one: Pixels, other: Pixels) -> float:
+    """Of the values, 0 to 255, on average."""
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
 
 
 _CONFIGURED = "its codec configuration differs"
@@ -138,8 +145,7 @@ def test_portrait_beside_landscape_is_between_black_bars(make: Make, joined: Joi
     for picture, original in zip(shown[_FRAMES : 2 * _FRAMES], frames(portrait), strict=True):
         assert picture[:, : left - 2].max() < 24 and picture[:, right + 2 :].max() < 24
         wanted = Image.fromarray(original).resize((right - left, 108), Image.Resampling.LANCZOS)
-        difference = picture[:, left:right].astype(int) - np.asarray(wanted)
-        assert np.abs(difference).mean() < 8
+        assert _difference(picture[:, left:right], np.asarray(wanted)) < 8
 
 
 def test_landscape_beside_portrait_is_between_black_bars(make: Make, joined: Join) -> None:
@@ -168,8 +174,9 @@ def test_mixed_rates_show_every_moment_at_the_rate_of_most(make: Make, joined: J
         assert report.seconds == pytest.approx(count / 25)
         for n, picture in enumerate(shown[first : first + count]):
             moment = round(n / _RATE * Fraction(rate))
-            near = originals[max(0, moment - 1) : moment + 2]
-            assert min(np.abs(picture.astype(int) - other).mean() for other in near) < 5
+            differences = [_difference(picture, other) for other in originals]
+            assert abs(int(np.argmin(differences)) - moment) <= 1
+            assert min(differences) < 5
         first += count + _FRAMES
     assert first - _FRAMES == master.frames
 
@@ -239,7 +246,7 @@ def test_pixels_that_are_not_square_are_shown_in_their_shape(make: Make, joined:
         for picture in frames(narrow)
     ]
     for picture, original in zip(shown[_FRAMES:-_FRAMES], wanted, strict=True):
-        assert np.abs(picture.astype(int) - original).mean() < 8
+        assert _difference(picture, original) < 8
 
 
 def test_full_range_shots_are_copied_among_themselves_only(make: Make, joined: Join) -> None:
@@ -337,6 +344,21 @@ def test_one_shot_and_the_same_shot_twice(make: Make, joined: Join, times: int) 
     assert (master.method, _actions(master)) == ("copy", ["copy"] * times)
     assert {shot.reason for shot in master.shots} == {"matches"}
     _assert_same(shown, frames(plain) * times)
+
+
+def test_shots_come_in_the_order_given(make: Make, joined: Join) -> None:
+    """Copied and encoded ones, each with a picture of its own."""
+    shots = [
+        make(_PLAIN),
+        make(Recipe("flipped-odd", filters="hflip", coding=(*H264, "-bf", "0"))),
+        make(Recipe("negated", filters="negate")),
+        make(Recipe("negated-odd", filters="negate,vflip", coding=(*H264, "-bf", "0"))),
+        make(Recipe("upside-down", filters="vflip")),
+    ]
+    master, shown = joined(*shots)
+    assert _actions(master) == ["copy", "encode", "copy", "encode", "copy"]
+    assert [shot.name for shot in master.shots] == [path.stem for path in shots]
+    _assert_similar(shown, [picture for path in shots for picture in frames(path)])
 
 
 @pytest.mark.slow
