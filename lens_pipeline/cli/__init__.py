@@ -14,12 +14,12 @@ _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 # command runs: Dagster alone takes two seconds.
 _COMMANDS = {
     "up": ("run", "Run and supervise every process of this machine."),
-    "demo": ("run", "Run the pipeline on sample photos and videos."),
+    "demo": ("run", "Run the pipeline on sample photos, videos and a master."),
     "worker": ("run", "Run one more worker, on this or any other machine."),
     "once": ("work", "Do what needs doing now, in this process."),
     "backfill": ("work", "Make missing and failed derivatives."),
     "adopt": ("work", "Record derivatives that already lie in the store."),
-    "status": ("inspect", "Say where generations stand, and why."),
+    "status": ("inspect", "Say where generations and masters stand, and why."),
     "dead-letters": ("inspect", "List what was given up on, and why."),
     "retry": ("work", "Try again what failed or was given up on."),
     "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
@@ -52,7 +52,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(package_name="lens-pipeline")
 def lens() -> None:
-    """Previews and posters of AI-generated photos and videos.
+    """Previews, posters and master videos of AI-generated photos and videos.
 
     Settings are LENS_… variables, also read from ./.env; the README explains each. `lens COMMAND
     --help` tells more of a command.
