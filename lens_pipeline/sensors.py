@@ -169,7 +169,7 @@ def new_videos(
 
 @dg.sensor(
     job=jobs.masters,
-    minimum_interval_seconds=1,
+    minimum_interval_seconds=2,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def new_masters(
@@ -181,7 +181,7 @@ def new_masters(
 
 @dg.sensor(
     job=jobs.shot_checks,
-    minimum_interval_seconds=1,
+    minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def new_shots(
@@ -193,7 +193,7 @@ def new_shots(
 
 @dg.sensor(
     job=jobs.scaled,
-    minimum_interval_seconds=1,
+    minimum_interval_seconds=3,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def new_scaled(

@@ -32,7 +32,7 @@ def up() -> None:
 @click.command()
 @click.option("--exit-when-done", is_flag=True, help="Stop everything once every sample is ready.")
 def demo(exit_when_done: bool) -> None:
-    """Run the pipeline on sample photos and videos."""
+    """Run the pipeline on sample photos, videos and a master."""
     loaded = load_settings()
     failed: list[str] = []
 

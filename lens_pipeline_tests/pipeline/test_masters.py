@@ -13,6 +13,7 @@ from lens_pipeline.engine.run_worker import execute
 from lens_pipeline.engine.submit import create_run
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.sensors import new_masters, new_shots
+from lens_pipeline.status import OUTCOME_TAG, Outcome
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site
 
@@ -66,6 +67,23 @@ def test_a_rendition_of_an_unknown_master_says_so(site: Site, project: Project) 
     project.rendition("s1", "nobody")
     assert site.lens("once").code == 1
     assert "no usable master has the id 'nobody'" in project.reason("s1")
+
+
+def test_a_poster_that_is_missing_is_made_without_joining_again(
+    site: Site, project: Project
+) -> None:
+    """Minutes of encoding for a picture that failed once."""
+    project.master("m1", [project.shot("a")])
+    site.once()
+    site.dagster.report_runless_asset_event(
+        dg.AssetObservation(
+            "master_poster", partition="m1", tags={OUTCOME_TAG: Outcome.REMOVED.value}
+        )
+    )
+    assert project.states("m1") == {"master_video": "ready", "master_poster": "none"}
+    assert site.once()["ready"] == 1
+    assert project.states("m1")["master_poster"] == "ready"
+    assert len(site.materializations("master_video")) == 1
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from lens_pipeline.media.ffmpeg import Tools, Work, run
 
 # A few seconds for gigabytes; more means that the disk hangs.
 _PROBE_SECONDS = 120.0
+# Of the length that a file states, the least at which its packets may end.
+_WHOLE_SHARE = 0.9
 # Hours of video with sound. An index of a few bytes can promise billions of packets.
 _MOST_PACKETS = 2_000_000
 # ITU-R BT.2100: PQ and HLG.
@@ -146,6 +148,7 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     if len(described["packets"]) >= _MOST_PACKETS:
         raise MediaError(f"video has more than {_MOST_PACKETS:,} packets", over_limit=True)
     _check_complete(stream, packets)
+    _check_end(described)
     return _shot(demuxer, stream, packets, _audio(described["streams"]))
 
 
@@ -160,7 +163,7 @@ def describe(
     command = [
         *(str(tools.ffprobe), "-v", "error", "-f", demuxer),
         *("-protocol_whitelist", "file,pipe"),
-        *("-show_streams", "-show_entries", f"packet={packet_fields}", *hashing),
+        *("-show_streams", "-show_entries", f"format=duration:packet={packet_fields}", *hashing),
         *("-read_intervals", f"%+#{_MOST_PACKETS}"),
         *("-of", "json=compact=1", f"file:{file.resolve()}"),
     ]
@@ -200,6 +203,19 @@ def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, An
         )
     if any("pts" not in packet or "data_hash" not in packet for packet in packets):
         raise MediaError("video is damaged: a frame has no time or no data")
+
+
+def _check_end(described: Mapping[str, Any]) -> None:
+    """Raise MediaError if all packets end long before the file says: Matroska counts no frames."""
+    promised = float(described["format"].get("duration", 0))
+    bases = {stream["index"]: Fraction(stream["time_base"]) for stream in described["streams"]}
+    end = max(
+        float((packet["pts"] + packet.get("duration", 0)) * bases[packet["stream_index"]])
+        for packet in described["packets"]
+        if "pts" in packet
+    )
+    if end < promised * _WHOLE_SHARE:
+        raise MediaError(f"video is truncated: it ends at {end:.1f} s of {promised:.1f} s")
 
 
 def _shot(

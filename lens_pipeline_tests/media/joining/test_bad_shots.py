@@ -113,6 +113,14 @@ def _truncated_after_index(path: Path, plain: Path) -> None:
     path.write_bytes(whole[: len(whole) * 2 // 3])
 
 
+def _truncated_webm(path: Path, plain: Path) -> None:
+    webm = Recipe(
+        "whole", coding=("-c:v", "libvpx-vp9", "-cpu-used", "8"), container="webm", tone=0
+    ).make(path.parent, Tools.find())
+    data = webm.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+
+
 def _empty(path: Path, plain: Path) -> None:
     path.touch()
 
@@ -153,6 +161,7 @@ def _text(path: Path, plain: Path) -> None:
     [
         (_truncated, r"incomplete: it has no index"),
         (_truncated_after_index, r"truncated"),
+        (_truncated_webm, r"truncated: it ends at 0\.\d s of 0\.8 s"),
         (_empty, "empty file"),
         (_empty_media_data, r"truncated|damaged|no frames"),
         (_audio_only, "no video track, only audio"),
