@@ -103,7 +103,7 @@ def show(
     )
     began = time.monotonic()
     failed = _Watch(pipeline, stack, say, added).until_over()
-    ready = len(EXPECTED) - len(failed)
+    ready = sum(expected.id not in failed for expected in EXPECTED)
     say(f"lens: {ready} of {len(EXPECTED)} ready, {time.monotonic() - began:.1f} s")
     for line in _places(pipeline, stack.web_url, stays=stays):
         say(line)
@@ -167,6 +167,12 @@ class _Watch:
                 elif state in (State.FAILED, State.DEAD):
                     self._waiting.remove(expected)
                     self._tell_failed(expected, assessed)
+        # What is made from a failed one is not to come.
+        self._waiting = [
+            expected
+            for expected in self._waiting
+            if expected.derivative.made_from is None or expected.id not in self._failed
+        ]
 
     def _tell_ready(self, expected: Expected, assessed: Assessed) -> None:
         event_id = assessed.standing.event_id
