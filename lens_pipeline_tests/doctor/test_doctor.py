@@ -208,7 +208,8 @@ def test_an_ffmpeg_without_an_encoder_is_named(
     kept = "libwebp" if lacking == "libx264" else "libx264"
     script = tmp_path / "bin" / "ffmpeg"
     script.parent.mkdir()
-    script.write_text(f"#!/bin/sh\necho ' V....D {kept}              an encoder'\n")
+    listing = "".join(f"echo ' V....D {name}              an encoder'\n" for name in (kept, "aac"))
+    script.write_text(f"#!/bin/sh\n{listing}")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
     found = failing(well())
@@ -223,7 +224,7 @@ def test_an_encoder_that_is_listed_but_broken_is_named(
     """Masters that all fail with an ffmpeg that looked complete."""
     script = tmp_path / "bin" / "ffmpeg"
     script.parent.mkdir()
-    listing = "".join(f" V....D {name}              an encoder\\n" for name in ENCODERS)
+    listing = "".join(f" V....D {name}              an encoder\\n" for name in (*ENCODERS, "aac"))
     script.write_text(
         f"#!/bin/sh\nprintf '{listing}'\ncase \"$*\" in *null*) echo no codec >&2; exit 1;; esac\n"
     )
