@@ -78,7 +78,16 @@ def _ready(stack: Stack, master_id: str) -> Callable[[], bool]:
 
 def _nothing_is_left(stack: Stack, site: Site, master_id: str) -> None:
     assert not [key for key in site.objects() if f"master_{master_id}_" in key]
-    assert not [path for path in stack.unfinished() if Path(path).is_file()]
+    _no_file_is_left(stack)
+
+
+def _no_file_is_left(stack: Stack) -> None:
+    # The shots of a new project are checked as soon as there is a slot for it.
+    eventually(
+        lambda: not [path for path in stack.unfinished() if Path(path).is_file()],
+        60,
+        "an end of all temporary files",
+    )
 
 
 def test_a_master_that_is_cancelled_ends_its_encode_at_once(
@@ -130,4 +139,4 @@ def test_a_run_that_is_killed_takes_its_encode_along_and_is_made_again(
     )
     assert stack.lens("backfill", "--kind", "master", timeout=180).returncode == 0
     assert _ready(stack, "orphaned")()
-    assert not [path for path in stack.unfinished() if Path(path).is_file()]
+    _no_file_is_left(stack)
