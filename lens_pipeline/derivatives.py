@@ -210,6 +210,8 @@ class _CheckedShot(Derivative[ProjectAsset]):
     kind = Kind.SHOT
     partitions = shots
     code_version = "1"
+    # A master that is asked for meanwhile waits for the end of the run.
+    most_in_run = 5
 
     def revision(self, row: ProjectAsset, settings: Settings) -> str:
         shot = row.shot
