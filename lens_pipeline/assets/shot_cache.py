@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import threading
 from pathlib import Path
 
 from lens_pipeline.failures import DerivativeError, SourceMissing
@@ -28,16 +29,18 @@ class ShotCache:
         file = self._directory / key
         if file.exists():
             return file
+        # The same shot may be looked for twice at once: what is half read must not be found.
+        unfinished = self._directory / f"{key}.{threading.get_ident()}"
         try:
             self._store.read_into(
-                PREFIX + key, file, max_bytes=_MAX_BYTES, deadline_seconds=_READ_SECONDS
+                PREFIX + key, unfinished, max_bytes=_MAX_BYTES, deadline_seconds=_READ_SECONDS
             )
         except SourceMissing:
             return None
         except DerivativeError as error:
             logger.warning("the cached shot %s cannot be read: %s", key, error)
             return None
-        return file
+        return unfinished.replace(file)
 
     def keep(self, key: str, file: Path) -> None:
         """Keep the contents of `file` as `key`."""

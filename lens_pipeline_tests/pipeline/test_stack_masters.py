@@ -1,6 +1,7 @@
 """The whole stack while a master is encoded: cancelled, killed, stopped."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def _encoders(stack: Stack) -> list[psutil.Process]:
 
 def _begun(stack: Stack, site: Site, project: Project, master_id: str) -> list[psutil.Process]:
     """Insert a master, and wait until it is being encoded."""
+    # Otherwise its shots are those of an earlier one.
+    shutil.rmtree(site.store / "cache", ignore_errors=True)
     project.master(master_id, ["wide", "tall", "wide"])
     eventually(
         lambda: "encoding" in str(stack.status(master_id)["master_video"].get("progress")),
