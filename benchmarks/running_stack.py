@@ -184,7 +184,8 @@ def running_stack(variables: Mapping[str, str] | None = None) -> Iterator[Runnin
 @contextmanager
 def _running(home: Path, variables: Mapping[str, str]) -> Iterator[RunningStack]:
     with ExitStack() as stack:
-        own = {"LENS_HOME": str(home), "LENS_DAGSTER_PORT": str(free_port()), **variables}
+        ports = {name: str(free_port()) for name in ("LENS_DAGSTER_PORT", "LENS_API_PORT")}
+        own = {"LENS_HOME": str(home), **ports, **variables}
         log = stack.enter_context((home / "up.log").open("wb"))
         process = subprocess.Popen(
             [sys.executable, "-m", "lens_pipeline.cli", "up"],

@@ -105,7 +105,7 @@ def show(
     failed = _Watch(pipeline, stack, say, added).until_over()
     ready = sum(expected.id not in failed for expected in EXPECTED)
     say(f"lens: {ready} of {len(EXPECTED)} ready, {time.monotonic() - began:.1f} s")
-    for line in _places(pipeline, stack.web_url, stays=stays):
+    for line in _places(pipeline, stack, stays=stays):
         say(line)
     return failed
 
@@ -207,15 +207,17 @@ class _Watch:
                 self._say(f"lens: {name} is {status}: see {self._stack.supervisor.log(name)}")
 
 
-def _places(pipeline: Pipeline, web_url: str, *, stays: bool) -> Iterator[str]:
+def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
     """Where to look and what to do next; without web pages if they are about to stop."""
     yield f"  files     {pipeline.settings.resolved_store_url}, below {USER}/ and masters/"
     if not stays:
         return
-    yield f"  previews  {web_url}/assets/preview"
-    yield f"  posters   {web_url}/assets/poster"
-    yield f"  master    {web_url}/assets/master_video"
-    yield f"  runs      {web_url}/runs"
+    yield f"  library   {stack.pages_url}/library"
+    yield f"  masters   {stack.pages_url}/masters"
+    yield f"  previews  {stack.web_url}/assets/preview"
+    yield f"  posters   {stack.web_url}/assets/poster"
+    yield f"  master    {stack.web_url}/assets/master_video"
+    yield f"  runs      {stack.web_url}/runs"
     yield "  add one   lens add FILE|URL --user me    (in another terminal, in this directory)"
     yield "  stop      Ctrl-C"
 

@@ -81,7 +81,8 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
         _checked("ffprobe", _ffprobe),
         _checked("Pillow", _pillow),
         _checked("libvips", _libvips),
-        _checked("port", lambda: _port(settings, up)),
+        _checked("port", lambda: _port("LENS_DAGSTER_PORT", settings.dagster_port, settings, up)),
+        _checked("API port", lambda: _port("LENS_API_PORT", settings.api_port, settings, up)),
     ]
 
 
@@ -353,12 +354,11 @@ def _libvips() -> str:
     return f"{done.stdout.strip()}, saves WebP"
 
 
-def _port(settings: Settings, up: Services | None) -> str:
-    port = settings.dagster_port
+def _port(variable: str, port: int, settings: Settings, up: Services | None) -> str:
     holder = _listener(up.pid, port) if up else None
     if holder is not None:
         return f"{port} is served by our `lens up` ({holder.name()}, pid {holder.pid})"
-    require_free("LENS_DAGSTER_PORT", port, settings.bind)
+    require_free(variable, port, settings.bind)
     return f"{port} is free on {settings.bind}"
 
 

@@ -11,7 +11,8 @@ from lens_pipeline.gaps import Assessed, assess, usable
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status import OUTCOME_TAG, Outcome, Standing, State
 
-_EXPLAINED = {
+# What failures mean that left no words behind, by error class.
+EXPLAINED = {
     "Canceled": "its run was cancelled",
     "RunFailed": "its run ended without a word about it: see the run's log",
 }
@@ -111,8 +112,8 @@ def explain(pipeline: Pipeline, standing: Standing) -> str | None:
     """The reason of a failure in words."""
     if standing.error_class is None or standing.event_id is None:
         return None
-    if standing.error_class in _EXPLAINED:
-        return _EXPLAINED[standing.error_class]
+    if standing.error_class in EXPLAINED:
+        return EXPLAINED[standing.error_class]
     return str(pipeline.log.details([standing.event_id])[standing.event_id].get("error", ""))
 
 

@@ -13,7 +13,7 @@ ORIGIN_TAG = "lens/origin"
 FORCE_TAG = "lens/force"
 PRIORITY_TAG = "dagster/priority"
 # Gaps give way to new work.
-BACKFILL_PRIORITY = -1
+NEW_PRIORITY, BACKFILL_PRIORITY = 0, -1
 
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
@@ -78,11 +78,12 @@ def plan_runs(
     origin: str,
     *,
     force: bool = False,
+    priority: int = BACKFILL_PRIORITY,
 ) -> list[dict[str, str]]:
     """Add `keys` to the partition set, and return the tags of the runs that cover them."""
     instance.add_dynamic_partitions(str(derivative.partitions.name), list(keys))
     order = derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
-    tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(BACKFILL_PRIORITY)}
+    tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(priority)}
     if force:
         tags[FORCE_TAG] = "true"
     return [{**tags, **batch.tags()} for batch in batches(keys, order, batch_size)]

@@ -30,17 +30,13 @@ ALIASES = {
 _CODE_HOST, _CODE_PORT = "LENS_CODE_HOST", "LENS_CODE_PORT"
 INTERNAL = frozenset({_CODE_HOST, _CODE_PORT, "LENS_SUPERVISED"})
 # Known names of what this version does not have yet: no error, but said.
-WITHOUT_EFFECT = frozenset(
-    {
-        "LENS_API_PORT",
-        "LENS_API_TOKEN",
-        "LENS_KIE_API",
-        "LENS_KIE_API_KEY",
-        "LENS_KIE_WEBHOOK_KEY",
-        "LENS_ALERT_URLS",
-    }
-)
+WITHOUT_EFFECT = frozenset({"LENS_ALERT_URLS"})
+# By which the provider's own documentation and samples call it: as good as ours.
+SYNONYMS = {"KIE_CALLBACK_SECRET": "LENS_KIE_WEBHOOK_KEY"}
 
+
+# Never repeated in a message.
+_SECRET = frozenset({"api_token", "kie_api_key", "kie_webhook_key"})
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -103,7 +99,14 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     debug: bool = False
     dagster_port: Port = 3000
+    api_port: Port = 8000
     bind: str = "127.0.0.1"
+    # Opens the HTTP app; short ones could be guessed.
+    api_token: str | None = Field(default=None, min_length=16, repr=False)
+    # The service that generates photos and videos.
+    kie_api: str = "https://api.kie.ai"
+    kie_api_key: str | None = Field(default=None, repr=False)
+    kie_webhook_key: str | None = Field(default=None, repr=False)
     # Names by which people's browsers address the pages, when not by `bind` or localhost.
     allowed_hosts: CommaList = ()
     # Seconds that runs in progress get to finish after SIGTERM before they are cancelled.
@@ -139,6 +142,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         _check_url("LENS_RESULT_URL", self.result_url, {"redis", "rediss", "rpc"})
         _check_url("LENS_STORE_URL", self.store_url, {"file", "s3"})
         _check_url("LENS_S3_ENDPOINT", self.s3_endpoint, {"http", "https"})
+        _check_url("LENS_KIE_API", self.kie_api, {"http", "https"})
         if self.s3_endpoint and not (self.store_url or "").startswith("s3://"):
             raise ValueError(
                 "LENS_S3_ENDPOINT is set but LENS_STORE_URL is no s3:// URL:"
@@ -163,7 +167,24 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                 raise ValueError(
                     f"LENS_BIND={self.bind!r} is no IP address: use 127.0.0.1 or 0.0.0.0"
                 ) from None
+        if self.api_port == self.dagster_port:
+            raise ValueError(
+                f"LENS_API_PORT and LENS_DAGSTER_PORT are both {self.api_port}: change one"
+            )
+        if not is_loopback(self.bind) and not self.api_token:
+            raise ValueError(
+                f"LENS_BIND={self.bind} opens the pages to other machines: set LENS_API_TOKEN to a"
+                " long random text, or LENS_BIND=127.0.0.1"
+            )
         return self
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach a server that is bound to `address`."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address.lower() == "localhost"
 
 
 def _is_cron(text: str) -> bool:
@@ -236,6 +257,10 @@ def load(
         warnings.append(f"{old} is an old name: rename it to {new}")
         values[new] = raw[old]
 
+    for other, name in SYNONYMS.items():
+        if raw.get(other, "") != "":
+            values.setdefault(name, raw[other])
+
     for name in sorted(WITHOUT_EFFECT & values.keys()):
         warnings.append(f"{name} has no effect in this version")
         del values[name]
@@ -281,7 +306,10 @@ def _first_error(error: ValidationError) -> str:
     message = re.sub(r"^Value error, ", "", first["msg"])
     if not first["loc"]:
         return message
-    variable = PREFIX + str(first["loc"][0]).upper()
+    name = str(first["loc"][0])
+    variable = PREFIX + name.upper()
+    if name in _SECRET:
+        return f"{variable} is not valid: {message[0].lower()}{message[1:]}"
     return (
         f"{variable}={str(first['input'])[:60]!r} is not valid: {message[0].lower()}{message[1:]}"
     )

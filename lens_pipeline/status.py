@@ -260,6 +260,20 @@ class EventLog:
         with self._engine.connect() as connection:
             return connection.execute(query, {"run_id": run_id, "key": PROGRESS_TAG}).scalar()
 
+    def in_flight(self, asset: str) -> set[str]:
+        """Partitions that runs are to materialize which are queued or under way."""
+        query = sa.text(
+            """
+            SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
+             WHERE r.status = ANY(:statuses)
+               AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' AND e.asset_key = :asset
+            """
+        )
+        with self._engine.connect() as connection:
+            values = {"asset": _db_key(asset), "statuses": list(_IN_FLIGHT)}
+            rows = connection.execute(query, values)
+            return {key for key in rows.scalars() if key is not None}
+
     def troubled(self, asset: str) -> set[str]:
         """Partitions that ever failed, or were planned by a run that failed or was cancelled."""
         query = sa.text(

@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+# Sites with databases and a store, for whichever tests need one.
+pytest_plugins = ["lens_pipeline_tests.pipeline.fixtures"]
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is about root where nobody is root: it has no meaning there."""

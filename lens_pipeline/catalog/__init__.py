@@ -1,5 +1,6 @@
 """The application's tables. The application's SQL is here and nowhere else."""
 
+from lens_pipeline.catalog.listing import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.reading import Catalog, CatalogError
 from lens_pipeline.catalog.rows import (
     FINISHED,
@@ -20,11 +21,14 @@ __all__ = [
     "CatalogError",
     "Generation",
     "Kind",
+    "ListedGeneration",
     "MasterVideo",
+    "Place",
     "Position",
     "ProjectAsset",
     "Row",
     "ScaledVideo",
+    "Selection",
     "Shot",
     "UnusableRow",
 ]

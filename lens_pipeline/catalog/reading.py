@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from lens_pipeline.catalog import listing
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
     GenerationRows,
@@ -202,6 +203,18 @@ class Catalog:
                     query = rows.select().where(rows.key.among(connection, wanted))
                     found += rows.parse(connection, connection.execute(query).all())
         return [row.reason for row in found if isinstance(row, UnusableRow)]
+
+    def library_page(
+        self, selection: listing.Selection, after: listing.Place | None, limit: int
+    ) -> list[listing.ListedGeneration]:
+        """Up to `limit` generations of the selection after that place, newest first."""
+        with self._connect() as connection:
+            return listing.read_page(connection, self._generation_key, selection, after, limit)
+
+    def library_rows(self, ids: Iterable[str]) -> dict[str, listing.ListedGeneration]:
+        """Those of `ids` that are generations, finished or not, by id."""
+        with self._connect() as connection:
+            return listing.read_rows(connection, self._generation_key, ids)
 
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert one finished generation."""

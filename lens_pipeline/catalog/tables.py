@@ -72,7 +72,15 @@ def row_time(table: sa.Table) -> sa.ColumnElement:
     return table.c.created_at
 
 
-# In the order that sensors page by.
+# In the order that sensors page by, and libraries backwards.
 sa.Index("generations_finished_at_id", row_time(generations), generations.c.id)
+sa.Index(
+    "generations_user_id_finished_at_id",
+    generations.c.user_id,
+    row_time(generations),
+    generations.c.id,
+)
+sa.Index("project_assets_project_id", project_assets.c.project_id)
+sa.Index("master_videos_project_id", master_videos.c.project_id)
 sa.Index("master_videos_changed_at_id", row_time(master_videos), master_videos.c.master_id)
 sa.Index("scaled_videos_created_at_id", row_time(scaled_videos), scaled_videos.c.scaled_id)

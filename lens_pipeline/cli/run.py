@@ -24,9 +24,15 @@ def up() -> None:
     run_stack(
         loaded,
         prepare=lambda endpoints: _prepare(loaded, endpoints),
-        on_ready=lambda stack: say(f"lens: ready: {stack.web_url}"),
+        on_ready=_tell,
         report=lambda line: say(f"lens: {line}"),
     )
+
+
+def _tell(stack: Stack) -> None:
+    say(f"lens: library {stack.pages_url}/library")
+    say(f"lens: masters {stack.pages_url}/masters")
+    say(f"lens: ready: {stack.web_url}")
 
 
 @click.command()

@@ -14,7 +14,9 @@ from lens_pipeline.cli.session import Session, print_json, say, session
 from lens_pipeline.derivatives import DERIVATIVES
 from lens_pipeline.inprocess import Result, Work, find_work, work_off
 from lens_pipeline.letters import retry as retry_letters
+from lens_pipeline.queueing import RunQueue
 from lens_pipeline.removal import remove_vanished
+from lens_pipeline.runs import BACKFILL_PRIORITY
 
 # What is made from other derivatives is looked for once those are there.
 _PHASES = (
@@ -162,11 +164,15 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
         raise click.UsageError("give the IDs to try again, or --all")
     with session("retry") as lens:
         revived = retry_letters(lens.pipeline, lens.instance, None if everything else ids)
-        queued = _queue(lens, revived) if _daemon_runs(lens) else 0
+        queued = []
+        if _daemon_runs(lens):
+            queued = RunQueue(lens.pipeline, lens.instance).submit(
+                revived, "api", priority=BACKFILL_PRIORITY
+            )
     done = sorted(key for keys in revived.values() for key in keys)
     unknown = sorted(set(ids) - set(done))
     if as_json:
-        print_json({"retried": done, "queued_runs": queued, "not_failed": unknown})
+        print_json({"retried": done, "queued_runs": len(queued), "not_failed": unknown})
     else:
         when = "queued" if queued else "the next `lens up` or `lens once` takes them up"
         print(f"{len(done)} to be tried again: {when}" if done else "nothing to try again")
@@ -180,22 +186,6 @@ def _daemon_runs(lens: Session) -> bool:
     from lens_pipeline.engine.health import daemon_is_alive
 
     return daemon_is_alive(lens.pipeline.endpoints.dagster_url)
-
-
-def _queue(lens: Session, revived: dict) -> int:
-    from lens_pipeline.definitions import defs
-    from lens_pipeline.engine.submit import submit_run
-    from lens_pipeline.runs import plan_runs
-
-    repository = defs().get_repository_def()
-    runs = [
-        submit_run(lens.instance, repository.get_job(derivative.job), tags, derivative.run_assets)
-        for derivative, keys in revived.items()
-        for tags in plan_runs(
-            lens.instance, derivative, keys, derivative.batch_size(lens.pipeline.settings), "api"
-        )
-    ]
-    return len(runs)
 
 
 @click.command("remove-missing")

@@ -4,7 +4,6 @@ The stock server executes what any page sends to it: a GET of `/graphql?query=mu
 image's address is enough for, starts a run.
 """
 
-import ipaddress
 from collections.abc import Collection
 from urllib.parse import parse_qs, urlsplit
 
@@ -76,16 +75,9 @@ def _host_name(host: str) -> str:
 
 def allowed_hosts(bind: str, named: Collection[str]) -> frozenset[str] | None:
     """Names by which the server at address `bind` may be addressed; None: any."""
-    if not named and not _is_loopback(bind):
+    if not named and not settings.is_loopback(bind):
         return None
     return frozenset({"localhost", "127.0.0.1", "::1", bind.lower(), *map(str.lower, named)})
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address.lower() == "localhost"
 
 
 class LensWebserver(DagsterWebserver):

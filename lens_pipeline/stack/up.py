@@ -48,6 +48,9 @@ class Stack:
 
     endpoints: Endpoints
     web_url: str
+    """Of the Dagster UI."""
+    pages_url: str
+    """Of our own pages and API."""
     supervisor: Supervisor
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -88,6 +91,7 @@ def up(
             services_file(home).unlink(missing_ok=True)
             orphans.sweep(home, report)
             require_free("LENS_DAGSTER_PORT", settings.dagster_port, settings.bind)
+            require_free("LENS_API_PORT", settings.api_port, settings.bind)
             scratch.sweep(settings.scratch)
             _run(settings, signals, prepare=prepare, on_ready=on_ready, report=report)
         except KeyboardInterrupt:
@@ -135,7 +139,15 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
             argv=(*python, "lens_pipeline.engine.webserver", *web),
             environment=environment,
             priority=_SERVER,
-            ready=lambda: _serves(settings, "/server_info"),
+            ready=lambda: _serves(settings.bind, settings.dagster_port, "/server_info"),
+            ready_timeout=_START_SECONDS,
+        ),
+        Program(
+            name="api",
+            argv=(*python, "lens_pipeline.web"),
+            environment=environment,
+            priority=_SERVER,
+            ready=lambda: _serves(settings.bind, settings.api_port, "/api/health/live"),
             ready_timeout=_START_SECONDS,
         ),
         Program(
@@ -247,9 +259,12 @@ def _run(
             write_private(services_file(home), ready.to_json())
             report(f"starting {', '.join(program.name for program in product)}")
             supervisor.start(*(program.name for program in product))
-            host = reachable_host(settings.bind)
-            url = f"http://{f'[{host}]' if ':' in host else host}:{settings.dagster_port}"
-            stack = Stack(endpoints, url, supervisor)
+            stack = Stack(
+                endpoints,
+                _url(settings.bind, settings.dagster_port),
+                _url(settings.bind, settings.api_port),
+                supervisor,
+            )
             on_ready(stack)
             _watch(stack, supervisor, report)
         finally:
@@ -284,10 +299,14 @@ def _environment(settings: Settings, code_port: int) -> Mapping[str, str]:
     }
 
 
-def _serves(settings: Settings, path: str) -> bool:
-    """Whether the web server answers there with 200."""
-    host = reachable_host(settings.bind)
-    connection = http.client.HTTPConnection(host, settings.dagster_port, timeout=2)
+def _url(bind: str, port: int) -> str:
+    host = reachable_host(bind)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _serves(bind: str, port: int, path: str) -> bool:
+    """Whether a web server answers there with 200."""
+    connection = http.client.HTTPConnection(reachable_host(bind), port, timeout=2)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == HTTPStatus.OK

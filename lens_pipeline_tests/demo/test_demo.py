@@ -32,7 +32,8 @@ def environment(tmp_path: Path) -> Iterator[Mapping[str, str]]:
         if not name.startswith((PREFIX, "DAGSTER_"))
     }
     home = tmp_path / "home"
-    yield {**inherited, "LENS_HOME": str(home), "LENS_DAGSTER_PORT": str(free_port())}
+    ports = {name: str(free_port()) for name in ("LENS_DAGSTER_PORT", "LENS_API_PORT")}
+    yield {**inherited, "LENS_HOME": str(home), **ports}
     left = [process.name() for process in psutil.process_iter() if _is_of(process, home)]
     orphans.kill(home)
     assert left == []

@@ -83,6 +83,7 @@ def well(
         "database_url": servers.endpoints.database_url,
         "broker_url": servers.endpoints.broker_url,
         "dagster_port": free_port(),
+        "api_port": free_port(),
     }
 
     def settings(**changes: object) -> Settings:

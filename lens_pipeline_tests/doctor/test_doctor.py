@@ -35,7 +35,7 @@ Well = Callable[..., Settings]
 
 NAMES = [
     *("settings", "home", "database", "Dagster database", "daemon", "broker"),
-    *("store", "ffmpeg", "ffprobe", "Pillow", "libvips", "port"),
+    *("store", "ffmpeg", "ffprobe", "Pillow", "libvips", "port", "API port"),
 ]
 
 
@@ -68,7 +68,9 @@ def test_all_is_well_and_no_password_is_shown(well: Well, servers: Servers) -> N
 
 def test_embedded_servers_are_started_to_be_examined(tmp_path: Path, well: Well) -> None:
     """A fresh machine, on which `lens doctor` is the first thing that anybody tries."""
-    settings = Settings(home=tmp_path / "fresh", dagster_port=well().dagster_port)
+    settings = Settings(
+        home=tmp_path / "fresh", dagster_port=well().dagster_port, api_port=well().api_port
+    )
     checks = {check.name: check for check in examine(settings)}
     assert [check for check in checks.values() if not check.ok] == []
     assert "starts with `lens up`" in checks["broker"].message
@@ -279,7 +281,12 @@ def test_an_unusable_home_does_not_hide_the_rest(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     broker = "redis://127.0.0.1:1/0"
     found = failing(
-        Settings(home=tmp_path / "file" / "home", broker_url=broker, dagster_port=free_port())
+        Settings(
+            home=tmp_path / "file" / "home",
+            broker_url=broker,
+            dagster_port=free_port(),
+            api_port=free_port(),
+        )
     )
     assert found.keys() == {"home", "database", "Dagster database", "daemon", "broker", "store"}
     assert_matches(found["database"], "LENS_HOME=.* cannot be used")
@@ -339,7 +346,7 @@ def test_beside_lens_up_its_port_is_fine_and_a_silent_daemon_is_not(
 def test_the_command_tells_by_its_exit_status(well: Well, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start script that goes on with a broken installation."""
     settings = well(broker_url="redis://127.0.0.1:1/0")
-    for name in ("home", "database_url", "broker_url", "dagster_port"):
+    for name in ("home", "database_url", "broker_url", "dagster_port", "api_port"):
         monkeypatch.setenv(f"LENS_{name.upper()}", str(getattr(settings, name)))
     monkeypatch.chdir(settings.home.parent)
     done = CliRunner().invoke(command, ["--json"])

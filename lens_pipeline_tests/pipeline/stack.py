@@ -31,6 +31,7 @@ STOP_SECONDS = GRACE_SECONDS + 40
 _ROLES = {
     "lens_pipeline.engine.daemon": "daemon",
     "lens_pipeline.engine.webserver": "web",
+    "lens_pipeline.web": "api",
     "grpc": "code",
 }
 
@@ -41,6 +42,7 @@ class Stack:
     def __init__(self, home: Path, **variables: str) -> None:
         self.home = home
         self.port = free_port()
+        self.api_port = free_port()
         self._log = home.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         inherited = {
@@ -51,6 +53,7 @@ class Stack:
         own = {
             "LENS_HOME": str(home),
             "LENS_DAGSTER_PORT": str(self.port),
+            "LENS_API_PORT": str(self.api_port),
             "LENS_STORE_URL": (home / "store").as_uri(),
             "LENS_FETCH_ALLOW_HOSTS": "localhost,127.0.0.1",
             "LENS_GRACE_SECONDS": str(GRACE_SECONDS),

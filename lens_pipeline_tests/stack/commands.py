@@ -73,8 +73,10 @@ def _up(settings: Settings, source: str = SLEEPER) -> None:
 
 def main() -> None:
     command, home, *arguments = sys.argv[1:]
-    # The default port may be in use where the tests run.
-    settings = settings_for(Path(home), dagster_port=stack_up.free_port())
+    # The default ports may be in use where the tests run.
+    settings = settings_for(
+        Path(home), dagster_port=stack_up.free_port(), api_port=stack_up.free_port()
+    )
     try:
         {"short": _short, "up": _up}[command](settings, *arguments)
     except StackError as error:

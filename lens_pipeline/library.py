@@ -1,0 +1,187 @@
+"""Generations with what became of them: what libraries, pages and consoles list."""
+
+import base64
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from lens_pipeline.catalog import Kind, ListedGeneration, Place, Selection
+from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
+from lens_pipeline.failures import LensError
+from lens_pipeline.letters import EXPLAINED
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.status import Standing, State, Wanted
+
+# A page of a status that few rows have ends early after so many others, with a cursor to go on:
+# the cost of one request must not depend on the size of the library.
+_MOST_LOOKED_AT = 2000
+
+
+class InvalidCursor(LensError):
+    """The text is no place that an earlier page named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One generation and where its preview (photo) or poster (video) stands."""
+
+    row: ListedGeneration
+    state: State
+    attempts: int = 0
+    path: str | None = None
+    """Object key of the derivative, if it is ready."""
+    width: int | None = None
+    height: int | None = None
+    thumbhash: str | None = None
+    ready_at: dt.datetime | None = None
+    error: str | None = None
+    error_class: str | None = None
+    run_id: str | None = None
+
+
+class Page(NamedTuple):
+    """Entries newest first, and how to ask for the next ones (None: these were the last)."""
+
+    entries: list[Entry]
+    cursor: str | None
+
+
+def derivative_of(kind: Kind) -> Derivative:
+    """What is made of a generation of this kind."""
+    return PREVIEW if kind is Kind.PHOTO else POSTER
+
+
+def entries(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> list[Entry]:
+    """The entries of rows, in their order; a constant number of queries."""
+    standings = _standings(pipeline, rows)
+    wanted = [standing.event_id for standing in standings.values() if standing.event_id]
+    details = pipeline.log.details(wanted) if wanted else {}
+    return [_entry(row, standings.get(row.id), details) for row in rows]
+
+
+def find(pipeline: Pipeline, generation_id: str) -> Entry | None:
+    """The entry of one generation; None if there is no such row, or it cannot be used."""
+    row = pipeline.catalog.library_rows([generation_id]).get(generation_id)
+    return entries(pipeline, [row])[0] if row else None
+
+
+def page(
+    pipeline: Pipeline, selection: Selection, state: State | None, cursor: str | None, limit: int
+) -> Page:
+    """Up to `limit` entries of the selection, in `state` if given, newest first.
+
+    It may have fewer of them, and a cursor all the same: that goes on from there. Raises
+    InvalidCursor.
+    """
+    place = read_cursor(cursor) if cursor else None
+    if state is not None:
+        selection = replace(selection, **_narrowed(pipeline, selection, state))
+    found: list[Entry] = []
+    looked_at = 0
+    size = limit if state is None else max(limit, 200)
+    while True:
+        rows = pipeline.catalog.library_page(selection, place, size)
+        for entry in entries(pipeline, rows):
+            place = _place(entry.row)
+            if state is None or entry.state is state:
+                found.append(entry)
+            if len(found) == limit:
+                return Page(found, write_cursor(place) if place else None)
+        looked_at += len(rows)
+        if len(rows) < size:
+            return Page(found, None)
+        if looked_at >= _MOST_LOOKED_AT:
+            return Page(found, write_cursor(place) if place else None)
+
+
+def write_cursor(place: Place) -> str:
+    text = json.dumps([place.changed_at.isoformat(), place.id])
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_cursor(text: str) -> Place:
+    """Raises InvalidCursor."""
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        moment, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        changed_at = dt.datetime.fromisoformat(moment)
+    except (ValueError, TypeError):
+        raise InvalidCursor("cursor is not one that an earlier page gave") from None
+    if not isinstance(row_id, str) or "\0" in row_id or changed_at.tzinfo is None:
+        raise InvalidCursor("cursor is not one that an earlier page gave")
+    return Place(changed_at, row_id)
+
+
+def _narrowed(pipeline: Pipeline, selection: Selection, state: State) -> dict[str, object]:
+    """What of a state is known without looking at every row.
+
+    Few rows are in work or failed, and the event log knows which they may be.
+    """
+    if state in (State.NONE, State.READY):
+        return {"finished": True} if state is State.READY else {}
+    kinds = [selection.kind] if selection.kind else [Kind.PHOTO, Kind.VIDEO]
+    assets = [derivative_of(kind).asset for kind in kinds]
+    known = pipeline.log.in_flight if state is State.PROCESSING else pipeline.log.troubled
+    return {"finished": True, "ids": frozenset[str]().union(*map(known, assets))}
+
+
+def _standings(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> dict[str, Standing]:
+    found: dict[str, Standing] = {}
+    for kind in (Kind.PHOTO, Kind.VIDEO):
+        derivative = derivative_of(kind)
+        wanted = {
+            row.id: Wanted(derivative.revision(row.generation(), pipeline.settings), row.changed_at)
+            for row in rows
+            if row.kind is kind and row.is_finished
+        }
+        if wanted:
+            found |= pipeline.log.standings(
+                derivative.asset, wanted, pipeline.settings.max_attempts
+            )
+    return found
+
+
+def _entry(
+    row: ListedGeneration, standing: Standing | None, details: dict[int, dict[str, object]]
+) -> Entry:
+    if standing is None:  # not finished
+        return Entry(row, State.NONE)
+    facts = details.get(standing.event_id, {}) if standing.event_id else {}
+    if standing.state is State.READY:
+        return Entry(
+            row,
+            State.READY,
+            path=_text(facts.get("path")),
+            width=_number(facts.get("width")),
+            height=_number(facts.get("height")),
+            thumbhash=_text(facts.get("thumbhash")),
+            ready_at=_time(facts.get("at")),
+            run_id=standing.run_id,
+        )
+    error = EXPLAINED.get(standing.error_class or "") or _text(facts.get("error"))
+    return Entry(
+        row,
+        standing.state,
+        attempts=standing.attempts,
+        error=error if standing.error_class else None,
+        error_class=standing.error_class,
+        run_id=standing.run_id,
+    )
+
+
+def _place(row: ListedGeneration) -> Place | None:
+    return Place(row.changed_at, row.id) if row.changed_at else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _time(value: object) -> dt.datetime | None:
+    return value if isinstance(value, dt.datetime) else None

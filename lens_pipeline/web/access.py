@@ -1,0 +1,30 @@
+"""Who asks, and what they may see."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who may use the app; a user or project restricts what they see to its own."""
+
+    user_id: str | None = None
+    project_id: str | None = None
+
+    def may_see_user(self, user_id: str) -> bool:
+        """Whether generations of this user are theirs to see."""
+        return self.project_id is None and self.user_id in (None, user_id)
+
+    def may_see_project(self, project_id: str) -> bool:
+        """Whether masters and assets of this project are theirs to see."""
+        return self.user_id is None and self.project_id in (None, project_id)
+
+
+def caller(_: Request) -> Caller:
+    """Who sent the request."""
+    return Caller()
+
+
+CallerDep = Annotated[Caller, Depends(caller)]

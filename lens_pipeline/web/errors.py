@@ -1,0 +1,119 @@
+"""Errors as JSON: a code that programs can rely on, and words for people."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from lens_pipeline.catalog import CatalogError
+from lens_pipeline.failures import StoreUnavailable
+from lens_pipeline.library import InvalidCursor
+from lens_pipeline.store import StoreRefused
+
+logger = logging.getLogger(__name__)
+
+# After which a client may try again what failed because a service is gone, seconds.
+_RETRY_SECONDS = "5"
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+class Problem(BaseModel):
+    """What every error answer holds."""
+
+    error: str
+    """Stable code in snake case."""
+    message: str
+
+
+class ApiError(Exception):
+    """An answer that is no success; `more` are further fields of its body."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers
+        self.more = more
+
+    def response(self) -> JSONResponse:
+        body = {"error": self.code, "message": str(self), **self.more}
+        return JSONResponse(body, status_code=self.status, headers=dict(self.headers or {}))
+
+
+def not_found(what: str, which: str) -> ApiError:
+    """For what does not exist, and for what the caller may not know of."""
+    return ApiError(404, "not_found", f"no {what} has the id {which[:200]!r}")
+
+
+def unavailable(service: str, reason: str) -> ApiError:
+    """Something we depend on is gone for the moment."""
+    return ApiError(503, f"{service}_unavailable", reason, headers={"Retry-After": _RETRY_SECONDS})
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app in this shape."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(InvalidCursor, _invalid_cursor)
+    app.add_exception_handler(CatalogError, _no_database)
+    app.add_exception_handler(DBAPIError, _no_dagster_database)
+    for refused in (StoreUnavailable, StoreRefused):
+        app.add_exception_handler(refused, _no_store)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+async def _api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)  # noqa: S101
+    return error.response()
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    return ApiError(400, "invalid_request", f"{name}: {first['msg']}", field=name).response()
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    code = _CODES.get(error.status_code, f"http_{error.status_code}")
+    return ApiError(error.status_code, code, error.detail, headers=error.headers).response()
+
+
+async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:
+    return ApiError(400, "invalid_cursor", str(error), field="cursor").response()
+
+
+async def _no_database(_: Request, error: Exception) -> JSONResponse:
+    logger.warning("%s", error)
+    return unavailable("database", "the application's database cannot be reached now").response()
+
+
+async def _no_dagster_database(_: Request, error: Exception) -> JSONResponse:
+    logger.warning("Dagster's database: %s", str(error).splitlines()[0])
+    return unavailable("database", "Dagster's database cannot be reached now").response()
+
+
+async def _no_store(_: Request, error: Exception) -> JSONResponse:
+    logger.warning("%s", error)
+    return unavailable("store", "the object store cannot be read now").response()
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return ApiError(500, "internal_error", "this is a fault of ours; it is in the log").response()

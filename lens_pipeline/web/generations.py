@@ -1,0 +1,135 @@
+"""Reading generations: what there is, and what became of it."""
+
+import datetime as dt
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from lens_pipeline import library
+from lens_pipeline.catalog import Kind, Selection
+from lens_pipeline.status import State
+from lens_pipeline.web.access import Caller, CallerDep
+from lens_pipeline.web.context import Context, ContextDep
+from lens_pipeline.web.errors import ApiError, not_found
+
+router = APIRouter(tags=["generations"])
+
+_MOST_ON_PAGE = 200
+
+
+class GenerationType(StrEnum):
+    """What a generation is."""
+
+    PHOTO = "photo"
+    VIDEO = "video"
+
+
+class GenerationOut(BaseModel):
+    """A generation, and where its preview (photo) or poster (video) stands."""
+
+    id: str
+    user_id: str
+    type: GenerationType
+    generation_status: str
+    """What the application's own row says."""
+    status: State
+    """Of the derivative, from run metadata."""
+    path: str | None
+    """Object key of the derivative in the store."""
+    picture_url: str | None
+    """Where this app serves the derivative; None unless it is ready."""
+    file_url: str | None
+    """Where this app serves the generation itself; None unless it is finished."""
+    width: int | None
+    height: int | None
+    thumbhash: str | None
+    error: str | None
+    error_class: str | None
+    attempts: int
+    run_id: str | None
+    dagster_path: str
+    """Path of the partition in the Dagster UI."""
+    created_at: dt.datetime | None
+    updated_at: dt.datetime | None
+    ready_at: dt.datetime | None
+
+
+class GenerationsPage(BaseModel):
+    """Generations newest first; `next_cursor` asks for the next ones, None: there are none."""
+
+    generations: list[GenerationOut]
+    next_cursor: str | None
+
+
+@router.get("/api/generations")
+def list_generations(
+    caller: CallerDep,
+    context: ContextDep,
+    user_id: str | None = None,
+    type: GenerationType | None = None,  # noqa: A002
+    status: State | None = None,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    limit: Annotated[int, Query(ge=1, le=_MOST_ON_PAGE)] = 60,
+) -> GenerationsPage:
+    """One page of generations, newest first.
+
+    With `status`, a page may have fewer than `limit` entries and a cursor all the same.
+    """
+    selection = Selection(
+        user_id=_visible_user(caller, user_id), kind=Kind(type.value) if type else None
+    )
+    page = library.page(context.pipeline, selection, status, cursor, limit)
+    return GenerationsPage(
+        generations=[generation_out(entry) for entry in page.entries], next_cursor=page.cursor
+    )
+
+
+@router.get("/api/generations/{generation_id}")
+def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
+    """One generation."""
+    return generation_out(visible_entry(context, caller, generation_id))
+
+
+def visible_entry(context: Context, caller: Caller, generation_id: str) -> library.Entry:
+    """The entry of a generation; raises ApiError if there is none that the caller may see."""
+    entry = library.find(context.pipeline, generation_id)
+    if entry is None or not caller.may_see_user(entry.row.user_id):
+        raise not_found("generation", generation_id)
+    return entry
+
+
+def generation_out(entry: library.Entry) -> GenerationOut:
+    row = entry.row
+    derivative = library.derivative_of(row.kind)
+    url = f"/api/generations/{row.id}"
+    return GenerationOut(
+        id=row.id,
+        user_id=row.user_id,
+        type=GenerationType(row.kind.value),
+        generation_status=row.status,
+        status=entry.state,
+        path=entry.path,
+        picture_url=f"{url}/{derivative.asset}" if entry.state is State.READY else None,
+        file_url=f"{url}/file" if row.is_finished else None,
+        width=entry.width,
+        height=entry.height,
+        thumbhash=entry.thumbhash,
+        error=entry.error,
+        error_class=entry.error_class,
+        attempts=entry.attempts,
+        run_id=entry.run_id,
+        dagster_path=f"/assets/{derivative.asset}?partition={row.id}",
+        created_at=row.created_at,
+        updated_at=row.changed_at,
+        ready_at=entry.ready_at,
+    )
+
+
+def _visible_user(caller: Caller, user_id: str | None) -> str | None:
+    """The user to list; raises ApiError if the caller may not."""
+    wanted = user_id if user_id is not None else caller.user_id
+    if caller.project_id is not None or (wanted and not caller.may_see_user(wanted)):
+        raise ApiError(403, "forbidden", "this token does not cover generations of that user")
+    return wanted

@@ -1,0 +1,46 @@
+"""The HTTP app over a site of its own, served to real clients."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from lens_pipeline.queueing import RunQueue
+from lens_pipeline.stack.ports import LOOPBACK, free_port
+from lens_pipeline.web.app import create_app
+from lens_pipeline.web.context import Context
+from lens_pipeline_tests.pipeline.site import Site, eventually
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Serve the app as its process does; yields its URL."""
+    port = free_port()
+    config = uvicorn.Config(
+        app, host=LOOPBACK, port=port, log_config=None, access_log=False, server_header=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="web")
+    thread.start()
+    try:
+        eventually(lambda: server.started or not thread.is_alive(), 20, "the start of the app")
+        yield f"http://{LOOPBACK}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def app(site: Site) -> FastAPI:
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+
+
+@pytest.fixture
+def web(app: FastAPI) -> Iterator[httpx.Client]:
+    """Asks the app."""
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
