@@ -28,3 +28,6 @@ def caller(_: Request) -> Caller:
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
+
+# For what pages embed, which may also be reached by a signed link.
+MediaCallerDep = CallerDep
