@@ -1,8 +1,10 @@
 """Puts the app together."""
 
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 
 from lens_pipeline.web import errors, generations, health
 from lens_pipeline.web.context import Context
@@ -18,13 +20,29 @@ def create_app(context: Context) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        responses={
-            400: {"model": errors.Problem, "description": "The request is not valid."},
-            503: {"model": errors.Problem, "description": "A service that is needed is gone."},
-        },
+        responses=errors.DESCRIBED,
     )
     app.state.context = context
+    app.openapi = lambda: _described(app)
     errors.install(app)
     for router in (generations.router, health.router):
         app.include_router(router)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; without the answer 422, in place of which the app gives 400."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+        )
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for schema in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(schema, None)
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -31,6 +31,21 @@ class Problem(BaseModel):
     message: str
 
 
+# What any request may be answered with.
+DESCRIBED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": description}
+    for status, description in {
+        400: "The request is not valid.",
+        401: "It needs a token.",
+        403: "The token does not cover it.",
+        404: "There is none, or none that the token covers.",
+        413: "The request is too large.",
+        429: "Too many requests; Retry-After says when to come again.",
+        503: "A service that is needed is gone; Retry-After says when to come again.",
+    }.items()
+}
+
+
 class ApiError(Exception):
     """An answer that is no success; `more` are further fields of its body."""
 
