@@ -141,6 +141,18 @@ def test_a_shot_that_cannot_be_used_is_named(
     assert site.once()["found"] == 0
 
 
+@pytest.mark.slow
+def test_a_list_nested_too_deep_spoils_its_own_master_only(site: Site, project: Project) -> None:
+    """One row that keeps all others from being read."""
+    project.master("good", [project.shot("a")])
+    project.master("bad", ["a"])
+    site.sql("""UPDATE master_videos SET shots_config =
+        (repeat('[', 3000) || repeat(']', 3000))::jsonb WHERE master_id = 'bad'""")
+    assert site.lens("once").code == 1
+    assert "shots_config is no JSON, or too deep" in project.reason("bad")
+    assert project.states("good") == {"master_video": "ready", "master_poster": "ready"}
+
+
 def test_a_shot_that_becomes_known_later_mends_its_master(site: Site, project: Project) -> None:
     """A dead letter for a row that was merely inserted after the one that names it."""
     project.master("m1", ["a"])

@@ -10,13 +10,13 @@ from typing import Protocol
 
 from lens_pipeline.media.errors import FfmpegDied, MediaError, ShotError
 from lens_pipeline.media.ffmpeg import Tools, Work, run_long
-from lens_pipeline.media.joining import mux, normalise, sound, verify
+from lens_pipeline.media.joining import mux, normalise, sound, units, verify
 from lens_pipeline.media.joining.parallel import run_all
 from lens_pipeline.media.joining.plan import Action, Method, Plan, encode_all, make_plan
 from lens_pipeline.media.joining.shot import Shot, probe
 
 # Of the stored facts about a shot: to be raised when `Shot` or what it means changes.
-_FACTS_VERSION = 1
+_FACTS_VERSION = 2
 # Packets of the next shot that are decoded with the end of the one before.
 _PACKETS_PAST_JOIN = 4
 # Finds damage in what is coded without computing the pixels: 0.8 of the time for H.264.
@@ -278,6 +278,8 @@ class _Joining:
         outputs: list[str] = []
         if copies:
             outputs += ["-map", f"0:{each.shot.stream}", "-c", "copy", "-f", "mp4"]
+            # The name of the encoder would be written into the sample entry.
+            outputs += ["-map_metadata", "-1"]
             if each.shot.signature.codec == "hevc":
                 # What Apple's players want; FFmpeg's own choice is hev1.
                 outputs += ["-tag:v", "hvc1"]
@@ -320,7 +322,9 @@ class _Joining:
         key = normalise.identity(each.source.sha256, self._plan.target)
         file, facts = self._store.find(f"{key}.mp4"), _stored_facts(self._store, f"{key}.json")
         if file is not None and facts is not None:
-            return _Piece(mux.Part.of(file, facts), facts, cached=True)
+            # What cannot be read was damaged in the store: as good as nothing.
+            with contextlib.suppress(MediaError):
+                return _Piece(mux.Part.of(file, facts), facts, cached=True)
         stage = f"encoding shot {each.source.name}"
         try:
             file = normalise.encode(
@@ -347,6 +351,7 @@ class _Joining:
 
         Only packets count for that, since verification proves that they are those of the master.
         """
+        self._check_alone(parts, number, work)
         first = parts[number].last_key if parts[number].undamaged else 0
         following = parts[number + 1 : number + 2]
         if parts[number].undamaged and not following:
@@ -368,6 +373,16 @@ class _Joining:
                 _refuse_damaged(each.source, each.shot, self._tools, work)
             name = self._prepared[number].source.name
             raise _Unproven(f"shot {name} does not decode together with the next: {messages}")
+
+    def _check_alone(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
+        """Raise _Unproven if a shot would decode, but to other pictures, after the one before."""
+        if self._plan.decisions[number].action == "copy":
+            try:
+                following = parts[number + 1].track if number + 1 < len(parts) else None
+                units.check_alone(parts[number].track, following, work.cancelled)
+            except MediaError as error:
+                name = self._prepared[number].source.name
+                raise _Unproven(f"shot {name} cannot be copied: {error.reason}") from error
 
     def _decode(self, file: Path, seconds: float, stage: str, work: Work) -> str:
         """What ffmpeg has to say against `file`: nothing, if all of it decodes."""

@@ -46,6 +46,8 @@ class Signature:
     """Frames per second; of a variable rate, the mean."""
     rotation: int
     """Degrees counter-clockwise that the display matrix turns the picture by."""
+    mirrored: bool
+    """Whether the display matrix mirrors the picture as well."""
     extradata_sha256: str
     """Of the codec's configuration (for H.264: SPS and PPS): packets decode only with their own."""
 
@@ -119,12 +121,17 @@ class Shot:
         """
         fields: dict[str, Any] = json.loads(text)
         signature, audio = fields["signature"], fields["audio"]
+        if len(fields["display_order"]) != len(fields["packet_hashes"]):
+            raise ValueError("not one hash for each packet")
         for described, names in (
             (fields, ("time_base", "start", "length")),
             (signature, ("sample_aspect", "frame_rate")),
             (audio or {}, ("start",) if audio else ()),
         ):
-            described.update({name: Fraction(described[name]) for name in names})
+            try:
+                described.update({name: Fraction(described[name]) for name in names})
+            except ZeroDivisionError as error:
+                raise ValueError("a fraction of nothing") from error
         fields["signature"] = Signature(**signature)
         fields["audio"] = audio and Audio(**audio)
         for name in ("display_order", "packet_hashes"):
@@ -325,8 +332,18 @@ def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
         has_b_frames=stream.get("has_b_frames", 0),
         frame_rate=frame_rate,
         rotation=rotations[0] if rotations else 0,
+        mirrored=any(_mirrors(data.get("displaymatrix", "")) for data in side_data),
         extradata_sha256=stream.get("extradata_hash", "").rpartition(":")[2],
     )
+
+
+def _mirrors(matrix: str) -> bool:
+    """Whether a display matrix, as ffprobe writes it in rows with their offsets, is a mirror."""
+    rows = [[int(number) for number in line.split()[1:]] for line in matrix.strip().splitlines()]
+    if len(rows) != 3:
+        return False
+    (a, b, _), (c, d, _), _ = rows
+    return a * d - b * c < 0
 
 
 def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:
