@@ -177,6 +177,21 @@ def test_a_shot_over_the_limits_of_pixels_is_refused_by_name(
 
 
 @pytest.mark.slow
+def test_shots_that_last_too_long_are_refused_by_name(
+    site: Site, project: Project, environment: pytest.MonkeyPatch
+) -> None:
+    """A file of some bytes that promises days, on the only worker there is."""
+    project.shot("a")
+    project.shot("long", rate=8)
+    project.master("m1", ["a", "long"])
+    project.master("m2", ["a", "a", "a"])
+    environment.setenv("LENS_MAX_MASTER_SECONDS", "2")
+    assert site.lens("backfill", "--kind", "master").code == 1
+    assert "shot 'long': its 3 s are over the limit of 2 s" in project.reason("m1")
+    assert "the shots last 3 s together, over the limit of 2 s" in project.reason("m2")
+
+
+@pytest.mark.slow
 def test_shots_are_checked_ahead_of_their_masters(site: Site, project: Project) -> None:
     """A master of three copied shots that takes as long as decoding all of them."""
     project.shot("a")

@@ -34,6 +34,19 @@ class Source:
     """Of the file."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is refused before anything is decoded; None: nothing is."""
+
+    pixels: int | None = None
+    """In a frame of a shot."""
+    seconds: float | None = None
+    """Of all shots together: a file of a few bytes may promise days."""
+
+
+_NO_LIMITS = Limits()
+
+
 class Pieces(Protocol):
     """Keeps intermediate results under short safe names, for later masters."""
 
@@ -100,25 +113,31 @@ def join(
     tools: Tools,
     work: Work,
     pieces: Pieces | None = None,
-    max_pixels: int | None = None,
+    limits: Limits = _NO_LIMITS,
 ) -> Master:
     """Join the videos of `sources` in order, with their sound, into an MP4 in `work.directory`.
 
     Video that matches what most shots have is copied bit for bit; the rest is encoded to match
     it. Sound is always encoded: each shot's is cut or padded with silence to its video. The
     result is verified; if that fails, all shots are encoded and the result is verified again.
-    `pieces` saves examining and encoding again what an earlier master has had. Shots with more
-    than `max_pixels` in a frame are refused before anything of them is decoded.
+    `pieces` saves examining and encoding again what an earlier master has had.
 
-    Raises ShotError: a shot is no video, damaged, or cannot be encoded. MediaError: there are no
-    sources, or the result cannot be verified. FfmpegDied, Cancelled, DiskFull: may be tried again.
+    Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
+    there are no sources, they are too long together, or the result cannot be verified.
+    FfmpegDied, Cancelled, DiskFull: may be tried again.
     """
     if not sources:
         raise MediaError("a master needs at least one shot")
     store = pieces or _NoPieces()
     prepared = _examine(sources, tools, work, store)
     for each in prepared:
-        _refuse_large(each.source, each.shot, max_pixels)
+        _refuse_large(each.source, each.shot, limits)
+    total = float(sum(each.shot.length for each in prepared))
+    if limits.seconds is not None and total > limits.seconds:
+        raise MediaError(
+            f"the shots last {total:.0f} s together, over the limit of {limits.seconds:g} s",
+            over_limit=True,
+        )
     plan = make_plan([each.shot for each in prepared])
     try:
         return _Joining(prepared, plan, tools, work, store).run(None)
@@ -133,7 +152,7 @@ def join(
 
 
 def examine(
-    source: Source, tools: Tools, work: Work, pieces: Pieces, max_pixels: int | None = None
+    source: Source, tools: Tools, work: Work, pieces: Pieces, limits: Limits = _NO_LIMITS
 ) -> Shot:
     """Find out about a shot what joining needs to know, decode all of it, and keep what was found.
 
@@ -145,7 +164,7 @@ def examine(
         return known
     with _naming(source):
         shot = probe(source.path, tools, work)
-    _refuse_large(source, shot, max_pixels)
+    _refuse_large(source, shot, limits)
     _refuse_damaged(source, shot, tools, work)
     _keep_facts(_facts_key(source), shot, work, pieces)
     return shot
@@ -440,10 +459,13 @@ class _Joining:
         )
 
 
-def _refuse_large(source: Source, shot: Shot, max_pixels: int | None) -> None:
+def _refuse_large(source: Source, shot: Shot, limits: Limits) -> None:
     width, height = shot.signature.width, shot.signature.height
-    if max_pixels is not None and width * height > max_pixels:
-        reason = f"{width} x {height} pixels are over the limit of {max_pixels}"
+    if limits.pixels is not None and width * height > limits.pixels:
+        reason = f"{width} x {height} pixels are over the limit of {limits.pixels}"
+        raise ShotError(source.name, reason, over_limit=True)
+    if limits.seconds is not None and shot.length > limits.seconds:
+        reason = f"its {float(shot.length):.0f} s are over the limit of {limits.seconds:g} s"
         raise ShotError(source.name, reason, over_limit=True)
 
 
