@@ -98,6 +98,12 @@ def _truncated_webm(path: Path, plain: Path) -> None:
     _truncated(path, Recipe("whole", coding=VP9, container="webm", tone=0).make(path.parent))
 
 
+def _truncated_fragments(path: Path, plain: Path) -> None:
+    # As a browser or a packager records.
+    flags = ("-g", "5", "-movflags", "+frag_keyframe+empty_moov")
+    _truncated(path, Recipe("whole", coding=(*H264, *flags)).make(path.parent))
+
+
 def _empty(path: Path, plain: Path) -> None:
     path.touch()
 
@@ -143,6 +149,7 @@ def _mpeg2(path: Path, plain: Path) -> None:
         (_truncated, r"incomplete: it has no index"),
         (_truncated_after_index, r"truncated"),
         (_truncated_webm, r"truncated: it ends at 0\.\d s of 0\.8 s"),
+        (_truncated_fragments, r"truncated: the file ends within a fragment, before 0\.[4-8] s"),
         (_empty, "empty file"),
         (_empty_media_data, r"truncated|damaged|no frames"),
         (_audio_only, "no video track, only audio"),
