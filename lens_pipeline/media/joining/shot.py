@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
+from lens_pipeline.media import colour
 from lens_pipeline.media.content import (
     VIDEO_CODECS,
     ends_in_fragment,
@@ -23,8 +24,6 @@ _PROBE_SECONDS = 120.0
 _WHOLE_SHARE = 0.9
 # Hours of video with sound. An index of a few bytes can promise billions of packets.
 _MOST_PACKETS = 2_000_000
-# ITU-R BT.2100: PQ and HLG.
-_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 # Frame rates above are no rates but the resolution of a clock.
 _HIGHEST_RATE = 1000
 _SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
@@ -101,7 +100,7 @@ class Shot:
 
     @property
     def is_hdr(self) -> bool:
-        return self.signature.colour_transfer in _HDR_TRANSFERS
+        return self.signature.colour_transfer in colour.HDR_TRANSFERS
 
     @property
     def display_size(self) -> tuple[Fraction, Fraction]:
