@@ -7,7 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from lens_pipeline.media.content import VIDEO_CODECS, header_error, read_head, video_demuxer
+from lens_pipeline.media import colour
+from lens_pipeline.media.content import (
+    VIDEO_CODECS,
+    ends_in_fragment,
+    header_error,
+    read_head,
+    video_demuxer,
+)
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import Tools, Work, run
 
@@ -17,8 +24,6 @@ _PROBE_SECONDS = 120.0
 _WHOLE_SHARE = 0.9
 # Hours of video with sound. An index of a few bytes can promise billions of packets.
 _MOST_PACKETS = 2_000_000
-# ITU-R BT.2100: PQ and HLG.
-_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 # Frame rates above are no rates but the resolution of a clock.
 _HIGHEST_RATE = 1000
 _SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
@@ -97,7 +102,7 @@ class Shot:
 
     @property
     def is_hdr(self) -> bool:
-        return self.signature.colour_transfer in _HDR_TRANSFERS
+        return self.signature.colour_transfer in colour.HDR_TRANSFERS
 
     @property
     def display_size(self) -> tuple[Fraction, Fraction]:
@@ -155,7 +160,7 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     if len(described["packets"]) >= _MOST_PACKETS:
         raise MediaError(f"video has more than {_MOST_PACKETS:,} packets", over_limit=True)
     _check_complete(stream, packets)
-    _check_end(described)
+    _check_end(source, described)
     return _shot(demuxer, stream, packets, _audio(described["streams"]))
 
 
@@ -212,8 +217,8 @@ def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, An
         raise MediaError("video is damaged: a frame has no time or no data")
 
 
-def _check_end(described: Mapping[str, Any]) -> None:
-    """Raise MediaError if all packets end long before the file says: Matroska counts no frames."""
+def _check_end(source: Path, described: Mapping[str, Any]) -> None:
+    """Raise MediaError if a file that counts no frames is cut off: Matroska, or in fragments."""
     promised = float(described["format"].get("duration", 0))
     bases = {stream["index"]: Fraction(stream["time_base"]) for stream in described["streams"]}
     end = max(
@@ -223,6 +228,8 @@ def _check_end(described: Mapping[str, Any]) -> None:
     )
     if end < promised * _WHOLE_SHARE:
         raise MediaError(f"video is truncated: it ends at {end:.1f} s of {promised:.1f} s")
+    if ends_in_fragment(source):
+        raise MediaError(f"video is truncated: the file ends within a fragment, before {end:.1f} s")
 
 
 def _shot(
