@@ -36,8 +36,8 @@ def read_config(config: object) -> tuple[list[str], str | None]:
     if isinstance(config, str):  # a column of text, or JSON within JSON
         try:
             config = json.loads(config)
-        except ValueError:
-            return [], "shots_config is no JSON"
+        except (ValueError, RecursionError):
+            return [], "shots_config is no JSON, or too deep"
     if not isinstance(config, list):
         return [], f"shots_config is no list of asset ids but {_quoted(config)}"
     ids = [entry for entry in config if isinstance(entry, str) and entry]
@@ -92,5 +92,8 @@ def _generated(name: str, generation_id: str, generation: ShotGeneration | None)
 
 
 def _quoted(value: object) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "a deeply nested one"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -13,7 +13,7 @@ from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def site(stack: Stack) -> Site:
 
 @pytest.fixture(scope="module")
 def project(site: Site) -> Project:
-    """Two shots that differ in size and rate, and take many seconds to be made alike."""
+    """Two shots that differ in size and rate; to make the second like the first takes seconds."""
     made = Project(site)
     for name, source in {
-        "wide": "testsrc2=size=1920x1080:rate=30:duration=12",
-        "tall": "testsrc2=size=720x1280:rate=25:duration=12",
+        "wide": "testsrc2=size=1920x1080:rate=30:duration=2",
+        "tall": "testsrc2=size=720x1280:rate=25:duration=6",
     }.items():
         key = f"u1/uploads/{name}.mp4"
         (site.store / key).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import SELECTOR, Stack
 from lens_pipeline_tests.servers import HostileServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 BATCH = 4
 BACKFILLED = [f"b{number:02}" for number in range(10)]
