@@ -1,18 +1,33 @@
 """Puts the app together."""
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from lens_pipeline.web import errors, generations, health
+from lens_pipeline.web.access import links, login
+from lens_pipeline.web.access.setup import Limits, access_of
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.gate import Gate
+from lens_pipeline.web.request_log import RequestLog
+from lens_pipeline.web.security_headers import SecurityHeaders
 
 
-def create_app(context: Context) -> FastAPI:
-    """The app over this pipeline."""
-    app = FastAPI(
+class _App(FastAPI):
+    """With what holds for answers to our own faults as well, which FastAPI gives outermost."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return RequestLog(SecurityHeaders(super().build_middleware_stack()))
+
+
+def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
+    """The app over this pipeline. Raises SettingsError: its signing key is damaged."""
+    app = _App(
         title="Lens Pipeline",
         version=version("lens-pipeline"),
         description="Previews, posters and master videos of AI-generated photos and videos.",
@@ -23,10 +38,13 @@ def create_app(context: Context) -> FastAPI:
         responses=errors.DESCRIBED,
     )
     app.state.context = context
+    app.state.access = access_of(context.pipeline.settings, limits or Limits())
+    app.add_middleware(Gate, access=app.state.access)
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router):
+    for router in (generations.router, health.router, links.router, login.router):
         app.include_router(router)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
 
 

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.stack.ports import LOOPBACK, free_port
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.server import server as server_of
 from lens_pipeline_tests.pipeline.site import Site, eventually
 
 
@@ -20,10 +20,8 @@ from lens_pipeline_tests.pipeline.site import Site, eventually
 def served(app: FastAPI) -> Iterator[str]:
     """Serve the app as its process does; yields its URL."""
     port = free_port()
-    config = uvicorn.Config(
-        app, host=LOOPBACK, port=port, log_config=None, access_log=False, server_header=False
-    )
-    server = uvicorn.Server(config)
+    settings = app.state.context.pipeline.settings.model_copy(update={"api_port": port})
+    server = server_of(app, settings)
     thread = threading.Thread(target=server.run, name="web")
     thread.start()
     try:
