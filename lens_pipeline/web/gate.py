@@ -7,11 +7,11 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lens_pipeline.web import bodies
 from lens_pipeline.web.access import sessions
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.setup import Access
 from lens_pipeline.web.access.tokens import Tokens
+from lens_pipeline.web.bodies import Body
 from lens_pipeline.web.errors import ApiError, unauthorized
 from lens_pipeline.web.origin import foreign_host, foreign_origin
 
@@ -53,14 +53,13 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
-        has_body = bodies.is_sent(request.headers)
+        body = Body(receive, request.headers)
+        has_body = body.is_expected
         limits = self._access.limits
         try:
             refusal = self._admit(request)
             if refusal is None and has_body:
-                receive = await bodies.received(
-                    receive, request.headers, limits.body_bytes, limits.body_seconds
-                )
+                receive = await body.whole(limits.body_bytes, limits.body_seconds)
         except ApiError as error:
             refusal = error.response()
         if refusal is None:
@@ -70,7 +69,7 @@ class Gate:
             # What is left of it must not be read as the next request, nor for ever.
             refusal.headers["Connection"] = "close"
             if refusal.status_code != 408:
-                await bodies.drain(receive)
+                await body.drain()
         await refusal(scope, receive, send)
 
     def _admit(self, request: HTTPConnection) -> Response | None:

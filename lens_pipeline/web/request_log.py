@@ -40,18 +40,24 @@ class RequestLog:
         this = given[0] if len(given) == 1 and _ID.fullmatch(given[0]) else uuid.uuid4().hex
         token = request_id.set(this)
         begun = time.perf_counter()
-        status, sent = _CLIENT_GONE, 0
+        status, sent, is_whole = _CLIENT_GONE, 0, False
 
         async def answer(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, is_whole
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)[_HEADER] = this
             await send(message)
             sent += len(message.get("body", b""))
+            is_whole = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, answer)
+        except Exception:
+            # With a whole answer it has been told and logged (`errors`), and is raised once more
+            # for servers to log: ours would also close the connection.
+            if not is_whole:
+                raise
         finally:
             _log(scope, status, sent, (time.perf_counter() - begun) * 1000)
             request_id.reset(token)

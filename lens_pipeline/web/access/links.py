@@ -3,9 +3,9 @@
 import datetime as dt
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
-from urllib.parse import parse_qs, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -26,6 +26,8 @@ _OF_PROJECT = re.compile(
 _MOST_PATHS = 200
 _LONGEST_PATH = 1000
 _WEEK_SECONDS = 7 * 24 * 3600
+# What a signature adds to a query, in alphabetical order.
+_OWN = ("expires", "signature")
 _DIGITS = re.compile(r"[0-9]{1,12}")
 
 
@@ -54,27 +56,29 @@ class LinksOut(BaseModel):
 
 
 class Links:
-    """Signs paths, and knows its signatures."""
+    """Signs addresses, and knows its signatures."""
 
     def __init__(self, key: bytes) -> None:
         self._signer = signer(key, "link")
 
-    def sign(self, path: str, expires: int) -> str:
+    def sign(self, path: str, query: str, expires: int) -> str:
         """The URL of the decoded `path` that works until `expires`, seconds since 1970."""
-        signature = self._signer.get_signature(_signed(path, str(expires))).decode()
-        return f"{quote(path)}?{urlencode({'expires': expires, 'signature': signature})}"
+        asked = parse_qsl(query, keep_blank_values=True)
+        signature = self._signer.get_signature(_signed(path, asked, str(expires))).decode()
+        asked += [("expires", str(expires)), ("signature", signature)]
+        return f"{quote(path)}?{urlencode(asked)}"
 
     def covers(self, path: str, query: bytes) -> bool:
-        """Whether the query string holds a signature that still opens the decoded `path`."""
-        values = parse_qs(query.decode("latin-1"))
-        expires, signature = values.get("expires", []), values.get("signature", [])
-        if len(expires) != 1 or len(signature) != 1 or not _DIGITS.fullmatch(expires[0]):
+        """Whether this query string has a signature that still opens the decoded `path` with it."""
+        asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        own = [pair for pair in asked if pair[0] in _OWN]
+        if not is_media(path) or sorted(name for name, _ in own) != list(_OWN):
             return False
-        return (
-            is_media(path)
-            and int(expires[0]) > time.time()
-            and self._signer.verify_signature(_signed(path, expires[0]), signature[0].encode())
-        )
+        expires, signature = dict(own)["expires"], dict(own)["signature"]
+        if not _DIGITS.fullmatch(expires) or int(expires) <= time.time():
+            return False
+        others = [pair for pair in asked if pair not in own]
+        return self._signer.verify_signature(_signed(path, others, expires), signature.encode())
 
 
 def is_media(path: str) -> bool:
@@ -85,14 +89,14 @@ def is_media(path: str) -> bool:
 @router.post("/api/links")
 def make_links(body: LinksIn, request: Request, caller: CallerDep, context: ContextDep) -> LinksOut:
     """Links to pictures and videos that work without a token, each for its path alone."""
-    paths = [unquote(path) for path in body.paths]
-    _require_visible(context, caller, paths)
+    split = [path.partition("?") for path in body.paths]
+    _require_visible(context, caller, [unquote(path) for path, _, _ in split])
     links: Links = request.app.state.access.links
     expires = int(time.time()) + body.seconds
     return LinksOut(
         links=[
-            Link(path=given, url=links.sign(path, expires))
-            for given, path in zip(body.paths, paths, strict=True)
+            Link(path=given, url=links.sign(unquote(path), query, expires))
+            for given, (path, _, query) in zip(body.paths, split, strict=True)
         ],
         expires_at=dt.datetime.fromtimestamp(expires, dt.UTC),
     )
@@ -113,6 +117,7 @@ def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> 
             )
     if caller.sees_all or not generations:
         return
+    # One query, however many.
     rows = context.pipeline.catalog.library_rows(generations)
     for generation_id, path in generations.items():
         row = rows.get(generation_id)
@@ -120,5 +125,5 @@ def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> 
             raise not_found("path", path)
 
 
-def _signed(path: str, expires: str) -> str:
-    return f"{expires} {path}"
+def _signed(path: str, query: Sequence[tuple[str, str]], expires: str) -> str:
+    return f"{expires} {quote(path)}?{urlencode(query)}"
