@@ -7,27 +7,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
-from starlette.types import ASGIApp
 
 from lens_pipeline.web import errors, generations, health
-from lens_pipeline.web.access import links, login
-from lens_pipeline.web.access.setup import Limits, access_of
+from lens_pipeline.web.access.setup import Limits
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.gate import Gate
-from lens_pipeline.web.request_log import RequestLog
-from lens_pipeline.web.security_headers import SecurityHeaders
-
-
-class _App(FastAPI):
-    """With what holds for answers to our own faults as well, which FastAPI gives outermost."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return RequestLog(SecurityHeaders(super().build_middleware_stack()))
+from lens_pipeline.web.entrance import App, describe, install
 
 
 def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     """The app over this pipeline. Raises SettingsError: its signing key is damaged."""
-    app = _App(
+    app = App(
         title="Lens Pipeline",
         version=version("lens-pipeline"),
         description="Previews, posters and master videos of AI-generated photos and videos.",
@@ -38,11 +27,10 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         responses=errors.DESCRIBED,
     )
     app.state.context = context
-    app.state.access = access_of(context.pipeline.settings, limits or Limits())
-    app.add_middleware(Gate, access=app.state.access)
+    install(app, context.pipeline.settings, limits)
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router, links.router, login.router):
+    for router in (generations.router, health.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
@@ -62,5 +50,6 @@ def _described(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for schema in ("HTTPValidationError", "ValidationError"):
             document.get("components", {}).get("schemas", {}).pop(schema, None)
+        describe(app, document)
         app.openapi_schema = document
     return app.openapi_schema

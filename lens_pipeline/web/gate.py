@@ -27,6 +27,11 @@ _FOR_ALL_SEEING = frozenset({"/metrics"})
 _FOR_PROGRAMS = ("/api/", *_FOR_ALL_SEEING)
 
 
+def is_open(path: str) -> bool:
+    """Whether this decoded path is for whoever asks."""
+    return path in _OPEN or path.startswith(_STATIC)
+
+
 class Gate:
     """ASGI middleware that lets a request in with its caller and its body, or answers it.
 
@@ -93,7 +98,7 @@ class Gate:
             if path in _FOR_ALL_SEEING and not caller.sees_all:
                 raise ApiError(403, "forbidden", "this needs LENS_API_TOKEN itself")
             request.state.caller = caller
-        if caller is not None or linked or path in _OPEN or path.startswith(_STATIC):
+        if caller is not None or linked or is_open(path):
             return None
         return _who_are_you(request)
 
