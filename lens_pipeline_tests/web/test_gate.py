@@ -13,6 +13,7 @@ from starlette.types import Message
 
 from lens_pipeline.web import protocol
 from lens_pipeline.web.access.setup import Limits
+from lens_pipeline_tests.pipeline.site import lens
 from lens_pipeline_tests.web.doors import READ, WRITE, WRITTEN, door, origin, raw, visiting
 
 BODY = json.dumps(WRITTEN).encode()
@@ -235,3 +236,18 @@ def test_websockets_are_refused(app: FastAPI, visitor: httpx.Client) -> None:
     scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b""}
     asyncio.run(app(scope, receive, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::", "192.0.2.1"])
+def test_up_does_not_open_itself_to_others_by_accident(
+    environment: pytest.MonkeyPatch, tmp_path: Path, bind: str
+) -> None:
+    """Everything everybody made, on the network because of one variable."""
+    home = tmp_path / "home"
+    environment.setenv("LENS_HOME", str(home))
+    environment.setenv("LENS_BIND", bind)
+    refused = lens("up")
+    assert (refused.code, refused.out) == (2, "")
+    (line,) = refused.err.splitlines()
+    assert "LENS_BIND" in line and "LENS_API_TOKEN" in line
+    assert not home.exists()
