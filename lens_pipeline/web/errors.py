@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from lens_pipeline.catalog import CatalogError
 from lens_pipeline.failures import StoreUnavailable
 from lens_pipeline.library import InvalidCursor
+from lens_pipeline.logs import request_id
 from lens_pipeline.store import StoreRefused
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Problem(BaseModel):
     error: str
     """Stable code in snake case."""
     message: str
+    request_id: str | None
+    """By which the log tells more."""
 
 
 # What any request may be answered with.
@@ -39,7 +42,9 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
         401: "It needs a token.",
         403: "The token does not cover it.",
         404: "There is none, or none that the token covers.",
-        413: "The request is too large.",
+        408: "The body took too long.",
+        413: "The body is too large.",
+        414: "The address is too long.",
         429: "Too many requests; Retry-After says when to come again.",
         503: "A service that is needed is gone; Retry-After says when to come again.",
     }.items()
@@ -65,13 +70,24 @@ class ApiError(Exception):
         self.more = more
 
     def response(self) -> JSONResponse:
-        body = {"error": self.code, "message": str(self), **self.more}
+        body = {
+            "error": self.code,
+            "message": str(self),
+            **self.more,
+            "request_id": request_id.get(),
+        }
         return JSONResponse(body, status_code=self.status, headers=dict(self.headers or {}))
 
 
 def not_found(what: str, which: str) -> ApiError:
     """For what does not exist, and for what the caller may not know of."""
     return ApiError(404, "not_found", f"no {what} has the id {which[:200]!r}")
+
+
+def unauthorized(message: str = "this needs a token", error: str | None = None) -> ApiError:
+    """Nobody we know; `error` is RFC 6750's word for a token that is no good."""
+    challenge = 'Bearer realm="lens"' + (f', error="{error}"' if error else "")
+    return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
 
 
 def unavailable(service: str, reason: str) -> ApiError:
