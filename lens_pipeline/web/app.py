@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from lens_pipeline.web import errors, generations, health
+from lens_pipeline.web import errors, generations, health, webhook
 from lens_pipeline.web.context import Context
 
 
@@ -25,7 +25,7 @@ def create_app(context: Context) -> FastAPI:
     app.state.context = context
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router):
+    for router in (generations.router, health.router, webhook.router):
         app.include_router(router)
     return app
 
