@@ -28,6 +28,8 @@ TASK_ID = re.compile(r"[\x21-\x7e]{1,200}")
 TOTAL_SECONDS = 10.0
 _ATTEMPT_SECONDS = 5.0
 _ATTEMPTS = 3
+# Left of the time after a wait, or it is not worth waiting for.
+_ANSWER_SECONDS = 2.0
 _MAX_BYTES = 1024 * 1024
 _MOST_URLS = 100
 _MAX_URL = 4096
@@ -114,13 +116,16 @@ class Provider:
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + TOTAL_SECONDS
+        last_turn = deadline - _ANSWER_SECONDS
 
-        def can_wait(error: BaseException) -> bool:
-            wished = error.retry_after_seconds if isinstance(error, ProviderUnavailable) else None
-            return isinstance(error, ProviderUnavailable) and clock() + (wished or 0) < deadline
+        def is_worth_waiting(error: BaseException) -> bool:
+            if not isinstance(error, ProviderUnavailable):
+                return False
+            wished = error.retry_after_seconds
+            return wished is None or clock() + wished < last_turn
 
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(can_wait),
+            retry=tenacity.retry_if_exception(is_worth_waiting),
             wait=tenacity.wait_random_exponential(0.5, 4.0),
             stop=tenacity.stop_any(
                 tenacity.stop_after_attempt(_ATTEMPTS), tenacity.stop_before_delay(TOTAL_SECONDS)
@@ -130,14 +135,14 @@ class Provider:
         try:
             # Time-outs of single reads do not end an answer that trickles.
             async with asyncio.timeout_at(deadline):
-                return await retrying(self._attempt, task_id, deadline)
+                return await retrying(self._attempt, task_id, last_turn)
         except TimeoutError:
             raise ProviderUnavailable(
                 f"the provider did not answer within {TOTAL_SECONDS:g} s", is_late=True
             ) from None
 
-    async def _attempt(self, task_id: str, deadline: float) -> Task:
-        await self._turn(deadline)
+    async def _attempt(self, task_id: str, last_turn: float) -> Task:
+        await self._turn(last_turn)
         try:
             async with self._client.stream(
                 "GET", self._url, params={"taskId": task_id}
@@ -152,11 +157,11 @@ class Provider:
             ) from None
         return read_task(task_id, body)
 
-    async def _turn(self, deadline: float) -> None:
-        """Wait while the provider limits us. Raises ProviderUnavailable: for too long."""
-        loop = asyncio.get_running_loop()
-        while (pause := self._free_at - loop.time()) > 0:
-            if loop.time() + pause >= deadline:
+    async def _turn(self, last: float) -> None:
+        """Wait while the provider limits us. Raises ProviderUnavailable: until after `last`."""
+        clock = asyncio.get_running_loop().time
+        while (pause := self._free_at - clock()) > 0:
+            if self._free_at >= last:
                 raise _Limited(pause)
             await asyncio.sleep(pause)
 
