@@ -23,6 +23,7 @@ from lens_pipeline_tests.pipeline.ticker import Ticker
 from lens_pipeline_tests.servers import Answer
 from lens_pipeline_tests.web.conftest import served
 from lens_pipeline_tests.web.provider_server import PATH, WEBHOOK_KEY, ProviderServer
+from lens_pipeline_tests.web.signing import headers
 
 RESULT = "https://files.example.org/r/1.jpg"
 
@@ -46,15 +47,6 @@ def generating(site: Site, row_id: str, **columns: Any) -> str:
     row = {"asset_url": None, "status": "generating", "task_id": task_id, **columns}
     site.add(row_id, **row)
     return task_id
-
-
-def headers(task_id: str, at: float | str | None = None, key: str = WEBHOOK_KEY) -> dict[str, str]:
-    """As the provider signs; `at` is the time in seconds."""
-    timestamp = at if isinstance(at, str) else str(int(time.time() if at is None else at))
-    return {
-        "X-Webhook-Timestamp": timestamp,
-        "X-Webhook-Signature": signature(key, task_id, timestamp),
-    }
 
 
 def deliver(web: httpx.Client, task_id: str, **signing: Any) -> httpx.Response:
@@ -300,6 +292,12 @@ def test_a_row_that_can_never_be_used_is_finished_and_said(
 # Forged, expired, malformed.
 
 
+def test_the_signature_is_the_providers() -> None:
+    """By `openssl dgst -sha256 -hmac KEY -binary | base64` of `task_12345678.1735689600`."""
+    expected = "MF/TXowE4RlYhXfhVAp1GeydnIIpaqtixI+gzcT0PI0="
+    assert signature(WEBHOOK_KEY, "task_12345678", "1735689600") == expected
+
+
 def test_forged_and_expired_deliveries(
     site: Site, web: httpx.Client, provider: ProviderServer
 ) -> None:
@@ -321,7 +319,8 @@ def test_forged_and_expired_deliveries(
         (headers("task_p1", at="9" * 500), "expired"),
     ]:
         sent = {
-            name: value.encode("latin-1") for name, value in (headers("task_p1") | change).items()
+            name.encode(): value.encode("latin-1")
+            for name, value in (headers("task_p1") | change).items()
         }
         answer = web.post("/api/kie/webhook", json={"taskId": "task_p1"}, headers=sent)
         assert refused(answer) == (401, error), change
