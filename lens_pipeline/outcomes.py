@@ -1,9 +1,12 @@
 """What becomes of a row once the provider is done with its task: written, and worked on at once."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog import Generation, TaskRow
 from lens_pipeline.gaps import assess
@@ -37,7 +40,9 @@ def settle(
     prepared before the finished row can be seen, so that the sensors find it in work already, and
     begins only after that, so that it finds the row.
 
-    Raises CatalogError (NoRightToWrite too), and what Dagster's storage raises.
+    Without Dagster's database the row is finished all the same: the sensors take it up later.
+
+    Raises CatalogError, NoRightToWrite among them.
     """
     if not task.state.is_final:
         return Settled(False, row.status)
@@ -47,14 +52,25 @@ def settle(
             if recorded is None:
                 return None
             if recorded.generation and task.state is TaskState.SUCCESS:
-                runs = _prepared(pipeline, queue, recorded.generation, origin)
+                with _optional(row):
+                    runs = _prepared(pipeline, queue, recorded.generation, origin)
     except BaseException:
         queue.discard(runs)
         raise
-    queue.release(runs)
+    with _optional(row):
+        queue.release(runs)
     run_ids = tuple(run.run_id for run in runs)
     logger.info("task %s: row %s %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
     return Settled(recorded.changed, recorded.status, run_ids, recorded.problem)
+
+
+@contextmanager
+def _optional(row: TaskRow) -> Iterator[None]:
+    """Go on without a run if Dagster's database does not answer."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        logger.warning("row %s waits for the sensors or the backfill: %s", row.id, error)
 
 
 def _prepared(

@@ -1,4 +1,7 @@
-"""Reads the application's tables; a role that may only SELECT is enough."""
+"""Reads the application's tables, for which a role that may only SELECT is enough.
+
+What it writes is what people and the provider ask for.
+"""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
 from lens_pipeline.catalog import listing, writing
 from lens_pipeline.catalog.errors import CatalogError
@@ -285,6 +288,8 @@ class Catalog:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except NoSuchTableError as error:
+            raise CatalogError(f"table {error} does not exist: run `lens migrate`") from error
         except OperationalError as error:
             raise CatalogError(
                 f"the application's database cannot be reached: {_first_line(error)}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import httpx
+import psycopg2
 import pytest
 from fastapi import FastAPI
 
@@ -265,6 +266,30 @@ def test_a_row_is_not_seen_as_finished_before_its_run_is_known(
         monkeypatch.setattr(queue, "prepare", prepare)
         assert deliver(web, task).json()["status"] == "updated"
     assert len(site.runs()) == 1
+
+
+def test_without_dagsters_database_the_row_is_finished_all_the_same(
+    site: Site, web: httpx.Client, provider: ProviderServer
+) -> None:
+    """A result that the provider tells of once, and that is lost with a database beside it."""
+    task = generating(site, "p1")
+    provider.say(task, "success", RESULT)
+    with psycopg2.connect(site.dagster_url) as connection:
+        connection.cursor().execute("ALTER TABLE runs RENAME TO hidden")
+    answer = deliver(web, task).json()
+    with psycopg2.connect(site.dagster_url) as connection:
+        connection.cursor().execute("ALTER TABLE hidden RENAME TO runs")
+    assert (answer["status"], answer["run_ids"]) == ("updated", [])
+    assert Ticker(site).tick() == ["p1"]
+
+
+def test_without_the_table(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
+    task = generating(site, "p1")
+    provider.say(task, "success", RESULT)
+    site.sql("ALTER TABLE generations RENAME TO hidden")
+    assert refused(deliver(web, task)) == (503, "database_unavailable")
+    site.sql("ALTER TABLE hidden RENAME TO generations")
+    assert deliver(web, task).json()["status"] == "updated"
 
 
 def test_a_disabled_pipeline_writes_and_starts_nothing(
