@@ -60,7 +60,7 @@ def settle(
     with _optional(row):
         queue.release(runs)
     run_ids = tuple(run.run_id for run in runs)
-    logger.info("task %s: row %s %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
+    logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
     return Settled(recorded.changed, recorded.status, run_ids, recorded.problem)
 
 
@@ -70,7 +70,7 @@ def _optional(row: TaskRow) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        logger.warning("row %s waits for the sensors or the backfill: %s", row.id, error)
+        logger.warning("row %r waits for the sensors or the backfill: %s", row.id, error)
 
 
 def _prepared(

@@ -179,9 +179,9 @@ class Provider:
             if len(content) > _MAX_BYTES:
                 raise ProviderInvalid(f"the provider's answer is over {_MAX_BYTES:,} bytes")
         body = _json_object(content)
-        if body is None:
+        if body is None or (response.status_code != _OK and body.get("code") == _OK):
             raise ProviderInvalid(
-                f"the provider answers {response.status_code} with what is no JSON object"
+                f"the provider answers {response.status_code} with what makes no sense"
             )
         if body.get("code") == _LIMITED:
             self._limit(response.headers)

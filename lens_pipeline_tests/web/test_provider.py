@@ -140,11 +140,17 @@ def test_a_redirect_is_not_followed(server: ProviderServer) -> None:
     assert server.requests["/elsewhere"] == 0
 
 
+def test_an_error_that_says_it_is_none(server: ProviderServer) -> None:
+    server.answer_first(PATH, Answer(400, json.dumps(_said()).encode()))
+    with pytest.raises(ProviderInvalid, match="400"):
+        ask(server, "t")
+
+
 def test_an_answer_that_grows_when_unpacked_is_not_unpacked(server: ProviderServer) -> None:
     bomb = server.answer_for("/gzip-bomb?taskId=t", {})
     assert bomb is not None
     server.answer_first(PATH, bomb)
-    with pytest.raises(ProviderInvalid, match="JSON"):
+    with pytest.raises(ProviderInvalid, match="no sense"):
         ask(server, "t")
 
 

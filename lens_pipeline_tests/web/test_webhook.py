@@ -2,20 +2,21 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 import httpx
-import psycopg2
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 
 from lens_pipeline import provider as provider_module
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web import deliveries
-from lens_pipeline.web.access import Caller, caller
+from lens_pipeline.web.access import Caller, CallerDep
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.deliveries import signature
@@ -26,6 +27,8 @@ from lens_pipeline_tests.web.conftest import served
 from lens_pipeline_tests.web.provider_server import PATH, WEBHOOK_KEY, ProviderServer
 from lens_pipeline_tests.web.signing import headers
 
+# What tells the app who asks.
+_ASKS = get_args(CallerDep)[1].dependency
 RESULT = "https://files.example.org/r/1.jpg"
 
 
@@ -274,11 +277,12 @@ def test_without_dagsters_database_the_row_is_finished_all_the_same(
     """A result that the provider tells of once, and that is lost with a database beside it."""
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    with psycopg2.connect(site.dagster_url) as connection:
-        connection.cursor().execute("ALTER TABLE runs RENAME TO hidden")
+    dagster = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with dagster.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE runs RENAME TO hidden"))
     answer = deliver(web, task).json()
-    with psycopg2.connect(site.dagster_url) as connection:
-        connection.cursor().execute("ALTER TABLE hidden RENAME TO runs")
+    with dagster.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE hidden RENAME TO runs"))
     assert (answer["status"], answer["run_ids"]) == ("updated", [])
     assert Ticker(site).tick() == ["p1"]
 
@@ -411,6 +415,30 @@ def test_ids_of_strange_characters(site: Site, web: httpx.Client, provider: Prov
         provider.say(task_id, "success", RESULT)
         assert deliver(web, task_id).json()["status"] == "updated"
     assert provider.asked == strange
+
+
+def test_a_table_of_a_host_with_types_of_its_own(
+    site: Site, web: httpx.Client, provider: ProviderServer
+) -> None:
+    site.sql("DROP INDEX generations_finished_at_id, generations_user_id_finished_at_id")
+    site.sql(
+        "ALTER TABLE generations ALTER id TYPE uuid USING id::uuid,"
+        " ALTER user_id TYPE uuid USING user_id::uuid,"
+        " ALTER task_id TYPE uuid USING task_id::uuid,"
+        " ALTER updated_at TYPE timestamp, ALTER status DROP NOT NULL"
+    )
+    row_id, user_id, task = (str(uuid.uuid4()) for _ in range(3))
+    site.sql(
+        "INSERT INTO generations (id, user_id, type, task_id) VALUES (:id, :user, 'photo', :task)",
+        id=row_id,
+        user=user_id,
+        task=task,
+    )
+    provider.say(task, "success", RESULT)
+    answer = deliver(web, task).json()
+    assert (answer["generation_id"], len(answer["run_ids"])) == (row_id, 1)
+    assert refused(deliver(web, "no-uuid")) == (404, "unknown_task")
+    assert Ticker(site).tick() == []
 
 
 def test_a_task_of_several_rows(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
@@ -570,7 +598,7 @@ def test_rows_of_others_are_unknown(
     site.add("bad", "ftp://example.org/none.jpg", user_id="ann")
     site.once()
     for who in (Caller(user_id="bob"), Caller(project_id="p")):
-        app.dependency_overrides[caller] = lambda who=who: who
+        app.dependency_overrides[_ASKS] = lambda who=who: who
         foreign = web.post("/api/kie/sync", params={"taskId": task})
         assert refused(foreign) == (404, "unknown_task")
         unknown = web.post("/api/kie/sync", params={"taskId": "task_x"})
