@@ -16,6 +16,7 @@ from lens_pipeline.provider import (
     Task,
     TaskState,
     UnknownTask,
+    read_task,
 )
 from lens_pipeline_tests.pipeline.site import eventually
 from lens_pipeline_tests.servers import Answer
@@ -74,12 +75,6 @@ def _urls(*urls: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "body",
     [
-        b"<html>",
-        b"",
-        b"[]",
-        b"null",
-        b"[" * 100_000,
-        b'{"code": 200, "data": "' + b"x" * 2**20 + b'"}',
         {},
         {"code": "200", "data": {}},
         {"code": [200], "data": {}},
@@ -117,12 +112,19 @@ def _urls(*urls: Any) -> dict[str, Any]:
     ],
     ids=lambda body: str(body)[-50:],
 )
-def test_nonsense(server: ProviderServer, body: Any) -> None:
-    server.answer_as("t", body)
+def test_nonsense(body: Any) -> None:
     with pytest.raises(ProviderInvalid):
-        ask(server, "t")
+        read_task("t", body)
+
+
+def test_what_is_no_json_object(server: ProviderServer) -> None:
+    large = b'{"code": 200, "data": "' + b"x" * 2**20 + b'"}'
+    for body in (b"<html>", b"", b"[]", b"null", b"[" * 100_000, large):
+        server.answer_as("t", body)
+        with pytest.raises(ProviderInvalid):
+            ask(server, "t")
     # Asking again would not help.
-    assert len(server.asked) == 1
+    assert len(server.asked) == 6
 
 
 def test_a_key_that_is_refused_is_not_repeated(server: ProviderServer) -> None:
@@ -196,10 +198,12 @@ def test_slow(server: ProviderServer, monkeypatch: pytest.MonkeyPatch, like: str
     with pytest.raises(ProviderUnavailable) as raised:
         ask(server, "t")
     assert raised.value.is_late
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4
 
 
-def test_the_rate_limit_is_kept_by_everybody(server: ProviderServer) -> None:
+def test_the_rate_limit_is_kept_by_everybody(
+    server: ProviderServer, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(5):
         server.say(f"t{number}", "success", RESULT)
     server.answer_first(PATH, Answer(429, headers={"Retry-After": "1"}))
@@ -207,8 +211,7 @@ def test_the_rate_limit_is_kept_by_everybody(server: ProviderServer) -> None:
     async def asked() -> None:
         client = Provider(server.url(""), API_KEY)
         first = asyncio.create_task(client.task("t0"))
-        await asyncio.to_thread(eventually, lambda: server.asked, 5, "the first question")
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(eventually, lambda: "limits us for 1 s" in caplog.text, 5)
         await asyncio.gather(first, *(client.task(f"t{number}") for number in range(1, 5)))
 
     started = time.monotonic()
@@ -237,9 +240,9 @@ def test_a_long_rate_limit_is_handed_on(
         for _ in range(3):
             with pytest.raises(ProviderUnavailable) as raised:
                 await client.task("t")
-            assert seconds - 2 <= (raised.value.retry_after_seconds or 0) <= seconds
+            assert seconds - 5 <= (raised.value.retry_after_seconds or 0) <= seconds
 
     started = time.monotonic()
     asyncio.run(asked())
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     assert len(server.asked) == 1

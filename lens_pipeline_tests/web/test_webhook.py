@@ -125,7 +125,8 @@ def test_a_failed_task_fails_the_row(
 ) -> None:
     task = generating(site, "p1")
     provider.say(task, "fail", failMsg=" not\nallowed ")
-    answer = deliver(web, task).json()
+    now = int(time.time())
+    answer = deliver(web, task, at=now).json()
     assert (answer["status"], answer["state"], answer["message"]) == (
         "updated",
         "fail",
@@ -135,9 +136,9 @@ def test_a_failed_task_fails_the_row(
     assert site.runs() == []
     # It may yet succeed; a finished row fails no more.
     provider.say(task, "success", RESULT)
-    assert deliver(web, task, at=time.time() - 1).json()["status"] == "updated"
+    assert deliver(web, task, at=now - 1).json()["status"] == "updated"
     provider.say(task, "fail", failMsg="late")
-    assert deliver(web, task, at=time.time() - 2).json()["status"] == "unchanged"
+    assert deliver(web, task, at=now - 2).json()["status"] == "unchanged"
     assert row(site, "p1") == ("success", RESULT)
 
 
@@ -183,7 +184,7 @@ def test_the_same_delivery_again_does_nothing(
 ) -> None:
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    now = time.time()
+    now = int(time.time())
     assert deliver(web, task, at=now).json()["status"] == "updated"
     for _ in range(9):
         answer = deliver(web, task, at=now)
@@ -487,7 +488,7 @@ def test_a_slow_provider_keeps_nobody_else_waiting(
     site: Site, web: httpx.Client, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every thread of the app waiting for the provider, and a page that does not load."""
-    monkeypatch.setattr(provider_module, "TOTAL_SECONDS", 2)
+    monkeypatch.setattr(provider_module, "TOTAL_SECONDS", 3)
     provider.misbehave(PATH, "/slow-body")
     task = generating(site, "p1")
     with ThreadPoolExecutor(60) as threads:
