@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 NAMES = (
-    *("render", "throughput", "latency", "run_start", "growth", "memory"),
+    *("render", "throughput", "latency", "webhook", "run_start", "growth", "memory"),
     *("masters", "beside_masters"),
 )
 _RESULTS = Path(__file__).parent / "results.json"
@@ -29,6 +29,7 @@ AT_LEAST = {
 AT_MOST = {
     "latency_p50_vs_poller": 0.6,
     "latency_p95_vs_poller": 0.6,
+    "webhook_p50_vs_poller": 0.35,
     "run_start_vs_default": 0.1,
     "tick_growth_100k": 2.0,
     "preview_p95_beside_masters": 1.5,

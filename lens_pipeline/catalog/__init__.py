@@ -1,7 +1,8 @@
 """The application's tables. The application's SQL is here and nowhere else."""
 
+from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
 from lens_pipeline.catalog.listing import ListedGeneration, Place, Selection
-from lens_pipeline.catalog.reading import Catalog, CatalogError
+from lens_pipeline.catalog.reading import Catalog
 from lens_pipeline.catalog.rows import (
     FINISHED,
     Generation,
@@ -14,6 +15,7 @@ from lens_pipeline.catalog.rows import (
     Shot,
     UnusableRow,
 )
+from lens_pipeline.catalog.writing import TaskRow
 
 __all__ = [
     "FINISHED",
@@ -23,6 +25,7 @@ __all__ = [
     "Kind",
     "ListedGeneration",
     "MasterVideo",
+    "NoRightToWrite",
     "Place",
     "Position",
     "ProjectAsset",
@@ -30,5 +33,6 @@ __all__ = [
     "ScaledVideo",
     "Selection",
     "Shot",
+    "TaskRow",
     "UnusableRow",
 ]

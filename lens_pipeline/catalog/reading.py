@@ -1,4 +1,7 @@
-"""Reads the application's tables; a role that may only SELECT is enough."""
+"""Reads the application's tables, for which a role that may only SELECT is enough.
+
+What it writes is what people and the provider ask for.
+"""
 
 import datetime as dt
 import json
@@ -8,9 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline.catalog import listing
+from lens_pipeline.catalog import listing, writing
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
     GenerationRows,
@@ -28,7 +32,6 @@ from lens_pipeline.catalog.tables import (
     metadata,
     project_assets,
 )
-from lens_pipeline.failures import LensError
 
 # Row-level security is in force for this role, and no policy lets it read.
 _NO_ROW_IS_VISIBLE = sa.text(
@@ -41,10 +44,6 @@ _NO_ROW_IS_VISIBLE = sa.text(
                       WHERE r = 0 OR pg_has_role(current_user, r, 'MEMBER')))
     """
 )
-
-
-class CatalogError(LensError):
-    """The application's database cannot be used; the message says what to do."""
 
 
 class Catalog:
@@ -63,8 +62,10 @@ class Catalog:
         event.listen(self._engine, "connect", _use_utc)
         self._generation_key = IdColumn(generations.c.id)
         masters = MasterRows(self._generation_key)
+        photos = GenerationRows(Kind.PHOTO, self._generation_key)
+        self._tasks = writing.TaskRows(photos)
         self._rows: dict[Kind, RowSet] = {
-            Kind.PHOTO: GenerationRows(Kind.PHOTO, self._generation_key),
+            Kind.PHOTO: photos,
             Kind.VIDEO: GenerationRows(Kind.VIDEO, self._generation_key),
             Kind.MASTER: masters,
             Kind.SCALED: ScaledRows(masters),
@@ -218,6 +219,34 @@ class Catalog:
         with self._connect() as connection:
             return listing.read_rows(connection, self._generation_key, ids)
 
+    def check_writing(self) -> None:
+        """Raise CatalogError, with the fix, unless `recording` is allowed."""
+        with self._connect() as connection:
+            writing.check_right(connection)
+
+    def of_task(self, task_id: str) -> list[writing.TaskRow]:
+        """The rows of a task of the provider's."""
+        with self._connect() as connection:
+            return self._tasks.of(connection, task_id)
+
+    @contextmanager
+    def recording(
+        self, row: writing.TaskRow, asset_url: str | None
+    ) -> Iterator[writing.Recorded | None]:
+        """Write what a task came to, see `TaskRows.record`.
+
+        The row is locked, and nobody else sees what was written, until the block ends; undone if
+        it raises.
+        """
+        with self._translated():
+            connection = self._engine.connect()
+        with connection:
+            with self._translated():
+                recorded = self._tasks.record(connection, row, asset_url)
+            yield recorded
+            with self._translated():
+                connection.commit()
+
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert one finished generation."""
         with self._connect() as connection:
@@ -254,9 +283,15 @@ class Catalog:
 
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
+        with self._translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            with self._engine.connect() as connection:
-                yield connection
+            yield
+        except NoSuchTableError as error:
+            raise CatalogError(f"table {error} does not exist: run `lens migrate`") from error
         except OperationalError as error:
             raise CatalogError(
                 f"the application's database cannot be reached: {_first_line(error)}"
