@@ -1,7 +1,8 @@
 """The application's tables. The application's SQL is here and nowhere else."""
 
 from lens_pipeline.catalog.listing import ListedGeneration, Place, Selection
-from lens_pipeline.catalog.reading import Catalog, CatalogError
+from lens_pipeline.catalog.projects import Listed
+from lens_pipeline.catalog.reading import Catalog, CatalogError, NoRightToWrite
 from lens_pipeline.catalog.rows import (
     FINISHED,
     Generation,
@@ -14,15 +15,19 @@ from lens_pipeline.catalog.rows import (
     Shot,
     UnusableRow,
 )
+from lens_pipeline.catalog.shots import MOST_SHOTS
 
 __all__ = [
     "FINISHED",
+    "MOST_SHOTS",
     "Catalog",
     "CatalogError",
     "Generation",
     "Kind",
+    "Listed",
     "ListedGeneration",
     "MasterVideo",
+    "NoRightToWrite",
     "Place",
     "Position",
     "ProjectAsset",

@@ -265,12 +265,14 @@ class AssetRows(RowSet):
             self.key.text.label("id"),
             self.time.label("changed_at"),
             as_text(project_assets.c.project_id).label("project_id"),
+            as_text(project_assets.c.generation_id).label("generation_id"),
+            project_assets.c.asset_url.label("asset_url"),
         )
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         projects = {row.id: row.project_id for row in rows}
         found = self._masters.resolved(connection, projects)
-        return [_asset(shot) for shot in found]
+        return [_asset(row, shot) for row, shot in zip(rows, found, strict=True)]
 
 
 class ScaledRows(RowSet):
@@ -323,9 +325,11 @@ def _master(
     return MasterVideo(row.id, row.project_id, row.name or "", found, latest, problem)
 
 
-def _asset(shot: shots.Shot) -> ProjectAsset | UnusableRow:
-    unusable = key_problem("asset_id", shot.asset_id)
-    return UnusableRow(shot.asset_id, unusable) if unusable else ProjectAsset(shot.asset_id, shot)
+def _asset(row: sa.Row, shot: shots.Shot) -> ProjectAsset | UnusableRow:
+    unusable = key_problem("asset_id", row.id)
+    if unusable:
+        return UnusableRow(row.id, unusable)
+    return ProjectAsset(row.id, shot, row.generation_id, row.asset_url)
 
 
 def _scaled(row: sa.Row, master: Row | UnusableRow | None) -> ScaledVideo | UnusableRow:

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from lens_pipeline.web import errors, generations, health
+from lens_pipeline.web import assets, errors, generations, health, masters, scaled
 from lens_pipeline.web.context import Context
 
 
@@ -25,8 +25,8 @@ def create_app(context: Context) -> FastAPI:
     app.state.context = context
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router):
-        app.include_router(router)
+    for module in (generations, masters, scaled, assets, health):
+        app.include_router(module.router)
     return app
 
 

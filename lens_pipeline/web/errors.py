@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from lens_pipeline.catalog import CatalogError
+from lens_pipeline.catalog import CatalogError, NoRightToWrite
 from lens_pipeline.failures import StoreUnavailable
 from lens_pipeline.library import InvalidCursor
 from lens_pipeline.store import StoreRefused
@@ -54,6 +54,7 @@ class ApiError(Exception):
         status: int,
         code: str,
         message: str,
+        /,
         *,
         headers: Mapping[str, str] | None = None,
         **more: Any,
@@ -86,6 +87,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(InvalidCursor, _invalid_cursor)
     app.add_exception_handler(CatalogError, _no_database)
+    app.add_exception_handler(NoRightToWrite, _no_right_to_write)
     app.add_exception_handler(DBAPIError, _no_dagster_database)
     for refused in (StoreUnavailable, StoreRefused):
         app.add_exception_handler(refused, _no_store)
@@ -117,6 +119,11 @@ async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:
 async def _no_database(_: Request, error: Exception) -> JSONResponse:
     logger.warning("%s", error)
     return unavailable("database", "the application's database cannot be reached now").response()
+
+
+async def _no_right_to_write(_: Request, error: Exception) -> JSONResponse:
+    logger.error("%s", error)
+    return ApiError(503, "no_right_to_write", str(error)).response()
 
 
 async def _no_dagster_database(_: Request, error: Exception) -> JSONResponse:
