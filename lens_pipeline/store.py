@@ -430,7 +430,7 @@ class FileStore(ObjectStore):
 
     def open(self, key: str) -> ObjectReader:
         path = self._path(key)
-        with ExitStack() as undo, self._errors("read", key):
+        with ExitStack() as undo, self._errors("open", key):
             file = undo.enter_context(FileIO(path, "rb", opener=_open_object))
             info = _file_info(key, os.fstat(file.fileno()))
             if info is None:
@@ -511,7 +511,10 @@ class FileStore(ObjectStore):
             raise self._named_error(action, key, error) from error
 
     def _named_error(self, action: str, key: str, error: OSError) -> DerivativeError:
-        if action in {"read", "delete"} and error.errno in _ABSENT:
+        if action == "open" and error.errno in _ABSENT and not self._root.is_dir():
+            # What is opened was stored: a disk that is not mounted holds no proof of absence.
+            return StoreUnavailable(f"{self._root} is no directory: is its disk mounted?")
+        if action in {"open", "read", "delete"} and error.errno in _ABSENT:
             return SourceMissing(f"{key}: no such object")
         reason = f"cannot {action} {key} in {self._root}: {error.strerror}"
         if error.errno in _READ_ONLY:
