@@ -37,6 +37,8 @@ class Outcome:
     method: str | None = None
     thumbhash: str | None = None
     ready_at: dt.datetime | None = None
+    reason: str | None = None
+    """Why a shot that was checked cannot be used."""
     error: str | None = None
     error_class: str | None = None
 
@@ -82,6 +84,7 @@ def _outcome(
             method=_text(facts.get("method")),
             thumbhash=_text(facts.get("thumbhash")),
             ready_at=_time(facts.get("at")),
+            reason=_text(facts.get("reason")),
         )
     error = EXPLAINED.get(standing.error_class or "") or _text(facts.get("error"))
     return Outcome(

@@ -52,8 +52,7 @@ class IdColumn:
         """`ids` that can be in the table at all: comparing text to a uuid column is an error."""
         if self._uuid(connection):
             return [value for value in ids if _is_uuid(value)]
-        # PostgreSQL's text has no NUL.
-        return [value for value in ids if "\0" not in value]
+        return [value for value in ids if _is_text(value)]
 
     def among(self, connection: sa.Connection, ids: Sequence[str]) -> sa.ColumnElement[bool]:
         """Whether the key is one of `ids`, which are bindable."""
@@ -359,6 +358,11 @@ def _generation_problem(row: sa.Row) -> str | None:
 
 def _is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
     return sa.or_(text.is_(None), text.op("!~")(_GOOD_KEY), text.like("%..%"))
+
+
+def _is_text(value: str) -> bool:
+    """Whether PostgreSQL could hold it: no NUL, and no half of a character."""
+    return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _is_uuid(value: str) -> bool:

@@ -188,7 +188,7 @@ def _described(context: Context, listed: Sequence[Listed]) -> list[AssetOut]:
 def _out(listed: Listed, check: Outcome, entry: library.Entry | None) -> AssetOut:
     row = _row(listed)
     # What has been looked at and found bad fails every master it is in.
-    found_bad = check.error if check.state is State.DEAD else None
+    found_bad = check.reason or (check.error if check.state is State.DEAD else None)
     problem = row.shot.problem or found_bad
     url = f"/api/projects/{listed.project_id}/assets/{row.id}/poster"
     return AssetOut(
