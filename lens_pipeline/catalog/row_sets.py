@@ -133,8 +133,8 @@ class GenerationRows(RowSet):
                 # A host's table may hold NULL here, which compares as neither.
                 generations.c.type.is_(None),
                 generations.c.type.not_in([Kind.PHOTO.value, Kind.VIDEO.value]),
-                _is_no_key(self.key.text),
-                _is_no_key(as_text(generations.c.user_id)),
+                is_no_key(self.key.text),
+                is_no_key(as_text(generations.c.user_id)),
             ),
         )
 
@@ -174,7 +174,7 @@ class MasterRows(RowSet):
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
         project = as_text(master_videos.c.project_id)
-        return sa.or_(_is_no_key(self.key.text), _is_no_key(project))
+        return sa.or_(is_no_key(self.key.text), is_no_key(project))
 
     def select(self) -> sa.Select:
         return sa.select(
@@ -257,7 +257,7 @@ class AssetRows(RowSet):
 
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
-        return _is_no_key(self.key.text)
+        return is_no_key(self.key.text)
 
     def select(self) -> sa.Select:
         return sa.select(
@@ -288,7 +288,7 @@ class ScaledRows(RowSet):
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
         missing = [scaled_videos.c[name].is_(None) for name in ("master_id", "width", "height")]
-        return sa.or_(_is_no_key(self.key.text), *missing)
+        return sa.or_(is_no_key(self.key.text), *missing)
 
     def select(self) -> sa.Select:
         return sa.select(
@@ -356,7 +356,7 @@ def _generation_problem(row: sa.Row) -> str | None:
     return key_problem("id", row.id) or key_problem("user_id", row.user_id or "")
 
 
-def _is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
+def is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
     return sa.or_(text.is_(None), text.op("!~")(_GOOD_KEY), text.like("%..%"))
 
 

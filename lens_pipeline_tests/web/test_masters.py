@@ -336,3 +336,18 @@ def test_without_the_right_to_write(
         assert (answer.status_code, answer.json()["error"]) == (503, "no_right_to_write")
         assert "CREATE POLICY lens_writes ON master_videos TO lens" in answer.json()["message"]
     assert web.get(f"{URL}/m1").status_code == 200
+
+
+def test_without_a_database_and_with_it_again(
+    databases: Databases, fresh_pair: tuple[str, str], web: httpx.Client, shots: list[str]
+) -> None:
+    """Said clearly, whichever of the two it is, and no restart is needed afterwards."""
+    _order(web, shots=shots, master_id="m1")
+    for name in fresh_pair:
+        databases.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        databases.disconnect(name)
+        for answer in (web.get(URL), web.get(f"{URL}/m1/video"), web.get(f"{URL}/m1")):
+            assert (answer.status_code, answer.json()["error"]) == (503, "database_unavailable")
+            assert answer.headers["Retry-After"]
+        databases.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        assert web.get(URL).status_code == 200
