@@ -59,6 +59,7 @@ class ApiError(Exception):
         status: int,
         code: str,
         message: str,
+        /,
         *,
         headers: Mapping[str, str] | None = None,
         **more: Any,
