@@ -9,6 +9,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
+from sqlalchemy import event
 
 from lens_pipeline.web import access
 from lens_pipeline.web.access import Caller
@@ -81,7 +82,7 @@ def test_a_master_from_its_order_to_the_download(
     assert video.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     assert video.headers["Content-Type"] == "video/mp4"
     assert len(video.content) == master["bytes"]
-    with av.open(io.BytesIO(video.content)) as container:
+    with av.open(io.BytesIO(video.content), "r") as container:
         frames = sum(1 for _ in container.decode(video=0))
     assert frames == 72
     assert web.get(f"{URL}/m1/video").headers["Cache-Control"] == "private, no-cache"
@@ -226,11 +227,11 @@ def _queries(ask: Callable[[], object]) -> int:
     def count(*arguments: Any) -> None:
         counted.append(arguments[2])
 
-    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    event.listen(sa.Engine, "before_cursor_execute", count)
     try:
         ask()
     finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", count)
+        event.remove(sa.Engine, "before_cursor_execute", count)
     return len(counted)
 
 
