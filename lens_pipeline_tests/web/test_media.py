@@ -112,6 +112,12 @@ def test_head_says_what_get_would_and_sends_nothing(web: httpx.Client, film: byt
     assert _fetch(web, "HEAD", If_None_Match=get.headers["ETag"]).status_code == 304
 
 
+def test_methods_that_there_are_not(web: httpx.Client, film: bytes) -> None:
+    answer = _fetch(web, "POST")
+    assert (answer.status_code, answer.json()["error"]) == (405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET, HEAD"
+
+
 def test_a_range_behind_the_end(web: httpx.Client, film: bytes) -> None:
     answer = _fetch(web, Range=f"bytes={len(film)}-")
     assert (answer.status_code, answer.json()["error"]) == (416, "range_not_satisfiable")
