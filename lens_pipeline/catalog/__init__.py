@@ -1,6 +1,7 @@
 """The application's tables. The application's SQL is here and nowhere else."""
 
 from lens_pipeline.catalog.listing import ListedGeneration, Place, Selection
+from lens_pipeline.catalog.projection import Projected
 from lens_pipeline.catalog.reading import Catalog, CatalogError
 from lens_pipeline.catalog.rows import (
     FINISHED,
@@ -26,6 +27,7 @@ __all__ = [
     "Place",
     "Position",
     "ProjectAsset",
+    "Projected",
     "Row",
     "ScaledVideo",
     "Selection",

@@ -7,6 +7,7 @@ from lens_pipeline.pipeline import current
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.server import Server
 
 # Requests under way get so long to end.
 _STOP_SECONDS = 5
@@ -17,7 +18,7 @@ def main() -> None:
     with dagster_instance(loaded) as instance:
         pipeline = current()
         app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
-        uvicorn.run(
+        config = uvicorn.Config(
             app,
             host=loaded.bind,
             port=loaded.api_port,
@@ -26,6 +27,7 @@ def main() -> None:
             server_header=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
+        Server(app, config).run()
 
 
 if __name__ == "__main__":

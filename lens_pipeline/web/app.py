@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from lens_pipeline.web import errors, generations, health
+from lens_pipeline.web import background, errors, events, generations, health, metrics
 from lens_pipeline.web.context import Context
 
 
@@ -21,11 +21,12 @@ def create_app(context: Context) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         responses=errors.DESCRIBED,
+        lifespan=background.running,
     )
     app.state.context = context
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router):
+    for router in (generations.router, events.router, health.router, metrics.router):
         app.include_router(router)
     return app
 

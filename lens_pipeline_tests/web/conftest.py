@@ -13,6 +13,7 @@ from lens_pipeline.queueing import RunQueue
 from lens_pipeline.stack.ports import LOOPBACK, free_port
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.server import Server
 from lens_pipeline_tests.pipeline.site import Site, eventually
 
 
@@ -23,7 +24,7 @@ def served(app: FastAPI) -> Iterator[str]:
     config = uvicorn.Config(
         app, host=LOOPBACK, port=port, log_config=None, access_log=False, server_header=False
     )
-    server = uvicorn.Server(config)
+    server = Server(app, config)
     thread = threading.Thread(target=server.run, name="web")
     thread.start()
     try:
