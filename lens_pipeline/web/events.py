@@ -285,13 +285,11 @@ def _beat(subscription: Subscription) -> bytes:
 
 def _text(packet: Packet, view: View) -> bytes:
     """The events of a packet that this view shows; the last one says where to go on."""
-    if packet.is_reset:
-        return _RESET + _id(packet.position)
-    shown = [message.text for message in packet.messages if view.shows(message)]
+    shown = [_RESET] if packet.is_reset else []
+    shown += [message.text for message in packet.messages if view.shows(message)]
     if not shown:
         return b""
-    before = _id(packet.before)
-    return before.join(shown) + _id(packet.position)
+    return _id(packet.before).join(shown) + _id(packet.position)
 
 
 def _id(position: Position) -> bytes:
