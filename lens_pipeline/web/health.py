@@ -31,8 +31,6 @@ _KEPT_SECONDS = 2.0
 _WORKERS_KEPT_SECONDS = 10.0
 # What has not answered after so long counts as gone.
 _ANSWER_SECONDS = 3
-# Never there: what counts is that the store says so.
-_PROBE_KEY = "lens-health/none"
 
 
 class Live(BaseModel):
@@ -105,7 +103,9 @@ class Probe:
         """The asking under way, begun if the answer is old; None: the answer is fresh."""
         with self._lock:
             answer = self._answer
-            if answer and time.monotonic() - answer.at < self.kept_seconds:
+            # What has gone may be back soon.
+            kept = _KEPT_SECONDS if answer and answer.problem else self.kept_seconds
+            if answer and time.monotonic() - answer.at < kept:
                 return None
             if self._asking is None:
                 self._asking = Future()
@@ -211,7 +211,7 @@ def _broker(url: str) -> None:
 
 def _store(context: Context) -> None:
     try:
-        context.pipeline.store.stat(_PROBE_KEY)
+        context.pipeline.store.ping()
     except DerivativeError as error:
         raise Trouble(f"cannot be read: {type(error).__name__}") from error
 

@@ -58,11 +58,12 @@ def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[Unsteady]:
     with Gate(str(url.host), url.port or 5432) as gate:
 
         @contextmanager
-        def client() -> Iterator[httpx.Client]:
+        def client(**changed: str) -> Iterator[httpx.Client]:
             endpoints = replace(
                 site.pipeline.endpoints,
                 database_url=_moved(site.database_url, gate.port),
                 dagster_url=_moved(site.dagster_url, gate.port),
+                **changed,
             )
             pipeline = connect(site.pipeline.settings, endpoints)
             made = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))

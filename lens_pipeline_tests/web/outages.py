@@ -87,4 +87,5 @@ class Unsteady:
 
     database: Gate
     """In front of both databases."""
-    served: Callable[[], AbstractContextManager[httpx.Client]]
+    served: Callable[..., AbstractContextManager[httpx.Client]]
+    """Serves it; takes endpoints that are to be others."""
