@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 # Of a slow database at most this share of the time is taken.
 _SHARE = 0.2
-_LETTERS_SECONDS = 15.0
+# Dead letters are counted when something has changed, and now and then all the same.
+_LETTERS_SECONDS = 2.0
+_LETTERS_ANYHOW_SECONDS = 60.0
 _TRUTH_SECONDS = 3600.0
 _PAGE = 500
 _PAGES_AT_ONCE = 40
@@ -154,6 +156,7 @@ class Watch:
     _known: tuple[float, Backlog] | None = field(default=None, init=False)
     _dead: dict[Kind, int] = field(default_factory=dict, init=False)
     _dead_at: float = field(default=0.0, init=False)
+    _is_changed: threading.Event = field(default_factory=threading.Event, init=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread = field(init=False)
 
@@ -174,6 +177,8 @@ class Watch:
         if batch.is_reset:
             for walk in self._walks.values():
                 walk.restart()
+        if batch.statuses:
+            self._is_changed.set()
         for status in batch.statuses:
             if not status.is_settled:
                 self._walks[status.asset].note([status.id])
@@ -201,7 +206,9 @@ class Watch:
 
     def _look(self) -> Backlog:
         now = time.monotonic()
-        if now - self._dead_at >= _LETTERS_SECONDS or not self._dead:
+        rest = _LETTERS_SECONDS if self._is_changed.is_set() else _LETTERS_ANYHOW_SECONDS
+        if now - self._dead_at >= rest or not self._dead:
+            self._is_changed.clear()
             self._dead = count_dead(self.pipeline)
             self._dead_at = now
         oldest: dict[Kind, dt.datetime | None] = {}

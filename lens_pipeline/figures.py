@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 # Upper bounds in seconds: a preview takes parts of one, a master minutes, a backlog hours.
 LATENCY_BOUNDS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 86400)
 STAGE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
-_PAGE = 200
+_PAGE = 100
 # Between pages: the past must not keep requests waiting.
-_PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS = 0.02
 _AGAIN_SECONDS = 2.0
 
 

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from lens_pipeline.status.reading import IN_FLIGHT, OUTCOME_TAG, PROGRESS_TAG, Outcome
 
-_ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
+ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
 _MATERIALIZED, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
-_TYPES = [_MATERIALIZED, _OBSERVED, "ASSET_MATERIALIZATION_PLANNED"]
+TYPES = [_MATERIALIZED, _OBSERVED, "ASSET_MATERIALIZATION_PLANNED"]
 # A run's end has its id so long, in seconds, before everybody sees it, at the most: an insert of a
 # few rows. Its status in `runs` changes after it.
 _END_SECONDS = 5.0
@@ -101,9 +101,9 @@ class ChangeLog:
     def latest(self) -> Position:
         """Where the log ends now."""
         with self._engine.connect() as connection:
-            rows = connection.execute(_LATEST, {"assets": self._keys, "types": _TYPES})
+            rows = connection.execute(LATEST, {"assets": self._keys, "types": TYPES})
             assets = {row.asset: row.id for row in rows}
-            ends = connection.execute(_LATEST_END, {"ends": _ENDS}).scalar()
+            ends = connection.execute(LATEST_END, {"ends": ENDS}).scalar()
         return Position(tuple(assets[key] for key in self._keys), ends or 0)
 
     def read(self, after: Position, limit: int) -> Changes:
@@ -111,7 +111,7 @@ class ChangeLog:
         with self._engine.connect() as connection:
             events, assets, more = self._events(connection, after, limit)
             ends = connection.execute(
-                _NEW_ENDS, {"ends": _ENDS, "after": after.ends, "limit": 20 * limit}
+                NEW_ENDS, {"ends": ENDS, "after": after.ends, "limit": 20 * limit}
             ).all()
             fresh = [row for row in ends if row.id not in self._ended]
             now = time.monotonic()
@@ -141,8 +141,8 @@ class ChangeLog:
         """
         with self._engine.connect() as connection:
             events, assets, more = self._events(connection, after, limit)
-            query = {"ends": _ENDS, "after": after.ends, "limit": limit + 1}
-            ends = connection.execute(_NEW_ENDS, query).all()
+            query = {"ends": ENDS, "after": after.ends, "limit": limit + 1}
+            ends = connection.execute(NEW_ENDS, query).all()
             touched = self._planned(connection, {row.run_id for row in ends})
         for row in events:
             if row.partition is not None:
@@ -169,11 +169,11 @@ class ChangeLog:
     ) -> tuple[list[sa.Row], tuple[int, ...], bool]:
         """New events of our assets, how far they go, and whether there are more."""
         rows = connection.execute(
-            _NEW_EVENTS,
+            NEW_EVENTS,
             {
                 "assets": self._keys,
                 "after": list(after.assets),
-                "types": _TYPES,
+                "types": TYPES,
                 "limit": limit,
             },
         ).all()
@@ -233,40 +233,56 @@ class ChangeLog:
         return self._assets[self._keys.index(key)]
 
 
-# One probe of an index for each asset and kind of event, whatever else happens in the log.
-_NEW_EVENTS = sa.text(
+# One probe of an index for each asset and kind of event, whatever else happens in the log. Columns
+# are compared as rows, and ordered by all of them: the planner would else follow the primary key
+# through all of the log wherever an asset has no events.
+NEW_EVENTS = sa.text(
     """
     SELECT e.id, a.asset, t.type, e.partition, e.run_id
       FROM unnest(CAST(:assets AS text[]), CAST(:after AS bigint[])) AS a(asset, after)
      CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
      CROSS JOIN LATERAL (
        SELECT id, partition, run_id FROM event_logs
-        WHERE asset_key = a.asset AND dagster_event_type = t.type AND id > a.after
-        ORDER BY id LIMIT :limit) e
+        WHERE asset_key IS NOT NULL
+          AND (asset_key, dagster_event_type, id) > (a.asset, t.type, a.after)
+          AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
+        ORDER BY asset_key, dagster_event_type, id LIMIT :limit) e
      ORDER BY e.id
     """
 )
-_LATEST = sa.text(
+LATEST = sa.text(
     """
     SELECT a.asset, coalesce(max(e.id), 0) AS id
       FROM unnest(CAST(:assets AS text[])) AS a(asset)
      CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
-     CROSS JOIN LATERAL (
-       SELECT max(id) AS id FROM event_logs
-        WHERE asset_key = a.asset AND dagster_event_type = t.type) e
+      LEFT JOIN LATERAL (
+       SELECT id FROM event_logs
+        WHERE asset_key IS NOT NULL
+          AND (asset_key, dagster_event_type, id) > (a.asset, t.type, 0)
+          AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
+        ORDER BY asset_key DESC, dagster_event_type DESC, id DESC LIMIT 1) e ON true
      GROUP BY a.asset
     """
 )
-_NEW_ENDS = sa.text(
+NEW_ENDS = sa.text(
     """
-    SELECT id, run_id FROM event_logs
-     WHERE dagster_event_type = ANY(:ends) AND id > :after ORDER BY id LIMIT :limit
+    SELECT e.id, e.run_id FROM unnest(CAST(:ends AS text[])) AS t(type)
+     CROSS JOIN LATERAL (
+       SELECT id, run_id FROM event_logs
+        WHERE (dagster_event_type, id) > (t.type, :after)
+          AND (dagster_event_type, id) <= (t.type, 9223372036854775807)
+        ORDER BY dagster_event_type, id LIMIT :limit) e
+     ORDER BY e.id LIMIT :limit
     """
 )
-_LATEST_END = sa.text(
+LATEST_END = sa.text(
     """
     SELECT max(e.id) FROM unnest(CAST(:ends AS text[])) AS t(type)
-     CROSS JOIN LATERAL (SELECT max(id) AS id FROM event_logs WHERE dagster_event_type = t.type) e
+     CROSS JOIN LATERAL (
+       SELECT id FROM event_logs
+        WHERE (dagster_event_type, id) > (t.type, 0)
+          AND (dagster_event_type, id) <= (t.type, 9223372036854775807)
+        ORDER BY dagster_event_type DESC, id DESC LIMIT 1) e
     """
 )
 _NOT_ENDED = sa.text(

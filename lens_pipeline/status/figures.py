@@ -142,18 +142,23 @@ def _seconds(value: object) -> float | None:
 
 
 _EVENTS = sa.text('SELECT id, asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
+# As rows, for the reason given in `changes.py`.
 _PAST_MADE = sa.text(
     """
     SELECT id, run_id, asset_key, "timestamp", event FROM event_logs
-     WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
-       AND id > :after AND id <= :until ORDER BY id LIMIT :limit
+     WHERE asset_key IS NOT NULL
+       AND (asset_key, dagster_event_type, id) > (:asset, 'ASSET_MATERIALIZATION', :after)
+       AND (asset_key, dagster_event_type, id) <= (:asset, 'ASSET_MATERIALIZATION', :until)
+     ORDER BY asset_key, dagster_event_type, id LIMIT :limit
     """
 )
 _PAST_OBSERVED = sa.text(
     """
     SELECT id FROM event_logs
-     WHERE asset_key = :asset AND dagster_event_type = 'ASSET_OBSERVATION'
-       AND id > :after AND id <= :until ORDER BY id LIMIT :limit
+     WHERE asset_key IS NOT NULL
+       AND (asset_key, dagster_event_type, id) > (:asset, 'ASSET_OBSERVATION', :after)
+       AND (asset_key, dagster_event_type, id) <= (:asset, 'ASSET_OBSERVATION', :until)
+     ORDER BY asset_key, dagster_event_type, id LIMIT :limit
     """
 )
 _OUTCOMES = sa.text(
