@@ -8,7 +8,18 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 
-from lens_pipeline.web import assets, errors, generations, health, masters, scaled, webhook
+from lens_pipeline.web import (
+    assets,
+    background,
+    errors,
+    events,
+    generations,
+    health,
+    masters,
+    metrics,
+    scaled,
+    webhook,
+)
 from lens_pipeline.web.access.setup import Limits
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.entrance import App, describe, install
@@ -25,12 +36,16 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         responses=errors.DESCRIBED,
+        lifespan=background.running,
     )
     app.state.context = context
     install(app, context.pipeline.settings, limits)
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for module in (generations, masters, scaled, assets, webhook, health):
+    for module in (
+        *(generations, masters, scaled, assets, webhook),
+        *(events, health, metrics),
+    ):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
