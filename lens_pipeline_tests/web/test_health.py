@@ -4,10 +4,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -60,7 +60,8 @@ def _asked_without(web: httpx.Client, name: str) -> tuple[int, dict[str, Any], f
 def _workers(url: str, queues: str = ",".join(QUEUES)) -> Iterator[None]:
     """A worker of these queues that only answers."""
     app = worker_app(Endpoints("", "", url, url))
-    with start_worker(app, pool="solo", perform_ping_check=False, queues=queues):
+    worker = start_worker(app, pool="solo", perform_ping_check=False, queues=queues)
+    with cast("AbstractContextManager[object]", worker):
         yield
 
 
