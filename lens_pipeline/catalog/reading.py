@@ -10,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from lens_pipeline.catalog import listing
+from lens_pipeline.catalog.project_ids import read_project_ids
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
     GenerationRows,
@@ -215,6 +216,11 @@ class Catalog:
         """Those of `ids` that are generations, finished or not, by id."""
         with self._connect() as connection:
             return listing.read_rows(connection, self._generation_key, ids)
+
+    def project_ids(self, limit: int) -> list[str]:
+        """Up to `limit` projects that have masters or assets; those of the latest masters first."""
+        with self._connect() as connection:
+            return read_project_ids(connection, limit)
 
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert one finished generation."""
