@@ -1,6 +1,7 @@
 // Dialogs, toasts and announcements.
 
 import { byId, el, icon } from "./dom.js";
+import { moving } from "./flip.js";
 import { t } from "./texts.js";
 
 const TOAST_MS = 7000;
@@ -25,6 +26,7 @@ export function dialog(kind, title, body, { onclose = () => {}, head = [] } = {}
   });
   element.addEventListener("keydown", (event) => keepFocus(event, element));
   element.addEventListener("close", () => {
+    if (element.contains(byId("toasts"))) document.body.append(byId("toasts"));
     element.remove();
     onclose();
   });
@@ -62,7 +64,10 @@ export function toast(kind, text) {
     element.addEventListener(event, () => (timer = setTimeout(() => element.remove(), TOAST_MS)));
   }
   cross.addEventListener("click", () => element.remove());
-  byId("toasts").append(element);
+  const toasts = byId("toasts");
+  // What is outside of a modal dialog can be neither used nor heard.
+  (document.querySelector("dialog[open]") ?? document.body).append(toasts);
+  moving(toasts, () => toasts.append(element));
 }
 
 /** Tell only those who listen to the page. */

@@ -29,9 +29,7 @@ export class MasterCard {
     this.poster = el("button.poster", { type: "button", onclick: () => watch(this.master) });
     this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"));
     this.name = el("h3");
-    this.mark = el("span.mark");
-    this.label = el("span");
-    this.pill = el("p.status", {}, this.mark, this.label);
+    this.pill = el("p.status");
     this.facts = el("p.muted");
     this.bar = el("progress", { max: 100 });
     this.detail = el("p.detail");
@@ -64,13 +62,16 @@ export class MasterCard {
     const { name, status } = master;
     const failed = status === "failed" || status === "dead";
     const ready = status === "ready";
-    set(this.root, { "data-id": master.master_id, "data-status": status });
+    set(this.root, { "data-id": master.master_id });
     say(this.name, name);
     this.name.dir = "auto";
-    say(this.label, t(`state.${status}`));
-    this.mark.replaceChildren(
-      status === "processing" ? el("span.spinner") : icon(ready ? "check" : failed ? "alert" : "clock"),
-    );
+    if (this.root.dataset.status !== status) {
+      const mark = status === "processing" ? el("span.spinner") : icon(ready ? "check" : failed ? "alert" : "clock");
+      const pill = el("p.status", {}, mark, t(`state.${status}`));
+      this.pill.replaceWith(pill);
+      this.pill = pill;
+    }
+    set(this.root, { "data-status": status });
     say(this.facts, facts(master));
     this.show(master.poster_url && `${master.poster_url}?made=${encodeURIComponent(master.ready_at ?? "")}`);
     this.poster.disabled = !ready;

@@ -96,8 +96,9 @@ async function askFor(ids) {
 /** Show a master as it is now; tell of those that ended before our eyes. */
 function change(master) {
   const before = cards.get(master.master_id)?.master.status;
-  // A card that grows or shrinks moves those below it.
-  moving(list, () => put(master, true));
+  const { root } = cards.get(master.master_id) ?? {};
+  // A card that grows or shrinks moves its buttons and those below it.
+  moving(list, () => (root ? moving(root, () => put(master, true)) : put(master, true)));
   if (before === undefined || before === master.status) return;
   if (master.status === "ready") toast("done", t("masters.done", { name: master.name }));
   if (master.status === "failed" || master.status === "dead") {
@@ -180,7 +181,7 @@ async function remove(master) {
   drop(master.master_id);
   toast("note", t("masters.deleted", { name }));
   // The button that had the focus is gone.
-  (next?.querySelector("button:not([hidden])") ?? byId("list-title")).focus();
+  (next?.querySelector("button:not([hidden], :disabled)") ?? byId("list-title")).focus();
 }
 
 // --- which project
