@@ -57,14 +57,15 @@ export function toast(kind, text) {
   const cross = el("button.icon-button", { type: "button", "aria-label": t("action.close") }, icon("close"));
   const names = { done: "check", failed: "alert", note: "clock" };
   const element = el("div.toast", { "data-kind": kind }, icon(names[kind]), el("p", {}, text), cross);
-  let timer = setTimeout(() => element.remove(), TOAST_MS);
+  const toasts = byId("toasts");
+  const end = () => moving(toasts, () => element.remove());
+  let timer = setTimeout(end, TOAST_MS);
   // Nobody has to hurry: what is pointed at or focused stays.
   for (const event of ["pointerenter", "focusin"]) element.addEventListener(event, () => clearTimeout(timer));
   for (const event of ["pointerleave", "focusout"]) {
-    element.addEventListener(event, () => (timer = setTimeout(() => element.remove(), TOAST_MS)));
+    element.addEventListener(event, () => (timer = setTimeout(end, TOAST_MS)));
   }
-  cross.addEventListener("click", () => element.remove());
-  const toasts = byId("toasts");
+  cross.addEventListener("click", end);
   // What is outside of a modal dialog can be neither used nor heard.
   (document.querySelector("dialog[open]") ?? document.body).append(toasts);
   moving(toasts, () => toasts.append(element));
