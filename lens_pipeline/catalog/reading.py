@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from lens_pipeline.catalog import listing
-from lens_pipeline.catalog.project_ids import read_project_ids
+from lens_pipeline.catalog.project_list import read_project_ids
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
     GenerationRows,

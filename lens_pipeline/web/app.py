@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from lens_pipeline.web import errors, generations, health, pages, projects
+from lens_pipeline.web import errors, generations, health, pages, project_list
 from lens_pipeline.web.context import Context
 
 
@@ -25,7 +25,7 @@ def create_app(context: Context) -> FastAPI:
     app.state.context = context
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router, projects.router, pages.router):
+    for router in (generations.router, health.router, project_list.router, pages.router):
         app.include_router(router)
     app.mount("/static", pages.static_files, name="static")
     return app

@@ -37,9 +37,9 @@ static_files = RevalidatedFiles(directory=_HERE / "static")
 
 
 @router.get("/")
-def index() -> RedirectResponse:
-    """The library."""
-    return RedirectResponse("/library", status_code=302)
+def index(caller: CallerDep) -> RedirectResponse:
+    """The first page that is of use to them."""
+    return RedirectResponse(f"/{_pages(caller)[0]}", status_code=302)
 
 
 @router.get("/library")
@@ -59,6 +59,9 @@ def _page(request: Request, name: str, caller: Caller, dagster_port: int) -> Res
     texts = TEXTS[language]
     values: dict[str, Any] = {
         "page": name,
+        "pages": _pages(caller),
+        # Whoever came by a token of their own, not by a browser's login, has none to end.
+        "logged_in": any(cookie.endswith("lens_session") for cookie in request.cookies),
         "language": language.value,
         "texts": texts,
         "t": lambda key: _plain(texts[key]),
@@ -72,6 +75,15 @@ def _page(request: Request, name: str, caller: Caller, dagster_port: int) -> Res
         "Cache-Control": "no-store",
     }
     return _templates.TemplateResponse(request, f"{name}.html", values, headers=headers)
+
+
+def _pages(caller: Caller) -> list[str]:
+    """Those with something to see: a user's token covers no project, a project's no user."""
+    return [
+        name
+        for name, hidden in (("library", caller.project_id), ("masters", caller.user_id))
+        if hidden is None
+    ]
 
 
 def _dagster_port(caller: Caller, port: int) -> int | None:

@@ -5,10 +5,6 @@ import { el, icon, say, set } from "./dom.js";
 import { agoElement, classText, setAgo, t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
 
-/** Where the picture is; another address for each time it was made, since browsers keep pictures. */
-export const pictureUrl = (entry) =>
-  entry.picture_url && `${entry.picture_url}?made=${encodeURIComponent(entry.ready_at ?? "")}`;
-
 export const hasFailed = (entry) => entry.status === "failed" || entry.status === "dead";
 
 /** What the state is called: one that waits for its generation is not ours to hurry. */
@@ -63,7 +59,7 @@ export class Card {
     const href = dagster(entry.dagster_path);
     set(this.link, { href, title: t("action.dagster"), "aria-label": `${t("action.dagster")}: ${entry.id}` });
     this.link.hidden = href === null;
-    this.show(pictureUrl(entry));
+    this.show(entry.picture_url);
   }
 
   show(url) {

@@ -73,7 +73,7 @@ export class MasterCard {
     }
     set(this.root, { "data-status": status });
     say(this.facts, facts(master));
-    this.show(master.poster_url && `${master.poster_url}?made=${encodeURIComponent(master.ready_at ?? "")}`);
+    this.show(master.poster_url);
     this.poster.disabled = !ready;
     this.badge.hidden = !ready;
     this.watch.hidden = !ready;

@@ -1,7 +1,7 @@
 // The dialog that shows one photo or video whole.
 
 import { dagster } from "./api.js";
-import { hasFailed, pictureUrl, reasonTitle, stateText } from "./card.js";
+import { hasFailed, reasonTitle, stateText } from "./card.js";
 import { dialog } from "./dialogs.js";
 import { el, icon, prefersStillness } from "./dom.js";
 import { inFull, t } from "./texts.js";
@@ -28,7 +28,7 @@ export function view(entry, { neighbour, retry }) {
 
   function show(next) {
     // A video that plays goes on when something about it changes.
-    const same = shown?.id === next.id && shown.status === next.status && pictureUrl(shown) === pictureUrl(next);
+    const same = shown?.id === next.id && shown.status === next.status && shown.picture_url === next.picture_url;
     shown = next;
     heading.textContent = `${t(`type.${next.type}`)} · ${next.user_id}`;
     back.disabled = !neighbour(next, -1);
@@ -75,7 +75,7 @@ function media(entry) {
     stage.append(
       el("video", {
         src: entry.file_url,
-        poster: pictureUrl(entry),
+        poster: entry.picture_url,
         controls: true,
         playsinline: true,
         preload: "metadata",
@@ -92,7 +92,7 @@ function media(entry) {
 
 /** The original, and meanwhile, or where the browser cannot show it, the preview. */
 function photo(entry, stage) {
-  const preview = pictureUrl(entry);
+  const preview = entry.picture_url;
   const image = el("img", { alt: t("type.photo"), width: entry.width, height: entry.height });
   if (preview) image.src = preview;
   const original = new Image();
