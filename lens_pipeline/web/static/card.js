@@ -22,11 +22,8 @@ export class Card {
     this.picture = null;
     this.shown = null;
     this.opener = el("button.opener", { type: "button", onclick: () => open(this.entry) });
-    this.label = el("span");
-    this.reason = el("p.reason");
-    this.mark = el("span.mark");
-    this.retry = el("button.retry", { type: "button", onclick: () => retry(this.entry) }, icon("retry"), t("action.retry"));
-    this.state = el("div.state", {}, this.mark, this.label, this.reason, this.retry);
+    this.tryAgain = () => retry(this.entry);
+    this.state = el("div.state");
     this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"));
     this.frame = el("div.frame", {}, this.opener, this.badge, this.state);
     this.user = el("button.user", { type: "button", onclick: () => onlyUser(this.entry.user_id) });
@@ -39,18 +36,10 @@ export class Card {
   update(entry) {
     this.entry = entry;
     const state = stateText(entry);
-    const failed = hasFailed(entry);
     set(this.root, { "data-id": entry.id, "data-status": entry.status });
     const type = t(`type.${entry.type}`);
     set(this.opener, { "aria-label": t("library.open", { type, user: entry.user_id, state }) });
-    this.state.hidden = entry.status === "ready";
-    say(this.label, state);
-    say(this.reason, failed ? reasonTitle(entry) : "");
-    this.reason.title = failed ? (entry.error ?? "") : "";
-    this.retry.hidden = !failed;
-    this.mark.replaceChildren(
-      entry.status === "processing" ? el("span.spinner") : icon(failed ? "alert" : "clock"),
-    );
+    this.tell(state, hasFailed(entry) ? reasonTitle(entry) : "");
     this.badge.hidden = entry.type !== "video" || entry.status !== "ready";
     say(this.user, entry.user_id);
     set(this.user, { title: t("filter.only_user", { user: entry.user_id }) });
@@ -60,6 +49,28 @@ export class Card {
     set(this.link, { href, title: t("action.dagster"), "aria-label": `${t("action.dagster")}: ${entry.id}` });
     this.link.hidden = href === null;
     this.show(entry.picture_url);
+  }
+
+  /** Say how it stands in place of its picture, by new elements: the old ones would jump. */
+  tell(state, reason) {
+    const { status, error } = this.entry;
+    const said = status === "ready" ? "" : `${state}\n${reason}`;
+    if (this.said === said) return;
+    this.said = said;
+    const failed = hasFailed(this.entry);
+    const words = [
+      el("span.mark", {}, status === "processing" ? el("span.spinner") : icon(failed ? "alert" : "clock")),
+      el("span", {}, state),
+      failed && el("p.reason", { title: error }, reason),
+      failed && el("button.retry", { type: "button", onclick: this.tryAgain }, icon("retry"), t("action.retry")),
+    ];
+    this.state.replaceChildren(...(said ? words.filter(Boolean) : []));
+    this.state.hidden = !said;
+  }
+
+  /** The button that was pressed goes away; who pressed it goes on from the card. */
+  retried() {
+    if (this.state.contains(document.activeElement)) this.opener.focus();
   }
 
   show(url) {
@@ -78,8 +89,9 @@ export class Card {
       this.frame.style.backgroundImage = "";
     });
     picture.addEventListener("error", () => {
+      this.said = null;
+      this.state.replaceChildren(el("span.mark", {}, icon("alert")), el("span", {}, t("library.picture_gone")));
       this.state.hidden = false;
-      say(this.label, t("library.picture_gone"));
     });
     picture.src = url;
     this.picture = picture;

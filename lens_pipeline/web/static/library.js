@@ -39,6 +39,9 @@ function older(one, other) {
   return a[0] !== b[0] ? a[0] < b[0] : a[1] < b[1];
 }
 
+/** The cards in the order they are seen in. */
+const shown = () => [...grid.children].map((root) => cards.get(root.dataset.id)).filter(Boolean);
+
 const matches = (entry) =>
   (!filters.user_id || entry.user_id === filters.user_id) &&
   (!filters.type || entry.type === filters.type) &&
@@ -64,7 +67,7 @@ function append(entries) {
 }
 
 function insert(entries) {
-  const all = [...cards.values()];
+  const all = shown();
   for (const entry of entries) {
     const next = all.find((card) => older(card.entry, entry));
     if (!next && !complete) continue; // belongs to a page that is not loaded yet
@@ -243,6 +246,7 @@ async function retry(entry) {
   try {
     await ask("POST", path("generations", entry.id, "retry"));
     announce(t("library.retried"));
+    cards.get(entry.id)?.retried();
     changed(entry.id);
   } catch (error) {
     toast("failed", error.message);
@@ -301,10 +305,10 @@ new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && car
 }).observe(byId("end"));
 
 more.addEventListener("click", async () => {
-  const last = [...cards.values()].at(-1);
+  const last = grid.lastElementChild;
   await load();
   // Whoever pressed it goes on with what came.
-  (last?.root.nextElementSibling ?? grid.firstElementChild)?.querySelector(".opener")?.focus();
+  (last?.nextElementSibling ?? last)?.querySelector(".opener")?.focus();
 });
 pill.addEventListener("click", () => {
   scrollTo({ top: 0, behavior: prefersStillness() ? "auto" : "smooth" });

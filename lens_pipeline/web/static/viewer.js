@@ -69,8 +69,9 @@ function media(entry) {
   if (entry.width && entry.height) stage.style.aspectRatio = `${entry.width} / ${entry.height}`;
   const hash = entry.thumbhash && placeholder(entry.thumbhash);
   if (hash) stage.style.backgroundImage = `url("${hash}")`;
-  if (!entry.file_url) {
-    stage.append(el("p.stage-note", {}, icon("clock"), stateText(entry)));
+  // Until somebody has looked at what the address leads to, no browser is sent there.
+  if (entry.status !== "ready") {
+    stage.append(el("p.stage-note", {}, icon(hasFailed(entry) ? "alert" : "clock"), stateText(entry)));
   } else if (entry.type === "video") {
     stage.append(
       el("video", {
@@ -92,19 +93,14 @@ function media(entry) {
 
 /** The original, and meanwhile, or where the browser cannot show it, the preview. */
 function photo(entry, stage) {
-  const preview = entry.picture_url;
-  const image = el("img", { alt: t("type.photo"), width: entry.width, height: entry.height });
-  if (preview) image.src = preview;
+  const image = el("img", { src: entry.picture_url, alt: t("type.photo"), width: entry.width, height: entry.height });
   const original = new Image();
   original.addEventListener("load", () => {
     stage.style.backgroundImage = "";
     image.src = original.src;
   });
   original.addEventListener("error", () => {
-    const note = el("p.stage-note", {}, icon("alert"), t(preview ? "library.only_preview" : "library.picture_gone"));
-    note.classList.toggle("over", Boolean(preview));
-    stage.append(note);
-    if (!preview) image.remove();
+    stage.append(el("p.stage-note.over", {}, icon("alert"), t("library.only_preview")));
   });
   original.src = entry.file_url;
   return image;
@@ -122,7 +118,7 @@ function facts(entry, retry) {
   if (hasFailed(entry)) {
     links.append(el("button.primary", { type: "button", onclick: () => retry(entry) }, icon("retry"), t("action.retry")));
   }
-  if (entry.file_url) {
+  if (entry.file_url && entry.status === "ready") {
     links.append(el("a.button", { href: entry.file_url, target: "_blank", rel: "noopener" }, t("action.original")));
   }
   const href = dagster(entry.dagster_path);
