@@ -101,7 +101,9 @@ export class MasterCard {
     const known = done !== null && done !== undefined;
     // Without a value the bar says that it is not known how long it takes.
     set(this.bar, { value: known ? done : null });
-    const words = [known && t("masters.progress", { percent: percent(done) }), text];
+    // The server's words begin with the same number.
+    const stage = (text ?? "").replace(/^\d+ %:?\s*/, "");
+    const words = [known && t("masters.progress", { percent: percent(done) }), stage];
     say(this.detail, words.filter(Boolean).join(" · "));
     this.detail.hidden = false;
   }
