@@ -40,7 +40,7 @@ _ENGLISH: dict[str, Text] = {
     "state.failed": "Failed for now",
     "state.dead": "Failed",
     "state.generating": "Being generated",
-    "attempts": {"one": "{count} attempt", "other": "{count} attempts"},
+    "library.attempts": {"one": "{count} attempt", "other": "{count} attempts"},
     "type.photo": "Photo",
     "type.video": "Video",
     "filter.label": "Filter",
@@ -161,7 +161,7 @@ _RUSSIAN: dict[str, Text] = {
     "state.failed": "Пока не удалось",
     "state.dead": "Не удалось",
     "state.generating": "Генерируется",
-    "attempts": {
+    "library.attempts": {
         "one": "{count} попытка",
         "few": "{count} попытки",
         "many": "{count} попыток",

@@ -44,7 +44,8 @@ _LOW_CONTRAST = """
   const low = [];
   for (const element of document.querySelectorAll("body *")) {
     const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!own || !element.checkVisibility({visibilityProperty: true}) || element.closest(":disabled, [aria-disabled], .hidden-text")) continue;
+    if (!own || !element.checkVisibility({visibilityProperty: true})) continue;
+    if (element.closest(":disabled, [aria-disabled], .hidden-text")) continue;
     const ground = behind(element);
     if (!ground) continue;
     const [a, b] = [light(channels(getComputedStyle(element).color)), light(ground)];

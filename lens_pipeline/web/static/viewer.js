@@ -130,6 +130,6 @@ function why(entry) {
   const title = reasonTitle(entry);
   const block = el("div.why", {}, el("strong", {}, title));
   if (entry.error && entry.error !== title) block.append(el("p", {}, entry.error));
-  if (entry.attempts) block.append(el("p.muted", {}, t("attempts", { count: entry.attempts })));
+  if (entry.attempts) block.append(el("p.muted", {}, t("library.attempts", { count: entry.attempts })));
   return block;
 }
