@@ -59,7 +59,7 @@ def test_every_text_that_is_used_exists_and_no_other() -> None:
 
 def test_the_families_of_keys_are_all_that_are_put_together() -> None:
     sources = "\n".join(path.read_text() for path in [*_SCRIPTS, *_TEMPLATES])
-    found = set(re.findall(r"`([a-z]+)\.\$\{", sources)) | set(
+    found = set(re.findall(r"(?:t\(|texts\[)`([a-z]+)\.\$\{", sources)) | set(
         re.findall(r'"([a-z]+)\." ~', sources)
     )
     assert found == set(_FAMILIES)
