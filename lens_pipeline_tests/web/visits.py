@@ -1,7 +1,7 @@
 """Pages as people see them: visits with a real browser, which notice what no page may do."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,10 +97,10 @@ class Visit:
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
         assert wide <= 0, f"{wide} px too wide"
-        assert self.page.evaluate(_LOW_CONTRAST) == []
-        assert self._nameless() == []
+        _require_none("hard to read", self.page.evaluate(_LOW_CONTRAST))
+        _require_none("without a name", self._nameless())
         ids = self.page.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
-        assert len(ids) == len(set(ids)), ids
+        _require_none("ids twice", [one for one in set(ids) if ids.count(one) > 1])
 
     def _nameless(self) -> list[Any]:
         """Controls without a name, in the eyes of a screen reader."""
@@ -116,6 +116,10 @@ class Visit:
         ]
 
 
+def _require_none(what: str, found: Sequence[Any]) -> None:
+    assert not found, f"{what}: {found}"
+
+
 @contextmanager
 def visiting(browser: Browser, base: str, **options: Any) -> Iterator[Visit]:
     """A visit by somebody with these preferences; fails at its end if anything was amiss."""
@@ -128,8 +132,8 @@ def visiting(browser: Browser, base: str, **options: Any) -> Iterator[Visit]:
         shifts = visit.shifts()
     finally:
         context.close()
-    assert visit.complaints == []
-    assert shifts == []
+    _require_none("not allowed", visit.complaints)
+    _require_none("moved by itself", shifts)
 
 
 @contextmanager
