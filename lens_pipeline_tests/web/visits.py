@@ -57,7 +57,7 @@ _LOW_CONTRAST = """
 """
 _NEED_A_NAME = {
     *("button", "link", "textbox", "searchbox", "combobox", "checkbox", "progressbar"),
-    *("dialog", "list", "navigation", "Video", "region", "form", "search"),
+    *("dialog", "list", "navigation", "Video", "region", "search"),
 }
 
 

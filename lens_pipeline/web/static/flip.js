@@ -4,15 +4,15 @@ import { prefersStillness } from "./dom.js";
 
 const MS = 260;
 
-/** Do `change` to the children of `list`; those that stay glide from where they were. */
-export function moving(list, change) {
+/** Do `change` to the children of `list`; those that stay, and `others`, glide from where they were. */
+export function moving(list, change, others = []) {
   if (prefersStillness()) {
     change();
     return;
   }
-  const before = new Map(inView(list).map((child) => [child, child.getBoundingClientRect()]));
+  const before = new Map(inView(list, others).map((child) => [child, child.getBoundingClientRect()]));
   change();
-  for (const child of inView(list)) {
+  for (const child of inView(list, others)) {
     const [was, is] = [before.get(child), child.getBoundingClientRect()];
     if (!was) continue;
     const [x, y] = [was.left - is.left, was.top - is.top];
@@ -24,8 +24,8 @@ export function moving(list, change) {
   }
 }
 
-function inView(list) {
-  return [...list.children].filter((child) => {
+function inView(list, others) {
+  return [...list.children, ...others].filter((child) => {
     const { top, bottom } = child.getBoundingClientRect();
     return bottom > -innerHeight / 2 && top < innerHeight * 1.5;
   });

@@ -19,7 +19,7 @@ const GATHER_MS = 150;
 const ONE_BY_ONE = 6;
 const FILTERS = ["user_id", "type", "status"];
 
-const [grid, more, empty, count, pill] = ["grid", "more", "empty", "count", "new"].map(byId);
+const [grid, more, empty, count, pill, end] = ["grid", "more", "empty", "count", "new", "end"].map(byId);
 const form = byId("filters");
 const boundUser = document.body.dataset.user;
 
@@ -90,7 +90,7 @@ function hold(entries) {
 function reveal() {
   const entries = [...held.values()].sort((one, other) => (older(one, other) ? -1 : 1));
   held.clear();
-  moving(grid, () => insert(entries));
+  moving(grid, () => insert(entries), [end]);
 }
 
 function drop(id) {
@@ -98,8 +98,10 @@ function drop(id) {
   const card = cards.get(id);
   if (!card) return;
   cards.delete(id);
-  moving(grid, () => card.root.remove());
-  tell();
+  moving(grid, () => {
+    card.root.remove();
+    tell();
+  }, [end]);
 }
 
 function tell() {
@@ -302,7 +304,7 @@ function restart() {
 const AHEAD = 900;
 new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && cards.size && load(), {
   rootMargin: `${AHEAD}px`,
-}).observe(byId("end"));
+}).observe(end);
 
 more.addEventListener("click", async () => {
   const last = grid.lastElementChild;
