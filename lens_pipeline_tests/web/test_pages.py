@@ -318,7 +318,12 @@ def _choose(page: Page) -> None:
     # It is the first now, and the focus did not get lost.
     assert f"Move {tall} later" in _focus(page)
     expect(page.locator("#announcer")).to_have_text(f"{tall} is now shot 1 of 3")
-    page.locator(".shot").nth(0).drag_to(page.locator(".shot").nth(1))
+    second = page.locator(".shot").nth(1)
+    box = second.bounding_box()
+    assert box is not None
+    # Beyond its middle.
+    beyond = {"x": box["width"] * 0.8, "y": box["height"] / 2}
+    page.locator(".shot").nth(0).drag_to(second, target_position=beyond)
     expect(page.locator(".shot .asset-name").first).to_have_text(bunny)
     assert order() == [bunny, tall, pan]
     page.get_by_role("button", name=f"Remove {pan}").click()
