@@ -368,7 +368,7 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
         ),
         timeout=10,
     ).close()
-    with visiting(browser, base, viewport=_PHONE, reduced_motion="reduce") as visit:
+    with visiting(browser, base, viewport=_PHONE) as visit:
         page = visit.open("/masters?project=broken")
         expect(page.get_by_text("No masters yet")).to_be_visible()
         page.get_by_role("button", name="Create master").click()
@@ -399,7 +399,10 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
             ["Библиотека", "Мастер-видео", "обновлено"],
         ),
         (
-            {"color_scheme": "dark", "locale": "ru-RU", "viewport": _PHONE},
+            {
+                **{"color_scheme": "dark", "locale": "ru-RU", "viewport": _PHONE},
+                "reduced_motion": "reduce",
+            },
             ["Это всё:", "4 клипа", "0:16"],
         ),
     ],
