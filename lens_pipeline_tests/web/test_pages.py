@@ -400,7 +400,9 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
         ),
         (
             {
-                **{"color_scheme": "dark", "locale": "ru-RU", "viewport": _PHONE},
+                "color_scheme": "dark",
+                "locale": "ru-RU",
+                "viewport": _PHONE,
                 "reduced_motion": "reduce",
             },
             ["Это всё:", "4 клипа", "0:16"],

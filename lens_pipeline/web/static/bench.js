@@ -20,6 +20,7 @@ export class Bench {
     this.cursor = null;
     this.dragged = null;
     this.grid = byId("assets");
+    this.panel = this.grid.closest(".panel");
     this.timeline = byId("timeline");
     this.form = byId("create");
     this.more = byId("more-assets");
@@ -56,7 +57,8 @@ export class Bench {
       const page = await ask("GET", path("projects", project, "assets"), { query: { cursor: this.cursor, limit: PAGE } });
       if (project !== this.project) return;
       this.cursor = page.next_cursor;
-      page.assets.forEach((asset) => this.offer(asset));
+      // More rows of them push what is below.
+      moving(this.panel, () => page.assets.forEach((asset) => this.offer(asset)), [byId("masters").parentElement]);
       none.hidden = this.assets.size > 0;
       none.replaceChildren(el("p", {}, el("strong", {}, t("masters.no_assets"))), el("p", {}, t("masters.no_assets_hint")));
     } catch (error) {

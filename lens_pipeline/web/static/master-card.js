@@ -24,8 +24,8 @@ const facts = (master) =>
 
 export class MasterCard {
   constructor(master, { watch, retry, remove }) {
-    const button = (kind, name, key, act) =>
-      el(`button${kind}`, { type: "button", onclick: () => act(this.master) }, icon(name), t(key));
+    const button = (name, key, act) =>
+      el("button.primary", { type: "button", onclick: () => act(this.master) }, icon(name), t(key));
     this.poster = el("button.poster", { type: "button", onclick: () => watch(this.master) });
     this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"));
     this.name = el("h3");
@@ -34,10 +34,10 @@ export class MasterCard {
     this.bar = el("progress", { max: 100 });
     this.detail = el("p.detail");
     this.time = agoElement(null, "masters.updated");
-    this.watch = button(".primary", "play", "masters.watch", watch);
+    this.watch = button("play", "masters.watch", watch);
     this.download = el("a.button", {}, icon("download"), t("masters.download"));
-    this.retry = button(".primary", "retry", "action.retry", retry);
-    this.remove = button(".quiet", "trash", "masters.delete", remove);
+    this.retry = button("retry", "action.retry", retry);
+    this.remove = el("button.icon-button", { type: "button", title: t("masters.delete"), onclick: () => remove(this.master) }, icon("trash"));
     this.link = el("a.icon-button", { target: "_blank", rel: "noopener" }, icon("external"));
     this.root = el(
       "li.master",
