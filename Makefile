@@ -27,7 +27,8 @@ demo: venv ## Run the pipeline on sample photos and videos
 	$(BIN)/lens demo
 
 test: browser test-fast ## Run every test
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not stack" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m stack
 
 # The one thing the tests need that no wheel has.
 browser: venv

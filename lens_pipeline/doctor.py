@@ -124,6 +124,7 @@ def _server_checks(settings: Settings, up: Services | None) -> list[Check]:
             urls = replace(urls, broker=up.broker_url)
         return [
             _checked("database", lambda: _database(settings, _known(urls.database, blocked))),
+            *_provider_checks(settings, urls.database),
             _checked("Dagster database", lambda: _dagster(settings, _known(urls.dagster, blocked))),
             _checked("daemon", lambda: _daemon(settings, _known(urls.dagster, blocked), up)),
             _checked("broker", lambda: _broker(settings, urls.broker, up)),
@@ -165,6 +166,24 @@ def _database(settings: Settings, url: str) -> str:
     finally:
         catalog.close()
     return f"{_shown(url)}: every read is allowed"
+
+
+def _provider_checks(settings: Settings, url: str | None) -> list[Check]:
+    """Of what only the webhook and its kin need, where they are used."""
+    if not settings.kie_api_key or url is None:
+        return []
+    return [_checked("provider", lambda: _provider(settings, url))]
+
+
+def _provider(settings: Settings, url: str) -> str:
+    catalog = Catalog(url)
+    try:
+        catalog.check_writing()
+    finally:
+        catalog.close()
+    if not settings.kie_webhook_key:
+        return "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY its webhooks are refused"
+    return "its webhooks are verified, and its tasks can be recorded"
 
 
 def _dagster(settings: Settings, url: str) -> str:

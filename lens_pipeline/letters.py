@@ -87,14 +87,17 @@ def why_not(pipeline: Pipeline, generation_id: str) -> str:
 
 
 def retry(
-    pipeline: Pipeline, instance: dg.DagsterInstance, ids: Iterable[str] | None
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    ids: Iterable[str] | None,
+    derivatives: Iterable[Derivative] = DERIVATIVES,
 ) -> dict[Derivative, list[str]]:
     """Forget earlier failures of `ids` (None: of every dead letter), so that they are tried again.
 
     Returns the ids that had failed, by derivative.
     """
     revived: dict[Derivative, list[str]] = {}
-    for derivative in DERIVATIVES:
+    for derivative in derivatives:
         if ids is None:
             candidates = _dead(pipeline, derivative)
         else:

@@ -103,6 +103,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     bind: str = "127.0.0.1"
     # Opens the HTTP app; short ones could be guessed.
     api_token: str | None = Field(default=None, min_length=16, repr=False)
+    # Addresses or networks of proxies that are believed what they say of who asks, and how.
+    trusted_proxies: CommaList = ()
     # The service that generates photos and videos.
     kie_api: str = "https://api.kie.ai"
     kie_api_key: str | None = Field(default=None, repr=False)
@@ -115,6 +117,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     render_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
     # Address-space limit of one rendering process, MiB.
     render_memory_mib: int = Field(default=3072, ge=512)
+    # Longest master, in seconds of its own.
+    max_master_seconds: float = Field(default=4 * 3600, gt=0)
     # Seconds without any progress after which an encode is stopped.
     encode_idle_seconds: float = Field(default=60.0, gt=0, le=3600)
     # Shots encoded for one master are kept for others: at most so long, and so much of them.
@@ -167,6 +171,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                 raise ValueError(
                     f"LENS_BIND={self.bind!r} is no IP address: use 127.0.0.1 or 0.0.0.0"
                 ) from None
+        for proxy in self.trusted_proxies:
+            _check_network("LENS_TRUSTED_PROXIES", proxy)
         if self.api_port == self.dagster_port:
             raise ValueError(
                 f"LENS_API_PORT and LENS_DAGSTER_PORT are both {self.api_port}: change one"
@@ -185,6 +191,16 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address.lower() == "localhost"
+
+
+def _check_network(variable: str, value: str) -> None:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(
+            f"{variable} has {value[:60]!r}, which is no IP address or network: use for example"
+            " 127.0.0.1 or 10.0.0.0/8"
+        ) from None
 
 
 def _is_cron(text: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from lens_pipeline.assets.batch import materialize_batch
-from lens_pipeline.assets.master_maker import media_work
+from lens_pipeline.assets.master_maker import media_work, shot_limits
 from lens_pipeline.assets.media_failures import media_failures
 from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
@@ -43,7 +43,7 @@ class ShotChecker:
             cache = ShotCache(workshop.store, directory)
             try:
                 with media_failures():
-                    examine(source, Tools.find(), work, cache, self._settings.max_pixels)
+                    examine(source, Tools.find(), work, cache, shot_limits(self._settings))
                 reason = None
             except (ShotUnusable, SourceOverLimit) as error:
                 # The result of the check, not its failure: an asset may be a picture as well.

@@ -17,7 +17,7 @@ from lens_pipeline.derivatives import MASTER
 from lens_pipeline.failures import DerivativeError, ShotUnusable
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.ffmpeg import Tools, Work
-from lens_pipeline.media.joining.join import Master, Source, join
+from lens_pipeline.media.joining.join import Limits, Master, Source, join
 from lens_pipeline.settings import Settings
 from lens_pipeline.store import Fetched
 
@@ -80,7 +80,12 @@ class MasterMaker:
         work = media_work(workshop, directory, self._settings)
         with media_failures():
             cache = ShotCache(workshop.store, directory)
-            return join(sources, Tools.find(), work, cache, self._settings.max_pixels)
+            return join(sources, Tools.find(), work, cache, shot_limits(self._settings))
+
+
+def shot_limits(settings: Settings) -> Limits:
+    """What is refused of shots."""
+    return Limits(settings.max_pixels, settings.max_master_seconds)
 
 
 def media_work(workshop: Workshop, directory: Path, settings: Settings) -> Work:

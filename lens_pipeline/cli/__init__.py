@@ -24,6 +24,7 @@ _COMMANDS = {
     "retry": ("work", "Try again what failed or was given up on."),
     "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
     "add": ("work", "Insert a finished generation from a file or URL."),
+    "token": ("access", "Print a token for the HTTP app that sees one user or project alone."),
     "doctor": ("setup", "Check everything the pipeline needs."),
     "migrate": ("setup", "Create the tables where absent."),
 }

@@ -5,7 +5,7 @@ image's address is enough for, starts a run.
 """
 
 from collections.abc import Collection
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import dagster_webserver.app
 from dagster_webserver.cli import main as run_webserver
@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lens_pipeline import settings
+from lens_pipeline.web.origin import allowed_hosts, foreign_host, foreign_origin
 
 # Browsers send these from one site to another only if the other allows it, which Dagster does not.
 _PREFLIGHTED = ("application/json", "application/graphql")
@@ -24,9 +25,7 @@ _PREFLIGHTED = ("application/json", "application/graphql")
 class SameOriginOnly:
     """ASGI middleware that refuses what another site's page may have sent.
 
-    `hosts` are the names by which the server may be addressed, without ports; any if None. Without
-    such a list a page could give its own name our address (DNS rebinding), and be the same origin.
-    `proxies` are names of ours at which a proxy may show the pages.
+    `hosts` and `proxies` as in `web.origin`.
     """
 
     def __init__(
@@ -48,36 +47,14 @@ class SameOriginOnly:
             await PlainTextResponse(f"{reason}\n", status_code=403)(scope, receive, send)
 
     def _reason_to_refuse(self, scope: Scope, headers: Headers) -> str | None:
-        host = headers.get("host", "")
-        name = _host_name(host)
-        if self._hosts is not None and name not in self._hosts:
-            return f"refused: {name or 'no host'} is not in LENS_ALLOWED_HOSTS"
-        if "origin" in headers:
-            origin = headers["origin"].rpartition("//")[2]
-            if origin != host and _host_name(origin) not in self._proxies:
-                return "refused: sent by a page of another site, or LENS_ALLOWED_HOSTS lacks ours"
-        if scope["type"] == "http" and scope["path"].endswith("/graphql"):
+        reason = foreign_host(headers, self._hosts) or foreign_origin(headers, self._proxies)
+        if reason is None and scope["type"] == "http" and scope["path"].endswith("/graphql"):
             content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
             if scope["method"] != "POST" and b"query" in parse_qs(scope["query_string"]):
                 return "refused: send GraphQL by POST"
             if scope["method"] == "POST" and content_type not in _PREFLIGHTED:
                 return f"refused: send GraphQL as {' or '.join(_PREFLIGHTED)}"
-        return None
-
-
-def _host_name(host: str) -> str:
-    """The name in a `Host` header; empty if it is malformed."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def allowed_hosts(bind: str, named: Collection[str]) -> frozenset[str] | None:
-    """Names by which the server at address `bind` may be addressed; None: any."""
-    if not named and not settings.is_loopback(bind):
-        return None
-    return frozenset({"localhost", "127.0.0.1", "::1", bind.lower(), *map(str.lower, named)})
+        return reason
 
 
 class LensWebserver(DagsterWebserver):

@@ -1,5 +1,7 @@
 """Serves the HTTP app: `python -m lens_pipeline.web`, one of the processes of `lens up`."""
 
+import contextlib
+
 import uvicorn
 
 from lens_pipeline.cli.session import dagster_instance, load_settings
@@ -7,9 +9,7 @@ from lens_pipeline.pipeline import current
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
-
-# Requests under way get so long to end.
-_STOP_SECONDS = 5
+from lens_pipeline.web.serving import configuration
 
 
 def main() -> None:
@@ -17,15 +17,9 @@ def main() -> None:
     with dagster_instance(loaded) as instance:
         pipeline = current()
         app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
-        uvicorn.run(
-            app,
-            host=loaded.bind,
-            port=loaded.api_port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_STOP_SECONDS,
-        )
+        # Raised again once everything has ended.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(configuration(app, loaded)).run()
 
 
 if __name__ == "__main__":

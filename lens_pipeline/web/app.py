@@ -6,13 +6,25 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from lens_pipeline.web import errors, generations, health, pages, project_list
+from lens_pipeline.web import (
+    assets,
+    errors,
+    generations,
+    health,
+    masters,
+    pages,
+    project_list,
+    scaled,
+    webhook,
+)
+from lens_pipeline.web.access.setup import Limits
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.entrance import App, describe, install
 
 
-def create_app(context: Context) -> FastAPI:
-    """The app over this pipeline."""
-    app = FastAPI(
+def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
+    """The app over this pipeline. Raises SettingsError: its signing key is damaged."""
+    app = App(
         title="Lens Pipeline",
         version=version("lens-pipeline"),
         description="Previews, posters and master videos of AI-generated photos and videos.",
@@ -23,11 +35,15 @@ def create_app(context: Context) -> FastAPI:
         responses=errors.DESCRIBED,
     )
     app.state.context = context
+    install(app, context.pipeline.settings, limits)
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router, project_list.router, pages.router):
-        app.include_router(router)
-    app.mount("/static", pages.static_files, name="static")
+    for module in (
+        *(generations, masters, scaled, assets, project_list),
+        *(webhook, health, pages),
+    ):
+        app.include_router(module.router)
+    app.mount("/static", pages.static_files)
     return app
 
 
@@ -45,5 +61,6 @@ def _described(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for schema in ("HTTPValidationError", "ValidationError"):
             document.get("components", {}).get("schemas", {}).pop(schema, None)
+        describe(app, document)
         app.openapi_schema = document
     return app.openapi_schema

@@ -6,14 +6,17 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
-from lens_pipeline.catalog import CatalogError
+from lens_pipeline.catalog import CatalogError, NoRightToWrite
 from lens_pipeline.failures import StoreUnavailable
 from lens_pipeline.library import InvalidCursor
+from lens_pipeline.logs import request_id
 from lens_pipeline.store import StoreRefused
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ class Problem(BaseModel):
     error: str
     """Stable code in snake case."""
     message: str
+    request_id: str | None
+    """By which the log tells more."""
 
 
 # What any request may be answered with.
@@ -39,7 +44,9 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
         401: "It needs a token.",
         403: "The token does not cover it.",
         404: "There is none, or none that the token covers.",
-        413: "The request is too large.",
+        408: "The body took too long.",
+        413: "The body is too large.",
+        414: "The address is too long.",
         429: "Too many requests; Retry-After says when to come again.",
         503: "A service that is needed is gone; Retry-After says when to come again.",
     }.items()
@@ -54,6 +61,7 @@ class ApiError(Exception):
         status: int,
         code: str,
         message: str,
+        /,
         *,
         headers: Mapping[str, str] | None = None,
         **more: Any,
@@ -65,13 +73,24 @@ class ApiError(Exception):
         self.more = more
 
     def response(self) -> JSONResponse:
-        body = {"error": self.code, "message": str(self), **self.more}
+        body = {
+            "error": self.code,
+            "message": str(self),
+            **self.more,
+            "request_id": request_id.get(),
+        }
         return JSONResponse(body, status_code=self.status, headers=dict(self.headers or {}))
 
 
 def not_found(what: str, which: str) -> ApiError:
     """For what does not exist, and for what the caller may not know of."""
     return ApiError(404, "not_found", f"no {what} has the id {which[:200]!r}")
+
+
+def unauthorized(message: str = "this needs a token", error: str | None = None) -> ApiError:
+    """Nobody we know; `error` is RFC 6750's word for a token that is no good."""
+    challenge = 'Bearer realm="lens"' + (f', error="{error}"' if error else "")
+    return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
 
 
 def unavailable(service: str, reason: str) -> ApiError:
@@ -86,6 +105,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(InvalidCursor, _invalid_cursor)
     app.add_exception_handler(CatalogError, _no_database)
+    app.add_exception_handler(NoRightToWrite, _no_right_to_write)
     app.add_exception_handler(DBAPIError, _no_dagster_database)
     for refused in (StoreUnavailable, StoreRefused):
         app.add_exception_handler(refused, _no_store)
@@ -104,10 +124,22 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return ApiError(400, "invalid_request", f"{name}: {first['msg']}", field=name).response()
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
-    return ApiError(error.status_code, code, error.detail, headers=error.headers).response()
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(_allowed(request))}
+    return ApiError(error.status_code, code, error.detail, headers=headers).response()
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of the path: each is a route of its own, and the router names those of one."""
+    routes = iter_route_contexts(request.app.routes)
+    matching = [
+        one for one in routes if one.original_route.matches(request.scope)[0] is not Match.NONE
+    ]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:
@@ -117,6 +149,11 @@ async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:
 async def _no_database(_: Request, error: Exception) -> JSONResponse:
     logger.warning("%s", error)
     return unavailable("database", "the application's database cannot be reached now").response()
+
+
+async def _no_right_to_write(_: Request, error: Exception) -> JSONResponse:
+    logger.warning("%s", error)
+    return ApiError(503, "no_right_to_write", str(error)).response()
 
 
 async def _no_dagster_database(_: Request, error: Exception) -> JSONResponse:

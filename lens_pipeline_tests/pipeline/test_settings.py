@@ -54,6 +54,12 @@ WRONG = {
     "no schedule": ({"LENS_BACKFILL_CRON": "hourly"}, "LENS_BACKFILL_CRON", "five fields"),
     "an impossible schedule": ({"LENS_BACKFILL_CRON": "99 * * * *"}, "LENS_BACKFILL_CRON", "99 *"),
     "a step of zero": ({"LENS_BACKFILL_CRON": "*/0 * * * *"}, "LENS_BACKFILL_CRON", "*/5"),
+    "an address of others, open to all": ({"LENS_BIND": "0.0.0.0"}, "LENS_BIND", "LENS_API_TOKEN"),
+    "the same in IPv6": ({"LENS_BIND": "::"}, "LENS_BIND", "LENS_API_TOKEN"),
+    "one address of ours, open to all": ({"LENS_BIND": "10.0.0.7"}, "LENS_BIND", "LENS_API_TOKEN"),
+    "a token that can be guessed": ({"LENS_API_TOKEN": "geheim"}, "LENS_API_TOKEN", "16"),
+    "a proxy by name": ({"LENS_TRUSTED_PROXIES": "nginx"}, "LENS_TRUSTED_PROXIES", "10.0.0.0/8"),
+    "everybody a proxy": ({"LENS_TRUSTED_PROXIES": "*"}, "LENS_TRUSTED_PROXIES", "10.0.0.0/8"),
     "a name to bind to": ({"LENS_BIND": "example.com"}, "LENS_BIND", "0.0.0.0"),
     "an old name that contradicts": (
         {"PREVIEWS_WORKER_CONCURRENCY": "2", "LENS_PREVIEW_CONCURRENCY": "3"},
@@ -90,6 +96,8 @@ def test_no_message_holds_a_password() -> None:
             "LENS_DAGSTER_URL": "postgresql://u:geheim@h/d",
         },
         {"LENS_BROKER_URL": "u:geheim@h/d"},
+        {"LENS_API_TOKEN": "geheim"},
+        {"LENS_API_TOKEN": "geheim-geheim-geheim", "LENS_BIND": "example.com"},
     ):
         with pytest.raises(SettingsError) as raised:
             load(environ, dotenv=None)

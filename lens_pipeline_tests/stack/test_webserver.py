@@ -16,8 +16,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from lens_pipeline.engine.webserver import SameOriginOnly, allowed_hosts
+from lens_pipeline.engine.webserver import SameOriginOnly
 from lens_pipeline.stack.ports import free_port
+from lens_pipeline.web.origin import allowed_hosts
 from lens_pipeline_tests.pipeline.site import eventually
 
 JSON = {"content-type": "application/json; charset=utf-8"}

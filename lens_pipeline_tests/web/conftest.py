@@ -11,8 +11,10 @@ from fastapi import FastAPI
 
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.stack.ports import LOOPBACK, free_port
+from lens_pipeline.web.access.caller import Caller, caller, media_caller
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.serving import configuration
 from lens_pipeline_tests.pipeline.site import Site, eventually
 
 
@@ -20,10 +22,8 @@ from lens_pipeline_tests.pipeline.site import Site, eventually
 def served(app: FastAPI) -> Iterator[str]:
     """Serve the app as its process does; yields its URL."""
     port = free_port()
-    config = uvicorn.Config(
-        app, host=LOOPBACK, port=port, log_config=None, access_log=False, server_header=False
-    )
-    server = uvicorn.Server(config)
+    settings = app.state.context.pipeline.settings.model_copy(update={"api_port": port})
+    server = uvicorn.Server(configuration(app, settings))
     thread = threading.Thread(target=server.run, name="web")
     thread.start()
     try:
@@ -34,8 +34,21 @@ def served(app: FastAPI) -> Iterator[str]:
         thread.join(20)
 
 
+def as_if_from(app: FastAPI, somebody: Caller) -> None:
+    """Take every request for one of theirs from now on."""
+    for dependency in (caller, media_caller):
+        app.dependency_overrides[dependency] = lambda: somebody
+
+
 @pytest.fixture
 def app(site: Site) -> FastAPI:
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+
+
+@pytest.fixture
+def guarded_app(site: Site, environment: pytest.MonkeyPatch) -> FastAPI:
+    """The same app where LENS_API_TOKEN is set."""
+    environment.setenv("LENS_API_TOKEN", "correct-horse-battery-staple")
     return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
 
 

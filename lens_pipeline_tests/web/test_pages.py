@@ -20,7 +20,7 @@ from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
 from lens_pipeline_tests.web.visits import launched, visiting
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 _READY_MS = 30_000
 _PHONE = {"width": 360, "height": 740}

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from lens_pipeline.web.errors import unauthorized
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -12,6 +14,10 @@ class Caller:
 
     user_id: str | None = None
     project_id: str | None = None
+
+    @property
+    def sees_all(self) -> bool:
+        return self.user_id is None and self.project_id is None
 
     def may_see_user(self, user_id: str) -> bool:
         """Whether generations of this user are theirs to see."""
@@ -22,12 +28,20 @@ class Caller:
         return self.user_id is None and self.project_id in (None, project_id)
 
 
-def caller(_: Request) -> Caller:
-    """Who sent the request."""
-    return Caller()
+def caller(request: Request) -> Caller:
+    """Who sent the request, as the gate found; raises ApiError if it found nobody."""
+    found: Caller | None = getattr(request.state, "caller", None)
+    if found is None:
+        raise unauthorized()
+    return found
+
+
+def media_caller(request: Request) -> Caller:
+    """The same; or the bearer of a signed link, whose maker might see what it leads to."""
+    return Caller() if getattr(request.state, "linked", False) else caller(request)
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
 # For what pages embed, which may also be reached by a signed link.
-MediaCallerDep = CallerDep
+MediaCallerDep = Annotated[Caller, Depends(media_caller)]

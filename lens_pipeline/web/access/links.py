@@ -1,0 +1,129 @@
+"""Links to media that a page can embed: signed, for one path, until a time."""
+
+import datetime as dt
+import re
+import time
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from lens_pipeline.web.access.caller import Caller, CallerDep
+from lens_pipeline.web.access.keys import signer
+from lens_pipeline.web.context import Context, ContextDep
+from lens_pipeline.web.errors import ApiError, not_found
+
+router = APIRouter(tags=["links"])
+
+# What may be linked to; these handlers take `MediaCallerDep`.
+_OF_GENERATION = re.compile(r"/api/generations/(?P<id>[^/]+)/(preview|poster|file)")
+_OF_PROJECT = re.compile(
+    r"/api/projects/(?P<id>[^/]+)/(master-videos|scaled-videos|assets)/[^/]+/"
+    r"(video|download|poster)"
+)
+_MOST_PATHS = 200
+_LONGEST_PATH = 1000
+_WEEK_SECONDS = 7 * 24 * 3600
+# What a signature adds to a query, in alphabetical order.
+_OWN = ("expires", "signature")
+_DIGITS = re.compile(r"[0-9]{1,12}")
+
+
+class LinksIn(BaseModel):
+    """Paths as this app gives them in `picture_url`, `video_url` and so on."""
+
+    paths: list[Annotated[str, Field(max_length=_LONGEST_PATH)]] = Field(
+        min_length=1, max_length=_MOST_PATHS
+    )
+    seconds: int = Field(default=3600, ge=1, le=_WEEK_SECONDS)
+    """How long they work."""
+
+
+class Link(BaseModel):
+    """What needs no token until it expires."""
+
+    path: str
+    url: str
+
+
+class LinksOut(BaseModel):
+    """One link for each path, in the order of the question."""
+
+    links: list[Link]
+    expires_at: dt.datetime
+
+
+class Links:
+    """Signs addresses, and knows its signatures."""
+
+    def __init__(self, key: bytes) -> None:
+        self._signer = signer(key, "link")
+
+    def sign(self, path: str, query: str, expires: int) -> str:
+        """The URL of the decoded `path` that works until `expires`, seconds since 1970."""
+        asked = parse_qsl(query, keep_blank_values=True)
+        signature = self._signer.get_signature(_signed(path, asked, str(expires))).decode()
+        asked += [("expires", str(expires)), ("signature", signature)]
+        return f"{quote(path)}?{urlencode(asked)}"
+
+    def covers(self, path: str, query: bytes) -> bool:
+        """Whether this query string has a signature that still opens the decoded `path` with it."""
+        asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        own = [pair for pair in asked if pair[0] in _OWN]
+        if not is_media(path) or sorted(name for name, _ in own) != list(_OWN):
+            return False
+        expires, signature = dict(own)["expires"], dict(own)["signature"]
+        if not _DIGITS.fullmatch(expires) or int(expires) <= time.time():
+            return False
+        others = [pair for pair in asked if pair not in own]
+        return self._signer.verify_signature(_signed(path, others, expires), signature.encode())
+
+
+def is_media(path: str) -> bool:
+    """Whether links to this decoded path are given out."""
+    return bool(_OF_GENERATION.fullmatch(path) or _OF_PROJECT.fullmatch(path))
+
+
+@router.post("/api/links")
+def make_links(body: LinksIn, request: Request, caller: CallerDep, context: ContextDep) -> LinksOut:
+    """Links to pictures and videos that work without a token, each for its path alone."""
+    split = [path.partition("?") for path in body.paths]
+    _require_visible(context, caller, [unquote(path) for path, _, _ in split])
+    links: Links = request.app.state.access.links
+    expires = int(time.time()) + body.seconds
+    return LinksOut(
+        links=[
+            Link(path=given, url=links.sign(unquote(path), query, expires))
+            for given, (path, _, query) in zip(body.paths, split, strict=True)
+        ],
+        expires_at=dt.datetime.fromtimestamp(expires, dt.UTC),
+    )
+
+
+def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> None:
+    """Raises ApiError for the first path that is no media's, or not the caller's to see."""
+    generations: dict[str, str] = {}
+    for path in paths:
+        if match := _OF_GENERATION.fullmatch(path):
+            generations[match["id"]] = path
+        elif match := _OF_PROJECT.fullmatch(path):
+            if not caller.may_see_project(match["id"]):
+                raise not_found("path", path)
+        else:
+            raise ApiError(
+                400, "invalid_path", f"no picture or video is at {path!r}", field="paths"
+            )
+    if caller.sees_all or not generations:
+        return
+    # One query, however many.
+    rows = context.pipeline.catalog.library_rows(generations)
+    for generation_id, path in generations.items():
+        row = rows.get(generation_id)
+        if row is None or not caller.may_see_user(row.user_id):
+            raise not_found("path", path)
+
+
+def _signed(path: str, query: Sequence[tuple[str, str]], expires: str) -> str:
+    return f"{expires} {quote(path)}?{urlencode(query)}"

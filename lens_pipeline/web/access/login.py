@@ -1,0 +1,153 @@
+"""Where people show their token once, and get a cookie for the pages."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.templating import Jinja2Templates
+from itsdangerous import BadData
+from starlette.responses import RedirectResponse, Response
+
+from lens_pipeline.web.access import sessions
+from lens_pipeline.web.access.setup import Access
+from lens_pipeline.web.errors import ApiError
+
+router = APIRouter(include_in_schema=False)
+
+_templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
+# A path of ours: browsers read `//` and `/\` as the beginning of another host.
+_OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
+_HOME = "/"
+_LONGEST = 4096
+# Proves that the form came from us and was not made elsewhere for somebody to log in by.
+_FORM_COOKIE = "lens_login"
+_FORM_SECONDS = 3600
+
+_TEXTS: dict[str, Mapping[str, str]] = {
+    "en": {
+        "title": "Log in",
+        "token": "Access token",
+        "hint": "Ask whoever runs this pipeline for one.",
+        "submit": "Log in",
+        "wrong": "This token is not valid, or has expired.",
+        "stale": "This form is too old. Please try again.",
+        "often": "Too many attempts. Please wait a minute.",
+    },
+    "ru": {
+        "title": "Вход",
+        "token": "Токен доступа",
+        "hint": "Его выдаёт тот, кто обслуживает этот сервис.",
+        "submit": "Войти",
+        "wrong": "Токен неверен или его срок истёк.",
+        "stale": "Форма устарела. Попробуйте ещё раз.",
+        "often": "Слишком много попыток. Подождите минуту.",
+    },
+}
+
+
+@router.get("/login")
+def login_page(request: Request, next: str = _HOME) -> Response:  # noqa: A002
+    """The form; nothing to do where no token is needed, or for those who have logged in."""
+    tokens = _access(request).tokens
+    if tokens is None or sessions.read(request, tokens):
+        return _redirect(_own_path(next))
+    return _form(request, next)
+
+
+@router.post("/login")
+def login(
+    request: Request,
+    token: Annotated[str, Form(max_length=_LONGEST)] = "",
+    form: Annotated[str, Form(max_length=_LONGEST)] = "",
+    next: Annotated[str, Form(max_length=_LONGEST)] = _HOME,  # noqa: A002
+) -> Response:
+    """Exchange a token for a cookie."""
+    access = _access(request)
+    if access.tokens is None:
+        return _redirect(_own_path(next))
+    try:
+        access.logins.count(request.client.host if request.client else "")
+    except ApiError as refused:
+        return _form(request, next, "often", refused.status, refused.headers)
+    if not _is_ours(request, access, form):
+        return _form(request, next, "stale", 403)
+    owner = access.tokens.read(token.strip())
+    if owner is None:
+        return _form(request, next, "wrong", 401, {"WWW-Authenticate": "Bearer"})
+    response = _redirect(_own_path(next))
+    sessions.start(response, request, access.tokens, owner)
+    response.delete_cookie(_FORM_COOKIE, path="/login", httponly=True, samesite="strict")
+    return response
+
+
+@router.post("/logout")
+def logout(request: Request) -> Response:
+    """Forget who this browser is."""
+    response = _redirect("/login")
+    sessions.end(response, request)
+    return response
+
+
+def _form(
+    request: Request,
+    next_path: str,
+    problem: str | None = None,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    nonce = secrets.token_urlsafe(16)
+    language = _language(request.headers.get("accept-language", ""))
+    values = {
+        "language": language,
+        "texts": _TEXTS[language],
+        "problem": problem,
+        "next": _own_path(next_path),
+        "form": _access(request).forms.dumps(nonce),
+    }
+    response = _templates.TemplateResponse(
+        request, "login.html", values, status_code=status, headers=headers
+    )
+    response.headers["Content-Language"] = language
+    response.set_cookie(
+        _FORM_COOKIE,
+        nonce,
+        max_age=_FORM_SECONDS,
+        path="/login",
+        httponly=True,
+        samesite="strict",
+        secure=sessions.came_by_https(request),
+    )
+    return response
+
+
+def _is_ours(request: Request, access: Access, form: str) -> bool:
+    """Whether we made this form for this browser."""
+    try:
+        nonce: str = access.forms.loads(form)
+    except BadData:
+        return False
+    return secrets.compare_digest(nonce, request.cookies.get(_FORM_COOKIE, ""))
+
+
+def _own_path(path: str) -> str:
+    return path if _OWN_PATH.fullmatch(path) else _HOME
+
+
+def _redirect(path: str) -> Response:
+    return RedirectResponse(path, status_code=303)
+
+
+def _access(request: Request) -> Access:
+    return request.app.state.access
+
+
+def _language(accepted: str) -> str:
+    """The first that the browser names of those there are."""
+    for part in accepted.split(","):
+        language = part.partition(";")[0].partition("-")[0].strip().lower()
+        if language in _TEXTS:
+            return language
+    return "en"

@@ -1,0 +1,47 @@
+"""The cookie of those who logged in with a token."""
+
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from lens_pipeline.web.access.tokens import Pass, Tokens
+
+SESSION_SECONDS = 7 * 24 * 3600
+
+
+def start(response: Response, request: HTTPConnection, tokens: Tokens, owner: Pass) -> None:
+    """Let the browser be `owner` from now on; at most for a week, or until its token ends."""
+    value, seconds = tokens.session(owner, SESSION_SECONDS)
+    response.set_cookie(
+        _name(request),
+        value,
+        max_age=seconds,
+        httponly=True,
+        samesite="lax",
+        secure=came_by_https(request),
+    )
+
+
+def end(response: Response, request: HTTPConnection) -> None:
+    response.delete_cookie(
+        _name(request), httponly=True, samesite="lax", secure=came_by_https(request)
+    )
+
+
+def read(request: HTTPConnection, tokens: Tokens) -> Pass | None:
+    """Who logged in with this browser; None if nobody did, or too long ago."""
+    cookie = request.cookies.get(_name(request))
+    return tokens.read_session(cookie) if cookie else None
+
+
+def came_by_https(request: HTTPConnection) -> bool:
+    """Whether the browser's connection is encrypted, as far as we or a proxy can tell.
+
+    Any client may say so: one that lies keeps its own cookie from being sent in the clear.
+    """
+    said = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    return request.url.scheme == "https" or said == "https"
+
+
+def _name(request: HTTPConnection) -> str:
+    # Browsers let nobody else set the first, neither another host of the domain nor plain HTTP.
+    return "__Host-lens_session" if came_by_https(request) else "lens_session"

@@ -1,0 +1,61 @@
+"""What decides who gets in, set up once a process."""
+
+from dataclasses import dataclass
+
+from itsdangerous import URLSafeSerializer
+
+from lens_pipeline.settings import Settings
+from lens_pipeline.web.access.keys import serializer, signing_key
+from lens_pipeline.web.access.limits import RateLimit
+from lens_pipeline.web.access.links import Links
+from lens_pipeline.web.access.tokens import Tokens
+from lens_pipeline.web.origin import allowed_hosts
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may ask of us."""
+
+    # nginx's default for one line of a request.
+    address_bytes: int = 8 * 1024
+    body_bytes: int = 1024 * 1024
+    # In which a whole body must have come.
+    body_seconds: float = 30.0
+    # By each client address.
+    logins_a_minute: int = 10
+    # A provider that finishes twenty files a second.
+    webhooks_a_minute: int = 1200
+    wrong_tokens_a_minute: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Names of ours, signatures of ours, and what is counted."""
+
+    tokens: Tokens | None
+    """None: everybody who reaches us may do everything."""
+    links: Links
+    forms: URLSafeSerializer
+    """Signs the login form."""
+    hosts: frozenset[str] | None
+    proxies: frozenset[str]
+    limits: Limits
+    logins: RateLimit
+    webhooks: RateLimit
+    wrong_tokens: RateLimit
+
+
+def access_of(settings: Settings, limits: Limits) -> Access:
+    """Raises SettingsError: the signing key in LENS_HOME is damaged."""
+    key = signing_key(settings)
+    return Access(
+        tokens=Tokens(settings.api_token, key) if settings.api_token else None,
+        links=Links(key),
+        forms=serializer(key, "form"),
+        hosts=allowed_hosts(settings.bind, settings.allowed_hosts),
+        proxies=frozenset(map(str.lower, settings.allowed_hosts)),
+        limits=limits,
+        logins=RateLimit(limits.logins_a_minute),
+        webhooks=RateLimit(limits.webhooks_a_minute),
+        wrong_tokens=RateLimit(limits.wrong_tokens_a_minute),
+    )

@@ -1,0 +1,80 @@
+"""Request bodies: small, and here in time, before anything works on them."""
+
+import asyncio
+import contextlib
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+from lens_pipeline.web.errors import ApiError
+
+# What is read and thrown away of a body that nobody wants: a client that still sends would lose the
+# answer with the connection.
+_DRAINED_BYTES = 8 * 1024 * 1024
+_DRAINED_SECONDS = 5.0
+
+
+class Body:
+    """The body of one request, on its way."""
+
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        length = headers.get("content-length", "")
+        self._declared = int(length) if length.isdigit() else 0
+        self._expected = "transfer-encoding" in headers or self._declared > 0
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether there is one, the whole of which has not come yet."""
+        return self._expected
+
+    async def whole(self, limit: int, seconds: float) -> Receive:
+        """Read all of it; returns what hands it on.
+
+        Raises ApiError: it has more than `limit` bytes (413), or has not come after so many seconds
+        (408). Raises ClientDisconnect: nobody is there any more.
+        """
+        if self._declared > limit:
+            raise _too_large(limit)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                while self._expected:
+                    body += await self._part()
+                    if len(body) > limit:
+                        raise _too_large(limit)
+        except TimeoutError:
+            raise ApiError(408, "too_slow", f"the body took longer than {seconds:g} s") from None
+        return self._replayed(bytes(body))
+
+    async def drain(self) -> None:
+        """Read on for a little while, for the answer to arrive. Raises ClientDisconnect."""
+        drained = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAINED_SECONDS):
+                while self._expected and drained < _DRAINED_BYTES:
+                    drained += len(await self._part())
+
+    async def _part(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self._expected = message.get("more_body", False)
+        return message.get("body", b"")
+
+    def _replayed(self, body: bytes) -> Receive:
+        handed_on = False
+
+        async def replay() -> Message:
+            nonlocal handed_on
+            if handed_on:
+                return await self._receive()
+            handed_on = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return replay
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "too_large", f"the body may have {limit} bytes")

@@ -1,0 +1,164 @@
+"""What every request passes before anything of it is served."""
+
+from urllib.parse import quote, urlencode
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lens_pipeline.web.access import sessions
+from lens_pipeline.web.access.caller import Caller
+from lens_pipeline.web.access.setup import Access
+from lens_pipeline.web.access.tokens import Tokens
+from lens_pipeline.web.bodies import Body
+from lens_pipeline.web.errors import ApiError, unauthorized
+from lens_pipeline.web.origin import foreign_host, foreign_origin
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_HEALTH = frozenset({"/health", "/health/live", "/api/health", "/api/health/live"})
+_WEBHOOK = "/api/kie/webhook"
+_LOGIN = frozenset({"/login", "/logout"})
+_STATIC = "/static/"
+# Whoever asks. The webhook is told by its signature, the login by its token.
+_OPEN = frozenset({*_HEALTH, *_LOGIN, _WEBHOOK, "/favicon.ico"})
+# Figures of all users together.
+_FOR_ALL_SEEING = frozenset({"/metrics"})
+_FOR_PROGRAMS = ("/api/", *_FOR_ALL_SEEING)
+
+
+def is_open(path: str) -> bool:
+    """Whether this decoded path is for whoever asks."""
+    return path in _OPEN or path.startswith(_STATIC)
+
+
+class Gate:
+    """ASGI middleware that lets a request in with its caller and its body, or answers it.
+
+    In this order: is the address short, does it address us, was it sent by a page of ours, is it
+    one of too many, who asks, is the body small and here. Whatever is not open to everybody needs
+    a caller, so that a route that forgets to ask for one is closed.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            try:
+                await self._http(scope, receive, send)
+            except ClientDisconnect:
+                # Nobody is there to be answered; the log says so.
+                return
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": "there are none here"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = HTTPConnection(scope)
+        body = Body(receive, request.headers)
+        has_body = body.is_expected
+        limits = self._access.limits
+        try:
+            refusal = self._admit(request)
+            if refusal is None and has_body:
+                receive = await body.whole(limits.body_bytes, limits.body_seconds)
+        except ApiError as error:
+            refusal = error.response()
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        if has_body:
+            # What is left of it must not be read as the next request, nor for ever.
+            refusal.headers["Connection"] = "close"
+            if refusal.status_code != 408:
+                await body.drain()
+        await refusal(scope, receive, send)
+
+    def _admit(self, request: HTTPConnection) -> Response | None:
+        """Put the caller into the request's state. An answer, or ApiError, if it may not be."""
+        scope, access = request.scope, self._access
+        path: str = scope["path"]
+        if len(scope["raw_path"]) + len(scope["query_string"]) > access.limits.address_bytes:
+            raise ApiError(
+                414, "address_too_long", f"it may have {access.limits.address_bytes} bytes"
+            )
+        linked = scope["method"] in _SAFE and access.links.covers(path, scope["query_string"])
+        request.state.linked = linked
+        self._refuse_foreign(request, linked)
+        if path == _WEBHOOK:
+            access.webhooks.count(_address(request))
+        if access.tokens is None:
+            request.state.caller = Caller()
+            return None
+        caller = self._caller(request, access.tokens)
+        if caller is not None:
+            if path in _FOR_ALL_SEEING and not caller.sees_all:
+                raise ApiError(403, "forbidden", "this needs LENS_API_TOKEN itself")
+            request.state.caller = caller
+        if caller is not None or linked or is_open(path):
+            return None
+        return _who_are_you(request)
+
+    def _refuse_foreign(self, request: HTTPConnection, linked: bool) -> None:
+        """Raises ApiError for what another site's page may have sent."""
+        headers, access = request.headers, self._access
+        path, is_safe = request.scope["path"], request.scope["method"] in _SAFE
+        # Load balancers ask by address.
+        reason = None if path in _HEALTH else foreign_host(headers, access.hosts)
+        if reason:
+            raise ApiError(403, "foreign_host", reason)
+        reason = foreign_origin(headers, access.proxies)
+        if reason is None and not linked and _fetched_elsewhere(headers, is_safe):
+            reason = "refused: sent by a page of another site"
+        # Every browser names the origin of a form; one that has none is not a form of ours.
+        if reason is None and not is_safe and path in _LOGIN and "origin" not in headers:
+            reason = "refused: sent without Origin"
+        if reason:
+            raise ApiError(403, "foreign_origin", reason)
+
+    def _caller(self, request: HTTPConnection, tokens: Tokens) -> Caller | None:
+        """Who asks; None: nobody known. Raises ApiError for a token that is not valid."""
+        headers = request.headers
+        if "authorization" in headers:
+            scheme, _, token = headers["authorization"].partition(" ")
+            # Headers are read as Latin-1; a token may be any text.
+            text = token.strip().encode("latin-1").decode(errors="replace")
+            owner = tokens.read(text) if scheme.lower() == "bearer" else None
+            if owner is None:
+                # Those who come with a valid one are served all the same: others behind the same
+                # proxy must not be able to shut them out.
+                self._access.wrong_tokens.count(_address(request))
+                raise unauthorized("the token is not valid, or has expired", "invalid_token")
+            return owner.caller
+        owner = sessions.read(request, tokens)
+        if owner is None:
+            return None
+        # The browser sends the cookie for whichever page asks.
+        if request.scope["method"] not in _SAFE and "origin" not in headers:
+            raise ApiError(403, "foreign_origin", "refused: sent with a cookie but without Origin")
+        return owner.caller
+
+
+def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:
+    """Whether the browser says that a page of another site asked, and not by a link to follow."""
+    site = headers.get("sec-fetch-site", "none")
+    if is_safe:
+        return site == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
+    return site not in ("none", "same-origin")
+
+
+def _who_are_you(request: HTTPConnection) -> Response:
+    """For people the login, and then what they asked for; for programs ApiError."""
+    scope = request.scope
+    if scope["path"].startswith(_FOR_PROGRAMS) or scope["method"] not in _SAFE:
+        raise unauthorized()
+    query = scope["query_string"].decode("latin-1")
+    wanted = quote(scope["path"]) + (f"?{query}" if query else "")
+    return RedirectResponse(f"/login?{urlencode({'next': wanted})}", status_code=303)
+
+
+def _address(request: HTTPConnection) -> str:
+    return request.client.host if request.client else ""

@@ -1,0 +1,47 @@
+"""Which requests a page of another site may have sent through a browser of one of our people."""
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from lens_pipeline import settings
+
+
+def allowed_hosts(bind: str, named: Collection[str]) -> frozenset[str] | None:
+    """Names by which the server at address `bind` may be addressed; None: any."""
+    if not named and not settings.is_loopback(bind):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "::1", bind.lower(), *map(str.lower, named)})
+
+
+def foreign_host(headers: Headers, hosts: Collection[str] | None) -> str | None:
+    """Why the request does not address us; None if it does.
+
+    `hosts` are the names by which we may be addressed, without ports; any if None. Without such a
+    list a page could give its own name our address (DNS rebinding), and be the same origin.
+    """
+    name = host_name(headers.get("host", ""))
+    if hosts is not None and name not in hosts:
+        return f"refused: {name or 'no host'} is not in LENS_ALLOWED_HOSTS"
+    return None
+
+
+def foreign_origin(headers: Headers, proxies: Collection[str]) -> str | None:
+    """Why the request was not sent by a page of ours; None if it was, or by no page.
+
+    `proxies` are names of ours at which a proxy may show the pages.
+    """
+    if "origin" in headers:
+        origin = headers["origin"].rpartition("//")[2]
+        if origin != headers.get("host", "") and host_name(origin) not in proxies:
+            return "refused: sent by a page of another site, or LENS_ALLOWED_HOSTS lacks ours"
+    return None
+
+
+def host_name(host: str) -> str:
+    """The name in a `Host` header; empty if it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,53 @@
+"""What browsers are told about every answer."""
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_SOURCES = "'self' https: http: data: blob:"
+_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        # Sources of generations may lie anywhere.
+        f"img-src {_SOURCES}",
+        f"media-src {_SOURCES}",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+_ALWAYS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not `no-referrer`, which makes browsers send forms of ours with `Origin: null`.
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(),"
+    " payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class SecurityHeaders:
+    """ASGI middleware that adds them, and forbids to keep what no handler says may be kept."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_ALWAYS)
+                is_linked = scope.get("state", {}).get("linked", False)
+                # A signed link is made for pages of other sites.
+                headers["Cross-Origin-Resource-Policy"] = (
+                    "cross-origin" if is_linked else "same-site"
+                )
+                headers.setdefault(
+                    "Cache-Control",
+                    "no-cache" if scope["path"].startswith("/static/") else "no-store",
+                )
+            await send(message)
+
+        await self._app(scope, receive, answer if scope["type"] == "http" else send)

@@ -1,0 +1,253 @@
+"""What a request meets before anything of it is served: hosts, origins, sizes, time."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.types import Message
+
+from lens_pipeline.web import protocol
+from lens_pipeline.web.access.setup import Limits
+from lens_pipeline_tests.pipeline.site import lens
+from lens_pipeline_tests.web.doors import READ, WRITE, WRITTEN, door, origin, raw, visiting
+
+BODY = json.dumps(WRITTEN).encode()
+JSON = {"Content-Type": "application/json"}
+POST = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % WRITE.encode()
+LIMITS = Limits(body_bytes=64 * 1024, body_seconds=1.0, webhooks_a_minute=5)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    return door(tmp_path_factory.mktemp("open"), LIMITS)
+
+
+@pytest.fixture(scope="module")
+def visitor(app: FastAPI) -> Iterator[httpx.Client]:
+    with visiting(app) as client:
+        yield client
+
+
+def _refused(answer: httpx.Response, status: int, code: str) -> None:
+    assert (answer.status_code, answer.json()["error"]) == (status, code), answer.text
+    assert answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "localhost@evil.example",
+        "127.0.0.1.evil.example",
+        "[::1",
+        "",
+        "0.0.0.0",
+    ],
+)
+def test_a_name_that_was_given_our_address(visitor: httpx.Client, host: str) -> None:
+    """A page that gives its own name our address, and then is of our origin (DNS rebinding)."""
+    for method, path in (("GET", READ), ("POST", WRITE), ("GET", "/login"), ("GET", "/metrics")):
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        _refused(visitor.request(method, path, headers=headers), 403, "foreign_host")
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9", "127.0.0.1:8000", "[::1]:8000"])
+def test_names_of_ours(visitor: httpx.Client, host: str) -> None:
+    assert visitor.get(READ, headers={"Host": host}).status_code == 200
+
+
+def test_load_balancers_ask_by_address(visitor: httpx.Client) -> None:
+    assert visitor.get("/api/health/live", headers={"Host": "10.1.2.3"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://localhost:1"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+    ],
+)
+def test_pages_of_other_sites_change_nothing(
+    visitor: httpx.Client, headers: dict[str, str]
+) -> None:
+    """An open app on loopback, used by any page its owner looks at."""
+    _refused(visitor.post(WRITE, json=WRITTEN, headers=headers), 403, "foreign_origin")
+    _refused(visitor.delete("/api/generations/p1", headers=headers), 403, "foreign_origin")
+
+
+def test_pages_of_other_sites_embed_nothing_but_may_link(visitor: httpx.Client) -> None:
+    site = {"Sec-Fetch-Site": "cross-site"}
+    embedded = visitor.get(READ, headers={**site, "Sec-Fetch-Mode": "no-cors"})
+    _refused(embedded, 403, "foreign_origin")
+    assert visitor.get(READ, headers={**site, "Sec-Fetch-Mode": "navigate"}).status_code == 200
+
+
+def test_pages_and_scripts_of_ours(visitor: httpx.Client) -> None:
+    ours = {**origin(visitor), "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    for headers in (ours, {}):
+        assert visitor.post(WRITE, json=WRITTEN, headers=headers).status_code == 200
+        assert visitor.get(READ, headers=headers).status_code == 200
+
+
+def test_behind_a_proxy_with_a_name(tmp_path: Path) -> None:
+    with visiting(door(tmp_path, LENS_ALLOWED_HOSTS="lens.example")) as visitor:
+        for host in ("lens.example", visitor.base_url.netloc.decode()):
+            headers = {"Host": host, "Origin": "https://lens.example"}
+            assert visitor.post(WRITE, json=WRITTEN, headers=headers).status_code == 200
+        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            assert visitor.post(WRITE, json=WRITTEN, headers=headers).status_code == 403
+
+
+def test_a_long_address(visitor: httpx.Client) -> None:
+    assert visitor.get(f"{READ}?x={'a' * 8000}").status_code == 200
+    _refused(visitor.get(f"{READ}?x={'a' * 8200}"), 414, "address_too_long")
+    _refused(visitor.get(f"/{'a' * 8200}"), 414, "address_too_long")
+
+
+@pytest.mark.parametrize("size", [LIMITS.body_bytes + 1, 1_000_000, 20_000_000])
+def test_a_body_that_is_too_large(visitor: httpx.Client, size: int) -> None:
+    """Memory that anybody can take, by a length that is told or by one that is not."""
+    told = raw(visitor, POST + b"Content-Length: %d\r\n\r\n" % size, b"x" * size)
+    chunk = b"1000\r\n" + b"x" * 4096 + b"\r\n"
+    chunks = [chunk] * (size // 4096 + 1) + [b"0\r\n\r\n"]
+    untold = raw(visitor, POST + b"Transfer-Encoding: chunked\r\n\r\n", *chunks)
+    for answer in (told, untold):
+        # Of what nobody reads to its end the answer may be lost; never is it a success.
+        if answer or size < 8_000_000:
+            assert answer.startswith(b"HTTP/1.1 413 "), answer[:200]
+            assert b"\r\nconnection: close\r\n" in answer.lower()
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"] == "too_large"
+
+
+def test_a_body_that_is_just_small_enough(visitor: httpx.Client) -> None:
+    body = BODY.ljust(LIMITS.body_bytes)
+    assert visitor.post(WRITE, content=body, headers=JSON).status_code == 200
+    parts = iter([body[:9], body[9:]])
+    assert visitor.post(WRITE, content=parts, headers=JSON).status_code == 200
+
+
+def test_a_client_may_ask_first_whether_to_send(visitor: httpx.Client) -> None:
+    """A body sent in vain, or one that is waited for by both sides."""
+    head = POST + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: "
+    answer = raw(visitor, head + b"%d\r\n\r\n" % len(BODY), 0.2, BODY)
+    assert answer.startswith(b"HTTP/1.1 100 ") and b"HTTP/1.1 200 " in answer
+
+
+def test_a_slow_body(visitor: httpx.Client) -> None:
+    """A thousand connections, each of which holds a request for an hour."""
+    begun = time.monotonic()
+    answer = raw(visitor, POST + b"Content-Length: 1000\r\n\r\n{")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"too_slow"' in answer
+    assert LIMITS.body_seconds <= time.monotonic() - begun < LIMITS.body_seconds + 3
+
+
+def test_a_slow_head(visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, one step earlier (Slowloris)."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    whole = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    parts = ((b"",), (b"GET /api/health/live HT",), (whole[:-2],), (whole, 0.3, b"GET / HT"))
+    for sent in parts:
+        begun = time.monotonic()
+        answer = raw(visitor, *sent)
+        assert time.monotonic() - begun < 4
+        assert answer.count(b"HTTP/1.1 ") == (1 if whole in sent else 0)
+
+
+def test_a_connection_that_is_used_well_is_kept(
+    visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patience for heads applied to what follows one."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    head = POST + b"Content-Length: %d\r\n" % len(BODY)
+    whole = head + b"\r\n" + BODY
+    # A body that takes its time, a rest, and several requests at once.
+    slow = (head + b"\r\n" + BODY[:5], 0.6, BODY[5:], 0.6)
+    answer = raw(visitor, *slow, whole * 3, head + b"Connection: close\r\n\r\n" + BODY)
+    assert answer.count(b"HTTP/1.1 200 ") == 5
+
+
+def test_a_head_without_end(visitor: httpx.Client) -> None:
+    line = b"X-Filler: " + b"x" * 1000 + b"\r\n"
+    answer = raw(visitor, b"GET / HTTP/1.1\r\nHost: localhost\r\n", *([line] * 200))
+    assert not answer or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_two_lengths(visitor: httpx.Client) -> None:
+    """A request within a request that only one of two servers sees (smuggling)."""
+    smuggled = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for lengths in (
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 4\r\nContent-Length: 40\r\n\r\nabcd",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+    ):
+        answer = raw(visitor, POST + lengths + smuggled)
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_is_left_of_a_refused_body_is_no_request(visitor: httpx.Client) -> None:
+    """A request hidden in the body of one that was refused."""
+    hidden = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = raw(
+        visitor,
+        b"POST %s HTTP/1.1\r\nHost: evil.example\r\nContent-Length: %d\r\n\r\n%s"
+        % (WRITE.encode(), len(hidden), hidden),
+    )
+    assert answer.startswith(b"HTTP/1.1 403 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_webhooks_are_limited(visitor: httpx.Client) -> None:
+    answers = [visitor.post("/api/kie/webhook", json={}) for _ in range(LIMITS.webhooks_a_minute)]
+    assert 429 not in [answer.status_code for answer in answers]
+    one_more = visitor.post("/api/kie/webhook", json={})
+    _refused(one_more, 429, "too_many_requests")
+    assert 1 <= int(one_more.headers["Retry-After"]) <= 120
+    assert visitor.get(READ).status_code == 200
+
+
+def test_websockets_are_refused(app: FastAPI, visitor: httpx.Client) -> None:
+    """A second way in that asks for no token."""
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    assert visitor.get("/api/events2", headers=upgrade).status_code == 404
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::", "192.0.2.1"])
+def test_up_does_not_open_itself_to_others_by_accident(
+    environment: pytest.MonkeyPatch, tmp_path: Path, bind: str
+) -> None:
+    """Everything everybody made, on the network because of one variable."""
+    home = tmp_path / "home"
+    environment.setenv("LENS_HOME", str(home))
+    environment.setenv("LENS_BIND", bind)
+    refused = lens("up")
+    assert (refused.code, refused.out) == (2, "")
+    (line,) = refused.err.splitlines()
+    assert "LENS_BIND" in line and "LENS_API_TOKEN" in line
+    assert not home.exists()
