@@ -12,6 +12,7 @@ from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalE
 
 from lens_pipeline.catalog import listing, projection, projects, writing
 from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
+from lens_pipeline.catalog.project_list import read_project_ids
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
     GenerationRows,
@@ -265,6 +266,11 @@ class Catalog:
         """Those of `ids` that are generations, finished or not, by id."""
         with self._connect() as connection:
             return listing.read_rows(connection, self._generation_key, ids)
+
+    def project_ids(self, limit: int) -> list[str]:
+        """Up to `limit` projects that have masters or assets; those of the latest masters first."""
+        with self._connect() as connection:
+            return read_project_ids(connection, limit)
 
     def check_writing(self) -> None:
         """Raise CatalogError, with the fix, unless `recording` is allowed."""

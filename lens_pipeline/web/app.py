@@ -1,12 +1,10 @@
 """Puts the app together."""
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.staticfiles import StaticFiles
 
 from lens_pipeline.web import (
     assets,
@@ -17,6 +15,8 @@ from lens_pipeline.web import (
     health,
     masters,
     metrics,
+    pages,
+    project_list,
     scaled,
     webhook,
 )
@@ -43,11 +43,11 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     app.openapi = lambda: _described(app)
     errors.install(app)
     for module in (
-        *(generations, masters, scaled, assets, webhook),
-        *(events, health, metrics),
+        *(generations, masters, scaled, assets, project_list),
+        *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.mount("/static", pages.static_files)
     return app
 
 

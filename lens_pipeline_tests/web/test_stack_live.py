@@ -15,7 +15,7 @@ from lens_pipeline_tests.pipeline.site import eventually
 from lens_pipeline_tests.pipeline.stack import Stack
 from lens_pipeline_tests.web.stream import EventSource
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 
 @pytest.fixture
