@@ -10,7 +10,7 @@ from typing import Any
 import av
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Position, expect
 
 from lens_pipeline.adding import copy_into_store
 from lens_pipeline.catalog import Kind
@@ -322,7 +322,7 @@ def _choose(page: Page) -> None:
     box = second.bounding_box()
     assert box is not None
     # Beyond its middle.
-    beyond = {"x": box["width"] * 0.8, "y": box["height"] / 2}
+    beyond = Position(x=box["width"] * 0.8, y=box["height"] / 2)
     page.locator(".shot").nth(0).drag_to(second, target_position=beyond)
     expect(page.locator(".shot .asset-name").first).to_have_text(bunny)
     assert order() == [bunny, tall, pan]
