@@ -156,7 +156,9 @@ def _database(settings: Settings, url: str) -> str:
         # As every command does with the embedded one.
         if settings.database_url is None:
             catalog.migrate()
+            catalog.create_view()
         catalog.check()
+        view = _view(catalog)
     except CatalogError as error:
         fix = _database_fix(str(error), "LENS_DATABASE_URL", is_dagster=False)
         raise _Problem(f"{error}{fix}") from error
@@ -165,7 +167,17 @@ def _database(settings: Settings, url: str) -> str:
         raise _Problem(f"it fails unexpectedly: {reason}: see its server's log") from error
     finally:
         catalog.close()
-    return f"{_shown(url)}: every read is allowed"
+    return f"{_shown(url)}: every read is allowed; {view}"
+
+
+def _view(catalog: Catalog) -> str:
+    """What there is to say of the view, without which everything but pages that read it works."""
+    if catalog.may_write_view():
+        return "lens_generations is kept true by `lens up`"
+    return (
+        "lens_generations is not kept: run `lens migrate` as a role that may create it, then GRANT"
+        " SELECT, INSERT, UPDATE, DELETE ON lens_derivatives to this one"
+    )
 
 
 def _provider_checks(settings: Settings, url: str | None) -> list[Check]:

@@ -341,6 +341,10 @@ class ObjectStore(ABC):
         """Where the object lies, for people: `file://…` or `s3://…`."""
 
     @abstractmethod
+    def ping(self) -> None:
+        """Look whether the store can be read at all, without writing. Raises as `check` does."""
+
+    @abstractmethod
     def sweep(self, older_than_seconds: float) -> int:
         """Remove what killed writers left behind; returns how many leftovers there were."""
 
@@ -392,6 +396,8 @@ class FileStore(ObjectStore):
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        # Whether `ping` has found the directory.
+        self._seen = False
 
     def write(
         self,
@@ -468,6 +474,16 @@ class FileStore(ObjectStore):
                     path.unlink()
                     removed += 1
         return removed
+
+    def ping(self) -> None:
+        # A new store has no directory before its first object.
+        with self._errors("open", ""):
+            try:
+                os.scandir(self._root).close()
+                self._seen = True
+            except FileNotFoundError:
+                if self._seen:
+                    raise
 
     def _path(self, key: str) -> Path:
         root = os.path.realpath(self._root)
@@ -696,6 +712,10 @@ class S3Store(ObjectStore):
                         )
                         removed += 1
         return removed
+
+    def ping(self) -> None:
+        with self._errors("open", ""):
+            self._client().head_bucket(Bucket=self._bucket)
 
     def _name(self, key: str) -> str:
         return self._prefix + validate_key(key)

@@ -38,7 +38,7 @@ class ShotChecker:
             directory = Path(name)
             file = directory / "source"
             fetched = workshop.fetcher.fetch(row.shot.source, file)
-            work = media_work(workshop, directory, self._settings)
+            work = media_work(workshop, directory, self._settings, 1)
             source = Source(row.id, file, fetched.sha256)
             cache = ShotCache(workshop.store, directory)
             try:

@@ -2,6 +2,7 @@
 
 from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
 from lens_pipeline.catalog.listing import ListedGeneration, Place, Selection
+from lens_pipeline.catalog.projection import Projected
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.reading import Catalog
 from lens_pipeline.catalog.rows import (
@@ -33,6 +34,7 @@ __all__ = [
     "Place",
     "Position",
     "ProjectAsset",
+    "Projected",
     "Row",
     "ScaledVideo",
     "Selection",

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline.catalog import listing, projects, writing
+from lens_pipeline.catalog import listing, projection, projects, writing
 from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
 from lens_pipeline.catalog.project_list import read_project_ids
 from lens_pipeline.catalog.row_sets import (
@@ -104,6 +104,45 @@ class Catalog:
             metadata.create_all(connection, tables=created, checkfirst=False)
             connection.commit()
         return [table.name for table in created]
+
+    def create_view(self) -> list[str]:
+        """Create `lens_generations` and its table where absent. Returns their names.
+
+        Raises CatalogError: this role may not. Everything else works without them.
+        """
+        with self._connect() as connection:
+            created = projection.create(connection)
+            connection.commit()
+        return created
+
+    def may_write_view(self) -> bool:
+        """Whether `lens_generations` is there, and this role may keep it true."""
+        with self._connect() as connection:
+            return projection.may_write(connection)
+
+    def project(self, asset: str, rows: Iterable[projection.Projected], gone: Iterable[str]) -> int:
+        """Have `lens_generations` show these rows, and nothing of those `gone`.
+
+        Returns how many it showed otherwise.
+        """
+        wanted = {row.id: row for row in rows}
+        dropped = list(gone)
+        with self._connect() as connection:
+            shown = projection.read(connection, asset, [*wanted, *dropped])
+            changed = [row for row in wanted.values() if not row.shows_as(shown.get(row.id))]
+            dropped = [key for key in dropped if key in shown]
+            projection.write(connection, asset, changed)
+            if dropped:
+                projection.delete(connection, asset, dropped)
+            connection.commit()
+        return len(changed) + len(dropped)
+
+    def drop_orphans(self) -> int:
+        """Take what is gone or unfinished out of the projection; returns how many rows."""
+        with self._connect() as connection:
+            count = projection.delete_orphans(connection, FINISHED)
+            connection.commit()
+        return count
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
         """The finished rows of `kind` among `ids`, by id; unknown, unfinished ones are absent."""

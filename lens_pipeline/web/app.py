@@ -8,10 +8,13 @@ from fastapi.openapi.utils import get_openapi
 
 from lens_pipeline.web import (
     assets,
+    background,
     errors,
+    events,
     generations,
     health,
     masters,
+    metrics,
     pages,
     project_list,
     scaled,
@@ -33,6 +36,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         responses=errors.DESCRIBED,
+        lifespan=background.running,
     )
     app.state.context = context
     install(app, context.pipeline.settings, limits)
@@ -40,7 +44,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     errors.install(app)
     for module in (
         *(generations, masters, scaled, assets, project_list),
-        *(webhook, health, pages),
+        *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)
     app.mount("/static", pages.static_files)

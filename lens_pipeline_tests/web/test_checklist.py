@@ -17,7 +17,7 @@ from lens_pipeline_tests.servers import HostileServer
 from lens_pipeline_tests.web.provider_server import ProviderServer
 from lens_pipeline_tests.web.signing import headers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 # On two busy cores; most take one.
 SECONDS = 30

@@ -10,7 +10,16 @@ from fastapi import FastAPI
 
 from lens_pipeline.web.access import Caller, CallerDep, MediaCallerDep
 from lens_pipeline_tests.pipeline.site import Site
-from lens_pipeline_tests.web.doors import BEARER, TOKEN, access, bearer, door, token_of, visiting
+from lens_pipeline_tests.web.doors import (
+    BEARER,
+    READ,
+    TOKEN,
+    access,
+    bearer,
+    door,
+    token_of,
+    visiting,
+)
 
 PATH = "/api/generations/p1/preview"
 
@@ -117,7 +126,8 @@ def test_a_signature_only_opens_what_takes_links(guarded: FastAPI, visitor: http
     url = access(guarded).links.sign("/api/generations/p1/file", "", int(time.time()) + 60)
     assert visitor.get(url).status_code == 401
     assert visitor.get(url, headers=BEARER).text == '"no picture"'
-    never = access(guarded).links.sign("/api/generations", "", int(time.time()) + 60)
+    # Nor where no handler asks who is there.
+    never = access(guarded).links.sign(READ, "", int(time.time()) + 60)
     assert visitor.get(never).status_code == 401
 
 

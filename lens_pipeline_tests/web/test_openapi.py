@@ -36,6 +36,7 @@ def test_the_api_is_as_described(site: Site, web: httpx.Client, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("provider")
 def test_where_a_token_is_set_it_is_needed_as_described(
     site: Site, guarded_app: FastAPI, tmp_path: Path
 ) -> None:

@@ -603,7 +603,8 @@ def test_rows_of_others_are_unknown(
         foreign = web.post("/api/kie/sync", params={"taskId": task})
         assert refused(foreign) == (404, "unknown_task")
         unknown = web.post("/api/kie/sync", params={"taskId": "task_x"})
-        assert foreign.text == unknown.text.replace("task_x", task)
+        expected = unknown.json()["message"].replace("task_x", task)
+        assert foreign.json()["message"] == expected
         assert refused(web.post("/api/generations/bad/retry")) == (404, "not_found")
     assert provider.asked == []
     assert site.status("bad")["state"] == "dead"
