@@ -11,7 +11,7 @@ import pandas as pd
 
 NAMES = (
     *("render", "throughput", "latency", "webhook", "run_start", "growth", "memory"),
-    *("masters", "beside_masters"),
+    *("masters", "beside_masters", "status_pages", "streaming"),
 )
 _RESULTS = Path(__file__).parent / "results.json"
 
@@ -25,6 +25,7 @@ AT_LEAST = {
     "master_all_odd_speedup": 1.0,
     "master_all_odd_ssim_vs_old": 1.0,
     "master_cached_speedup": 4,
+    "video_throughput_vs_nginx": 0.7,
 }
 AT_MOST = {
     "latency_p50_vs_poller": 0.6,
@@ -33,6 +34,7 @@ AT_MOST = {
     "run_start_vs_default": 0.1,
     "tick_growth_100k": 2.0,
     "preview_p95_beside_masters": 1.5,
+    "status_page_growth_100k": 1.5,
 }
 
 

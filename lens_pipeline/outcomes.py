@@ -1,85 +1,115 @@
-"""What becomes of a row once the provider is done with its task: written, and worked on at once."""
+"""What became of the rows of a project: for pages that list masters, renditions and assets."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import datetime as dt
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import dagster as dg
-from sqlalchemy.exc import SQLAlchemyError
-
-from lens_pipeline.catalog import Generation, TaskRow
-from lens_pipeline.gaps import assess
-from lens_pipeline.library import derivative_of
+from lens_pipeline.catalog import Row
+from lens_pipeline.derivatives import Derivative
+from lens_pipeline.gaps import Assessed, assess
+from lens_pipeline.letters import EXPLAINED
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.provider import Task, TaskState
-from lens_pipeline.queueing import RunQueue
 from lens_pipeline.status import State
 
-logger = logging.getLogger(__name__)
+# As `assets/master_maker.py` says it: `encoding: 42 % (1.3 x real time)`.
+_PERCENT = re.compile(r"(\d+) %")
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A row after its task was looked at."""
+class Outcome:
+    """Where one derivative of a row stands, with what its materialization or failure says."""
 
-    changed: bool
-    status: str
-    """What the row says now."""
-    run_ids: tuple[str, ...] = ()
-    problem: str | None = None
-    """Why nothing can be made of the finished row."""
+    state: State
+    revision: str
+    """What the row calls for now, and what it has if it is ready."""
+    waits: str | None = None
+    attempts: int = 0
+    run_id: str | None = None
+    progress: str | None = None
+    """How far the run is that makes it, in words."""
+    path: str | None = None
+    """Object key, if it is ready."""
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    duration_seconds: float | None = None
+    method: str | None = None
+    thumbhash: str | None = None
+    ready_at: dt.datetime | None = None
+    reason: str | None = None
+    """Why a shot that was checked cannot be used."""
+    error: str | None = None
+    error_class: str | None = None
 
-
-def settle(
-    pipeline: Pipeline, queue: RunQueue, row: TaskRow, task: Task, origin: str
-) -> Settled | None:
-    """Bring the row in line with its task, and ask for its derivative; None if the row is gone.
-
-    Doing it again, or at once with others, changes nothing: the row is locked meanwhile. The run is
-    prepared before the finished row can be seen, so that the sensors find it in work already, and
-    begins only after that, so that it finds the row.
-
-    Without Dagster's database the row is finished all the same: the sensors take it up later.
-
-    Raises CatalogError, NoRightToWrite among them.
-    """
-    if not task.state.is_final:
-        return Settled(False, row.status)
-    runs: list[dg.DagsterRun] = []
-    try:
-        with pipeline.catalog.recording(row, task.urls[0] if task.urls else None) as recorded:
-            if recorded is None:
-                return None
-            if recorded.generation and task.state is TaskState.SUCCESS:
-                with _optional(row):
-                    runs = _prepared(pipeline, queue, recorded.generation, origin)
-    except BaseException:
-        queue.discard(runs)
-        raise
-    with _optional(row):
-        queue.release(runs)
-    run_ids = tuple(run.run_id for run in runs)
-    logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
-    return Settled(recorded.changed, recorded.status, run_ids, recorded.problem)
+    @property
+    def percent(self) -> int | None:
+        found = _PERCENT.search(self.progress or "")
+        return min(int(found[1]), 100) if found else None
 
 
-@contextmanager
-def _optional(row: TaskRow) -> Iterator[None]:
-    """Go on without a run if Dagster's database does not answer."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        logger.warning("row %r waits for the sensors or the backfill: %s", row.id, error)
+def outcomes(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> dict[str, Outcome]:
+    """What became of each row, by id; a constant number of queries."""
+    if not rows:
+        return {}
+    assessed = assess(pipeline, derivative, rows)
+    events = [one.standing.event_id for one in assessed if one.standing.event_id]
+    details = pipeline.log.details(events) if events else {}
+    runs = [
+        one.standing.run_id
+        for one in assessed
+        if one.standing.run_id and one.standing.state is State.PROCESSING
+    ]
+    progress = pipeline.log.progresses(runs) if runs else {}
+    return {
+        one.row.id: _outcome(one, details.get(one.standing.event_id or 0, {}), progress)
+        for one in assessed
+    }
 
 
-def _prepared(
-    pipeline: Pipeline, queue: RunQueue, generation: Generation, origin: str
-) -> list[dg.DagsterRun]:
-    if not pipeline.settings.enabled:
-        return []
-    derivative = derivative_of(generation.kind)
-    (assessed,) = assess(pipeline, derivative, [generation])
-    if assessed.standing.state not in (State.NONE, State.FAILED):
-        return []
-    return queue.prepare({derivative: [generation.id]}, origin)
+def _outcome(
+    assessed: Assessed, facts: Mapping[str, object], progress: Mapping[str, str]
+) -> Outcome:
+    standing = assessed.standing
+    if standing.state is State.READY:
+        return Outcome(
+            State.READY,
+            assessed.revision,
+            run_id=standing.run_id,
+            path=_text(facts.get("path")),
+            width=_whole(facts.get("width")),
+            height=_whole(facts.get("height")),
+            bytes=_whole(facts.get("bytes")),
+            duration_seconds=_number(facts.get("duration_seconds")),
+            method=_text(facts.get("method")),
+            thumbhash=_text(facts.get("thumbhash")),
+            ready_at=_time(facts.get("at")),
+            reason=_text(facts.get("reason")),
+        )
+    error = EXPLAINED.get(standing.error_class or "") or _text(facts.get("error"))
+    return Outcome(
+        standing.state,
+        assessed.revision,
+        waits=assessed.waits if standing.state in (State.NONE, State.FAILED) else None,
+        attempts=standing.attempts,
+        run_id=standing.run_id,
+        progress=progress.get(standing.run_id or ""),
+        error=error if standing.error_class else None,
+        error_class=standing.error_class,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _time(value: object) -> dt.datetime | None:
+    return value if isinstance(value, dt.datetime) else None

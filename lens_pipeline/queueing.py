@@ -1,14 +1,18 @@
 """Puts runs into Dagster's queue for what people and the provider ask for: not at the next tick."""
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
+from kombu.exceptions import OperationalError
 
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.submit import create_run, enqueue
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import NEW_PRIORITY, plan_runs
+
+logger = logging.getLogger(__name__)
 
 
 class RunQueue:
@@ -71,6 +75,21 @@ class RunQueue:
         """Forget prepared runs, as if they had never been."""
         for run in runs:
             self.instance.delete_run(run.run_id)
+
+    def cancel(self, unwanted: Mapping[Derivative, Sequence[str]]) -> None:
+        """End the runs that are to make one of these derivatives and nothing else."""
+        runs = {
+            run_id
+            for derivative, keys in unwanted.items()
+            for key in keys
+            for run_id in self._pipeline.log.runs_of(derivative.asset, key)
+        }
+        for run_id in runs:
+            try:
+                self.instance.run_coordinator.cancel_run(run_id)
+            except OperationalError as error:
+                # Only of a run that no worker has begun would the broker have had to know.
+                logger.warning("the broker does not hear that run %s ends: %s", run_id, error)
 
     def _job(self, derivative: Derivative) -> dg.JobDefinition:
         with self._lock:

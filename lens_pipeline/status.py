@@ -260,6 +260,34 @@ class EventLog:
         with self._engine.connect() as connection:
             return connection.execute(query, {"run_id": run_id, "key": PROGRESS_TAG}).scalar()
 
+    def progresses(self, run_ids: Iterable[str]) -> dict[str, str]:
+        """How far each run says it is, in words, by run id; absent if it does not say."""
+        query = sa.text(
+            "SELECT run_id, value FROM run_tags WHERE run_id = ANY(:ids) AND key = :key"
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query, {"ids": list(run_ids), "key": PROGRESS_TAG})
+            return {row.run_id: row.value for row in rows}
+
+    def runs_of(self, asset: str, key: str) -> list[str]:
+        """Runs queued or under way that are to materialize this partition, and no other."""
+        query = sa.text(
+            """
+            SELECT DISTINCT e.run_id FROM event_logs e JOIN runs r ON r.run_id = e.run_id
+             WHERE r.status = ANY(:statuses)
+               AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+               AND e.asset_key = :asset AND e.partition = :key
+               AND NOT EXISTS (
+                 SELECT FROM event_logs o
+                  WHERE o.run_id = e.run_id
+                    AND o.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+                    AND o.partition IS DISTINCT FROM e.partition)
+            """
+        )
+        with self._engine.connect() as connection:
+            values = {"asset": _db_key(asset), "key": key, "statuses": list(_IN_FLIGHT)}
+            return list(connection.execute(query, values).scalars())
+
     def in_flight(self, asset: str) -> set[str]:
         """Partitions that runs are to materialize which are queued or under way."""
         query = sa.text(

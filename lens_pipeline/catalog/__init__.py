@@ -2,6 +2,7 @@
 
 from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
 from lens_pipeline.catalog.listing import ListedGeneration, Place, Selection
+from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.reading import Catalog
 from lens_pipeline.catalog.rows import (
     FINISHED,
@@ -15,14 +16,17 @@ from lens_pipeline.catalog.rows import (
     Shot,
     UnusableRow,
 )
+from lens_pipeline.catalog.shots import MOST_SHOTS
 from lens_pipeline.catalog.writing import TaskRow
 
 __all__ = [
     "FINISHED",
+    "MOST_SHOTS",
     "Catalog",
     "CatalogError",
     "Generation",
     "Kind",
+    "Listed",
     "ListedGeneration",
     "MasterVideo",
     "NoRightToWrite",

@@ -1,20 +1,17 @@
-"""Reads the application's tables, for which a role that may only SELECT is enough.
-
-What it writes is what people and the provider ask for.
-"""
+"""The application's tables; for all but what people and the provider ask for, SELECT is enough."""
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline.catalog import listing, writing
-from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog import listing, projects, writing
+from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
     GenerationRows,
@@ -31,7 +28,11 @@ from lens_pipeline.catalog.tables import (
     master_videos,
     metadata,
     project_assets,
+    scaled_videos,
 )
+from lens_pipeline.failures import InvalidRow
+
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 # Row-level security is in force for this role, and no policy lets it read.
 _NO_ROW_IS_VISIBLE = sa.text(
@@ -47,7 +48,10 @@ _NO_ROW_IS_VISIBLE = sa.text(
 
 
 class Catalog:
-    """Reads the application's tables. Safe to share between threads, not between processes."""
+    """Reads the application's tables, and adds what people ask for.
+
+    Safe to share between threads, not between processes.
+    """
 
     def __init__(self, url: str) -> None:
         # pre_ping: a restarted server must not cost a failed tick or file.
@@ -70,6 +74,10 @@ class Catalog:
             Kind.MASTER: masters,
             Kind.SCALED: ScaledRows(masters),
             Kind.SHOT: AssetRows(masters),
+        }
+        self._projects = {
+            kind: projects.ProjectRows(kind, self._rows[kind])
+            for kind in (Kind.MASTER, Kind.SCALED, Kind.SHOT)
         }
 
     def close(self) -> None:
@@ -281,6 +289,62 @@ class Catalog:
             connection.execute(sa.insert(master_videos), master)
             connection.commit()
 
+    def project_page(
+        self, kind: Kind, project_id: str, after: listing.Place | None, limit: int
+    ) -> list[projects.Listed]:
+        """Up to `limit` masters, renditions or assets of a project after that place, newest first.
+
+        Another page follows exactly if there are `limit`, or none.
+        """
+        with self._connect() as connection:
+            return self._projects[kind].page(connection, project_id, after, limit)
+
+    def project_rows(
+        self, kind: Kind, project_id: str, ids: Iterable[str]
+    ) -> dict[str, projects.Listed]:
+        """Those of `ids` that are masters, renditions or assets of the project, by id."""
+        with self._connect() as connection:
+            found = self._projects[kind].among(connection, project_id, ids)
+        return {listed.row.id: listed for listed in found}
+
+    def insert(self, kind: Kind, row_id: str, values: Mapping[str, Any]) -> bool:
+        """Insert a master, rendition or asset; False if the id is taken, and nothing is changed.
+
+        Raises NoRightToWrite. Raises InvalidRow: a value does not fit the host's column.
+        """
+        rows = self._projects[kind]
+        with self._writing("INSERT", rows.table) as connection:
+            try:
+                return rows.insert(connection, row_id, values)
+            except DataError as error:
+                raise InvalidRow(_first_line(error)) from error
+
+    def delete(self, kind: Kind, row_id: str) -> list[str]:
+        """Delete a row, and a master's renditions with it; returns the ids of those.
+
+        Raises NoRightToWrite.
+        """
+        rows = self._projects[kind]
+        with self._writing("DELETE", rows.table) as connection:
+            deleted = rows.delete(connection, row_id)
+            if not deleted.row and self.existing(kind, [row_id]):
+                raise _no_right(connection, "DELETE", rows.table, by_policy=True)
+        return deleted.renditions
+
+    @contextmanager
+    def _writing(self, action: str, table: sa.Table) -> Iterator[sa.Connection]:
+        """A transaction that is committed at the end. Raises NoRightToWrite."""
+        with self._connect() as connection:
+            try:
+                yield connection
+                connection.commit()
+            except DBAPIError as error:
+                if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
+                    raise
+                connection.rollback()
+                by_policy = "row-level security" in str(error.orig)
+                raise _no_right(connection, action, table, by_policy=by_policy) from error
+
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
         with self._translated(), self._engine.connect() as connection:
@@ -339,6 +403,22 @@ def _json_or_text(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         return text
+
+
+def _no_right(
+    connection: sa.Connection, action: str, table: sa.Table, *, by_policy: bool
+) -> NoRightToWrite:
+    role = connection.execute(sa.text("SELECT current_user")).scalar_one()
+    if by_policy:
+        return NoRightToWrite(
+            f"row-level security keeps role {role} from {action} on {table.name}: run CREATE"
+            f" POLICY lens_writes ON {table.name} TO {role} USING (true) WITH CHECK (true)"
+        )
+    names = ", ".join(one.name for one in (project_assets, master_videos, scaled_videos))
+    return NoRightToWrite(
+        f"role {role} may not {action} on {table.name}:"
+        f" run GRANT INSERT, DELETE ON {names} TO {role}"
+    )
 
 
 def _use_utc(connection: Any, _: object) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lens_pipeline.catalog.rows import FINISHED, Kind, Shot
 
 # Far above what anybody joins; a limit at all, since a row comes from outside.
-_MOST_SHOTS = 1000
+MOST_SHOTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def read_config(config: object) -> tuple[list[str], str | None]:
         return [], f"shot {place} of shots_config is no asset id but {_quoted(entry)}"
     if not ids:
         return [], "shots_config names no shot"
-    if len(ids) > _MOST_SHOTS:
-        return [], f"shots_config has {len(ids)} shots, over the limit of {_MOST_SHOTS}"
+    if len(ids) > MOST_SHOTS:
+        return [], f"shots_config has {len(ids)} shots, over the limit of {MOST_SHOTS}"
     return ids, None
 
 

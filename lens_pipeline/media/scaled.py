@@ -16,7 +16,7 @@ from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import Tools, Work, run, run_long
 from lens_pipeline.media.model import Rendition, ScaleSpec
 
-_SMALLEST, _LARGEST = 2, 8192
+SMALLEST, LARGEST = 2, 8192
 _PROBE_SECONDS = 30.0
 _SAMPLE_RATE = 48_000
 # Holds microseconds and the times of frames at any usual rate, such as 60000/1001.
@@ -83,8 +83,8 @@ def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Re
 
 
 def _even(pixels: int, name: str) -> int:
-    if not _SMALLEST <= pixels <= _LARGEST:
-        raise MediaError(f"{name} must be {_SMALLEST} to {_LARGEST} pixels, not {pixels}")
+    if not SMALLEST <= pixels <= LARGEST:
+        raise MediaError(f"{name} must be {SMALLEST} to {LARGEST} pixels, not {pixels}")
     return pixels - pixels % 2
 
 

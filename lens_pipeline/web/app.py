@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
 
-from lens_pipeline.web import errors, generations, health, webhook
+from lens_pipeline.web import assets, errors, generations, health, masters, scaled, webhook
 from lens_pipeline.web.access.setup import Limits
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.entrance import App, describe, install
@@ -30,8 +30,8 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     install(app, context.pipeline.settings, limits)
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router, webhook.router):
-        app.include_router(router)
+    for module in (generations, masters, scaled, assets, webhook, health):
+        app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
 

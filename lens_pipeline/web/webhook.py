@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from lens_pipeline import letters
 from lens_pipeline.catalog import TaskRow
 from lens_pipeline.library import derivative_of
-from lens_pipeline.outcomes import settle
 from lens_pipeline.provider import (
     TASK_ID,
     Provider,
@@ -22,6 +21,7 @@ from lens_pipeline.provider import (
     TaskState,
     UnknownTask,
 )
+from lens_pipeline.settling import settle
 from lens_pipeline.web.access import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.deliveries import verify
