@@ -92,9 +92,7 @@ def redirect(address: str) -> Response:
     if parts is None or not parts.hostname or not address.isprintable():
         raise ApiError(404, "not_found", "its row names no file")
     # Our own address, perhaps a signed one, is none of their business.
-    return RedirectResponse(
-        address, 307, {"Cache-Control": REVALIDATE, "Referrer-Policy": "no-referrer"}
-    )
+    return RedirectResponse(address, 307, {"Cache-Control": REVALIDATE})
 
 
 def _try(

@@ -158,7 +158,7 @@ def test_a_file_that_is_elsewhere_is_where_the_client_is_sent(
     answer = web.get("/api/generations/far/file")
     assert answer.status_code == 307
     assert answer.headers["Location"] == "https://example.org/a%20b/%C3%BC.mp4?x=1&y=2"
-    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
 
 
 NO_FILES = [
