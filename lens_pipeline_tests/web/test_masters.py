@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import event
 
-from lens_pipeline.web import access
 from lens_pipeline.web.access import Caller
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Databases, Site
+from lens_pipeline_tests.web.callers import become
 from lens_pipeline_tests.web.queue import execute_queued
 
 URL = f"/api/projects/{PROJECT}/master-videos"
@@ -42,10 +42,6 @@ def _queued(site: Site) -> list[tuple[str, str | None]]:
     """Job and partition of each run that was asked for, newest first."""
     key = "dagster/asset_partition_range_start"
     return [(run.job_name, run.tags.get(key)) for run in site.runs()]
-
-
-def _as(app: FastAPI, caller: Caller) -> None:
-    app.dependency_overrides[access.caller] = lambda: caller
 
 
 def test_a_master_from_its_order_to_the_download(
@@ -179,6 +175,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 def test_names_that_other_programs_gave_cannot_harm(
     site: Site, web: httpx.Client, project: Project
 ) -> None:
@@ -291,17 +288,17 @@ def test_projects_of_others_are_as_if_they_did_not_exist(
 ) -> None:
     _order(web, shots=shots, master_id="m1")
     places = ["", "/video", "/download", "/poster"]
-    _as(app, Caller(project_id=PROJECT))
+    become(app, Caller(project_id=PROJECT))
     assert web.get(f"{URL}/m1").status_code == 200
     for stranger in (Caller(project_id="p2"), Caller(user_id="u1")):
-        _as(app, stranger)
+        become(app, stranger)
         for place in places:
             assert web.get(f"{URL}/m1{place}").status_code == 404, place
         assert web.delete(f"{URL}/m1").status_code == 404
         assert web.post(f"{URL}/m1/retry").status_code == 404
         assert web.get(URL).status_code == 403
         assert _order(web, shots=shots).status_code == 403
-    _as(app, Caller())
+    become(app, Caller())
     # By way of a project of one's own neither.
     for place in places:
         assert web.get(f"/api/projects/p2/master-videos/m1{place}").status_code == 404
