@@ -13,7 +13,7 @@ from lens_pipeline.catalog.row_sets import IdColumn, RowSet, as_text
 from lens_pipeline.catalog.rows import Kind, MasterVideo, ProjectAsset, ScaledVideo
 from lens_pipeline.catalog.tables import TIME, master_videos, project_assets, scaled_videos
 
-# By kind: the table of those rows, and the column that holds a row's project, if it has one.
+# The table of each kind.
 _TABLES = {Kind.MASTER: master_videos, Kind.SCALED: scaled_videos, Kind.SHOT: project_assets}
 # Where a host's rows without a time stand.
 _NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

@@ -91,7 +91,6 @@ def redirect(address: str) -> Response:
         parts = None
     if parts is None or not parts.hostname or not address.isprintable():
         raise ApiError(404, "not_found", "its row names no file")
-    # Our own address, perhaps a signed one, is none of their business.
     return RedirectResponse(address, 307, {"Cache-Control": REVALIDATE})
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import Query, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lens_pipeline.catalog import Kind, Listed
 from lens_pipeline.derivatives import Derivative
@@ -13,7 +13,7 @@ from lens_pipeline.failures import InvalidRow
 from lens_pipeline.letters import retry
 from lens_pipeline.library import read_cursor, write_cursor
 from lens_pipeline.outcomes import Outcome
-from lens_pipeline.partitions import key_problem
+from lens_pipeline.partitions import KEY_PATTERN, key_problem
 from lens_pipeline.status import State
 from lens_pipeline.web.access import Caller
 from lens_pipeline.web.context import Context
@@ -44,7 +44,7 @@ def _is_name(value: str) -> str:
     return name
 
 
-Key = Annotated[str, AfterValidator(_is_key)]
+Key = Annotated[str, Field(pattern=f"^{KEY_PATTERN.pattern}$"), AfterValidator(_is_key)]
 Name = Annotated[str, AfterValidator(_is_name)]
 
 

@@ -13,7 +13,6 @@ from fastapi import FastAPI
 from lens_pipeline.pipeline import connect
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.stack.ports import LOOPBACK, free_port
-from lens_pipeline.web.access.caller import Caller, caller, media_caller
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.server import Server
@@ -36,12 +35,6 @@ def served(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(20)
-
-
-def as_if_from(app: FastAPI, somebody: Caller) -> None:
-    """Take every request for one of theirs from now on."""
-    for dependency in (caller, media_caller):
-        app.dependency_overrides[dependency] = lambda: somebody
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.access import Caller
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site
-from lens_pipeline_tests.web.conftest import as_if_from
+from lens_pipeline_tests.web.callers import become
 from lens_pipeline_tests.web.queue import execute_queued
 
 ASSETS = f"/api/projects/{PROJECT}/assets"
@@ -43,7 +43,7 @@ def test_an_asset_shows_its_poster_once_it_is_made(
     assert (asset["width"], asset["height"]) == (160, 120)
     assert asset["thumbhash"]
     # Who may see the project, though not the user, sees what it is made of.
-    as_if_from(app, Caller(project_id=PROJECT))
+    become(app, Caller(project_id=PROJECT))
     assert web.get("/api/generations/v/poster").status_code == 404
     poster = web.get(asset["poster_url"])
     assert (poster.status_code, poster.headers["Content-Type"]) == (200, "image/webp")
@@ -123,16 +123,17 @@ def test_a_token_of_a_project_reaches_nothing_that_is_not_its_own(
 ) -> None:
     """What lies in the store, of whichever user, would be seen through an asset of one's own."""
     site.add("v", "u1/v.mp4", type="video")
-    as_if_from(app, Caller(project_id=PROJECT))
+    become(app, Caller(project_id=PROJECT))
     for body in ({"generation_id": "v"}, {"asset_url": "u1/v.mp4"}):
         assert _add(web, **body).status_code == 403, body
     assert _add(web, asset_url="https://example.org/a.mp4").status_code == 201
-    as_if_from(app, Caller(project_id="p2"))
+    become(app, Caller(project_id="p2"))
     for url in (ASSETS, SCALED):
         assert web.get(url).status_code == 403
     assert _add(web, asset_url="https://example.org/a.mp4").status_code == 403
 
 
+@pytest.mark.slow
 def test_a_rendition_from_its_order_to_the_video(
     site: Site, web: httpx.Client, project: Project
 ) -> None:

@@ -5,6 +5,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,10 +14,17 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from lens_pipeline import store as store_module
+from lens_pipeline.queueing import RunQueue
+from lens_pipeline.store import ObjectStore, S3Store
 from lens_pipeline.web import media
 from lens_pipeline.web.access import Caller
+from lens_pipeline.web.app import create_app
+from lens_pipeline.web.context import Context
 from lens_pipeline_tests.pipeline.site import Site, eventually
-from lens_pipeline_tests.web.conftest import as_if_from
+from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
+from lens_pipeline_tests.web.callers import become
+from lens_pipeline_tests.web.conftest import served
 
 KEY = "u1/uploads/v1.mp4"
 
@@ -204,30 +213,16 @@ def test_nothing_is_served_as_what_a_browser_would_run(site: Site, web: httpx.Cl
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.fixture
-def as_user(app: FastAPI) -> Callable[[Caller], None]:
-    """Lets every request come from this caller."""
-
-    def become(caller: Caller) -> None:
-        as_if_from(app, caller)
-
-    return become
-
-
 def test_ids_of_another_user_are_as_if_they_did_not_exist(
-    site: Site,
-    web: httpx.Client,
-    film: bytes,
-    photo: Callable[[str], str],
-    as_user: Callable[[Caller], None],
+    site: Site, web: httpx.Client, app: FastAPI, film: bytes, photo: Callable[[str], str]
 ) -> None:
     site.add("p1", photo("p1"))
     site.once()
     urls = [f"/api/generations/{name}" for name in ("p1", "p1/preview", "p1/file", "v1/file")]
-    as_user(Caller(user_id="u1"))
+    become(app, Caller(user_id="u1"))
     assert {web.get(url, follow_redirects=False).status_code for url in urls} == {200, 307}
     for stranger in (Caller(user_id="u2"), Caller(project_id="p")):
-        as_user(stranger)
+        become(app, stranger)
         for url in urls:
             answers = [web.get(url), web.get(url, headers={"If-None-Match": "*"})]
             assert {answer.status_code for answer in answers} == {404}, url
@@ -353,3 +348,63 @@ def test_a_file_that_is_cut_short_while_it_is_sent_is_no_whole_one(
         client.recv(1000)
         os.truncate(site.store / KEY, 2_000_000)
         assert len(_all(client)) < len(large)
+
+
+@contextmanager
+def _over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
+    """Asks an app whose objects are in another store."""
+    pipeline = replace(site.pipeline, store=store)
+    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_objects_of_a_bucket(site: Site, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "seaweed").mkdir()
+    body = os.urandom(3_000_000)
+    site.add("v1", KEY, type="video")
+    with SeaweedServer(tmp_path / "seaweed") as server:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        store = S3Store(server.bucket, "x", server.endpoint)
+        store.write(KEY, body, content_type="video/mp4")
+        with _over(site, store) as web:
+            whole = _fetch(web)
+            assert (whole.status_code, whole.content) == (200, body)
+            assert _fetch(web, Range="bytes=1000-1999").content == body[1000:2000]
+            assert _fetch(web, Range="bytes=-5").content == body[-5:]
+            assert _fetch(web, "HEAD").headers["ETag"] == whole.headers["ETag"]
+            assert _fetch(web, If_None_Match=whole.headers["ETag"]).status_code == 304
+            assert _fetch(web, Range="bytes=9000000-").status_code == 416
+            store.write(KEY, b"", content_type="video/mp4")
+            empty = _fetch(web)
+            assert (empty.status_code, empty.content) == (200, b"")
+            store.delete(KEY)
+            assert _fetch(web).status_code == 404
+
+
+@pytest.mark.slow
+def test_without_a_bucket_and_with_it_again(
+    site: Site, environment: pytest.MonkeyPatch, server: HostileServer
+) -> None:
+    """An outage of the store is said before a byte is sent, and is over when it is over."""
+    environment.setattr(store_module, "S3_ATTEMPTS", 1)
+    for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
+        environment.setenv(f"AWS_{name}", value)
+    site.add("v1", KEY, type="video")
+    path = f"/lens/{KEY}"
+    known = {"ETag": '"e"', "Last-Modified": "Sun, 01 Mar 2026 12:00:00 GMT"}
+    server.put(path, b"film", "video/mp4", known)
+    with _over(site, S3Store("lens", "", server.url(""))) as web:
+        # The look at it, then the look and the opening.
+        for answers in ([Answer(503)], [Answer(200, b"film", known), Answer(500)]):
+            for answer in answers:
+                server.answer_first(path, answer)
+            failed = _fetch(web)
+            assert (failed.status_code, failed.json()["error"]) == (503, "store_unavailable")
+        # Replaced between the two: tried again, and whole.
+        server.answer_first(path, Answer(200, b"other", {**known, "ETag": '"f"'}))
+        answer = _fetch(web)
+        assert (answer.status_code, answer.content) == (200, b"film")
+        assert answer.headers["ETag"] == '"e"'
