@@ -78,6 +78,8 @@ def test_from_a_page_by_the_login_back_to_it(browser: httpx.Client) -> None:
     done = browser.post("/login", data=form, headers=origin(browser))
     assert (done.status_code, done.headers["Location"]) == (303, "/library?user_id=ann&x=%26y")
     assert browser.get(READ).status_code == 200
+    # Also behind a proxy with a password of its own.
+    assert browser.get(READ, headers={"Authorization": "Basic eDp5"}).status_code == 200
     # Nothing more to do there.
     assert browser.get("/login", params={"next": "/masters"}).headers["Location"] == "/masters"
 
