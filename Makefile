@@ -1,11 +1,11 @@
-# Every target sets up .venv by itself; none needs root.
+# Every target sets up .venv by itself; none needs root, but `test` wants Chromium to be there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast lint bench lock clean
+.PHONY: help venv demo test test-fast browser lint bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -26,8 +26,18 @@ $(STAMP): requirements.txt pyproject.toml
 demo: venv ## Run the pipeline on sample photos and videos
 	$(BIN)/lens demo
 
-test: test-fast ## Run every test
-	$(BIN)/python -m pytest -q -m slow
+test: browser test-fast ## Run every test
+	$(BIN)/python -m pytest -q -m "slow and not stack" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m stack
+
+# The one thing the tests need that no wheel has.
+browser: venv
+	@$(BIN)/python -m lens_pipeline_tests.web.chromium && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; \
+	else \
+	  echo 'No Chromium: its tests will fail. Install it: apt install chromium, or Google Chrome' >&2; \
+	fi
 
 test-fast: venv ## Run the tests that take no more than seconds each
 	$(BIN)/python -m pytest -q -m "not slow" -n 2

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 NAMES = (
-    *("render", "throughput", "latency", "run_start", "growth", "memory"),
-    *("masters", "beside_masters"),
+    *("render", "throughput", "latency", "webhook", "run_start", "growth", "memory"),
+    *("masters", "beside_masters", "status_pages", "streaming"),
 )
 _RESULTS = Path(__file__).parent / "results.json"
 
@@ -25,13 +25,16 @@ AT_LEAST = {
     "master_all_odd_speedup": 1.0,
     "master_all_odd_ssim_vs_old": 1.0,
     "master_cached_speedup": 4,
+    "video_throughput_vs_nginx": 0.7,
 }
 AT_MOST = {
     "latency_p50_vs_poller": 0.6,
     "latency_p95_vs_poller": 0.6,
+    "webhook_p50_vs_poller": 0.35,
     "run_start_vs_default": 0.1,
     "tick_growth_100k": 2.0,
     "preview_p95_beside_masters": 1.5,
+    "status_page_growth_100k": 1.5,
 }
 
 

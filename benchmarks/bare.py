@@ -49,6 +49,7 @@ def bare_worker(pipeline: Pipeline, processes: int) -> Iterator[BareWorker]:
             pipeline.store,
             timeout_seconds=settings.fetch_timeout_seconds,
             max_bytes=settings.max_source_bytes,
+            allow_hosts=settings.fetch_allow_hosts,
         ) as fetcher,
     ):
         sandbox.start()

@@ -35,8 +35,9 @@ _EDGE = 1024
 class Poller:
     """The plain worker: every pass makes the previews of up to 20 rows, and then it sleeps."""
 
-    def __init__(self, worker: BareWorker, database: sa.Engine) -> None:
+    def __init__(self, worker: BareWorker, database: sa.Engine, prefix: str) -> None:
         self.latencies: dict[str, float] = {}
+        self._prefix = prefix
         self._worker = worker
         self._database = database
         self._stopped = threading.Event()
@@ -68,7 +69,7 @@ class Poller:
                     return
 
     def _rows(self) -> Sequence[sa.Row]:
-        values = {"prefix": f"{_PREFIX}%", "done": list(self.latencies), "limit": _PASS_ROWS}
+        values = {"prefix": f"{self._prefix}%", "done": list(self.latencies), "limit": _PASS_ROWS}
         with self._database.connect() as connection:
             return connection.execute(_NEXT, values).all()
 
@@ -85,7 +86,7 @@ def run(quick: bool = False) -> dict[str, float]:
         stack.warm_up(sources)
         ids = [f"{_PREFIX}{index}" for index in range(rows)]
         with bare_worker(stack.pipeline, _CONCURRENCY) as worker:
-            poller = Poller(worker, stack.application)
+            poller = Poller(worker, stack.application, _PREFIX)
             with poller.polling():
                 _add_steadily(stack, ids, sources)
                 stack.await_previews(ids)

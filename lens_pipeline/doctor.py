@@ -124,6 +124,7 @@ def _server_checks(settings: Settings, up: Services | None) -> list[Check]:
             urls = replace(urls, broker=up.broker_url)
         return [
             _checked("database", lambda: _database(settings, _known(urls.database, blocked))),
+            *_provider_checks(settings, urls.database),
             _checked("Dagster database", lambda: _dagster(settings, _known(urls.dagster, blocked))),
             _checked("daemon", lambda: _daemon(settings, _known(urls.dagster, blocked), up)),
             _checked("broker", lambda: _broker(settings, urls.broker, up)),
@@ -155,7 +156,9 @@ def _database(settings: Settings, url: str) -> str:
         # As every command does with the embedded one.
         if settings.database_url is None:
             catalog.migrate()
+            catalog.create_view()
         catalog.check()
+        view = _view(catalog)
     except CatalogError as error:
         fix = _database_fix(str(error), "LENS_DATABASE_URL", is_dagster=False)
         raise _Problem(f"{error}{fix}") from error
@@ -164,7 +167,35 @@ def _database(settings: Settings, url: str) -> str:
         raise _Problem(f"it fails unexpectedly: {reason}: see its server's log") from error
     finally:
         catalog.close()
-    return f"{_shown(url)}: every read is allowed"
+    return f"{_shown(url)}: every read is allowed; {view}"
+
+
+def _view(catalog: Catalog) -> str:
+    """What there is to say of the view, without which everything but pages that read it works."""
+    if catalog.may_write_view():
+        return "lens_generations is kept true by `lens up`"
+    return (
+        "lens_generations is not kept: run `lens migrate` as a role that may create it, then GRANT"
+        " SELECT, INSERT, UPDATE, DELETE ON lens_derivatives to this one"
+    )
+
+
+def _provider_checks(settings: Settings, url: str | None) -> list[Check]:
+    """Of what only the webhook and its kin need, where they are used."""
+    if not settings.kie_api_key or url is None:
+        return []
+    return [_checked("provider", lambda: _provider(settings, url))]
+
+
+def _provider(settings: Settings, url: str) -> str:
+    catalog = Catalog(url)
+    try:
+        catalog.check_writing()
+    finally:
+        catalog.close()
+    if not settings.kie_webhook_key:
+        return "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY its webhooks are refused"
+    return "its webhooks are verified, and its tasks can be recorded"
 
 
 def _dagster(settings: Settings, url: str) -> str:

@@ -599,7 +599,7 @@ def _require_ok(host: str, status: int, headers: Mapping[str, str]) -> None:
     if status in {404, 410}:
         raise SourceMissing(f"{host}: answered {status}")
     if status in _NOT_NOW or status >= 500:
-        retry_after = _retry_after_seconds(headers) if status in {429, 503} else None
+        retry_after = retry_after_seconds(headers) if status in {429, 503} else None
         raise SourceUnavailable(f"{host}: answered {status}", retry_after_seconds=retry_after)
     if status != 200:
         raise SourceRefused(f"{host}: answered {status}")
@@ -608,7 +608,7 @@ def _require_ok(host: str, status: int, headers: Mapping[str, str]) -> None:
         raise SourceUnreadable(f"{host}: sends a compressed body although asked not to")
 
 
-def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """RFC 9110, 10.2.3: seconds, or a date; None if it is neither."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):

@@ -1,6 +1,6 @@
 """Dead letters: what was given up on and why, and how it is tried again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -70,6 +70,14 @@ def dead_letters(pipeline: Pipeline) -> list[Letter]:
     return letters
 
 
+def count_dead(pipeline: Pipeline) -> dict[Kind, int]:
+    """How many derivatives were given up on, by what their rows are."""
+    found = dict.fromkeys((derivative.kind for derivative in DERIVATIVES), 0)
+    for derivative in DERIVATIVES:
+        found[derivative.kind] += len(_dead(pipeline, derivative))
+    return found
+
+
 def report(pipeline: Pipeline, generation_id: str) -> list[Report]:
     """Where each derivative of a finished row with this id stands; empty if there is none."""
     return [
@@ -87,14 +95,17 @@ def why_not(pipeline: Pipeline, generation_id: str) -> str:
 
 
 def retry(
-    pipeline: Pipeline, instance: dg.DagsterInstance, ids: Iterable[str] | None
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    ids: Iterable[str] | None,
+    derivatives: Iterable[Derivative] = DERIVATIVES,
 ) -> dict[Derivative, list[str]]:
     """Forget earlier failures of `ids` (None: of every dead letter), so that they are tried again.
 
     Returns the ids that had failed, by derivative.
     """
     revived: dict[Derivative, list[str]] = {}
-    for derivative in DERIVATIVES:
+    for derivative in derivatives:
         if ids is None:
             candidates = _dead(pipeline, derivative)
         else:
@@ -110,11 +121,26 @@ def retry(
 
 def explain(pipeline: Pipeline, standing: Standing) -> str | None:
     """The reason of a failure in words."""
+    return explain_all(pipeline, [standing])[0]
+
+
+def explain_all(pipeline: Pipeline, standings: Sequence[Standing]) -> list[str | None]:
+    """The reason of each failure in words, in one query."""
+    in_the_log = [
+        standing.event_id
+        for standing in standings
+        if standing.event_id and standing.error_class and standing.error_class not in EXPLAINED
+    ]
+    details = pipeline.log.details(in_the_log) if in_the_log else {}
+    return [_words(standing, details) for standing in standings]
+
+
+def _words(standing: Standing, details: Mapping[int, Mapping[str, object]]) -> str | None:
     if standing.error_class is None or standing.event_id is None:
         return None
     if standing.error_class in EXPLAINED:
         return EXPLAINED[standing.error_class]
-    return str(pipeline.log.details([standing.event_id])[standing.event_id].get("error", ""))
+    return str(details[standing.event_id].get("error", ""))
 
 
 def _dead(pipeline: Pipeline, derivative: Derivative) -> list[Assessed]:

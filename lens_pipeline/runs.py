@@ -82,7 +82,11 @@ def plan_runs(
 ) -> list[dict[str, str]]:
     """Add `keys` to the partition set, and return the tags of the runs that cover them."""
     instance.add_dynamic_partitions(str(derivative.partitions.name), list(keys))
-    order = derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
+    order = (
+        derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
+        if len(keys) > 1
+        else keys  # one is a range of its own, wherever it is in a set that may be large
+    )
     tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(priority)}
     if force:
         tags[FORCE_TAG] = "true"

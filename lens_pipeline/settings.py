@@ -117,6 +117,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     render_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
     # Address-space limit of one rendering process, MiB.
     render_memory_mib: int = Field(default=3072, ge=512)
+    # Longest master, in seconds of its own.
+    max_master_seconds: float = Field(default=4 * 3600, gt=0)
     # Seconds without any progress after which an encode is stopped.
     encode_idle_seconds: float = Field(default=60.0, gt=0, le=3600)
     # Shots encoded for one master are kept for others: at most so long, and so much of them.

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 
 from lens_pipeline.failures import (
@@ -36,6 +37,10 @@ from lens_pipeline.settings import SettingsError
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
+    from botocore.response import StreamingBody
+
+# What a socket takes as it is.
+Buffer = bytes | bytearray | memoryview
 
 # Previews keep their key when their source changes, so copies must expire: five minutes, after
 # which a cache asks again and is answered 304 as long as the ETag is the same.
@@ -51,6 +56,8 @@ CONTENT_TYPES = {
     ".jpeg": "image/jpeg",
     ".jpg": "image/jpeg",
     ".json": "application/json",
+    ".m4v": "video/mp4",
+    ".mkv": "video/x-matroska",
     ".mov": "video/quicktime",
     ".mp4": "video/mp4",
     ".png": "image/png",
@@ -121,6 +128,10 @@ class NoSuchBucket(StoreRefused):
 
 class WrongCredentials(StoreRefused):
     """There are no credentials for the bucket, or its server does not accept them."""
+
+
+class ObjectReplaced(StoreUnavailable):
+    """The object was replaced or deleted while it was read; what is there now is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +247,51 @@ def _open_body(body: bytes | Path) -> BinaryIO:
     return io.BytesIO(body) if isinstance(body, bytes) else body.open("rb")
 
 
+class ObjectReader(ABC):
+    """Reads a range of one object: every byte is of the object that `info` describes.
+
+    For one thread at a time. After `select`; ends with `close`, which may be repeated.
+    """
+
+    def __init__(self, info: ObjectInfo) -> None:
+        self.info = info
+        self._place = 0
+        self._end = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes of the range that are still to be read."""
+        return self._end - self._place
+
+    def select(self, start: int, end: int) -> None:
+        """Go to the byte `start`, to read up to `end`, which is not read; what is needed is opened.
+
+        Raises as `read` does.
+        """
+        self._place, self._end = start, end
+
+    @abstractmethod
+    def read(self, most_bytes: int) -> Buffer:
+        """The next bytes of the range, up to so many; none at its end. May wait for the store.
+
+        Raises ObjectReplaced, SourceRefused, StoreRefused, StoreUnavailable.
+        """
+
+    def read_at_once(self, most_bytes: int) -> Buffer | None:
+        """As `read` if that takes no waiting, so that an event loop may call it; otherwise None."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class ObjectStore(ABC):
     """Objects by key. Safe to use from several threads, and across a fork."""
 
@@ -262,6 +318,13 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
+    def open(self, key: str) -> ObjectReader:
+        """A reader of the object that is stored as `key` now.
+
+        Raises SourceMissing, SourceRefused, StoreRefused, StoreUnavailable.
+        """
+
+    @abstractmethod
     def stat(self, key: str) -> ObjectInfo | None:
         """What is stored as `key`; None if nothing is."""
 
@@ -276,6 +339,10 @@ class ObjectStore(ABC):
     @abstractmethod
     def uri(self, key: str) -> str:
         """Where the object lies, for people: `file://…` or `s3://…`."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Look whether the store can be read at all, without writing. Raises as `check` does."""
 
     @abstractmethod
     def sweep(self, older_than_seconds: float) -> int:
@@ -329,6 +396,8 @@ class FileStore(ObjectStore):
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        # Whether `ping` has found the directory.
+        self._seen = False
 
     def write(
         self,
@@ -365,6 +434,16 @@ class FileStore(ObjectStore):
             check=_deadline(key, deadline_seconds),
         )
 
+    def open(self, key: str) -> ObjectReader:
+        path = self._path(key)
+        with ExitStack() as undo, self._errors("open", key):
+            file = undo.enter_context(FileIO(path, "rb", opener=_open_object))
+            info = _file_info(key, os.fstat(file.fileno()))
+            if info is None:
+                raise SourceMissing(f"{key}: no such object")
+            undo.pop_all()
+        return _FileReader(info, file)
+
     def stat(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
         try:
@@ -395,6 +474,16 @@ class FileStore(ObjectStore):
                     path.unlink()
                     removed += 1
         return removed
+
+    def ping(self) -> None:
+        # A new store has no directory before its first object.
+        with self._errors("open", ""):
+            try:
+                os.scandir(self._root).close()
+                self._seen = True
+            except FileNotFoundError:
+                if self._seen:
+                    raise
 
     def _path(self, key: str) -> Path:
         root = os.path.realpath(self._root)
@@ -438,7 +527,10 @@ class FileStore(ObjectStore):
             raise self._named_error(action, key, error) from error
 
     def _named_error(self, action: str, key: str, error: OSError) -> DerivativeError:
-        if action in {"read", "delete"} and error.errno in _ABSENT:
+        if action == "open" and error.errno in _ABSENT and not self._root.is_dir():
+            # What is opened was stored: a disk that is not mounted holds no proof of absence.
+            return StoreUnavailable(f"{self._root} is no directory: is its disk mounted?")
+        if action in {"open", "read", "delete"} and error.errno in _ABSENT:
             return SourceMissing(f"{key}: no such object")
         reason = f"cannot {action} {key} in {self._root}: {error.strerror}"
         if error.errno in _READ_ONLY:
@@ -448,6 +540,48 @@ class FileStore(ObjectStore):
         if error.errno in _NO_ROOM:
             return StoreUnavailable(f"{reason}: make room on the disk of LENS_STORE_URL")
         return StoreUnavailable(reason)
+
+
+def _open_object(path: str, flags: int) -> int:
+    """Neither through a symbolic link, nor waiting for whoever writes into a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+class _FileReader(ObjectReader):
+    """Holds the file open: a write puts a new one in its place and leaves this one as it is."""
+
+    def __init__(self, info: ObjectInfo, file: FileIO) -> None:
+        super().__init__(info)
+        self._file = file
+
+    def read(self, most_bytes: int) -> Buffer:
+        try:
+            return self._read(most_bytes, 0)
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read {self.info.key}: {error.strerror}") from error
+
+    def read_at_once(self, most_bytes: int) -> Buffer | None:
+        # Linux can say "only what is in memory", though not of every file system.
+        flag = getattr(os, "RWF_NOWAIT", None)
+        if flag is None:
+            return None
+        try:
+            return self._read(most_bytes, flag)
+        except OSError:  # if it is more than not being in memory, `read` will say so
+            return None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _read(self, most_bytes: int, flags: int) -> Buffer:
+        buffer = bytearray(min(most_bytes, self.left))
+        if not buffer:
+            return buffer
+        count = os.preadv(self._file.fileno(), [buffer], self._place, flags)
+        if count == 0:
+            raise ObjectReplaced(f"{self.info.key} was cut short while it was read")
+        self._place += count
+        return buffer if count == len(buffer) else memoryview(buffer)[:count]
 
 
 def _file_info(key: str, status: os.stat_result) -> ObjectInfo | None:
@@ -537,6 +671,12 @@ class S3Store(ObjectStore):
                     check=check,
                 )
 
+    def open(self, key: str) -> ObjectReader:
+        info = self.stat(key)
+        if info is None:
+            raise SourceMissing(f"{key}: no such object")
+        return _S3Reader(info, self._body)
+
     def stat(self, key: str) -> ObjectInfo | None:
         try:
             with self._errors("look up", key):
@@ -573,8 +713,39 @@ class S3Store(ObjectStore):
                         removed += 1
         return removed
 
+    def ping(self) -> None:
+        with self._errors("open", ""):
+            self._client().head_bucket(Bucket=self._bucket)
+
     def _name(self, key: str) -> str:
         return self._prefix + validate_key(key)
+
+    def _body(self, info: ObjectInfo, start: int, end: int) -> "StreamingBody":
+        """The bytes from `start` to before `end` of exactly this object; `start` is before `end`.
+
+        Raises ObjectReplaced if it is there no more.
+        """
+        # Lazy for the reason given in `_connect`.
+        from botocore.exceptions import ClientError
+
+        with self._errors("read", info.key):
+            try:
+                answer = self._client().get_object(
+                    Bucket=self._bucket,
+                    Key=self._name(info.key),
+                    Range=f"bytes={start}-{end - 1}",
+                    IfMatch=f'"{info.etag}"',
+                )
+            except ClientError as error:
+                if _status(error) not in {404, 412, 416}:
+                    raise
+                raise ObjectReplaced(f"{info.key} was replaced while it was read") from None
+        body = answer["Body"]
+        # Not every server that speaks S3 knows conditions, or ranges.
+        if answer["ETag"].strip('"') != info.etag or answer["ContentLength"] != end - start:
+            body.close()
+            raise ObjectReplaced(f"{info.key} was replaced while it was read")
+        return body
 
     def _upload(self, name: str, path: Path, headers: dict[str, str]) -> None:
         from boto3.s3.transfer import TransferConfig
@@ -677,7 +848,7 @@ class S3Store(ObjectStore):
 
     def _named_error(self, action: str, key: str, error: "ClientError") -> DerivativeError:
         code = str(error.response.get("Error", {}).get("Code", ""))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        status = _status(error)
         reason = f"cannot {action} s3://{self._bucket}/{self._prefix}{key}: {code or status}"
         if status >= 500 or code in _NOT_NOW:
             return StoreUnavailable(reason)
@@ -698,3 +869,54 @@ class S3Store(ObjectStore):
         if code in _DENIED:
             return WrongCredentials(f"{reason}: check the credentials and what they may do")
         return StoreRefused(reason)
+
+
+class _S3Reader(ObjectReader):
+    """Reads a range by one request, and goes on by another one if the connection breaks.
+
+    A server may hang up on a reader that is slow because a browser has buffered enough.
+    """
+
+    def __init__(
+        self, info: ObjectInfo, body: Callable[[ObjectInfo, int, int], "StreamingBody"]
+    ) -> None:
+        super().__init__(info)
+        self._request = body
+        self._body: StreamingBody | None = None
+
+    def select(self, start: int, end: int) -> None:
+        super().select(start, end)
+        self.close()
+        if self.left:
+            self._body = self._request(self.info, start, end)
+
+    def read(self, most_bytes: int) -> Buffer:
+        # Lazy for the reason given in `S3Store._connect`.
+        from botocore.exceptions import BotoCoreError
+
+        if not self.left:
+            return b""
+        reason = "its server hangs up"
+        for _ in range(S3_ATTEMPTS):
+            if self._body is None:
+                self._body = self._request(self.info, self._place, self._end)
+            try:
+                found = self._body.read(min(most_bytes, self.left))
+            except (BotoCoreError, OSError) as error:
+                reason = type(error).__name__
+                found = b""
+            if found:
+                self._place += len(found)
+                return found
+            self.close()
+        raise StoreUnavailable(f"cannot read {self.info.key}: {reason}")
+
+    def close(self) -> None:
+        if self._body is not None:
+            # Not read to its end: the connection cannot be used again.
+            self._body.close()
+            self._body = None
+
+
+def _status(error: "ClientError") -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -57,6 +57,7 @@ class HostileServer:
         self.connections = 0
         self._answers: dict[str, Answer] = {}
         self._first: dict[str, list[Answer]] = {}
+        self._misbehaving: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._tls = tls
@@ -91,6 +92,18 @@ class HostileServer:
         with self._lock:
             self._first.setdefault(path, []).extend([answer] * times)
 
+    def misbehave(self, path: str, like: str | None) -> None:
+        """Serve `path` as the one of the paths above; None: as before."""
+        with self._lock:
+            if like is None:
+                del self._misbehaving[path]
+            else:
+                self._misbehaving[path] = like
+
+    def misbehaviour(self, path: str) -> "Callable[[_Handler, HostileServer], None]":
+        with self._lock:
+            return MISBEHAVIOURS[self._misbehaving.get(path, path)]
+
     def fail_first(self, path: str, status: int = 500, times: int = 1) -> None:
         """Answer the next requests for `path` with `status`, then as before."""
         self.answer_first(path, Answer(status), times)
@@ -115,6 +128,8 @@ class HostileServer:
         with self._lock:
             self.requests[path] += 1
             self.received.append(headers)
+            if path in self._misbehaving:
+                return None
             if self._first.get(path):
                 return self._first[path].pop(0)
             if path in self._answers:
@@ -176,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = owner.answer_for(self.path, dict(self.headers.items()))
         if answer is None:
             self.close_connection = True
-            MISBEHAVIOURS[urlsplit(self.path).path](self, owner)
+            owner.misbehaviour(urlsplit(self.path).path)(self, owner)
         else:
             self._send(answer)
 

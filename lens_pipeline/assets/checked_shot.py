@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from lens_pipeline.assets.batch import materialize_batch
-from lens_pipeline.assets.master_maker import media_work
+from lens_pipeline.assets.master_maker import media_work, shot_limits
 from lens_pipeline.assets.media_failures import media_failures
 from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
@@ -38,12 +38,12 @@ class ShotChecker:
             directory = Path(name)
             file = directory / "source"
             fetched = workshop.fetcher.fetch(row.shot.source, file)
-            work = media_work(workshop, directory, self._settings)
+            work = media_work(workshop, directory, self._settings, 1)
             source = Source(row.id, file, fetched.sha256)
             cache = ShotCache(workshop.store, directory)
             try:
                 with media_failures():
-                    examine(source, Tools.find(), work, cache, self._settings.max_pixels)
+                    examine(source, Tools.find(), work, cache, shot_limits(self._settings))
                 reason = None
             except (ShotUnusable, SourceOverLimit) as error:
                 # The result of the check, not its failure: an asset may be a picture as well.

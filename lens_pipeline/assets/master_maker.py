@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from lens_pipeline.assets.media_failures import media_failures
+from lens_pipeline.assets.progress import Course
 from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
@@ -17,7 +18,7 @@ from lens_pipeline.derivatives import MASTER
 from lens_pipeline.failures import DerivativeError, ShotUnusable
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.ffmpeg import Tools, Work
-from lens_pipeline.media.joining.join import Master, Source, join
+from lens_pipeline.media.joining.join import Limits, Master, Source, join
 from lens_pipeline.settings import Settings
 from lens_pipeline.store import Fetched
 
@@ -47,7 +48,7 @@ class MasterMaker:
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
             key = MASTER.object_key(row, assessed.revision)
-            workshop.report("storing")
+            workshop.report("98 %: storing")
             size = master.path.stat().st_size
             workshop.keep(key, master.path, "video/mp4")
         stored = time.monotonic()
@@ -77,18 +78,24 @@ class MasterMaker:
         self._pictures.interrupt()
 
     def _join(self, workshop: Workshop, sources: list[Source], directory: Path) -> Master:
-        work = media_work(workshop, directory, self._settings)
+        work = media_work(workshop, directory, self._settings, len(sources))
         with media_failures():
             cache = ShotCache(workshop.store, directory)
-            return join(sources, Tools.find(), work, cache, self._settings.max_pixels)
+            return join(sources, Tools.find(), work, cache, shot_limits(self._settings))
 
 
-def media_work(workshop: Workshop, directory: Path, settings: Settings) -> Work:
-    """What long ffmpeg work in `directory` may take, and who hears of it."""
+def shot_limits(settings: Settings) -> Limits:
+    """What is refused of shots."""
+    return Limits(settings.max_pixels, settings.max_master_seconds)
+
+
+def media_work(workshop: Workshop, directory: Path, settings: Settings, shots: int) -> Work:
+    """What long ffmpeg work on so many shots in `directory` may take, and who hears of it."""
+    course = Course(shots)
 
     def report(stage: str, share: float, speed: float | None) -> None:
         pace = f" ({speed:.1f} x real time)" if speed else ""
-        workshop.report(f"{stage}: {100 * share:.0f} %{pace}")
+        workshop.report(f"{course.percent(stage, share)} %: {stage}{pace}")
 
     return Work(
         directory=directory,
@@ -112,7 +119,7 @@ def _fetch(
 
     def fetch(item: tuple[int, Shot]) -> Fetched:
         number, shot = item
-        workshop.report(f"fetching shot {shot.asset_id!r}")
+        workshop.report(f"0 %: fetching shot {shot.asset_id!r}")
         try:
             return workshop.fetcher.fetch(shot.source, _file(directory, number))
         except DerivativeError as error:

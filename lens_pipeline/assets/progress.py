@@ -7,9 +7,46 @@ import dagster as dg
 
 from lens_pipeline.status import PROGRESS_TAG
 
+# From where to where, in percent of the whole, each stage of media work leads, by how it is called.
+# An encode takes nearly all of the time; what is copied has little of any.
+_STAGES = (
+    ("checking shot", 5, 10),
+    ("unpacking shot", 10, 20),
+    ("encoding shot", 20, 85),
+    ("encoding sound", 85, 90),
+    ("scaling", 5, 90),
+    ("joining", 92, 92),
+    ("verifying", 95, 98),
+)
+
 # Seconds between updates of the tag and between lines of the log.
 _TAG_EVERY = 1.0
 _LINE_EVERY = 10.0
+
+
+class Course:
+    """Percent of a whole piece of media work, from what its stages say; it never goes back.
+
+    Safe to share between threads: shots are worked on several at once.
+    """
+
+    def __init__(self, shots: int) -> None:
+        self._shots = max(shots, 1)
+        self._lock = threading.Lock()
+        self._shares: dict[str, float] = {}
+        self._percent = 0
+
+    def percent(self, stage: str, share: float) -> int:
+        """Where the whole is, now that `stage` (one shot's, or all) has come to `share`."""
+        with self._lock:
+            self._shares[stage] = share
+            for name, start, end in _STAGES:
+                if stage.startswith(name):
+                    parts = self._shots if name.endswith("shot") else 1
+                    done = sum(s for key, s in self._shares.items() if key.startswith(name))
+                    reached = start + (end - start) * min(done / parts, 1.0)
+                    self._percent = max(self._percent, int(reached))
+            return self._percent
 
 
 class RunProgress:
@@ -22,7 +59,9 @@ class RunProgress:
         self._said = 0.0
 
     def show(self, text: str) -> None:
-        """`text` is what is done now, and how much of that is over."""
+        """`text` is what is done now, after how much of the whole is over if that is known: pages
+        read a number of percent from its beginning.
+        """
         now = time.monotonic()
         with self._lock:
             tag = now - self._tagged >= _TAG_EVERY

@@ -41,7 +41,7 @@ class ScaledMaker:
             master = directory / "master.mp4"
             fetched = workshop.take(master_key, master)
             fetch_ended = time.monotonic()
-            work = media_work(workshop, directory, self._settings)
+            work = media_work(workshop, directory, self._settings, 1)
             with media_failures():
                 rendition = render_scaled(master, spec, Tools.find(), work)
             picture, _ = self._pictures.render(rendition.path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.catalog.row_sets import IdColumn, as_text
+from lens_pipeline.catalog.row_sets import IdColumn, as_text, is_no_key
 from lens_pipeline.catalog.rows import FINISHED, Generation, Kind
 from lens_pipeline.catalog.tables import TIME, generations, row_time
 from lens_pipeline.partitions import key_problem
@@ -65,6 +65,9 @@ def read_page(
     conditions: list[sa.ColumnElement[bool]] = [
         generations.c.type.in_([Kind.PHOTO.value, Kind.VIDEO.value]),
         _TIME.is_not(None),
+        # Left out here rather than afterwards: a page that is not full is taken for the last.
+        sa.not_(is_no_key(key.text)),
+        sa.not_(is_no_key(as_text(user))),
     ]
     if selection.user_id is not None:
         user_key = IdColumn(user)

@@ -1,15 +1,18 @@
-"""Reads the application's tables; a role that may only SELECT is enough."""
+"""The application's tables; for all but what people and the provider ask for, SELECT is enough."""
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline.catalog import listing
+from lens_pipeline.catalog import listing, projection, projects, writing
+from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
+from lens_pipeline.catalog.project_list import read_project_ids
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
     GenerationRows,
@@ -26,8 +29,11 @@ from lens_pipeline.catalog.tables import (
     master_videos,
     metadata,
     project_assets,
+    scaled_videos,
 )
-from lens_pipeline.failures import LensError
+from lens_pipeline.failures import InvalidRow
+
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 # Row-level security is in force for this role, and no policy lets it read.
 _NO_ROW_IS_VISIBLE = sa.text(
@@ -42,12 +48,11 @@ _NO_ROW_IS_VISIBLE = sa.text(
 )
 
 
-class CatalogError(LensError):
-    """The application's database cannot be used; the message says what to do."""
-
-
 class Catalog:
-    """Reads the application's tables. Safe to share between threads, not between processes."""
+    """Reads the application's tables, and adds what people ask for.
+
+    Safe to share between threads, not between processes.
+    """
 
     def __init__(self, url: str) -> None:
         # pre_ping: a restarted server must not cost a failed tick or file.
@@ -57,16 +62,23 @@ class Catalog:
             pool_size=2,
             max_overflow=8,
             connect_args={"connect_timeout": 10, "application_name": "lens-pipeline"},
+            json_deserializer=_json_or_text,
         )
         event.listen(self._engine, "connect", _use_utc)
         self._generation_key = IdColumn(generations.c.id)
         masters = MasterRows(self._generation_key)
+        photos = GenerationRows(Kind.PHOTO, self._generation_key)
+        self._tasks = writing.TaskRows(photos)
         self._rows: dict[Kind, RowSet] = {
-            Kind.PHOTO: GenerationRows(Kind.PHOTO, self._generation_key),
+            Kind.PHOTO: photos,
             Kind.VIDEO: GenerationRows(Kind.VIDEO, self._generation_key),
             Kind.MASTER: masters,
             Kind.SCALED: ScaledRows(masters),
             Kind.SHOT: AssetRows(masters),
+        }
+        self._projects = {
+            kind: projects.ProjectRows(kind, self._rows[kind])
+            for kind in (Kind.MASTER, Kind.SCALED, Kind.SHOT)
         }
 
     def close(self) -> None:
@@ -92,6 +104,45 @@ class Catalog:
             metadata.create_all(connection, tables=created, checkfirst=False)
             connection.commit()
         return [table.name for table in created]
+
+    def create_view(self) -> list[str]:
+        """Create `lens_generations` and its table where absent. Returns their names.
+
+        Raises CatalogError: this role may not. Everything else works without them.
+        """
+        with self._connect() as connection:
+            created = projection.create(connection)
+            connection.commit()
+        return created
+
+    def may_write_view(self) -> bool:
+        """Whether `lens_generations` is there, and this role may keep it true."""
+        with self._connect() as connection:
+            return projection.may_write(connection)
+
+    def project(self, asset: str, rows: Iterable[projection.Projected], gone: Iterable[str]) -> int:
+        """Have `lens_generations` show these rows, and nothing of those `gone`.
+
+        Returns how many it showed otherwise.
+        """
+        wanted = {row.id: row for row in rows}
+        dropped = list(gone)
+        with self._connect() as connection:
+            shown = projection.read(connection, asset, [*wanted, *dropped])
+            changed = [row for row in wanted.values() if not row.shows_as(shown.get(row.id))]
+            dropped = [key for key in dropped if key in shown]
+            projection.write(connection, asset, changed)
+            if dropped:
+                projection.delete(connection, asset, dropped)
+            connection.commit()
+        return len(changed) + len(dropped)
+
+    def drop_orphans(self) -> int:
+        """Take what is gone or unfinished out of the projection; returns how many rows."""
+        with self._connect() as connection:
+            count = projection.delete_orphans(connection, FINISHED)
+            connection.commit()
+        return count
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
         """The finished rows of `kind` among `ids`, by id; unknown, unfinished ones are absent."""
@@ -216,6 +267,39 @@ class Catalog:
         with self._connect() as connection:
             return listing.read_rows(connection, self._generation_key, ids)
 
+    def project_ids(self, limit: int) -> list[str]:
+        """Up to `limit` projects that have masters or assets; those of the latest masters first."""
+        with self._connect() as connection:
+            return read_project_ids(connection, limit)
+
+    def check_writing(self) -> None:
+        """Raise CatalogError, with the fix, unless `recording` is allowed."""
+        with self._connect() as connection:
+            writing.check_right(connection)
+
+    def of_task(self, task_id: str) -> list[writing.TaskRow]:
+        """The rows of a task of the provider's."""
+        with self._connect() as connection:
+            return self._tasks.of(connection, task_id)
+
+    @contextmanager
+    def recording(
+        self, row: writing.TaskRow, asset_url: str | None
+    ) -> Iterator[writing.Recorded | None]:
+        """Write what a task came to, see `TaskRows.record`.
+
+        The row is locked, and nobody else sees what was written, until the block ends; undone if
+        it raises.
+        """
+        with self._translated():
+            connection = self._engine.connect()
+        with connection:
+            with self._translated():
+                recorded = self._tasks.record(connection, row, asset_url)
+            yield recorded
+            with self._translated():
+                connection.commit()
+
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert one finished generation."""
         with self._connect() as connection:
@@ -250,11 +334,73 @@ class Catalog:
             connection.execute(sa.insert(master_videos), master)
             connection.commit()
 
+    def project_page(
+        self, kind: Kind, project_id: str, after: listing.Place | None, limit: int
+    ) -> list[projects.Listed]:
+        """Up to `limit` masters, renditions or assets of a project after that place, newest first.
+
+        Another page follows exactly if there are `limit`, or none.
+        """
+        with self._connect() as connection:
+            return self._projects[kind].page(connection, project_id, after, limit)
+
+    def project_rows(
+        self, kind: Kind, project_id: str, ids: Iterable[str]
+    ) -> dict[str, projects.Listed]:
+        """Those of `ids` that are masters, renditions or assets of the project, by id."""
+        with self._connect() as connection:
+            found = self._projects[kind].among(connection, project_id, ids)
+        return {listed.row.id: listed for listed in found}
+
+    def insert(self, kind: Kind, row_id: str, values: Mapping[str, Any]) -> bool:
+        """Insert a master, rendition or asset; False if the id is taken, and nothing is changed.
+
+        Raises NoRightToWrite. Raises InvalidRow: a value does not fit the host's column.
+        """
+        rows = self._projects[kind]
+        with self._writing("INSERT", rows.table) as connection:
+            try:
+                return rows.insert(connection, row_id, values)
+            except DataError as error:
+                raise InvalidRow(_first_line(error)) from error
+
+    def delete(self, kind: Kind, row_id: str) -> list[str]:
+        """Delete a row, and a master's renditions with it; returns the ids of those.
+
+        Raises NoRightToWrite.
+        """
+        rows = self._projects[kind]
+        with self._writing("DELETE", rows.table) as connection:
+            deleted = rows.delete(connection, row_id)
+            if not deleted.row and self.existing(kind, [row_id]):
+                raise _no_right(connection, "DELETE", rows.table, by_policy=True)
+        return deleted.renditions
+
+    @contextmanager
+    def _writing(self, action: str, table: sa.Table) -> Iterator[sa.Connection]:
+        """A transaction that is committed at the end. Raises NoRightToWrite."""
+        with self._connect() as connection:
+            try:
+                yield connection
+                connection.commit()
+            except DBAPIError as error:
+                if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
+                    raise
+                connection.rollback()
+                by_policy = "row-level security" in str(error.orig)
+                raise _no_right(connection, action, table, by_policy=by_policy) from error
+
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
+        with self._translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            with self._engine.connect() as connection:
-                yield connection
+            yield
+        except NoSuchTableError as error:
+            raise CatalogError(f"table {error} does not exist: run `lens migrate`") from error
         except OperationalError as error:
             raise CatalogError(
                 f"the application's database cannot be reached: {_first_line(error)}"
@@ -294,6 +440,30 @@ def _check_table(connection: sa.Connection, table: str, needed: Iterable[str]) -
             f"row-level security hides every row of {table} from role {role}: run"
             f" CREATE POLICY lens_reads ON {table} FOR SELECT TO {role} USING (true)"
         )
+
+
+def _json_or_text(text: str) -> Any:
+    """The value, or `text` if it is nested too deep: one such row must not hide all others."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return text
+
+
+def _no_right(
+    connection: sa.Connection, action: str, table: sa.Table, *, by_policy: bool
+) -> NoRightToWrite:
+    role = connection.execute(sa.text("SELECT current_user")).scalar_one()
+    if by_policy:
+        return NoRightToWrite(
+            f"row-level security keeps role {role} from {action} on {table.name}: run CREATE"
+            f" POLICY lens_writes ON {table.name} TO {role} USING (true) WITH CHECK (true)"
+        )
+    names = ", ".join(one.name for one in (project_assets, master_videos, scaled_videos))
+    return NoRightToWrite(
+        f"role {role} may not {action} on {table.name}:"
+        f" run GRANT INSERT, DELETE ON {names} TO {role}"
+    )
 
 
 def _use_utc(connection: Any, _: object) -> None:

@@ -52,8 +52,7 @@ class IdColumn:
         """`ids` that can be in the table at all: comparing text to a uuid column is an error."""
         if self._uuid(connection):
             return [value for value in ids if _is_uuid(value)]
-        # PostgreSQL's text has no NUL.
-        return [value for value in ids if "\0" not in value]
+        return [value for value in ids if _is_text(value)]
 
     def among(self, connection: sa.Connection, ids: Sequence[str]) -> sa.ColumnElement[bool]:
         """Whether the key is one of `ids`, which are bindable."""
@@ -134,8 +133,8 @@ class GenerationRows(RowSet):
                 # A host's table may hold NULL here, which compares as neither.
                 generations.c.type.is_(None),
                 generations.c.type.not_in([Kind.PHOTO.value, Kind.VIDEO.value]),
-                _is_no_key(self.key.text),
-                _is_no_key(as_text(generations.c.user_id)),
+                is_no_key(self.key.text),
+                is_no_key(as_text(generations.c.user_id)),
             ),
         )
 
@@ -175,7 +174,7 @@ class MasterRows(RowSet):
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
         project = as_text(master_videos.c.project_id)
-        return sa.or_(_is_no_key(self.key.text), _is_no_key(project))
+        return sa.or_(is_no_key(self.key.text), is_no_key(project))
 
     def select(self) -> sa.Select:
         return sa.select(
@@ -258,19 +257,21 @@ class AssetRows(RowSet):
 
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
-        return _is_no_key(self.key.text)
+        return is_no_key(self.key.text)
 
     def select(self) -> sa.Select:
         return sa.select(
             self.key.text.label("id"),
             self.time.label("changed_at"),
             as_text(project_assets.c.project_id).label("project_id"),
+            as_text(project_assets.c.generation_id).label("generation_id"),
+            project_assets.c.asset_url.label("asset_url"),
         )
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         projects = {row.id: row.project_id for row in rows}
         found = self._masters.resolved(connection, projects)
-        return [_asset(shot) for shot in found]
+        return [_asset(row, shot) for row, shot in zip(rows, found, strict=True)]
 
 
 class ScaledRows(RowSet):
@@ -287,7 +288,7 @@ class ScaledRows(RowSet):
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
         missing = [scaled_videos.c[name].is_(None) for name in ("master_id", "width", "height")]
-        return sa.or_(_is_no_key(self.key.text), *missing)
+        return sa.or_(is_no_key(self.key.text), *missing)
 
     def select(self) -> sa.Select:
         return sa.select(
@@ -323,9 +324,11 @@ def _master(
     return MasterVideo(row.id, row.project_id, row.name or "", found, latest, problem)
 
 
-def _asset(shot: shots.Shot) -> ProjectAsset | UnusableRow:
-    unusable = key_problem("asset_id", shot.asset_id)
-    return UnusableRow(shot.asset_id, unusable) if unusable else ProjectAsset(shot.asset_id, shot)
+def _asset(row: sa.Row, shot: shots.Shot) -> ProjectAsset | UnusableRow:
+    unusable = key_problem("asset_id", row.id)
+    if unusable:
+        return UnusableRow(row.id, unusable)
+    return ProjectAsset(row.id, shot, row.generation_id, row.asset_url)
 
 
 def _scaled(row: sa.Row, master: Row | UnusableRow | None) -> ScaledVideo | UnusableRow:
@@ -353,8 +356,13 @@ def _generation_problem(row: sa.Row) -> str | None:
     return key_problem("id", row.id) or key_problem("user_id", row.user_id or "")
 
 
-def _is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
+def is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
     return sa.or_(text.is_(None), text.op("!~")(_GOOD_KEY), text.like("%..%"))
+
+
+def _is_text(value: str) -> bool:
+    """Whether PostgreSQL could hold it: no NUL, and no half of a character."""
+    return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _is_uuid(value: str) -> bool:

@@ -81,6 +81,8 @@ class ProjectAsset:
 
     id: str
     shot: Shot
+    generation_id: str | None
+    asset_url: str | None
 
     @property
     def finished_at(self) -> dt.datetime | None:

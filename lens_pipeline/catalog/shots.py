@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lens_pipeline.catalog.rows import FINISHED, Kind, Shot
 
 # Far above what anybody joins; a limit at all, since a row comes from outside.
-_MOST_SHOTS = 1000
+MOST_SHOTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ def read_config(config: object) -> tuple[list[str], str | None]:
     if isinstance(config, str):  # a column of text, or JSON within JSON
         try:
             config = json.loads(config)
-        except ValueError:
-            return [], "shots_config is no JSON"
+        except (ValueError, RecursionError):
+            return [], "shots_config is no JSON, or too deep"
     if not isinstance(config, list):
         return [], f"shots_config is no list of asset ids but {_quoted(config)}"
     ids = [entry for entry in config if isinstance(entry, str) and entry]
@@ -46,8 +46,8 @@ def read_config(config: object) -> tuple[list[str], str | None]:
         return [], f"shot {place} of shots_config is no asset id but {_quoted(entry)}"
     if not ids:
         return [], "shots_config names no shot"
-    if len(ids) > _MOST_SHOTS:
-        return [], f"shots_config has {len(ids)} shots, over the limit of {_MOST_SHOTS}"
+    if len(ids) > MOST_SHOTS:
+        return [], f"shots_config has {len(ids)} shots, over the limit of {MOST_SHOTS}"
     return ids, None
 
 
@@ -92,5 +92,8 @@ def _generated(name: str, generation_id: str, generation: ShotGeneration | None)
 
 
 def _quoted(value: object) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "a deeply nested one"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -83,4 +83,5 @@ sa.Index(
 sa.Index("project_assets_project_id", project_assets.c.project_id)
 sa.Index("master_videos_project_id", master_videos.c.project_id)
 sa.Index("master_videos_changed_at_id", row_time(master_videos), master_videos.c.master_id)
+sa.Index("scaled_videos_master_id", scaled_videos.c.master_id)
 sa.Index("scaled_videos_created_at_id", row_time(scaled_videos), scaled_videos.c.scaled_id)

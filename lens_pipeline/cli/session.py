@@ -87,5 +87,7 @@ def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
     from lens_pipeline.engine.storage import create_tables
 
     if loaded.database_url is None:
-        connect(loaded, endpoints).catalog.migrate()
+        catalog = connect(loaded, endpoints).catalog
+        catalog.migrate()
+        catalog.create_view()
     create_tables(endpoints.dagster_url)

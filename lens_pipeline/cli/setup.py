@@ -22,7 +22,13 @@ def migrate() -> None:
 
     loaded = load_settings()
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
-        created = connect(loaded, endpoints).catalog.migrate()
+        catalog = connect(loaded, endpoints).catalog
+        created = catalog.migrate()
+        try:
+            created += catalog.create_view()
+        except CatalogError as error:
+            # Only for pages that read it; everything else works without.
+            say(f"lens: lens_generations is not created: {error}")
         try:
             if create_database(endpoints.database_url, endpoints.dagster_url):
                 created.append("the database of Dagster")

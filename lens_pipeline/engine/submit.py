@@ -80,8 +80,13 @@ def submit_run(
 ) -> str:
     """Create a run as `create_run` does and put it into the queue; returns its id."""
     run = create_run(instance, job, tags, assets)
-    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+    enqueue(instance, run)
     return run.run_id
+
+
+def enqueue(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Put a run that `create_run` made into the queue."""
+    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
 
 
 def _code_location() -> GrpcServerCodeLocationOrigin:

@@ -66,12 +66,25 @@ def video_demuxer(head: bytes) -> str:
 
 def mp4_boxes(source: Path) -> Iterator[bytes]:
     """Types of the top-level boxes of an MP4, in order, up to the first that is damaged."""
+    return (kind for kind, _ in _boxes_with_end(source))
+
+
+def ends_in_fragment(source: Path) -> bool:
+    """Whether a fragmented MP4 is cut off within a fragment: it has no index that would tell."""
+    boxes = list(_boxes_with_end(source))
+    if b"moof" not in dict(boxes):
+        return False
+    kind, end = boxes[-1]
+    return kind in (b"moof", b"mdat") and end > source.stat().st_size
+
+
+def _boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
     file_bytes = source.stat().st_size
     with source.open("rb") as file:
         while len(header := file.read(_BOX.size)) >= _BOX_HEADER_BYTES:
             size, kind, large_size = _BOX.unpack(header.ljust(_BOX.size, b"\0"))
-            yield kind
             size = large_size if size == 1 else size
+            yield kind, file.tell() - len(header) + size
             # 0 is a box up to the end of the file; other sizes than these are damage.
             if not _BOX_HEADER_BYTES <= size <= file_bytes:
                 return

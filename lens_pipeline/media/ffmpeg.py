@@ -202,11 +202,11 @@ class _Watch:
             elif key == "speed":
                 self._speed = _number(value.strip().removesuffix("x"))
             elif key == "progress":
-                self._report()
+                self._report(is_last=value.strip() == "end")
 
-    def _report(self) -> None:
+    def _report(self, *, is_last: bool) -> None:
         now = time.monotonic()
-        if now - self._reported >= _REPORT_SECONDS:
+        if is_last or now - self._reported >= _REPORT_SECONDS:
             self._reported = now
             share = self._done_seconds / self._media_seconds if self._media_seconds else 0.0
             self._work.report(self._stage, share, self._speed)

@@ -10,25 +10,22 @@ from typing import Any
 
 import ffmpeg as ffmpeg_python
 
+from lens_pipeline.media import colour
 from lens_pipeline.media.content import mp4_boxes, read_head, video_demuxer
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import Tools, Work, run, run_long
 from lens_pipeline.media.model import Rendition, ScaleSpec
 
-_SMALLEST, _LARGEST = 2, 8192
+SMALLEST, LARGEST = 2, 8192
 _PROBE_SECONDS = 30.0
 _SAMPLE_RATE = 48_000
 # Holds microseconds and the times of frames at any usual rate, such as 60000/1001.
 _TIME_DENOMINATOR = 1_000_000
 # Players notice sound that is early by more than this (ITU-R BT.1359: 45 ms).
 _MAX_DRIFT_SECONDS = 0.04
-# Untagged video of less than this is taken for SD, as players and the posters do.
-_HD_WIDTH, _HD_HEIGHT = 1280, 577
 # What is decoded before the first frame: after a seek to a key frame, those shown before it but
 # stored after it are missing, at most as many as H.264 and HEVC can hold back.
 _LEAD_FRAMES = 16
-# PQ and HLG.
-_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 _TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 
 
@@ -48,8 +45,10 @@ class _Master:
     start: Fraction
     has_audio: bool
     is_hdr: bool
-    # Of untagged video; None: as the tags say.
-    matrix: str | None
+    # Tags of its colours, or unknown.
+    matrix: str
+    primaries: str
+    is_hd: bool
 
     @property
     def seconds(self) -> Fraction:
@@ -77,14 +76,15 @@ def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Re
     cut = _cut(spec, facts)
     path = work.directory / f"rendition-{width}x{height}-{cut.first}-{cut.frames}.mp4"
     command = _encode(facts, cut, (width, height), path).compile(cmd=str(tools.ffmpeg))
-    run_long(command, float(cut.frames / facts.rate), "scaling", work)
+    with colour.told_if_impossible():
+        run_long(command, float(cut.frames / facts.rate), "scaling", work)
     rendition = Rendition(path, width, height, float(cut.frames / facts.rate), cut.frames)
     return _verified(rendition, tools, work)
 
 
 def _even(pixels: int, name: str) -> int:
-    if not _SMALLEST <= pixels <= _LARGEST:
-        raise MediaError(f"{name} must be {_SMALLEST} to {_LARGEST} pixels, not {pixels}")
+    if not SMALLEST <= pixels <= LARGEST:
+        raise MediaError(f"{name} must be {SMALLEST} to {LARGEST} pixels, not {pixels}")
     return pixels - pixels % 2
 
 
@@ -99,8 +99,6 @@ def _facts(master: Path, tools: Tools) -> _Master:
     if "nb_frames" not in video:
         raise MediaError("the master has no index of its frames")
     width, height = _displayed_size(video)
-    is_hd = video["width"] >= _HD_WIDTH or video["height"] >= _HD_HEIGHT
-    is_tagged = video.get("color_space", "unknown") != "unknown"
     start = Fraction(video.get("start_time", 0)) - Fraction(probed["format"].get("start_time", 0))
     return _Master(
         path=master,
@@ -110,8 +108,10 @@ def _facts(master: Path, tools: Tools) -> _Master:
         height=height,
         start=start,
         has_audio=has_audio,
-        is_hdr=video.get("color_transfer") in _HDR_TRANSFERS,
-        matrix=None if is_tagged else "bt709" if is_hd else "smpte170m",
+        is_hdr=video.get("color_transfer") in colour.HDR_TRANSFERS,
+        matrix=video.get("color_space", "unknown"),
+        primaries=video.get("color_primaries", "unknown"),
+        is_hd=colour.is_hd(video["width"], video["height"]),
     )
 
 
@@ -224,8 +224,9 @@ def _picture(
 ) -> _Stream:
     width, height = size
     fitted_width, fitted_height = _fit(master, size)
-    given = {"in_color_matrix": master.matrix} if master.matrix else {}
-    wanted = {} if master.is_hdr else {"out_color_matrix": "bt709", "out_range": "tv"}
+    colours = {} if master.is_hdr else {"out_color_matrix": "bt709", "out_range": "tv"}
+    if colours and master.matrix == "unknown":
+        colours["in_color_matrix"] = "bt709" if master.is_hd else "smpte170m"
     # Even: colours are stored for two by two pixels.
     left, top = (width - fitted_width) // 4 * 2, (height - fitted_height) // 4 * 2
     # Half a frame before the first, so that no rounding can lose it.
@@ -236,10 +237,10 @@ def _picture(
         .filter("trim", end_frame=cut.frames)
         .filter("settb", f"{master.rate.denominator}/{master.rate.numerator}")
         .filter("setpts", "N")
-        .filter("scale", fitted_width, fitted_height, flags="lanczos", **given, **wanted)
+        .filter("scale", fitted_width, fitted_height, flags=colour.SCALER, **colours)
     )
     if master.is_hdr:
-        picture = _tone_mapped(picture)
+        picture = colour.to_sdr(picture, master.matrix, master.primaries)
     return (
         picture.filter("format", "yuv420p")
         .filter("pad", width, height, left, top)
@@ -254,17 +255,6 @@ def _fit(master: _Master, size: tuple[int, int]) -> tuple[int, int]:
     fitted = (2 * round(edge * scale / 2) for edge in (master.width, master.height))
     width, height = (max(2, edge) for edge in fitted)
     return width, height
-
-
-def _tone_mapped(picture: _Stream) -> _Stream:
-    """SDR of an HDR picture: linear light at 100 cd/m2 for white, BT.709, highlights rolled off."""
-    return (
-        picture.filter("zscale", transfer="linear", npl=100)
-        .filter("format", "gbrpf32le")
-        .filter("zscale", primaries="bt709")
-        .filter("tonemap", "hable", desat=0)
-        .filter("zscale", transfer="bt709", matrix="bt709", range="tv")
-    )
 
 
 def _sound(source: _Stream, lead: Fraction, seconds: Fraction) -> _Stream:

@@ -1,9 +1,11 @@
-"""HDR (PQ and HLG) to SDR, for one frame."""
+"""HDR (PQ and HLG) to SDR, for one frame. `colour` has it for video."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lens_pipeline.media.colour import WHITE_NITS
 
 _Floats = NDArray[np.floating[Any]]
 
@@ -11,8 +13,7 @@ _Floats = NDArray[np.floating[Any]]
 PQ = 16
 HLG = 18
 
-# Nits of white in SDR within HDR and of the brightest highlight kept: ITU-R BT.2408.
-_REFERENCE_WHITE = 203.0
+# Nits of the brightest highlight kept: ITU-R BT.2408.
 _PEAK = 1000.0
 
 # ITU-R BT.2087, linear light.
@@ -40,7 +41,7 @@ def to_srgb(rgb: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
     """Map `rgb`, 16-bit full-range BT.2020 coded with `transfer` (`PQ` or `HLG`), to 8-bit sRGB."""
     coded = rgb.astype(np.float32) / 65535
     nits = _pq_to_nits(coded) if transfer == PQ else _hlg_to_nits(coded)
-    mapped = _compress(np.minimum(nits, _PEAK)) / _REFERENCE_WHITE
+    mapped = _compress(np.minimum(nits, _PEAK)) / WHITE_NITS
     linear = np.clip(mapped @ _BT2020_TO_BT709.T, 0, 1)
     return np.rint(_srgb_code(linear) * 255).astype(np.uint8)
 
@@ -51,7 +52,7 @@ def _compress(nits: _Floats) -> _Floats:
     Below its knee, at about half of reference white, nothing changes: SDR within HDR looks as it
     should.
     """
-    peak, white = _nits_to_pq(np.array([_PEAK, _REFERENCE_WHITE])).tolist()
+    peak, white = _nits_to_pq(np.array([_PEAK, WHITE_NITS])).tolist()
     top = white / peak
     knee = 1.5 * top - 0.5
     largest = np.maximum(nits.max(axis=-1, keepdims=True), 1e-4)

@@ -16,6 +16,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from lens_pipeline.media import image, tonemap
+from lens_pipeline.media.colour import is_hd
 from lens_pipeline.media.content import (
     VIDEO_CODECS,
     header_error,
@@ -39,8 +40,7 @@ _BEGINNING_FRAMES = 72
 _LATER = (0.3, 0.5, 0.8)
 _LATER_FRAMES = 300
 
-# Matrix of untagged video by its size, as players guess: FFmpeg would take BT.601 for HD as well.
-_HD_WIDTH, _HD_HEIGHT = 1280, 576
+_HDR = (tonemap.PQ, tonemap.HLG)
 _MATRICES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -224,7 +224,7 @@ def _to_srgb(frame: av.VideoFrame, stream: av.VideoStream, spec: PosterSpec) -> 
     """Scale `frame` to square sRGB pixels, not yet turned upright."""
     image.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
     width, height = _fit(frame, stream, spec.longest_edge)
-    is_hdr = frame.color_trc in (tonemap.PQ, tonemap.HLG)
+    is_hdr = frame.color_trc in _HDR
     scaled = frame.reformat(
         width=width,
         height=height,
@@ -242,8 +242,10 @@ def _matrix(frame: av.VideoFrame) -> Colorspace:
     known = _MATRICES.get(frame.colorspace)
     if known is not None:
         return known
-    is_hd = frame.width >= _HD_WIDTH or frame.height > _HD_HEIGHT
-    return Colorspace.ITU709 if is_hd else Colorspace.ITU601
+    if frame.color_trc in _HDR:
+        return Colorspace.BT2020
+    # FFmpeg would take BT.601 for HD as well.
+    return Colorspace.ITU709 if is_hd(frame.width, frame.height) else Colorspace.ITU601
 
 
 def _fit(frame: av.VideoFrame, stream: av.VideoStream, longest_edge: int) -> tuple[int, int]:

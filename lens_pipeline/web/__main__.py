@@ -2,13 +2,12 @@
 
 import contextlib
 
-import uvicorn
-
 from lens_pipeline.cli.session import dagster_instance, load_settings
 from lens_pipeline.pipeline import current
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.server import Server
 from lens_pipeline.web.serving import configuration
 
 
@@ -19,7 +18,7 @@ def main() -> None:
         app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
         # Raised again once everything has ended.
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(configuration(app, loaded)).run()
+            Server(app, configuration(app, loaded)).run()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,25 @@
 """Puts the app together."""
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.staticfiles import StaticFiles
 
-from lens_pipeline.web import errors, generations, health
+from lens_pipeline.web import (
+    assets,
+    background,
+    errors,
+    events,
+    generations,
+    health,
+    masters,
+    metrics,
+    pages,
+    project_list,
+    scaled,
+    webhook,
+)
 from lens_pipeline.web.access.setup import Limits
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.entrance import App, describe, install
@@ -25,14 +36,18 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         responses=errors.DESCRIBED,
+        lifespan=background.running,
     )
     app.state.context = context
     install(app, context.pipeline.settings, limits)
     app.openapi = lambda: _described(app)
     errors.install(app)
-    for router in (generations.router, health.router):
-        app.include_router(router)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    for module in (
+        *(generations, masters, scaled, assets, project_list),
+        *(webhook, events, health, metrics, pages),
+    ):
+        app.include_router(module.router)
+    app.mount("/static", pages.static_files)
     return app
 
 

@@ -1,20 +1,33 @@
 """What the request handlers work with, set up once a process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.provider import Provider
 from lens_pipeline.queueing import RunQueue
+from lens_pipeline.web.deliveries import Deliveries
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The pipeline, and the queue that runs are put into."""
+    """The pipeline, the queue that runs are put into, and what the process knows beside them."""
 
     pipeline: Pipeline
     queue: RunQueue
+    deliveries: Deliveries = field(default_factory=Deliveries)
+    """Webhooks handled so far."""
+    provider: Provider | None = field(init=False)
+    """None without LENS_KIE_API_KEY."""
+
+    def __post_init__(self) -> None:
+        settings = self.pipeline.settings
+        provider = (
+            Provider(settings.kie_api, settings.kie_api_key) if settings.kie_api_key else None
+        )
+        object.__setattr__(self, "provider", provider)
 
 
 def context(request: Request) -> Context:

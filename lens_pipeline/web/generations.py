@@ -4,19 +4,32 @@ import datetime as dt
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from lens_pipeline import library
 from lens_pipeline.catalog import Kind, Selection
+from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.status import State
-from lens_pipeline.web.access import Caller, CallerDep
+from lens_pipeline.store import CONTENT_TYPES, InvalidKey
+from lens_pipeline.web.access import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
+from lens_pipeline.web.media import (
+    described,
+    is_web_address,
+    picture_not_ready,
+    redirect,
+    stream,
+)
 
 router = APIRouter(tags=["generations"])
 
 _MOST_ON_PAGE = 200
+_WEBP = "image/webp"
+_FILE = described(*sorted(set(CONTENT_TYPES.values())), "application/octet-stream") | {
+    307: {"description": "It lies elsewhere."}
+}
 
 
 class GenerationType(StrEnum):
@@ -133,3 +146,53 @@ def _visible_user(caller: Caller, user_id: str | None) -> str | None:
     if caller.project_id is not None or (wanted and not caller.may_see_user(wanted)):
         raise ApiError(403, "forbidden", "this token does not cover generations of that user")
     return wanted
+
+
+@router.head("/api/generations/{generation_id}/preview", responses=described(_WEBP))
+@router.get(
+    "/api/generations/{generation_id}/preview", response_class=Response, responses=described(_WEBP)
+)
+def preview(
+    generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+) -> Response:
+    """The preview of a photo."""
+    return _picture(context, caller, request, generation_id, PREVIEW)
+
+
+@router.head("/api/generations/{generation_id}/poster", responses=described(_WEBP))
+@router.get(
+    "/api/generations/{generation_id}/poster", response_class=Response, responses=described(_WEBP)
+)
+def poster(
+    generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+) -> Response:
+    """The poster of a video."""
+    return _picture(context, caller, request, generation_id, POSTER)
+
+
+@router.head("/api/generations/{generation_id}/file", responses=_FILE)
+@router.get("/api/generations/{generation_id}/file", response_class=Response, responses=_FILE)
+def file(
+    generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+) -> Response:
+    """The photo or video itself: from the store, or where the row says it is."""
+    row = visible_entry(context, caller, generation_id).row
+    if not row.is_finished:
+        raise ApiError(404, "not_ready", "it is not finished", status=row.status)
+    if is_web_address(row.asset_url):
+        return redirect(row.asset_url)
+    try:
+        return stream(context.pipeline.store, request, row.asset_url)
+    except InvalidKey:
+        raise ApiError(404, "not_found", "its row names no file") from None
+
+
+def _picture(
+    context: Context, caller: Caller, request: Request, generation_id: str, wanted: Derivative
+) -> Response:
+    entry = visible_entry(context, caller, generation_id)
+    if library.derivative_of(entry.row.kind) is not wanted:
+        raise ApiError(404, "not_found", f"a {entry.row.kind} has no {wanted.asset}")
+    if entry.path is None:
+        raise picture_not_ready(entry.state)
+    return stream(context.pipeline.store, request, entry.path)

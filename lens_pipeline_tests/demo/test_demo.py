@@ -63,6 +63,7 @@ def _ready(output: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_a_demonstration_makes_every_sample_once_and_stops(
     environment: Mapping[str, str],
 ) -> None:
@@ -106,6 +107,7 @@ def _read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_a_sample_that_fails_is_told_with_its_reason(environment: Mapping[str, str]) -> None:
     """A demonstration that hangs, or says that all is well, on a machine that makes nothing."""
     limited = {**environment, "LENS_MAX_PIXELS": "240000"}

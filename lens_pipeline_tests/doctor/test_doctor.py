@@ -17,6 +17,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
 from lens_pipeline import doctor
+from lens_pipeline.catalog import Catalog
 from lens_pipeline.cli.setup import doctor as command
 from lens_pipeline.doctor import Check, examine
 from lens_pipeline.media import ffmpeg
@@ -109,6 +110,46 @@ def test_what_is_wrong_with_the_database_is_named(
     assert found.keys() == {"database"}
     assert_matches(found["database"], says)
     assert "sesame" not in found["database"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_webhook_may_not_write_is_named(well: Well, servers: Servers) -> None:
+    """A webhook that every generation of the day fails in."""
+    keys = {"kie_api_key": "key-of-tests", "kie_webhook_key": "secret-of-tests"}
+    servers.execute("CREATE DATABASE written OWNER lens")
+    url = servers.url("written")
+    catalog = Catalog(url)
+    catalog.migrate()
+    catalog.close()
+
+    def said(user: str = "lens", password: str | None = None) -> Check:
+        settings = well(
+            database_url=servers.url("written", user=user, password=password),
+            dagster_url=servers.endpoints.dagster_url,
+            **keys,
+        )
+        (check,) = [check for check in examine(settings) if check.name == "provider"]
+        return check
+
+    assert said() == Check(
+        "provider", True, "its webhooks are verified, and its tasks can be recorded"
+    )
+    servers.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger", "written")
+    lacking = said("stranger", "known")
+    assert not lacking.ok
+    assert_matches(lacking.message, r": run (GRANT .* UPDATE \(.*\) ON generations TO stranger)$")
+    servers.execute(lacking.message.partition(": run ")[2], "written")
+    assert said("stranger", "known").ok
+    servers.execute("ALTER TABLE generations ENABLE ROW LEVEL SECURITY", "written")
+    hidden = said("stranger", "known")
+    assert_matches(hidden.message, "run CREATE POLICY lens_writes")
+    servers.execute(hidden.message.partition(": run ")[2], "written")
+    assert said("stranger", "known").ok
+    servers.execute("ALTER TABLE generations DROP COLUMN task_id", "written")
+    assert_matches(said().message, "lacks task_id.*: run ALTER TABLE")
+    keys["kie_webhook_key"] = ""
+    servers.execute("ALTER TABLE generations ADD COLUMN task_id text UNIQUE", "written")
+    assert_matches(said().message, "without LENS_KIE_WEBHOOK_KEY")
 
 
 @pytest.mark.usefixtures("quick")

@@ -107,9 +107,9 @@ def test_progress_is_a_share_that_rises(tmp_path: Path, follower: _Follower) -> 
     assert list(shares) == sorted(shares)
     assert 0.2 < shares[-1] <= 1
     assert any(0.5 < speed < 2 for speed in speeds if speed is not None)
-    # At most two a second.
+    # At most two a second, and the end.
     assert 2 <= len(follower.times) <= 5
-    gaps = [later - earlier for earlier, later in pairwise(follower.times)]
+    gaps = [later - earlier for earlier, later in pairwise(follower.times[:-1])]
     assert min(gaps) >= 0.5
     # Relative names are within the directory of the work.
     assert (tmp_path / "out.mp4").stat().st_size > 1000
@@ -263,7 +263,13 @@ def test_a_crash_is_told_from_a_kill(tmp_path: Path, follower: _Follower) -> Non
 def test_a_full_disk_is_told_from_a_bad_file(tmp_path: Path, follower: _Follower) -> None:
     """Every video marked as broken for good by one full disk."""
     with pytest.raises(DiskFull, match="No space left on device"):
-        run_long([*_pattern(1), "-f", "mpegts", "/dev/full"], 1, "joining", follower.work(tmp_path))
+        run_long(
+            # Without it, FFmpeg 5 says 0.
+            [*_pattern(1), "-xerror", "-f", "mpegts", "/dev/full"],
+            1,
+            "joining",
+            follower.work(tmp_path),
+        )
 
 
 def test_a_file_size_limit_is_a_full_disk(tmp_path: Path, follower: _Follower) -> None:
@@ -291,8 +297,9 @@ def test_too_little_memory_is_a_limit(
     monkeypatch.setattr("lens_pipeline.media.ffmpeg._MEMORY_BYTES", limit)
     large = "color=black:size=7680x4320:rate=5:duration=20"
     command = [str(find_ffmpeg()), "-f", "lavfi", "-i", large, "-c:v", "libx264", "out.mp4"]
-    with pytest.raises(MediaError, match="memory") as e:
-        run_long(command, 20, "encoding", follower.work(tmp_path))
+    # The encoder of FFmpeg 5 waits for threads that could not begin.
+    with pytest.raises(MediaError, match="memory|no progress") as e:
+        run_long(command, 20, "encoding", follower.work(tmp_path, idle=8))
     assert e.value.over_limit
 
 

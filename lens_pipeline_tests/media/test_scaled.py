@@ -122,7 +122,8 @@ def test_exactly_the_frames_that_begin_within_the_part_are_in_it(
         ("libx264", {"x264-params": "open-gop=1:bframes=3"}),
         ("libx265", {"x265-params": "log-level=none:open-gop=1:bframes=3"}),
         ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
-        ("libsvtav1", {"preset": "12"}),
+        # Faster, it leaves ghosts of the frame before.
+        ("libsvtav1", {"preset": "8"}),
     ],
 )
 def test_copied_codecs_are_cut_as_exactly(

@@ -189,6 +189,19 @@ class Stack:
             {"id": run_id},
         )["runOrError"]
 
+    def tick_backfill(self) -> None:
+        """Evaluate the schedule now: it puts its runs into the queue itself."""
+        answer = self.graphql(
+            """mutation ($selector: ScheduleSelector!, $at: Float) {
+                 scheduleDryRun(selectorData: $selector, timestamp: $at) { __typename
+                   ... on DryRunInstigationTick { evaluationResult { skipReason
+                     error { message } } }
+                   ... on PythonError { message } } }""",
+            {"selector": {**SELECTOR, "scheduleName": "backfill"}, "at": 1_767_225_600.0},
+        )["scheduleDryRun"]
+        assert answer["__typename"] == "DryRunInstigationTick", answer
+        assert answer["evaluationResult"]["error"] is None, answer
+
     def unfinished(self) -> set[str]:
         """Files that a writer has left, in the scratch directory and in the store."""
         store = Path(self.settings.resolved_store_url.removeprefix("file://"))

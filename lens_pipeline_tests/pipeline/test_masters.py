@@ -141,6 +141,18 @@ def test_a_shot_that_cannot_be_used_is_named(
     assert site.once()["found"] == 0
 
 
+@pytest.mark.slow
+def test_a_list_nested_too_deep_spoils_its_own_master_only(site: Site, project: Project) -> None:
+    """One row that keeps all others from being read."""
+    project.master("good", [project.shot("a")])
+    project.master("bad", ["a"])
+    site.sql("""UPDATE master_videos SET shots_config =
+        (repeat('[', 3000) || repeat(']', 3000))::jsonb WHERE master_id = 'bad'""")
+    assert site.lens("once").code == 1
+    assert "shots_config is no JSON, or too deep" in project.reason("bad")
+    assert project.states("good") == {"master_video": "ready", "master_poster": "ready"}
+
+
 def test_a_shot_that_becomes_known_later_mends_its_master(site: Site, project: Project) -> None:
     """A dead letter for a row that was merely inserted after the one that names it."""
     project.master("m1", ["a"])
@@ -162,6 +174,21 @@ def test_a_shot_over_the_limits_of_pixels_is_refused_by_name(
     environment.setenv("LENS_MAX_PIXELS", "50000")
     assert site.lens("backfill", "--kind", "master").code == 1
     assert "shot 'large': 320 x 240 pixels are over the limit of 50000" in project.reason("m1")
+
+
+@pytest.mark.slow
+def test_shots_that_last_too_long_are_refused_by_name(
+    site: Site, project: Project, environment: pytest.MonkeyPatch
+) -> None:
+    """A file of some bytes that promises days, on the only worker there is."""
+    project.shot("a")
+    project.shot("long", rate=8)
+    project.master("m1", ["a", "long"])
+    project.master("m2", ["a", "a", "a"])
+    environment.setenv("LENS_MAX_MASTER_SECONDS", "2")
+    assert site.lens("backfill", "--kind", "master").code == 1
+    assert "shot 'long': its 3 s are over the limit of 2 s" in project.reason("m1")
+    assert "the shots last 3 s together, over the limit of 2 s" in project.reason("m2")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ CONFIGS: dict[str, tuple[Any, list[str], str]] = {
     "null": (None, [], "no list of asset ids but null"),
     "an object": ({"shots": ["a"]}, [], 'no list of asset ids but {"shots": ["a"]}'),
     "text that is no JSON": ("[a", [], "is no JSON"),
+    "text that is nested too deep": ("[" * 100_000, [], "or too deep"),
     "a number among them": (["a", 7], [], "shot 2 of shots_config is no asset id but 7"),
     "an empty id": (["", "a"], [], "shot 1 of shots_config is no asset id"),
     "far too many": (["a"] * 1001, [], "over the limit of 1000"),

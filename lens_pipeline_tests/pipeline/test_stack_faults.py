@@ -17,7 +17,7 @@ from lens_pipeline_tests.pipeline.site import Databases, Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
 from lens_pipeline_tests.servers import HostileServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 RECOVERY_SECONDS = 240
 

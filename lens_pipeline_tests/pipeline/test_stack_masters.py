@@ -1,19 +1,28 @@
-"""The whole stack while a master is encoded: cancelled, killed, stopped."""
+"""The whole stack while a master is encoded: cancelled, killed, stopped; and a film by HTTP."""
 
 import contextlib
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+import av
+import httpx
 import psutil
 import pytest
 
 from lens_pipeline.media.ffmpeg import find_ffmpeg, run
-from lens_pipeline_tests.pipeline.project import Project
+from lens_pipeline.stack.ports import LOOPBACK
+from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
+
+ASSETS = f"/api/projects/{PROJECT}/assets"
+MASTERS = f"/api/projects/{PROJECT}/master-videos"
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +42,11 @@ def site(stack: Stack) -> Site:
 
 @pytest.fixture(scope="module")
 def project(site: Site) -> Project:
-    """Two shots that differ in size and rate, and take many seconds to be made alike."""
+    """Two shots that differ in size and rate; to make the second like the first takes seconds."""
     made = Project(site)
     for name, source in {
-        "wide": "testsrc2=size=1920x1080:rate=30:duration=12",
-        "tall": "testsrc2=size=720x1280:rate=25:duration=12",
+        "wide": "testsrc2=size=1920x1080:rate=30:duration=2",
+        "tall": "testsrc2=size=720x1280:rate=25:duration=6",
     }.items():
         key = f"u1/uploads/{name}.mp4"
         (site.store / key).parent.mkdir(parents=True, exist_ok=True)
@@ -143,3 +152,77 @@ def test_a_run_that_is_killed_takes_its_encode_along_and_is_made_again(
     assert stack.lens("backfill", "--kind", "master", timeout=180).returncode == 0
     assert _ready(stack, "orphaned")()
     _no_file_is_left(stack)
+
+
+@pytest.fixture
+def web(stack: Stack) -> Iterator[httpx.Client]:
+    url = f"http://{LOOPBACK}:{stack.api_port}"
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def test_a_master_that_is_deleted_by_http_ends_its_encode(
+    stack: Stack, site: Site, project: Project, web: httpx.Client
+) -> None:
+    """A film that nobody wants any more, and both cores busy with it for minutes."""
+    encoders = _begun(stack, site, project, "unwanted")
+    master = web.get(f"{MASTERS}/unwanted").json()
+    assert master["status"] == "processing"
+    assert 0 <= master["percent"] <= 100
+    assert web.delete(f"{MASTERS}/unwanted").status_code == 204
+    eventually(lambda: _gone(encoders), 10, "the end of ffmpeg")
+    eventually(lambda: stack.run(master["run_id"])["status"] == "CANCELED", 20, "its record")
+    assert web.get(f"{MASTERS}/unwanted").status_code == 404
+    _nothing_is_left(stack, site, "unwanted")
+
+
+def test_a_film_by_http_from_the_order_to_the_player(
+    stack: Stack, site: Site, web: httpx.Client
+) -> None:
+    """Without any of it: rows by hand, and a dashboard that asks every five seconds."""
+    project = Project(site)
+    for name in ("a", "b"):
+        project.shot(name)
+        added = web.post(ASSETS, json={"generation_id": name, "asset_id": f"asset-{name}"})
+        assert added.status_code == 201, added.text
+    master = _order(web, "Фильм 🎬", ["asset-a", "asset-b", "asset-a"])
+    ready = eventually(
+        lambda: (found := _get(web, master))["status"] == "ready" and found, 60, "the master"
+    )
+    eventually(lambda: _get(web, master)["poster_url"], 30, "its poster")
+
+    head = web.head(ready["video_url"])
+    size = int(head.headers["Content-Length"])
+    # As a player does that seeks: piece by piece, all of one version.
+    pieces = []
+    for start in range(0, size, 20_000):
+        headers = {
+            "Range": f"bytes={start}-{start + 19_999}",
+            "If-Range": head.headers["ETag"],
+        }
+        answer = web.get(ready["video_url"], headers=headers)
+        assert answer.status_code == 206
+        pieces.append(answer.content)
+    with av.open(io.BytesIO(b"".join(pieces)), "r") as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+        assert sum(1 for _ in container.decode(video=0)) == 72
+    download = web.get(ready["download_url"])
+    assert download.content == b"".join(pieces)
+    name = download.headers["Content-Disposition"].partition("UTF-8''")[2]
+    assert unquote(name) == f"Фильм 🎬_{master['master_id']}.mp4"
+
+    assert web.delete(f"{MASTERS}/{master['master_id']}").status_code == 204
+    assert web.get(ready["video_url"]).status_code == 404
+    # The sensor, which looks once a minute, takes the files away; this is what it does.
+    assert stack.lens("remove-missing", "--yes").returncode == 0
+    assert not [key for key in site.objects() if f"master_{master['master_id']}_" in key]
+
+
+def _order(web: httpx.Client, name: str, shots: list[str]) -> dict[str, Any]:
+    answer = web.post(MASTERS, json={"name": name, "shots": shots})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def _get(web: httpx.Client, master: dict[str, Any]) -> dict[str, Any]:
+    return web.get(f"{MASTERS}/{master['master_id']}").json()

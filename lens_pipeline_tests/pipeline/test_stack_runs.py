@@ -15,7 +15,7 @@ from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import SELECTOR, Stack
 from lens_pipeline_tests.servers import HostileServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 BATCH = 4
 BACKFILLED = [f"b{number:02}" for number in range(10)]
@@ -136,7 +136,7 @@ def test_a_cancelled_run_ends_as_canceled_and_stays_so(
     eventually(lambda: stack.run(run)["status"] == "CANCELED", 15, "the cancellation")
     eventually(lambda: not stack.unfinished(), 10, "the clean-up")
 
-    _tick_backfill(stack)
+    stack.tick_backfill()
     assert stack.states()["hanging"] == "dead"
     assert not _runs(stack, "QUEUED", "STARTING", "STARTED")
     assert sources_server.requests["/slow-body"] == 1
@@ -243,17 +243,3 @@ def _runs(stack: Stack, *statuses: str) -> list[str]:
         {"filter": {"statuses": list(statuses)}},
     )["runsOrError"]["results"]
     return [run["runId"] for run in found]
-
-
-def _tick_backfill(stack: Stack) -> None:
-    """Evaluate the schedule now: it puts its runs into the queue itself."""
-    answer = stack.graphql(
-        """mutation ($selector: ScheduleSelector!, $at: Float) {
-             scheduleDryRun(selectorData: $selector, timestamp: $at) { __typename
-               ... on DryRunInstigationTick { evaluationResult { skipReason
-                 error { message } } }
-               ... on PythonError { message } } }""",
-        {"selector": {**SELECTOR, "scheduleName": "backfill"}, "at": 1_767_225_600.0},
-    )["scheduleDryRun"]
-    assert answer["__typename"] == "DryRunInstigationTick", answer
-    assert answer["evaluationResult"]["error"] is None, answer

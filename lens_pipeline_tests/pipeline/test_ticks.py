@@ -12,48 +12,13 @@ from sqlalchemy import event
 
 from lens_pipeline.catalog import CatalogError, Kind, Position
 from lens_pipeline.definitions import defs
-from lens_pipeline.engine.submit import create_run
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.schedules import build_backfill
 from lens_pipeline.sensors import new_photos, new_videos, removed_generations
 from lens_pipeline_tests.pipeline.site import Site
+from lens_pipeline_tests.pipeline.ticker import Ticker
 
 URL = "https://example.com/x.jpg"
-
-
-class Ticker:
-    """Ticks `new_photos` as the daemon does: what it asks for is done, its cursor is kept."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self.cursor: str | None = None
-        self.requested: list[list[str]] = []
-
-    def tick(self) -> list[str]:
-        """The ids that this tick asked for."""
-        instance = self._site.dagster
-        context = dg.build_sensor_context(
-            instance=instance, cursor=self.cursor, resources={"lens": LensResource()}
-        )
-        result = new_photos(context)
-        if isinstance(result, dg.SkipReason):
-            self.cursor = context.cursor
-            return []
-        assert isinstance(result, dg.SensorResult)
-        self.cursor = result.cursor
-        for request in result.dynamic_partitions_requests or []:
-            assert isinstance(request, dg.AddDynamicPartitionsRequest)
-            instance.add_dynamic_partitions("photos", request.partition_keys)
-        job = defs().get_repository_def().get_job("previews")
-        order = list(instance.get_dynamic_partitions("photos"))
-        asked = []
-        for request in result.run_requests or []:
-            create_run(instance, job, request.tags)
-            first = order.index(request.tags["dagster/asset_partition_range_start"])
-            last = order.index(request.tags["dagster/asset_partition_range_end"])
-            self.requested.append(order[first : last + 1])
-            asked += self.requested[-1]
-        return asked
 
 
 @pytest.fixture

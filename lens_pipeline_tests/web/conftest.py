@@ -3,18 +3,23 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
-import uvicorn
+import sqlalchemy as sa
 from fastapi import FastAPI
 
+from lens_pipeline.pipeline import connect
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.stack.ports import LOOPBACK, free_port
+from lens_pipeline.web.access.caller import Caller, caller, media_caller
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
+from lens_pipeline.web.server import Server
 from lens_pipeline.web.serving import configuration
 from lens_pipeline_tests.pipeline.site import Site, eventually
+from lens_pipeline_tests.web.outages import Gate, Unsteady
 
 
 @contextmanager
@@ -22,7 +27,7 @@ def served(app: FastAPI) -> Iterator[str]:
     """Serve the app as its process does; yields its URL."""
     port = free_port()
     settings = app.state.context.pipeline.settings.model_copy(update={"api_port": port})
-    server = uvicorn.Server(configuration(app, settings))
+    server = Server(app, configuration(app, settings))
     thread = threading.Thread(target=server.run, name="web")
     thread.start()
     try:
@@ -31,6 +36,12 @@ def served(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+def as_if_from(app: FastAPI, somebody: Caller) -> None:
+    """Take every request for one of theirs from now on."""
+    for dependency in (caller, media_caller):
+        app.dependency_overrides[dependency] = lambda: somebody
 
 
 @pytest.fixture
@@ -50,3 +61,30 @@ def web(app: FastAPI) -> Iterator[httpx.Client]:
     """Asks the app."""
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[Unsteady]:
+    """An app of its own whose databases can be taken away; those of `site` stay."""
+    url = sa.make_url(site.database_url)
+    with Gate(str(url.host), url.port or 5432) as gate:
+
+        @contextmanager
+        def client(**changed: str) -> Iterator[httpx.Client]:
+            endpoints = replace(
+                site.pipeline.endpoints,
+                database_url=_moved(site.database_url, gate.port),
+                dagster_url=_moved(site.dagster_url, gate.port),
+                **changed,
+            )
+            pipeline = connect(site.pipeline.settings, endpoints)
+            made = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
+            with served(made) as url, httpx.Client(base_url=url, timeout=20) as web:
+                yield web
+
+        yield Unsteady(gate, client)
+
+
+def _moved(url: str, port: int) -> str:
+    moved = sa.make_url(url).set(host=LOOPBACK, port=port)
+    return moved.render_as_string(hide_password=False)

@@ -66,6 +66,9 @@ def test_pages_are_whole_and_without_repetition(site: Site, web: httpx.Client) -
     ids = [f"p{number:03}" for number in range(25)]
     # All of one moment: the id decides.
     site.add_many(ids, lambda row_id: f"https://example.org/{row_id}.jpg", age="2 h")
+    # Can never be used, and must not end a page early.
+    site.add("of nobody", None, user_id="a user")
+    site.add("of somebody", None)
     seen: list[str] = []
     cursor = None
     while True:

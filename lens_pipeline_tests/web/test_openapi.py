@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,19 +11,32 @@ from fastapi import FastAPI
 
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.web.doors import BEARER, TOKEN, visiting
+from lens_pipeline_tests.web.provider_server import ProviderServer
 
 # Of each operation; one second all in all for every ten.
 _EXAMPLES = 25
 _SEED = 20_261
 
 
+@pytest.fixture
+def provider(environment: pytest.MonkeyPatch) -> Iterator[None]:
+    """A provider that is there, so that what needs it is tried to the end."""
+    with ProviderServer() as server:
+        server.say("t1", "success", "https://example.org/p1.jpg")
+        for name, value in server.settings.items():
+            environment.setenv(name, value)
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("provider")
 def test_the_api_is_as_described(site: Site, web: httpx.Client, tmp_path: Path) -> None:
     site.add("p1", "https://example.org/p1.jpg", task_id="t1")
     _try(web.base_url, tmp_path, "examples,coverage,fuzzing", _EXAMPLES)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("provider")
 def test_where_a_token_is_set_it_is_needed_as_described(
     site: Site, guarded_app: FastAPI, tmp_path: Path
 ) -> None:

@@ -141,6 +141,8 @@ def _moov(file: Path) -> bytes:
             body = size - _HEADER.size
             if size == 1:
                 body = int.from_bytes(opened.read(8), "big") - _LARGE_HEADER.size
+            if body < 0:
+                raise KeyError("moov before a damaged box")
             if kind == b"moov":
                 return opened.read(body)
             opened.seek(body, 1)

@@ -10,13 +10,13 @@ from typing import Protocol
 
 from lens_pipeline.media.errors import FfmpegDied, MediaError, ShotError
 from lens_pipeline.media.ffmpeg import Tools, Work, run_long
-from lens_pipeline.media.joining import mux, normalise, sound, verify
+from lens_pipeline.media.joining import mux, normalise, sound, units, verify
 from lens_pipeline.media.joining.parallel import run_all
 from lens_pipeline.media.joining.plan import Action, Method, Plan, encode_all, make_plan
 from lens_pipeline.media.joining.shot import Shot, probe
 
 # Of the stored facts about a shot: to be raised when `Shot` or what it means changes.
-_FACTS_VERSION = 1
+_FACTS_VERSION = 2
 # Packets of the next shot that are decoded with the end of the one before.
 _PACKETS_PAST_JOIN = 4
 # Finds damage in what is coded without computing the pixels: 0.8 of the time for H.264.
@@ -32,6 +32,19 @@ class Source:
     path: Path
     sha256: str
     """Of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is refused before anything is decoded; None: nothing is."""
+
+    pixels: int | None = None
+    """In a frame of a shot."""
+    seconds: float | None = None
+    """Of all shots together: a file of a few bytes may promise days."""
+
+
+_NO_LIMITS = Limits()
 
 
 class Pieces(Protocol):
@@ -100,25 +113,31 @@ def join(
     tools: Tools,
     work: Work,
     pieces: Pieces | None = None,
-    max_pixels: int | None = None,
+    limits: Limits = _NO_LIMITS,
 ) -> Master:
     """Join the videos of `sources` in order, with their sound, into an MP4 in `work.directory`.
 
     Video that matches what most shots have is copied bit for bit; the rest is encoded to match
     it. Sound is always encoded: each shot's is cut or padded with silence to its video. The
     result is verified; if that fails, all shots are encoded and the result is verified again.
-    `pieces` saves examining and encoding again what an earlier master has had. Shots with more
-    than `max_pixels` in a frame are refused before anything of them is decoded.
+    `pieces` saves examining and encoding again what an earlier master has had.
 
-    Raises ShotError: a shot is no video, damaged, or cannot be encoded. MediaError: there are no
-    sources, or the result cannot be verified. FfmpegDied, Cancelled, DiskFull: may be tried again.
+    Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
+    there are no sources, they are too long together, or the result cannot be verified.
+    FfmpegDied, Cancelled, DiskFull: may be tried again.
     """
     if not sources:
         raise MediaError("a master needs at least one shot")
     store = pieces or _NoPieces()
     prepared = _examine(sources, tools, work, store)
     for each in prepared:
-        _refuse_large(each.source, each.shot, max_pixels)
+        _refuse_large(each.source, each.shot, limits)
+    total = float(sum(each.shot.length for each in prepared))
+    if limits.seconds is not None and total > limits.seconds:
+        raise MediaError(
+            f"the shots last {total:.0f} s together, over the limit of {limits.seconds:g} s",
+            over_limit=True,
+        )
     plan = make_plan([each.shot for each in prepared])
     try:
         return _Joining(prepared, plan, tools, work, store).run(None)
@@ -133,7 +152,7 @@ def join(
 
 
 def examine(
-    source: Source, tools: Tools, work: Work, pieces: Pieces, max_pixels: int | None = None
+    source: Source, tools: Tools, work: Work, pieces: Pieces, limits: Limits = _NO_LIMITS
 ) -> Shot:
     """Find out about a shot what joining needs to know, decode all of it, and keep what was found.
 
@@ -145,7 +164,7 @@ def examine(
         return known
     with _naming(source):
         shot = probe(source.path, tools, work)
-    _refuse_large(source, shot, max_pixels)
+    _refuse_large(source, shot, limits)
     _refuse_damaged(source, shot, tools, work)
     _keep_facts(_facts_key(source), shot, work, pieces)
     return shot
@@ -278,6 +297,8 @@ class _Joining:
         outputs: list[str] = []
         if copies:
             outputs += ["-map", f"0:{each.shot.stream}", "-c", "copy", "-f", "mp4"]
+            # The name of the encoder would be written into the sample entry.
+            outputs += ["-map_metadata", "-1"]
             if each.shot.signature.codec == "hevc":
                 # What Apple's players want; FFmpeg's own choice is hev1.
                 outputs += ["-tag:v", "hvc1"]
@@ -320,7 +341,9 @@ class _Joining:
         key = normalise.identity(each.source.sha256, self._plan.target)
         file, facts = self._store.find(f"{key}.mp4"), _stored_facts(self._store, f"{key}.json")
         if file is not None and facts is not None:
-            return _Piece(mux.Part.of(file, facts), facts, cached=True)
+            # What cannot be read was damaged in the store: as good as nothing.
+            with contextlib.suppress(MediaError):
+                return _Piece(mux.Part.of(file, facts), facts, cached=True)
         stage = f"encoding shot {each.source.name}"
         try:
             file = normalise.encode(
@@ -347,6 +370,7 @@ class _Joining:
 
         Only packets count for that, since verification proves that they are those of the master.
         """
+        self._check_alone(parts, number, work)
         first = parts[number].last_key if parts[number].undamaged else 0
         following = parts[number + 1 : number + 2]
         if parts[number].undamaged and not following:
@@ -368,6 +392,16 @@ class _Joining:
                 _refuse_damaged(each.source, each.shot, self._tools, work)
             name = self._prepared[number].source.name
             raise _Unproven(f"shot {name} does not decode together with the next: {messages}")
+
+    def _check_alone(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
+        """Raise _Unproven if a shot would decode, but to other pictures, after the one before."""
+        if self._plan.decisions[number].action == "copy":
+            try:
+                following = parts[number + 1].track if number + 1 < len(parts) else None
+                units.check_alone(parts[number].track, following, work.cancelled)
+            except MediaError as error:
+                name = self._prepared[number].source.name
+                raise _Unproven(f"shot {name} cannot be copied: {error.reason}") from error
 
     def _decode(self, file: Path, seconds: float, stage: str, work: Work) -> str:
         """What ffmpeg has to say against `file`: nothing, if all of it decodes."""
@@ -425,10 +459,13 @@ class _Joining:
         )
 
 
-def _refuse_large(source: Source, shot: Shot, max_pixels: int | None) -> None:
+def _refuse_large(source: Source, shot: Shot, limits: Limits) -> None:
     width, height = shot.signature.width, shot.signature.height
-    if max_pixels is not None and width * height > max_pixels:
-        reason = f"{width} x {height} pixels are over the limit of {max_pixels}"
+    if limits.pixels is not None and width * height > limits.pixels:
+        reason = f"{width} x {height} pixels are over the limit of {limits.pixels}"
+        raise ShotError(source.name, reason, over_limit=True)
+    if limits.seconds is not None and shot.length > limits.seconds:
+        reason = f"its {float(shot.length):.0f} s are over the limit of {limits.seconds:g} s"
         raise ShotError(source.name, reason, over_limit=True)
 
 

@@ -3,18 +3,18 @@
 import hashlib
 from dataclasses import astuple
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 from pathlib import Path
 
 import ffmpeg as ffmpeg_python
 
-from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media import colour
 from lens_pipeline.media.ffmpeg import Tools, Work, run_long
 from lens_pipeline.media.joining.plan import Target
 from lens_pipeline.media.joining.shot import Shot
 
 # Part of the identity of every encoded shot: to be raised when other bytes come out.
-VERSION = "1"
+VERSION = "2"
 # Against medium at 23, on pans with film grain (x264 in FFmpeg 9.0): 0.43 of the processor time,
 # SSIM 0.971 and 0.980 rather than 0.964 and 0.976, 1.4 times the bytes. At 21, SSIM is hardly
 # better; faster at 21 gives what this gives and takes twice as long.
@@ -22,12 +22,8 @@ _PRESET, _CRF = "veryfast", 20
 # Identifier of our SPS and PPS. Encoders number theirs from 0, so that both fit into one track.
 PARAMETER_SET_ID = 17
 _KEY_FRAME_SECONDS = 2
-# Untagged video is taken for BT.709 from this size on, as players guess.
-_HD_WIDTH, _HD_HEIGHT = 1280, 576
-# Nits of SDR white in HDR video (ITU-R BT.2408) and the curve for what is brighter.
-_SDR_WHITE = 203
-_CURVE = "mobius"
-# Frames by which a shot may be filled up to its rounded length.
+# Frames by which a shot may be filled up to its rounded length, beside those for which its last one
+# is held: FFmpeg 5 does not know for how long that is.
 _FILL_FRAMES = 2
 _MATRICES = {"bt709": "bt709", "smpte170m": "bt601", "bt470bg": "bt601"}
 
@@ -58,12 +54,8 @@ def encode(
     command = ffmpeg_python.output(
         _filtered(video, shot, target), f"file:{output}", **_encoder(target)
     ).global_args("-y", "-v", "error", "-xerror")
-    try:
+    with colour.told_if_impossible():
         run_long(command.compile(cmd=str(tools.ffmpeg)), float(shot.length), stage, work)
-    except MediaError as error:
-        if "No such filter: 'zscale'" in error.reason:
-            raise MediaError("HDR video needs an ffmpeg with the zscale filter") from error
-        raise
     return work.directory / output
 
 
@@ -71,13 +63,17 @@ def _filtered(video: object, shot: Shot, target: Target) -> object:
     width, height = _fit(shot, target)
     # The first frame at 0 whatever the file's clock says.
     video = ffmpeg_python.filter(video, "setpts", "PTS-STARTPTS")
-    video = ffmpeg_python.filter(video, "fps", fps=str(target.frame_rate), start_time=0)
+    # FFmpeg 5 would leave out the last frame, for it takes the end for the time of that.
+    video = ffmpeg_python.filter(
+        video, "fps", fps=str(target.frame_rate), start_time=0, eof_action="pass"
+    )
     if shot.signature.field_order not in ("unknown", "progressive"):
         video = ffmpeg_python.filter(video, "bwdif", mode="send_frame", deint="all")
     matrix = _matrix(target.colour_space, target.width, target.height)
-    scaling = {"w": width, "h": height, "flags": "lanczos+accurate_rnd"}
+    scaling = {"w": width, "h": height, "flags": colour.SCALER}
     if shot.is_hdr:
-        video = _tone_mapped(video)
+        signature = shot.signature
+        video = colour.to_sdr(video, signature.colour_space, signature.colour_primaries)
         scaling |= {"in_color_matrix": "bt709", "in_range": "tv"}
     else:
         scaling["in_color_matrix"] = _matrix(
@@ -90,18 +86,9 @@ def _filtered(video: object, shot: Shot, target: Target) -> object:
     )
     video = ffmpeg_python.filter(video, "setsar", "1")
     # Exactly as many frames as the sound is cut for.
-    video = ffmpeg_python.filter(video, "tpad", stop_mode="clone", stop=_FILL_FRAMES)
+    held = ceil(target.frame_rate / shot.signature.frame_rate)
+    video = ffmpeg_python.filter(video, "tpad", stop_mode="clone", stop=_FILL_FRAMES + held)
     return ffmpeg_python.filter(video, "trim", end_frame=frames_at(shot, target.frame_rate))
-
-
-def _tone_mapped(video: object) -> object:
-    """HDR to BT.709: linear light in the primaries of the target, then the bright parts bent."""
-    video = ffmpeg_python.filter(video, "zscale", t="linear", npl=_SDR_WHITE)
-    video = ffmpeg_python.filter(video, "format", "gbrpf32le")
-    video = ffmpeg_python.filter(video, "zscale", p="bt709")
-    video = ffmpeg_python.filter(video, "tonemap", _CURVE, desat=0)
-    video = ffmpeg_python.filter(video, "zscale", t="bt709", m="bt709", r="tv")
-    return ffmpeg_python.filter(video, "format", "yuv420p")
 
 
 def _fit(shot: Shot, target: Target) -> tuple[int, int]:
@@ -115,10 +102,9 @@ def _fit(shot: Shot, target: Target) -> tuple[int, int]:
 
 
 def _matrix(tag: str, width: int, height: int) -> str:
-    is_hd = width >= _HD_WIDTH or height > _HD_HEIGHT
     if tag == "bt2020nc":
         return "bt2020"
-    return _MATRICES.get(tag, "bt709" if is_hd else "bt601")
+    return _MATRICES.get(tag, "bt709" if colour.is_hd(width, height) else "bt601")
 
 
 def _encoder(target: Target) -> dict[str, object]:

@@ -27,6 +27,7 @@ _EXPLAINED = {
     "frame_rate": "frame rate",
     "pixel_format": "pixel format",
     "rotation": "rotation",
+    "mirrored": "mirroring",
     "sample_aspect": "pixel shape",
     "colour_transfer": "transfer function",
     "colour_space": "colour matrix",
@@ -127,6 +128,8 @@ def _copy_barrier(shot: Shot) -> str | None:
         return f"{shot.signature.codec} is not played in an MP4"
     if shot.variable_rate:
         return "its frame rate varies"
+    if shot.signature.mirrored:
+        return "it is shown mirrored, which not all players do"
     if shot.edited:
         return "an edit list hides some of its frames"
     if not shot.starts_clean:

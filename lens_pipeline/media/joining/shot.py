@@ -7,7 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from lens_pipeline.media.content import VIDEO_CODECS, header_error, read_head, video_demuxer
+from lens_pipeline.media import colour
+from lens_pipeline.media.content import (
+    VIDEO_CODECS,
+    ends_in_fragment,
+    header_error,
+    read_head,
+    video_demuxer,
+)
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import Tools, Work, run
 
@@ -17,8 +24,6 @@ _PROBE_SECONDS = 120.0
 _WHOLE_SHARE = 0.9
 # Hours of video with sound. An index of a few bytes can promise billions of packets.
 _MOST_PACKETS = 2_000_000
-# ITU-R BT.2100: PQ and HLG.
-_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 # Frame rates above are no rates but the resolution of a clock.
 _HIGHEST_RATE = 1000
 _SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
@@ -46,6 +51,8 @@ class Signature:
     """Frames per second; of a variable rate, the mean."""
     rotation: int
     """Degrees counter-clockwise that the display matrix turns the picture by."""
+    mirrored: bool
+    """Whether the display matrix mirrors the picture as well."""
     extradata_sha256: str
     """Of the codec's configuration (for H.264: SPS and PPS): packets decode only with their own."""
 
@@ -95,7 +102,7 @@ class Shot:
 
     @property
     def is_hdr(self) -> bool:
-        return self.signature.colour_transfer in _HDR_TRANSFERS
+        return self.signature.colour_transfer in colour.HDR_TRANSFERS
 
     @property
     def display_size(self) -> tuple[Fraction, Fraction]:
@@ -119,12 +126,17 @@ class Shot:
         """
         fields: dict[str, Any] = json.loads(text)
         signature, audio = fields["signature"], fields["audio"]
+        if len(fields["display_order"]) != len(fields["packet_hashes"]):
+            raise ValueError("not one hash for each packet")
         for described, names in (
             (fields, ("time_base", "start", "length")),
             (signature, ("sample_aspect", "frame_rate")),
             (audio or {}, ("start",) if audio else ()),
         ):
-            described.update({name: Fraction(described[name]) for name in names})
+            try:
+                described.update({name: Fraction(described[name]) for name in names})
+            except ZeroDivisionError as error:
+                raise ValueError("a fraction of nothing") from error
         fields["signature"] = Signature(**signature)
         fields["audio"] = audio and Audio(**audio)
         for name in ("display_order", "packet_hashes"):
@@ -148,7 +160,7 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     if len(described["packets"]) >= _MOST_PACKETS:
         raise MediaError(f"video has more than {_MOST_PACKETS:,} packets", over_limit=True)
     _check_complete(stream, packets)
-    _check_end(described)
+    _check_end(source, described)
     return _shot(demuxer, stream, packets, _audio(described["streams"]))
 
 
@@ -205,8 +217,8 @@ def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, An
         raise MediaError("video is damaged: a frame has no time or no data")
 
 
-def _check_end(described: Mapping[str, Any]) -> None:
-    """Raise MediaError if all packets end long before the file says: Matroska counts no frames."""
+def _check_end(source: Path, described: Mapping[str, Any]) -> None:
+    """Raise MediaError if a file that counts no frames is cut off: Matroska, or in fragments."""
     promised = float(described["format"].get("duration", 0))
     bases = {stream["index"]: Fraction(stream["time_base"]) for stream in described["streams"]}
     end = max(
@@ -216,6 +228,8 @@ def _check_end(described: Mapping[str, Any]) -> None:
     )
     if end < promised * _WHOLE_SHARE:
         raise MediaError(f"video is truncated: it ends at {end:.1f} s of {promised:.1f} s")
+    if ends_in_fragment(source):
+        raise MediaError(f"video is truncated: the file ends within a fragment, before {end:.1f} s")
 
 
 def _shot(
@@ -325,8 +339,18 @@ def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
         has_b_frames=stream.get("has_b_frames", 0),
         frame_rate=frame_rate,
         rotation=rotations[0] if rotations else 0,
+        mirrored=any(_mirrors(data.get("displaymatrix", "")) for data in side_data),
         extradata_sha256=stream.get("extradata_hash", "").rpartition(":")[2],
     )
+
+
+def _mirrors(matrix: str) -> bool:
+    """Whether a display matrix, as ffprobe writes it in rows with their offsets, is a mirror."""
+    rows = [[int(number) for number in line.split()[1:]] for line in matrix.strip().splitlines()]
+    if len(rows) != 3:
+        return False
+    (a, b, _), (c, d, _), _ = rows
+    return a * d - b * c < 0
 
 
 def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:

@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 from pathlib import Path
 
 from lens_pipeline.media.errors import Cancelled, DiskFull
@@ -38,7 +38,10 @@ def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
     most `samples` are written.
     """
     first = sample_at(video_start)
+    # What comes later is not heard, and could have hours of silence made up before it.
+    end = ceil((video_start + Fraction(samples, SAMPLE_RATE)) * 1_000_000)
     filters = (
+        f"atrim=end={max(1, end)}us",
         f"aresample={SAMPLE_RATE}:async=1:first_pts={first}",
         "aformat=sample_fmts=s16:channel_layouts=stereo",
         f"atrim=end_sample={samples}",

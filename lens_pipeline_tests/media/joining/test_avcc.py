@@ -1,30 +1,28 @@
 """Merging the parameter sets of H.264 shots."""
 
-from pathlib import Path
-
 import pytest
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.joining.avcc import Configuration, merge
 from lens_pipeline.media.joining.boxes import read_track
-from lens_pipeline_tests.media.joining.shots import make_shot
+from lens_pipeline_tests.media.joining.shots import H264, Make, Recipe
 
 
-def configuration(path: Path, *params: str, size: str = "64x64") -> bytes:
-    coding = ("-c:v", "libx264", "-preset", "ultrafast", "-x264-params", ":".join(params))
-    return read_track(make_shot(path, size=size, sound=None, coding=coding)).configuration
+def configuration(make: Make, *params: str, size: str = "64x64") -> bytes:
+    coding = (*H264, "-x264-params", ":".join(params))
+    return read_track(make(Recipe(size=size, coding=coding, tone=0))).configuration
 
 
-def test_a_configuration_is_read_and_written_unchanged(tmp_path: Path) -> None:
-    data = configuration(tmp_path / "a.mp4", "sps-id=3")
+def test_a_configuration_is_read_and_written_unchanged(make: Make) -> None:
+    data = configuration(make, "sps-id=3")
     parsed = Configuration.parse(data)
     assert parsed.serialise() == data
     assert (len(parsed.sps), len(parsed.pps)) == (1, 1)
 
 
-def test_merged_configurations_hold_the_sets_of_all(tmp_path: Path) -> None:
-    one = configuration(tmp_path / "a.mp4", "sps-id=0")
-    other = configuration(tmp_path / "b.mp4", "sps-id=17", "level=51", size="128x64")
+def test_merged_configurations_hold_the_sets_of_all(make: Make) -> None:
+    one = configuration(make, "sps-id=0")
+    other = configuration(make, "sps-id=17", "level=51", size="128x64")
     merged = Configuration.parse(merge([one, other, one]))
     assert merged.sps == Configuration.parse(one).sps + Configuration.parse(other).sps
     assert merged.pps == Configuration.parse(one).pps + Configuration.parse(other).pps
@@ -32,9 +30,9 @@ def test_merged_configurations_hold_the_sets_of_all(tmp_path: Path) -> None:
     assert merged.fixed[3] == 51
 
 
-def test_different_sets_with_the_same_identifier_do_not_mix(tmp_path: Path) -> None:
-    one = configuration(tmp_path / "a.mp4", "sps-id=17")
-    other = configuration(tmp_path / "b.mp4", "sps-id=17", size="128x64")
+def test_different_sets_with_the_same_identifier_do_not_mix(make: Make) -> None:
+    one = configuration(make, "sps-id=17")
+    other = configuration(make, "sps-id=17", size="128x64")
     with pytest.raises(MediaError, match="alike"):
         merge([one, other])
 

@@ -1,11 +1,11 @@
 """Shots that cannot be joined, and joins that do not end by themselves."""
 
+import errno
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ from typing import Any
 import psutil
 import pytest
 
-from lens_pipeline.media.errors import Cancelled, FfmpegDied, MediaError, ShotError
-from lens_pipeline.media.ffmpeg import Tools
+from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ShotError
 from lens_pipeline.media.joining import verify
 from lens_pipeline.media.joining.join import join
-from lens_pipeline_tests.media.joining.real_shots import (
+from lens_pipeline_tests.media.joining.shots import (
+    FRAMES,
     H264,
+    TOOLS,
+    VP9,
+    Make,
     Recipe,
+    actions,
     check_master,
-    frames,
+    damage,
     source,
     work_in,
 )
@@ -35,24 +39,14 @@ _DETAILED = Recipe(
 _LARGE = Recipe("large", size="1280x720", rate="50", seconds=2, coding=(*H264, "-crf", "40"))
 
 
-@pytest.fixture(scope="module")
-def tools() -> Tools:
-    return Tools.find()
+@pytest.fixture
+def detailed(make: Make) -> Path:
+    return make(_DETAILED)
 
 
-@pytest.fixture(scope="module")
-def plain(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Recipe().make(tmp_path_factory.mktemp("plain"), tools)
-
-
-@pytest.fixture(scope="module")
-def detailed(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _DETAILED.make(tmp_path_factory.mktemp("detailed"), tools)
-
-
-@pytest.fixture(scope="module")
-def large(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _LARGE.make(tmp_path_factory.mktemp("large"), tools)
+@pytest.fixture
+def large(make: Make) -> Path:
+    return make(_LARGE)
 
 
 @pytest.fixture(autouse=True)
@@ -68,34 +62,24 @@ def _children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
-def _damaged(path: Path, original: Path, share: float) -> Path:
-    """`original` with 200 bytes overwritten at this share of its media data."""
-    data = bytearray(original.read_bytes())
-    start = data.index(b"mdat") + 4
-    size = int.from_bytes(data[start - 8 : start - 4], "big") - 8
-    at = start + round(size * share)
-    data[at : at + 200] = b"\xff" * 200
-    path.write_bytes(data)
-    return path
-
-
+@pytest.mark.parametrize("position", [0, 1, 2])
 def test_damage_in_a_shot_that_would_be_copied_is_named_with_its_time(
-    detailed: Path, tools: Tools, tmp_path: Path
+    detailed: Path, tmp_path: Path, position: int
 ) -> None:
-    broken = _damaged(tmp_path / "broken.mp4", detailed, 0.5)
-    sources = [source(path) for path in (detailed, broken, detailed)]
+    paths = [detailed] * 3
+    paths[position] = damage(tmp_path / "broken.mp4", detailed, 0.5)
     with pytest.raises(ShotError, match=r"damaged at 0\.[3-6] s") as caught:
-        join(sources, tools, work_in(tmp_path / "work"))
+        join([source(path) for path in paths], TOOLS, work_in(tmp_path / "work"))
     assert (caught.value.shot, caught.value.over_limit) == ("broken", False)
 
 
 def test_damage_in_a_shot_that_would_be_encoded_is_named_with_its_time(
-    plain: Path, detailed: Path, tools: Tools, tmp_path: Path
+    plain: Path, detailed: Path, tmp_path: Path
 ) -> None:
-    broken = _damaged(tmp_path / "broken.mp4", detailed, 0.5)
+    broken = damage(tmp_path / "broken.mp4", detailed, 0.5)
     sources = [source(path) for path in (plain, broken, plain)]
     with pytest.raises(ShotError, match=r"damaged at 0\.[3-6] s") as caught:
-        join(sources, tools, work_in(tmp_path / "work"))
+        join(sources, TOOLS, work_in(tmp_path / "work"))
     assert (caught.value.shot, caught.value.over_limit) == ("broken", False)
 
 
@@ -106,19 +90,18 @@ def _truncated(path: Path, plain: Path) -> None:
 
 def _truncated_after_index(path: Path, plain: Path) -> None:
     # Written as a web server does: the index first, so that it looks whole.
-    data = Recipe("whole", coding=(*H264, "-movflags", "+faststart")).make(
-        path.parent, Tools.find()
-    )
-    whole = data.read_bytes()
-    path.write_bytes(whole[: len(whole) * 2 // 3])
+    whole = Recipe("whole", coding=(*H264, "-movflags", "+faststart")).make(path.parent)
+    _truncated(path, whole)
 
 
 def _truncated_webm(path: Path, plain: Path) -> None:
-    webm = Recipe(
-        "whole", coding=("-c:v", "libvpx-vp9", "-cpu-used", "8"), container="webm", tone=0
-    ).make(path.parent, Tools.find())
-    data = webm.read_bytes()
-    path.write_bytes(data[: len(data) * 2 // 3])
+    _truncated(path, Recipe("whole", coding=VP9, container="webm", tone=0).make(path.parent))
+
+
+def _truncated_fragments(path: Path, plain: Path) -> None:
+    # As a browser or a packager records.
+    flags = ("-g", "5", "-movflags", "+frag_keyframe+empty_moov")
+    _truncated(path, Recipe("whole", coding=(*H264, *flags)).make(path.parent))
 
 
 def _empty(path: Path, plain: Path) -> None:
@@ -156,12 +139,17 @@ def _text(path: Path, plain: Path) -> None:
     path.write_text("The quick brown fox jumps over the lazy dog. " * 20)
 
 
+def _mpeg2(path: Path, plain: Path) -> None:
+    Recipe(path.stem, coding=("-c:v", "mpeg2video")).make(path.parent)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
         (_truncated, r"incomplete: it has no index"),
         (_truncated_after_index, r"truncated"),
         (_truncated_webm, r"truncated: it ends at 0\.\d s of 0\.8 s"),
+        (_truncated_fragments, r"truncated: the file ends within a fragment, before 0\.[4-8] s"),
         (_empty, "empty file"),
         (_empty_media_data, r"truncated|damaged|no frames"),
         (_audio_only, "no video track, only audio"),
@@ -170,22 +158,23 @@ def _text(path: Path, plain: Path) -> None:
         (_playlist, "not a video but a playlist"),
         (_list_of_files, "not a video but a list of files"),
         (_text, "not a video: starts with"),
+        (_mpeg2, "coded with mpeg2video, which is not supported"),
     ],
 )
 def test_what_is_no_whole_video_is_named(
-    spoil: Callable[[Path, Path], None], reason: str, plain: Path, tools: Tools, tmp_path: Path
+    spoil: Callable[[Path, Path], None], reason: str, plain: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.mp4"
     spoil(bad, plain)
     sources = [source(path) for path in (plain, bad, plain)]
     with pytest.raises(ShotError, match=reason) as caught:
-        join(sources, tools, work_in(tmp_path / "work"))
+        join(sources, TOOLS, work_in(tmp_path / "work"))
     assert (caught.value.shot, caught.value.over_limit) == ("bad", False)
 
 
-def test_nothing_to_join_is_an_error(tools: Tools, tmp_path: Path) -> None:
+def test_nothing_to_join_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="at least one shot"):
-        join([], tools, work_in(tmp_path / "work"))
+        join([], TOOLS, work_in(tmp_path / "work"))
 
 
 class _Interrupted:
@@ -214,15 +203,13 @@ def _encodes(process: psutil.Process) -> bool:
         return False
 
 
-def test_an_ffmpeg_that_hangs_is_ended(
-    plain: Path, large: Path, tools: Tools, tmp_path: Path
-) -> None:
+def test_an_ffmpeg_that_hangs_is_ended(plain: Path, large: Path, tmp_path: Path) -> None:
     stopped = _Interrupted(signal.SIGSTOP)
     work = work_in(tmp_path / "work", stopped.cancelled, idle_seconds=1)
     sources = [source(path) for path in (plain, large, plain)]
     started = time.monotonic()
     with pytest.raises(MediaError, match="no progress for 1 s") as caught:
-        join(sources, tools, work)
+        join(sources, TOOLS, work)
     assert stopped.sent.is_set()
     assert caught.value.over_limit
     # Stopped, it does not hear that it should end either: two seconds later it is killed.
@@ -230,18 +217,18 @@ def test_an_ffmpeg_that_hangs_is_ended(
 
 
 def test_an_ffmpeg_that_is_killed_may_be_tried_again(
-    plain: Path, large: Path, tools: Tools, tmp_path: Path
+    plain: Path, large: Path, tmp_path: Path
 ) -> None:
     killed = _Interrupted(signal.SIGKILL)
     work = work_in(tmp_path / "work", killed.cancelled)
     with pytest.raises(FfmpegDied, match="signal 9"):
-        join([source(path) for path in (plain, large, plain)], tools, work)
+        join([source(path) for path in (plain, large, plain)], TOOLS, work)
     assert killed.sent.is_set()
 
 
-@pytest.mark.parametrize("stage", ["checking", "encoding", "joining", "verifying"])
+@pytest.mark.parametrize("stage", ["checking", "unpacking", "encoding", "joining", "verifying"])
 def test_cancelling_ends_any_stage_at_once(
-    stage: str, plain: Path, large: Path, tools: Tools, tmp_path: Path
+    stage: str, plain: Path, large: Path, tmp_path: Path
 ) -> None:
     asked: list[float] = []
 
@@ -252,9 +239,10 @@ def test_cancelling_ends_any_stage_at_once(
     work = work_in(tmp_path / "work", lambda: bool(asked), report)
     before = _children()
     with pytest.raises(Cancelled):
-        join([source(path) for path in (plain, large, plain)], tools, work)
-    assert time.monotonic() - asked[0] < 1
+        join([source(path) for path in (plain, large, plain)], TOOLS, work)
+    assert time.monotonic() - asked[0] < 0.5
     assert _children() == before
+    assert not any(thread.name.startswith("ThreadPool") for thread in threading.enumerate())
 
 
 def _files(directory: Path) -> dict[Path, tuple[int, int]]:
@@ -266,7 +254,7 @@ def _files(directory: Path) -> dict[Path, tuple[int, int]]:
 
 
 def test_nothing_is_written_outside_the_work_directory(
-    plain: Path, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, temporary = tmp_path / "here", tmp_path / "temporary"
     here.mkdir()
@@ -274,10 +262,10 @@ def test_nothing_is_written_outside_the_work_directory(
     monkeypatch.chdir(here)
     monkeypatch.setenv("TMPDIR", str(temporary))
     # Of a shot's name nothing may become a path.
-    odd = Recipe("..%2F-i 'odd' $(touch x)", rate="30").make(tmp_path, tools)
+    odd = Recipe("..%2F-i 'odd' $(touch x)", rate="30").make(tmp_path)
     before = _files(tmp_path) | _files(plain.parent)
     work = work_in(tmp_path / "work")
-    master = join([source(path) for path in (plain, odd, plain)], tools, work)
+    master = join([source(path) for path in (plain, odd, plain)], TOOLS, work)
     assert master.path.parent == work.directory
     after = _files(tmp_path) | _files(plain.parent)
     written = {path for path in after if after[path] != before.get(path)}
@@ -299,22 +287,33 @@ def _fail_verification(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 
 
 def test_a_master_that_is_not_proved_is_made_again_by_encoding_all(
-    plain: Path, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fail_verification(monkeypatch, times=1)
-    master = join([source(plain)] * 2, tools, work_in(tmp_path / "work"))
+    master = join([source(plain)] * 2, TOOLS, work_in(tmp_path / "work"))
     assert master.fallback == "a frame is missing in the master"
-    assert (master.method, [shot.action for shot in master.shots]) == ("encode", ["encode"] * 2)
+    assert (master.method, actions(master)) == ("encode", ["encode"] * 2)
     reason = "verification failed: a frame is missing in the master"
     assert {shot.reason for shot in master.shots} == {reason}
-    shown = check_master(master, tools, Fraction(25))
-    assert len(shown) == 2 * len(frames(plain))
+    assert len(check_master(master)) == 2 * FRAMES
 
 
 def test_a_master_that_is_not_proved_twice_is_an_error(
-    plain: Path, tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fail_verification(monkeypatch, times=2)
     with pytest.raises(MediaError, match="cannot be verified: a frame is missing") as caught:
-        join([source(plain)] * 2, tools, work_in(tmp_path / "work"))
+        join([source(plain)] * 2, TOOLS, work_in(tmp_path / "work"))
     assert not caught.value.over_limit
+    assert not list((tmp_path / "work").glob("master*"))
+
+
+def test_a_full_disk_is_told_as_such(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.sendfile", full)
+    with pytest.raises(DiskFull):
+        join([source(plain)], TOOLS, work_in(tmp_path / "work"))

@@ -25,6 +25,7 @@ SIGNATURE = Signature(
     has_b_frames=2,
     frame_rate=Fraction(24),
     rotation=0,
+    mirrored=False,
     extradata_sha256="a",
 )
 SHOT = Shot(
@@ -95,6 +96,7 @@ def test_every_difference_is_encoded_and_named(change: dict[str, Any], reason: s
     [
         (replace(SHOT, variable_rate=True), "frame rate varies"),
         (replace(SHOT, edited=True), "edit list"),
+        (like(mirrored=True), "mirrored"),
         (replace(SHOT, starts_clean=False), "key frame"),
     ],
 )

@@ -13,17 +13,19 @@ from lens_pipeline.media.joining.boxes import Samples, layout
 from lens_pipeline.media.joining.mux import Part
 from lens_pipeline.media.joining.shot import probe
 from lens_pipeline.media.joining.verify import check_structure
-from lens_pipeline_tests.media.joining.shots import TOOLS, ffmpeg, make_shot, work_in
+from lens_pipeline_tests.media.joining.shots import TOOLS, Make, Recipe, ffmpeg, work_in
 
 RATE = Fraction(24)
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> list[Part]:
+def parts(make: Make, tmp_path: Path) -> list[Part]:
     """Two shots of a second."""
     found: list[Part] = []
     for number in range(2):
-        shot = make_shot(tmp_path / f"s{number}.mp4", picture=(f"hue=h={number * 90}",))
+        shot = make(
+            Recipe(f"s{number}", rate="24", seconds=1, filters=f"hue=h={number * 90}", tone=0)
+        )
         copied = tmp_path / f"copied-{number}.mp4"
         ffmpeg("-i", str(shot), "-map", "0:v", "-c", "copy", str(copied))
         found.append(Part.of(copied, probe(shot, TOOLS, work_in(tmp_path / "work"))))

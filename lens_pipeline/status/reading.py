@@ -1,4 +1,4 @@
-"""What Dagster's event log says about a derivative. The only reader of the event log.
+"""What Dagster's event log says about a derivative.
 
 The log is read by SQL rather than through Dagster's API because a page of ids must cost a constant
 number of indexed queries at any number of partitions. The tables and their indexes are those of
@@ -25,7 +25,7 @@ BLAMELESS_TAG = "lens/blameless"
 # Ours, on runs.
 PROGRESS_TAG = "lens/progress"
 
-_IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
+IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 _KEYS_PER_QUERY = 2000
 
 
@@ -102,7 +102,7 @@ class History:
     @property
     def is_in_flight(self) -> bool:
         """Whether a run that is queued or under way is to materialize it."""
-        return any(plan.run_status in _IN_FLIGHT for plan in self.planned)
+        return any(plan.run_status in IN_FLIGHT for plan in self.planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def standing(
     attempts = sum(not mark.blameless for mark in failures) + len(crashed)
 
     is_up_to_date = materialized is not None and materialized.revision == revision
-    if latest and latest.run_status in _IN_FLIGHT and latest.run_id not in spoken_for:
+    if latest and latest.run_status in IN_FLIGHT and latest.run_id not in spoken_for:
         if is_up_to_date:
             return Standing(State.READY, run_id=latest.run_id, event_id=materialized_at)
         return Standing(State.PROCESSING, attempts, run_id=latest.run_id)
@@ -241,12 +241,19 @@ class EventLog:
         query = sa.text('SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
         with self._engine.connect() as connection:
             rows = connection.execute(query, {"ids": list(event_ids)}).all()
-        return {row.id: _event_metadata(row) for row in rows}
+        return {row.id: event_metadata(row) for row in rows}
+
+    def times(self, event_ids: Iterable[int]) -> dict[int, dt.datetime]:
+        """When each event happened, by event id."""
+        query = sa.text('SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)')
+        with self._engine.connect() as connection:
+            rows = connection.execute(query, {"ids": list(event_ids)}).all()
+        return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
     def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
         """Where the latest output of each partition was stored; absent if none was."""
         with self._engine.connect() as connection:
-            rows = connection.execute(_MATERIALIZED, {"asset": _db_key(asset), "keys": list(keys)})
+            rows = connection.execute(_MATERIALIZED, {"asset": db_key(asset), "keys": list(keys)})
             events = {row.key: row.id for row in rows}
         if not events:
             return {}
@@ -260,6 +267,34 @@ class EventLog:
         with self._engine.connect() as connection:
             return connection.execute(query, {"run_id": run_id, "key": PROGRESS_TAG}).scalar()
 
+    def progresses(self, run_ids: Iterable[str]) -> dict[str, str]:
+        """How far each run says it is, in words, by run id; absent if it does not say."""
+        query = sa.text(
+            "SELECT run_id, value FROM run_tags WHERE run_id = ANY(:ids) AND key = :key"
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query, {"ids": list(run_ids), "key": PROGRESS_TAG})
+            return {row.run_id: row.value for row in rows}
+
+    def runs_of(self, asset: str, key: str) -> list[str]:
+        """Runs queued or under way that are to materialize this partition, and no other."""
+        query = sa.text(
+            """
+            SELECT DISTINCT e.run_id FROM event_logs e JOIN runs r ON r.run_id = e.run_id
+             WHERE r.status = ANY(:statuses)
+               AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+               AND e.asset_key = :asset AND e.partition = :key
+               AND NOT EXISTS (
+                 SELECT FROM event_logs o
+                  WHERE o.run_id = e.run_id
+                    AND o.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+                    AND o.partition IS DISTINCT FROM e.partition)
+            """
+        )
+        with self._engine.connect() as connection:
+            values = {"asset": db_key(asset), "key": key, "statuses": list(IN_FLIGHT)}
+            return list(connection.execute(query, values).scalars())
+
     def in_flight(self, asset: str) -> set[str]:
         """Partitions that runs are to materialize which are queued or under way."""
         query = sa.text(
@@ -270,7 +305,7 @@ class EventLog:
             """
         )
         with self._engine.connect() as connection:
-            values = {"asset": _db_key(asset), "statuses": list(_IN_FLIGHT)}
+            values = {"asset": db_key(asset), "statuses": list(IN_FLIGHT)}
             rows = connection.execute(query, values)
             return {key for key in rows.scalars() if key is not None}
 
@@ -287,7 +322,7 @@ class EventLog:
             """
         )
         with self._engine.connect() as connection:
-            rows = connection.execute(query, {"asset": _db_key(asset), "outcome": OUTCOME_TAG})
+            rows = connection.execute(query, {"asset": db_key(asset), "outcome": OUTCOME_TAG})
             return {key for key in rows.scalars() if key is not None}
 
     def materialized_keys(self, asset: str, after: str, limit: int) -> list[str]:
@@ -311,7 +346,7 @@ class EventLog:
         )
         with self._engine.connect() as connection:
             rows = connection.execute(
-                query, {"asset": _db_key(asset), "after": after, "limit": limit}
+                query, {"asset": db_key(asset), "after": after, "limit": limit}
             )
             return list(rows.scalars())
 
@@ -334,17 +369,17 @@ class EventLog:
         naive_utc = before.astimezone(dt.UTC).replace(tzinfo=None)
         with self._engine.connect() as connection:
             rows = connection.execute(
-                query, {"asset": _db_key(asset), "keys": list(keys), "before": naive_utc}
+                query, {"asset": db_key(asset), "keys": list(keys), "before": naive_utc}
             )
             return set(rows.scalars())
 
 
-def _db_key(asset: str) -> str:
+def db_key(asset: str) -> str:
     return json.dumps([asset])
 
 
 def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[str, History]:
-    values = {"asset": _db_key(asset), "keys": keys}
+    values = {"asset": db_key(asset), "keys": keys}
     materialized = connection.execute(_MATERIALIZED, values).all()
     observed = connection.execute(_OBSERVED, values).all()
     planned = connection.execute(_PLANNED, values).all()
@@ -418,7 +453,7 @@ def _mark(row: sa.Row, tags: Mapping[str, str]) -> Mark | None:
     )
 
 
-def _event_metadata(row: sa.Row) -> dict[str, object]:
+def event_metadata(row: sa.Row) -> dict[str, object]:
     entry = json.loads(row.event)
     data = (entry.get("dagster_event") or {}).get("event_specific_data") or {}
     event = data.get("materialization") or data.get("asset_observation") or {}

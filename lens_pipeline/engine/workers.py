@@ -1,0 +1,36 @@
+"""Which Celery workers live, on whichever machine."""
+
+from celery import Celery
+
+from lens_pipeline.engine.celery_app import app_arguments
+from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.stack.endpoints import Endpoints
+
+# A worker that lives answers at once, also while its children work.
+_ANSWER_SECONDS = 1.0
+
+
+def alive_workers(endpoints: Endpoints) -> dict[str, int]:
+    """How many workers of each queue answer; takes a second.
+
+    Raises kombu's and the transport's errors: the broker cannot be asked.
+    """
+    arguments = app_arguments(endpoints)
+    app = Celery(broker=arguments["broker"], set_as_current=False)
+    app.config_from_object(arguments["config_source"])
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "socket_connect_timeout": _ANSWER_SECONDS,
+        "socket_timeout": 2 * _ANSWER_SECONDS,
+    }
+    app.conf.broker_connection_timeout = _ANSWER_SECONDS
+    try:
+        answers = app.control.inspect(timeout=_ANSWER_SECONDS).active_queues() or {}
+    finally:
+        app.close()
+    found: dict[str, int] = dict.fromkeys(QUEUES, 0)
+    for queues in answers.values():
+        for queue in queues:
+            if queue["name"] in found:
+                found[queue["name"]] += 1
+    return found

@@ -1,0 +1,187 @@
+"""Keeps the view `lens_generations` true.
+
+Of several processes one writes, by a lock that ends with its session. When it begins it compares
+everything, and again every hour; in between it writes what the feed tells.
+"""
+
+import datetime as dt
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from lens_pipeline.catalog import CatalogError, Projected
+from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
+from lens_pipeline.gaps import Assessed, assessed_pages
+from lens_pipeline.letters import explain_all
+from lens_pipeline.live import Batch, Status
+from lens_pipeline.locks import LockSession, lock_id
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.status import State
+
+logger = logging.getLogger(__name__)
+
+_DERIVATIVES = (PREVIEW, POSTER)
+_ASSETS = {derivative.asset for derivative in _DERIVATIVES}
+_LOCK = lock_id("projection")
+# How often a process that does not write tries to, and whether the role may be asked again.
+_TRY_SECONDS = 3.0
+_RIGHTS_SECONDS = 60.0
+_TRUTH_SECONDS = 3600.0
+# Batches that wait to be written; beyond that everything is compared anew.
+_MOST_WAITING = 1000
+# Between pages of the comparison: it is in no hurry.
+_PAUSE_SECONDS = 0.02
+
+
+class Projector:
+    """Writes the projection, on a thread of its own."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._told: queue.Queue[list[Status]] = queue.Queue(_MOST_WAITING)
+        self._stop = threading.Event()
+        self._compare = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lens-projection", daemon=True)
+        self._compared_at = 0.0
+        self._said: str | None = None
+
+    def tell(self, batch: Batch) -> None:
+        """To be called by the feed."""
+        statuses = [status for status in batch.statuses if status.asset in _ASSETS]
+        if batch.is_reset:
+            self._compare.set()
+        if statuses:
+            try:
+                self._told.put_nowait(statuses)
+            except queue.Full:
+                self._compare.set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """End the thread; a query that hangs is waited for so long at the most."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            seconds = _TRY_SECONDS
+            try:
+                if self._pipeline.catalog.may_write_view():
+                    self._write_alone()
+                else:
+                    self._say(
+                        "lens_generations is not kept true: run `lens migrate` as a role that may"
+                        " create it; `lens doctor` tells more"
+                    )
+                    seconds = _RIGHTS_SECONDS
+            except (SQLAlchemyError, CatalogError) as error:
+                self._say(f"lens_generations waits: {str(error).splitlines()[0]}")
+            except Exception:
+                logger.exception("lens_generations is compared anew after a fault")
+            self._stop.wait(seconds)
+
+    def _say(self, line: str) -> None:
+        if line != self._said:
+            logger.warning("%s", line)
+        self._said = line
+
+    def _write_alone(self) -> None:
+        """Write for as long as this process has the lock; return at once if another has it."""
+        session = LockSession(self._pipeline.endpoints.dagster_url)
+        try:
+            if not session.try_all([_LOCK]):
+                self._forget()
+                return
+            self._said = None
+            self._compare.set()
+            while not self._stop.is_set():
+                # Also shows whether the session, and with it the lock, is still there.
+                session.run_status("")
+                if self._compare.is_set() or self._is_due():
+                    self._compare_all()
+                self._write_told(1.0)
+        except BaseException:
+            session.abandon()
+            raise
+        session.close()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._compared_at >= _TRUTH_SECONDS
+
+    def _forget(self) -> None:
+        """Another process writes what was told meanwhile; the comparison finds the rest."""
+        while not self._told.empty():
+            self._told.get_nowait()
+
+    def _compare_all(self) -> None:
+        """Compare every finished generation; what is told meanwhile is written after its page."""
+        self._compare.clear()
+        self._forget()
+        for derivative in _DERIVATIVES:
+            for page in assessed_pages(self._pipeline, derivative, []):
+                self._write_page(derivative, page)
+                self._write_told(_PAUSE_SECONDS)
+                if self._stop.is_set():
+                    self._compare.set()
+                    return
+        self._pipeline.catalog.drop_orphans()
+        self._compared_at = time.monotonic()
+
+    def _write_page(self, derivative: Derivative, page: list[Assessed]) -> None:
+        log = self._pipeline.log
+        events = [a.standing.event_id for a in page if a.standing.event_id]
+        times = log.times(events) if events else {}
+        errors = explain_all(self._pipeline, [a.standing for a in page])
+        now = dt.datetime.now(dt.UTC)
+        rows = [
+            Projected(
+                assessed.row.id,
+                assessed.standing.state.value,
+                derivative.object_key(assessed.row, assessed.revision)
+                if assessed.standing.state is State.READY
+                else None,
+                error,
+                times.get(assessed.standing.event_id or 0, now),
+            )
+            for assessed, error in zip(page, errors, strict=True)
+            if assessed.standing.state is not State.NONE
+        ]
+        gone = [a.row.id for a in page if a.standing.state is State.NONE]
+        self._pipeline.catalog.project(derivative.asset, rows, gone)
+
+    def _write_told(self, seconds: float) -> None:
+        """Write what the feed tells within so many seconds."""
+        try:
+            statuses = self._told.get(timeout=seconds)
+            while not self._told.empty():
+                statuses = statuses + self._told.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            for asset, latest in _latest(statuses):
+                now = dt.datetime.now(dt.UTC)
+                rows = [
+                    Projected(s.id, s.status.value, s.path, s.error, s.at or now)
+                    for s in latest
+                    if s.status is not State.NONE
+                ]
+                gone = [s.id for s in latest if s.status is State.NONE]
+                self._pipeline.catalog.project(asset, rows, gone)
+        except BaseException:
+            # What was taken from the queue is found by comparing.
+            self._compare.set()
+            raise
+
+
+def _latest(statuses: list[Status]) -> Iterator[tuple[str, list[Status]]]:
+    """The last word about each partition, by asset."""
+    last = {(status.asset, status.id): status for status in statuses}
+    for asset in _ASSETS:
+        yield asset, [status for (of, _), status in last.items() if of == asset]

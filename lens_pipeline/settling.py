@@ -1,0 +1,85 @@
+"""What becomes of a row once the provider is done with its task: written, and worked on at once."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
+
+from lens_pipeline.catalog import Generation, TaskRow
+from lens_pipeline.gaps import assess
+from lens_pipeline.library import derivative_of
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.provider import Task, TaskState
+from lens_pipeline.queueing import RunQueue
+from lens_pipeline.status import State
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A row after its task was looked at."""
+
+    changed: bool
+    status: str
+    """What the row says now."""
+    run_ids: tuple[str, ...] = ()
+    problem: str | None = None
+    """Why nothing can be made of the finished row."""
+
+
+def settle(
+    pipeline: Pipeline, queue: RunQueue, row: TaskRow, task: Task, origin: str
+) -> Settled | None:
+    """Bring the row in line with its task, and ask for its derivative; None if the row is gone.
+
+    Doing it again, or at once with others, changes nothing: the row is locked meanwhile. The run is
+    prepared before the finished row can be seen, so that the sensors find it in work already, and
+    begins only after that, so that it finds the row.
+
+    Without Dagster's database the row is finished all the same: the sensors take it up later.
+
+    Raises CatalogError, NoRightToWrite among them.
+    """
+    if not task.state.is_final:
+        return Settled(False, row.status)
+    runs: list[dg.DagsterRun] = []
+    try:
+        with pipeline.catalog.recording(row, task.urls[0] if task.urls else None) as recorded:
+            if recorded is None:
+                return None
+            if recorded.generation and task.state is TaskState.SUCCESS:
+                with _optional(row):
+                    runs = _prepared(pipeline, queue, recorded.generation, origin)
+    except BaseException:
+        queue.discard(runs)
+        raise
+    with _optional(row):
+        queue.release(runs)
+    run_ids = tuple(run.run_id for run in runs)
+    logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
+    return Settled(recorded.changed, recorded.status, run_ids, recorded.problem)
+
+
+@contextmanager
+def _optional(row: TaskRow) -> Iterator[None]:
+    """Go on without a run if Dagster's database does not answer."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        logger.warning("row %r waits for the sensors or the backfill: %s", row.id, error)
+
+
+def _prepared(
+    pipeline: Pipeline, queue: RunQueue, generation: Generation, origin: str
+) -> list[dg.DagsterRun]:
+    if not pipeline.settings.enabled:
+        return []
+    derivative = derivative_of(generation.kind)
+    (assessed,) = assess(pipeline, derivative, [generation])
+    if assessed.standing.state not in (State.NONE, State.FAILED):
+        return []
+    return queue.prepare({derivative: [generation.id]}, origin)

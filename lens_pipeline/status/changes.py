@@ -1,0 +1,309 @@
+"""What is new in the event log since a place in it; cheap enough to be asked a few times a second.
+
+An asset's events become visible in the order of their ids (see `engine/event_log.py`), so that one
+id an asset says how far it was read. The ends of runs need not: they are read again from an id
+that is some seconds old.
+"""
+
+import json
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import sqlalchemy as sa
+
+from lens_pipeline.status.reading import IN_FLIGHT, OUTCOME_TAG, PROGRESS_TAG, Outcome
+
+ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
+_MATERIALIZED, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
+TYPES = [_MATERIALIZED, _OBSERVED, "ASSET_MATERIALIZATION_PLANNED"]
+# A run's end has its id so long, in seconds, before everybody sees it, at the most: an insert of a
+# few rows. Its status in `runs` changes after it.
+_END_SECONDS = 5.0
+# A run that has an end in the log and none in `runs` after so many seconds never gets one.
+_UNSETTLED_SECONDS = 60.0
+# An id is below 2^63.
+_POSITION = re.compile(r"\d{1,19}(-\d{1,19})*")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the log was read: the last event of each asset, and of the ends of runs."""
+
+    assets: tuple[int, ...]
+    ends: int
+
+    def __str__(self) -> str:
+        return "-".join(map(str, (*self.assets, self.ends)))
+
+    @classmethod
+    def parse(cls, text: str, assets: int) -> Self | None:
+        """The position of that text; None if it is none of a log of so many assets."""
+        if not _POSITION.fullmatch(text):
+            return None
+        numbers = [int(part) for part in text.split("-")]
+        if len(numbers) != assets + 1 or max(numbers) >= 1 << 63:
+            return None
+        return cls(tuple(numbers[:-1]), numbers[-1])
+
+    def is_beyond(self, other: "Position") -> bool:
+        """Whether it lies, for any asset, where the log of `other` has not come to yet."""
+        return any(a > b for a, b in zip(self.assets, other.assets, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened after a position, up to another."""
+
+    position: Position
+    touched: Mapping[str, set[str]]
+    """Partitions by asset."""
+    materialized: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    """Ids of the materializations by runs, and of the observations that tell of a failure."""
+    more: bool = False
+    """There is more already."""
+
+
+class ChangeLog:
+    """Reads on in the event log from a position. `read` is for one thread, the rest for any."""
+
+    def __init__(self, dagster_url: str, assets: Sequence[str]) -> None:
+        self._assets = tuple(assets)
+        self._keys = [json.dumps([asset]) for asset in assets]
+        self._engine = sa.create_engine(
+            dagster_url,
+            isolation_level="REPEATABLE READ",
+            pool_pre_ping=True,
+            pool_size=1,
+            max_overflow=4,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "lens-pipeline-changes",
+                # A network that swallows everything shows after so many milliseconds.
+                "tcp_user_timeout": 15_000,
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 2,
+            },
+        )
+        # Ends that were seen lately, and runs that have an end in the log only.
+        self._ended: set[int] = set()
+        self._latest_ends: deque[tuple[float, int]] = deque()
+        self._unsettled: dict[str, float] = {}
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def latest(self) -> Position:
+        """Where the log ends now."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(LATEST, {"assets": self._keys, "types": TYPES})
+            assets = {row.asset: row.id for row in rows}
+            ends = connection.execute(LATEST_END, {"ends": ENDS}).scalar()
+        return Position(tuple(assets[key] for key in self._keys), ends or 0)
+
+    def read(self, after: Position, limit: int) -> Changes:
+        """What became visible after `after`: up to `limit` events of each asset and kind."""
+        with self._engine.connect() as connection:
+            events, assets, more = self._events(connection, after, limit)
+            ends = connection.execute(
+                NEW_ENDS, {"ends": ENDS, "after": after.ends, "limit": 20 * limit}
+            ).all()
+            fresh = [row for row in ends if row.id not in self._ended]
+            now = time.monotonic()
+            for row in fresh:
+                self._unsettled[row.run_id] = now
+            waiting, touched = self._settled(connection, now)
+            failed = self._failed(connection, events)
+        for row in events:
+            if row.partition is not None:
+                touched[self._asset(row.asset)].add(row.partition)
+        # Only now: what raises is read again.
+        self._unsettled = {run: self._unsettled[run] for run in waiting}
+        self._ended = {row.id for row in ends}
+        return Changes(
+            Position(assets, self._trailing(after, ends, now)),
+            touched,
+            # Those without a run record what was there before.
+            [row.id for row in events if row.type == _MATERIALIZED and row.run_id],
+            failed,
+            more,
+        )
+
+    def since(self, after: Position, limit: int) -> Changes:
+        """As `read`, for somebody who has read up to `after` only; leaves no trace.
+
+        With `more`, there is more than anybody should be told one by one.
+        """
+        with self._engine.connect() as connection:
+            events, assets, more = self._events(connection, after, limit)
+            query = {"ends": ENDS, "after": after.ends, "limit": limit + 1}
+            ends = connection.execute(NEW_ENDS, query).all()
+            touched = self._planned(connection, {row.run_id for row in ends})
+        for row in events:
+            if row.partition is not None:
+                touched[self._asset(row.asset)].add(row.partition)
+        return Changes(Position(assets, after.ends), touched, more=more or len(ends) > limit)
+
+    def progress(self) -> dict[str, str]:
+        """What each run under way says of how far it is, by run."""
+        with self._engine.connect() as connection:
+            values = {"statuses": list(IN_FLIGHT), "key": PROGRESS_TAG}
+            return {row.run_id: row.value for row in connection.execute(_PROGRESS, values)}
+
+    def planned(self, run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """The first asset, in our order, and its partition that each run is to materialize."""
+        with self._engine.connect() as connection:
+            values = {"runs": list(run_ids), "assets": self._keys}
+            rows = connection.execute(_PLANNED, values).all()
+        # The last one stays.
+        last_first = sorted(rows, key=lambda row: self._keys.index(row.asset), reverse=True)
+        return {row.run_id: (self._asset(row.asset), row.partition) for row in last_first}
+
+    def _events(
+        self, connection: sa.Connection, after: Position, limit: int
+    ) -> tuple[list[sa.Row], tuple[int, ...], bool]:
+        """New events of our assets, how far they go, and whether there are more."""
+        rows = connection.execute(
+            NEW_EVENTS,
+            {
+                "assets": self._keys,
+                "after": list(after.assets),
+                "types": TYPES,
+                "limit": limit,
+            },
+        ).all()
+        lists: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for row in rows:
+            lists[row.asset, row.type].append(row.id)
+        # A full list may go on: nothing of its asset beyond its end counts yet.
+        bounds: dict[str, int] = {}
+        for (asset, _), ids in lists.items():
+            if len(ids) == limit:
+                bounds[asset] = min(ids[-1], bounds.get(asset, ids[-1]))
+        events = [row for row in rows if row.id <= bounds.get(row.asset, row.id)]
+        last: dict[str, int] = {}
+        for row in events:
+            last[row.asset] = max(row.id, last.get(row.asset, 0))
+        assets = tuple(
+            last.get(key, before) for key, before in zip(self._keys, after.assets, strict=True)
+        )
+        return events, assets, bool(bounds)
+
+    def _settled(
+        self, connection: sa.Connection, now: float
+    ) -> tuple[set[str], dict[str, set[str]]]:
+        """Runs whose end is not in `runs` yet, and the partitions of those where it is."""
+        if not self._unsettled:
+            return set(), defaultdict(set)
+        values = {"runs": list(self._unsettled), "statuses": list(IN_FLIGHT)}
+        found = set(connection.execute(_NOT_ENDED, values).scalars())
+        waiting = {run for run in found if now - self._unsettled[run] < _UNSETTLED_SECONDS}
+        return waiting, self._planned(connection, self._unsettled.keys() - waiting)
+
+    def _planned(self, connection: sa.Connection, run_ids: Iterable[str]) -> dict[str, set[str]]:
+        values = {"runs": list(run_ids), "assets": self._keys}
+        touched: dict[str, set[str]] = defaultdict(set)
+        if values["runs"]:
+            for row in connection.execute(_PLANNED, values):
+                touched[self._asset(row.asset)].add(row.partition)
+        return touched
+
+    def _failed(self, connection: sa.Connection, events: Iterable[sa.Row]) -> list[int]:
+        observed = [row.id for row in events if row.type == _OBSERVED]
+        if not observed:
+            return []
+        values = {"ids": observed, "key": OUTCOME_TAG, "value": Outcome.FAILED.value}
+        return list(connection.execute(_TAGGED, values).scalars())
+
+    def _trailing(self, after: Position, ends: Sequence[sa.Row], now: float) -> int:
+        """The last id of an end that is old enough for all before it to be visible."""
+        if ends:
+            self._latest_ends.append((now, ends[-1].id))
+        trailing = after.ends
+        while self._latest_ends and now - self._latest_ends[0][0] >= _END_SECONDS:
+            trailing = max(trailing, self._latest_ends.popleft()[1])
+        return trailing
+
+    def _asset(self, key: str) -> str:
+        return self._assets[self._keys.index(key)]
+
+
+# One probe of an index for each asset and kind of event, whatever else happens in the log. Columns
+# are compared as rows, and ordered by all of them: the planner would else follow the primary key
+# through all of the log wherever an asset has no events.
+NEW_EVENTS = sa.text(
+    """
+    SELECT e.id, a.asset, t.type, e.partition, e.run_id
+      FROM unnest(CAST(:assets AS text[]), CAST(:after AS bigint[])) AS a(asset, after)
+     CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
+     CROSS JOIN LATERAL (
+       SELECT id, partition, run_id FROM event_logs
+        WHERE asset_key IS NOT NULL
+          AND (asset_key, dagster_event_type, id) > (a.asset, t.type, a.after)
+          AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
+        ORDER BY asset_key, dagster_event_type, id LIMIT :limit) e
+     ORDER BY e.id
+    """
+)
+LATEST = sa.text(
+    """
+    SELECT a.asset, coalesce(max(e.id), 0) AS id
+      FROM unnest(CAST(:assets AS text[])) AS a(asset)
+     CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
+      LEFT JOIN LATERAL (
+       SELECT id FROM event_logs
+        WHERE asset_key IS NOT NULL
+          AND (asset_key, dagster_event_type, id) > (a.asset, t.type, 0)
+          AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
+        ORDER BY asset_key DESC, dagster_event_type DESC, id DESC LIMIT 1) e ON true
+     GROUP BY a.asset
+    """
+)
+NEW_ENDS = sa.text(
+    """
+    SELECT e.id, e.run_id FROM unnest(CAST(:ends AS text[])) AS t(type)
+     CROSS JOIN LATERAL (
+       SELECT id, run_id FROM event_logs
+        WHERE (dagster_event_type, id) > (t.type, :after)
+          AND (dagster_event_type, id) <= (t.type, 9223372036854775807)
+        ORDER BY dagster_event_type, id LIMIT :limit) e
+     ORDER BY e.id LIMIT :limit
+    """
+)
+LATEST_END = sa.text(
+    """
+    SELECT max(e.id) FROM unnest(CAST(:ends AS text[])) AS t(type)
+     CROSS JOIN LATERAL (
+       SELECT id FROM event_logs
+        WHERE (dagster_event_type, id) > (t.type, 0)
+          AND (dagster_event_type, id) <= (t.type, 9223372036854775807)
+        ORDER BY dagster_event_type DESC, id DESC LIMIT 1) e
+    """
+)
+_NOT_ENDED = sa.text(
+    "SELECT run_id FROM runs WHERE run_id = ANY(:runs) AND status = ANY(:statuses)"
+)
+_PLANNED = sa.text(
+    """
+    SELECT run_id, asset_key AS asset, partition FROM event_logs
+     WHERE run_id = ANY(:runs) AND dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+       AND asset_key = ANY(:assets) AND partition IS NOT NULL ORDER BY id DESC
+    """
+)
+_PROGRESS = sa.text(
+    """
+    SELECT r.run_id, t.value FROM runs r JOIN run_tags t ON t.run_id = r.run_id
+     WHERE r.status = ANY(:statuses) AND t.key = :key
+    """
+)
+_TAGGED = sa.text(
+    """
+    SELECT event_id FROM asset_event_tags
+     WHERE event_id = ANY(:ids) AND key = :key AND value = :value ORDER BY event_id
+    """
+)

@@ -1,0 +1,187 @@
+"""What the event log and the run queue hold of figures: how many, how long, how old."""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lens_pipeline.status.reading import (
+    ERROR_CLASS_TAG,
+    OUTCOME_TAG,
+    PERMANENT_TAG,
+    Outcome,
+    event_metadata,
+)
+
+STAGES = ("fetch", "render", "store")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One derivative that a run has made, and how long that took, in seconds where known."""
+
+    asset: str
+    latency: float | None
+    stages: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """One attempt that failed."""
+
+    asset: str
+    error_class: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """Runs that wait in a queue, and since when the first of them does."""
+
+    depth: int
+    since: dt.datetime | None
+
+
+class FigureLog:
+    """Reads figures. Safe to share between threads."""
+
+    def __init__(self, dagster_url: str) -> None:
+        self._engine = sa.create_engine(
+            dagster_url,
+            pool_pre_ping=True,
+            pool_size=1,
+            max_overflow=3,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "lens-pipeline-figures",
+                "tcp_user_timeout": 15_000,
+            },
+        )
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def made(self, event_ids: Sequence[int]) -> list[Made]:
+        """What these materializations tell."""
+        if not event_ids:
+            return []
+        with self._engine.connect() as connection:
+            return [_made(row) for row in connection.execute(_EVENTS, {"ids": list(event_ids)})]
+
+    def missed(self, event_ids: Sequence[int]) -> list[Missed]:
+        """What these observations of failures tell."""
+        if not event_ids:
+            return []
+        with self._engine.connect() as connection:
+            return _missed(connection, event_ids)
+
+    def made_before(
+        self, asset: str, after: int, until: int, limit: int
+    ) -> tuple[list[Made], int | None]:
+        """The next `limit` of an asset's past, up to the event `until`; and where to go on."""
+        values = {"asset": json.dumps([asset]), "after": after, "until": until, "limit": limit}
+        with self._engine.connect() as connection:
+            rows = connection.execute(_PAST_MADE, values).all()
+        # Those without a run record what was there before.
+        return [_made(row) for row in rows if row.run_id], _next(rows, limit)
+
+    def missed_before(
+        self, asset: str, after: int, until: int, limit: int
+    ) -> tuple[list[Missed], int | None]:
+        """As `made_before`, of attempts that failed."""
+        values = {"asset": json.dumps([asset]), "after": after, "until": until, "limit": limit}
+        with self._engine.connect() as connection:
+            rows = connection.execute(_PAST_OBSERVED, values).all()
+            return _missed(connection, [row.id for row in rows]), _next(rows, limit)
+
+    def queues(self, tag: str) -> dict[str, QueueLoad]:
+        """How many runs wait for the daemon or a worker, by the value of their `tag`."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_QUEUES, {"tag": tag}).all()
+        return {
+            row.queue: QueueLoad(row.depth, row.since and row.since.replace(tzinfo=dt.UTC))
+            for row in rows
+        }
+
+
+def _made(row: sa.Row) -> Made:
+    facts = event_metadata(row)
+    stages = [(stage, _seconds(facts.get(f"{stage}_seconds"))) for stage in STAGES]
+    return Made(
+        json.loads(row.asset_key)[0],
+        _seconds(facts.get("latency_seconds")),
+        tuple((stage, seconds) for stage, seconds in stages if seconds is not None),
+    )
+
+
+def _missed(connection: sa.Connection, event_ids: Iterable[int]) -> list[Missed]:
+    rows = connection.execute(
+        _OUTCOMES,
+        {
+            "ids": list(event_ids),
+            "outcome": OUTCOME_TAG,
+            "failed": Outcome.FAILED.value,
+            "error_class": ERROR_CLASS_TAG,
+            "permanent": PERMANENT_TAG,
+        },
+    )
+    return [
+        Missed(json.loads(row.asset_key)[0], row.error_class or "", row.permanent == "true")
+        for row in rows
+    ]
+
+
+def _next(rows: Sequence[sa.Row], limit: int) -> int | None:
+    return rows[-1].id if len(rows) == limit else None
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+_EVENTS = sa.text('SELECT id, asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
+# As rows, for the reason given in `changes.py`.
+_PAST_MADE = sa.text(
+    """
+    SELECT id, run_id, asset_key, "timestamp", event FROM event_logs
+     WHERE asset_key IS NOT NULL
+       AND (asset_key, dagster_event_type, id) > (:asset, 'ASSET_MATERIALIZATION', :after)
+       AND (asset_key, dagster_event_type, id) <= (:asset, 'ASSET_MATERIALIZATION', :until)
+     ORDER BY asset_key, dagster_event_type, id LIMIT :limit
+    """
+)
+_PAST_OBSERVED = sa.text(
+    """
+    SELECT id FROM event_logs
+     WHERE asset_key IS NOT NULL
+       AND (asset_key, dagster_event_type, id) > (:asset, 'ASSET_OBSERVATION', :after)
+       AND (asset_key, dagster_event_type, id) <= (:asset, 'ASSET_OBSERVATION', :until)
+     ORDER BY asset_key, dagster_event_type, id LIMIT :limit
+    """
+)
+_OUTCOMES = sa.text(
+    """
+    SELECT o.asset_key, c.value AS error_class, p.value AS permanent
+      FROM asset_event_tags o
+      LEFT JOIN asset_event_tags c ON c.event_id = o.event_id AND c.key = :error_class
+      LEFT JOIN asset_event_tags p ON p.event_id = o.event_id AND p.key = :permanent
+     WHERE o.event_id = ANY(:ids) AND o.key = :outcome AND o.value = :failed
+    """
+)
+# Times of events are in UTC, those of `runs` in the zone of whoever wrote them.
+_QUEUES = sa.text(
+    """
+    WITH waiting AS (
+      SELECT r.id, r.run_id, t.value AS queue FROM runs r
+        JOIN run_tags t ON t.run_id = r.run_id AND t.key = :tag
+       WHERE r.status IN ('QUEUED', 'NOT_STARTED', 'STARTING'))
+    SELECT w.queue, w.depth, e.at AS since
+      FROM (SELECT queue, count(*) AS depth, min(id) AS first FROM waiting GROUP BY queue) w
+      JOIN waiting f ON f.id = w.first
+      LEFT JOIN LATERAL (
+        SELECT "timestamp" AS at FROM event_logs
+         WHERE run_id = f.run_id ORDER BY id LIMIT 1) e ON true
+    """
+)

@@ -1,0 +1,50 @@
+"""What the app does besides answering: follows the event log, and keeps figures and views true."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from lens_pipeline.backlog import Watch
+from lens_pipeline.figures import Figures
+from lens_pipeline.live import Feed
+from lens_pipeline.projection import Projector
+from lens_pipeline.status import FigureLog
+from lens_pipeline.web.context import Context
+from lens_pipeline.web.events import Hub
+from lens_pipeline.web.health import Monitor
+from lens_pipeline.web.metrics import PipelineCollector
+
+# Threads that are in the middle of a query get so long; one that hangs ends with the process.
+_STOP_SECONDS = 2.0
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[None]:
+    """Runs all of it for as long as the app serves; needs no service to be there yet."""
+    context: Context = app.state.context
+    log = FigureLog(context.pipeline.endpoints.dagster_url)
+    figures = Figures(log)
+    watch = Watch(context.pipeline, log)
+    projector = Projector(context.pipeline)
+    hub = Hub(asyncio.get_running_loop())
+    feed = Feed(
+        context.pipeline,
+        listeners=(hub.tell, watch.tell, projector.tell),
+        begin=figures.begin,
+        count=figures.count,
+    )
+    monitor = Monitor(context, watch)
+    app.state.hub, app.state.feed, app.state.monitor = hub, feed, monitor
+    app.state.collector = PipelineCollector(figures, watch, monitor)
+    workers = (feed, watch, projector)
+    for worker in workers:
+        worker.start()
+    try:
+        yield
+    finally:
+        figures.stop()
+        stops = (asyncio.to_thread(worker.stop, _STOP_SECONDS) for worker in workers)
+        await asyncio.gather(*stops)
+        log.close()

@@ -1,0 +1,129 @@
+"""Which bytes of an object a request asks for, and whether it needs any: RFC 9110, 13 and 14.
+
+Pure: headers in, decisions out.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import format_datetime, parsedate_to_datetime
+from enum import Enum, auto
+
+from lens_pipeline.store import ObjectInfo
+
+_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.ASCII | re.IGNORECASE)
+# Beyond any file, and far below where Python refuses to read a number.
+_MOST_DIGITS = 18
+_TAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+# Of a file that changed within the second of its Last-Modified the time says nothing for sure.
+_SETTLED = dt.timedelta(seconds=2)
+
+
+class Verdict(Enum):
+    """What to answer, when it is not the whole object or a part of it."""
+
+    NOT_MODIFIED = auto()
+    FAILED = auto()
+    """The client wanted another version than there is."""
+    UNSATISFIABLE = auto()
+    """The range begins behind the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes from `start` to before `end`."""
+
+    start: int
+    end: int
+    whole: bool
+
+
+def entity_tag(info: ObjectInfo) -> str:
+    """The strong validator of an object."""
+    return f'"{info.etag}"'
+
+
+def http_date(moment: dt.datetime) -> str:
+    return format_datetime(moment.astimezone(dt.UTC), usegmt=True)
+
+
+def decide(method: str, headers: Mapping[str, str], info: ObjectInfo) -> Part | Verdict:
+    """What of the object answers a GET or HEAD with these headers (their names in lower case)."""
+    verdict = _precondition(headers, info)
+    if verdict is not None:
+        return verdict
+    whole = Part(0, info.bytes, whole=True)
+    wanted = headers.get("range")
+    # A range has a meaning for GET only.
+    if wanted is None or method != "GET" or not _if_range(headers.get("if-range"), info):
+        return whole
+    return parse_range(wanted, info.bytes) or whole
+
+
+def parse_range(text: str, size: int) -> Part | Verdict | None:
+    """One range of an object of `size` bytes; None if it is malformed, of another unit, or several.
+
+    Several would let a client ask for the same bytes many times over.
+    """
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        length = min(_number(suffix), size)
+        return Part(size - length, size, whole=False) if length else Verdict.UNSATISFIABLE
+    start = _number(first)
+    end = _number(last) + 1 if last else size
+    if end <= start and last:
+        return None
+    if start >= size:
+        return Verdict.UNSATISFIABLE
+    return Part(start, min(end, size), whole=False)
+
+
+def _number(digits: str) -> int:
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
+
+
+def _precondition(headers: Mapping[str, str], info: ObjectInfo) -> Verdict | None:
+    """In the order of RFC 9110, 13.2.2."""
+    tag = entity_tag(info)
+    wanted = headers.get("if-match")
+    since = _date(headers.get("if-unmodified-since")) if wanted is None else None
+    if wanted is not None and wanted.strip() != "*" and tag not in _TAGS.findall(wanted):
+        return Verdict.FAILED
+    if since is not None and _seconds(info.modified) > since:
+        return Verdict.FAILED
+    if (known := headers.get("if-none-match")) is not None:
+        tags = {found.removeprefix("W/") for found in _TAGS.findall(known)}
+        return Verdict.NOT_MODIFIED if known.strip() == "*" or tag in tags else None
+    since = _date(headers.get("if-modified-since"))
+    if since is not None and _seconds(info.modified) <= since:
+        return Verdict.NOT_MODIFIED
+    return None
+
+
+def _if_range(validator: str | None, info: ObjectInfo) -> bool:
+    """Whether the part that the client has already is of this version."""
+    if validator is None or validator.strip() == entity_tag(info):
+        return True
+    moment = _date(validator)
+    settled = dt.datetime.now(dt.UTC) - info.modified >= _SETTLED
+    return moment is not None and moment == _seconds(info.modified) and settled
+
+
+def _seconds(moment: dt.datetime) -> dt.datetime:
+    return moment.astimezone(dt.UTC).replace(microsecond=0)
+
+
+def _date(text: str | None) -> dt.datetime | None:
+    """None if there is none or it is no date, which is then to be ignored."""
+    if text is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)

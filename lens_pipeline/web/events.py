@@ -1,0 +1,296 @@
+"""Server-sent events: what changes, told to any number of browsers."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lens_pipeline.live import Batch, Feed, Progress, Status
+from lens_pipeline.status import Position
+from lens_pipeline.web.access import Caller, CallerDep
+from lens_pipeline.web.errors import ApiError
+
+router = APIRouter(tags=["events"])
+
+PATH = "/api/events"
+
+# After which a browser that lost the connection comes back, milliseconds.
+_RETRY = b"retry: 2000\n\n"
+_RESET = b"event: reset\ndata: {}\n"
+# Proxies close what is silent; seconds.
+_HEARTBEAT_SECONDS = 15.0
+# Batches that wait for a reader who is slow: several seconds of a busy site.
+_MOST_WAITING = 100
+_END_SECONDS = 0.2
+# Browsers that come back at once, after a restart, must not take all of the database.
+_MISSED_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One event as it is sent, but for its id; made once for all who may see it."""
+
+    user_id: str | None
+    project_id: str | None
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The messages of a batch."""
+
+    before: Position
+    position: Position
+    messages: tuple[Message, ...] = ()
+    is_reset: bool = False
+
+
+def packet(batch: Batch) -> Packet:
+    messages = (*map(_status, batch.statuses), *map(_progress, batch.progress))
+    return Packet(batch.before, batch.position, messages, batch.is_reset)
+
+
+def _status(status: Status) -> Message:
+    return _message(
+        "status",
+        status,
+        {
+            "status": status.status.value,
+            "attempts": status.attempts,
+            "path": status.path,
+            "error": status.error,
+            "error_class": status.error_class,
+            "run_id": status.run_id,
+            "at": status.at.isoformat() if status.at else None,
+        },
+    )
+
+
+def _progress(progress: Progress) -> Message:
+    return _message("progress", progress, {"percent": progress.percent, "text": progress.text})
+
+
+def _message(event: str, about: Status | Progress, more: dict[str, object]) -> Message:
+    data = {
+        "kind": about.kind.value,
+        "asset": about.asset,
+        "id": about.id,
+        "user_id": about.user_id,
+        "project_id": about.project_id,
+        **more,
+    }
+    # JSON has its line breaks escaped: one line of data.
+    text = f"event: {event}\ndata: {json.dumps(data)}\n"
+    return Message(about.user_id, about.project_id, text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a subscriber sees: what the caller may, of what they asked for."""
+
+    caller: Caller
+    user_id: str | None
+    project_id: str | None
+
+    def shows(self, message: Message) -> bool:
+        if message.user_id is not None:
+            wanted = self.project_id is None and self.user_id in (None, message.user_id)
+            return wanted and self.caller.may_see_user(message.user_id)
+        if message.project_id is not None:
+            wanted = self.user_id is None and self.project_id in (None, message.project_id)
+            return wanted and self.caller.may_see_project(message.project_id)
+        # Nobody's, such as what is gone: for those who see everything.
+        is_whole = self.user_id is None and self.project_id is None
+        return is_whole and self.caller.may_see_user("") and self.caller.may_see_project("")
+
+
+class Subscription:
+    """One open stream; used on the event loop alone."""
+
+    def __init__(self, view: View, position: Position | None) -> None:
+        self.view = view
+        self.position = position
+        """Up to where everything was taken; None if the feed has not begun."""
+        self.closed = asyncio.Event()
+        self._waiting: asyncio.Queue[Packet] = asyncio.Queue(_MOST_WAITING)
+
+    def put(self, packet: Packet) -> None:
+        """Never waits: who is too slow loses what waits for them, and is told so."""
+        if self._waiting.full():
+            while not self._waiting.empty():
+                self._waiting.get_nowait()
+            packet = Packet(packet.before, packet.position, is_reset=True)
+        self._waiting.put_nowait(packet)
+
+    async def next(self, seconds: float) -> Packet | None:
+        """The next packet; None if there is none within so many seconds."""
+        try:
+            packet = await asyncio.wait_for(self._waiting.get(), seconds)
+        except TimeoutError:
+            return None
+        self.position = packet.position
+        return packet
+
+
+class Hub:
+    """Hands what the feed tells to every open stream."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._open: set[Subscription] = set()
+        self._is_closed = False
+        self._position: Position | None = None
+        self.missed_at_once = asyncio.Semaphore(_MISSED_AT_ONCE)
+
+    def tell(self, batch: Batch) -> None:
+        """To be called by the feed, from its thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, packet(batch))
+
+    def subscribe(self, view: View) -> Subscription:
+        subscription = Subscription(view, self._position)
+        self._open.add(subscription)
+        if self._is_closed:
+            subscription.closed.set()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._open.discard(subscription)
+
+    def close(self) -> None:
+        """End every stream, now and from now on: the server stops."""
+        self._is_closed = True
+        for subscription in self._open:
+            subscription.closed.set()
+
+    def _deliver(self, packet: Packet) -> None:
+        self._position = packet.position
+        for subscription in self._open:
+            subscription.put(packet)
+
+
+class EventStream(Response):
+    """Sends what `body` gives until it is cut: by the client's going, or by the server's stop.
+
+    Starlette's own streams end with their body only, for which a stopping server would wait.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, hub: Hub, view: View, body: Callable[[Subscription], AsyncIterator[bytes]]
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._hub = hub
+        self._view = view
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        subscription = self._hub.subscribe(self._view)
+        ways_to_end = [
+            asyncio.ensure_future(self._send(subscription, send)),
+            asyncio.ensure_future(_gone(receive)),
+            asyncio.ensure_future(subscription.closed.wait()),
+        ]
+        try:
+            await asyncio.wait(ways_to_end, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hub.unsubscribe(subscription)
+            for way in ways_to_end:
+                way.cancel()
+            outcomes = await asyncio.gather(*ways_to_end, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        # A client that reads nothing could be waited for without end.
+        with contextlib.suppress(TimeoutError):
+            end = {"type": "http.response.body", "body": b"", "more_body": False}
+            await asyncio.wait_for(send(end), _END_SECONDS)
+
+    async def _send(self, subscription: Subscription, send: Send) -> None:
+        async for chunk in self._body(subscription):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.get(
+    PATH,
+    response_class=Response,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Events, as they come."}},
+)
+async def events(
+    request: Request,
+    caller: CallerDep,
+    user_id: str | None = None,
+    project_id: str | None = None,
+    last_event_id: Annotated[str | None, Header(max_length=1000)] = None,
+) -> Response:
+    """What changes, as server-sent events: `status`, `progress` and `reset`.
+
+    `reset`: something may have been missed, read everything anew. Who comes back with the
+    `Last-Event-ID` of before is told what has changed meanwhile.
+    """
+    if user_id is not None and not caller.may_see_user(user_id):
+        raise ApiError(403, "forbidden", "this token does not cover that user")
+    if project_id is not None and not caller.may_see_project(project_id):
+        raise ApiError(403, "forbidden", "this token does not cover that project")
+    hub: Hub = request.app.state.hub
+    feed: Feed = request.app.state.feed
+
+    async def body(subscription: Subscription) -> AsyncIterator[bytes]:
+        yield _RETRY + await _greeting(hub, feed, subscription, last_event_id)
+        while True:
+            packet = await subscription.next(_HEARTBEAT_SECONDS)
+            text = _text(packet, subscription.view) if packet else _beat(subscription)
+            if text:
+                yield text
+
+    return EventStream(hub, View(caller, user_id, project_id), body)
+
+
+async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: str | None) -> bytes:
+    """What was missed, how far the runs under way are, and where to go on from."""
+    view = subscription.view
+    parts = []
+    if resumed:
+        async with hub.missed_at_once:
+            batch = await run_in_threadpool(feed.missed, resumed)
+        if batch is None:
+            parts.append(_RESET + b"\n")
+        else:
+            parts.append(_text(packet(batch), view))
+    parts += [m.text + b"\n" for m in map(_progress, feed.progress) if view.shows(m)]
+    return b"".join(parts) + _beat(subscription)
+
+
+def _beat(subscription: Subscription) -> bytes:
+    """A sign of life; with where to go on from, which a browser notes without an event."""
+    position = subscription.position
+    return b": alive\n" + (_id(position) if position else b"\n")
+
+
+def _text(packet: Packet, view: View) -> bytes:
+    """The events of a packet that this view shows; the last one says where to go on."""
+    shown = [_RESET] if packet.is_reset else []
+    shown += [message.text for message in packet.messages if view.shows(message)]
+    if not shown:
+        return b""
+    return _id(packet.before).join(shown) + _id(packet.position)
+
+
+def _id(position: Position) -> bytes:
+    return f"id: {position}\n\n".encode()

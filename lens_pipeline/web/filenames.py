@@ -1,0 +1,35 @@
+"""Names of downloads: any name that people give becomes one that browsers and disks can take."""
+
+import re
+import unicodedata
+from urllib.parse import quote
+
+# What the usual file systems take, in bytes of UTF-8.
+_MOST_BYTES = 255
+# Separators of paths, and those that show a name backwards (`exe.4pm` as `mp4.exe`).
+_HARMFUL = re.compile("[/\\\\\u200e\u200f\u202a-\u202e\u2066-\u2069\u061c]")
+# Of RFC 5987.
+_UNQUOTED = "!#$&+-.^_`|~"
+
+
+def attachment(name: str, ending: str) -> str:
+    """A Content-Disposition (RFC 6266) that saves as `name` + `ending`; `ending` is safe ASCII.
+
+    Old clients see an ASCII fallback.
+    """
+    room = _MOST_BYTES - len(ending)
+    whole = f"{_safe(name, room)}{ending}"
+    fallback = unicodedata.normalize("NFKD", whole).encode("ascii", "replace").decode()
+    fallback = re.sub(r"[^A-Za-z0-9 ._()-]", "_", fallback)
+    return f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{quote(whole, safe=_UNQUOTED)}"
+
+
+def _safe(name: str, most_bytes: int) -> str:
+    """`name` as part of a file name: one line, no path, nothing invisible that misleads."""
+    kept = "".join("_" if _is_control(one) else one for one in _HARMFUL.sub("_", name))
+    kept = kept.strip().lstrip(".")
+    return kept.encode()[:most_bytes].decode(errors="ignore")
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}

@@ -1,0 +1,201 @@
+"""Objects of the store as answers to GET and HEAD: ranges, caching, and the bytes as they come."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request, Response
+from starlette.responses import RedirectResponse
+from starlette.types import Receive, Scope, Send
+
+from lens_pipeline.failures import DerivativeError, SourceMissing
+from lens_pipeline.status import State
+from lens_pipeline.store import (
+    Buffer,
+    ObjectReader,
+    ObjectReplaced,
+    ObjectStore,
+    content_type_of,
+)
+from lens_pipeline.web.conditional import Verdict, decide, entity_tag, http_date
+from lens_pipeline.web.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+# For addresses that name the revision they mean. Private: who may see it is decided here.
+IMMUTABLE = "private, max-age=31536000, immutable"
+# Asked for again each time, which costs a few bytes as long as nothing has changed.
+REVALIDATE = "private, no-cache"
+
+# Large enough that the work per chunk does not count; each reader holds about two of them.
+_CHUNK_BYTES = 256 * 1024
+# A client that takes nothing for so long is let go; what it holds is needed by others.
+_STALL_SECONDS = 60.0
+# Reads that wait for a disk or the network at once: apart from the threads that answer requests.
+_WAITING_READS = CapacityLimiter(32)
+# An object may be replaced between a look at it and the first byte, but not time and again.
+_ATTEMPTS = 3
+
+
+def described(*content_types: str) -> dict[int | str, dict[str, Any]]:
+    """What an endpoint that streams an object answers, for the API's description."""
+    content = {name: {"schema": {"type": "string", "format": "binary"}} for name in content_types}
+    return {
+        200: {"description": "The whole object.", "content": content},
+        206: {"description": "The range that was asked for.", "content": content},
+        304: {"description": "The client has it already."},
+        412: {"description": "It is not the version that was asked for."},
+        416: {"description": "The range begins behind the end."},
+    }
+
+
+def stream(
+    store: ObjectStore,
+    request: Request,
+    key: str,
+    *,
+    cache_control: str = REVALIDATE,
+    disposition: str | None = None,
+) -> Response:
+    """The answer to a GET or HEAD for the object `key`; blocks until its first byte is at hand.
+
+    Raises ApiError 404, 412, 416; DerivativeError if the store does not work.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ObjectReplaced):
+            return _try(store, request, key, cache_control, disposition)
+    return _try(store, request, key, cache_control, disposition)
+
+
+def picture_not_ready(state: State) -> ApiError:
+    return ApiError(404, "not_ready", "there is no picture of it yet", status=state)
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a row's `asset_url` is not a key of the store but an address elsewhere."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def redirect(address: str) -> Response:
+    """Sends the client to where a file lies; we fetch nothing from strangers for others.
+
+    Raises ApiError 404 if it is no address that a client could use.
+    """
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        parts = None
+    if parts is None or not parts.hostname or not address.isprintable():
+        raise ApiError(404, "not_found", "its row names no file")
+    # Our own address, perhaps a signed one, is none of their business.
+    return RedirectResponse(
+        address, 307, {"Cache-Control": REVALIDATE, "Referrer-Policy": "no-referrer"}
+    )
+
+
+def _try(
+    store: ObjectStore, request: Request, key: str, cache_control: str, disposition: str | None
+) -> Response:
+    with ExitStack() as opened:
+        reader = opened.enter_context(_open(store, key))
+        info = reader.info
+        headers = {
+            "ETag": entity_tag(info),
+            "Last-Modified": http_date(info.modified),
+            "Accept-Ranges": "bytes",
+            "Cache-Control": cache_control,
+            "X-Content-Type-Options": "nosniff",
+        }
+        asked = {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
+        part = decide(request.method, asked, info)
+        if isinstance(part, Verdict):
+            return _without_object(part, headers, info.bytes)
+        headers["Content-Type"] = content_type_of(key)
+        headers["Content-Length"] = str(part.end - part.start)
+        if disposition is not None:
+            headers["Content-Disposition"] = disposition
+        if not part.whole:
+            headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{info.bytes}"
+        status = 200 if part.whole else 206
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers)
+        reader.select(part.start, part.end)
+        opened.pop_all()
+        return _Stream(reader, status, headers)
+
+
+def _open(store: ObjectStore, key: str) -> ObjectReader:
+    try:
+        return store.open(key)
+    except SourceMissing:
+        raise ApiError(404, "not_found", "the store does not have this object any more") from None
+
+
+def _without_object(verdict: Verdict, headers: dict[str, str], size: int) -> Response:
+    if verdict is Verdict.NOT_MODIFIED:
+        return Response(status_code=304, headers=headers)
+    if verdict is Verdict.FAILED:
+        raise ApiError(412, "precondition_failed", "it is not the version that was asked for")
+    raise ApiError(
+        416,
+        "range_not_satisfiable",
+        f"there are {size} bytes",
+        headers={"Content-Range": f"bytes */{size}"},
+    )
+
+
+class _Stream(Response):
+    """Sends a part of an object as the client takes it, and closes it whatever happens."""
+
+    def __init__(self, reader: ObjectReader, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(status_code=status, headers=headers)
+        self._reader = reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            # Returning before the end closes the connection: the client sees that bytes are
+            # missing, and asks for the others.
+            await self._send_body(send, gone)
+        except TimeoutError:
+            logger.info("%s: the client takes no more bytes", self._reader.info.key)
+        except DerivativeError as error:
+            logger.warning("%s", error)
+        finally:
+            gone.cancel()
+            self._reader.close()
+
+    async def _send_body(self, send: Send, gone: asyncio.Task[None]) -> None:
+        more = True
+        while more and not gone.done():
+            chunk = await self._next()
+            more = self._reader.left > 0
+            async with asyncio.timeout(_STALL_SECONDS):
+                await send({"type": "http.response.body", "body": chunk, "more_body": more})
+            # A client that is as fast as we are must not keep others waiting.
+            await asyncio.sleep(0)
+
+    async def _next(self) -> Buffer:
+        chunk = self._reader.read_at_once(_CHUNK_BYTES)
+        if chunk is None:
+            chunk = await to_thread.run_sync(
+                self._reader.read, _CHUNK_BYTES, limiter=_WAITING_READS
+            )
+        return chunk
+
+
+async def _gone(receive: Receive) -> None:
+    """Ends when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,100 @@
+"""The two pages for people: the library and the masters of a project.
+
+They are all static but for the language, what the caller is restricted to and where Dagster's UI
+is: everything they show comes from the API, so that a page has no rights of its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Scope
+
+from lens_pipeline.web.access import Caller, CallerDep
+from lens_pipeline.web.context import ContextDep
+from lens_pipeline.web.texts import TEXTS, Text, choose_language
+
+router = APIRouter(include_in_schema=False)
+
+_HERE = Path(__file__).parent
+_templates = Jinja2Templates(directory=_HERE / "templates")
+
+
+class RevalidatedFiles(StaticFiles):
+    """Files that browsers keep, and ask about each time: modules import each other by bare names,
+    so that a new version must not meet parts of an old one."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+static_files = RevalidatedFiles(directory=_HERE / "static")
+
+
+@router.get("/")
+def index(caller: CallerDep) -> RedirectResponse:
+    """The first page that is of use to them."""
+    return RedirectResponse(f"/{_pages(caller)[0]}", status_code=302)
+
+
+@router.get("/library")
+def library_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
+    """Pictures of generations, as they become ready."""
+    return _page(request, "library", caller, context.pipeline.settings.dagster_port)
+
+
+@router.get("/masters")
+def masters_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
+    """The masters of a project, and where new ones are put together."""
+    return _page(request, "masters", caller, context.pipeline.settings.dagster_port)
+
+
+def _page(request: Request, name: str, caller: Caller, dagster_port: int) -> Response:
+    language = choose_language(request.headers.get("accept-language", ""))
+    texts = TEXTS[language]
+    values: dict[str, Any] = {
+        "page": name,
+        "pages": _pages(caller),
+        # Whoever came by a token of their own, not by a browser's login, has none to end.
+        "logged_in": any(cookie.endswith("lens_session") for cookie in request.cookies),
+        "language": language.value,
+        "texts": texts,
+        "t": lambda key: _plain(texts[key]),
+        "user_id": caller.user_id or "",
+        "project_id": caller.project_id or "",
+        "dagster_port": _dagster_port(caller, dagster_port),
+    }
+    headers = {
+        "Content-Language": language.value,
+        "Vary": "Accept-Language, Cookie",
+        "Cache-Control": "no-store",
+    }
+    return _templates.TemplateResponse(request, f"{name}.html", values, headers=headers)
+
+
+def _pages(caller: Caller) -> list[str]:
+    """Those with something to see: a user's token covers no project, a project's no user."""
+    return [
+        name
+        for name, hidden in (("library", caller.project_id), ("masters", caller.user_id))
+        if hidden is None
+    ]
+
+
+def _dagster_port(caller: Caller, port: int) -> int | None:
+    """The port of Dagster's UI, which is on the same machine as this app.
+
+    None for those who are restricted to what is theirs: whoever may use that UI may do anything.
+    """
+    return port if caller.sees_all else None
+
+
+def _plain(text: Text) -> str:
+    if not isinstance(text, str):
+        raise TypeError("a text with a number in it is for the page's scripts")
+    return text

@@ -1,0 +1,57 @@
+// Asks the app's API.
+
+import { t } from "./texts.js";
+
+/** The API answered with an error: its stable `code`, and words. */
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** The JSON of the answer, null if it has none. Throws ApiError. */
+export async function ask(method, path, { query = {}, body = undefined, signal = undefined } = {}) {
+  const url = new URL(path, location.origin);
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== null && value !== undefined && value !== "") url.searchParams.set(name, value);
+  }
+  let answer;
+  try {
+    answer = await fetch(url, {
+      method,
+      signal,
+      headers: {
+        Accept: "application/json",
+        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+      },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "offline", t("error.offline"));
+  }
+  // The login has run out: the page itself leads there.
+  if (answer.status === 401) location.reload();
+  const text = await answer.text();
+  let content = null;
+  try {
+    content = text ? JSON.parse(text) : null;
+  } catch {
+    throw new ApiError(answer.status, "no_json", t("error.offline"));
+  }
+  if (!answer.ok) {
+    throw new ApiError(answer.status, content?.error ?? "unknown", content?.message ?? content?.error);
+  }
+  return content;
+}
+
+/** A path of the API with each part encoded: ids are strangers' text. */
+export const path = (...parts) => `/api/${parts.map(encodeURIComponent).join("/")}`;
+
+/** An address in Dagster's UI; null for people who have no use of it. */
+export function dagster(dagsterPath) {
+  const port = document.body.dataset.dagsterPort;
+  return port && dagsterPath ? new URL(dagsterPath, `http://${location.hostname}:${port}`).href : null;
+}

@@ -1,0 +1,100 @@
+// One picture of the library's grid.
+
+import { dagster } from "./api.js";
+import { el, icon, say, set } from "./dom.js";
+import { agoElement, classText, setAgo, t } from "./texts.js";
+import { placeholder } from "./thumbhash.js";
+
+export const hasFailed = (entry) => entry.status === "failed" || entry.status === "dead";
+
+/** What the state is called: one that waits for its generation is not ours to hurry. */
+export function stateText(entry) {
+  const waits = entry.status === "none" && entry.file_url === null;
+  return t(waits ? "state.generating" : `state.${entry.status}`);
+}
+
+/** Why it failed, in the reader's language if we have words for it. */
+export const reasonTitle = (entry) => classText(entry.error_class) ?? entry.error ?? entry.error_class ?? "";
+
+/** A card that `update` keeps true; its parts stay, so that focus and pictures do. */
+export class Card {
+  constructor(entry, { open, retry, onlyUser }) {
+    this.picture = null;
+    this.shown = null;
+    this.opener = el("button.opener", { type: "button", onclick: () => open(this.entry) });
+    this.tryAgain = () => retry(this.entry);
+    this.state = el("div.state");
+    this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"));
+    this.frame = el("div.frame", {}, this.opener, this.badge, this.state);
+    this.user = el("button.user", { type: "button", onclick: () => onlyUser(this.entry.user_id) });
+    this.time = agoElement(entry.updated_at);
+    this.link = el("a.icon-button", { target: "_blank", rel: "noopener" }, icon("external"));
+    this.root = el("li.card", {}, this.frame, el("div.caption", {}, this.user, this.time, this.link));
+    this.update(entry);
+  }
+
+  update(entry) {
+    this.entry = entry;
+    const state = stateText(entry);
+    set(this.root, { "data-id": entry.id, "data-status": entry.status });
+    const type = t(`type.${entry.type}`);
+    set(this.opener, { "aria-label": t("library.open", { type, user: entry.user_id, state }) });
+    this.tell(state, hasFailed(entry) ? reasonTitle(entry) : "");
+    this.badge.hidden = entry.type !== "video" || entry.status !== "ready";
+    say(this.user, entry.user_id);
+    set(this.user, { title: t("filter.only_user", { user: entry.user_id }) });
+    set(this.user, { "aria-label": t("filter.only_user", { user: entry.user_id }) });
+    setAgo(this.time, entry.updated_at);
+    const href = dagster(entry.dagster_path);
+    set(this.link, { href, title: t("action.dagster"), "aria-label": `${t("action.dagster")}: ${entry.id}` });
+    this.link.hidden = href === null;
+    this.show(entry.picture_url);
+  }
+
+  /** Say how it stands in place of its picture, by new elements: the old ones would jump. */
+  tell(state, reason) {
+    const { status, error } = this.entry;
+    const said = status === "ready" ? "" : `${state}\n${reason}`;
+    if (this.said === said) return;
+    this.said = said;
+    const failed = hasFailed(this.entry);
+    const words = [
+      el("span.mark", {}, status === "processing" ? el("span.spinner") : icon(failed ? "alert" : "clock")),
+      el("span", {}, state),
+      failed && el("p.reason", { title: error }, reason),
+      failed && el("button.retry", { type: "button", onclick: this.tryAgain }, icon("retry"), t("action.retry")),
+    ];
+    this.state.replaceChildren(...(said ? words.filter(Boolean) : []));
+    this.state.hidden = !said;
+  }
+
+  /** The button that was pressed goes away; who pressed it goes on from the card. */
+  retried() {
+    if (this.state.contains(document.activeElement)) this.opener.focus();
+  }
+
+  show(url) {
+    if (url === this.shown) return;
+    this.shown = url;
+    this.picture?.remove();
+    this.picture = null;
+    const hash = url && this.entry.thumbhash && placeholder(this.entry.thumbhash);
+    this.frame.style.backgroundImage = hash ? `url("${hash}")` : "";
+    if (!url) return;
+    const { width, height } = this.entry;
+    const picture = el("img", { alt: "", loading: "lazy", decoding: "async", width, height, draggable: "false" });
+    picture.addEventListener("load", () => {
+      picture.classList.add("loaded");
+      // A transparent picture shows the page behind it, not its placeholder.
+      this.frame.style.backgroundImage = "";
+    });
+    picture.addEventListener("error", () => {
+      this.said = null;
+      this.state.replaceChildren(el("span.mark", {}, icon("alert")), el("span", {}, t("library.picture_gone")));
+      this.state.hidden = false;
+    });
+    picture.src = url;
+    this.picture = picture;
+    this.opener.append(picture);
+  }
+}

@@ -1,0 +1,32 @@
+// Moves what makes room for something else smoothly to its new place.
+
+import { prefersStillness } from "./dom.js";
+
+const MS = 260;
+
+/** Do `change` to the children of `list`; those that stay, and `others`, glide from where they were. */
+export function moving(list, change, others = []) {
+  if (prefersStillness()) {
+    change();
+    return;
+  }
+  const before = new Map(inView(list, others).map((child) => [child, child.getBoundingClientRect()]));
+  change();
+  for (const child of inView(list, others)) {
+    const [was, is] = [before.get(child), child.getBoundingClientRect()];
+    if (!was) continue;
+    const [x, y] = [was.left - is.left, was.top - is.top];
+    if (!x && !y) continue;
+    child.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: "none" }], {
+      duration: MS,
+      easing: "cubic-bezier(.2, .7, .2, 1)",
+    });
+  }
+}
+
+function inView(list, others) {
+  return [...list.children, ...others].filter((child) => {
+    const { top, bottom } = child.getBoundingClientRect();
+    return bottom > -innerHeight / 2 && top < innerHeight * 1.5;
+  });
+}

@@ -1,0 +1,251 @@
+// The masters of one project: a bench to put new ones together, and the ones there are.
+
+import { ask, path } from "./api.js";
+import { Bench } from "./bench.js";
+import { confirm, dialog, toast } from "./dialogs.js";
+import { byId, el, prefersStillness } from "./dom.js";
+import { moving } from "./flip.js";
+import { follow, gather } from "./live.js";
+import { MasterCard, reasonTitle } from "./master-card.js";
+import { t } from "./texts.js";
+
+const PAGE = 60;
+const GATHER_MS = 150;
+// What a master waits for happens to other rows, of which this page hears nothing; milliseconds.
+const WAITING_MS = 10_000;
+
+const [list, none, moreMasters, empty] = ["masters", "no-masters", "more-masters", "empty"].map(byId);
+const form = byId("project");
+const boundProject = document.body.dataset.project;
+
+let project = null;
+let cards = new Map(); // by id
+let cursor = null;
+let unfollow = () => {};
+
+const base = (...parts) => path("projects", project, "master-videos", ...parts);
+const bench = new Bench(create);
+
+// --- the list
+
+const actions = { watch, retry, remove };
+
+function put(master, first) {
+  const known = cards.get(master.master_id);
+  if (known) {
+    known.update(master);
+    return;
+  }
+  const card = new MasterCard(master, actions);
+  cards.set(master.master_id, card);
+  if (first) list.prepend(card.root);
+  else list.append(card.root);
+}
+
+function drop(id) {
+  const card = cards.get(id);
+  if (!card) return;
+  cards.delete(id);
+  moving(list, () => card.root.remove());
+  tell();
+}
+
+function tell() {
+  list.setAttribute("aria-busy", "false");
+  none.hidden = cards.size > 0;
+  none.replaceChildren(el("p", {}, el("strong", {}, t("masters.empty"))), el("p", {}, t("masters.empty_hint")));
+  moreMasters.hidden = cursor === null;
+}
+
+async function load() {
+  const mine = project;
+  const page = await ask("GET", base(), { query: { cursor, limit: PAGE } });
+  if (mine !== project) return;
+  cursor = page.next_cursor;
+  page.master_videos.forEach((master) => put(master, false));
+  tell();
+}
+
+/** Ask again for what is shown, and what came since. */
+async function refresh() {
+  const mine = project;
+  const page = await ask("GET", base(), { query: { limit: PAGE } });
+  if (mine !== project) return;
+  const listed = new Set(page.master_videos.map((master) => master.master_id));
+  page.master_videos.toReversed().forEach((master) => change(master));
+  await askFor([...cards.keys()].filter((id) => !listed.has(id)));
+  tell();
+}
+
+async function askFor(ids) {
+  const mine = project;
+  for (const id of ids) {
+    let master;
+    try {
+      master = await ask("GET", base(id));
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      if (mine === project) drop(id);
+      continue;
+    }
+    if (mine === project) change(master);
+  }
+  tell();
+}
+
+/** Show a master as it is now; tell of those that ended before our eyes. */
+function change(master) {
+  const before = cards.get(master.master_id)?.master.status;
+  const { root } = cards.get(master.master_id) ?? {};
+  // A card that grows or shrinks moves its buttons and those below it.
+  moving(list, () => (root ? moving(root, () => put(master, true)) : put(master, true)));
+  if (before === undefined || before === master.status) return;
+  if (master.status === "ready") toast("done", t("masters.done", { name: master.name }));
+  if (master.status === "failed" || master.status === "dead") {
+    toast("failed", t("masters.failed", { name: master.name, reason: reasonTitle(master) }));
+  }
+}
+
+/** Do it, and tell if it cannot be done; whether it was. */
+async function tried(action) {
+  try {
+    await action();
+    return true;
+  } catch (error) {
+    toast("failed", error.message);
+    return false;
+  }
+}
+
+const changed = gather(GATHER_MS, (ids) => tried(() => askFor(ids)));
+
+function onStatus(event) {
+  if (event.kind === "master") changed(event.id);
+}
+
+function onProgress(event) {
+  if (event.asset === "master_video") cards.get(event.id)?.progress(event.percent, event.text);
+}
+
+setInterval(() => {
+  const waiting = [...cards.values()].filter(({ master }) => master.waits).map(({ master }) => master.master_id);
+  if (waiting.length && document.visibilityState === "visible") tried(() => askFor(waiting));
+}, WAITING_MS);
+
+// --- what people do
+
+async function create(name, shots) {
+  const master = await ask("POST", base(), { body: { name, shots } });
+  moving(list, () => put(master, true));
+  tell();
+  toast("note", t("masters.created", { name: master.name }));
+  cards.get(master.master_id).root.scrollIntoView({ block: "nearest", behavior: prefersStillness() ? "auto" : "smooth" });
+}
+
+function watch(master) {
+  const video = el("video", {
+    src: master.video_url,
+    poster: master.poster_url,
+    controls: true,
+    playsinline: true,
+    autoplay: true,
+    preload: "metadata",
+    tabindex: "0",
+    "aria-label": master.name,
+  });
+  const stage = el("div.stage", {}, video);
+  if (master.width && master.height) stage.style.aspectRatio = `${master.width} / ${master.height}`;
+  const stop = () => {
+    video.pause();
+    video.removeAttribute("src");
+    video.load();
+  };
+  dialog("viewer", master.name, el("div.viewer-body", {}, stage), { onclose: stop });
+  video.focus();
+}
+
+function retry(master) {
+  return tried(async () => {
+    await ask("POST", base(master.master_id, "retry"));
+    changed(master.master_id);
+  });
+}
+
+async function remove(master) {
+  const { name } = master;
+  if (!(await confirm(t("masters.delete_question", { name }), t("masters.delete_warning"), t("masters.delete")))) return;
+  const gone = await tried(() => ask("DELETE", base(master.master_id)));
+  if (!gone) return;
+  const root = cards.get(master.master_id)?.root;
+  const next = root?.nextElementSibling ?? root?.previousElementSibling;
+  drop(master.master_id);
+  toast("note", t("masters.deleted", { name }));
+  // The button that had the focus is gone.
+  (next?.querySelector("button:not([hidden], :disabled)") ?? byId("list-title")).focus();
+}
+
+// --- which project
+
+function show(id) {
+  unfollow();
+  project = id;
+  cards = new Map();
+  cursor = null;
+  list.replaceChildren();
+  form.elements.project.value = id ?? "";
+  byId("workbench").hidden = !id;
+  empty.hidden = Boolean(id);
+  if (!id) {
+    empty.replaceChildren(el("h2", {}, t("masters.no_project")), el("p", {}, t("masters.no_project_hint")));
+    return;
+  }
+  list.setAttribute("aria-busy", "true");
+  bench.show(id);
+  unfollow = follow(
+    { project_id: id },
+    { status: onStatus, progress: onProgress, reset: () => tried(refresh), opened: begin },
+  );
+}
+
+/** The first page; what keeps it from being shown is said in its place. */
+async function begin() {
+  const mine = project;
+  try {
+    await load();
+  } catch (error) {
+    if (mine !== project) return;
+    none.hidden = false;
+    none.replaceChildren(
+      el("p", {}, el("strong", {}, t("error.list"))),
+      el("p", {}, error.message),
+      el("button", { type: "button", onclick: () => show(project) }, t("action.reload")),
+    );
+  }
+}
+
+const inAddress = () => new URLSearchParams(location.search).get("project");
+
+async function start() {
+  if (boundProject) {
+    form.hidden = true;
+    show(boundProject);
+    return;
+  }
+  await tried(async () => {
+    const { projects } = await ask("GET", "/api/projects");
+    byId("projects").replaceChildren(...projects.map((value) => el("option", { value })));
+    show(inAddress() || projects[0] || null);
+  }) || show(inAddress());
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const wanted = form.elements.project.value.trim();
+  if (!wanted || wanted === project) return;
+  history.pushState(null, "", `?${new URLSearchParams({ project: wanted })}`);
+  show(wanted);
+});
+addEventListener("popstate", () => show(inAddress() ?? (boundProject || project)));
+moreMasters.addEventListener("click", () => tried(load));
+byId("list-title").tabIndex = -1;
+start();
