@@ -284,6 +284,7 @@ def test_the_limit_is_each_clients_own_where_a_proxy_is_trusted(tmp_path: Path) 
     ("accepted", "language", "word"),
     [
         ("ru-RU,ru;q=0.9,en;q=0.8", "ru", "Войти"),
+        ("en;q=0.3,ru;q=0.7", "ru", "Войти"),
         ("de,en;q=0.5", "en", "Log in"),
         ("", "en", "Log in"),
     ],
