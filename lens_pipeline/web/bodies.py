@@ -23,6 +23,8 @@ class Body:
         length = headers.get("content-length", "")
         self._declared = int(length) if length.isdigit() else 0
         self._expected = "transfer-encoding" in headers or self._declared > 0
+        # The first look for it says that it may be sent.
+        self._is_held_back = headers.get("expect", "").lower() == "100-continue"
 
     @property
     def is_expected(self) -> bool:
@@ -50,6 +52,8 @@ class Body:
 
     async def drain(self) -> None:
         """Read on for a little while, for the answer to arrive. Raises ClientDisconnect."""
+        if self._is_held_back:
+            return
         drained = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAINED_SECONDS):
@@ -57,6 +61,7 @@ class Body:
                     drained += len(await self._part())
 
     async def _part(self) -> bytes:
+        self._is_held_back = False
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

@@ -93,14 +93,15 @@ class Gate:
         if access.tokens is None:
             request.state.caller = Caller()
             return None
-        caller = self._caller(request, access.tokens)
-        if caller is not None:
-            if path in _FOR_ALL_SEEING and not caller.sees_all:
-                raise ApiError(403, "forbidden", "this needs LENS_API_TOKEN itself")
-            request.state.caller = caller
-        if caller is not None or linked or is_open(path):
+        if is_open(path):
             return None
-        return _who_are_you(request)
+        caller = self._caller(request, access.tokens)
+        if caller is None:
+            return None if linked else _who_are_you(request)
+        if path in _FOR_ALL_SEEING and not caller.sees_all:
+            raise ApiError(403, "forbidden", "this needs LENS_API_TOKEN itself")
+        request.state.caller = caller
+        return None
 
     def _refuse_foreign(self, request: HTTPConnection, linked: bool) -> None:
         """Raises ApiError for what another site's page may have sent."""
@@ -122,11 +123,11 @@ class Gate:
     def _caller(self, request: HTTPConnection, tokens: Tokens) -> Caller | None:
         """Who asks; None: nobody known. Raises ApiError for a token that is not valid."""
         headers = request.headers
-        if "authorization" in headers:
-            scheme, _, token = headers["authorization"].partition(" ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        # Another scheme is for a proxy before us, which sends it on.
+        if scheme.lower() == "bearer":
             # Headers are read as Latin-1; a token may be any text.
-            text = token.strip().encode("latin-1").decode(errors="replace")
-            owner = tokens.read(text) if scheme.lower() == "bearer" else None
+            owner = tokens.read(token.strip().encode("latin-1").decode(errors="replace"))
             if owner is None:
                 # Those who come with a valid one are served all the same: others behind the same
                 # proxy must not be able to shut them out.

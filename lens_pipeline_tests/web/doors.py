@@ -1,6 +1,7 @@
 """The app with its doors and nothing behind them: no database, no store."""
 
 import contextlib
+import functools
 import socket
 import threading
 import time
@@ -32,11 +33,17 @@ WRITE, WRITTEN = "/api/links", {"paths": ["/api/generations/p1/preview"]}
 _NOWHERE = "postgresql://nobody@127.0.0.1:9/none"
 
 
+@functools.cache
+def _instance() -> dg.DagsterInstance:
+    """Never asked; kept, as SQLite wants to be closed where it was opened."""
+    return dg.DagsterInstance.ephemeral()
+
+
 def door(home: Path, limits: Limits | None = None, **variables: str) -> FastAPI:
     """The app by these settings."""
     settings = load({"LENS_HOME": str(home), **variables}, dotenv=None)[0]
     pipeline = connect(settings, Endpoints(_NOWHERE, _NOWHERE, "", ""))
-    return create_app(Context(pipeline, RunQueue(pipeline, dg.DagsterInstance.ephemeral())), limits)
+    return create_app(Context(pipeline, RunQueue(pipeline, _instance())), limits)
 
 
 def access(app: FastAPI) -> Access:

@@ -144,6 +144,17 @@ def test_a_client_may_ask_first_whether_to_send(visitor: httpx.Client) -> None:
     assert answer.startswith(b"HTTP/1.1 100 ") and b"HTTP/1.1 200 " in answer
 
 
+def test_a_client_that_asks_first_need_not_send_what_nobody_wants(visitor: httpx.Client) -> None:
+    """A gigabyte sent for one line of refusal."""
+    begun = time.monotonic()
+    waits = POST + b"Expect: 100-continue\r\nContent-Length: 1000000000\r\n"
+    for head in (waits, waits.replace(b"localhost", b"evil.example")):
+        answer = raw(visitor, head + b"\r\n")
+        assert answer.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 403 "))
+        assert answer.count(b"HTTP/1.1 ") == 1
+    assert time.monotonic() - begun < 2
+
+
 def test_a_slow_body(visitor: httpx.Client) -> None:
     """A thousand connections, each of which holds a request for an hour."""
     begun = time.monotonic()
@@ -179,9 +190,13 @@ def test_a_connection_that_is_used_well_is_kept(
 
 
 def test_a_head_without_end(visitor: httpx.Client) -> None:
+    """Memory that anybody can take, before there is a request."""
+    begun = time.monotonic()
     line = b"X-Filler: " + b"x" * 1000 + b"\r\n"
     answer = raw(visitor, b"GET / HTTP/1.1\r\nHost: localhost\r\n", *([line] * 200))
+    # With what was still on its way, the answer may be lost.
     assert not answer or answer.startswith(b"HTTP/1.1 431 ")
+    assert time.monotonic() - begun < protocol.HEAD_SECONDS / 2
 
 
 def test_two_lengths(visitor: httpx.Client) -> None:

@@ -78,6 +78,8 @@ def test_from_a_page_by_the_login_back_to_it(browser: httpx.Client) -> None:
     done = browser.post("/login", data=form, headers=origin(browser))
     assert (done.status_code, done.headers["Location"]) == (303, "/library?user_id=ann&x=%26y")
     assert browser.get(READ).status_code == 200
+    # Also behind a proxy with a password of its own.
+    assert browser.get(READ, headers={"Authorization": "Basic eDp5"}).status_code == 200
     # Nothing more to do there.
     assert browser.get("/login", params={"next": "/masters"}).headers["Location"] == "/masters"
 
@@ -282,6 +284,7 @@ def test_the_limit_is_each_clients_own_where_a_proxy_is_trusted(tmp_path: Path) 
     ("accepted", "language", "word"),
     [
         ("ru-RU,ru;q=0.9,en;q=0.8", "ru", "Войти"),
+        ("en;q=0.3,ru;q=0.7", "ru", "Войти"),
         ("de,en;q=0.5", "en", "Log in"),
         ("", "en", "Log in"),
     ],

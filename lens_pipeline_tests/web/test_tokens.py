@@ -45,13 +45,12 @@ def test_the_token_opens_everything(visitor: httpx.Client, scheme: str) -> None:
     assert visitor.get(READ, headers={"Authorization": f"{scheme} {TOKEN}"}).status_code == 200
 
 
+BASIC = f"Basic {base64.b64encode(f':{TOKEN}'.encode()).decode()}"
 WRONG = {
     "another": "Bearer wrong-horse-battery-staple",
     "a part": f"Bearer {TOKEN[:-1]}",
     "more": f"Bearer {TOKEN}x",
     "none": "Bearer",
-    "another scheme": f"Basic {base64.b64encode(f':{TOKEN}'.encode()).decode()}",
-    "no scheme": TOKEN,
     "bytes": b"Bearer \xff\xfe\x80",
     "an unsigned scope": "Bearer lens_" + base64.urlsafe_b64encode(b'{"user":"ann"}').decode(),
     "an empty scope": "Bearer lens_",
@@ -65,6 +64,19 @@ def test_any_other_token_opens_nothing(visitor: httpx.Client, header: str | byte
     assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
     assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
     assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize("header", [BASIC, TOKEN, f"Token {TOKEN}", ""])
+def test_other_proofs_are_none(visitor: httpx.Client, header: str) -> None:
+    answer = visitor.get(READ, headers={"Authorization": header})
+    assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
+
+
+def test_what_is_open_is_open_with_any_proof(visitor: httpx.Client) -> None:
+    """A health check through a proxy that asks for a password, and sends it on."""
+    for header in (BASIC, "Bearer wrong"):
+        answer = visitor.get("/api/health/live", headers={"Authorization": header})
+        assert answer.status_code == 200
 
 
 def test_a_token_in_the_address_opens_nothing(visitor: httpx.Client) -> None:

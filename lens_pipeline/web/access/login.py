@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from lens_pipeline.web.access import sessions
 from lens_pipeline.web.access.setup import Access
 from lens_pipeline.web.errors import ApiError
+from lens_pipeline.web.texts import Language, choose_language
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,8 +27,8 @@ _LONGEST = 4096
 _FORM_COOKIE = "lens_login"
 _FORM_SECONDS = 3600
 
-_TEXTS: dict[str, Mapping[str, str]] = {
-    "en": {
+_TEXTS: dict[Language, Mapping[str, str]] = {
+    Language.ENGLISH: {
         "title": "Log in",
         "token": "Access token",
         "hint": "Ask whoever runs this pipeline for one.",
@@ -36,7 +37,7 @@ _TEXTS: dict[str, Mapping[str, str]] = {
         "stale": "This form is too old. Please try again.",
         "often": "Too many attempts. Please wait a minute.",
     },
-    "ru": {
+    Language.RUSSIAN: {
         "title": "Вход",
         "token": "Токен доступа",
         "hint": "Его выдаёт тот, кто обслуживает этот сервис.",
@@ -99,9 +100,9 @@ def _form(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     nonce = secrets.token_urlsafe(16)
-    language = _language(request.headers.get("accept-language", ""))
+    language = choose_language(request.headers.get("accept-language", ""))
     values = {
-        "language": language,
+        "language": language.value,
         "texts": _TEXTS[language],
         "problem": problem,
         "next": _own_path(next_path),
@@ -110,7 +111,7 @@ def _form(
     response = _templates.TemplateResponse(
         request, "login.html", values, status_code=status, headers=headers
     )
-    response.headers["Content-Language"] = language
+    response.headers["Content-Language"] = language.value
     response.set_cookie(
         _FORM_COOKIE,
         nonce,
@@ -142,12 +143,3 @@ def _redirect(path: str) -> Response:
 
 def _access(request: Request) -> Access:
     return request.app.state.access
-
-
-def _language(accepted: str) -> str:
-    """The first that the browser names of those there are."""
-    for part in accepted.split(","):
-        language = part.partition(";")[0].partition("-")[0].strip().lower()
-        if language in _TEXTS:
-            return language
-    return "en"
