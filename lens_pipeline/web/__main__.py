@@ -1,5 +1,7 @@
 """Serves the HTTP app: `python -m lens_pipeline.web`, one of the processes of `lens up`."""
 
+import sys
+
 import uvicorn
 
 from lens_pipeline.cli.session import dagster_instance, load_settings
@@ -27,7 +29,10 @@ def main() -> None:
             server_header=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
-        Server(app, config).run()
+        server = Server(app, config)
+        server.run()
+        if not server.started:
+            sys.exit(1)
 
 
 if __name__ == "__main__":
