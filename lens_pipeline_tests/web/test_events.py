@@ -141,7 +141,10 @@ def test_ids_of_another_log_reset(web: httpx.Client) -> None:
         stream.await_event(lambda event: event.name == "reset")
 
 
-def test_who_missed_too_much_starts_anew(site: Site, web: httpx.Client) -> None:
+def test_who_missed_too_much_starts_anew(
+    site: Site, web: httpx.Client, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("LENS_BATCH_SIZE", "1000")  # of few runs
     with EventSource(web) as stream:
         eventually(lambda: stream.last_id, 5)
     ids = [f"p{n:04}" for n in range(1100)]
