@@ -56,7 +56,7 @@ class Backlog:
         return min((time for time in self.oldest.values() if time), default=None)
 
 
-class _Walk:
+class Walk:
     """The walk over the rows of one derivative."""
 
     def __init__(self, pipeline: Pipeline, derivative: Derivative) -> None:
@@ -152,7 +152,7 @@ class Watch:
 
     pipeline: Pipeline
     log: FigureLog
-    _walks: dict[str, _Walk] = field(init=False)
+    _walks: dict[str, Walk] = field(init=False)
     _known: tuple[float, Backlog] | None = field(default=None, init=False)
     _dead: dict[Kind, int] = field(default_factory=dict, init=False)
     _dead_at: float = field(default=0.0, init=False)
@@ -161,7 +161,7 @@ class Watch:
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        self._walks = {d.asset: _Walk(self.pipeline, d) for d in DERIVATIVES}
+        self._walks = {d.asset: Walk(self.pipeline, d) for d in DERIVATIVES}
         self._thread = threading.Thread(target=self._run, name="lens-backlog", daemon=True)
 
     @property

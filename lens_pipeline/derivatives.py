@@ -60,7 +60,7 @@ class Derivative(ABC, Generic[R]):
     def materialization_tags(self, row: R, revision: str, settings: Settings) -> dict[str, str]:
         """Dagster's tags for data version and provenance.
 
-        `status.py` reads the revision from the first. Without the others Dagster's UI shows every
+        `status/` reads the revision from the first. Without the others Dagster's UI shows every
         partition as out of sync with what it is made from; a row is external and has no events.
         """
         source = self.row_made_from(row)

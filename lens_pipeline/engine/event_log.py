@@ -20,7 +20,7 @@ _INSERT = SqlEventLogStorageTable.insert().returning(
 _LOCK_ASSET = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
 _COMPARED_SECONDS = 1.0
-# `status.py` reads what our observations say from tags of this prefix.
+# `status/` reads what our observations say from tags of this prefix.
 _OWN_TAGS = "lens/"
 
 

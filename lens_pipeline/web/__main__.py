@@ -1,6 +1,7 @@
 """Serves the HTTP app: `python -m lens_pipeline.web`, one of the processes of `lens up`."""
 
 import contextlib
+import sys
 
 from lens_pipeline.cli.session import dagster_instance, load_settings
 from lens_pipeline.pipeline import current
@@ -16,9 +17,12 @@ def main() -> None:
     with dagster_instance(loaded) as instance:
         pipeline = current()
         app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
+        server = Server(app, configuration(app, loaded))
         # Raised again once everything has ended.
         with contextlib.suppress(KeyboardInterrupt):
-            Server(app, configuration(app, loaded)).run()
+            server.run()
+        if not server.started:
+            sys.exit(1)
 
 
 if __name__ == "__main__":

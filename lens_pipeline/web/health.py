@@ -21,6 +21,7 @@ from lens_pipeline.catalog import CatalogError, Kind
 from lens_pipeline.engine.health import daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers import alive_workers
 from lens_pipeline.failures import DerivativeError
+from lens_pipeline.stack.endpoints import Endpoints
 from lens_pipeline.web.context import Context
 
 router = APIRouter(tags=["health"])
@@ -31,6 +32,8 @@ _KEPT_SECONDS = 2.0
 _WORKERS_KEPT_SECONDS = 10.0
 # What has not answered after so long counts as gone.
 _ANSWER_SECONDS = 3
+# Without an address, Celery would ask for a broker at localhost.
+_NO_BROKER = "none is known: set LENS_BROKER_URL"
 
 
 class Live(BaseModel):
@@ -138,7 +141,7 @@ class Monitor:
         self.store = Probe("store", lambda: _store(context))
         self._heartbeat = Probe("heartbeat", lambda: _heartbeat_at(context))
         self.workers = Probe(
-            "workers", lambda: alive_workers(context.pipeline.endpoints), _WORKERS_KEPT_SECONDS
+            "workers", lambda: _workers(context.pipeline.endpoints), _WORKERS_KEPT_SECONDS
         )
 
     async def health(self) -> Health:
@@ -191,9 +194,15 @@ def _database(context: Context) -> None:
         raise Trouble("Dagster's database cannot be read") from error
 
 
+def _workers(endpoints: Endpoints) -> dict[str, int]:
+    if not endpoints.broker_url:
+        raise Trouble(_NO_BROKER)
+    return alive_workers(endpoints)
+
+
 def _broker(url: str) -> None:
     if not url:
-        raise Trouble("none is known: set LENS_BROKER_URL")
+        raise Trouble(_NO_BROKER)
     options = {"socket_connect_timeout": _ANSWER_SECONDS, "socket_timeout": _ANSWER_SECONDS}
     with Connection(
         url,

@@ -133,6 +133,21 @@ def test_a_directory_that_cannot_be_written_is_named_with_the_fix(
         assert "LENS_STORE_URL" in str(raised.value)
 
 
+def test_a_ping_tells_a_lost_directory_from_a_new_store(
+    file_store: FileStore, tmp_path: Path
+) -> None:
+    """A disk that is not mounted any more, and a store that has no object yet."""
+    file_store.ping()
+    file_store.write("u1/a.webp", b"a", content_type="image/webp")
+    file_store.ping()
+    root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    root.rename(elsewhere)
+    with pytest.raises(StoreUnavailable, match="cannot open"):
+        file_store.ping()
+    elsewhere.rename(root)
+    file_store.ping()
+
+
 def test_an_object_in_the_way_of_a_directory_is_a_named_error(file_store: FileStore) -> None:
     """In S3 `a` and `a/b` can both exist, in a directory they can't."""
     file_store.write("a", b"x", content_type=WEBP)

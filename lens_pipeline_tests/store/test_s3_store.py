@@ -113,6 +113,12 @@ def test_a_missing_bucket_is_named_and_never_looks_like_an_empty_store(
         call(S3Store("no-such-bucket", "", seaweed.endpoint), tmp_path / "copy")
 
 
+def test_a_ping_names_a_missing_bucket(s3_store: S3Store, seaweed: SeaweedServer) -> None:
+    s3_store.ping()
+    with pytest.raises(NoSuchBucket, match="create the bucket"):
+        S3Store("no-such-bucket", "", seaweed.endpoint).ping()
+
+
 @every_call
 def test_a_server_that_is_down_is_a_transient_error(
     s3_store: S3Store, tmp_path: Path, call: Call

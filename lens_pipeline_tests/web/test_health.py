@@ -20,7 +20,6 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.stack.endpoints import Endpoints
 from lens_pipeline.stack.services import running
 from lens_pipeline.web.health import Answer, Probe
-from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.outages import Gate, Unsteady
 
@@ -176,18 +175,3 @@ def test_the_oldest_unprocessed(site: Site, web: httpx.Client, photo: Callable[[
     eventually(lambda: 10_700 < (_oldest(web) or 0) < 10_900, 10)
     site.once()
     eventually(lambda: _oldest(web) is None, 10)
-
-
-def test_what_waits_is_not_late(site: Site, web: httpx.Client) -> None:
-    project = Project(site)
-    site.add("v1", None, type="video", status="generating")
-    project.asset("v1", generation_id="v1")
-    project.master("m1", ["v1"])
-    site.sql("UPDATE master_videos SET updated_at = now() - interval '2 h'")
-    time.sleep(2.5)
-    assert _oldest(web) is None
-    site.sql(
-        "UPDATE generations SET status = 'success', asset_url = 'v1.mp4',"
-        " updated_at = now() - interval '1 h'"
-    )
-    eventually(lambda: 3_500 < (_oldest(web) or 0) < 3_700, 10)

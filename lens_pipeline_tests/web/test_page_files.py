@@ -13,7 +13,7 @@ from lens_pipeline.web.access import Caller
 from lens_pipeline.web.texts import TEXTS, Language
 from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site
-from lens_pipeline_tests.web.conftest import as_if_from
+from lens_pipeline_tests.web.callers import become
 
 _WEB = Path(web_package.__file__).parent
 _FILES = sorted((_WEB / "static").iterdir())
@@ -83,7 +83,7 @@ def test_scripts_are_there_and_asked_for_each_time(web: httpx.Client) -> None:
 def test_a_page_shows_what_is_of_use_to_its_reader(
     app: FastAPI, web: httpx.Client, who: Caller, first: str, names: list[str]
 ) -> None:
-    as_if_from(app, who)
+    become(app, who)
     assert web.get("/").headers["Location"] == first
     text = web.get(first).text
     assert re.findall(r'<a href="/(\w+)"', text) == names
@@ -103,9 +103,9 @@ def test_projects_are_listed(site: Site, app: FastAPI, web: httpx.Client) -> Non
     assert web.get("/api/projects?limit=2").json() == {"projects": ["a", "b"]}
     project.master("m1", ["shot-0"])  # of project p1
     assert web.get("/api/projects").json() == {"projects": ["p1", "a", "b", "c"]}
-    as_if_from(app, Caller(project_id="b"))
+    become(app, Caller(project_id="b"))
     assert web.get("/api/projects").json() == {"projects": ["b"]}
-    as_if_from(app, Caller(user_id="u1"))
+    become(app, Caller(user_id="u1"))
     assert web.get("/api/projects").status_code == 403
 
 
