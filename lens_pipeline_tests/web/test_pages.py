@@ -383,6 +383,8 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
         expect(master).to_have_attribute("data-status", "dead")
         expect(page.locator(".toast").filter(has_text="“Lost” failed")).to_be_visible()
         expect(master.locator(".detail")).to_contain_text("none")
+        for toast in page.locator(".toast").all():
+            toast.get_by_role("button", name="Close").click()
         visit.require_usable()
         bunny = next(sample for sample in SAMPLES if sample.file == "bunny.mp4")
         copy_into_store(samples.pipeline, bunny.path, "uploads/none.mp4")

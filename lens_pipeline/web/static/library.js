@@ -4,7 +4,7 @@ import { ask, path } from "./api.js";
 import { Card } from "./card.js";
 import { announce, toast } from "./dialogs.js";
 import { byId, el, prefersStillness, say } from "./dom.js";
-import { moving } from "./flip.js";
+import { movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
 import { t } from "./texts.js";
 import { view } from "./viewer.js";
@@ -87,10 +87,13 @@ function hold(entries) {
   else reveal();
 }
 
-function reveal() {
-  const entries = [...held.values()].sort((one, other) => (older(one, other) ? -1 : 1));
-  held.clear();
-  moving(grid, () => insert(entries), [end]);
+async function reveal() {
+  const show = () => {
+    const entries = [...held.values()].sort((one, other) => (older(one, other) ? -1 : 1));
+    held.clear();
+    insert(entries);
+  };
+  await movingInTurn(grid, show, [end]);
 }
 
 function drop(id) {
@@ -98,7 +101,7 @@ function drop(id) {
   const card = cards.get(id);
   if (!card) return;
   cards.delete(id);
-  moving(grid, () => {
+  movingInTurn(grid, () => {
     card.root.remove();
     tell();
   }, [end]);
@@ -312,9 +315,9 @@ more.addEventListener("click", async () => {
   // Whoever pressed it goes on with what came.
   (last?.nextElementSibling ?? last)?.querySelector(".opener")?.focus();
 });
-pill.addEventListener("click", () => {
+pill.addEventListener("click", async () => {
   scrollTo({ top: 0, behavior: prefersStillness() ? "auto" : "smooth" });
-  reveal();
+  await reveal();
   grid.querySelector(".opener")?.focus({ preventScroll: true });
 });
 form.addEventListener("change", applyForm);
