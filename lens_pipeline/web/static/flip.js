@@ -29,9 +29,16 @@ export function moving(list, change, others = []) {
 /** The same once nothing moves any more: for what happens by itself, maybe many times a second. */
 export async function movingInTurn(list, change, others = []) {
   const ongoing = () => document.getAnimations().filter((one) => one.id === NAME);
-  while (ongoing().length) await Promise.allSettled(ongoing().map((one) => one.finished));
+  while (ongoing().length) {
+    await Promise.allSettled(ongoing().map((one) => one.finished));
+    // Until the end of it has been painted, too.
+    await nextFrame();
+    await nextFrame();
+  }
   moving(list, change, others);
 }
+
+const nextFrame = () => new Promise((done) => requestAnimationFrame(done));
 
 function inView(list, others) {
   return [...list.children, ...others].filter((child) => {

@@ -136,6 +136,9 @@ function tell() {
 async function load() {
   if (loading || complete) return;
   const mine = (loading = new AbortController());
+  const last = grid.lastElementChild;
+  // Its button is hidden meanwhile; whoever was on it goes on with what came.
+  const goesOn = document.activeElement === more;
   tell();
   try {
     for (let tries = 0; tries < EMPTY_PAGES; tries++) {
@@ -150,6 +153,7 @@ async function load() {
     loading = null;
     // Shows the end again, and if that is still in view it is seen to come into it.
     tell();
+    if (goesOn) (last?.nextElementSibling ?? last)?.querySelector(".opener")?.focus();
   } catch (error) {
     if (error.name === "AbortError") return;
     loading = null;
@@ -309,12 +313,7 @@ new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && car
   rootMargin: `${AHEAD}px`,
 }).observe(end);
 
-more.addEventListener("click", async () => {
-  const last = grid.lastElementChild;
-  await load();
-  // Whoever pressed it goes on with what came.
-  (last?.nextElementSibling ?? last)?.querySelector(".opener")?.focus();
-});
+more.addEventListener("click", load);
 pill.addEventListener("click", async () => {
   scrollTo({ top: 0, behavior: prefersStillness() ? "auto" : "smooth" });
   await reveal();
