@@ -47,7 +47,7 @@ export class Bench {
     this.grid.replaceChildren();
     this.grid.setAttribute("aria-busy", "true");
     this.empty();
-    this.load();
+    return this.load();
   }
 
   async load() {

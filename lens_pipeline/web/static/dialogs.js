@@ -1,7 +1,7 @@
 // Dialogs, toasts and announcements.
 
 import { byId, el, icon } from "./dom.js";
-import { moving } from "./flip.js";
+import { movingInTurn } from "./flip.js";
 import { t } from "./texts.js";
 
 const TOAST_MS = 7000;
@@ -58,7 +58,7 @@ export function toast(kind, text) {
   const names = { done: "check", failed: "alert", note: "clock" };
   const element = el("div.toast", { "data-kind": kind }, icon(names[kind]), el("p", {}, text), cross);
   const toasts = byId("toasts");
-  const end = () => moving(toasts, () => element.remove());
+  const end = () => movingInTurn(toasts, () => element.remove());
   let timer = setTimeout(end, TOAST_MS);
   // Nobody has to hurry: what is pointed at or focused stays.
   for (const event of ["pointerenter", "focusin"]) element.addEventListener(event, () => clearTimeout(timer));
@@ -68,7 +68,7 @@ export function toast(kind, text) {
   cross.addEventListener("click", end);
   // What is outside of a modal dialog can be neither used nor heard.
   (document.querySelector("dialog[open]") ?? document.body).append(toasts);
-  moving(toasts, () => toasts.append(element));
+  movingInTurn(toasts, () => toasts.append(element));
 }
 
 /** Tell only those who listen to the page. */

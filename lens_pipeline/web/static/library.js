@@ -4,7 +4,7 @@ import { ask, path } from "./api.js";
 import { Card } from "./card.js";
 import { announce, toast } from "./dialogs.js";
 import { byId, el, prefersStillness, say } from "./dom.js";
-import { moving } from "./flip.js";
+import { movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
 import { t } from "./texts.js";
 import { view } from "./viewer.js";
@@ -87,10 +87,13 @@ function hold(entries) {
   else reveal();
 }
 
-function reveal() {
-  const entries = [...held.values()].sort((one, other) => (older(one, other) ? -1 : 1));
-  held.clear();
-  moving(grid, () => insert(entries), [end]);
+async function reveal() {
+  const show = () => {
+    const entries = [...held.values()].sort((one, other) => (older(one, other) ? -1 : 1));
+    held.clear();
+    insert(entries);
+  };
+  await movingInTurn(grid, show, [end]);
 }
 
 function drop(id) {
@@ -98,7 +101,7 @@ function drop(id) {
   const card = cards.get(id);
   if (!card) return;
   cards.delete(id);
-  moving(grid, () => {
+  movingInTurn(grid, () => {
     card.root.remove();
     tell();
   }, [end]);
@@ -133,6 +136,9 @@ function tell() {
 async function load() {
   if (loading || complete) return;
   const mine = (loading = new AbortController());
+  const last = grid.lastElementChild;
+  // Its button is hidden meanwhile; whoever was on it goes on with what came.
+  const goesOn = document.activeElement === more;
   tell();
   try {
     for (let tries = 0; tries < EMPTY_PAGES; tries++) {
@@ -147,6 +153,7 @@ async function load() {
     loading = null;
     // Shows the end again, and if that is still in view it is seen to come into it.
     tell();
+    if (goesOn) (last?.nextElementSibling ?? last)?.querySelector(".opener")?.focus();
   } catch (error) {
     if (error.name === "AbortError") return;
     loading = null;
@@ -306,15 +313,10 @@ new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && car
   rootMargin: `${AHEAD}px`,
 }).observe(end);
 
-more.addEventListener("click", async () => {
-  const last = grid.lastElementChild;
-  await load();
-  // Whoever pressed it goes on with what came.
-  (last?.nextElementSibling ?? last)?.querySelector(".opener")?.focus();
-});
-pill.addEventListener("click", () => {
+more.addEventListener("click", load);
+pill.addEventListener("click", async () => {
   scrollTo({ top: 0, behavior: prefersStillness() ? "auto" : "smooth" });
-  reveal();
+  await reveal();
   grid.querySelector(".opener")?.focus({ preventScroll: true });
 });
 form.addEventListener("change", applyForm);

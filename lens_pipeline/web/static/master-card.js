@@ -30,7 +30,7 @@ export class MasterCard {
     this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"));
     this.name = el("h3");
     this.pill = el("p.status");
-    this.facts = el("p.muted");
+    this.facts = el("p.muted.made-of");
     this.bar = el("progress", { max: 100 });
     this.detail = el("p.detail");
     this.time = agoElement(null, "masters.updated");

@@ -4,7 +4,7 @@ import { ask, path } from "./api.js";
 import { Bench } from "./bench.js";
 import { confirm, dialog, toast } from "./dialogs.js";
 import { byId, el, prefersStillness } from "./dom.js";
-import { moving } from "./flip.js";
+import { moving, movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
 import { MasterCard, reasonTitle } from "./master-card.js";
 import { t } from "./texts.js";
@@ -46,7 +46,7 @@ function drop(id) {
   const card = cards.get(id);
   if (!card) return;
   cards.delete(id);
-  moving(list, () => card.root.remove());
+  movingInTurn(list, () => card.root.remove());
   tell();
 }
 
@@ -96,9 +96,14 @@ async function askFor(ids) {
 /** Show a master as it is now; tell of those that ended before our eyes. */
 function change(master) {
   const before = cards.get(master.master_id)?.master.status;
-  const { root } = cards.get(master.master_id) ?? {};
   // A card that grows or shrinks moves its buttons and those below it.
-  moving(list, () => (root ? moving(root, () => put(master, true)) : put(master, true)));
+  const mine = project;
+  movingInTurn(list, () => {
+    if (mine !== project || (before !== undefined && !cards.has(master.master_id))) return;
+    const { root } = cards.get(master.master_id) ?? {};
+    if (root) moving(root, () => put(master, true));
+    else put(master, true);
+  });
   if (before === undefined || before === master.status) return;
   if (master.status === "ready") toast("done", t("masters.done", { name: master.name }));
   if (master.status === "failed" || master.status === "dead") {
@@ -193,14 +198,15 @@ function show(id) {
   cursor = null;
   list.replaceChildren();
   form.elements.project.value = id ?? "";
-  byId("workbench").hidden = !id;
+  byId("workbench").hidden = true;
   empty.hidden = Boolean(id);
   if (!id) {
     empty.replaceChildren(el("h2", {}, t("masters.no_project")), el("p", {}, t("masters.no_project_hint")));
     return;
   }
   list.setAttribute("aria-busy", "true");
-  bench.show(id);
+  // As a whole, so that what comes first is not pushed about by what comes next.
+  bench.show(id).then(() => (byId("workbench").hidden = id !== project));
   unfollow = follow(
     { project_id: id },
     { status: onStatus, progress: onProgress, reset: () => tried(refresh), opened: begin },
