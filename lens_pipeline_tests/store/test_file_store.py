@@ -142,7 +142,7 @@ def test_a_ping_tells_a_lost_directory_from_a_new_store(
     file_store.ping()
     root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
     root.rename(elsewhere)
-    with pytest.raises(StoreUnavailable, match="cannot open"):
+    with pytest.raises(StoreUnavailable, match="is its disk mounted"):
         file_store.ping()
     elsewhere.rename(root)
     file_store.ping()

@@ -16,6 +16,7 @@ from lens_pipeline.web.access import Caller
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Databases, Site
 from lens_pipeline_tests.web.callers import become
+from lens_pipeline_tests.web.conftest import served
 from lens_pipeline_tests.web.queue import execute_queued
 
 URL = f"/api/projects/{PROJECT}/master-videos"
@@ -360,7 +361,7 @@ _UUIDS = {
 }
 
 
-def test_a_hosts_tables_with_uuids_do_as_well(site: Site, web: httpx.Client) -> None:
+def test_a_hosts_tables_with_uuids_do_as_well(site: Site, app: FastAPI) -> None:
     """Supabase's habit; comparing such a column to text is an error, not a mismatch."""
     for table, columns in _UUIDS.items():
         for column in columns:
@@ -370,24 +371,28 @@ def test_a_hosts_tables_with_uuids_do_as_well(site: Site, web: httpx.Client) -> 
     video, user, project = (str(uuid.uuid4()) for _ in range(3))
     site.add(video, "u1/v.mp4", type="video", user_id=user, created_at="2026-01-01T00:00:00Z")
     base = f"/api/projects/{project}"
-    asset = web.post(f"{base}/assets", json={"generation_id": video}).json()
-    assert (asset["generation_id"], asset["usable"]) == (video, True)
-    shots = [asset["asset_id"]]
-    for unknown in ("no-uuid", str(uuid.uuid4())):
-        refused = web.post(f"{base}/master-videos", json={"name": "x", "shots": [unknown]})
-        assert refused.json()["error"] == "unknown_shot"
-        assert web.get(f"{base}/master-videos/{unknown}").status_code == 404
-        assert web.post(f"{base}/assets", json={"generation_id": unknown}).status_code == 400
-    master = web.post(f"{base}/master-videos", json={"name": "x", "shots": shots}).json()
-    assert (master["status"], master["shots"]) == ("processing", shots)
-    assert master["created_at"]
-    scaled = {"master_id": master["master_id"], "width": 80, "height": 60}
-    assert web.post(f"{base}/scaled-videos", json=scaled).status_code == 201
-    for kind, name in (("master-videos", "master_videos"), ("scaled-videos", "scaled_videos")):
-        assert len(web.get(f"{base}/{kind}").json()[name]) == 1
-        assert web.get(f"/api/projects/no-uuid/{kind}").json()[name] == []
-    # Of an id that the host's column cannot hold.
-    odd = web.post(f"{base}/master-videos", json={"name": "x", "shots": shots, "master_id": "m1"})
-    assert (odd.status_code, odd.json()["error"]) == (400, "invalid_request")
-    assert web.delete(f"{base}/master-videos/{master['master_id']}").status_code == 204
-    assert web.get(f"{base}/scaled-videos").json()["scaled_videos"] == []
+    # A process learns the types of columns once.
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
+        asset = web.post(f"{base}/assets", json={"generation_id": video}).json()
+        assert (asset["generation_id"], asset["usable"]) == (video, True)
+        shots = [asset["asset_id"]]
+        for unknown in ("no-uuid", str(uuid.uuid4())):
+            refused = web.post(f"{base}/master-videos", json={"name": "x", "shots": [unknown]})
+            assert refused.json()["error"] == "unknown_shot"
+            assert web.get(f"{base}/master-videos/{unknown}").status_code == 404
+            assert web.post(f"{base}/assets", json={"generation_id": unknown}).status_code == 400
+        master = web.post(f"{base}/master-videos", json={"name": "x", "shots": shots}).json()
+        assert (master["status"], master["shots"]) == ("processing", shots)
+        assert master["created_at"]
+        scaled = {"master_id": master["master_id"], "width": 80, "height": 60}
+        assert web.post(f"{base}/scaled-videos", json=scaled).status_code == 201
+        for kind, name in (("master-videos", "master_videos"), ("scaled-videos", "scaled_videos")):
+            assert len(web.get(f"{base}/{kind}").json()[name]) == 1
+            assert web.get(f"/api/projects/no-uuid/{kind}").json()[name] == []
+        # Of an id that the host's column cannot hold.
+        odd = web.post(
+            f"{base}/master-videos", json={"name": "x", "shots": shots, "master_id": "m1"}
+        )
+        assert (odd.status_code, odd.json()["error"]) == (400, "invalid_request")
+        assert web.delete(f"{base}/master-videos/{master['master_id']}").status_code == 204
+        assert web.get(f"{base}/scaled-videos").json()["scaled_videos"] == []
