@@ -70,6 +70,10 @@ export class MasterCard {
       const pill = el("p.status", {}, mark, t(`state.${status}`));
       this.pill.replaceWith(pill);
       this.pill = pill;
+      // In another place than before, so that it is another one.
+      const detail = el("p.detail");
+      this.detail.replaceWith(detail);
+      this.detail = detail;
     }
     set(this.root, { "data-status": status });
     say(this.facts, facts(master));
