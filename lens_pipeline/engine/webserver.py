@@ -1,9 +1,12 @@
 """`dagster-webserver`, which other web sites cannot use through the browser of one of our people.
 
 The stock server executes what any page sends to it: a GET of `/graphql?query=mutation…`, which an
-image's address is enough for, starts a run.
+image's address is enough for, starts a run. It asks nobody who they are either; ours does, where
+LENS_API_TOKEN is set.
 """
 
+import base64
+import binascii
 from collections.abc import Collection
 from urllib.parse import parse_qs
 
@@ -12,14 +15,22 @@ from dagster_webserver.cli import main as run_webserver
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lens_pipeline import settings
+from lens_pipeline.web.access import sessions
+from lens_pipeline.web.access.limits import RateLimit
+from lens_pipeline.web.access.setup import Limits, access_of
+from lens_pipeline.web.access.tokens import Tokens
+from lens_pipeline.web.errors import ApiError
 from lens_pipeline.web.origin import allowed_hosts, foreign_host, foreign_origin
 
 # Browsers send these from one site to another only if the other allows it, which Dagster does not.
 _PREFLIGHTED = ("application/json", "application/graphql")
+# Says which version answers, to whoever starts or watches the server.
+_OPEN = "/server_info"
 
 
 class SameOriginOnly:
@@ -57,8 +68,67 @@ class SameOriginOnly:
         return reason
 
 
+class TokenRequired:
+    """ASGI middleware that serves those who may see everything: by LENS_API_TOKEN as a bearer or as
+    the password of HTTP's own login, or by the cookie of those who logged in to our pages, which
+    browsers send to every port of a host.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, wrong_tokens: RateLimit) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._wrong_tokens = wrong_tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or scope["path"].endswith(_OPEN):
+            await self._app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        try:
+            known = self._is_known(connection)
+        except ApiError as error:
+            refusal = PlainTextResponse(f"{error}\n", error.status, error.headers)
+        else:
+            if known:
+                await self._app(scope, receive, send)
+                return
+            refusal = PlainTextResponse(
+                "log in to the pages at LENS_API_PORT, or give LENS_API_TOKEN as the password\n",
+                status_code=401,
+                headers={"WWW-Authenticate": 'Basic realm="lens", charset="UTF-8"'},
+            )
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "this needs a token"})
+        else:
+            await refusal(scope, receive, send)
+
+    def _is_known(self, connection: HTTPConnection) -> bool:
+        """Raises ApiError: this address has sent too many wrong tokens."""
+        token = _token(connection.headers.get("authorization", ""))
+        if token is not None:
+            owner = self._tokens.read(token)
+            if owner is None and connection.client is not None:
+                self._wrong_tokens.count(connection.client.host)
+        else:
+            owner = sessions.read(connection, self._tokens)
+        return owner is not None and owner.caller.sees_all
+
+
+def _token(authorization: str) -> str | None:
+    """The bearer's token, or the password; None if the header has neither."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(value).decode(errors="replace").partition(":")[2]
+    except (binascii.Error, ValueError):
+        return None
+
+
 class LensWebserver(DagsterWebserver):
-    """Dagster's webserver behind `SameOriginOnly`."""
+    """Dagster's webserver behind `SameOriginOnly`, and `TokenRequired` if there is a token."""
 
     def make_security_headers(self) -> dict[str, str]:
         """Also against a page that shows ours in a frame, and has people click there."""
@@ -71,7 +141,11 @@ class LensWebserver(DagsterWebserver):
             hosts=allowed_hosts(lens.bind, lens.allowed_hosts),
             proxies=frozenset(map(str.lower, lens.allowed_hosts)),
         )
-        return [own, *super().build_middleware()]
+        access = access_of(lens, Limits())
+        token = (
+            [Middleware(TokenRequired, access.tokens, access.wrong_tokens)] if access.tokens else []
+        )
+        return [own, *token, *super().build_middleware()]
 
 
 def main() -> None:

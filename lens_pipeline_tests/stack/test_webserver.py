@@ -1,5 +1,6 @@
 """What the UI's server refuses; whoever may start a run there may run code."""
 
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -11,13 +12,18 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from lens_pipeline.engine.webserver import SameOriginOnly
+from lens_pipeline.engine.webserver import SameOriginOnly, TokenRequired
+from lens_pipeline.settings import Settings
 from lens_pipeline.stack.ports import free_port
+from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.setup import Access, Limits, access_of
+from lens_pipeline.web.access.tokens import Pass
 from lens_pipeline.web.origin import allowed_hosts
 from lens_pipeline_tests.pipeline.site import eventually
 
@@ -35,15 +41,20 @@ async def talk(websocket: WebSocket) -> None:
 
 
 @contextmanager
-def serving(bind: str = "127.0.0.1", named: tuple[str, ...] = ()) -> Iterator[str]:
+def serving(
+    bind: str = "127.0.0.1", named: tuple[str, ...] = (), access: Access | None = None
+) -> Iterator[str]:
     """A guarded application, as if bound to `bind`; where it really is."""
-    app = Starlette(
+    app: ASGIApp = Starlette(
         routes=[
             Route("/graphql", answer, methods=["GET", "POST"]),
             Route("/", answer),
+            Route("/server_info", answer),
             WebSocketRoute("/graphql", talk),
         ]
     )
+    if access and access.tokens:
+        app = TokenRequired(app, access.tokens, access.wrong_tokens)
     guarded = SameOriginOnly(app, allowed_hosts(bind, named), frozenset(named))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(guarded, port=port, log_level="warning"))
@@ -142,3 +153,69 @@ def test_beyond_loopback_any_name_is_ours_unless_they_are_listed() -> None:
         assert ask(bound, "GET", "/", {"host": "lens.example"})[0] == 200
     with serving("0.0.0.0", ("ui.example",)) as listed:
         assert ask(listed, "GET", "/", {"host": "lens.example"})[0] == 403
+
+
+TOKEN = "correct-horse-battery-staple"
+
+
+@pytest.fixture(scope="module")
+def access() -> Access:
+    return access_of(Settings(api_token=TOKEN), Limits(wrong_tokens_a_minute=30))
+
+
+@pytest.fixture(scope="module")
+def closed(access: Access) -> Iterator[str]:
+    """Where LENS_API_TOKEN is set."""
+    with serving(access=access) as address:
+        yield address
+
+
+def _cookie(access: Access, caller: Caller) -> dict[str, str]:
+    assert access.tokens is not None
+    return {"cookie": f"lens_session={access.tokens.session(Pass(caller), 60)[0]}"}
+
+
+def _password(token: str) -> dict[str, str]:
+    return {"authorization": f"Basic {b64encode(f'me:{token}'.encode()).decode()}"}
+
+
+def test_whoever_may_see_everything_may_use_the_ui(closed: str, access: Access) -> None:
+    for headers in (
+        {"authorization": f"Bearer {TOKEN}"},
+        _password(TOKEN),
+        _cookie(access, Caller()),
+    ):
+        assert ask(closed, "POST", "/graphql", {**JSON, **headers}) == (200, "done")
+        with connect(f"ws://{closed}/graphql", additional_headers=headers) as socket:
+            assert socket.recv() == "done"
+    # For those who start the server and wait for it.
+    assert ask(closed, "GET", "/server_info", {})[0] == 200
+
+
+def test_nobody_else_may_use_the_ui(closed: str, access: Access) -> None:
+    """Whoever reaches the port of a UI without a login may run code."""
+    assert access.tokens is not None
+    scoped = access.tokens.scoped(Caller(user_id="u1"), None)
+    for headers in (
+        {},
+        {"authorization": f"Bearer {scoped}"},
+        {"authorization": "Basic !"},
+        {"authorization": "Basic"},
+        _password(scoped),
+        _password("wrong"),
+        _cookie(access, Caller(user_id="u1")),
+        {"cookie": "lens_session=forged"},
+    ):
+        for path in ("/", "/graphql"):
+            status, text = ask(closed, "GET", path, headers)
+            assert (status, "LENS_API_TOKEN" in text) == (401, True), headers
+        with pytest.raises(InvalidStatus):
+            connect(f"ws://{closed}/graphql", additional_headers=headers)
+
+
+def test_tokens_cannot_be_guessed_for_long(access: Access) -> None:
+    with serving(access=access) as address:
+        answers = [ask(address, "GET", "/", _password(f"guess-{n}"))[0] for n in range(40)]
+        assert set(answers) <= {401, 429}
+        assert answers[-1] == 429
+        assert ask(address, "GET", "/", _password(TOKEN))[0] == 200
