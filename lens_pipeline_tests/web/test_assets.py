@@ -15,6 +15,8 @@ from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.web.callers import become
 from lens_pipeline_tests.web.queue import execute_queued
 
+pytestmark = pytest.mark.slow
+
 ASSETS = f"/api/projects/{PROJECT}/assets"
 SCALED = f"/api/projects/{PROJECT}/scaled-videos"
 
@@ -133,7 +135,6 @@ def test_a_token_of_a_project_reaches_nothing_that_is_not_its_own(
     assert _add(web, asset_url="https://example.org/a.mp4").status_code == 403
 
 
-@pytest.mark.slow
 def test_a_rendition_from_its_order_to_the_video(
     site: Site, web: httpx.Client, project: Project
 ) -> None:

@@ -8,6 +8,8 @@ from lens_pipeline.derivatives import MASTER, PREVIEW
 from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site
 
+pytestmark = pytest.mark.slow
+
 
 def _hours(moment: dt.datetime | None) -> int | None:
     """How many hours ago, rounded."""

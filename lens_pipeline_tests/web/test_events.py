@@ -25,6 +25,8 @@ from lens_pipeline_tests.web.conftest import served
 from lens_pipeline_tests.web.outages import Unsteady
 from lens_pipeline_tests.web.stream import Event, EventSource
 
+pytestmark = pytest.mark.slow
+
 Photo = Callable[[str], str]
 
 
@@ -249,7 +251,6 @@ def _read_to_end(client: socket.socket, row_id: str) -> None:
         received += data
 
 
-@pytest.mark.slow
 def test_many_browsers_and_slow_ones(site: Site, web: httpx.Client, photo: Photo) -> None:
     """200 browsers hear of everything at once; 50 more that read nothing keep nobody waiting."""
     streams: list[EventSource] = []

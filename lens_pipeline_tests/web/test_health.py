@@ -23,6 +23,8 @@ from lens_pipeline.web.health import Answer, Probe
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.outages import Gate, Unsteady
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -64,7 +66,6 @@ def _workers(url: str, queues: str = ",".join(QUEUES)) -> Iterator[None]:
         yield
 
 
-@pytest.mark.slow
 def test_health_and_everything_that_goes(
     site: Site, unsteady: Unsteady, broker_url: str, photo: Callable[[str], str]
 ) -> None:

@@ -20,6 +20,8 @@ from lens_pipeline_tests.web.callers import become
 from lens_pipeline_tests.web.conftest import served
 from lens_pipeline_tests.web.queue import execute_queued
 
+pytestmark = pytest.mark.slow
+
 URL = f"/api/projects/{PROJECT}/master-videos"
 
 
@@ -178,7 +180,6 @@ NAMES = {
 }
 
 
-@pytest.mark.slow
 def test_names_that_other_programs_gave_cannot_harm(
     site: Site, web: httpx.Client, project: Project
 ) -> None:

@@ -26,6 +26,8 @@ from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
 from lens_pipeline_tests.web.callers import become
 from lens_pipeline_tests.web.conftest import served
 
+pytestmark = pytest.mark.slow
+
 KEY = "u1/uploads/v1.mp4"
 
 
@@ -298,7 +300,6 @@ def quiet(site: Site) -> Iterator[None]:
     eventually(lambda: _open_files(site) == 0, 10, "the end of all reading")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
 def test_clients_that_go_away_leave_nothing_behind(
     site: Site, web: httpx.Client, large: bytes
@@ -326,7 +327,6 @@ def test_a_client_that_takes_nothing_is_let_go(
         assert len(_all(client)) < len(large)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
 def test_slow_readers_do_not_hold_up_others(site: Site, web: httpx.Client, large: bytes) -> None:
     clients = [_raw(web) for _ in range(50)]
@@ -359,7 +359,6 @@ def _over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.slow
 def test_objects_of_a_bucket(site: Site, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "seaweed").mkdir()
     body = os.urandom(3_000_000)
@@ -384,7 +383,6 @@ def test_objects_of_a_bucket(site: Site, environment: pytest.MonkeyPatch, tmp_pa
             assert _fetch(web).status_code == 404
 
 
-@pytest.mark.slow
 def test_without_a_bucket_and_with_it_again(
     site: Site, environment: pytest.MonkeyPatch, server: HostileServer
 ) -> None:

@@ -18,6 +18,8 @@ from lens_pipeline.web.context import Context
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.conftest import served
 
+pytestmark = pytest.mark.slow
+
 Photo = Callable[[str], str]
 
 

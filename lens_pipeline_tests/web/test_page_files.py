@@ -15,6 +15,8 @@ from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.web.callers import become
 
+pytestmark = pytest.mark.slow
+
 _WEB = Path(web_package.__file__).parent
 _FILES = sorted((_WEB / "static").iterdir())
 

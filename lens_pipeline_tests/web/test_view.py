@@ -17,6 +17,8 @@ from lens_pipeline.web.context import Context
 from lens_pipeline_tests.pipeline.site import Databases, Site, eventually
 from lens_pipeline_tests.web.conftest import served
 
+pytestmark = pytest.mark.slow
+
 Photo = Callable[[str], str]
 _COLUMNS = (
     *("id", "user_id", "type", "status", "preview_status", "preview_path", "poster_path"),

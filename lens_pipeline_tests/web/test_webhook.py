@@ -27,6 +27,8 @@ from lens_pipeline_tests.web.conftest import served
 from lens_pipeline_tests.web.provider_server import PATH, WEBHOOK_KEY, ProviderServer
 from lens_pipeline_tests.web.signing import headers
 
+pytestmark = pytest.mark.slow
+
 # What tells the app who asks.
 _ASKS = get_args(CallerDep)[1].dependency
 RESULT = "https://files.example.org/r/1.jpg"
