@@ -3,6 +3,8 @@
 import datetime as dt
 from collections.abc import Callable
 
+import pytest
+
 from lens_pipeline.backlog import Walk
 from lens_pipeline.derivatives import MASTER, PREVIEW
 from lens_pipeline_tests.pipeline.project import Project
