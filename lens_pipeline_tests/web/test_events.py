@@ -234,7 +234,7 @@ def _deaf(url: str) -> Iterator[socket.socket]:
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((host, int(port)))
-        client.sendall(b"GET /api/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         yield client
 
 
