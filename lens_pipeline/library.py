@@ -10,13 +10,15 @@ from typing import NamedTuple
 from lens_pipeline.catalog import Kind, ListedGeneration, Place, Selection
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.failures import LensError
-from lens_pipeline.letters import EXPLAINED
+from lens_pipeline.outcomes import Outcome, outcomes
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import Standing, State, Wanted
+from lens_pipeline.status import State
 
 # A page of a status that few rows have ends early after so many others, with a cursor to go on:
 # the cost of one request must not depend on the size of the library.
 _MOST_LOOKED_AT = 2000
+# Nothing is called for yet.
+_UNFINISHED = Outcome(State.NONE, revision="")
 
 
 class InvalidCursor(LensError):
@@ -28,17 +30,7 @@ class Entry:
     """One generation and where its preview (photo) or poster (video) stands."""
 
     row: ListedGeneration
-    state: State
-    attempts: int = 0
-    path: str | None = None
-    """Object key of the derivative, if it is ready."""
-    width: int | None = None
-    height: int | None = None
-    thumbhash: str | None = None
-    ready_at: dt.datetime | None = None
-    error: str | None = None
-    error_class: str | None = None
-    run_id: str | None = None
+    outcome: Outcome
 
 
 class Page(NamedTuple):
@@ -55,10 +47,11 @@ def derivative_of(kind: Kind) -> Derivative:
 
 def entries(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> list[Entry]:
     """The entries of rows, in their order; a constant number of queries."""
-    standings = _standings(pipeline, rows)
-    wanted = [standing.event_id for standing in standings.values() if standing.event_id]
-    details = pipeline.log.details(wanted) if wanted else {}
-    return [_entry(row, standings.get(row.id), details) for row in rows]
+    made: dict[str, Outcome] = {}
+    for kind in (Kind.PHOTO, Kind.VIDEO):
+        finished = [row.generation() for row in rows if row.kind is kind and row.is_finished]
+        made |= outcomes(pipeline, derivative_of(kind), finished)
+    return [Entry(row, made.get(row.id, _UNFINISHED)) for row in rows]
 
 
 def find(pipeline: Pipeline, generation_id: str) -> Entry | None:
@@ -85,7 +78,7 @@ def page(
         rows = pipeline.catalog.library_page(selection, place, size)
         for entry in entries(pipeline, rows):
             place = _place(entry.row)
-            if state is None or entry.state is state:
+            if state is None or entry.outcome.state is state:
                 found.append(entry)
             if len(found) == limit:
                 return Page(found, write_cursor(place) if place else None)
@@ -127,61 +120,5 @@ def _narrowed(pipeline: Pipeline, selection: Selection, state: State) -> dict[st
     return {"finished": True, "ids": frozenset[str]().union(*map(known, assets))}
 
 
-def _standings(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> dict[str, Standing]:
-    found: dict[str, Standing] = {}
-    for kind in (Kind.PHOTO, Kind.VIDEO):
-        derivative = derivative_of(kind)
-        wanted = {
-            row.id: Wanted(derivative.revision(row.generation(), pipeline.settings), row.changed_at)
-            for row in rows
-            if row.kind is kind and row.is_finished
-        }
-        if wanted:
-            found |= pipeline.log.standings(
-                derivative.asset, wanted, pipeline.settings.max_attempts
-            )
-    return found
-
-
-def _entry(
-    row: ListedGeneration, standing: Standing | None, details: dict[int, dict[str, object]]
-) -> Entry:
-    if standing is None:  # not finished
-        return Entry(row, State.NONE)
-    facts = details.get(standing.event_id, {}) if standing.event_id else {}
-    if standing.state is State.READY:
-        return Entry(
-            row,
-            State.READY,
-            path=_text(facts.get("path")),
-            width=_number(facts.get("width")),
-            height=_number(facts.get("height")),
-            thumbhash=_text(facts.get("thumbhash")),
-            ready_at=_time(facts.get("at")),
-            run_id=standing.run_id,
-        )
-    error = EXPLAINED.get(standing.error_class or "") or _text(facts.get("error"))
-    return Entry(
-        row,
-        standing.state,
-        attempts=standing.attempts,
-        error=error if standing.error_class else None,
-        error_class=standing.error_class,
-        run_id=standing.run_id,
-    )
-
-
 def _place(row: ListedGeneration) -> Place | None:
     return Place(row.changed_at, row.id) if row.changed_at else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _time(value: object) -> dt.datetime | None:
-    return value if isinstance(value, dt.datetime) else None

@@ -1,4 +1,4 @@
-"""What became of the rows of a project: for pages that list masters, renditions and assets."""
+"""What became of rows: for pages that list generations, masters, renditions and assets."""
 
 import datetime as dt
 import re

@@ -11,7 +11,12 @@ from sqlalchemy import event
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalError
 
 from lens_pipeline.catalog import listing, projection, projects, writing
-from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
+from lens_pipeline.catalog.errors import (
+    CatalogError,
+    NoRightToWrite,
+    is_by_policy,
+    is_refusal,
+)
 from lens_pipeline.catalog.project_list import read_project_ids
 from lens_pipeline.catalog.row_sets import (
     AssetRows,
@@ -32,8 +37,6 @@ from lens_pipeline.catalog.tables import (
     scaled_videos,
 )
 from lens_pipeline.failures import InvalidRow
-
-_INSUFFICIENT_PRIVILEGE = "42501"
 
 # Row-level security is in force for this role, and no policy lets it read.
 _NO_ROW_IS_VISIBLE = sa.text(
@@ -384,10 +387,10 @@ class Catalog:
                 yield connection
                 connection.commit()
             except DBAPIError as error:
-                if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
+                if not is_refusal(error):
                     raise
                 connection.rollback()
-                by_policy = "row-level security" in str(error.orig)
+                by_policy = is_by_policy(error)
                 raise _no_right(connection, action, table, by_policy=by_policy) from error
 
     @contextmanager

@@ -6,12 +6,16 @@ Needs the right to UPDATE three columns; whoever only reads needs nothing of thi
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
+from lens_pipeline.catalog.errors import (
+    CatalogError,
+    NoRightToWrite,
+    is_by_policy,
+    is_refusal,
+)
 from lens_pipeline.catalog.row_sets import GenerationRows, IdColumn, as_text
 from lens_pipeline.catalog.rows import FINISHED, Generation, UnusableRow
 from lens_pipeline.catalog.tables import generations
@@ -20,7 +24,6 @@ FAILED = "failed"
 _WRITTEN = ("status", "asset_url", "updated_at")
 # Whoever holds the row for longer keeps the provider waiting.
 _BEGIN = sa.text("SELECT current_user, set_config('lock_timeout', '5s', true)")
-_INSUFFICIENT_PRIVILEGE = "42501"
 # Row-level security is in force for this role, and no policy lets it update.
 _NO_ROW_IS_WRITABLE = sa.text(
     """
@@ -147,11 +150,9 @@ def _named(role: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        original: Any = error.orig
-        if getattr(original, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
+        if not is_refusal(error):
             raise
-        is_policy = "row-level security" in str(original)
-        raise NoRightToWrite(_policy(role) if is_policy else _grant(role)) from error
+        raise NoRightToWrite(_policy(role) if is_by_policy(error) else _grant(role)) from error
 
 
 def _grant(role: str) -> str:

@@ -9,7 +9,6 @@ from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.server import Server
-from lens_pipeline.web.serving import configuration
 
 
 def main() -> None:
@@ -17,7 +16,7 @@ def main() -> None:
     with dagster_instance(loaded) as instance:
         pipeline = current()
         app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
-        server = Server(app, configuration(app, loaded))
+        server = Server(app, loaded)
         # Raised again once everything has ended.
         with contextlib.suppress(KeyboardInterrupt):
             server.run()

@@ -144,9 +144,9 @@ def asset_poster(
     entry = library.find(context.pipeline, row.generation_id) if row.generation_id else None
     if entry is None:
         raise not_found("picture of an asset", asset_id)
-    if entry.path is None:
-        raise picture_not_ready(entry.state)
-    return stream(context.pipeline.store, request, entry.path)
+    if entry.outcome.path is None:
+        raise picture_not_ready(entry.outcome.state)
+    return stream(context.pipeline.store, request, entry.outcome.path)
 
 
 def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None:
@@ -191,6 +191,7 @@ def _out(listed: Listed, check: Outcome, entry: library.Entry | None) -> AssetOu
     found_bad = check.reason or (check.error if check.state is State.DEAD else None)
     problem = row.shot.problem or found_bad
     url = f"/api/projects/{listed.project_id}/assets/{row.id}/poster"
+    picture = entry.outcome if entry else None
     return AssetOut(
         asset_id=row.id,
         project_id=listed.project_id,
@@ -200,10 +201,10 @@ def _out(listed: Listed, check: Outcome, entry: library.Entry | None) -> AssetOu
         usable=row.shot.source is not None and problem is None,
         waits=row.shot.waits,
         problem=problem,
-        poster_url=url if entry and entry.path else None,
-        thumbhash=entry.thumbhash if entry else None,
-        width=entry.width if entry else None,
-        height=entry.height if entry else None,
+        poster_url=url if picture and picture.path else None,
+        thumbhash=picture.thumbhash if picture else None,
+        width=picture.width if picture else None,
+        height=picture.height if picture else None,
         created_at=listed.created_at,
     )
 

@@ -114,7 +114,7 @@ def visible_entry(context: Context, caller: Caller, generation_id: str) -> libra
 
 
 def generation_out(entry: library.Entry) -> GenerationOut:
-    row = entry.row
+    row, made = entry.row, entry.outcome
     derivative = library.derivative_of(row.kind)
     url = f"/api/generations/{row.id}"
     return GenerationOut(
@@ -122,21 +122,21 @@ def generation_out(entry: library.Entry) -> GenerationOut:
         user_id=row.user_id,
         type=GenerationType(row.kind.value),
         generation_status=row.status,
-        status=entry.state,
-        path=entry.path,
-        picture_url=f"{url}/{derivative.asset}" if entry.state is State.READY else None,
+        status=made.state,
+        path=made.path,
+        picture_url=f"{url}/{derivative.asset}" if made.state is State.READY else None,
         file_url=f"{url}/file" if row.is_finished else None,
-        width=entry.width,
-        height=entry.height,
-        thumbhash=entry.thumbhash,
-        error=entry.error,
-        error_class=entry.error_class,
-        attempts=entry.attempts,
-        run_id=entry.run_id,
+        width=made.width,
+        height=made.height,
+        thumbhash=made.thumbhash,
+        error=made.error,
+        error_class=made.error_class,
+        attempts=made.attempts,
+        run_id=made.run_id,
         dagster_path=f"/assets/{derivative.asset}?partition={row.id}",
         created_at=row.created_at,
         updated_at=row.changed_at,
-        ready_at=entry.ready_at,
+        ready_at=made.ready_at,
     )
 
 
@@ -193,6 +193,6 @@ def _picture(
     entry = visible_entry(context, caller, generation_id)
     if library.derivative_of(entry.row.kind) is not wanted:
         raise ApiError(404, "not_found", f"a {entry.row.kind} has no {wanted.asset}")
-    if entry.path is None:
-        raise picture_not_ready(entry.state)
-    return stream(context.pipeline.store, request, entry.path)
+    if entry.outcome.path is None:
+        raise picture_not_ready(entry.outcome.state)
+    return stream(context.pipeline.store, request, entry.outcome.path)

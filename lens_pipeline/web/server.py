@@ -6,17 +6,21 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from lens_pipeline.settings import Settings
 from lens_pipeline.web.events import PATH, Hub
+from lens_pipeline.web.protocol import BoundedProtocol
 
+# Requests under way get so long to end.
+_STOP_SECONDS = 5
 # Clients that read nothing keep their streams from ending in order; seconds.
 _ABORT_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
-    """Serves `app`; a stop ends its event streams at once."""
+    """Serves `app` at LENS_BIND:LENS_API_PORT; a stop ends its event streams at once."""
 
-    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(_configuration(app, settings))
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -31,3 +35,21 @@ class Server(uvicorn.Server):
             scope, transport = getattr(connection, "scope", None), connection.transport
             if scope and scope["path"] == PATH and transport is not None:
                 transport.abort()
+
+
+def _configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.bind,
+        port=settings.api_port,
+        http=BoundedProtocol,
+        # There are none.
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # By itself uvicorn believes what any client on this machine says of its address.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )

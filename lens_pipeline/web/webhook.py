@@ -183,7 +183,9 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
         revived = letters.retry(context.pipeline, instance, [generation_id], only)
         if not revived:
             raise ApiError(
-                409, "not_failed", f"nothing of {generation_id} has failed: it is {entry.state}"
+                409,
+                "not_failed",
+                f"nothing of {generation_id} has failed: it is {entry.outcome.state}",
             )
         context.queue.submit(revived, "api")
         return generation_out(visible_entry(context, caller, generation_id))

@@ -16,7 +16,6 @@ from lens_pipeline.stack.ports import LOOPBACK, free_port
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.server import Server
-from lens_pipeline.web.serving import configuration
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.outages import Gate, Unsteady
 
@@ -26,7 +25,7 @@ def served(app: FastAPI) -> Iterator[str]:
     """Serve the app as its process does; yields its URL."""
     port = free_port()
     settings = app.state.context.pipeline.settings.model_copy(update={"api_port": port})
-    server = Server(app, configuration(app, settings))
+    server = Server(app, settings)
     thread = threading.Thread(target=server.run, name="web")
     thread.start()
     try:
