@@ -10,10 +10,11 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.background_thread import BackgroundThread
 from lens_pipeline.catalog import CatalogError, Kind, Position
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.queues import QUEUE_TAG, QUEUES
@@ -146,23 +147,18 @@ def _first(rows: Iterable[Assessed]) -> dt.datetime | None:
     return min(times, default=None)
 
 
-@dataclass
-class Watch:
-    """Keeps the backlog of a pipeline known, on a thread of its own."""
+class Watch(BackgroundThread):
+    """Keeps the backlog of a pipeline known."""
 
-    pipeline: Pipeline
-    log: FigureLog
-    _walks: dict[str, Walk] = field(init=False)
-    _known: tuple[float, Backlog] | None = field(default=None, init=False)
-    _dead: dict[Kind, int] = field(default_factory=dict, init=False)
-    _dead_at: float = field(default=0.0, init=False)
-    _is_changed: threading.Event = field(default_factory=threading.Event, init=False)
-    _stop: threading.Event = field(default_factory=threading.Event, init=False)
-    _thread: threading.Thread = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._walks = {d.asset: Walk(self.pipeline, d) for d in DERIVATIVES}
-        self._thread = threading.Thread(target=self._run, name="lens-backlog", daemon=True)
+    def __init__(self, pipeline: Pipeline, log: FigureLog) -> None:
+        super().__init__("lens-backlog")
+        self._pipeline = pipeline
+        self._log = log
+        self._walks = {d.asset: Walk(pipeline, d) for d in DERIVATIVES}
+        self._known: tuple[float, Backlog] | None = None
+        self._dead: dict[Kind, int] = {}
+        self._dead_at = 0.0
+        self._is_changed = threading.Event()
 
     @property
     def backlog(self) -> Backlog | None:
@@ -183,15 +179,6 @@ class Watch:
             if not status.is_settled:
                 self._walks[status.asset].note([status.id])
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, seconds: float) -> None:
-        """End the thread; a query that hangs is waited for so long at the most."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
@@ -209,12 +196,12 @@ class Watch:
         rest = _LETTERS_SECONDS if self._is_changed.is_set() else _LETTERS_ANYHOW_SECONDS
         if now - self._dead_at >= rest or not self._dead:
             self._is_changed.clear()
-            self._dead = count_dead(self.pipeline)
+            self._dead = count_dead(self._pipeline)
             self._dead_at = now
         oldest: dict[Kind, dt.datetime | None] = {}
         for derivative in DERIVATIVES:
             found = self._walks[derivative.asset].oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)
-        queues = dict.fromkeys(QUEUES, QueueLoad(0, None)) | self.log.queues(QUEUE_TAG)
+        queues = dict.fromkeys(QUEUES, QueueLoad(0, None)) | self._log.queues(QUEUE_TAG)
         return Backlog(oldest, queues, dict(self._dead))

@@ -3,7 +3,6 @@
 import datetime as dt
 import logging
 import re
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.background_thread import BackgroundThread
 from lens_pipeline.catalog import CatalogError, Generation, Kind, MasterVideo, Row, ScaledVideo
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.gaps import Assessed, assess, usable
@@ -167,12 +167,12 @@ def _owner(row: Row) -> tuple[str | None, str | None]:
     return None, None
 
 
-class Feed:
+class Feed(BackgroundThread):
     """Reads the event log on a thread of its own, and tells listeners of what changed.
 
     Listeners are called on that thread and must return at once; the first batch only says where
-    the feed begins. Without the database it tries
-    again every second, and tells them to start anew once it is back.
+    the feed begins. Without the database it tries again every second, and tells them to start anew
+    once it is back.
     """
 
     def __init__(
@@ -185,13 +185,12 @@ class Feed:
         """`begin` is told where the reading starts; `count` of the ids of new materializations
         and failures after that, each once. Both may raise SQLAlchemyError, and are called again.
         """
+        super().__init__("lens-feed")
         self._pipeline = pipeline
         self._listeners = listeners
         self._count = count
         self._begin = begin
         self._changes = ChangeLog(pipeline.endpoints.dagster_url, ASSETS)
-        self._thread = threading.Thread(target=self._run, name="lens-feed", daemon=True)
-        self._stop = threading.Event()
         # What was read and is not told yet.
         self._position: Position | None = None
         self._touched: dict[str, set[str]] = {}
@@ -207,14 +206,8 @@ class Feed:
         """The last word of every run under way."""
         return tuple(self._progress.values())
 
-    def start(self) -> None:
-        self._thread.start()
-
     def stop(self, seconds: float) -> None:
-        """End the reading; a query that hangs is waited for so long at the most."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        super().stop(seconds)
         if not self._thread.is_alive():
             self._changes.close()
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.background_thread import BackgroundThread
 from lens_pipeline.catalog import CatalogError, Projected
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.gaps import Assessed, assessed_pages
@@ -37,15 +38,14 @@ _MOST_WAITING = 1000
 _PAUSE_SECONDS = 0.02
 
 
-class Projector:
+class Projector(BackgroundThread):
     """Writes the projection, on a thread of its own."""
 
     def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__("lens-projection")
         self._pipeline = pipeline
         self._told: queue.Queue[list[Status]] = queue.Queue(_MOST_WAITING)
-        self._stop = threading.Event()
         self._compare = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lens-projection", daemon=True)
         self._compared_at = 0.0
         self._said: str | None = None
 
@@ -59,15 +59,6 @@ class Projector:
                 self._told.put_nowait(statuses)
             except queue.Full:
                 self._compare.set()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, seconds: float) -> None:
-        """End the thread; a query that hangs is waited for so long at the most."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._stop.is_set():

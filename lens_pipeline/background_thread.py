@@ -1,0 +1,25 @@
+"""What goes on in a process beside its requests."""
+
+import threading
+from abc import ABC, abstractmethod
+
+
+class BackgroundThread(ABC):
+    """Work on a thread of its own, until it is stopped."""
+
+    def __init__(self, name: str) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """End the thread; a query that hangs is waited for so long at the most."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    @abstractmethod
+    def _run(self) -> None:
+        """Work until `_stop` is set."""
