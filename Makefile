@@ -1,11 +1,13 @@
-# Every target sets up .venv by itself; none needs root, but `test` wants Chromium to be there.
+# Every target sets up .venv by itself; none needs root, but `test` wants a few programs to be there.
 PYTHON ?= python3
+SEED ?= 1
+MINUTES ?= 20
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test test-fast browser lint bench lock clean
+.PHONY: help venv demo test hosts-test chaos test-fast tools image image-test lint bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -26,18 +28,30 @@ $(STAMP): requirements.txt pyproject.toml
 demo: venv ## Run the pipeline on sample photos and videos
 	$(BIN)/lens demo
 
-test: browser test-fast ## Run every test
-	$(BIN)/python -m pytest -q -m "slow and not stack" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -q -m stack
+test: tools test-fast ## Run every test
+	$(BIN)/python -m pytest -q -m "slow and not hosts" -n 2 --dist loadfile --no-loadscope-reorder
 
-# The one thing the tests need that no wheel has.
-browser: venv
-	@$(BIN)/python -m lens_pipeline_tests.web.chromium && exit 0; \
+# Chromium and what else the tests need that no wheel has.
+tools: venv
+	@missing="$$($(BIN)/python -m lens_pipeline_tests.tools)"; \
+	test -z "$$missing" && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $$missing; \
 	else \
-	  echo 'No Chromium: its tests will fail. Install it: apt install chromium, or Google Chrome' >&2; \
+	  echo "Their tests will fail without: apt install $$missing (Google Chrome will do for chromium)" >&2; \
 	fi
+
+hosts-test: tools ## Run the test with hosts in network namespaces: as root, alone on the machine
+	$(BIN)/python -m pytest -q -m hosts
+
+chaos: venv ## Break a running pipeline at random, then judge it (SEED=1 MINUTES=20)
+	$(BIN)/python -m lens_pipeline_tests.chaos --seed $(SEED) --minutes $(MINUTES)
+
+image: ## Build the container image (BASE=… another base, BUILDER=… another program)
+	deploy/build-image.sh
+
+image-test: venv ## Build the image on a Debian made here, and run every role in it (root, minutes)
+	$(BIN)/python -m lens_pipeline_tests.deploy.try_image
 
 test-fast: venv ## Run the tests that take no more than seconds each
 	$(BIN)/python -m pytest -q -m "not slow" -n 2

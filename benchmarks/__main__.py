@@ -11,14 +11,24 @@ import pandas as pd
 
 NAMES = (
     *("render", "throughput", "latency", "webhook", "run_start", "growth", "memory"),
-    *("masters", "beside_masters", "status_pages", "streaming"),
+    *(
+        "masters",
+        "beside_masters",
+        "status_pages",
+        "streaming",
+        "fairness",
+        "retention",
+        "scale",
+        "cost",
+    ),
 )
-_RESULTS = Path(__file__).parent / "results.json"
+RESULTS = Path(__file__).parent / "results.json"
 
 AT_LEAST = {
     "render_vs_sharp": 0.95,
     "throughput_vs_loop": 0.75,
     "throughput_growth_100k": 0.7,
+    "scale_8_workers": 0.85,
     "master_copy_speedup": 20,
     "master_copy_3x5_speedup": 20,
     "master_one_odd_speedup": 4,
@@ -28,6 +38,7 @@ AT_LEAST = {
     "video_throughput_vs_nginx": 0.7,
 }
 AT_MOST = {
+    "fairness_worst_delay_seconds": 60,
     "latency_p50_vs_poller": 0.6,
     "latency_p95_vs_poller": 0.6,
     "webhook_p50_vs_poller": 0.35,
@@ -35,6 +46,7 @@ AT_MOST = {
     "tick_growth_100k": 2.0,
     "preview_p95_beside_masters": 1.5,
     "status_page_growth_100k": 1.5,
+    "retention_single_gigabytes_30_days": 32,
 }
 
 
@@ -49,7 +61,7 @@ def main() -> None:
         print(f"\n{name} ({time.monotonic() - started:.0f} s)\n{_table(found)}", flush=True)
         if not arguments.quick:
             _write(found)
-    missed = [key for key, value in measured.items() if _verdict(key, value) == "MISSED"]
+    missed = [key for key, value in measured.items() if verdict(key, value) == "MISSED"]
     print(f"\nmissed: {', '.join(missed) or 'none'}")
 
 
@@ -76,7 +88,7 @@ def _table(figures: Mapping[str, float]) -> str:
             "figure": list(figures),
             "value": [f"{value:.3f}" for value in figures.values()],
             "target": [_target(key) for key in figures],
-            "": [_verdict(key, value) for key, value in figures.items()],
+            "": [verdict(key, value) for key, value in figures.items()],
         }
     )
     return frame.to_string(index=False)
@@ -88,7 +100,7 @@ def _target(key: str) -> str:
     return f"<= {AT_MOST[key]}" if key in AT_MOST else ""
 
 
-def _verdict(key: str, value: float) -> str:
+def verdict(key: str, value: float) -> str:
     if key in AT_LEAST:
         return "ok" if value >= AT_LEAST[key] else "MISSED"
     if key in AT_MOST:
@@ -98,11 +110,11 @@ def _verdict(key: str, value: float) -> str:
 
 def _write(figures: Mapping[str, float]) -> None:
     """Merge into what earlier benchmarks wrote."""
-    known = json.loads(_RESULTS.read_text(encoding="utf-8")) if _RESULTS.exists() else {}
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     merged = known | {key: round(value, 4) for key, value in figures.items()}
-    unfinished = _RESULTS.with_suffix(".tmp")
+    unfinished = RESULTS.with_suffix(".tmp")
     unfinished.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    unfinished.replace(_RESULTS)
+    unfinished.replace(RESULTS)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,14 @@ def fill(stack: RunningStack, source: str, partitions: int) -> None:
         for statement in _COPY_RUNS:
             connection.execute(statement, {"template": template[0], "oldest": _OLDEST_DAYS,
                                            "youngest": _YOUNGEST_DAYS})  # fmt: skip
-    with stack.application.begin() as connection:
-        connection.execute(
-            _ADD_ROWS,
-            {"count": partitions, "prefix": _PREFIX, "user": USER, "source": source,
-             "oldest": _OLDEST_DAYS, "youngest": _YOUNGEST_DAYS},
-        )  # fmt: skip
+        # Committed before the events that tell of them, as everywhere: who follows the log looks
+        # for the rows.
+        with stack.application.begin() as application:
+            application.execute(
+                _ADD_ROWS,
+                {"count": partitions, "prefix": _PREFIX, "user": USER, "source": source,
+                 "oldest": _OLDEST_DAYS, "youngest": _YOUNGEST_DAYS},
+            )  # fmt: skip
     for engine in (stack.dagster, stack.application):
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.execute(sa.text("VACUUM ANALYZE"))

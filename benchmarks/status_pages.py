@@ -37,6 +37,8 @@ def run(quick: bool = False) -> dict[str, float]:
         for stack, other, size in ((small, large, sizes[0]), (large, small, sizes[1])):
             with other.paused():
                 _prepare(stack, size)
+        for stack in (small, large):
+            stack.await_idle()
         pairs = zip(_pages(small, sizes[0]), _pages(large, sizes[1]), strict=True)
         requests = _QUICK_REQUESTS if quick else _REQUESTS
         seconds = {

@@ -19,7 +19,7 @@ from lens_pipeline.catalog import CatalogError, Kind, Position
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.queues import QUEUE_TAG, QUEUES
 from lens_pipeline.gaps import Assessed, assess, usable
-from lens_pipeline.letters import count_dead
+from lens_pipeline.letters import GivenUp, given_up
 from lens_pipeline.live import Batch
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status import FigureLog, QueueLoad, State
@@ -50,7 +50,15 @@ class Backlog:
     oldest: Mapping[Kind, dt.datetime | None]
     """The time of the oldest finished row that is neither ready nor dead and could be made."""
     queues: Mapping[str, QueueLoad]
-    dead: Mapping[Kind, int]
+    letters: tuple[GivenUp, ...]
+
+    @property
+    def dead(self) -> dict[Kind, int]:
+        """How many derivatives were given up on, by what their rows are."""
+        found = dict.fromkeys(self.oldest, 0)
+        for letter in self.letters:
+            found[letter.kind] += 1
+        return found
 
     @property
     def oldest_of_all(self) -> dt.datetime | None:
@@ -111,6 +119,9 @@ class Walk:
         On a long way it stops at times, and what was found before is still said.
         """
         settled_until = self._pipeline.catalog.now() - _OVERLAP
+        if self._mark is not None and self._mark.finished_at > settled_until:
+            # The database's clock was set back: rows that finish now are behind the mark.
+            self._mark = None
         place = self._mark
         for _ in range(_PAGES_AT_ONCE):
             page = self._pipeline.catalog.after(self._derivative.kind, place, _PAGE)
@@ -156,8 +167,8 @@ class Watch(BackgroundThread):
         self._log = log
         self._walks = {d.asset: Walk(pipeline, d) for d in DERIVATIVES}
         self._known: tuple[float, Backlog] | None = None
-        self._dead: dict[Kind, int] = {}
-        self._dead_at = 0.0
+        self._letters: tuple[GivenUp, ...] | None = None
+        self._letters_at = 0.0
         self._is_changed = threading.Event()
 
     @property
@@ -194,14 +205,15 @@ class Watch(BackgroundThread):
     def _look(self) -> Backlog:
         now = time.monotonic()
         rest = _LETTERS_SECONDS if self._is_changed.is_set() else _LETTERS_ANYHOW_SECONDS
-        if now - self._dead_at >= rest or not self._dead:
+        letters = self._letters
+        if letters is None or now - self._letters_at >= rest:
             self._is_changed.clear()
-            self._dead = count_dead(self._pipeline)
-            self._dead_at = now
+            self._letters = letters = given_up(self._pipeline)
+            self._letters_at = now
         oldest: dict[Kind, dt.datetime | None] = {}
         for derivative in DERIVATIVES:
             found = self._walks[derivative.asset].oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)
         queues = dict.fromkeys(QUEUES, QueueLoad(0, None)) | self._log.queues(QUEUE_TAG)
-        return Backlog(oldest, queues, dict(self._dead))
+        return Backlog(oldest, queues, letters)

@@ -4,13 +4,15 @@ import dagster as dg
 
 from lens_pipeline import jobs, sensors, settings
 from lens_pipeline.assets.checked_shot import checked_shot
+from lens_pipeline.assets.daily_report import daily_report
 from lens_pipeline.assets.generations import photo_generation, video_generation
 from lens_pipeline.assets.masters import master_assets
 from lens_pipeline.assets.poster import build_poster
 from lens_pipeline.assets.preview import build_preview
 from lens_pipeline.assets.scaled_video import scaled_video
 from lens_pipeline.pipeline import LensResource
-from lens_pipeline.schedules import build_backfill, retire_partitions
+from lens_pipeline.schedules import build_backfill, retention, retire_partitions
+from lens_pipeline.schedules import daily_report as daily_report_schedule
 
 
 @dg.definitions
@@ -26,6 +28,7 @@ def defs() -> dg.Definitions:
             checked_shot,
             master_assets,
             scaled_video,
+            daily_report,
         ],
         jobs=[
             jobs.previews,
@@ -33,7 +36,9 @@ def defs() -> dg.Definitions:
             jobs.shot_checks,
             jobs.masters,
             jobs.scaled,
+            jobs.daily_reports,
             jobs.retirement,
+            jobs.retention_job,
         ],
         sensors=[
             sensors.new_photos,
@@ -43,7 +48,12 @@ def defs() -> dg.Definitions:
             sensors.new_scaled,
             sensors.removed_generations,
         ],
-        schedules=[build_backfill(loaded.backfill_cron), retire_partitions],
+        schedules=[
+            build_backfill(loaded.backfill_cron),
+            daily_report_schedule,
+            retire_partitions,
+            retention,
+        ],
         resources={"lens": LensResource()},
         # A run's process is its worker; a step in a process of its own would cost seconds.
         executor=dg.in_process_executor,

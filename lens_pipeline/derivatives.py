@@ -40,6 +40,10 @@ class Derivative(ABC, Generic[R]):
     def object_key(self, row: R, revision: str) -> str:
         """Where the output is stored."""
 
+    def owner(self, row: R) -> str:
+        """Who waits for it: turns go by this (see `fairness`); "" if nobody in particular."""
+        return ""
+
     def waits_for(self, row: R) -> str | None:
         """What of the row's own the output waits for, in words."""
         return None
@@ -86,6 +90,9 @@ def _picture_parameters(settings: Settings) -> keys.Parameters:
 
 
 class _GenerationPicture(Derivative[Generation]):
+    def owner(self, row: Generation) -> str:
+        return row.user_id
+
     def revision(self, row: Generation, settings: Settings) -> str:
         return keys.revision(
             [row.asset_url],
@@ -138,6 +145,9 @@ class _Master(Derivative[MasterVideo]):
     def object_key(self, row: MasterVideo, revision: str) -> str:
         return f"{keys.master_stem(row)}_{revision}.mp4"
 
+    def owner(self, row: MasterVideo) -> str:
+        return row.project_id
+
     def waits_for(self, row: MasterVideo) -> str | None:
         if any(shot.problem for shot in row.shots):
             return None
@@ -170,6 +180,9 @@ class _MasterPoster(Derivative[MasterVideo]):
     def object_key(self, row: MasterVideo, revision: str) -> str:
         return f"{keys.master_stem(row)}_{revision}.webp"
 
+    def owner(self, row: MasterVideo) -> str:
+        return row.project_id
+
     def row_made_from(self, row: MasterVideo) -> MasterVideo:
         return row
 
@@ -193,6 +206,9 @@ class _Scaled(Derivative[ScaledVideo]):
             "height": row.height,
         }
         return keys.revision([source], keys.scaled_stem(row), parameters, self.code_version)
+
+    def owner(self, row: ScaledVideo) -> str:
+        return row.master.project_id if row.master else ""
 
     def object_key(self, row: ScaledVideo, revision: str) -> str:
         return f"{keys.scaled_stem(row)}_{revision}.mp4"

@@ -12,29 +12,32 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lens_pipeline.catalog import Catalog, CatalogError
+from lens_pipeline.durations import spoken
+from lens_pipeline.engine import broker
 from lens_pipeline.engine.health import Heartbeats, daemon_beats, daemon_heartbeat_age_seconds
 from lens_pipeline.failures import LensError
 from lens_pipeline.media import ffmpeg
-from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.errors import MediaError, ToolUnusable
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
 from lens_pipeline.stack.endpoints import Services, StackError
 from lens_pipeline.stack.files import prepare_home
 from lens_pipeline.stack.ports import require_free
 from lens_pipeline.stack.services import running
+from lens_pipeline.stack.signs_of_life import problem_of
 from lens_pipeline.store import open_store
 
 _COMMAND = "doctor"
 _UP = "up"
 
 _CONNECT_SECONDS = 5
+_SERVERS = {"dagster": "the Dagster UI", "api": "the HTTP app"}
 # Dagster's daemon first beats some seconds after `lens up` says that it is ready.
 _FIRST_BEAT_SECONDS = 90
 _LIBRARY_SECONDS = 60
@@ -77,12 +80,13 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
         _checked("home", lambda: _home(home)),
         *_server_checks(settings, up),
         _checked("store", lambda: _store(settings)),
+        *([_checked("alerts", lambda: _alerts(settings))] if settings.alert_urls else []),
         _checked("ffmpeg", _ffmpeg),
         _checked("ffprobe", _ffprobe),
         _checked("Pillow", _pillow),
         _checked("libvips", _libvips),
-        _checked("port", lambda: _port("LENS_DAGSTER_PORT", settings.dagster_port, settings, up)),
-        _checked("API port", lambda: _port("LENS_API_PORT", settings.api_port, settings, up)),
+        _checked("port", lambda: _port("dagster", settings.dagster_port, settings, up)),
+        _checked("API port", lambda: _port("api", settings.api_port, settings, up)),
     ]
 
 
@@ -90,7 +94,7 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
     """The outcome of `look`, which returns what it found or raises what is wrong."""
     try:
         return Check(name, True, look())
-    except (LensError, MediaError) as error:
+    except (LensError, MediaError, ToolUnusable) as error:
         return Check(name, False, " ".join(str(error).split()))
 
 
@@ -158,6 +162,7 @@ def _database(settings: Settings, url: str) -> str:
             catalog.migrate()
             catalog.create_view()
         catalog.check()
+        writes = _writes(catalog)
         view = _view(catalog)
     except CatalogError as error:
         fix = _database_fix(str(error), "LENS_DATABASE_URL", is_dagster=False)
@@ -167,13 +172,26 @@ def _database(settings: Settings, url: str) -> str:
         raise _Problem(f"it fails unexpectedly: {reason}: see its server's log") from error
     finally:
         catalog.close()
-    return f"{_shown(url)}: every read is allowed; {view}"
+    return f"{_shown(url)}: every read is allowed; {writes}; {view}"
+
+
+def _writes(catalog: Catalog) -> str:
+    """Whether rows of projects can be written over HTTP. Raises _Problem: only a part of it can.
+
+    A role that only reads is as good where others write them.
+    """
+    lack = catalog.lack_of_writing()
+    if lack is None:
+        return "masters, assets and renditions can be added over HTTP"
+    if lack.is_whole:
+        return f"nothing can be added over HTTP, which is as well if others do: {lack.message}"
+    raise _Problem(lack.message)
 
 
 def _view(catalog: Catalog) -> str:
     """What there is to say of the view, without which everything but pages that read it works."""
     if catalog.may_write_view():
-        return "lens_generations is kept true by `lens up`"
+        return "lens_generations is kept true while the HTTP app runs"
     return (
         "lens_generations is not kept: run `lens migrate` as a role that may create it, then GRANT"
         " SELECT, INSERT, UPDATE, DELETE ON lens_derivatives to this one"
@@ -251,11 +269,11 @@ def _daemon(settings: Settings, url: str, up: Services | None) -> str:
         is_alive = daemon_beats(storage)
     except SQLAlchemyError:
         raise _Problem("unknown: Dagster's database does not answer, see there") from None
-    last = "it never beat" if age is None else f"its last heartbeat is {_duration(age)} old"
+    last = "it never beat" if age is None else f"its last heartbeat is {spoken(age)} old"
     if is_alive:
         return last
     if up is None:
-        return f"does not run here ({last}): `lens up` starts it"
+        return f"does not run ({last}): `lens up` or `lens run daemon` starts it"
     if _age_seconds(up.pid) < _FIRST_BEAT_SECONDS:
         return f"has just been started ({last})"
     log = settings.resolved_home / "logs" / "daemon.log"
@@ -285,28 +303,22 @@ def _embedded_broker() -> str:
 
 
 def _reach(url: str, variable: str) -> None:
-    """Connect and authenticate the way the workers do. Raises _Problem."""
-    from kombu.connection import Connection
-    from kombu.exceptions import KombuError
-
-    options = {"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": _CONNECT_SECONDS}
-    is_redis = urlsplit(url).scheme.startswith("redis")
+    """Raises _Problem: the broker there does not take us."""
     try:
-        with Connection(
-            url,
-            connect_timeout=_CONNECT_SECONDS,
-            transport_options=options if is_redis else None,
-        ) as connection:
-            errors = (*connection.connection_errors, *connection.channel_errors, KombuError)
-            try:
-                connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-                # Redis is first asked something, and told the password, when a channel opens.
-                connection.channel().close()
-            except (*errors, OSError) as error:
-                raise _Problem(
-                    f"no broker at {_shown(url)} ({_first_line(error)}): start it or correct"
-                    f" {variable}"
-                ) from error
+        broker.reach(url, _CONNECT_SECONDS)
+    except broker.BrokerRefusal as error:
+        raise _Problem(
+            f"the broker at {_shown(url)} refuses us ({error}): correct the user, the password or"
+            f" the virtual host in {variable}, or create what is missing"
+        ) from error
+    except broker.BrokerFull as error:
+        raise _Problem(
+            f"{_shown(url)}: {error}: see `rabbitmq-diagnostics alarms` there"
+        ) from error
+    except broker.BrokerError as error:
+        raise _Problem(
+            f"no broker at {_shown(url)} ({error}): start it or correct {variable}"
+        ) from error
     except ValueError as error:
         raise _Problem(f"{variable} is not understood: {error}") from error
 
@@ -323,6 +335,13 @@ def _store(settings: Settings) -> str:
         # boto3's, of an endpoint that is no URL.
         raise _Problem(f"{url}: {error}: correct LENS_S3_ENDPOINT") from error
     return f"{url}: written, read and deleted"
+
+
+def _alerts(settings: Settings) -> str:
+    from lens_pipeline.alerts.targets import channels
+
+    names = ", ".join(channel.name for channel in channels(settings.alert_urls))
+    return f"{names}: understood; `lens alert-test` sends a message"
 
 
 def _ffmpeg() -> str:
@@ -385,11 +404,13 @@ def _libvips() -> str:
     return f"{done.stdout.strip()}, saves WebP"
 
 
-def _port(variable: str, port: int, settings: Settings, up: Services | None) -> str:
+def _port(role: str, port: int, settings: Settings, up: Services | None) -> str:
     holder = _listener(up.pid, port) if up else None
     if holder is not None:
         return f"{port} is served by our `lens up` ({holder.name()}, pid {holder.pid})"
-    require_free(variable, port, settings.bind)
+    if up is None and problem_of(role, settings) is None:
+        return f"{_SERVERS[role]} answers at {port}"
+    require_free(f"LENS_{role.upper()}_PORT", port, settings.bind)
     return f"{port} is free on {settings.bind}"
 
 
@@ -417,12 +438,6 @@ def _age_seconds(pid: int) -> float:
         return 0.0
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-
-
 def _shown(url: str) -> str:
     """`url` without password and options, also of one that nothing else can read."""
     scheme, _, rest = url.partition("://")
@@ -448,6 +463,6 @@ def _database_fix(reason: str, variable: str, *, is_dagster: bool) -> str:
         return f": {maker}, or correct {variable}"
     if "permission denied" in reason:
         return f": grant it, or correct the user in {variable}"
-    if "connection" in reason or "translate host" in reason or "timeout" in reason:
+    if "connection" in reason.lower() or "translate host" in reason or "timeout" in reason:
         return f": start the server or correct {variable}"
     return ""

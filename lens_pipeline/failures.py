@@ -86,6 +86,12 @@ class EncoderDied(TransientError):
     """ffmpeg was ended from outside."""
 
 
+class EncoderUnusable(TransientError):
+    """ffmpeg or ffprobe is absent on the worker's machine, or does not start."""
+
+    blameless = True
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed file as it is recorded in the event log."""

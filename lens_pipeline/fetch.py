@@ -615,7 +615,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     # A date that ends in -0000 is UTC too, but comes out naive.
     moment = date if date.tzinfo else date.replace(tzinfo=UTC)

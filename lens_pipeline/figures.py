@@ -4,13 +4,14 @@ The past is read once, by pages, in the background; what comes after is counted 
 """
 
 import bisect
+import json
 import logging
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -41,6 +42,15 @@ class Histogram:
     def add(self, value: float) -> None:
         self._counts[bisect.bisect_left(self._bounds, value)] += 1
         self.sum += value
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add another, as `dump` gives it; if its bounds are others, each value as its bound."""
+        for bound, count in zip((*other["bounds"], float("inf")), other["counts"], strict=True):
+            self._counts[bisect.bisect_left(self._bounds, bound)] += count
+        self.sum += other["sum"]
+
+    def dump(self) -> dict[str, Any]:
+        return {"bounds": list(self._bounds), "counts": self._counts, "sum": self.sum}
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Each bound with the number of values up to it, as Prometheus wants them."""
@@ -78,6 +88,33 @@ class Tally:
                 self.stages[one.asset, stage].add(seconds)
         for miss in missed:
             self.missed[miss.asset, miss.error_class, miss.permanent] += 1
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add another, as `dump` gives it."""
+        self.made.update(other["made"])
+        for asset, error_class, permanent, number in other["missed"]:
+            self.missed[asset, error_class, permanent] += number
+        for asset, histogram in other["latency"].items():
+            self.latency[asset].merge(histogram)
+        for asset, stage, histogram in other["stages"]:
+            self.stages[asset, stage].merge(histogram)
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, as JSON can have it."""
+        return {
+            "made": dict(self.made),
+            "missed": [[*what, number] for what, number in self.missed.items()],
+            "latency": {asset: one.dump() for asset, one in self.latency.items()},
+            "stages": [[*what, one.dump()] for what, one in self.stages.items()],
+        }
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        """The tally whose `dump` that is, in JSON; an empty one of None."""
+        tally = cls()
+        if text is not None:
+            tally.merge(json.loads(text))
+        return tally
 
 
 class Figures:
@@ -120,14 +157,38 @@ class Figures:
         self._stop.set()
 
     def _load(self, position: Position, loading: int) -> None:
+        past = None
+        while past is None and self._loading == loading and not self._stop.is_set():
+            past = self._read_past(position, loading)
+        if past is None:
+            return
+        with self._lock:
+            if self._loading == loading:
+                self._tally.merge(past.dump())
+                self._is_loaded = True
+
+    def _read_past(self, position: Position, loading: int) -> Tally | None:
+        """What happened up to `position`, pruned events included; None if that is not known.
+
+        What is pruned while it is read might be counted never or twice: it is read once more.
+        """
+        before = self._pruned()
+        past = Tally.parse(before)
         for asset, until in zip(ASSETS, position.assets, strict=True):
             for made, missed in self._past(asset, until):
-                with self._lock:
-                    if self._loading != loading:
-                        return
-                    self._tally.add(made, missed)
-        with self._lock:
-            self._is_loaded = self._loading == loading and not self._stop.is_set()
+                if self._loading != loading:
+                    return None
+                past.add(made, missed)
+        return past if self._pruned() == before and not self._stop.is_set() else None
+
+    def _pruned(self) -> str | None:
+        """What was counted of events that are gone; waits while there is no database."""
+        while not self._stop.is_set():
+            try:
+                return self._log.pruned()
+            except SQLAlchemyError as error:
+                self._wait(error)
+        return None
 
     def _past(self, asset: str, until: int) -> Iterator[tuple[list[Made], list[Missed]]]:
         for made in self._pages(self._log.made_before, asset, until):

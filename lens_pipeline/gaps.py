@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from lens_pipeline.catalog import Row, UnusableRow
 from lens_pipeline.derivatives import Derivative
+from lens_pipeline.fairness import in_turns
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status import Standing, State, Wanted
 
@@ -42,6 +43,10 @@ def assess(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> l
     wanted = {row.id: Wanted(revisions[row.id], row.finished_at) for row in rows}
     standings = pipeline.log.standings(derivative.asset, wanted, pipeline.settings.max_attempts)
     waits = _waits(pipeline, derivative, rows)
+    for row_id in waits:
+        # Its turn has not come, whatever became of an attempt before.
+        if standings[row_id].state is State.FAILED:
+            standings[row_id] = Standing(State.NONE, outdated=standings[row_id].outdated)
     return [Assessed(row, revisions[row.id], standings[row.id], waits.get(row.id)) for row in rows]
 
 
@@ -80,7 +85,7 @@ def usable(rows: Sequence[Row | UnusableRow]) -> list[Row]:
 
 
 def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int | None) -> Survey:
-    """Find up to `limit` rows whose derivative is missing or failed for now, oldest id first.
+    """Find up to `limit` rows whose derivative is missing or failed for now, by turns of owners.
 
     Unless `bulk`, more than 500 rows over a day old without any record are left alone: on a site
     whose derivatives exist already they are to be adopted, not made again. What waits for something
@@ -107,7 +112,7 @@ def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int
         found.unrecorded_old = len(old)
     found.needed.sort(key=lambda assessed: assessed.row.id)
     if limit is not None:
-        del found.needed[limit:]
+        found.needed = in_turns(found.needed, lambda a: derivative.owner(a.row))[:limit]
     return found
 
 

@@ -4,6 +4,7 @@ import datetime as dt
 
 import dagster as dg
 
+from lens_pipeline.assets.daily_report import NAME as REPORT
 from lens_pipeline.assets.shot_cache import trim
 from lens_pipeline.derivatives import (
     CHECKED_SHOT,
@@ -15,9 +16,10 @@ from lens_pipeline.derivatives import (
     SCALED,
     Derivative,
 )
-from lens_pipeline.engine.queues import QUEUE_TAG, queue_of
+from lens_pipeline.engine.queues import MASTERS, QUEUE_TAG, queue_of
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.removal import retire
+from lens_pipeline.retention import prune
 
 
 def _job(description: str, *derivatives: Derivative):
@@ -35,6 +37,12 @@ posters = _job("Make posters of videos.", POSTER)
 masters = _job("Join shots into master videos, with posters.", MASTER, MASTER_POSTER)
 shot_checks = _job("Check shots ahead of the masters they may be used in.", CHECKED_SHOT)
 scaled = _job("Make renditions of master videos.", SCALED)
+daily_reports = dg.define_asset_job(
+    "daily_reports",
+    selection=[REPORT],
+    tags={QUEUE_TAG: queue_of([REPORT])},
+    description="Report on a day: figures by kind, and whether the service level was kept.",
+)
 
 
 @dg.op
@@ -61,3 +69,16 @@ def retirement() -> None:
     """Keep what grows small: partition sets (Dagster advises at most 100,000 keys), the cache."""
     retire_old_keys()
     trim_shot_cache()
+
+
+@dg.op
+def prune_history(context: dg.OpExecutionContext, lens: LensResource) -> None:
+    """Delete events, runs and ticks over LENS_RETAIN_…_DAYS old that nothing needs."""
+    context.log.info("%s", prune(lens.pipeline(), dt.datetime.now(dt.UTC)))
+
+
+# Takes minutes after a large backlog: no preview may wait for it.
+@dg.job(name="retention", tags={QUEUE_TAG: MASTERS})
+def retention_job() -> None:
+    """Keep Dagster's event log, runs and ticks small; what they say of any file stays the same."""
+    prune_history()

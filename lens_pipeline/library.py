@@ -100,11 +100,13 @@ def read_cursor(text: str) -> Place:
         padded = text + "=" * (-len(text) % 4)
         moment, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         changed_at = dt.datetime.fromisoformat(moment)
-    except (ValueError, TypeError):
+        # In UTC: PostgreSQL refuses offsets that Python reads, and years that one leads to.
+        place = Place(changed_at.astimezone(dt.UTC), row_id)
+    except (ValueError, TypeError, OverflowError):
         raise InvalidCursor("cursor is not one that an earlier page gave") from None
-    if not isinstance(row_id, str) or "\0" in row_id or changed_at.tzinfo is None:
+    if changed_at.tzinfo is None or not isinstance(row_id, str) or not row_id.isprintable():
         raise InvalidCursor("cursor is not one that an earlier page gave")
-    return Place(changed_at, row_id)
+    return place
 
 
 def _narrowed(pipeline: Pipeline, selection: Selection, state: State) -> dict[str, object]:

@@ -1,22 +1,20 @@
 """Advisory locks in Dagster's database: they vanish with the process that holds them.
 
 A run holds one for itself, which tells the daemon that its worker lives, and one for each partition
-it works on, which keeps two runs from making the same output twice. PostgreSQL ties both to the
-session, so a killed process or lost machine frees them without anyone's help. They need a session
-of their own: a pooler in transaction mode (Supabase's port 6543) cannot hold them.
+it works on, which keeps two runs from making the same output twice. A worker holds one that says
+how many runs it takes. PostgreSQL ties them to the session, so a killed process frees them at once
+and a lost machine within `database.GONE_SECONDS`, without anyone's help. They need a session of
+their own: a pooler in transaction mode (Supabase's port 6543) cannot hold them.
 """
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-# Seconds and probes: the server notices a vanished machine in half a minute instead of two hours.
-# libpq's own settings of that name are about the client's side.
-_KEEPALIVE = sa.text(
-    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4"
-)
+from lens_pipeline.database import connect_args, notice_lost_clients
 
 
 def lock_id(*parts: str) -> int:
@@ -33,13 +31,10 @@ class LockSession:
             dagster_url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            connect_args={
-                "connect_timeout": 10,
-                "application_name": "lens-pipeline-locks",
-            },
+            connect_args=connect_args("lens-pipeline-locks"),
         )
+        notice_lost_clients(self._engine)
         self._connection = self._engine.connect()
-        self._connection.execute(_KEEPALIVE)
 
     def close(self) -> None:
         self._connection.close()
@@ -71,6 +66,24 @@ class LockSession:
         query = sa.text("SELECT status FROM runs WHERE run_id = :run_id")
         return self._connection.execute(query, {"run_id": run_id}).scalar()
 
+    def offer_slots(self, team: int, slots: int) -> None:
+        """Say that `slots` more runs of `team` can be worked on, for as long as we live."""
+        self._connection.execute(_OFFER, {"team": team, "slots": slots})
+
+    def withdraw_slots(self, team: int, slots: int) -> None:
+        """Take back what `offer_slots` said."""
+        self._connection.execute(_WITHDRAW, {"team": team, "slots": slots})
+
+    def cursor_value(self, key: str) -> str | None:
+        """What Dagster's daemons keep under `key`."""
+        query = sa.text("SELECT value FROM kvs WHERE key = :key")
+        return self._connection.execute(query, {"key": key}).scalar()
+
+    def fileno(self) -> int:
+        """Of the session's socket."""
+        driver: Any = self._connection.connection.dbapi_connection
+        return driver.fileno()
+
     def is_held(self, lock: int) -> bool:
         """Whether any session holds `lock`."""
         query = sa.text(
@@ -85,12 +98,43 @@ class LockSession:
         return bool(self._connection.execute(query, {"key": lock}).scalar())
 
 
+# One shared lock a worker, on the pair (team, slots): PostgreSQL lists it once for each session.
+_OFFER = sa.text("SELECT pg_advisory_lock_shared(CAST(:team AS int), CAST(:slots AS int))")
+_WITHDRAW = sa.text("SELECT pg_advisory_unlock_shared(CAST(:team AS int), CAST(:slots AS int))")
+# What workers offer now, by team.
+SLOTS = sa.text(
+    """
+    SELECT CASE WHEN team > 2147483647 THEN team - 4294967296 ELSE team END AS team,
+           sum(slots) AS slots, count(*) AS workers
+      FROM (SELECT CAST(classid AS bigint) AS team, CAST(objid AS bigint) AS slots FROM pg_locks
+             WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+           AS offered
+     GROUP BY team
+    """
+)
+
+
+def team_of(queue: str, release: str) -> int:
+    """The workers that take runs of `queue` planned by `release`; a signed 32-bit number."""
+    digest = hashlib.blake2b(f"{queue}\0{release}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
 def run_lock(run_id: str) -> int:
     return lock_id("run", run_id)
 
 
 def daemon_lock() -> int:
     return lock_id("daemon")
+
+
+def alerts_lock() -> int:
+    return lock_id("alerts")
+
+
+def projection_lock() -> int:
+    return lock_id("projection")
 
 
 def partition_lock(asset: str, key: str) -> int:

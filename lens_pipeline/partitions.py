@@ -1,4 +1,4 @@
-"""The dynamic partition sets, and the one check of what may become a partition key."""
+"""The partition sets, and the one check of what may become a partition key."""
 
 import re
 
@@ -12,6 +12,8 @@ videos = dg.DynamicPartitionsDefinition(name="videos")
 masters = dg.DynamicPartitionsDefinition(name="masters")
 shots = dg.DynamicPartitionsDefinition(name="shots")
 scaled = dg.DynamicPartitionsDefinition(name="scaled")
+# Of reports; days are UTC. No site has an older one.
+days = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC")
 
 
 def key_problem(what: str, value: str) -> str | None:

@@ -9,7 +9,7 @@ from lens_pipeline import settings
 from lens_pipeline.catalog import Catalog
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.endpoints import Endpoints, resolve
-from lens_pipeline.status import EventLog
+from lens_pipeline.status import EventLog, RunQueueLog
 from lens_pipeline.store import ObjectStore, open_store
 
 
@@ -21,6 +21,7 @@ class Pipeline:
     endpoints: Endpoints
     catalog: Catalog
     log: EventLog
+    runs: RunQueueLog
     store: ObjectStore
 
 
@@ -32,6 +33,7 @@ def connect(loaded: Settings, endpoints: Endpoints) -> Pipeline:
         endpoints=endpoints,
         catalog=Catalog(endpoints.database_url),
         log=EventLog(endpoints.dagster_url),
+        runs=RunQueueLog(endpoints.dagster_url),
         store=open_store(loaded.resolved_store_url, loaded.s3_endpoint),
     )
 

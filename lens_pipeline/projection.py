@@ -19,7 +19,7 @@ from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.gaps import Assessed, assessed_pages
 from lens_pipeline.letters import explain_all
 from lens_pipeline.live import Batch, Status
-from lens_pipeline.locks import LockSession, lock_id
+from lens_pipeline.locks import LockSession, projection_lock
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status import State
 
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 _DERIVATIVES = (PREVIEW, POSTER)
 _ASSETS = {derivative.asset for derivative in _DERIVATIVES}
-_LOCK = lock_id("projection")
 # How often a process that does not write tries to, and whether the role may be asked again.
 _TRY_SECONDS = 3.0
 _RIGHTS_SECONDS = 60.0
 _TRUTH_SECONDS = 3600.0
 # Batches that wait to be written; beyond that everything is compared anew.
 _MOST_WAITING = 1000
-# Between pages of the comparison: it is in no hurry.
-_PAUSE_SECONDS = 0.02
+# The comparison of everything rests so many times as long as each page took: it is in no hurry,
+# and shares its process with requests. Measured without a rest: pages took three times as long.
+_RESTS = 3
 
 
 class Projector(BackgroundThread):
@@ -87,7 +87,7 @@ class Projector(BackgroundThread):
         """Write for as long as this process has the lock; return at once if another has it."""
         session = LockSession(self._pipeline.endpoints.dagster_url)
         try:
-            if not session.try_all([_LOCK]):
+            if not session.try_all([projection_lock()]):
                 self._forget()
                 return
             self._said = None
@@ -116,12 +116,14 @@ class Projector(BackgroundThread):
         self._compare.clear()
         self._forget()
         for derivative in _DERIVATIVES:
+            started = time.monotonic()
             for page in assessed_pages(self._pipeline, derivative, []):
                 self._write_page(derivative, page)
-                self._write_told(_PAUSE_SECONDS)
+                self._write_told_for(_RESTS * (time.monotonic() - started))
                 if self._stop.is_set():
                     self._compare.set()
                     return
+                started = time.monotonic()
         self._pipeline.catalog.drop_orphans()
         self._compared_at = time.monotonic()
 
@@ -147,8 +149,14 @@ class Projector(BackgroundThread):
         gone = [a.row.id for a in page if a.standing.state is State.NONE]
         self._pipeline.catalog.project(derivative.asset, rows, gone)
 
+    def _write_told_for(self, seconds: float) -> None:
+        """Write what the feed tells for so many seconds, unless the process ends meanwhile."""
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            self._write_told(min(left, 1.0))
+
     def _write_told(self, seconds: float) -> None:
-        """Write what the feed tells within so many seconds."""
+        """Write what the feed tells next, within so many seconds."""
         try:
             statuses = self._told.get(timeout=seconds)
             while not self._told.empty():

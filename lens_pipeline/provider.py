@@ -254,14 +254,19 @@ def _is_url(value: object) -> bool:
         return False
     try:
         parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in value
+        # The port is only looked at, and refused, when it is asked for.
+        is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+    return parts.scheme in ("http", "https") and is_whole and " " not in value
 
 
 def _words(value: object) -> str | None:
-    """One line of it, for people."""
-    return " ".join(value.split())[:500] or None if isinstance(value, str) else None
+    """One line of it, for people; what cannot be shown, such as half a character, is left out."""
+    if not isinstance(value, str):
+        return None
+    line = " ".join(value.split())
+    return "".join(filter(str.isprintable, line))[:500] or None
 
 
 def _json_object(content: bytes | bytearray) -> dict[str, Any] | None:

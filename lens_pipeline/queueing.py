@@ -9,8 +9,10 @@ from kombu.exceptions import OperationalError
 
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.submit import create_run, enqueue
+from lens_pipeline.logs import request_id
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import NEW_PRIORITY, plan_runs
+from lens_pipeline.telemetry import span
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,16 @@ class RunQueue:
         origin: str,
         *,
         priority: int = NEW_PRIORITY,
+        owner: str = "",
     ) -> list[str]:
         """Ask for these derivatives of these ids; returns the ids of the runs.
+
+        `owner`: the user or project that waits for all of them, whose turn they take.
 
         A partition that another run works on meanwhile is not made twice: runs lock partitions
         and skip what is up to date.
         """
-        runs = self.prepare(wanted, origin, priority=priority)
+        runs = self.prepare(wanted, origin, priority=priority, owner=owner)
         self.release(runs)
         return [run.run_id for run in runs]
 
@@ -46,11 +51,18 @@ class RunQueue:
         origin: str,
         *,
         priority: int = NEW_PRIORITY,
+        owner: str = "",
     ) -> list[dg.DagsterRun]:
         """The runs that `submit` would queue: everybody sees that they are to come, none begins.
 
         `release` or `discard` them; forgotten ones are failed by the daemon after a minute.
         """
+        with span("request", {"origin": origin, "request_id": request_id.get()}):
+            return self._prepared(wanted, origin, priority, owner)
+
+    def _prepared(
+        self, wanted: Mapping[Derivative, Sequence[str]], origin: str, priority: int, owner: str
+    ) -> list[dg.DagsterRun]:
         settings = self._pipeline.settings
         return [
             create_run(self.instance, self._job(derivative), tags, derivative.run_assets)
@@ -63,6 +75,7 @@ class RunQueue:
                 derivative.batch_size(settings),
                 origin,
                 priority=priority,
+                owner=owner,
             )
         ]
 

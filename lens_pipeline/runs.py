@@ -8,12 +8,17 @@ from itertools import pairwise
 import dagster as dg
 
 from lens_pipeline.derivatives import Derivative
+from lens_pipeline.logs import request_id
+from lens_pipeline.status import PRIORITY_TAG, USER_TAG
+from lens_pipeline.telemetry import carrier
 
 ORIGIN_TAG = "lens/origin"
 FORCE_TAG = "lens/force"
-PRIORITY_TAG = "dagster/priority"
-# Gaps give way to new work.
-NEW_PRIORITY, BACKFILL_PRIORITY = 0, -1
+# Of the HTTP request that asked for the run.
+REQUEST_TAG = "lens/request_id"
+# What has just finished goes before what failed, and that before gaps. Checking shots ahead is for
+# when nothing else is to be done: a master that somebody waits for goes before.
+NEW_PRIORITY, RETRY_PRIORITY, BACKFILL_PRIORITY, CHECK_PRIORITY = 0, -1, -2, -3
 
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
@@ -56,7 +61,12 @@ def _neighbours(placed: list[tuple[int, str]]) -> Iterator[list[str]]:
 
 
 def run_request(
-    derivative: Derivative, batch: Batch, revisions: Mapping[str, str], origin: str, priority: int
+    derivative: Derivative,
+    batch: Batch,
+    revisions: Mapping[str, str],
+    origin: str,
+    priority: int,
+    owners: Mapping[str, str],
 ) -> dg.RunRequest:
     """The request for one batch; asking twice for the same revisions starts one run."""
     identity = "\n".join(f"{key} {revisions[key]}" for key in batch.keys)
@@ -66,7 +76,13 @@ def run_request(
         asset_selection=[dg.AssetKey(asset) for asset in derivative.run_assets]
         if derivative.run_assets
         else None,
-        tags={**batch.tags(), ORIGIN_TAG: origin, PRIORITY_TAG: str(priority)},
+        tags={
+            **batch.tags(),
+            **_owner_tag({owners[key] for key in batch.keys}),
+            ORIGIN_TAG: origin,
+            PRIORITY_TAG: str(priority),
+            **carrier(),
+        },
     )
 
 
@@ -79,15 +95,32 @@ def plan_runs(
     *,
     force: bool = False,
     priority: int = BACKFILL_PRIORITY,
+    owner: str = "",
 ) -> list[dict[str, str]]:
-    """Add `keys` to the partition set, and return the tags of the runs that cover them."""
+    """Add `keys` to the partition set, and return the tags of the runs that cover them.
+
+    `owner`: who waits for all of them.
+    """
     instance.add_dynamic_partitions(str(derivative.partitions.name), list(keys))
     order = (
         derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
         if len(keys) > 1
         else keys  # one is a range of its own, wherever it is in a set that may be large
     )
-    tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(priority)}
+    tags = {
+        ORIGIN_TAG: origin,
+        PRIORITY_TAG: str(priority),
+        **_owner_tag({owner}),
+        **carrier(),
+    }
     if force:
         tags[FORCE_TAG] = "true"
+    if asked := request_id.get():
+        tags[REQUEST_TAG] = asked
     return [{**tags, **batch.tags()} for batch in batches(keys, order, batch_size)]
+
+
+def _owner_tag(owners: set[str]) -> dict[str, str]:
+    """A run for several is nobody's."""
+    (owner,) = owners if len(owners) == 1 else ("",)
+    return {USER_TAG: owner} if owner else {}

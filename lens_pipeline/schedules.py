@@ -1,13 +1,18 @@
-"""Schedules: the reconciling backfill, and retirement of old partition keys."""
+"""Schedules: the reconciling backfill, the daily report, and what keeps things small."""
+
+import datetime as dt
+from collections.abc import Iterator
 
 import dagster as dg
 
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.gaps import adoption_advice, survey
-from lens_pipeline.jobs import previews, retirement
+from lens_pipeline.jobs import daily_reports, previews, retention_job, retirement
 from lens_pipeline.pipeline import LensResource, Pipeline
-from lens_pipeline.runs import plan_runs
+from lens_pipeline.runs import BACKFILL_PRIORITY, PRIORITY_TAG, RETRY_PRIORITY, plan_runs
+from lens_pipeline.status import State
+from lens_pipeline.telemetry import span
 
 # A tick asks for at most so many batches of each kind; the next one asks for the rest.
 _BATCHES_A_TICK = 25
@@ -48,15 +53,20 @@ def _fill_gaps(
         context.log.warning("skipped row %r: %s", row.id, row.reason)
     if pipeline.settings.debug:
         context.log.info("%s: %s", derivative.asset, found.by_state)
-    keys = [assessed.row.id for assessed in found.needed]
-    if not keys:
+    if not found.needed:
         return f"{derivative.asset}: nothing to do"
-    runs = [
-        submit_run(context.instance, _job(context, derivative), tags, derivative.run_assets)
-        for tags in plan_runs(context.instance, derivative, keys, batch_size, "backfill")
-    ]
+    failed = [a.row.id for a in found.needed if a.standing.state is State.FAILED]
+    missing = [a.row.id for a in found.needed if a.standing.state is not State.FAILED]
+    with span("schedule backfill", {"asset": derivative.asset}):
+        runs = [
+            submit_run(context.instance, _job(context, derivative), tags, derivative.run_assets)
+            for keys, priority in ((failed, RETRY_PRIORITY), (missing, BACKFILL_PRIORITY))
+            for tags in plan_runs(
+                context.instance, derivative, keys, batch_size, "backfill", priority=priority
+            )
+        ]
     names = ", ".join(run_id[:8] for run_id in runs)
-    return f"{derivative.asset}: {len(keys)} in {len(runs)} runs ({names})"
+    return f"{derivative.asset}: {len(found.needed)} in {len(runs)} runs ({names})"
 
 
 def _job(context: dg.ScheduleEvaluationContext, derivative: Derivative) -> dg.JobDefinition:
@@ -77,3 +87,45 @@ def retire_partitions(
     if not lens.pipeline().settings.enabled:
         return dg.SkipReason(_DISABLED)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+
+@dg.schedule(
+    cron_schedule="20 0 * * *",
+    execution_timezone="UTC",
+    job=daily_reports,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def daily_report(
+    context: dg.ScheduleEvaluationContext, lens: LensResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Reports on the day that has ended, and once more on the one before: by then retries have
+    mostly come to an end.
+    """
+    if not lens.pipeline().settings.enabled:
+        yield dg.SkipReason(_DISABLED)
+        return
+    now = context.scheduled_execution_time
+    for ago in (2, 1):
+        day = (now.astimezone(dt.UTC) - dt.timedelta(days=ago)).date().isoformat()
+        yield dg.RunRequest(
+            run_key=f"{now.isoformat()} {day}",
+            partition_key=day,
+            tags={PRIORITY_TAG: str(BACKFILL_PRIORITY)},
+        )
+
+
+@dg.schedule(
+    cron_schedule="43 4 * * *",
+    job=retention_job,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def retention(
+    context: dg.ScheduleEvaluationContext, lens: LensResource
+) -> dg.RunRequest | dg.SkipReason:
+    """Keeps Dagster's tables small, once a day at a quiet hour."""
+    if not lens.pipeline().settings.enabled:
+        return dg.SkipReason(_DISABLED)
+    return dg.RunRequest(
+        run_key=context.scheduled_execution_time.isoformat(),
+        tags={PRIORITY_TAG: str(BACKFILL_PRIORITY)},
+    )

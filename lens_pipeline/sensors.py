@@ -2,7 +2,9 @@
 
 import datetime as dt
 import json
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import takewhile
 
 import dagster as dg
 
@@ -17,20 +19,31 @@ from lens_pipeline.derivatives import (
     SCALED,
     Derivative,
 )
+from lens_pipeline.engine.queues import queue_of
+from lens_pipeline.fairness import in_turns
 from lens_pipeline.gaps import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice, assess, usable
+from lens_pipeline.locks import team_of
+from lens_pipeline.partitions import key_problem
 from lens_pipeline.pipeline import LensResource, Pipeline
+from lens_pipeline.release import Release
 from lens_pipeline.removal import remove_vanished
-from lens_pipeline.runs import batches, run_request
+from lens_pipeline.runs import CHECK_PRIORITY, NEW_PRIORITY, ORIGIN_TAG, batches, run_request
 from lens_pipeline.status import State
+from lens_pipeline.telemetry import span
 
-# Batches a tick: the next tick is a second away.
+# Batches a tick, at the least: the next tick is a second away.
 _BATCHES_A_TICK = 5
+# So many batches of a sensor's may wait in the run queue for each that a tick may ask for. The rows
+# of a backlog wait in their table, where turns are taken among all of them.
+_TICKS_AHEAD = 2
+# Of a backlog, so many of the oldest rows and of the newest take turns. Reading their ids takes
+# 50 ms.
+_LOOK_AHEAD, _NEWEST = 10_000, 1_000
 # Rows may commit later than rows with a younger `updated_at`; looked at again for so long.
 _OVERLAP = dt.timedelta(seconds=60)
 # Rows that wait for something are looked at in every tick; beyond so many the backfill finds them.
 _MOST_WAITING = 500
-# A master that somebody waits for goes before.
-_CHECK_PRIORITY = -2
+_ORIGIN = "sensor"
 _DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 
 
@@ -61,32 +74,42 @@ def _new_rows(
     context: dg.SensorEvaluationContext,
     pipeline: Pipeline,
     derivative: Derivative,
-    priority: int = 0,
+    priority: int = NEW_PRIORITY,
 ) -> dg.SensorResult | dg.SkipReason:
     if not pipeline.settings.enabled:
         return dg.SkipReason(_DISABLED)
+    began = dt.datetime.now(dt.UTC)
     now = pipeline.catalog.now()
     seen = Cursor.parse(context.cursor)
     position = seen.position
     if position is None:
         position = _first_position(context, pipeline, derivative, now)
+    elif position.finished_at > now:
+        # The database's clock was set back: rows that finish now are behind the cursor.
+        position = Position(now - _OVERLAP, "")
 
+    room = _room(pipeline, derivative)
+    if room <= 0:
+        return dg.SkipReason("Enough runs of this sensor wait in the queue.")
     batch_size = derivative.batch_size(pipeline.settings)
-    limit = _BATCHES_A_TICK * batch_size
-    page = pipeline.catalog.after(derivative.kind, position, limit)
+    limit = room * batch_size
+    order = derivative.partitions.get_partition_keys(dynamic_partitions_store=context.instance)
+    known = set(order)
+    page, ahead = _next_in_turn(pipeline, derivative, position, limit, known)
     late = (
         pipeline.catalog.between(derivative.kind, position.finished_at - _OVERLAP, position, limit)
         if position
         else []
     )
     waited = pipeline.catalog.finished(derivative.kind, seen.waiting)
-    rows = _usable(context, [*waited.values(), *reversed(late), *(row for _, row in page)])
+    rows = _usable(context, [*waited.values(), *reversed(late), *(row for _, row in page), *ahead])
     missing = [
         assessed
         for assessed in assess(pipeline, derivative, rows)
         if assessed.standing.state is State.NONE
     ]
     free = [assessed for assessed in missing if not assessed.waits]
+    free = in_turns(free, lambda assessed: derivative.owner(assessed.row))
     wanted = free[: 2 * limit]
     later = [*(a for a in missing if a.waits), *free[2 * limit :]]
     waiting = tuple(assessed.row.id for assessed in later)[-_MOST_WAITING:]
@@ -105,19 +128,57 @@ def _new_rows(
 
     keys = [assessed.row.id for assessed in wanted]
     revisions = {assessed.row.id: assessed.revision for assessed in wanted}
-    order = derivative.partitions.get_partition_keys(dynamic_partitions_store=context.instance)
-    known = set(order)
+    owners = {assessed.row.id: derivative.owner(assessed.row) for assessed in wanted}
     added = [key for key in keys if key not in known]
+    with span(f"sensor of {derivative.asset}", {"rows": len(keys)}, since=began):
+        requests = [
+            run_request(derivative, batch, revisions, _ORIGIN, priority, owners)
+            for batch in batches(keys, order, batch_size)
+        ]
     return dg.SensorResult(
         dynamic_partitions_requests=[derivative.partitions.build_add_request(added)]
         if added
         else [],
-        run_requests=[
-            run_request(derivative, batch, revisions, origin="sensor", priority=priority)
-            for batch in batches(keys, order, batch_size)
-        ],
+        run_requests=requests,
         cursor=cursor,
     )
+
+
+def _room(pipeline: Pipeline, derivative: Derivative) -> int:
+    """How many batches this tick may ask for."""
+    team = team_of(queue_of([derivative.asset]), Release.of(pipeline.settings).id)
+    a_tick = max(_BATCHES_A_TICK, pipeline.runs.slots().get(team, 0))
+    waiting = pipeline.runs.depth(derivative.job, ORIGIN_TAG, _ORIGIN)
+    return min(a_tick, _TICKS_AHEAD * a_tick - waiting)
+
+
+def _next_in_turn(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    position: Position | None,
+    limit: int,
+    known: AbstractSet[str],
+) -> tuple[list[tuple[Position | None, Row | UnusableRow]], list[Row | UnusableRow]]:
+    """The rows up to which the cursor can move, and others whose turn it is.
+
+    Usually the next `limit` rows and no others. If there are more, `limit` of those that were never
+    asked for are chosen by turns of their owners, and the cursor moves as far as nothing is left.
+    The first row is always among them. `known`: the ids that have been asked for.
+    """
+    page = pipeline.catalog.after(derivative.kind, position, limit)
+    if len(page) < limit:
+        return page, []
+    backlog = pipeline.catalog.waiting_after(derivative.kind, position, _LOOK_AHEAD, _NEWEST)
+    fresh = [entry for entry in backlog if entry[0] not in known and not key_problem("", entry[0])]
+    chosen = {row_id for row_id, _ in in_turns(fresh, lambda entry: entry[1])[:limit]}
+    passed = list(takewhile(lambda entry: _is_settled(entry[1], known | chosen), page))
+    ahead = chosen.difference(row.id for _, row in passed)
+    found = pipeline.catalog.finished(derivative.kind, ahead)
+    return passed, [found[row_id] for row_id, _ in backlog if row_id in found]
+
+
+def _is_settled(row: Row | UnusableRow, settled: AbstractSet[str]) -> bool:
+    return isinstance(row, UnusableRow) or row.id in settled
 
 
 def _first_position(
@@ -188,7 +249,7 @@ def new_shots(
     context: dg.SensorEvaluationContext, lens: LensResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Has assets checked that were added to projects, so that masters of them take seconds."""
-    return _new_rows(context, lens.pipeline(), CHECKED_SHOT, priority=_CHECK_PRIORITY)
+    return _new_rows(context, lens.pipeline(), CHECKED_SHOT, priority=CHECK_PRIORITY)
 
 
 @dg.sensor(

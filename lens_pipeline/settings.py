@@ -7,7 +7,7 @@ a resource is set up.
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -27,16 +27,13 @@ ALIASES = {
 }
 
 # Set by `lens up` for the processes it starts; not for people.
-_CODE_HOST, _CODE_PORT = "LENS_CODE_HOST", "LENS_CODE_PORT"
-INTERNAL = frozenset({_CODE_HOST, _CODE_PORT, "LENS_SUPERVISED"})
-# Known names of what this version does not have yet: no error, but said.
-WITHOUT_EFFECT = frozenset({"LENS_ALERT_URLS"})
-# By which the provider's own documentation and samples call it: as good as ours.
-SYNONYMS = {"KIE_CALLBACK_SECRET": "LENS_KIE_WEBHOOK_KEY"}
+INTERNAL = frozenset({"LENS_SUPERVISED"})
+# By which others' documentation and samples call it: as good as ours.
+SYNONYMS = {"KIE_CALLBACK_SECRET": "LENS_KIE_WEBHOOK_KEY", "SENTRY_DSN": "LENS_SENTRY_DSN"}
 
 
 # Never repeated in a message.
-_SECRET = frozenset({"api_token", "kie_api_key", "kie_webhook_key"})
+_SECRET = frozenset({"api_token", "kie_api_key", "kie_webhook_key", "alert_urls", "sentry_dsn"})
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -63,7 +60,16 @@ def _comma_list(value: object) -> object:
     return value
 
 
+def _url_list(value: object) -> object:
+    """Addresses may have commas in them, but for those before the next address."""
+    if isinstance(value, str):
+        parts = re.split(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)", value.strip().strip(","))
+        return tuple(part.strip() for part in parts if part.strip())
+    return value
+
+
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+UrlList = Annotated[tuple[str, ...], BeforeValidator(_url_list)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -95,12 +101,21 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     max_attempts: int = Field(default=5, ge=1, le=100)
     backfill_cron: str = "*/5 * * * *"
     retain_partitions_days: int = Field(default=90, ge=1)
+    # What Dagster has written about runs that ended, and its ticks; see `retention.py`.
+    retain_events_days: int = Field(default=14, ge=1, le=3650)
+    retain_runs_days: int = Field(default=30, ge=1, le=3650)
+    retain_ticks_days: int = Field(default=7, ge=1, le=3650)
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     debug: bool = False
     dagster_port: Port = 3000
     api_port: Port = 8000
     bind: str = "127.0.0.1"
+    # Where the others reach the code server, and where it listens. It executes code for whoever
+    # reaches it, and asks nobody who they are.
+    code_host: str = "127.0.0.1"
+    code_port: Port | None = None
+    code_bind: str = "127.0.0.1"
     # Opens the HTTP app; short ones could be guessed.
     api_token: str | None = Field(default=None, min_length=16, repr=False)
     # Addresses or networks of proxies that are believed what they say of who asks, and how.
@@ -124,6 +139,20 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     # Shots encoded for one master are kept for others: at most so long, and so much of them.
     shot_cache_days: int = Field(default=30, ge=0)
     shot_cache_bytes: int = Field(default=20 * 1024**3, ge=0)
+    # Where alerts go, by Apprise.
+    alert_urls: UrlList = Field(default=(), repr=False)
+    # A finished photo or video, and a master or rendition, may wait so long for its derivative.
+    alert_oldest_seconds: float = Field(default=600.0, ge=10)
+    alert_oldest_master_seconds: float = Field(default=3600.0, ge=10)
+    # Of what was worked on in an hour, so much is to be ready.
+    alert_success_percent: float = Field(default=99.0, ge=0, le=100)
+    # So much of each disk is to be free.
+    alert_disk_free_percent: float = Field(default=10.0, ge=0, lt=100)
+    # Where people's browsers find the pages and the Dagster UI, for links in alerts.
+    public_url: str | None = None
+    dagster_public_url: str | None = None
+    # Faults of ours are reported there.
+    sentry_dsn: str | None = Field(default=None, repr=False)
 
     @property
     def resolved_home(self) -> Path:
@@ -139,6 +168,16 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         return self.resolved_home / "scratch"
 
     @model_validator(mode="after")
+    def _check_retention(self) -> "Settings":
+        if self.retain_runs_days < self.retain_events_days:
+            raise ValueError(
+                f"LENS_RETAIN_RUNS_DAYS={self.retain_runs_days} is less than"
+                f" LENS_RETAIN_EVENTS_DAYS={self.retain_events_days}: a run's events go with it at"
+                " the latest; raise the first or lower the second"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_together(self) -> "Settings":
         _check_url("LENS_DATABASE_URL", self.database_url, {"postgresql", "postgresql+psycopg2"})
         _check_url("LENS_DAGSTER_URL", self.dagster_url, {"postgresql", "postgresql+psycopg2"})
@@ -146,7 +185,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         _check_url("LENS_RESULT_URL", self.result_url, {"redis", "rediss", "rpc"})
         _check_url("LENS_STORE_URL", self.store_url, {"file", "s3"})
         _check_url("LENS_S3_ENDPOINT", self.s3_endpoint, {"http", "https"})
+        _check_url("LENS_SENTRY_DSN", self.sentry_dsn, {"http", "https"})
         _check_url("LENS_KIE_API", self.kie_api, {"http", "https"})
+        _check_url("LENS_PUBLIC_URL", self.public_url, {"http", "https"})
+        _check_url("LENS_DAGSTER_PUBLIC_URL", self.dagster_public_url, {"http", "https"})
+        _check_addresses("LENS_ALERT_URLS", self.alert_urls)
         if self.s3_endpoint and not (self.store_url or "").startswith("s3://"):
             raise ValueError(
                 "LENS_S3_ENDPOINT is set but LENS_STORE_URL is no s3:// URL:"
@@ -164,13 +207,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                 f"LENS_BACKFILL_CRON={self.backfill_cron[:60]!r} is no schedule of five fields:"
                 " use for example '*/5 * * * *'"
             )
-        try:
-            ipaddress.ip_address(self.bind)
-        except ValueError:
-            if self.bind != "localhost":
-                raise ValueError(
-                    f"LENS_BIND={self.bind!r} is no IP address: use 127.0.0.1 or 0.0.0.0"
-                ) from None
+        _check_bind("LENS_BIND", self.bind)
+        _check_bind("LENS_CODE_BIND", self.code_bind)
         for proxy in self.trusted_proxies:
             _check_network("LENS_TRUSTED_PROXIES", proxy)
         if self.api_port == self.dagster_port:
@@ -182,6 +220,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
                 f"LENS_BIND={self.bind} opens the pages to other machines: set LENS_API_TOKEN to a"
                 " long random text, or LENS_BIND=127.0.0.1"
             )
+        if self.allowed_hosts and not self.api_token:
+            raise ValueError(
+                "LENS_ALLOWED_HOSTS opens the pages, and the Dagster UI that can run code, to"
+                " whoever reaches the proxy: set LENS_API_TOKEN to a long random text"
+            )
         return self
 
 
@@ -191,6 +234,25 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address.lower() == "localhost"
+
+
+def _check_addresses(variable: str, values: Iterable[str]) -> None:
+    if any("://" not in value for value in values):
+        # Not repeated: all of it may be secret.
+        raise ValueError(
+            f"{variable} has a part that is no address: use Apprise's, separated by commas, for"
+            " example mailtos://user:password@example.org,tgram://token/chat"
+        )
+
+
+def _check_bind(variable: str, value: str) -> None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if value != "localhost":
+            raise ValueError(
+                f"{variable}={value!r} is no IP address: use 127.0.0.1 or 0.0.0.0"
+            ) from None
 
 
 def _check_network(variable: str, value: str) -> None:
@@ -277,9 +339,6 @@ def load(
         if raw.get(other, "") != "":
             values.setdefault(name, raw[other])
 
-    for name in sorted(WITHOUT_EFFECT & values.keys()):
-        warnings.append(f"{name} has no effect in this version")
-        del values[name]
     fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -294,27 +353,33 @@ def load(
         raise SettingsError(_first_error(error)) from None
 
 
-def export_aws(dotenv: Path = Path(".env")) -> None:
-    """Hand the `AWS_…` variables of the file `dotenv` to boto3, which reads no file."""
+def export_foreign(dotenv: Path = Path(".env")) -> None:
+    """Hand the variables of the file `dotenv` to boto3 and OpenTelemetry, which read no file."""
     if not dotenv.is_file():
         return
     for name, value in dotenv_values(dotenv).items():
-        if name.startswith("AWS_") and value:
+        if name.startswith(("AWS_", "OTEL_")) and value:
             os.environ.setdefault(name, value)
 
 
-def code_server(environ: Mapping[str, str] | None = None) -> tuple[str, int | None]:
-    """Host and port of the code server as `lens up` gives them to its processes."""
+def traces_wanted(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether OpenTelemetry's own variables say where traces go."""
     environ = os.environ if environ is None else environ
-    port = environ.get(_CODE_PORT)
-    return environ.get(_CODE_HOST, "127.0.0.1"), int(port) if port else None
+    is_off = (
+        environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
+    )
+    places = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return not is_off and any(environ.get(name) for name in places)
 
 
 def _closest(name: str, names: Mapping[str, str]) -> str | None:
     from difflib import get_close_matches
 
-    matches = get_close_matches(name, list(names), n=1)
-    return matches[0] if matches else None
+    # The common beginning would make any two of them look alike.
+    own = [other.removeprefix(PREFIX) for other in names]
+    matches = get_close_matches(name.removeprefix(PREFIX), own, n=1)
+    return PREFIX + matches[0] if matches else None
 
 
 def _first_error(error: ValidationError) -> str:

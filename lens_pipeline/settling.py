@@ -82,4 +82,4 @@ def _prepared(
     (assessed,) = assess(pipeline, derivative, [generation])
     if assessed.standing.state not in (State.NONE, State.FAILED):
         return []
-    return queue.prepare({derivative: [generation.id]}, origin)
+    return queue.prepare({derivative: [generation.id]}, origin, owner=generation.user_id)

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 
+from lens_pipeline import deadline
 from lens_pipeline.failures import (
     DerivativeError,
     DiskFull,
@@ -52,6 +53,7 @@ CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 # depends on the machine.
 CONTENT_TYPES = {
     ".avif": "image/avif",
+    ".csv": "text/csv; charset=utf-8",
     ".gif": "image/gif",
     ".jpeg": "image/jpeg",
     ".jpg": "image/jpeg",
@@ -60,6 +62,7 @@ CONTENT_TYPES = {
     ".mkv": "video/x-matroska",
     ".mov": "video/quicktime",
     ".mp4": "video/mp4",
+    ".parquet": "application/vnd.apache.parquet",
     ".png": "image/png",
     ".txt": "text/plain; charset=utf-8",
     ".webm": "video/webm",
@@ -86,6 +89,9 @@ PART_THREADS = 2
 POOL_CONNECTIONS = 32
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
+# For who answers somebody: a store that hangs would take all of their threads.
+AWAITED_SECONDS = 3
+AWAITED_ATTEMPTS = 2
 S3_ATTEMPTS = 3
 
 TEMPORARY = ".tmp"
@@ -636,7 +642,8 @@ class S3Store(ObjectStore):
         self._prefix = f"{validate_key(prefix)}/" if prefix else ""
         self._endpoint = endpoint
         self._lock = threading.Lock()
-        self._made: tuple[int, Any] | None = None
+        # By process and by whether somebody waits.
+        self._made: dict[tuple[int, bool], Any] = {}
         self._bucket_seen = False
 
     def write(
@@ -788,12 +795,13 @@ class S3Store(ObjectStore):
 
     def _client(self) -> Any:
         """The client of this process: a fork must not share its parent's connections."""
+        key = os.getpid(), deadline.is_set()
         with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                self._made = os.getpid(), self._connect()
-            return self._made[1]
+            if key not in self._made:
+                self._made[key] = self._connect(is_awaited=key[1])
+            return self._made[key]
 
-    def _connect(self) -> Any:
+    def _connect(self, *, is_awaited: bool) -> Any:
         # Imported here because it takes 0.6 s, which every command would pay, file store or not.
         import boto3.session
         from botocore.config import Config
@@ -804,9 +812,12 @@ class S3Store(ObjectStore):
             endpoint_url=self._endpoint,
             region_name=session.region_name or "us-east-1",
             config=Config(
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-                retries={"mode": "standard", "total_max_attempts": S3_ATTEMPTS},
+                connect_timeout=AWAITED_SECONDS if is_awaited else CONNECT_SECONDS,
+                read_timeout=AWAITED_SECONDS if is_awaited else READ_SECONDS,
+                retries={
+                    "mode": "standard",
+                    "total_max_attempts": AWAITED_ATTEMPTS if is_awaited else S3_ATTEMPTS,
+                },
                 max_pool_connections=POOL_CONNECTIONS,
                 # Not every server that speaks S3 knows the checksums boto3 sends by default.
                 request_checksum_calculation="when_required",

@@ -9,7 +9,17 @@ pytest_plugins = ["lens_pipeline_tests.pipeline.fixtures"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about root where nobody is root: it has no meaning there."""
+    _longest_first(items)
+    _leave_out_root(config, items)
+
+
+def _longest_first(items: list[pytest.Item]) -> None:
+    """So that of two processes none waits for minutes while the other ends the last file."""
+    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
+
+
+def _leave_out_root(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is about root has no meaning where nobody is root."""
     if os.geteuid() == 0:
         return
     about_root = [item for item in items if item.get_closest_marker("as_root")]

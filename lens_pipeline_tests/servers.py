@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import shutil
+import signal
 import socket
 import socketserver
 import ssl
@@ -16,8 +17,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -281,14 +282,19 @@ class SeaweedServer:
     secret_key = "lens-test-secret"
     bucket = "lens"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, host: str = "127.0.0.1", within: Sequence[str] = ()
+    ) -> None:
+        """`within`: what starts a program where the address `host` is."""
         self._directory = directory
-        self._port = _free_ports(5, also=10_000)
+        self._host = host
+        self._within = within
+        self._port = free_ports(5, also=10_000)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -316,8 +322,13 @@ class SeaweedServer:
         )
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Also again, after `kill`, with what was stored before."""
         self._process = subprocess.Popen(
-            [_weed(), *self._arguments()],
+            [*self._within, _weed(), *self._arguments()],
             cwd=self._directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -326,9 +337,8 @@ class SeaweedServer:
         try:
             self._await_ready(seconds=30)
         except BaseException:
-            self._stop()
+            self.kill()
             raise
-        return self
 
     def __exit__(
         self,
@@ -336,7 +346,7 @@ class SeaweedServer:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop()
+        self.kill()
 
     def _arguments(self) -> list[str]:
         identity = {
@@ -352,8 +362,8 @@ class SeaweedServer:
             "mini",
             f"-dir={data}",
             "-master.telemetry=false",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={self._host}",
+            f"-ip.bind={self._host}",
             "-webdav=false",
             "-admin.ui=false",
             "-s3.port.iceberg=0",
@@ -373,21 +383,34 @@ class SeaweedServer:
         client = self.client()
         while True:
             try:
-                client.create_bucket(Bucket=self.bucket)
+                # After a restart: it is there, and the server says now the one and now the other.
+                known = client.exceptions
+                with suppress(known.BucketAlreadyExists, known.BucketAlreadyOwnedByYou):
+                    client.create_bucket(Bucket=self.bucket)
+                client.put_object(Bucket=self.bucket, Key="ready", Body=b"")
             except (BotoCoreError, ClientError) as error:
                 assert self._process is not None
                 if self._process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"SeaweedFS did not start: {error}") from error
                 time.sleep(0.05)
             else:
-                client.put_object(Bucket=self.bucket, Key="ready", Body=b"")
                 client.delete_object(Bucket=self.bucket, Key="ready")
                 return
 
-    def _stop(self) -> None:
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """As a machine that has stopped: connections stay, and nothing comes through them."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Not asked to end, which takes two seconds; what was stored stays."""
         if self._process is None:
             return
-        # Not asked to end, which takes two seconds: nothing in it is needed any more.
         self._process.kill()
         self._process.wait()
         for port in range(self._port, self._port + 5):
@@ -404,7 +427,7 @@ def _weed() -> str:
     return found
 
 
-def _free_ports(count: int, also: int) -> int:
+def free_ports(count: int, also: int = 0) -> int:
     """First of `count` free ports in a row, those `also` higher being free as well."""
     for _ in range(100):
         # Below 32,768, where Linux begins to give out ports to whoever asks for any.

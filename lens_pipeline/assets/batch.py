@@ -6,19 +6,21 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from contextvars import copy_context
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.assets.progress import RunProgress
 from lens_pipeline.assets.workshop import Maker, Metadata, Workshop
-from lens_pipeline.catalog import Row, UnusableRow
+from lens_pipeline.catalog import Kind, Row, UnusableRow
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.failures import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.fetch import Fetcher
 from lens_pipeline.gaps import Assessed, assess
 from lens_pipeline.locks import LockSession, partition_lock
+from lens_pipeline.logs import FILES, bound
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
 from lens_pipeline.scratch import scratch_directory
@@ -31,6 +33,7 @@ from lens_pipeline.status import (
     Outcome,
     State,
 )
+from lens_pipeline.telemetry import TRACE_TAG, add_stages, add_wait, report, span
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +102,8 @@ class _Batch:
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         try:
             running = {
-                threads.submit(self._maker.make, workshop, assessed): assessed
+                # Threads know nothing of what is said of the run.
+                threads.submit(copy_context().run, self._make, workshop, assessed): assessed
                 for assessed in wanted
             }
             waiting = set(running)
@@ -113,6 +117,16 @@ class _Batch:
         finally:
             # The threads must end before their files are taken away.
             threads.shutdown(wait=True, cancel_futures=True)
+
+    def _make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
+        asked_by = self._context.run.tags.get(TRACE_TAG)
+        name = {_id_name(self._derivative.kind): assessed.row.id}
+        with bound(**name), span(self.asset, name, linked=asked_by):
+            add_wait(assessed.row.finished_at)
+            metadata = self._maker.make(workshop, assessed)
+            add_stages(metadata)
+            FILES.info("%s of %s is made", self.asset, assessed.row.id)
+            return metadata
 
     def _wants(self, assessed: Assessed) -> bool:
         """Work that people ask for is done; what we start ourselves only if it is not done yet."""
@@ -159,6 +173,8 @@ class _Batch:
             key = assessed.row.id
             if not isinstance(error, DerivativeError):  # a fault of ours: say where it is
                 self._context.log.error("%s: unforeseen error", key, exc_info=error)
+                with bound(**{_id_name(self._derivative.kind): key}):
+                    report(error)
             attempts = assessed.standing.attempts
             self._record_failure(key, assessed.revision, attempts, Failure.of(error))
 
@@ -166,6 +182,8 @@ class _Batch:
         self, key: str, revision: str | None, earlier_attempts: int, failure: Failure
     ) -> None:
         """Leave the reason on the partition."""
+        with bound(**{_id_name(self._derivative.kind): key}):
+            FILES.info("%s of %s: %s: %s", self.asset, key, failure.error_class, failure.error)
         self.failures[key] = failure
         tags = {
             OUTCOME_TAG: Outcome.FAILED.value,
@@ -201,6 +219,11 @@ class _Batch:
     @property
     def asset(self) -> str:
         return self._derivative.asset
+
+
+def _id_name(kind: Kind) -> str:
+    """What logs call the id of such a row."""
+    return "generation_id" if kind in (Kind.PHOTO, Kind.VIDEO) else f"{kind.value}_id"
 
 
 def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> None:

@@ -5,7 +5,14 @@ from contextlib import contextmanager
 
 from lens_pipeline import failures
 from lens_pipeline.fetch import FetchCancelled
-from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ShotError
+from lens_pipeline.media.errors import (
+    Cancelled,
+    DiskFull,
+    FfmpegDied,
+    MediaError,
+    ShotError,
+    ToolUnusable,
+)
 
 
 @contextmanager
@@ -17,6 +24,8 @@ def media_failures() -> Iterator[None]:
         raise FetchCancelled("the run was cancelled") from error
     except DiskFull as error:
         raise failures.DiskFull(str(error)) from error
+    except ToolUnusable as error:
+        raise failures.EncoderUnusable(str(error)) from error
     except FfmpegDied as error:
         raise failures.EncoderDied(str(error)) from error
     except ShotError as error:

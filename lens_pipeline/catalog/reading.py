@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from psycopg2.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import event
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline.catalog import listing, projection, projects, writing
+from lens_pipeline import deadline
+from lens_pipeline.catalog import listing, projection, projects, rights, writing
 from lens_pipeline.catalog.errors import (
     CatalogError,
-    NoRightToWrite,
     is_by_policy,
     is_refusal,
 )
@@ -34,8 +35,9 @@ from lens_pipeline.catalog.tables import (
     master_videos,
     metadata,
     project_assets,
-    scaled_videos,
 )
+from lens_pipeline.catalog.times import read_any_time
+from lens_pipeline.database import connect_args, notice_lost_clients
 from lens_pipeline.failures import InvalidRow
 
 # Row-level security is in force for this role, and no policy lets it read.
@@ -64,10 +66,13 @@ class Catalog:
             pool_pre_ping=True,
             pool_size=2,
             max_overflow=8,
-            connect_args={"connect_timeout": 10, "application_name": "lens-pipeline"},
+            connect_args=connect_args("lens-pipeline"),
             json_deserializer=_json_or_text,
         )
+        notice_lost_clients(self._engine)
         event.listen(self._engine, "connect", _use_utc)
+        deadline.bound_transactions(self._engine)
+        event.listen(self._engine, "connect", lambda session, _: read_any_time(session))
         self._generation_key = IdColumn(generations.c.id)
         masters = MasterRows(self._generation_key)
         photos = GenerationRows(Kind.PHOTO, self._generation_key)
@@ -186,6 +191,24 @@ class Catalog:
         places = [Position(row.changed_at, row.id) if row.changed_at else None for row in found]
         return list(zip(places, parsed, strict=True))
 
+    def waiting_after(
+        self, kind: Kind, position: Position | None, oldest: int, newest: int
+    ) -> list[tuple[str, str]]:
+        """Ids and owners of the `oldest` first finished rows of `kind` after `position`, and of the
+        `newest` last ones if there are more; oldest first, without the rest of the rows.
+        """
+        rows = self._rows[kind]
+        query = sa.select(rows.key.text.label("id"), rows.owner.label("owner")).where(rows.counts)
+        if position is not None:
+            query = query.where(sa.tuple_(rows.time, rows.key.text) > _place(position))
+        first = query.order_by(rows.time.asc().nulls_last(), rows.key.text).limit(oldest)
+        last = query.order_by(rows.time.desc(), rows.key.text.desc()).limit(newest)
+        with self._connect() as connection:
+            found = list(connection.execute(first))
+            if len(found) == oldest:
+                found += reversed(connection.execute(last).all())
+        return list({row.id: (row.id, row.owner or "") for row in found}.values())
+
     def between(
         self, kind: Kind, since: dt.datetime, until: Position, limit: int
     ) -> list[Row | UnusableRow]:
@@ -274,6 +297,11 @@ class Catalog:
         """Up to `limit` projects that have masters or assets; those of the latest masters first."""
         with self._connect() as connection:
             return read_project_ids(connection, limit)
+
+    def lack_of_writing(self) -> rights.Lack | None:
+        """What `insert` and `delete` may not do; None: they may do all."""
+        with self._connect() as connection:
+            return rights.lack_of_writing(connection)
 
     def check_writing(self) -> None:
         """Raise CatalogError, with the fix, unless `recording` is allowed."""
@@ -376,7 +404,7 @@ class Catalog:
         with self._writing("DELETE", rows.table) as connection:
             deleted = rows.delete(connection, row_id)
             if not deleted.row and self.existing(kind, [row_id]):
-                raise _no_right(connection, "DELETE", rows.table, by_policy=True)
+                raise rights.no_right(connection, "DELETE", rows.table, by_policy=True)
         return deleted.renditions
 
     @contextmanager
@@ -391,7 +419,7 @@ class Catalog:
                     raise
                 connection.rollback()
                 by_policy = is_by_policy(error)
-                raise _no_right(connection, action, table, by_policy=by_policy) from error
+                raise rights.no_right(connection, action, table, by_policy=by_policy) from error
 
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
@@ -405,6 +433,10 @@ class Catalog:
         except NoSuchTableError as error:
             raise CatalogError(f"table {error} does not exist: run `lens migrate`") from error
         except OperationalError as error:
+            if isinstance(error.orig, QueryCanceled | LockNotAvailable):
+                raise CatalogError(
+                    f"the application's database took too long: {_first_line(error)}"
+                ) from error
             raise CatalogError(
                 f"the application's database cannot be reached: {_first_line(error)}"
             ) from error
@@ -451,22 +483,6 @@ def _json_or_text(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         return text
-
-
-def _no_right(
-    connection: sa.Connection, action: str, table: sa.Table, *, by_policy: bool
-) -> NoRightToWrite:
-    role = connection.execute(sa.text("SELECT current_user")).scalar_one()
-    if by_policy:
-        return NoRightToWrite(
-            f"row-level security keeps role {role} from {action} on {table.name}: run CREATE"
-            f" POLICY lens_writes ON {table.name} TO {role} USING (true) WITH CHECK (true)"
-        )
-    names = ", ".join(one.name for one in (project_assets, master_videos, scaled_videos))
-    return NoRightToWrite(
-        f"role {role} may not {action} on {table.name}:"
-        f" run GRANT INSERT, DELETE ON {names} TO {role}"
-    )
 
 
 def _use_utc(connection: Any, _: object) -> None:

@@ -89,6 +89,11 @@ class RowSet(ABC):
 
     @property
     @abstractmethod
+    def owner(self) -> sa.ColumnElement[str]:
+        """Who waits for its derivative, as text: a user or project."""
+
+    @property
+    @abstractmethod
     def unusable(self) -> sa.ColumnElement[bool]:
         """Whether a row, of whatever kind its table holds, can never be used."""
 
@@ -123,6 +128,10 @@ class GenerationRows(RowSet):
     @property
     def counts(self) -> sa.ColumnElement[bool]:
         return sa.and_(self.belongs, generations.c.status.in_(FINISHED))
+
+    @property
+    def owner(self) -> sa.ColumnElement[str]:
+        return as_text(generations.c.user_id)
 
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
@@ -170,6 +179,10 @@ class MasterRows(RowSet):
     @property
     def belongs(self) -> sa.ColumnElement[bool]:
         return sa.true()
+
+    @property
+    def owner(self) -> sa.ColumnElement[str]:
+        return as_text(master_videos.c.project_id)
 
     @property
     def unusable(self) -> sa.ColumnElement[bool]:
@@ -256,6 +269,10 @@ class AssetRows(RowSet):
         return sa.true()
 
     @property
+    def owner(self) -> sa.ColumnElement[str]:
+        return as_text(project_assets.c.project_id)
+
+    @property
     def unusable(self) -> sa.ColumnElement[bool]:
         return is_no_key(self.key.text)
 
@@ -284,6 +301,10 @@ class ScaledRows(RowSet):
     @property
     def belongs(self) -> sa.ColumnElement[bool]:
         return sa.true()
+
+    @property
+    def owner(self) -> sa.ColumnElement[str]:
+        return as_text(scaled_videos.c.master_id)
 
     @property
     def unusable(self) -> sa.ColumnElement[bool]:

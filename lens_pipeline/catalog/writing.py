@@ -35,6 +35,17 @@ _NO_ROW_IS_WRITABLE = sa.text(
                       WHERE r = 0 OR pg_has_role(current_user, r, 'MEMBER')))
     """
 )
+# A partial index serves if it only leaves out rows without a task.
+_TASKS_ARE_INDEXED = sa.text(
+    """
+    SELECT EXISTS (
+      SELECT FROM pg_index i
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+       WHERE i.indrelid = to_regclass('generations') AND a.attname = 'task_id' AND i.indisvalid
+         AND (i.indpred IS NULL
+              OR pg_get_expr(i.indpred, i.indrelid) = '(task_id IS NOT NULL)'))
+    """
+)
 _MAY = sa.text(
     "SELECT bool_and(has_column_privilege('generations', c, 'UPDATE'))"
     "   AND has_column_privilege('generations', 'task_id', 'SELECT') FROM unnest(:c) c"
@@ -128,6 +139,12 @@ def check_right(connection: sa.Connection) -> None:
         raise NoRightToWrite(_grant(role))
     if connection.execute(_NO_ROW_IS_WRITABLE).scalar():
         raise NoRightToWrite(_policy(role))
+    if not connection.execute(_TASKS_ARE_INDEXED).scalar():
+        raise CatalogError(
+            "generations.task_id has no index, so that each webhook reads the whole table (leave"
+            " out UNIQUE if a task may have several rows): run CREATE UNIQUE INDEX CONCURRENTLY"
+            " generations_task_id ON generations (task_id)"
+        )
 
 
 def _update(asset_url: str | None) -> sa.Update:

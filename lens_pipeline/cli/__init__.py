@@ -15,17 +15,21 @@ _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 _COMMANDS = {
     "up": ("run", "Run and supervise every process of this machine."),
     "demo": ("run", "Run the pipeline on sample photos, videos and a master."),
+    "run": ("role", "Be one process of the pipeline, in the foreground."),
+    "health": ("health", "Say whether a process started by `run` or `worker` lives."),
     "worker": ("run", "Run one more worker, on this or any other machine."),
     "once": ("work", "Do what needs doing now, in this process."),
     "backfill": ("work", "Make missing and failed derivatives."),
     "adopt": ("work", "Record derivatives that already lie in the store."),
     "status": ("inspect", "Say where generations and masters stand, and why."),
+    "report": ("report", "Show what became of the files of each day."),
     "dead-letters": ("inspect", "List what was given up on, and why."),
     "retry": ("work", "Try again what failed or was given up on."),
     "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
     "add": ("work", "Insert a finished generation from a file or URL."),
     "token": ("access", "Print a token for the HTTP app that sees one user or project alone."),
     "doctor": ("setup", "Check everything the pipeline needs."),
+    "alert-test": ("setup", "Send a test message to every address of LENS_ALERT_URLS."),
     "migrate": ("setup", "Create the tables where absent."),
 }
 

@@ -57,4 +57,5 @@ def dead_letters(as_json: bool) -> None:
         return
     for letter in found:
         print(f"{letter.kind} {letter.id!r}: {letter.error_class}: {letter.error}")
-    print(f"{len(found)} dead letters" + (": `lens retry ID` tries again" if found else ""))
+    told = "1 dead letter" if len(found) == 1 else f"{len(found)} dead letters"
+    print(told + (": `lens retry ID` tries again" if found else ""))

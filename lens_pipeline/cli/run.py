@@ -4,11 +4,14 @@ import click
 
 from lens_pipeline import demo as samples
 from lens_pipeline import scratch
+from lens_pipeline.cli.role import become
 from lens_pipeline.cli.session import load_settings, prepare_databases, say
 from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
+from lens_pipeline.failures import StoreUnavailable
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
+from lens_pipeline.stack import signs_of_life
+from lens_pipeline.stack.endpoints import Endpoints, resolve
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
 from lens_pipeline.store import FileStore
@@ -63,28 +66,36 @@ def demo(exit_when_done: bool) -> None:
 @click.option("--concurrency", type=click.IntRange(min=1), help="Runs at once.")
 def worker(queue: str, concurrency: int | None) -> None:
     """Run one more Celery worker, on this or any other machine."""
+    from lens_pipeline.engine.members import await_release
     from lens_pipeline.engine.worker import run_worker
+    from lens_pipeline.release import Release
 
     loaded = load_settings()
+    endpoints = resolve(loaded)
+    become(signs_of_life.worker_role(queue), loaded, endpoints)
     scratch.sweep(loaded.scratch)
+    await_release(endpoints.dagster_url, Release.of(loaded), lambda line: say(f"lens: {line}"))
     slots = {PREVIEWS: loaded.preview_concurrency, MASTERS: loaded.master_concurrency}
-    run_worker(loaded, resolve(loaded), queue, concurrency or slots[queue])
+    run_worker(loaded, endpoints, queue, concurrency or slots[queue])
 
 
 def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
-    from lens_pipeline.engine.storage import has_current_tables, upgrade_tables
+    from lens_pipeline.alerts.targets import channels
+    from lens_pipeline.engine.storage import require_current_tables, upgrade_tables
 
+    channels(loaded.alert_urls)  # refuses what Apprise does not understand
     prepare_databases(loaded, endpoints)
     if loaded.database_url is None and loaded.dagster_url is None:
         upgrade_tables(endpoints.dagster_url)
-    elif not has_current_tables(endpoints.dagster_url):
-        raise StackError(
-            "Dagster's database has tables of another Dagster version: stop whatever else uses it"
-            " and run `lens migrate`"
-        )
+    else:
+        require_current_tables(endpoints.dagster_url)
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
-    pipeline.store.check()
+    try:
+        pipeline.store.check()
+    except StoreUnavailable as error:
+        # After an outage everything comes back in its own time. What is set wrong still ends here.
+        say(f"lens: {error}; starting without it: files are made as soon as it answers")
     if isinstance(pipeline.store, FileStore):
         # A bucket may have other users, whose uploads under way are not ours to end.
         pipeline.store.sweep(_ABANDONED_SECONDS)

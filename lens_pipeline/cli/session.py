@@ -1,8 +1,8 @@
 """What a command works with: settings, running services, Dagster's instance."""
 
 import json
+import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,14 +12,17 @@ from typing import Any
 
 import dagster as dg
 
-from lens_pipeline import settings
-from lens_pipeline.logs import configure
+from lens_pipeline import settings, telemetry
+from lens_pipeline.logs import configure, speaks_json
 from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import Settings
+from lens_pipeline.stack import roles
 from lens_pipeline.stack.endpoints import Endpoints
-from lens_pipeline.stack.files import private_directory
 from lens_pipeline.stack.services import running
-from lens_pipeline.stack.up import find_config_dir
+
+# Whatever LENS_LOG_LEVEL is: what is said to people is no log.
+logger = logging.getLogger("lens")
+logger.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,18 @@ class Session:
 
 def say(line: str) -> None:
     """Tell people something; standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
+    if speaks_json():
+        logger.info("%s", line)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def load_settings() -> Settings:
     """The settings, with their warnings said and logging set up."""
     loaded, notes = settings.load()
-    settings.export_aws()
+    settings.export_foreign()
     configure(loaded.log_format, loaded.log_level)
+    telemetry.begin_reports(loaded)
     for note in notes:
         say(f"lens: {note}")
     return loaded
@@ -55,11 +62,14 @@ def print_json(result: Any) -> None:
 @contextmanager
 def session(command: str) -> Iterator[Session]:
     """Everything a command needs, started if it is not running, and stopped again."""
+    from lens_pipeline.engine.storage import require_current_tables
+
     loaded = load_settings()
     if loaded.database_url is None and not loaded.resolved_home.exists():
         say(f"lens: nothing is at {loaded.resolved_home} yet: making an empty database there")
     with running(loaded, broker=False, command=command, report=say) as endpoints:
         prepare_databases(loaded, endpoints)
+        require_current_tables(endpoints.dagster_url)
         pipeline = connect(loaded, endpoints)
         pipeline.catalog.check()
         with dagster_instance(loaded) as instance:
@@ -69,20 +79,24 @@ def session(command: str) -> Iterator[Session]:
 @contextmanager
 def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance by our `dagster.yaml`, with its local files below LENS_HOME."""
-    # Dagster itself says something is beta or deprecated on every start.
-    warnings.filterwarnings("ignore", module="dagster")
-    directory = private_directory(loaded.resolved_home / "dagster")
-    shutil.copyfile(find_config_dir() / "dagster.yaml", directory / "dagster.yaml")
-    os.environ["DAGSTER_HOME"] = str(directory)
-    os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"
+    set_up_dagster(loaded)
     with dg.DagsterInstance.get() as instance:
         yield instance
+
+
+def set_up_dagster(loaded: Settings) -> None:
+    """Have this process find our `dagster.yaml`, as those that `lens up` starts do."""
+    # Dagster itself says something is beta or deprecated on every start.
+    warnings.filterwarnings("ignore", module="dagster")
+    os.environ["DAGSTER_HOME"] = str(roles.write_instance(loaded))
+    os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"
 
 
 def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
     """Create Dagster's tables, and the application's in the embedded database.
 
-    An application's own database is for `lens migrate`.
+    An application's own database is for `lens migrate`, and so are Dagster's tables of another
+    version: they are refused, except by `lens up` with an embedded database.
     """
     from lens_pipeline.engine.storage import create_tables
 

@@ -1,4 +1,4 @@
-"""Commands that prepare and examine an installation: migrate, doctor."""
+"""Commands that prepare and examine an installation: migrate, doctor, alert-test."""
 
 import sys
 from dataclasses import asdict
@@ -10,17 +10,23 @@ from lens_pipeline import doctor as examination
 from lens_pipeline import settings
 from lens_pipeline.catalog import CatalogError
 from lens_pipeline.cli.session import load_settings, print_json, say
+from lens_pipeline.failures import LensError
 from lens_pipeline.logs import configure
 from lens_pipeline.pipeline import connect
+from lens_pipeline.settings import Settings
 from lens_pipeline.stack.services import running
 
 
 @click.command()
-def migrate() -> None:
+@click.option("--check", is_flag=True, help="Change nothing; exit status 1 if there is work.")
+def migrate(check: bool) -> None:
     """Create the application's tables where absent, and Dagster's; bring Dagster's up to date."""
     from lens_pipeline.engine.storage import create_database, create_tables, upgrade_tables
 
     loaded = load_settings()
+    if check:
+        _say_what_is_to_do(loaded)
+        return
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
         catalog = connect(loaded, endpoints).catalog
         created = catalog.migrate()
@@ -45,12 +51,52 @@ def migrate() -> None:
         print("Dagster's tables were brought up to this version")
 
 
+def _say_what_is_to_do(loaded: Settings) -> None:
+    """Exits with 1 if `lens migrate` has anything to do."""
+    from lens_pipeline.engine.storage import require_current_tables
+
+    to_do = []
+    with running(loaded, broker=False, command="migrate", report=say) as endpoints:
+        for look in (
+            connect(loaded, endpoints).catalog.check,
+            lambda: require_current_tables(endpoints.dagster_url),
+        ):
+            try:
+                look()
+            except LensError as error:
+                to_do.append(str(error))
+    print("\n".join(to_do) or "nothing to do: every table is there, and of this version")
+    if to_do:
+        sys.exit(1)
+
+
+@click.command("alert-test")
+def alert_test() -> None:
+    """Send a test message to every address of LENS_ALERT_URLS, and say which took it."""
+    from lens_pipeline.alerts.targets import Undelivered, channels
+    from lens_pipeline.alerts.wording import trial
+
+    loaded = load_settings()
+    if not loaded.alert_urls:
+        raise settings.SettingsError("LENS_ALERT_URLS is not set: there is nothing to test")
+    has_failed = False
+    for channel in channels(loaded.alert_urls):
+        try:
+            channel.send(trial(loaded))
+        except Undelivered as error:
+            has_failed = True
+            print(f"FAIL {channel.name}: {error}")
+        else:
+            print(f"ok   {channel.name}: taken")
+    sys.exit(1 if has_failed else 0)
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
     """Check everything the pipeline needs, one line each, with the fix."""
     loaded, warnings = settings.load()
-    settings.export_aws()
+    settings.export_foreign()
     configure(loaded.log_format, loaded.log_level)
     checks = examination.examine(loaded, warnings)
     if as_json:

@@ -16,7 +16,7 @@ from lens_pipeline.inprocess import Result, Work, find_work, work_off
 from lens_pipeline.letters import retry as retry_letters
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.removal import remove_vanished
-from lens_pipeline.runs import BACKFILL_PRIORITY
+from lens_pipeline.runs import RETRY_PRIORITY
 
 # What is made from other derivatives is looked for once those are there.
 _PHASES = (
@@ -167,7 +167,7 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
         queued = []
         if _daemon_runs(lens):
             queued = RunQueue(lens.pipeline, lens.instance).submit(
-                revived, "api", priority=BACKFILL_PRIORITY
+                revived, "api", priority=RETRY_PRIORITY
             )
     done = sorted(key for keys in revived.values() for key in keys)
     unknown = sorted(set(ids) - set(done))

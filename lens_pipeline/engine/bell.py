@@ -9,6 +9,7 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from dagster import DagsterEventType
 
+from lens_pipeline.database import SERVER_SIDE, connect_args
 from lens_pipeline.locks import daemon_lock
 
 logger = logging.getLogger(__name__)
@@ -58,12 +59,12 @@ class Bell:
 
     def _listening(self) -> psycopg2.extensions.connection:
         if self._connection is None:
-            connection = psycopg2.connect(
-                self._dsn, connect_timeout=10, application_name="lens-pipeline-bell"
-            )
+            arguments = connect_args("lens-pipeline-bell")
+            connection: psycopg2.extensions.connection = psycopg2.connect(self._dsn, **arguments)
             self._connection = connection
             connection.autocommit = True
             with connection.cursor() as cursor:
+                cursor.execute(SERVER_SIDE)
                 cursor.execute(f"LISTEN {_CHANNEL}")
                 # Says that a daemon lives, for as long as it does.
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", (daemon_lock(),))

@@ -12,9 +12,17 @@ from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from lens_pipeline import settings
-from lens_pipeline.engine.celery_app import EXECUTE_RUN, app_arguments, execute_run_task
-from lens_pipeline.engine.queues import PREVIEWS
+from lens_pipeline.engine.celery_app import (
+    EXECUTE_RUN,
+    app_arguments,
+    celery_queue,
+    declare_queues,
+    execute_run_task,
+    launch_signature,
+)
+from lens_pipeline.engine.queues import PREVIEWS, QUEUE_TAG
 from lens_pipeline.locks import LockSession, run_lock
+from lens_pipeline.release import Release
 from lens_pipeline.stack.endpoints import Endpoints, resolve
 
 # A worker re-takes its lock a second after a restart of the database; a run whose lock stays free
@@ -31,7 +39,10 @@ class LensRunLauncher(CeleryRunLauncher):
     """
 
     def __init__(
-        self, endpoints: Endpoints, inst_data: ConfigurableClassData | None = None
+        self,
+        endpoints: Endpoints,
+        release: Release,
+        inst_data: ConfigurableClassData | None = None,
     ) -> None:
         arguments = app_arguments(endpoints)
         super().__init__(
@@ -42,6 +53,8 @@ class LensRunLauncher(CeleryRunLauncher):
             inst_data=inst_data,
         )
         self._dagster_url = endpoints.dagster_url
+        self._release = release
+        declare_queues(self.celery, release)
         self._execute_run = execute_run_task(self.celery)
         self._missing_since: dict[str, float] = {}
 
@@ -53,13 +66,15 @@ class LensRunLauncher(CeleryRunLauncher):
     def from_config_value(
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> "LensRunLauncher":
-        return cls(resolve(settings.load()[0]), inst_data)
+        loaded = settings.load()[0]
+        return cls(resolve(loaded), Release.of(loaded), inst_data)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         run = context.dagster_run
+        queue = celery_queue(run.tags.get(QUEUE_TAG, PREVIEWS), self._release)
         self._launch_celery_task_run(
-            run=run,
-            task_signature=self._execute_run.si(run_id=run.run_id),
+            run=run.with_tags({**run.tags, QUEUE_TAG: queue}),
+            task_signature=launch_signature(self._execute_run, run.run_id),
             routing_key=EXECUTE_RUN,
         )
 
@@ -90,6 +105,11 @@ class LensRunLauncher(CeleryRunLauncher):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         del self._missing_since[run.run_id]
         return CheckRunHealthResult(WorkerStatus.FAILED, "The worker of this run is gone.")
+
+    def get_run_worker_debug_info(
+        self, run: DagsterRun, include_container_logs: bool | None = True
+    ) -> None:
+        """Nothing: the stock launcher asks the result backend, of which we need none."""
 
     def _has_worker(self, run_id: str) -> bool:
         session = LockSession(self._dagster_url)

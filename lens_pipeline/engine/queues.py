@@ -16,6 +16,7 @@ _BY_ASSET = {
     "master_video": MASTERS,
     "master_poster": MASTERS,
     "scaled_video": MASTERS,
+    "daily_report": MASTERS,
 }
 
 

@@ -4,15 +4,20 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRunStatus
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._cli.api import _execute_run_command_body
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline import settings
 from lens_pipeline.locks import LockSession, run_lock
+from lens_pipeline.logs import bound, request_id
+from lens_pipeline.runs import ORIGIN_TAG, REQUEST_TAG
 from lens_pipeline.stack.endpoints import resolve
+from lens_pipeline.telemetry import TRACE_TAG, span
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +73,14 @@ class RunWatch:
             self._done.set()
 
     def _watch(self) -> None:
-        polls_since_signal = _SIGNAL_AGAIN_POLLS
+        looks, polls_since_signal = 0, _SIGNAL_AGAIN_POLLS
         while not self._done.wait(_POLL_SECONDS):
             polls_since_signal += 1
-            if (
-                self._status() in _ENDED
-                and polls_since_signal > _SIGNAL_AGAIN_POLLS
-                and not self._done.is_set()
-            ):
+            status = self._status()
+            looks += status in _ENDED
+            # The run records its own end a moment before `notice` hears of it.
+            decided = status == "CANCELING" or (status in _ENDED and looks > 1)
+            if decided and polls_since_signal > _SIGNAL_AGAIN_POLLS and not self._done.is_set():
                 polls_since_signal = 0
                 # Dagster's handler turns it into an interrupt of the step.
                 os.kill(os.getpid(), signal.SIGINT)
@@ -115,9 +120,25 @@ def execute(instance: DagsterInstance, run_id: str) -> int:
         if run is None or run.status not in _TO_BEGIN:
             logger.info("run %s is %s: ignored", run_id, run.status.value if run else "deleted")
             return 0
-        return _execute_run_command_body(
-            run_id=run_id,
-            instance=instance,
-            write_stream_fn=watch.notice,
-            set_exit_code_on_failure=True,
-        )
+        with _logged(run):
+            return _execute_run_command_body(
+                run_id=run_id,
+                instance=instance,
+                write_stream_fn=watch.notice,
+                set_exit_code_on_failure=True,
+            )
+
+
+@contextmanager
+def _logged(run: DagsterRun) -> Iterator[None]:
+    """Every record and trace meanwhile tells of the run, and of what asked for it."""
+    token = request_id.set(run.tags.get(REQUEST_TAG))
+    try:
+        parent, origin = run.tags.get(TRACE_TAG), run.tags.get(ORIGIN_TAG)
+        with (
+            bound(run_id=run.run_id),
+            span(f"run {run.job_name}", {"run_id": run.run_id, "origin": origin}, parent=parent),
+        ):
+            yield
+    finally:
+        request_id.reset(token)

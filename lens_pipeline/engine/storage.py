@@ -22,8 +22,8 @@ from sqlalchemy.pool import NullPool
 from lens_pipeline import settings
 from lens_pipeline.engine.bell import RING, RINGS
 from lens_pipeline.engine.event_log import LensEventLogStorage
-from lens_pipeline.engine.pool import create_pool
-from lens_pipeline.engine.schema import Schema
+from lens_pipeline.engine.pool import shared_pool
+from lens_pipeline.engine.schema import Schema, schema_of
 from lens_pipeline.stack.endpoints import StackError, resolve
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ class PooledPostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(postgres_url, should_autocreate_tables=False, inst_data=inst_data)
-        engine = create_pool(postgres_url)
-        schema = Schema()
+        engine = shared_pool(postgres_url)
+        schema = schema_of(postgres_url)
         self._run_storage = LensRunStorage(postgres_url, engine, schema)
         self._schedule_storage = LensScheduleStorage(postgres_url, engine, schema)
         self._event_log_storage = LensEventLogStorage(postgres_url, engine, schema)
@@ -129,15 +129,8 @@ def create_tables(dagster_url: str) -> None:
 
     Raises StackError: the database cannot be reached, or the role may not create tables.
     """
-    try:
-        with _connection(dagster_url) as connection:
-            if all(connection.scalar(_REGCLASS, {"name": table}) for table in DAGSTER_TABLES):
-                return
-    except OperationalError as error:
-        raise StackError(
-            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {_reason(error)}"
-            " (`lens migrate` creates it if it does not exist)"
-        ) from error
+    if _has_tables(dagster_url):
+        return
     try:
         DagsterPostgresStorage(dagster_url, should_autocreate_tables=True)
     except DBAPIError as error:
@@ -145,6 +138,29 @@ def create_tables(dagster_url: str) -> None:
             f"Dagster's tables cannot be created: {_reason(error)}: GRANT CREATE ON SCHEMA public"
             " in its database, or let `lens migrate` run as a role that may"
         ) from error
+
+
+def _has_tables(dagster_url: str) -> bool:
+    """Raises StackError: the database cannot be reached."""
+    try:
+        with _connection(dagster_url) as connection:
+            return all(connection.scalar(_REGCLASS, {"name": table}) for table in DAGSTER_TABLES)
+    except OperationalError as error:
+        raise StackError(
+            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {_reason(error)}"
+            " (`lens migrate` creates it if it does not exist)"
+        ) from error
+
+
+def require_current_tables(dagster_url: str) -> None:
+    """Raises StackError: Dagster's tables are absent, or another version's, or out of reach."""
+    if not _has_tables(dagster_url):
+        raise StackError("Dagster's database lacks its tables: run `lens migrate`")
+    if not has_current_tables(dagster_url):
+        raise StackError(
+            "Dagster's database has tables of another Dagster version: stop whatever else uses it"
+            " and run `lens migrate`"
+        )
 
 
 def has_current_tables(dagster_url: str) -> bool:
@@ -166,9 +182,13 @@ def upgrade_tables(dagster_url: str) -> bool:
     if has_current_tables(dagster_url):
         return False
     storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=False)
+    # As `dagster instance migrate` does: tables first, then what is computed from them.
     storage._run_storage.upgrade()
+    storage._run_storage.migrate()
     storage._event_log_storage.upgrade()
+    storage._event_log_storage.reindex_assets()
     storage._schedule_storage.upgrade()
+    storage._schedule_storage.migrate()
     return True
 
 

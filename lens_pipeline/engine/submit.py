@@ -90,5 +90,7 @@ def enqueue(instance: DagsterInstance, run: DagsterRun) -> None:
 
 
 def _code_location() -> GrpcServerCodeLocationOrigin:
-    host, port = settings.code_server()
-    return GrpcServerCodeLocationOrigin(host=host, port=port, location_name=LOCATION)
+    lens, _ = settings.load()
+    return GrpcServerCodeLocationOrigin(
+        host=lens.code_host, port=lens.code_port, location_name=LOCATION
+    )

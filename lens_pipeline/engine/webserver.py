@@ -11,6 +11,7 @@ from collections.abc import Collection
 from urllib.parse import parse_qs
 
 import dagster_webserver.app
+import dagster_webserver.cli
 from dagster_webserver.cli import main as run_webserver
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
@@ -18,8 +19,11 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import LOGGING_CONFIG
 
 from lens_pipeline import settings
+from lens_pipeline.engine import interrupts
+from lens_pipeline.engine.loggers import log_as_ours
 from lens_pipeline.web.access import sessions
 from lens_pipeline.web.access.limits import RateLimit
 from lens_pipeline.web.access.setup import Limits, access_of
@@ -29,7 +33,8 @@ from lens_pipeline.web.origin import allowed_hosts, foreign_host, foreign_origin
 
 # Browsers send these from one site to another only if the other allows it, which Dagster does not.
 _PREFLIGHTED = ("application/json", "application/graphql")
-# Says which version answers, to whoever starts or watches the server.
+# Says which version answers, to whoever starts or watches the server. No other path that ends so:
+# those of assets may, and a POST to one writes to the event log.
 _OPEN = "/server_info"
 
 
@@ -80,7 +85,7 @@ class TokenRequired:
         self._wrong_tokens = wrong_tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or scope["path"].endswith(_OPEN):
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] == _OPEN):
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
@@ -149,6 +154,10 @@ class LensWebserver(DagsterWebserver):
 
 
 def main() -> None:
+    interrupts.hear()
+    log_as_ours(dagster_webserver.cli)
+    # Without loggers of its own, uvicorn's lines go where all others do.
+    LOGGING_CONFIG["loggers"] = {}
     dagster_webserver.app.DagsterWebserver = LensWebserver  # pyright: ignore[reportPrivateImportUsage]
     run_webserver()
 

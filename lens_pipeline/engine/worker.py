@@ -1,6 +1,7 @@
 """The Celery worker process: a warm parent whose forked children execute runs."""
 
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -9,12 +10,17 @@ import threading
 import psutil
 from celery import signals
 
-from lens_pipeline.engine.celery_app import worker_app
+from lens_pipeline.engine.celery_app import celery_queue, worker_app
+from lens_pipeline.engine.loggers import log_as_ours
+from lens_pipeline.engine.members import Member, membership_step
+from lens_pipeline.logs import FILES
+from lens_pipeline.release import Release
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.endpoints import Endpoints
+from lens_pipeline.stack import signs_of_life
+from lens_pipeline.stack.endpoints import Endpoints, StackError
 
 # Imported before the fork; without them each child pays about 3 s of imports at its first run.
-_PRELOAD = (
+PRELOAD = (
     "dagster._cli.api",
     "dagster._grpc.server",
     "dagster_postgres",
@@ -30,11 +36,16 @@ _PRELOAD = (
 
 
 def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency: int) -> None:
-    """Work on `queue` until SIGTERM or SIGINT; runs in progress then get the grace period."""
+    """Work on `queue` until SIGTERM or SIGINT; runs in progress then get the grace period.
+
+    Raises StackError: the daemon is of another release now, and runs of it are not for us.
+    """
     # `lens up` takes back its word on where the services are as soon as it stops; the runs that are
     # finishing then, and those that begin at this moment, still need them.
     os.environ.update(endpoints.environment())
-    for module in _PRELOAD:
+    log_as_ours()
+    FILES.setLevel(logging.NOTSET)
+    for module in PRELOAD:
         importlib.import_module(module)
 
     @signals.worker_shutting_down.connect(weak=False)
@@ -43,11 +54,22 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
         timer.daemon = True
         timer.start()
 
-    app = worker_app(endpoints)
+    @signals.heartbeat_sent.connect(weak=False)
+    def _show_life(**_: object) -> None:
+        signs_of_life.beat(settings.resolved_home, queue)
+
+    release = Release.of(settings)
+    member = Member(endpoints.dagster_url, release, queue, concurrency)
+    signals.worker_process_init.connect(lambda **_: member.leave_to_parent(), weak=False)
+    app = worker_app(endpoints, release)
+    app.steps["consumer"].add(membership_step(member))  # pyright: ignore[reportOptionalSubscript] - set by Celery()
+    member.start()
     app.worker_main(
         [
+            # No banner.
+            "--quiet",
             "worker",
-            f"--queues={queue}",
+            f"--queues={celery_queue(queue, release)}",
             f"--concurrency={concurrency}",
             f"--hostname={queue}-{os.getpid()}@{socket.gethostname()}",
             "--pool=prefork",
@@ -56,6 +78,8 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
             f"--loglevel={settings.log_level}",
         ]
     )
+    if member.problem is not None:
+        raise StackError(member.problem)
 
 
 def _interrupt_children() -> None:

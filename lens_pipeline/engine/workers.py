@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from lens_pipeline.engine.celery_app import app_arguments
+from lens_pipeline.engine.celery_app import app_arguments, queue_name
 from lens_pipeline.engine.queues import QUEUES
 from lens_pipeline.stack.endpoints import Endpoints
 
@@ -31,6 +31,7 @@ def alive_workers(endpoints: Endpoints) -> dict[str, int]:
     found: dict[str, int] = dict.fromkeys(QUEUES, 0)
     for queues in answers.values():
         for queue in queues:
-            if queue["name"] in found:
-                found[queue["name"]] += 1
+            name = queue_name(queue["name"])
+            if name in found:
+                found[name] += 1
     return found

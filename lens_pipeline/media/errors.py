@@ -25,6 +25,13 @@ class FfmpegDied(MediaError):
     """
 
 
+class ToolUnusable(Exception):
+    """ffmpeg or ffprobe is absent or does not start, as while a system is upgraded.
+
+    Says nothing about the file.
+    """
+
+
 class Cancelled(Exception):
     """Someone asked to stop: says nothing about the file."""
 

@@ -19,7 +19,7 @@ from typing import IO, Self, cast
 import ffmpeg as ffmpeg_python
 import psutil
 
-from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError
+from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
 
 # Seconds that a process gets to finish after SIGTERM before it is killed.
 _TERMINATE_SECONDS = 2.0
@@ -48,8 +48,14 @@ _CRASHES = frozenset(
 )
 # ffmpeg's own exit status after SIGINT or SIGTERM.
 _STATUS_AFTER_SIGNAL = 255
+# Of setpriv, if it cannot execute what it is to start, and of the dynamic linker, if a library is
+# missing.
+_NEVER_STARTED = frozenset({126, 127})
 # ENOSPC, EDQUOT and EFBIG in the C locale.
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
+# Of libgcrypt, which Debian's ffmpeg is linked with, where memory may not be locked: no complaint
+# about a file, whose check must be silent.
+_NOISE = "Warning: using insecure memory!\n"
 _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
 
 _FIX = "install it (apt install ffmpeg, or pip install 'lens-pipeline[embedded]')"
@@ -66,7 +72,7 @@ class Tools:
     def find(cls, ffmpeg: Path | None = None, ffprobe: Path | None = None) -> Self:
         """Both as `find_ffmpeg` and `find_ffprobe` find them.
 
-        Raises MediaError: there is none; the message says how to get one.
+        Raises ToolUnusable: there is none; the message says how to get one.
         """
         return cls(find_ffmpeg(ffmpeg), find_ffprobe(ffprobe))
 
@@ -90,7 +96,7 @@ class Work:
 def find_ffmpeg(explicit: Path | None = None) -> Path:
     """The ffmpeg to use: `explicit`, else the one on PATH, else that of the imageio-ffmpeg wheel.
 
-    Raises MediaError: there is none; the message says how to get one.
+    Raises ToolUnusable: there is none; the message says how to get one.
     """
     return _find("ffmpeg", explicit, _wheel_ffmpeg)
 
@@ -98,7 +104,7 @@ def find_ffmpeg(explicit: Path | None = None) -> Path:
 def find_ffprobe(explicit: Path | None = None) -> Path:
     """The ffprobe to use: `explicit`, else on PATH, else that of the shaka-streamer wheel.
 
-    Raises MediaError: there is none; the message says how to get one.
+    Raises ToolUnusable: there is none; the message says how to get one.
     """
     return _find("ffprobe", explicit, _wheel_ffprobe)
 
@@ -106,7 +112,7 @@ def find_ffprobe(explicit: Path | None = None) -> Path:
 def capabilities(ffmpeg: Path) -> frozenset[str]:
     """Names of the encoders that `ffmpeg` has, for example libx264 and libwebp.
 
-    Raises MediaError: it does not run.
+    Raises MediaError, ToolUnusable: it does not run.
     """
     listing = run([str(ffmpeg), "-hide_banner", "-encoders"], _CAPABILITIES_SECONDS)
     # Six flags (type, threads, …), the name, a description.
@@ -116,7 +122,7 @@ def capabilities(ffmpeg: Path) -> frozenset[str]:
 def try_encoder(ffmpeg: Path, encoder: str) -> None:
     """Encode two black frames with the video encoder of this name, and throw them away.
 
-    Raises MediaError: it does not work, with ffmpeg's reason.
+    Raises MediaError, ToolUnusable: it does not work, with ffmpeg's reason.
     """
     black = ffmpeg_python.input("color=black:size=64x64:rate=25", format="lavfi")
     discarded = black.output("-", format="null", vcodec=encoder, vframes=2)
@@ -131,8 +137,8 @@ def run(
 
     However this ends, no process of the group is left.
 
-    Raises MediaError: not started, failed (with its last messages), or over `timeout_seconds`.
-    Cancelled: `cancelled`, which is asked at least five times a second, said so.
+    Raises MediaError: failed (with its last messages), or over `timeout_seconds`. ToolUnusable: not
+    started. Cancelled: `cancelled`, which is asked at least five times a second, said so.
     """
     name = Path(arguments[0]).name
     deadline = time.monotonic() + timeout_seconds
@@ -146,6 +152,7 @@ def run(
 
     with _started(arguments) as process:
         status, messages = _follow(process, output.extend, check)
+    _require_started(name, status, messages)
     if status != 0:
         raise MediaError(f"{name} failed ({status}): {_tail(messages)}")
     return bytes(output)
@@ -159,10 +166,10 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     and LANG. However this ends, no process of the group is left. Several threads may call this at
     once.
 
-    Raises MediaError: not started, failed or crashed (with its last messages); `over_limit` if it
-    made no progress for `work.idle_seconds`, took longer than `work.limit_per_second` allows, or
-    needed more memory than allowed. FfmpegDied: ended by a signal from outside. Cancelled:
-    `work.cancelled` said so. DiskFull: nothing more could be written.
+    Raises MediaError: failed or crashed (with its last messages); `over_limit` if it made no
+    progress for `work.idle_seconds`, took longer than `work.limit_per_second` allows, or needed
+    more memory than allowed. FfmpegDied: ended by a signal from outside. Cancelled:
+    `work.cancelled` said so. DiskFull: nothing more could be written. ToolUnusable: not started.
     """
     watch = _Watch(media_seconds, stage, work)
     watch.check_cancelled()
@@ -170,6 +177,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     with _started(command, work.directory) as process:
         _restrict(process.pid)
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))
+    _require_started("ffmpeg", status, messages)
     if status != 0:
         raise _failure(status, messages)
     return messages
@@ -259,7 +267,7 @@ def _started(
     """
     name = Path(arguments[0]).name
     if shutil.which(arguments[0]) is None:
-        raise MediaError(f"{name} cannot be started: No such file, or it may not be executed")
+        raise ToolUnusable(f"{name} cannot be started: No such file, or it may not be executed")
     try:
         process = subprocess.Popen(
             [*_ending_with_us(), *arguments],
@@ -271,7 +279,7 @@ def _started(
             process_group=0,
         )
     except OSError as error:
-        raise MediaError(f"{name} cannot be started: {error.strerror}") from error
+        raise ToolUnusable(f"{name} cannot be started: {error.strerror}") from error
     # Closes its pipes.
     with process:
         try:
@@ -350,7 +358,12 @@ def _follow(
         check()
         time.sleep(_POLL_SECONDS)
     _stop(process)
-    return process.returncode, messages.decode("utf-8", "replace")
+    return process.returncode, messages.decode("utf-8", "replace").replace(_NOISE, "")
+
+
+def _require_started(name: str, status: int, messages: str) -> None:
+    if status in _NEVER_STARTED:
+        raise ToolUnusable(f"{name} does not start ({status}): {_tail(messages)}")
 
 
 def _failure(status: int, messages: str) -> Exception:
@@ -397,14 +410,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _find(name: str, explicit: Path | None, wheel: Callable[[], Path | None]) -> Path:
     if explicit is not None:
         if not os.access(explicit, os.X_OK) or explicit.is_dir():
-            raise MediaError(f"{name} was not found at {explicit}: correct the path or {_FIX}")
+            raise ToolUnusable(f"{name} was not found at {explicit}: correct the path or {_FIX}")
         return explicit
     on_path = shutil.which(name)
     if on_path is not None:
         return Path(on_path)
     found = wheel()
     if found is None:
-        raise MediaError(f"{name} was not found: {_FIX}")
+        raise ToolUnusable(f"{name} was not found: {_FIX}")
     return found
 
 

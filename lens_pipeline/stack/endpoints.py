@@ -31,6 +31,7 @@ class Endpoints:
     dagster_url: str
     # Empty if no broker is known and the caller said it needs none.
     broker_url: str
+    # Empty if results go nowhere.
     result_url: str
 
     def environment(self) -> dict[str, str]:
@@ -105,8 +106,10 @@ def endpoints_of(settings: Settings, services: Services | None, *, broker: bool)
     broker_url = settings.broker_url or (services and services.broker_url) or ""
     if broker and not broker_url:
         raise _not_running(settings, services, "LENS_BROKER_URL")
-    is_redis = broker_url.startswith(("redis://", "rediss://"))
-    result_url = settings.result_url or (broker_url if is_redis else "rpc://")
+    result_url = settings.result_url or ""
+    # Results would pile up in a queue of who sent the task, and who sends ours waits for none.
+    if result_url.startswith("rpc"):
+        result_url = ""
     return Endpoints(database_url, dagster_url, broker_url, result_url)
 
 

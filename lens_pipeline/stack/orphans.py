@@ -77,7 +77,7 @@ def _runs(process: psutil.Process) -> bool:
 
 def _is_marked(process: psutil.Process, home: Path) -> bool:
     try:
-        return process.environ().get(MARK) == str(home)
+        return process.environ().get(MARK) == str(home) or _is_postgres_of(process, home)
     except psutil.AccessDenied:
         return _is_postgres_of(process, home)
     except (psutil.NoSuchProcess, OSError):
@@ -86,12 +86,18 @@ def _is_marked(process: psutil.Process, home: Path) -> bool:
 
 
 def _is_postgres_of(process: psutil.Process, home: Path) -> bool:
-    """For root without CAP_SYS_PTRACE, which may not read the environment of another user's."""
+    """PostgreSQL's processes write their titles over their environment.
+
+    One that is frozen outlives the others, and while it has their shared memory no new server
+    starts. And root without CAP_SYS_PTRACE may not read the environment of another user's.
+    """
+    if not _is_server(process):
+        return False
+    data = str(home / "postgres" / "data")
     try:
-        arguments = process.cmdline()
+        return data in process.cmdline() or process.cwd() == data
     except (psutil.Error, OSError):
         return False
-    return _is_server(process) and str(home / "postgres" / "data") in arguments
 
 
 def _is_server(process: psutil.Process) -> bool:

@@ -1,9 +1,11 @@
 """TCP ports on this machine: free ones, taken ones, and who has them."""
 
 import errno
+import http.client
 import ipaddress
 import random
 import socket
+from http import HTTPStatus
 
 import psutil
 
@@ -15,6 +17,8 @@ LOOPBACK = "127.0.0.1"
 # a server's port while that server is being restarted.
 _RANGE = range(20_000, 32_000)
 _ATTEMPTS = 100
+# By which others know what this process has drawn.
+_drawn: list[socket.socket] = []
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
@@ -34,11 +38,30 @@ def _hindrance(port: int, host: str) -> OSError | None:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on. Raises StackError if none is found."""
+    """A port on loopback that nobody listens on, nor any other process has drawn here.
+
+    A server takes seconds until it listens: two that start at once must not draw the same.
+
+    Raises StackError if none is found.
+    """
     for port in random.SystemRandom().sample(_RANGE, _ATTEMPTS):
-        if is_free(port):
+        if is_free(port) and _draw(port):
             return port
     raise StackError(f"no free port between {_RANGE.start} and {_RANGE.stop} on {LOOPBACK}")
+
+
+def _draw(port: int) -> bool:
+    """Claim `port` for as long as this process lives; False: somebody has."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        # An abstract name: it belongs to the network namespace, as ports do, and leaves no file.
+        claim.bind(f"\0lens-port-{port}")
+    except OSError as error:
+        claim.close()
+        # Elsewhere than on Linux there are no such names.
+        return error.errno != errno.EADDRINUSE
+    _drawn.append(claim)
+    return True
 
 
 def accepts(port: int, host: str = LOOPBACK) -> bool:
@@ -48,6 +71,18 @@ def accepts(port: int, host: str = LOOPBACK) -> bool:
     except OSError:
         return False
     return True
+
+
+def serves(bind: str, port: int, path: str) -> bool:
+    """Whether a web server bound to `bind` answers there with 200."""
+    connection = http.client.HTTPConnection(reachable_host(bind), port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def reachable_host(bind: str) -> str:

@@ -126,15 +126,22 @@ class Supervisor:
 
     Entering starts supervisord, which stops everything by itself should this process die. It must
     be entered in a thread that lives as long as the process: Linux tells of the death of a parent
-    when the thread that started the child ends. While `hurry()` is true, `stop` kills.
+    when the thread that started the child ends. While `hurry()` is true, `stop` kills. With
+    `json_logs` every line of every log is one JSON object, whatever wrote it.
 
     Raises StackError on entering: supervisord does not start.
     """
 
     def __init__(
-        self, home: Path, programs: Iterable[Program], *, hurry: Callable[[], bool] | None = None
+        self,
+        home: Path,
+        programs: Iterable[Program],
+        hurry: Callable[[], bool] | None = None,
+        *,
+        json_logs: bool = False,
     ) -> None:
         self._home = home
+        self._json_logs = json_logs
         self._programs = {program.name: program for program in programs}
         self._hurry = hurry or (lambda: False)
         self._ready: set[str] = set()
@@ -152,7 +159,7 @@ class Supervisor:
             self._daemon = subprocess.Popen(
                 # Without -P the name of this module would hide the package `supervisor`.
                 [sys.executable, "-P", str(_HERE / "supervisord.py"), str(os.getpid()),
-                 "run/supervisord.conf"],
+                 "run/supervisord.conf", "json" if self._json_logs else "text"],
                 cwd=self._home,
                 env={**os.environ, orphans.MARK: str(self._home)},
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,8 @@
-"""supervisord that stops, in order, when its parent dies: `supervisord.py PARENT_PID CONFIG`."""
+"""supervisord that stops, in order, when its parent dies.
+
+`supervisord.py PARENT_PID CONFIG json|text`: in which way it writes its log and those of its
+programs.
+"""
 
 import ctypes
 import os
@@ -22,7 +26,7 @@ def _forget_handlers() -> None:
 
 
 def main() -> None:
-    parent, config = int(sys.argv[1]), sys.argv[2]
+    parent, config, log_format = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -32,6 +36,10 @@ def main() -> None:
         if os.getppid() != parent:
             sys.exit("the parent died before its supervisor started")
     os.register_at_fork(after_in_child=_forget_handlers)
+    if log_format == "json":
+        from lens_pipeline.stack.json_logs import write_json
+
+        write_json()
     sys.argv = ["supervisord", "--nodaemon", "--configuration", config]
     runpy.run_module("supervisor.supervisord", run_name="__main__")
 

@@ -1,30 +1,35 @@
 """`lens up`: every process of one machine, from the first start to a clean stop."""
 
-import http.client
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import Self
 
 from lens_pipeline import scratch
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import orphans
+from lens_pipeline.stack import orphans, roles
 from lens_pipeline.stack.endpoints import (
     Endpoints,
     StackError,
     endpoints_of,
     services_file,
 )
-from lens_pipeline.stack.files import prepare_home, private_directory, write_private
+from lens_pipeline.stack.files import prepare_home, write_private
 from lens_pipeline.stack.ownership import Lock, current_owner, owner_lock, try_own
-from lens_pipeline.stack.ports import LOOPBACK, accepts, free_port, reachable_host, require_free
+from lens_pipeline.stack.ports import (
+    LOOPBACK,
+    accepts,
+    free_port,
+    reachable_host,
+    require_free,
+    serves,
+)
+from lens_pipeline.stack.roles import find_config_dir
 from lens_pipeline.stack.services import Servers
 from lens_pipeline.stack.supervisor import Program, Supervisor
 
@@ -103,18 +108,18 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
 
     `config_dir` holds `workspace.yaml`. Raises StackError: no port is free for the code server.
     """
-    code_port = free_port()
-    workspace = str(config_dir / "workspace.yaml")
-    environment = _environment(settings, code_port)
+    code_port = settings.code_port or free_port()
+    local = settings.model_copy(
+        update={"code_host": LOOPBACK, "code_port": code_port, "code_bind": LOOPBACK}
+    )
+    environment = roles.environment(local)
     python = (sys.executable, "-m")
-    code_server = ("--module-name", "lens_pipeline.definitions", "--host", LOOPBACK)
-    web = ("-h", settings.bind, "-p", str(settings.dagster_port), "-w", workspace)
     previews = ("--queue", "previews", "--concurrency", str(settings.preview_concurrency))
     masters = ("--queue", "masters", "--concurrency", str(settings.master_concurrency))
     return [
         Program(
             name="code",
-            argv=(*python, "dagster", "api", "grpc", *code_server, "--port", str(code_port)),
+            argv=roles.arguments("code", local, config_dir),
             environment=environment,
             priority=_SERVER,
             ready=lambda: accepts(code_port),
@@ -136,23 +141,23 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
         ),
         Program(
             name="web",
-            argv=(*python, "lens_pipeline.engine.webserver", *web),
+            argv=roles.arguments("dagster", local, config_dir),
             environment=environment,
             priority=_SERVER,
-            ready=lambda: _serves(settings.bind, settings.dagster_port, "/server_info"),
+            ready=lambda: serves(settings.bind, settings.dagster_port, "/server_info"),
             ready_timeout=_START_SECONDS,
         ),
         Program(
             name="api",
-            argv=(*python, "lens_pipeline.web"),
+            argv=roles.arguments("api", local, config_dir),
             environment=environment,
             priority=_SERVER,
-            ready=lambda: _serves(settings.bind, settings.api_port, "/api/health/live"),
+            ready=lambda: serves(settings.bind, settings.api_port, "/api/health/live"),
             ready_timeout=_START_SECONDS,
         ),
         Program(
             name="daemon",
-            argv=(*python, "lens_pipeline.engine.daemon", "-w", workspace),
+            argv=roles.arguments("daemon", local, config_dir),
             environment=environment,
             priority=_DAEMON,
             # A daemon that starts without the code server shows an error and looks again later.
@@ -162,32 +167,17 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
     ]
 
 
-def find_config_dir() -> Path:
-    """Where `dagster.yaml` and `workspace.yaml` are: in a checkout or with the installed package.
-
-    Raises StackError: neither has them.
-    """
-    checkout = Path(__file__).parents[2]
-    installed = Path(sys.prefix) / "share" / "lens-pipeline"
-    for directory in (checkout, installed):
-        if (directory / "dagster.yaml").is_file() and (directory / "workspace.yaml").is_file():
-            return directory
-    raise StackError(
-        f"dagster.yaml and workspace.yaml are neither in {checkout} nor in {installed}:"
-        " install lens-pipeline again"
-    )
-
-
 class _Signals:
     """The first signal to stop raises KeyboardInterrupt, once; Ctrl-C after it asks for hurry.
 
-    Later ones raise nothing, so that no signal can interrupt the stopping itself.
+    Later ones raise nothing, so that no signal can interrupt the stopping itself. Python drops what
+    is raised within a finalizer, such as that of a socket: so `is_stopping` is to be asked, too.
     """
 
     _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
-        self._stopping = False
+        self.is_stopping = False
         self._hurry = False
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
 
@@ -202,16 +192,16 @@ class _Signals:
 
     def expect_stop(self) -> None:
         """From now on signals raise nothing."""
-        self._stopping = True
+        self.is_stopping = True
 
     def hurry(self) -> bool:
         return self._hurry
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._stopping:
+        if self.is_stopping:
             self._hurry = self._hurry or number == signal.SIGINT
             return
-        self._stopping = True
+        self.is_stopping = True
         raise KeyboardInterrupt
 
 
@@ -241,15 +231,14 @@ def _run(
 ) -> None:
     home = settings.resolved_home
     config_dir = find_config_dir()
-    shutil.copyfile(
-        config_dir / "dagster.yaml", private_directory(home / "dagster") / "dagster.yaml"
-    )
+    roles.write_instance(settings)
     servers = Servers(settings, broker=True)
     starting = servers.services(COMMAND, ready=False)
     endpoints = endpoints_of(settings, starting, broker=True)
     product = programs(settings, config_dir)
     everything = [*servers.programs(), *product]
-    with Supervisor(home, everything, hurry=signals.hurry) as supervisor:
+    json_logs = settings.log_format == "json"
+    with Supervisor(home, everything, signals.hurry, json_logs=json_logs) as supervisor:
         try:
             servers.start(supervisor)
             # Before `prepare`: from here on `resolve` works; `lens` commands wait for `ready`.
@@ -266,17 +255,19 @@ def _run(
                 supervisor,
             )
             on_ready(stack)
-            _watch(stack, supervisor, report)
+            _watch(stack, supervisor, signals, report)
         finally:
             signals.expect_stop()
             services_file(home).unlink(missing_ok=True)
             report("stopping")
 
 
-def _watch(stack: Stack, supervisor: Supervisor, report: Callable[[str], None]) -> None:
+def _watch(
+    stack: Stack, supervisor: Supervisor, signals: _Signals, report: Callable[[str], None]
+) -> None:
     """Wait for the request to stop, telling of programs that ended by themselves."""
     known = supervisor.pids()
-    while not stack.wait(_WATCH_SECONDS):
+    while not signals.is_stopping and not stack.wait(_WATCH_SECONDS):
         pids = supervisor.pids()
         for name, pid in known.items():
             if pid and pids[name] != pid:
@@ -284,33 +275,6 @@ def _watch(stack: Stack, supervisor: Supervisor, report: Callable[[str], None]) 
         known = pids
 
 
-def _environment(settings: Settings, code_port: int) -> Mapping[str, str]:
-    home = settings.resolved_home
-    return {
-        "LENS_HOME": str(home),
-        "LENS_CODE_HOST": LOOPBACK,
-        "LENS_CODE_PORT": str(code_port),
-        "DAGSTER_HOME": str(home / "dagster"),
-        # One insert for a run's events instead of one each.
-        "DAGSTER_EVENT_BATCH_SIZE": "100",
-        # Nobody calls the code server any more once the daemon has stopped.
-        "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 def _url(bind: str, port: int) -> str:
     host = reachable_host(bind)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _serves(bind: str, port: int, path: str) -> bool:
-    """Whether a web server answers there with 200."""
-    connection = http.client.HTTPConnection(reachable_host(bind), port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

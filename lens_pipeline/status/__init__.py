@@ -1,7 +1,19 @@
 """What Dagster's event log says. The only reader of the event log and of the tables of runs."""
 
 from lens_pipeline.status.changes import ChangeLog, Changes, Position
-from lens_pipeline.status.figures import FigureLog, Made, Missed, QueueLoad
+from lens_pipeline.status.days import DayLog, MadeFile
+from lens_pipeline.status.figures import (
+    PRUNED_KEY,
+    STAGES,
+    FigureLog,
+    HourlyOutcome,
+    Made,
+    Missed,
+    QueueLoad,
+    pruned_figures,
+    told_by,
+)
+from lens_pipeline.status.queue import PRIORITY_TAG, USER_TAG, RunQueueLog
 from lens_pipeline.status.reading import (
     BLAMELESS_TAG,
     CANCELED,
@@ -31,15 +43,22 @@ __all__ = [
     "FAILED_REVISION_TAG",
     "OUTCOME_TAG",
     "PERMANENT_TAG",
+    "PRIORITY_TAG",
     "PROGRESS_TAG",
+    "PRUNED_KEY",
     "REVISION_TAG",
     "RUN_FAILED",
+    "STAGES",
+    "USER_TAG",
     "ChangeLog",
     "Changes",
+    "DayLog",
     "EventLog",
     "FigureLog",
     "History",
+    "HourlyOutcome",
     "Made",
+    "MadeFile",
     "Mark",
     "Materialized",
     "Missed",
@@ -47,8 +66,11 @@ __all__ = [
     "Planned",
     "Position",
     "QueueLoad",
+    "RunQueueLog",
     "Standing",
     "State",
     "Wanted",
+    "pruned_figures",
     "standing",
+    "told_by",
 ]

@@ -16,6 +16,8 @@ from lens_pipeline.status.reading import (
 )
 
 STAGES = ("fetch", "render", "store")
+# In Dagster's store of keys and values: what was counted of events that are gone.
+PRUNED_KEY = "lens/pruned_figures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,20 @@ class QueueLoad:
 
     depth: int
     since: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HourlyOutcome:
+    """How the files came out that were worked on in an hour; each counts once, as it was last."""
+
+    made: int
+    failed: int
+
+    @property
+    def percent(self) -> float:
+        """Of files that were made."""
+        total = self.made + self.failed
+        return 100 * self.made / total if total else 100.0
 
 
 class FigureLog:
@@ -75,7 +91,7 @@ class FigureLog:
         if not event_ids:
             return []
         with self._engine.connect() as connection:
-            return _missed(connection, event_ids)
+            return missed_of(connection, event_ids)
 
     def made_before(
         self, asset: str, after: int, until: int, limit: int
@@ -94,7 +110,27 @@ class FigureLog:
         values = {"asset": json.dumps([asset]), "after": after, "until": until, "limit": limit}
         with self._engine.connect() as connection:
             rows = connection.execute(_PAST_OBSERVED, values).all()
-            return _missed(connection, [row.id for row in rows]), _next(rows, limit)
+            return missed_of(connection, [row.id for row in rows]), _next(rows, limit)
+
+    def pruned(self) -> str | None:
+        """What was counted of events that are gone, as `engine/pruning.py` has written it."""
+        with self._engine.connect() as connection:
+            return pruned_figures(connection)
+
+    def outcome(self, assets: Sequence[str], since: dt.datetime) -> HourlyOutcome:
+        """How the files of these assets came out that were worked on since then.
+
+        Times have no index, but ids rise with them: a few dozen look-ups find where to begin.
+        """
+        with self._engine.connect() as connection:
+            values = {
+                "assets": [json.dumps([asset]) for asset in assets],
+                "after": _last_before(connection, since),
+                "outcome": OUTCOME_TAG,
+                "failed": Outcome.FAILED.value,
+            }
+            row = connection.execute(_HOURLY, values).one()
+        return HourlyOutcome(row.made, row.failed)
 
     def queues(self, tag: str) -> dict[str, QueueLoad]:
         """How many runs wait for the daemon or a worker, by the value of their `tag`."""
@@ -104,6 +140,18 @@ class FigureLog:
             row.queue: QueueLoad(row.depth, row.since and row.since.replace(tzinfo=dt.UTC))
             for row in rows
         }
+
+
+def told_by(
+    connection: sa.Connection, materializations: Sequence[int], observations: Sequence[int]
+) -> tuple[list[Made], list[Missed]]:
+    """What these events tell, as it is counted: nothing of what no run has made."""
+    rows = connection.execute(_EVENTS, {"ids": list(materializations)}).all()
+    return [_made(row) for row in rows if row.run_id], missed_of(connection, observations)
+
+
+def pruned_figures(connection: sa.Connection) -> str | None:
+    return connection.scalar(_PRUNED, {"key": PRUNED_KEY})
 
 
 def _made(row: sa.Row) -> Made:
@@ -116,7 +164,8 @@ def _made(row: sa.Row) -> Made:
     )
 
 
-def _missed(connection: sa.Connection, event_ids: Iterable[int]) -> list[Missed]:
+def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Missed]:
+    """What those of these observations tell that are failures."""
     rows = connection.execute(
         _OUTCOMES,
         {
@@ -141,7 +190,44 @@ def _seconds(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-_EVENTS = sa.text('SELECT id, asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
+_EVENTS = sa.text(
+    'SELECT id, run_id, asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)'
+)
+_PRUNED = sa.text("SELECT value FROM kvs WHERE key = :key")
+
+
+def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
+    """The id of an event after which, as far as ids rise with time, all happened at `moment` or
+    later.
+    """
+    naive_utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    low, high = 0, connection.execute(_LAST_EVENT).scalar_one()
+    while low < high:
+        middle = (low + high + 1) // 2
+        at = connection.execute(_TIME_FROM, {"id": middle}).scalar()
+        low, high = (middle, high) if at is not None and at < naive_utc else (low, middle - 1)
+    return low
+
+
+_LAST_EVENT = sa.text("SELECT coalesce(max(id), 0) FROM event_logs")
+_TIME_FROM = sa.text('SELECT "timestamp" FROM event_logs WHERE id >= :id ORDER BY id LIMIT 1')
+# Materializations without a run record what was there before.
+_HOURLY = sa.text(
+    """
+    WITH hour AS (
+      SELECT asset_key, partition, id, true AS made FROM event_logs
+       WHERE dagster_event_type = 'ASSET_MATERIALIZATION' AND id > :after
+         AND asset_key = ANY(:assets) AND run_id <> ''
+      UNION ALL
+      SELECT e.asset_key, e.partition, e.id, false FROM asset_event_tags t
+        JOIN event_logs e ON e.id = t.event_id
+       WHERE t.event_id > :after AND t.key = :outcome AND t.value = :failed
+         AND e.asset_key = ANY(:assets))
+    SELECT count(*) FILTER (WHERE made) AS made, count(*) FILTER (WHERE NOT made) AS failed
+      FROM (SELECT DISTINCT ON (asset_key, partition) made FROM hour
+             ORDER BY asset_key, partition, id DESC) AS last
+    """
+)
 # As rows, for the reason given in `changes.py`.
 _PAST_MADE = sa.text(
     """

@@ -14,6 +14,9 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from lens_pipeline import deadline
+from lens_pipeline.database import connect_args, notice_lost_clients
+
 # Dagster's own tag, shown by its UI as the data version.
 REVISION_TAG = "dagster/data_version"
 # Ours, on observations.
@@ -150,12 +153,15 @@ def standing(
         for mark in history.marks
         if mark.event_id > since and mark.outcome is Outcome.FAILED and mark.revision == revision
     ]
+    is_up_to_date = materialized is not None and materialized.revision == revision
     spoken_for = {mark.run_id for mark in history.marks if mark.outcome is Outcome.FAILED}
     plans = [plan for plan in history.planned if plan.event_id > since]
     crashed = [
         plan
         for plan in plans
-        if plan.run_status == "FAILURE"
+        # One that would have found nothing to do says nothing by its end.
+        if not is_up_to_date
+        and plan.run_status == "FAILURE"
         and not plan.interrupted
         and not plan.precedes(changed_at)
         and plan.run_id not in spoken_for
@@ -163,9 +169,9 @@ def standing(
     latest = plans[-1] if plans else None
     attempts = sum(not mark.blameless for mark in failures) + len(crashed)
 
-    is_up_to_date = materialized is not None and materialized.revision == revision
     if latest and latest.run_status in IN_FLIGHT and latest.run_id not in spoken_for:
-        if is_up_to_date:
+        # What has failed to be made anew is not ready, or no run would try it again.
+        if is_up_to_date and not failures:
             return Standing(State.READY, run_id=latest.run_id, event_id=materialized_at)
         return Standing(State.PROCESSING, attempts, run_id=latest.run_id)
     if (
@@ -204,8 +210,10 @@ class EventLog:
             pool_pre_ping=True,
             pool_size=2,
             max_overflow=8,
-            connect_args={"connect_timeout": 10, "application_name": "lens-pipeline-status"},
+            connect_args=connect_args("lens-pipeline-status"),
         )
+        notice_lost_clients(self._engine)
+        deadline.bound_transactions(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -1,6 +1,7 @@
 """Serves the HTTP app: `python -m lens_pipeline.web`, one of the processes of `lens up`."""
 
 import contextlib
+import signal
 import sys
 
 from lens_pipeline.cli.session import dagster_instance, load_settings
@@ -8,16 +9,18 @@ from lens_pipeline.pipeline import current
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.server import Server
+from lens_pipeline.web.server import Server, raise_connection_limit
 
 
 def main() -> None:
     loaded = load_settings()
+    raise_connection_limit()
     with dagster_instance(loaded) as instance:
         pipeline = current()
         app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
         server = Server(app, loaded)
-        # Raised again once everything has ended.
+        # Raised again once everything has ended; both signals in the same way.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
         if not server.started:

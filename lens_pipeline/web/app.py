@@ -1,11 +1,11 @@
 """Puts the app together."""
 
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from lens_pipeline.version import VERSION
 from lens_pipeline.web import (
     assets,
     background,
@@ -29,7 +29,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     """The app over this pipeline. Raises SettingsError: its signing key is damaged."""
     app = App(
         title="Lens Pipeline",
-        version=version("lens-pipeline"),
+        version=VERSION,
         description="Previews, posters and master videos of AI-generated photos and videos.",
         # Its own pages of documentation load scripts from a CDN.
         docs_url=None,

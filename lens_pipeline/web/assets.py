@@ -46,7 +46,9 @@ def _is_source(value: str) -> str:
             return validate_key(value)
         except InvalidKey as error:
             raise ValueError(str(error)) from None
-    if not value.isprintable() or " " in value or not urlsplit(value).hostname:
+    parts = urlsplit(value)
+    # A port that there cannot be is a ValueError of its own.
+    if not value.isprintable() or " " in value or not parts.hostname or parts.port == 0:
         raise ValueError("it is no web address")
     return value
 

@@ -11,6 +11,7 @@ from lens_pipeline.figures import Figures
 from lens_pipeline.live import Feed
 from lens_pipeline.projection import Projector
 from lens_pipeline.status import FigureLog
+from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.events import Hub
 from lens_pipeline.web.health import Monitor
@@ -36,9 +37,11 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
         count=figures.count,
     )
     monitor = Monitor(context, watch)
+    watchman = Watchman(context, monitor, watch, log)
+    monitor.alerts = watchman.standing
     app.state.hub, app.state.feed, app.state.monitor = hub, feed, monitor
-    app.state.collector = PipelineCollector(figures, watch, monitor)
-    workers = (feed, watch, projector)
+    app.state.collector = PipelineCollector(figures, watch, monitor, watchman)
+    workers = (feed, watch, projector, watchman)
     for worker in workers:
         worker.start()
     try:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # After which a client may try again what failed because a service is gone, seconds.
 _RETRY_SECONDS = "5"
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
 class Problem(BaseModel):
@@ -47,6 +48,7 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
         408: "The body took too long.",
         413: "The body is too large.",
         414: "The address is too long.",
+        415: "The body is no application/json.",
         429: "Too many requests; Retry-After says when to come again.",
         503: "A service that is needed is gone; Retry-After says when to come again.",
     }.items()
@@ -107,6 +109,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(CatalogError, _no_database)
     app.add_exception_handler(NoRightToWrite, _no_right_to_write)
     app.add_exception_handler(DBAPIError, _no_dagster_database)
+    app.add_exception_handler(PoolExhausted, _no_connection)
     for refused in (StoreUnavailable, StoreRefused):
         app.add_exception_handler(refused, _no_store)
     app.add_exception_handler(Exception, _unforeseen)
@@ -120,6 +123,10 @@ async def _api_error(_: Request, error: Exception) -> JSONResponse:
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
+    # Such a body is not looked into, as forms of other sites can be sent as anything else.
+    if first["loc"] == ("body",) and isinstance(error.body, bytes) and error.body:
+        problem = "send it with Content-Type: application/json"
+        return ApiError(415, "unsupported_media_type", problem).response()
     name = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     return ApiError(400, "invalid_request", f"{name}: {first['msg']}", field=name).response()
 
@@ -148,7 +155,7 @@ async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:
 
 async def _no_database(_: Request, error: Exception) -> JSONResponse:
     logger.warning("%s", error)
-    return unavailable("database", "the application's database cannot be reached now").response()
+    return unavailable("database", "the application's database does not answer now").response()
 
 
 async def _no_right_to_write(_: Request, error: Exception) -> JSONResponse:
@@ -158,7 +165,12 @@ async def _no_right_to_write(_: Request, error: Exception) -> JSONResponse:
 
 async def _no_dagster_database(_: Request, error: Exception) -> JSONResponse:
     logger.warning("Dagster's database: %s", str(error).splitlines()[0])
-    return unavailable("database", "Dagster's database cannot be reached now").response()
+    return unavailable("database", "Dagster's database does not answer now").response()
+
+
+async def _no_connection(_: Request, error: Exception) -> JSONResponse:
+    logger.warning("%s", error)
+    return unavailable("database", "too many others wait for a database").response()
 
 
 async def _no_store(_: Request, error: Exception) -> JSONResponse:

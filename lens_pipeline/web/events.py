@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,9 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from lens_pipeline import deadline
 from lens_pipeline.live import Batch, Feed, Progress, Status
 from lens_pipeline.status import Position
-from lens_pipeline.web.access import Caller, CallerDep
+from lens_pipeline.web.access import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.errors import ApiError
 
 router = APIRouter(tags=["events"])
@@ -177,7 +179,8 @@ class Hub:
 
 
 class EventStream(Response):
-    """Sends what `body` gives until it is cut: by the client's going, or by the server's stop.
+    """Sends what `body` gives until it is cut: by the client's going, by the server's stop, or at
+    `until`, seconds since 1970, when the client is nobody we know any more.
 
     Starlette's own streams end with their body only, for which a stopping server would wait.
     """
@@ -185,12 +188,17 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, hub: Hub, view: View, body: Callable[[Subscription], AsyncIterator[bytes]]
+        self,
+        hub: Hub,
+        view: View,
+        until: int | None,
+        body: Callable[[Subscription], AsyncIterator[bytes]],
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._hub = hub
         self._view = view
+        self._until = until
         self._body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -202,6 +210,8 @@ class EventStream(Response):
             asyncio.ensure_future(_gone(receive)),
             asyncio.ensure_future(subscription.closed.wait()),
         ]
+        if self._until is not None:
+            ways_to_end.append(asyncio.ensure_future(asyncio.sleep(self._until - time.time())))
         try:
             await asyncio.wait(ways_to_end, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -235,6 +245,7 @@ async def _gone(receive: Receive) -> None:
 async def events(
     request: Request,
     caller: CallerDep,
+    until: KnownUntilDep,
     user_id: str | None = None,
     project_id: str | None = None,
     last_event_id: Annotated[str | None, Header(max_length=1000)] = None,
@@ -259,7 +270,7 @@ async def events(
             if text:
                 yield text
 
-    return EventStream(hub, View(caller, user_id, project_id), body)
+    return EventStream(hub, View(caller, user_id, project_id), until, body)
 
 
 async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: str | None) -> bytes:
@@ -268,6 +279,7 @@ async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: s
     parts = []
     if resumed:
         async with hub.missed_at_once:
+            deadline.renew()
             batch = await run_in_threadpool(feed.missed, resumed)
         if batch is None:
             parts.append(_RESET + b"\n")

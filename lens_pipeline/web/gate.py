@@ -7,14 +7,18 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lens_pipeline import deadline
 from lens_pipeline.web.access import sessions
 from lens_pipeline.web.access.caller import Caller
+from lens_pipeline.web.access.links import is_media
 from lens_pipeline.web.access.setup import Access
-from lens_pipeline.web.access.tokens import Tokens
+from lens_pipeline.web.access.tokens import Pass, Tokens
 from lens_pipeline.web.bodies import Body
 from lens_pipeline.web.errors import ApiError, unauthorized
 from lens_pipeline.web.origin import foreign_host, foreign_origin
 
+# All that a request waits for databases, from when it is whole.
+_DATABASE_SECONDS = 6.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEALTH = frozenset({"/health", "/health/live", "/api/health", "/api/health/live"})
 _WEBHOOK = "/api/kie/webhook"
@@ -64,11 +68,14 @@ class Gate:
         try:
             refusal = self._admit(request)
             if refusal is None and has_body:
-                receive = await body.whole(limits.body_bytes, limits.body_seconds)
+                is_form = scope["path"] in _LOGIN
+                most = limits.form_bytes if is_form else limits.body_bytes
+                receive = await body.whole(most, limits.body_seconds)
         except ApiError as error:
             refusal = error.response()
         if refusal is None:
-            await self._app(scope, receive, send)
+            with deadline.within(_DATABASE_SECONDS):
+                await self._app(scope, receive, send)
             return
         if has_body:
             # What is left of it must not be read as the next request, nor for ever.
@@ -95,12 +102,13 @@ class Gate:
             return None
         if is_open(path):
             return None
-        caller = self._caller(request, access.tokens)
-        if caller is None:
+        owner = self._owner(request, access.tokens)
+        if owner is None:
             return None if linked else _who_are_you(request)
-        if path in _FOR_ALL_SEEING and not caller.sees_all:
+        if path in _FOR_ALL_SEEING and not owner.caller.sees_all:
             raise ApiError(403, "forbidden", "this needs LENS_API_TOKEN itself")
-        request.state.caller = caller
+        request.state.caller = owner.caller
+        request.state.known_until = owner.until
         return None
 
     def _refuse_foreign(self, request: HTTPConnection, linked: bool) -> None:
@@ -120,7 +128,7 @@ class Gate:
         if reason:
             raise ApiError(403, "foreign_origin", reason)
 
-    def _caller(self, request: HTTPConnection, tokens: Tokens) -> Caller | None:
+    def _owner(self, request: HTTPConnection, tokens: Tokens) -> Pass | None:
         """Who asks; None: nobody known. Raises ApiError for a token that is not valid."""
         headers = request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -133,14 +141,14 @@ class Gate:
                 # proxy must not be able to shut them out.
                 self._access.wrong_tokens.count(_address(request))
                 raise unauthorized("the token is not valid, or has expired", "invalid_token")
-            return owner.caller
+            return owner
         owner = sessions.read(request, tokens)
         if owner is None:
             return None
         # The browser sends the cookie for whichever page asks.
         if request.scope["method"] not in _SAFE and "origin" not in headers:
             raise ApiError(403, "foreign_origin", "refused: sent with a cookie but without Origin")
-        return owner.caller
+        return owner
 
 
 def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:
@@ -154,6 +162,8 @@ def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:
 def _who_are_you(request: HTTPConnection) -> Response:
     """For people the login, and then what they asked for; for programs ApiError."""
     scope = request.scope
+    if is_media(scope["path"]) and b"signature=" in scope["query_string"]:
+        raise unauthorized("this link has expired or is not whole: ask for a new one")
     if scope["path"].startswith(_FOR_PROGRAMS) or scope["method"] not in _SAFE:
         raise unauthorized()
     query = scope["query_string"].decode("latin-1")

@@ -11,7 +11,7 @@ from lens_pipeline import library
 from lens_pipeline.catalog import Kind, Selection
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.status import State
-from lens_pipeline.store import CONTENT_TYPES, InvalidKey
+from lens_pipeline.store import CONTENT_TYPES
 from lens_pipeline.web.access import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
@@ -181,10 +181,7 @@ def file(
         raise ApiError(404, "not_ready", "it is not finished", status=row.status)
     if is_web_address(row.asset_url):
         return redirect(row.asset_url)
-    try:
-        return stream(context.pipeline.store, request, row.asset_url)
-    except InvalidKey:
-        raise ApiError(404, "not_found", "its row names no file") from None
+    return stream(context.pipeline.store, request, row.asset_url)
 
 
 def _picture(

@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from kombu.connection import Connection
-from kombu.exceptions import KombuError
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline import deadline
 from lens_pipeline.backlog import Watch
 from lens_pipeline.catalog import CatalogError, Kind
+from lens_pipeline.engine.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.health import daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers import alive_workers
 from lens_pipeline.failures import DerivativeError
 from lens_pipeline.stack.endpoints import Endpoints
+from lens_pipeline.version import VERSION
 from lens_pipeline.web.context import Context
 
 router = APIRouter(tags=["health"])
@@ -56,6 +56,8 @@ class Health(BaseModel):
     """Workers that answer, on any machine; None: not known."""
     oldest_unprocessed_seconds: float | None
     """Age of the oldest finished row whose derivative is still to be made; None: there is none."""
+    alerts: str
+    """`off`, `ok`, or which target does not take messages, which makes nothing else unavailable."""
 
 
 class Trouble(Exception):
@@ -120,7 +122,8 @@ class Probe:
 
     def _run(self, asking: "Future[Answer]") -> None:
         try:
-            value = self.ask()
+            with deadline.within(_ANSWER_SECONDS):
+                value = self.ask()
             answer = Answer(time.monotonic(), value=value)
         except Trouble as trouble:
             answer = Answer(time.monotonic(), str(trouble))
@@ -131,11 +134,32 @@ class Probe:
         asking.set_result(answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the services say now."""
+
+    database: str | None
+    broker: str | None
+    store: str | None
+    daemon: str | None
+    """What is wrong with each."""
+    is_daemon_known: bool
+    workers: dict[str, int] | None
+    """That answer, by queue; None: that is not known."""
+
+    @property
+    def known(self) -> dict[str, str | None]:
+        """What is wrong with each of which that can be said, by name."""
+        found = {"database": self.database, "broker": self.broker, "store": self.store}
+        return found | ({"daemon": self.daemon} if self.is_daemon_known else {})
+
+
 class Monitor:
     """The probes of one process."""
 
     def __init__(self, context: Context, watch: Watch) -> None:
         self._watch = watch
+        self.alerts: Callable[[], str] = lambda: "off"
         self.database = Probe("database", lambda: _database(context))
         self.broker = Probe("broker", lambda: _broker(context.pipeline.endpoints.broker_url))
         self.store = Probe("store", lambda: _store(context))
@@ -144,26 +168,38 @@ class Monitor:
             "workers", lambda: _workers(context.pipeline.endpoints), _WORKERS_KEPT_SECONDS
         )
 
-    async def health(self) -> Health:
-        """How everything is; within seconds, whatever hangs."""
+    async def look(self) -> Services:
+        """How the services are; within seconds, whatever hangs."""
         database, broker, store, heartbeat, workers = await asyncio.gather(
             *(
                 probe.answer(_ANSWER_SECONDS)
                 for probe in (self.database, self.broker, self.store, self._heartbeat, self.workers)
             )
         )
-        found: dict[str, int] | None = workers.value
-        problems = (database.problem, broker.problem, store.problem, _daemon_problem(heartbeat))
-        is_well = not any(problems) and bool(found) and all(found.values())
+        return Services(
+            database=database.problem,
+            broker=broker.problem,
+            store=store.problem,
+            daemon=_daemon_problem(heartbeat),
+            is_daemon_known=heartbeat.problem is None,
+            workers=workers.value,
+        )
+
+    async def health(self) -> Health:
+        """How everything is; within seconds, whatever hangs."""
+        seen = await self.look()
+        problems = (seen.database, seen.broker, seen.store, seen.daemon)
+        is_well = not any(problems) and bool(seen.workers) and all(seen.workers.values())
         return Health(
             status="ok" if is_well else "unavailable",
-            version=version("lens-pipeline"),
-            database=database.problem or "ok",
-            broker=broker.problem or "ok",
-            store=store.problem or "ok",
-            daemon=_daemon_problem(heartbeat) or "ok",
-            workers=sum(found.values()) if found is not None else None,
+            version=VERSION,
+            database=seen.database or "ok",
+            broker=seen.broker or "ok",
+            store=seen.store or "ok",
+            daemon=seen.daemon or "ok",
+            workers=sum(seen.workers.values()) if seen.workers is not None else None,
             oldest_unprocessed_seconds=self._oldest_seconds(),
+            alerts=self.alerts(),
         )
 
     def heartbeat_age_seconds(self) -> float | None:
@@ -203,19 +239,14 @@ def _workers(endpoints: Endpoints) -> dict[str, int]:
 def _broker(url: str) -> None:
     if not url:
         raise Trouble(_NO_BROKER)
-    options = {"socket_connect_timeout": _ANSWER_SECONDS, "socket_timeout": _ANSWER_SECONDS}
-    with Connection(
-        url,
-        connect_timeout=_ANSWER_SECONDS,
-        transport_options=options if url.startswith("redis") else None,
-    ) as connection:
-        errors = (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-            # Redis is first asked something, and told the password, when a channel opens.
-            connection.channel().close()
-        except errors as error:
-            raise Trouble(f"cannot be reached: {type(error).__name__}") from error
+    try:
+        reach(url, _ANSWER_SECONDS)
+    except BrokerRefusal as error:
+        raise Trouble("refuses us: correct LENS_BROKER_URL, or see `lens doctor`") from error
+    except BrokerFull as error:
+        raise Trouble(str(error)) from error
+    except BrokerError as error:
+        raise Trouble(f"cannot be reached: {type(error.__cause__).__name__}") from error
 
 
 def _store(context: Context) -> None:
@@ -255,16 +286,26 @@ def monitor(request: Request) -> Monitor:
 MonitorDep = Annotated[Monitor, Depends(monitor)]
 
 
-# Not on the threads of other requests: those may all be waiting for what hangs.
+_GONE: dict[int | str, dict[str, Any]] = {
+    503: {"model": Health, "description": "Something is gone."}
+}
+
+
+# Not on the threads of other requests: those may all be waiting for what hangs. By HEAD as well,
+# which is how many probes ask.
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", include_in_schema=False)
+@router.head("/api/health/live")
 @router.get("/api/health/live")
 async def live() -> Live:
     """Whether this process answers, whatever else is gone."""
     return Live()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", include_in_schema=False)
-@router.get("/api/health", responses={503: {"model": Health, "description": "Something is gone."}})
+@router.head("/api/health", responses=_GONE)
+@router.get("/api/health", responses=_GONE)
 async def health(monitor: MonitorDep, response: Response) -> Health:
     """Whether everything works: 200, or 503 and what does not."""
     found = await monitor.health()

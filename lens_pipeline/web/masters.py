@@ -29,8 +29,8 @@ from lens_pipeline.web.projects import (
     invalid,
     listed_page,
     require_writable,
+    retry,
     taken,
-    try_again,
     video_answer,
     visible_row,
 )
@@ -60,6 +60,8 @@ class MasterOut(BaseModel):
     status: State
     waits: str | None
     """What it waits for before it is made."""
+    waits_for: list[str]
+    """The shots among that, each once."""
     percent: int | None
     progress: str | None
     """How far it is, in words, while it is made."""
@@ -122,7 +124,7 @@ def create_master(
             raise taken(row_id)
         response.status_code = 200
     elif not MASTER.waits_for(_row(listed)):
-        context.queue.submit({MASTER: [row_id]}, "api")
+        context.queue.submit({MASTER: [row_id]}, "api", owner=project_id)
     return _described(context, [listed])[0]
 
 
@@ -149,7 +151,7 @@ def retry_master(
 ) -> MasterOut:
     """Try again at once what failed or was given up on."""
     listed = visible_row(context, caller, Kind.MASTER, project_id, master_id)
-    try_again(context, master_id, (MASTER, MASTER_POSTER))
+    retry(context, master_id, (MASTER, MASTER_POSTER))
     return _described(context, [listed])[0]
 
 
@@ -250,6 +252,7 @@ def _out(listed: Listed, made: Outcome, poster: Outcome) -> MasterOut:
         shots=_shots(listed),
         status=made.state,
         waits=made.waits,
+        waits_for=list(dict.fromkeys(shot.asset_id for shot in row.shots if shot.waits)),
         percent=made.percent,
         progress=made.progress,
         method=made.method,

@@ -16,6 +16,7 @@ from lens_pipeline.failures import DerivativeError, SourceMissing
 from lens_pipeline.status import State
 from lens_pipeline.store import (
     Buffer,
+    InvalidKey,
     ObjectReader,
     ObjectReplaced,
     ObjectStore,
@@ -128,7 +129,7 @@ def _try(
 def _open(store: ObjectStore, key: str) -> ObjectReader:
     try:
         return store.open(key)
-    except SourceMissing:
+    except (SourceMissing, InvalidKey):
         raise ApiError(404, "not_found", "the store does not have this object any more") from None
 
 

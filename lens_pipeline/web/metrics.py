@@ -5,7 +5,6 @@ restart.
 """
 
 from collections.abc import Iterator
-from importlib.metadata import version
 
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry
@@ -22,7 +21,9 @@ from starlette.responses import Response
 from lens_pipeline.backlog import Backlog, Watch
 from lens_pipeline.derivatives import DERIVATIVES
 from lens_pipeline.figures import Figures, Tally
+from lens_pipeline.version import VERSION
 from lens_pipeline.web.access import CallerDep
+from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline.web.health import Monitor, age_seconds
 
@@ -34,10 +35,13 @@ _KIND = {derivative.asset: derivative.kind.value for derivative in DERIVATIVES}
 class PipelineCollector(Collector):
     """What is known now; asks nothing of any service, so it answers whatever is gone."""
 
-    def __init__(self, figures: Figures, watch: Watch, monitor: Monitor) -> None:
+    def __init__(
+        self, figures: Figures, watch: Watch, monitor: Monitor, watchman: Watchman
+    ) -> None:
         self._figures = figures
         self._watch = watch
         self._monitor = monitor
+        self._watchman = watchman
 
     def collect(self) -> Iterator[Metric]:
         with self._figures.tally() as (tally, is_loaded):
@@ -53,8 +57,9 @@ class PipelineCollector(Collector):
         if backlog is not None:
             yield from _waiting(backlog)
         yield from self._processes()
+        yield from self._alerts()
         build = GaugeMetricFamily("lens_build_info", "The version that runs.", labels=["version"])
-        build.add_metric([version("lens-pipeline")], 1)
+        build.add_metric([VERSION], 1)
         yield build
 
     def _processes(self) -> Iterator[Metric]:
@@ -74,6 +79,18 @@ class PipelineCollector(Collector):
                 value=age,
             )
 
+    def _alerts(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "lens_alerts_open",
+            "Problems that people were told of; 0 but in the process that sends the alerts.",
+            value=len(self._watchman.open),
+        )
+        yield GaugeMetricFamily(
+            "lens_alert_targets_failing",
+            "Addresses of LENS_ALERT_URLS that do not take messages from this process.",
+            value=self._watchman.failing_targets,
+        )
+
 
 def _counted(tally: Tally) -> Iterator[Metric]:
     made = CounterMetricFamily(
@@ -85,10 +102,11 @@ def _counted(tally: Tally) -> Iterator[Metric]:
     missed = CounterMetricFamily(
         "lens_failed",
         "Attempts that failed, by class of error; permanent: given up on at once.",
-        labels=["asset", "error_class", "permanent"],
+        labels=["kind", "asset", "error_class", "permanent"],
     )
     for (asset, error_class, permanent), number in sorted(tally.missed.items()):
-        missed.add_metric([asset, error_class, str(permanent).lower()], number)
+        labels = [_KIND[asset], asset, error_class, str(permanent).lower()]
+        missed.add_metric(labels, number)
     yield missed
     latency = HistogramMetricFamily(
         "lens_latency_seconds",

@@ -13,6 +13,7 @@ from fastapi.templating import Jinja2Templates
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
+from lens_pipeline.settings import Settings
 from lens_pipeline.web.access import Caller, CallerDep
 from lens_pipeline.web.context import ContextDep
 from lens_pipeline.web.texts import TEXTS, Text, choose_language
@@ -36,25 +37,27 @@ class RevalidatedFiles(StaticFiles):
 static_files = RevalidatedFiles(directory=_HERE / "static")
 
 
-@router.get("/")
+@router.api_route("/", methods=["GET", "HEAD"])
 def index(caller: CallerDep) -> RedirectResponse:
     """The first page that is of use to them."""
     return RedirectResponse(f"/{_pages(caller)[0]}", status_code=302)
 
 
-@router.get("/library")
+@router.api_route("/library", methods=["GET", "HEAD"])
 def library_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
     """Pictures of generations, as they become ready."""
-    return _page(request, "library", caller, context.pipeline.settings.dagster_port)
+    return _page(request, "library", caller, context.pipeline.settings)
 
 
-@router.get("/masters")
+@router.api_route("/masters", methods=["GET", "HEAD"])
 def masters_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
     """The masters of a project, and where new ones are put together."""
-    return _page(request, "masters", caller, context.pipeline.settings.dagster_port)
+    return _page(request, "masters", caller, context.pipeline.settings)
 
 
-def _page(request: Request, name: str, caller: Caller, dagster_port: int) -> Response:
+def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Response:
+    if name not in _pages(caller):
+        return index(caller)
     language = choose_language(request.headers.get("accept-language", ""))
     texts = TEXTS[language]
     values: dict[str, Any] = {
@@ -67,7 +70,8 @@ def _page(request: Request, name: str, caller: Caller, dagster_port: int) -> Res
         "t": lambda key: _plain(texts[key]),
         "user_id": caller.user_id or "",
         "project_id": caller.project_id or "",
-        "dagster_port": _dagster_port(caller, dagster_port),
+        "dagster_port": _dagster_port(caller, settings.dagster_port),
+        "dagster_url": settings.dagster_public_url if caller.sees_all else None,
     }
     headers = {
         "Content-Language": language.value,

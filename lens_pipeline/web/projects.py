@@ -1,7 +1,7 @@
 """What masters, renditions and assets of projects have in common."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import Query, Request, Response
@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from lens_pipeline.catalog import Kind, Listed
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.failures import InvalidRow
-from lens_pipeline.letters import retry
 from lens_pipeline.library import read_cursor, write_cursor
 from lens_pipeline.outcomes import Outcome
 from lens_pipeline.partitions import KEY_PATTERN, key_problem
@@ -19,6 +18,7 @@ from lens_pipeline.web.access import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.errors import ApiError, Problem, not_found
 from lens_pipeline.web.media import IMMUTABLE, REVALIDATE, stream
+from lens_pipeline.web.retrying import try_again
 
 _MOST_NAME = 200
 
@@ -41,6 +41,8 @@ def _is_name(value: str) -> str:
         raise ValueError(f"a name has 1 to {_MOST_NAME} characters")
     if any(unicodedata.category(one) in {"Cc", "Cs", "Zl", "Zp"} for one in name):
         raise ValueError("a name is one line, without control characters")
+    if all(unicodedata.category(one) in {"Cf", "Zs"} for one in name):
+        raise ValueError("a name has something to see")
     return name
 
 
@@ -131,13 +133,10 @@ def taken(row_id: str) -> ApiError:
     return ApiError(409, "id_taken", f"something else has the id {row_id!r} already")
 
 
-def try_again(context: Context, row_id: str, derivatives: tuple[Derivative, ...]) -> None:
+def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:
     """Forget what failed and start anew. Raises ApiError 409: nothing has failed."""
-    queue = context.queue
-    revived = retry(context.pipeline, queue.instance, [row_id], derivatives)
-    if not revived:
+    if not try_again(context, row_id, derivatives):
         raise ApiError(409, "not_failed", f"nothing of {row_id!r} has failed")
-    queue.submit(revived, "api")
 
 
 def video_answer(

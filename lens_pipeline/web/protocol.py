@@ -1,58 +1,111 @@
 """HTTP/1.1 as uvicorn speaks it, with an end to the patience it has for a request's head."""
 
+import json
+import logging
+import socket
+import sys
+import uuid
 from asyncio import TimerHandle, Transport
+from http import HTTPStatus
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from lens_pipeline.logs import FIELDS
+
+logger = logging.getLogger(__name__)
 
 # nginx waits a minute, and holds 32 KiB.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
-)
+# A client that takes nothing for so long is let go: what waits for it holds memory.
+STALL_SECONDS = 60.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose next request's head is too long or too long in coming.
+    """Closes a connection whose next request's head is too long or too long in coming, or whose
+    client does not take its answer.
 
     uvicorn itself only ends connections that are silent after an answer: a client that sends one
-    byte a minute, or headers without end, would hold one for as long as it likes.
+    byte a minute, or headers without end, would hold one for as long as it likes. It also keeps
+    whatever headers come during an answer, or behind a body (trailers), and takes the latter for
+    the request's own.
     """
 
     _timer: TimerHandle | None = None
-    _head_bytes = 0
+    # What came since the parser last had something whole: a head, a part of a body, a request.
+    _loose_bytes = 0
+    # Whether what is awaited is a head, and whether the parser is in one.
     _in_head = True
+    _in_fields = False
+    # The request that is being answered; `cycle` is the last one that came.
+    _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
+        if sys.platform == "linux":
+            # Elsewhere the kernel waits for as long as the client likes.
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_SECONDS * 1000)
+            )
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
+        # uvicorn tells the last one only: all before it would write on, and fail.
+        if self._answered is not None:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head and self._timer is None:
             # The next request of a connection that is kept; its silence is uvicorn's to end.
             self._expect_head()
+        self._loose_bytes += len(data)
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
-            self.transport.write(_TOO_LARGE)
+        if self._loose_bytes > HEAD_BYTES and not self.transport.is_closing():
+            # Between the bytes of an answer there is no place for this one.
+            if self._in_head:
+                self.transport.write(
+                    _answer(431, "head_too_large", f"the head may have {HEAD_BYTES} bytes")
+                )
             self.transport.close()
 
+    def send_400_response(self, msg: str) -> None:
+        answered = self._answered
+        if answered is None or answered.response_complete or not answered.response_started:
+            self.transport.write(
+                _answer(400, "malformed_request", "this is no request of HTTP/1.1")
+            )
+        self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._in_fields = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_fields:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
+        self._in_head = self._in_fields = False
+        self._loose_bytes = 0
         self._cancel()
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        self._loose_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._loose_bytes = 0
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._in_head = not self.pipeline
+        self._answered = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
 
     def _expect_head(self) -> None:
@@ -66,3 +119,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._timer = None
         self.transport.close()
+
+
+def _answer(status: int, code: str, message: str) -> bytes:
+    """To what has come to be no request: as `errors` gives them, and in the log like them."""
+    this = uuid.uuid4().hex
+    logger.info("%d %s", status, code, extra={FIELDS: {"status": status, "request_id": this}})
+    body = json.dumps({"error": code, "message": message, "request_id": this}).encode()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        "Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
+        f"X-Request-ID: {this}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body

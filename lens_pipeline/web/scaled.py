@@ -28,8 +28,8 @@ from lens_pipeline.web.projects import (
     invalid,
     listed_page,
     require_writable,
+    retry,
     taken,
-    try_again,
     video_answer,
     visible_row,
 )
@@ -133,7 +133,7 @@ def create_scaled(
             raise taken(row_id)
         response.status_code = 200
     elif outcomes(context.pipeline, SCALED, [listed.row])[row_id].waits is None:
-        context.queue.submit({SCALED: [row_id]}, "api")
+        context.queue.submit({SCALED: [row_id]}, "api", owner=project_id)
     return _described(context, [listed])[0]
 
 
@@ -160,7 +160,7 @@ def retry_scaled(
 ) -> ScaledOut:
     """Try again at once what failed or was given up on."""
     listed = visible_row(context, caller, Kind.SCALED, project_id, scaled_id)
-    try_again(context, scaled_id, (SCALED,))
+    retry(context, scaled_id, (SCALED,))
     return _described(context, [listed])[0]
 
 

@@ -1,6 +1,8 @@
 """The server of the app: uvicorn, with an end that does not wait for streams without end."""
 
 import asyncio
+import contextlib
+import resource
 import socket
 
 import uvicorn
@@ -14,6 +16,16 @@ from lens_pipeline.web.protocol import BoundedProtocol
 _STOP_SECONDS = 5
 # Clients that read nothing keep their streams from ending in order; seconds.
 _ABORT_SECONDS = 1.0
+
+
+def raise_connection_limit() -> None:
+    """Take as many open files as this process may have; a shell's usual 1024 are as many browsers,
+    beyond which nobody is served, and no database is reached either.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems say that there is no limit, and have one.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Server(uvicorn.Server):

@@ -2,14 +2,13 @@
 
 import json
 import math
-import threading
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 
-from lens_pipeline import letters
+from lens_pipeline import deadline
 from lens_pipeline.catalog import TaskRow
 from lens_pipeline.library import derivative_of
 from lens_pipeline.provider import (
@@ -27,13 +26,13 @@ from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.deliveries import verify
 from lens_pipeline.web.errors import ApiError, Problem
 from lens_pipeline.web.generations import GenerationOut, generation_out, visible_entry
+from lens_pipeline.web.retrying import try_again
 
 router = APIRouter(tags=["provider"])
 
 _MAX_BODY = 1024 * 1024
 # After which the provider may be asked again where it does not say so itself, seconds.
 _RETRY_SECONDS = 5
-_LOCKS = tuple(threading.Lock() for _ in range(64))
 
 _PROVIDER_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
@@ -174,21 +173,17 @@ def sync_task(
 @router.post("/api/generations/{generation_id}/retry", responses=_NOT_FAILED)
 def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
     """Forget why its preview or poster failed, and make it now."""
-    # Two clicks at once are one retry.
-    with _LOCKS[hash(generation_id) % len(_LOCKS)]:
-        entry = visible_entry(context, caller, generation_id)
-        # Masters and renditions may have the same id.
-        only = [derivative_of(entry.row.kind)]
-        instance = context.queue.instance
-        revived = letters.retry(context.pipeline, instance, [generation_id], only)
-        if not revived:
-            raise ApiError(
-                409,
-                "not_failed",
-                f"nothing of {generation_id} has failed: it is {entry.outcome.state}",
-            )
-        context.queue.submit(revived, "api")
-        return generation_out(visible_entry(context, caller, generation_id))
+    entry = visible_entry(context, caller, generation_id)
+    # Masters and renditions may have the same id.
+    tried = try_again(context, generation_id, [derivative_of(entry.row.kind)])
+    entry = visible_entry(context, caller, generation_id)
+    if not tried:
+        raise ApiError(
+            409,
+            "not_failed",
+            f"nothing of {generation_id} has failed: it is {entry.outcome.state}",
+        )
+    return generation_out(entry)
 
 
 def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:
@@ -225,6 +220,8 @@ async def _asked(context: Context, task_id: str) -> Task:
             str(error),
             headers={"Retry-After": str(seconds)},
         ) from error
+    finally:
+        deadline.renew()
 
 
 def _provider(context: Context) -> Provider:

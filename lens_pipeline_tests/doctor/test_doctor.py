@@ -148,8 +148,61 @@ def test_what_the_webhook_may_not_write_is_named(well: Well, servers: Servers) -
     servers.execute("ALTER TABLE generations DROP COLUMN task_id", "written")
     assert_matches(said().message, "lacks task_id.*: run ALTER TABLE")
     keys["kie_webhook_key"] = ""
-    servers.execute("ALTER TABLE generations ADD COLUMN task_id text UNIQUE", "written")
+    servers.execute("ALTER TABLE generations ADD COLUMN task_id text", "written")
+    # Indexes that a look for a task has nothing of.
+    for useless in ("(user_id, task_id)", "(task_id) WHERE status = 'generating'"):
+        servers.execute(f"CREATE INDEX ON generations {useless}", "written")
+    slow = said()
+    assert not slow.ok
+    assert_matches(slow.message, "task_id has no index.*: run CREATE UNIQUE INDEX CONCURRENTLY")
+    servers.execute(slow.message.partition(": run ")[2], "written")
+    assert said().ok
+    servers.execute("DROP INDEX generations_task_id", "written")
+    servers.execute("CREATE INDEX ON generations (task_id) WHERE task_id IS NOT NULL", "written")
     assert_matches(said().message, "without LENS_KIE_WEBHOOK_KEY")
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_may_not_be_added_over_http_is_named(well: Well, servers: Servers) -> None:
+    """Masters that can be ordered and never deleted."""
+    servers.execute("CREATE DATABASE ordered OWNER lens")
+    catalog = Catalog(servers.url("ordered"))
+    catalog.migrate()
+    catalog.close()
+    servers.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger", "ordered")
+
+    def said() -> Check:
+        settings = well(
+            database_url=servers.url("ordered", user="stranger", password="known"),
+            dagster_url=servers.endpoints.dagster_url,
+        )
+        (check,) = [check for check in examine(settings) if check.name == "database"]
+        return check
+
+    def mend(check: Check) -> None:
+        assert not check.ok
+        servers.execute(check.message.partition(": run ")[2], "ordered")
+
+    # Who only reads may want it so.
+    reads = said()
+    assert reads.ok
+    assert_matches(reads.message, "nothing can be added.* GRANT INSERT, DELETE ON .* TO stranger")
+    servers.execute("GRANT INSERT ON master_videos TO stranger", "ordered")
+    lacking = said()
+    assert_matches(lacking.message, "may not INSERT on project_assets, .*DELETE on master_videos")
+    mend(lacking)
+    assert_matches(said().message, "renditions can be added over HTTP")
+    for table in ("project_assets", "master_videos"):
+        servers.execute(
+            f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
+            f" CREATE POLICY reads ON {table} FOR SELECT USING (true)",
+            "ordered",
+        )
+    servers.execute("CREATE POLICY adds ON master_videos FOR INSERT WITH CHECK (true)", "ordered")
+    hidden = said()
+    assert_matches(hidden.message, "from writing on project_assets, master_videos: run CREATE")
+    mend(hidden)
+    assert said().ok
 
 
 @pytest.mark.usefixtures("quick")

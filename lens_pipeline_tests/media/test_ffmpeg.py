@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.media import ffmpeg
-from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.errors import MediaError, ToolUnusable
 
 
 def _script(path: Path, text: str) -> Path:
@@ -48,7 +48,7 @@ def test_an_explicit_path_wins_over_the_search_path(
     monkeypatch.setenv("PATH", str(on_path.parent))
     assert ffmpeg.find_ffmpeg() == on_path
     assert ffmpeg.find_ffmpeg(mine) == mine
-    with pytest.raises(MediaError, match=r"was not found at .*absent"):
+    with pytest.raises(ToolUnusable, match=r"was not found at .*absent"):
         ffmpeg.find_ffmpeg(tmp_path / "absent")
 
 
@@ -57,6 +57,17 @@ def test_a_failure_carries_the_last_messages(tmp_path: Path) -> None:
     failing = _script(tmp_path / "ffmpeg", "echo the reason >&2; exit 3")
     with pytest.raises(MediaError, match=r"ffmpeg failed \(3\): the reason"):
         ffmpeg.run([str(failing)], 10)
+
+
+@pytest.mark.parametrize("status", [126, 127])
+def test_a_program_that_lacks_a_library_says_nothing_about_a_file(
+    tmp_path: Path, status: int
+) -> None:
+    """Good videos that are given up on while the system's packages are upgraded."""
+    broken = _script(tmp_path / "ffprobe", f"echo libblas.so.3: not there >&2; exit {status}")
+    with pytest.raises(ToolUnusable, match=rf"ffprobe does not start \({status}\): libblas") as e:
+        ffmpeg.run([str(broken)], 10)
+    assert not isinstance(e.value, MediaError)
 
 
 def test_a_process_over_its_time_is_killed_even_if_it_ignores_that(tmp_path: Path) -> None:

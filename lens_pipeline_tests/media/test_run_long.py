@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError
+from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
 from lens_pipeline.media.ffmpeg import Tools, Work, find_ffmpeg, find_ffprobe, run_long
 
 Report = tuple[str, float, float | None]
@@ -114,6 +114,17 @@ def test_progress_is_a_share_that_rises(tmp_path: Path, follower: _Follower) -> 
     assert (tmp_path / "out.mp4").stat().st_size > 1000
 
 
+def test_what_a_library_says_of_the_machine_is_no_complaint_about_a_file(
+    tmp_path: Path, follower: _Follower
+) -> None:
+    """Every master refused as damaged where systemd or a container lets no memory be locked."""
+    noisy = _script(
+        tmp_path / "ffmpeg",
+        "echo 'Warning: using insecure memory!' >&2; echo torn >&2",
+    )
+    assert run_long([noisy], 1, "checking", follower.work(tmp_path)) == "torn\n"
+
+
 def test_a_file_that_exists_is_written_anew(tmp_path: Path, follower: _Follower) -> None:
     """What an interrupted attempt left, taken for the result: ffmpeg says 0 when it skips it."""
     (tmp_path / "out.mp4").write_text("left over")
@@ -156,7 +167,7 @@ def test_a_failure_says_what_ffmpeg_said(tmp_path: Path, follower: _Follower) ->
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path, follower: _Follower) -> None:
     """A FileNotFoundError that looks as if the video were missing."""
-    with pytest.raises(MediaError, match="ffmpeg cannot be started: No such file"):
+    with pytest.raises(ToolUnusable, match="ffmpeg cannot be started: No such file"):
         run_long([str(tmp_path / "ffmpeg")], 1, "encoding", follower.work(tmp_path))
 
 

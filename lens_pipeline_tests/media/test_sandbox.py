@@ -22,6 +22,18 @@ from lens_pipeline.media.model import PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import Sandbox
 from lens_pipeline_tests.media.samples import decoded, save, scene, texture, write_video
 
+pytestmark = pytest.mark.slow
+
+
+Workers = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture
+def workers() -> Workers:
+    """The media processes that this test has started: other tests' sandboxes may live on."""
+    elder = _workers_of(os.getpid())
+    return lambda: [worker for worker in _workers_of(os.getpid()) if worker not in elder]
+
 
 def _workers_of(pid: int) -> list[psutil.Process]:
     return [
@@ -69,11 +81,11 @@ def test_a_sandbox_renders_what_the_decoders_render(
 
 
 def test_a_refused_file_keeps_its_reason_and_its_worker(
-    sandbox: Sandbox, photo: Path, tmp_path: Path, preview_spec: PreviewSpec
+    sandbox: Sandbox, photo: Path, tmp_path: Path, preview_spec: PreviewSpec, workers: Workers
 ) -> None:
     """A new process for each broken file."""
     sandbox.preview(photo, preview_spec)
-    before = _workers_of(os.getpid())
+    before = workers()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"<html>")
     with pytest.raises(MediaError, match="not a picture: starts with '<html>'") as e:
@@ -82,7 +94,7 @@ def test_a_refused_file_keeps_its_reason_and_its_worker(
     with pytest.raises(MediaError, match="over the limit") as e:
         sandbox.preview(photo, replace(preview_spec, max_pixels=10))
     assert e.value.over_limit
-    assert _workers_of(os.getpid()) == before
+    assert workers() == before
 
 
 def test_a_missing_file_is_not_blamed_on_its_content(
@@ -94,12 +106,16 @@ def test_a_missing_file_is_not_blamed_on_its_content(
 
 
 def test_a_render_over_its_time_is_killed_and_replaced(
-    photo: Path, slow_photo: Path, slow_spec: PreviewSpec, preview_spec: PreviewSpec
+    photo: Path,
+    slow_photo: Path,
+    slow_spec: PreviewSpec,
+    preview_spec: PreviewSpec,
+    workers: Workers,
 ) -> None:
     """A decoder in an endless loop that holds a place for ever."""
     with Sandbox(workers=1, timeout_seconds=0.4, memory_mib=2048) as sandbox:
         sandbox.start()
-        (worker,) = _workers_of(os.getpid())
+        (worker,) = workers()
         with pytest.raises(MediaError, match=r"took longer than 0\.4 s") as e:
             sandbox.preview(slow_photo, slow_spec)
         assert e.value.over_limit
@@ -149,12 +165,12 @@ def test_a_worker_that_is_killed_once_fails_no_file(
 
 
 def test_an_idle_worker_that_died_is_not_blamed_on_the_next_file(
-    photo: Path, preview_spec: PreviewSpec
+    photo: Path, preview_spec: PreviewSpec, workers: Workers
 ) -> None:
     """A file given up since the system killed an idle process before it came."""
     with Sandbox(workers=1, timeout_seconds=20, memory_mib=2048) as sandbox:
         sandbox.start()
-        (worker,) = _workers_of(os.getpid())
+        (worker,) = workers()
         worker.kill()
         assert _eventually(lambda: worker.status() == psutil.STATUS_ZOMBIE)
         assert sandbox.preview(photo, preview_spec).width == 200
@@ -175,14 +191,14 @@ def test_too_much_memory_is_an_error_of_that_file(
 
 
 def test_a_worker_holds_no_secret(
-    photo: Path, preview_spec: PreviewSpec, monkeypatch: pytest.MonkeyPatch
+    photo: Path, preview_spec: PreviewSpec, monkeypatch: pytest.MonkeyPatch, workers: Workers
 ) -> None:
     """A taken-over decoder that reads the database's password."""
     monkeypatch.setenv("LENS_DATABASE_URL", "postgresql://user:secret@host/db")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with Sandbox(workers=1, timeout_seconds=20, memory_mib=2048) as sandbox:
         sandbox.preview(photo, preview_spec)
-        (worker,) = _workers_of(os.getpid())
+        (worker,) = workers()
         environment = worker.environ()
         # Limits as the kernel holds them: no core dump, no file written, few open.
         assert worker.rlimit(psutil.RLIMIT_CORE) == (0, 0)
@@ -193,7 +209,7 @@ def test_a_worker_holds_no_secret(
 
 
 def test_many_threads_share_the_workers(
-    sandbox: Sandbox, photo: Path, preview_spec: PreviewSpec
+    sandbox: Sandbox, photo: Path, preview_spec: PreviewSpec, workers: Workers
 ) -> None:
     """Answers that get to the wrong thread, or more processes than allowed."""
     edges = [16 + number for number in range(24)]
@@ -206,23 +222,25 @@ def test_many_threads_share_the_workers(
         )
     assert [picture.width for picture in pictures] == edges
     assert [decoded(picture.webp).width for picture in pictures] == edges
-    assert len(_workers_of(os.getpid())) == 2
+    assert len(workers()) == 2
 
 
-def test_closing_ends_a_render_in_progress(slow_photo: Path, slow_spec: PreviewSpec) -> None:
+def test_closing_ends_a_render_in_progress(
+    slow_photo: Path, slow_spec: PreviewSpec, workers: Workers
+) -> None:
     """A stop that waits for the longest render, or blames its file."""
     sandbox = Sandbox(workers=1, timeout_seconds=60, memory_mib=2048)
     with ThreadPoolExecutor(2) as pool:
         rendering = pool.submit(sandbox.preview, slow_photo, slow_spec)
         waiting = pool.submit(sandbox.preview, slow_photo, slow_spec)
-        assert _eventually(lambda: any(p.cpu_times().user > 0.5 for p in _workers_of(os.getpid())))
+        assert _eventually(lambda: any(p.cpu_times().user > 0.5 for p in workers()))
         started = time.monotonic()
         sandbox.close()
         for call in (rendering, waiting):
             with pytest.raises(SandboxUnavailable, match="closed"):
                 call.result()
         assert time.monotonic() - started < 1
-    assert _workers_of(os.getpid()) == []
+    assert workers() == []
     with pytest.raises(SandboxUnavailable):
         sandbox.preview(slow_photo, slow_spec)
 
@@ -249,16 +267,16 @@ def test_no_worker_outlives_a_parent_that_is_killed(
 
 
 def test_a_worker_outlives_the_thread_that_started_it(
-    sandbox: Sandbox, photo: Path, preview_spec: PreviewSpec
+    sandbox: Sandbox, photo: Path, preview_spec: PreviewSpec, workers: Workers
 ) -> None:
     """A parent-death signal that fires when a thread of a pool ends."""
     thread = threading.Thread(target=sandbox.preview, args=(photo, preview_spec))
     thread.start()
     thread.join()
-    before = _workers_of(os.getpid())
+    before = workers()
     time.sleep(0.8)
     sandbox.preview(photo, preview_spec)
-    assert _workers_of(os.getpid()) == before != []
+    assert workers() == before != []
 
 
 def test_importing_the_sandbox_loads_no_decoder() -> None:

@@ -1,7 +1,9 @@
 """The real `lens up`, as a process of its own."""
 
+import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import sqlalchemy as sa
 
 from lens_pipeline.derivatives import PREVIEW, Derivative
 from lens_pipeline.gaps import assess, usable
@@ -19,7 +22,7 @@ from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack import orphans
 from lens_pipeline.stack.endpoints import Services, endpoints_of, services_file
-from lens_pipeline.stack.ports import free_port
+from lens_pipeline.stack.ports import is_free
 from lens_pipeline_tests.pipeline.site import eventually
 
 START_SECONDS = 90
@@ -32,8 +35,17 @@ _ROLES = {
     "lens_pipeline.engine.daemon": "daemon",
     "lens_pipeline.engine.webserver": "web",
     "lens_pipeline.web": "api",
-    "grpc": "code",
+    "lens_pipeline.engine.code_server": "code",
 }
+
+
+# Not where the product looks for free ports: one that is soon ours must not be taken meanwhile.
+_PORTS = range(14_000, 19_000)
+
+
+def _own_ports(count: int) -> list[int]:
+    candidates = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    return list(itertools.islice(filter(is_free, candidates), count))
 
 
 class Stack:
@@ -41,10 +53,10 @@ class Stack:
 
     def __init__(self, home: Path, **variables: str) -> None:
         self.home = home
-        self.port = free_port()
-        self.api_port = free_port()
+        self.port, self.api_port = _own_ports(2)
         self._log = home.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_stopping = False
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -66,7 +78,9 @@ class Stack:
         self.settings = load(own, dotenv=None)[0]
 
     def start(self) -> None:
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
+            begins = log.tell()
+            self.is_stopping = False
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lens_pipeline.cli", "up"],
                 cwd=self.home.parent,
@@ -79,8 +93,9 @@ class Stack:
         process = self._process
 
         def ready() -> bool:
-            assert process.poll() is None, self.log()
-            return "lens: ready:" in self.log()
+            said = self._log.read_bytes()[begins:].decode(errors="replace")
+            assert process.poll() is None, said
+            return "lens: ready:" in said
 
         try:
             eventually(ready, START_SECONDS, "the start")
@@ -96,11 +111,29 @@ class Stack:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL to `lens up` alone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def terminate(self) -> int:
         """SIGTERM, and wait; the exit status."""
+        self.begin_to_stop()
+        return self.await_stop()
+
+    def begin_to_stop(self) -> None:
         assert self._process is not None
+        self.is_stopping = True
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(STOP_SECONDS)
+
+    def await_stop(self, seconds: float = STOP_SECONDS) -> int:
+        assert self._process is not None
+        return self._process.wait(seconds)
 
     def stop(self) -> None:
         """Leave nothing behind, whatever state it is in."""
@@ -129,7 +162,7 @@ class Stack:
 
     def of(self, role: str) -> list[psutil.Process]:
         """The processes of one role, the parent before its children."""
-        found = [process for process in self.processes() if _role(process) == role]
+        found = [process for process in self.processes() if role_of(process) == role]
         pids = {process.pid for process in found}
         return sorted(found, key=lambda process: process.ppid() in pids)
 
@@ -166,6 +199,19 @@ class Stack:
 
     def tally(self) -> Counter[str]:
         return Counter(self.states().values())
+
+    def dagster(self, query: str) -> list[Any]:
+        """Rows of Dagster's database."""
+        engine = sa.create_engine(self.pipeline.endpoints.dagster_url, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            return list(connection.execute(sa.text(query)).all())
+
+    def made(self) -> Counter[str]:
+        """How often each file was made."""
+        rows = self.dagster(
+            "SELECT partition FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
+        )
+        return Counter(row.partition for row in rows)
 
     def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> Any:
         """What the web UI does; the data of the answer."""
@@ -209,7 +255,8 @@ class Stack:
         return {str(path) for place in places if place.is_dir() for path in place.rglob("*")}
 
 
-def _role(process: psutil.Process) -> str | None:
+def role_of(process: psutil.Process) -> str | None:
+    """Which of the stack's processes it is, or a child of; None: another."""
     try:
         arguments = process.cmdline()
         if process.name() == "postgres":

@@ -1,5 +1,6 @@
 """Masters and renditions through the pipeline, on real videos."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lens_pipeline.sensors import new_masters, new_shots
 from lens_pipeline.status import OUTCOME_TAG, Outcome
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -86,7 +89,6 @@ def test_a_poster_that_is_missing_is_made_without_joining_again(
     assert len(site.materializations("master_video")) == 1
 
 
-@pytest.mark.slow
 def test_a_changed_master_replaces_its_object(site: Site, project: Project) -> None:
     """Storage that fills with films nobody can reach."""
     project.master("m1", [project.shot("a")])
@@ -114,7 +116,6 @@ PROBLEMS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("shots", "reason"), PROBLEMS.values(), ids=PROBLEMS.keys())
 def test_a_shot_that_cannot_be_used_is_named(
     site: Site, project: Project, photo: Callable[[str], str], shots: Any, reason: str
@@ -141,7 +142,59 @@ def test_a_shot_that_cannot_be_used_is_named(
     assert site.once()["found"] == 0
 
 
-@pytest.mark.slow
+@pytest.fixture
+def encoder_breaks(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> Callable[[], Callable[[], None]]:
+    """Lets ffmpeg and ffprobe lack a library from now on; returns what mends them."""
+    path, broken = os.environ["PATH"], tmp_path / "broken"
+    broken.mkdir()
+    for name in ("ffmpeg", "ffprobe"):
+        (broken / name).write_text("#!/bin/sh\necho no library >&2; exit 127\n")
+        (broken / name).chmod(0o755)
+
+    def breaks() -> Callable[[], None]:
+        environment.setenv("PATH", f"{broken}:{path}")
+        return lambda: environment.setenv("PATH", path)
+
+    return breaks
+
+
+def test_an_encoder_that_does_not_start_is_no_fault_of_the_shots(
+    site: Site, project: Project, encoder_breaks: Callable[[], Callable[[], None]]
+) -> None:
+    """Films given up on, and shots called unusable, while the system's packages are upgraded."""
+    project.shot("a")
+    project.master("m1", ["a"])
+    mend = encoder_breaks()
+    for _ in range(site.pipeline.settings.max_attempts + 1):
+        assert site.once()["failed"] > 0
+    entry = {entry["asset"]: entry for entry in site.lens("status", "m1", "--json").json["status"]}
+    video = entry["master_video"]
+    assert (video["state"], video["error_class"]) == ("failed", "EncoderUnusable")
+    assert "does not start (127): no library" in video["error"]
+    mend()
+    assert site.once()["failed"] == 0
+    assert project.states("m1") == {"master_video": "ready", "master_poster": "ready"}
+
+
+def test_what_waits_again_has_not_failed(
+    site: Site, project: Project, encoder_breaks: Callable[[], Callable[[], None]]
+) -> None:
+    """A reason of yesterday for a rendition that now waits for its master."""
+    project.shot("a")
+    project.master("m1", ["a"])
+    assert site.once()["failed"] == 0
+    project.rendition("s1", "m1")
+    encoder_breaks()
+    site.once()
+    assert project.states("s1") == {"scaled_video": "failed"}
+    site.sql("UPDATE master_videos SET shots_config = '[\"nobody\"]', updated_at = now()")
+    (entry,) = site.lens("status", "s1", "--json").json["status"]
+    assert (entry["state"], entry["error_class"]) == ("none", None)
+    assert "master 'm1' is not ready" in entry["waits"]
+
+
 def test_a_list_nested_too_deep_spoils_its_own_master_only(site: Site, project: Project) -> None:
     """One row that keeps all others from being read."""
     project.master("good", [project.shot("a")])
@@ -163,7 +216,6 @@ def test_a_shot_that_becomes_known_later_mends_its_master(site: Site, project: P
     assert project.states("m1")["master_video"] == "ready"
 
 
-@pytest.mark.slow
 def test_a_shot_over_the_limits_of_pixels_is_refused_by_name(
     site: Site, project: Project, environment: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +228,6 @@ def test_a_shot_over_the_limits_of_pixels_is_refused_by_name(
     assert "shot 'large': 320 x 240 pixels are over the limit of 50000" in project.reason("m1")
 
 
-@pytest.mark.slow
 def test_shots_that_last_too_long_are_refused_by_name(
     site: Site, project: Project, environment: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +242,6 @@ def test_shots_that_last_too_long_are_refused_by_name(
     assert "the shots last 3 s together, over the limit of 2 s" in project.reason("m2")
 
 
-@pytest.mark.slow
 def test_shots_are_checked_ahead_of_their_masters(site: Site, project: Project) -> None:
     """A master of three copied shots that takes as long as decoding all of them."""
     project.shot("a")
@@ -264,7 +314,6 @@ def test_a_master_waits_for_its_shots_and_says_for_which(site: Site, project: Pr
     assert request.tags["dagster/asset_partition_range_start"] == "m1"
 
 
-@pytest.mark.slow
 def test_names_do_no_harm(site: Site, project: Project) -> None:
     """A name that becomes a path, an option or a line of a log."""
     project.shot("a")
@@ -277,7 +326,6 @@ def test_names_do_no_harm(site: Site, project: Project) -> None:
     assert outside <= {"store", "home"}
 
 
-@pytest.mark.slow
 def test_a_removed_master_takes_its_files_along(site: Site, project: Project) -> None:
     """Files of a film that its owner has deleted."""
     project.master("m1", [project.shot("a")])
@@ -289,7 +337,6 @@ def test_a_removed_master_takes_its_files_along(site: Site, project: Project) ->
     assert left == set()
 
 
-@pytest.mark.slow
 def test_a_forced_backfill_of_masters_makes_only_those(site: Site, project: Project) -> None:
     """`--kind master` that renders every preview of a site again."""
     project.master("m1", [project.shot("a")])
@@ -300,7 +347,6 @@ def test_a_forced_backfill_of_masters_makes_only_those(site: Site, project: Proj
     assert len(site.materializations("master_video")) == 2
 
 
-@pytest.mark.slow
 def test_adopted_masters_are_not_made_again(site: Site, project: Project) -> None:
     """A lost event log that costs hours of encoding."""
     project.master("m1", [project.shot("a")])

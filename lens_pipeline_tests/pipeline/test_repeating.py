@@ -8,6 +8,8 @@ from lens_pipeline_tests.pipeline import sources
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.servers import Answer, HostileServer
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_second_pass_finds_nothing(site: Site, photo: Callable[[str], str]) -> None:
     """A night job that makes the whole library again every night."""

@@ -27,6 +27,9 @@ def test_batches_are_neighbours(keys: str, order: str, size: int, expected: list
     assert ["".join(batch.keys) for batch in batches(keys, order, size)] == expected
 
 
+OWNERS = {"a": "u1", "b": "u2"}
+
+
 def test_batches_cover_exactly_what_was_asked_for() -> None:
     """A key that is lost, done twice, or covered by a range by accident."""
     rng = random.Random(1)
@@ -51,9 +54,19 @@ def test_batches_cover_exactly_what_was_asked_for() -> None:
 def test_the_same_revisions_are_the_same_request() -> None:
     """Two ticks that both start a run for one new photo."""
     batch = Batch(("a", "b"))
-    first = run_request(PREVIEW, batch, {"a": "1", "b": "2"}, "sensor", 0)
-    assert first.run_key == run_request(PREVIEW, batch, {"a": "1", "b": "2"}, "sensor", 0).run_key
-    assert first.run_key != run_request(PREVIEW, batch, {"a": "1", "b": "3"}, "sensor", 0).run_key
-    assert first.run_key != run_request(POSTER, batch, {"a": "1", "b": "2"}, "sensor", 0).run_key
+    revisions, other = {"a": "1", "b": "2"}, {"a": "1", "b": "3"}
+    first = run_request(PREVIEW, batch, revisions, "sensor", 0, OWNERS)
+    assert first.run_key == run_request(PREVIEW, batch, revisions, "sensor", 0, OWNERS).run_key
+    assert first.run_key != run_request(PREVIEW, batch, other, "sensor", 0, OWNERS).run_key
+    assert first.run_key != run_request(POSTER, batch, revisions, "sensor", 0, OWNERS).run_key
     assert first.job_name == "previews"
     assert first.tags["lens/origin"] == "sensor"
+
+
+def test_a_run_has_an_owner_if_all_its_files_are_one_user_s() -> None:
+    """Somebody whose single photo counts as one of the thousands that it shares a run with."""
+    revisions = {"a": "1", "b": "2"}
+    of_one = run_request(PREVIEW, Batch(("a",)), revisions, "sensor", 0, OWNERS)
+    of_two = run_request(PREVIEW, Batch(("a", "b")), revisions, "sensor", 0, OWNERS)
+    assert of_one.tags["lens/user"] == "u1"
+    assert "lens/user" not in of_two.tags

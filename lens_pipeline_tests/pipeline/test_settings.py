@@ -14,6 +14,11 @@ WRONG = {
     "a negative time": ({"LENS_FETCH_TIMEOUT_SECONDS": "-1"}, "LENS_FETCH_TIMEOUT_SECONDS", "0"),
     "infinity": ({"LENS_FETCH_TIMEOUT_SECONDS": "inf"}, "LENS_FETCH_TIMEOUT_SECONDS", "3600"),
     "not a number": ({"LENS_FETCH_TIMEOUT_SECONDS": "nan"}, "LENS_FETCH_TIMEOUT_SECONDS", ""),
+    "runs that go before their events": (
+        {"LENS_RETAIN_RUNS_DAYS": "7"},
+        "LENS_RETAIN_RUNS_DAYS",
+        "LENS_RETAIN_EVENTS_DAYS=14",
+    ),
     "no number": ({"LENS_THREADS": "two"}, "LENS_THREADS", "integer"),
     "no truth": ({"LENS_ENABLED": "maybe"}, "LENS_ENABLED", "bool"),
     "a port too high": ({"LENS_DAGSTER_PORT": "70000"}, "LENS_DAGSTER_PORT", "65535"),
@@ -22,6 +27,11 @@ WRONG = {
         {"LENS_DATABASE_URL": "mysql://x/y"},
         "LENS_DATABASE_URL",
         "postgresql://",
+    ),
+    "a proxy and no token": (
+        {"LENS_ALLOWED_HOSTS": "lens.example.com"},
+        "LENS_ALLOWED_HOSTS",
+        "set LENS_API_TOKEN",
     ),
     "no URL": ({"LENS_STORE_URL": "/data"}, "LENS_STORE_URL", "file://"),
     "an @ in the password": (

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import sqlalchemy as sa
 
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.pipeline import sources
@@ -177,36 +176,17 @@ def test_two_stacks_and_a_backfill_make_nothing_twice(
         backfill.kill()
         backfill.wait()
     # Whatever is still queued finds nothing left to do.
-    eventually(lambda: _in_flight(site) == 0, 60, "the end of all runs")
-    assert _materializations(site) == dict.fromkeys(names, 1)
+    eventually(lambda: _in_flight(first) == 0, 60, "the end of all runs")
+    assert first.made() == dict.fromkeys(names, 1)
     for name in names:
         decoded((site.store / f"u1/previews/{name}_preview.webp").read_bytes())
     assert first.unfinished() == set()
 
 
-def _materializations(site: Site) -> Counter[str]:
-    return Counter(
-        row.partition
-        for row in _dagster(
-            site,
-            "SELECT partition FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'",
-        )
-    )
-
-
-def _in_flight(site: Site) -> int:
+def _in_flight(stack: Stack) -> int:
     return len(
-        _dagster(
-            site,
-            "SELECT 1 FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')",
-        )
+        stack.dagster("SELECT 1 FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')")
     )
-
-
-def _dagster(site: Site, query: str) -> list:
-    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        return list(connection.execute(sa.text(query)).all())
 
 
 def _unready(stack: Stack) -> str:

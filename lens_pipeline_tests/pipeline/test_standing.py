@@ -93,6 +93,18 @@ CASES: dict[str, tuple[History, State]] = {
         State.PROCESSING,
     ),
     "failed and made since": (History(made(3), marks=(failed(1), failed(2, "r2"))), State.READY),
+    "made, and a run that had nothing to do crashed": (
+        History(made(1), planned=(planned(2, "r2", "FAILURE"),)),
+        State.READY,
+    ),
+    "made, failed since, and tried again now": (
+        History(made(1), marks=(failed(2, "r2"),), planned=(planned(3, "r3", "STARTED"),)),
+        State.PROCESSING,
+    ),
+    "made of an older source, and its run crashed": (
+        History(made(1, BEFORE), planned=(planned(2, "r2", "FAILURE"),)),
+        State.FAILED,
+    ),
     "made and failed since": (History(made(1), marks=(failed(2, "r2"),)), State.FAILED),
     "its run crashed": (History(planned=(planned(1, "r1", "FAILURE"),)), State.FAILED),
     "its runs crashed three times": (

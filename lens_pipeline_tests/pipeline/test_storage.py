@@ -1,9 +1,12 @@
 """Dagster's storage on PostgreSQL: what ours does differently."""
 
+import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from unittest.mock import patch
 
 import dagster as dg
 import dagster_postgres
@@ -15,14 +18,18 @@ from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import pg_alembic_config
 
+from lens_pipeline.cli.role import become
+from lens_pipeline.cli.session import dagster_instance
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.engine.bell import RING, Bell
 from lens_pipeline.engine.event_log import LensEventLogStorage
-from lens_pipeline.engine.pool import create_pool
+from lens_pipeline.engine.pool import create_pool, shared_pool
 from lens_pipeline.engine.storage import has_current_tables, upgrade_tables
 from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.runs import plan_runs
+from lens_pipeline.settings import load
+from lens_pipeline.stack.endpoints import resolve
 from lens_pipeline_tests.pipeline.site import Site, eventually
 
 
@@ -130,6 +137,49 @@ def test_a_connection_that_the_server_closed_is_not_used(site: Site, pool: sa.En
     assert whose() != first
 
 
+def sessions(site: Site, name: str) -> int:
+    """How many there are of this name in both databases."""
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    databases = [sa.make_url(url).database for url in (site.database_url, site.dagster_url)]
+    statement = sa.text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = :name AND datname = ANY(:databases)"
+    )
+    with engine.connect() as connection:
+        return connection.scalar(statement, {"name": name, "databases": databases}) or 0
+
+
+def test_instances_of_a_process_share_their_connections(site: Site) -> None:
+    """A code server, which makes an instance a tick, that takes all that the server has."""
+    instances = []  # kept, as the garbage that they leave is for a while
+    for _ in range(8):
+        with dagster_instance(load()[0]) as instance:
+            instance.get_runs_count()
+            instances.append(instance)
+    # Threads of Dagster's may want a second one at the same moment.
+    assert 1 <= sessions(site, "lens-pipeline-dagster") <= 3
+
+
+def test_a_child_does_not_use_its_parents_connections(site: Site) -> None:
+    """Two processes that talk to the server on one socket."""
+    parent = shared_pool(site.dagster_url)
+    assert shared_pool(site.dagster_url) is parent
+    with multiprocessing.get_context("fork").Pool(1) as child:
+        assert child.apply(_pool_id, (site.dagster_url,)) != id(parent)
+
+
+def _pool_id(url: str) -> int:
+    return id(shared_pool(url))
+
+
+def test_a_worker_forks_without_an_open_connection(site: Site) -> None:
+    """Runs that read each other's rows, because their processes inherited one session."""
+    loaded = load()[0]
+    with patch.dict(os.environ):
+        become("worker-previews", loaded, resolve(loaded, broker=False))
+    assert sessions(site, "lens-pipeline") == 0
+
+
 def ringing(bell: Bell, seconds: float = 10) -> bool:
     """Whether something rang within so many seconds."""
     started = time.monotonic()
@@ -182,5 +232,8 @@ def test_tables_of_an_older_version_are_brought_up_to_this_one(site: Site) -> No
             {"older": newest.down_revision},
         )
     assert not has_current_tables(site.dagster_url)
-    assert upgrade_tables(site.dagster_url)
+    check = site.lens("migrate", "--check")
+    assert (check.code, "tables of another Dagster version" in check.out) == (1, True)
+    assert "Dagster's tables were brought up to this version" in site.lens("migrate").out
     assert has_current_tables(site.dagster_url)
+    assert site.lens("migrate", "--check").code == 0

@@ -14,7 +14,7 @@ from lens_pipeline.catalog import CatalogError, Kind, Position
 from lens_pipeline.definitions import defs
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.schedules import build_backfill
-from lens_pipeline.sensors import new_photos, new_videos, removed_generations
+from lens_pipeline.sensors import Cursor, new_photos, new_videos, removed_generations
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.pipeline.ticker import Ticker
 
@@ -55,6 +55,16 @@ def test_a_row_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
     site.add("a", URL)
     assert ticker.tick() == ["a"]
     assert ticker.tick() == []
+
+
+def test_a_cursor_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
+    """A database server whose clock was fast for a minute, and a site that then waits for hours."""
+    place = Position(dt.datetime.now(dt.UTC) + dt.timedelta(hours=4), "seen")
+    ticker.cursor = Cursor(place).dump()
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    site.add("b", URL)
+    assert ticker.tick() == ["b"]
 
 
 def test_many_rows_in_the_future_hide_nothing(
@@ -195,7 +205,7 @@ def test_the_backfill_queues_gaps_in_batches_and_only_once(
     runs = site.runs()
     assert [run.status for run in runs] == [dg.DagsterRunStatus.QUEUED] * 3
     assert {run.tags["lens/origin"] for run in runs} == {"backfill"}
-    assert {int(run.tags["dagster/priority"]) for run in runs} == {-1}
+    assert {int(run.tags["dagster/priority"]) for run in runs} == {-2}
     assert "preview: nothing to do" in _backfill(site)
     assert len(site.runs()) == 3
 

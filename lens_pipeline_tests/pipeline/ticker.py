@@ -3,17 +3,21 @@
 import dagster as dg
 
 from lens_pipeline.definitions import defs
-from lens_pipeline.engine.submit import create_run
+from lens_pipeline.engine.submit import create_run, enqueue
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.sensors import new_photos
 from lens_pipeline_tests.pipeline.site import Site
 
 
 class Ticker:
-    """Ticks `new_photos` as the daemon does: what it asks for is done, its cursor is kept."""
+    """Ticks `new_photos` as the daemon does: what it asks for is done, its cursor is kept.
 
-    def __init__(self, site: Site) -> None:
+    `queued`: the runs are put into the queue, too.
+    """
+
+    def __init__(self, site: Site, *, queued: bool = False) -> None:
         self._site = site
+        self._queued = queued
         self.cursor: str | None = None
         self.requested: list[list[str]] = []
 
@@ -36,7 +40,9 @@ class Ticker:
         order = list(instance.get_dynamic_partitions("photos"))
         asked = []
         for request in result.run_requests or []:
-            create_run(instance, job, request.tags)
+            run = create_run(instance, job, request.tags)
+            if self._queued:
+                enqueue(instance, run)
             first = order.index(request.tags["dagster/asset_partition_range_start"])
             last = order.index(request.tags["dagster/asset_partition_range_end"])
             self.requested.append(order[first : last + 1])

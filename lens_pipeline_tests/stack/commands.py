@@ -1,7 +1,10 @@
 """`lens`-like commands as processes of their own: `python -m … {short,up} HOME …`."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from lens_pipeline.settings import Settings
@@ -49,8 +52,16 @@ def _short(settings: Settings, name: str) -> None:
     print("done", flush=True)
 
 
-def _up(settings: Settings, source: str = SLEEPER) -> None:
-    """`lens up` with one dummy program instead of the product's."""
+class _Told:
+    """Is sent SIGTERM while it is finalized, where Python drops what the handler raises."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+
+
+def _up(settings: Settings, source: str = SLEEPER, told: str = "") -> None:
+    """`lens up` with one dummy program instead of the product's; `told`: see `_Told`."""
     made = settings.home / "made-by-dummy"
     made.unlink(missing_ok=True)
     argv = (sys.executable, "-c", source, str(made))
@@ -62,11 +73,16 @@ def _up(settings: Settings, source: str = SLEEPER) -> None:
     def prepare(endpoints: Endpoints) -> None:
         assert resolve(settings) == endpoints
 
+    def ready(stack: stack_up.Stack) -> None:
+        print("ready", stack.statuses(), flush=True)
+        if told:
+            _Told()
+
     stack_up.programs = dummies
     stack_up.up(
         settings,
         prepare=prepare,
-        on_ready=lambda stack: print("ready", stack.statuses(), flush=True),
+        on_ready=ready,
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
 

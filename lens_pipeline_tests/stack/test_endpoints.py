@@ -1,10 +1,14 @@
 """Where the database and the broker are found."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from lens_pipeline.stack import ports
 from lens_pipeline.stack.endpoints import NotRunning, Services, StackError, resolve, services_file
 from lens_pipeline_tests.stack.conftest import settings_for
 
@@ -26,7 +30,6 @@ def test_explicit_urls_need_no_home(home: Path) -> None:
     endpoints = resolve(settings_for(home, database_url=DATABASE, broker_url=BROKER))
     assert endpoints.database_url == DATABASE
     assert endpoints.dagster_url == "postgresql://u:p%40@db.example/dagster?sslmode=require"
-    assert endpoints.result_url == BROKER
 
 
 @pytest.mark.parametrize(
@@ -51,10 +54,17 @@ def test_dagster_never_shares_the_application_database(home: Path) -> None:
         resolve(settings)
 
 
-def test_rabbitmq_results_come_back_over_rpc(home: Path) -> None:
-    """An AMQP URL used as a result backend, which Celery refuses."""
-    settings = settings_for(home, database_url=DATABASE, broker_url="amqp://h//")
-    assert resolve(settings).result_url == "rpc://"
+@pytest.mark.parametrize("broker", ["amqp://h//", BROKER])
+@pytest.mark.parametrize(
+    ("asked", "kept"), [(None, ""), ("rpc://", ""), ("redis://r/1", "redis://r/1")]
+)
+def test_results_are_kept_only_where_somebody_asks_for_them(
+    home: Path, broker: str, asked: str | None, kept: str
+) -> None:
+    """Queues of replies that nobody reads, one more in RabbitMQ with each thread that sends."""
+    results = {"result_url": asked} if asked else {}
+    settings = settings_for(home, database_url=DATABASE, broker_url=broker, **results)
+    assert resolve(settings).result_url == kept
 
 
 def test_what_runs_in_the_home_is_used(home: Path) -> None:
@@ -62,7 +72,7 @@ def test_what_runs_in_the_home_is_used(home: Path) -> None:
     _write(home, _embedded(os.getpid()))
     endpoints = resolve(settings_for(home))
     assert endpoints.dagster_url == "postgresql://a/dagster"
-    assert endpoints.broker_url == endpoints.result_url == BROKER
+    assert endpoints.broker_url == BROKER
 
 
 def test_an_embedded_broker_goes_with_an_external_database(home: Path) -> None:
@@ -93,3 +103,15 @@ def test_settings_that_differ_from_the_owners_are_named(home: Path) -> None:
     _write(home, Services(os.getpid(), "up", None, None, BROKER, True))
     with pytest.raises(NotRunning, match=r"`lens up`.*set LENS_DATABASE_URL here too"):
         resolve(settings_for(home))
+
+
+def test_a_port_is_drawn_by_one_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stacks that start at once, and a database that finds a broker at its port."""
+    drawn = ports.free_port()
+    free = [port for port in range(drawn + 1, drawn + 200) if ports.is_free(port)][:2]
+    script = f"from lens_pipeline.stack import ports; ports._RANGE = {[drawn, *free]}"
+    script += "; ports._ATTEMPTS = 3; print(sorted(ports.free_port() for _ in range(2)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == free

@@ -13,8 +13,9 @@ import pytest
 from lens_pipeline.stack import orphans, ports
 from lens_pipeline.stack.endpoints import StackError
 from lens_pipeline.stack.files import prepare_home
-from lens_pipeline.stack.up import find_config_dir, programs
-from lens_pipeline_tests.stack.commands import STUBBORN, await_line, spawn
+from lens_pipeline.stack.roles import find_config_dir
+from lens_pipeline.stack.up import programs
+from lens_pipeline_tests.stack.commands import SLEEPER, STUBBORN, await_line, spawn
 from lens_pipeline_tests.stack.conftest import settings_for, supervisord_of
 
 # Real servers start and stop in most of these.
@@ -31,6 +32,16 @@ def test_a_signal_stops_everything(made: Path, number: signal.Signals) -> None:
     assert command.returncode == 0, errors
     assert orphans.processes_of(made) == []
     assert not (made / "services.json").exists()
+
+
+def test_a_signal_in_a_finalizer_stops_everything(made: Path) -> None:
+    """A `lens up` that nobody can stop, because Python lost what its handler raised."""
+    command = spawn("up", made, SLEEPER, "told")
+    await_line(command, "'dummy': 'RUNNING'")
+    _, errors = command.communicate(timeout=20)
+    assert "Exception ignored" in errors
+    assert command.returncode == 0, errors
+    assert orphans.processes_of(made) == []
 
 
 def test_a_second_interrupt_does_not_wait_for_grace(made: Path) -> None:
@@ -80,6 +91,25 @@ def test_a_killed_up_does_not_block_the_next(made: Path) -> None:
     """A machine that needs a person after `kill -9`."""
     first = spawn("up", made)
     await_line(first, "ready")
+    first.kill()
+    first.communicate()
+    second = spawn("up", made)
+    await_line(second, "ready")
+    second.send_signal(signal.SIGTERM)
+    second.communicate(timeout=20)
+    assert second.returncode == 0
+
+
+def test_a_frozen_session_of_the_database_does_not_block_the_next(made: Path) -> None:
+    """A database that cannot start because one process of the last one has its memory."""
+    first = spawn("up", made)
+    await_line(first, "ready")
+    (server,) = [
+        p for p in orphans.processes_of(made) if "--listen_addresses" in " ".join(p.cmdline())
+    ]
+    frozen = server.children()[0]
+    frozen.suspend()
+    server.kill()
     first.kill()
     first.communicate()
     second = spawn("up", made)

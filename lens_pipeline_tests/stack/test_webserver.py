@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -21,6 +22,7 @@ from websockets.typing import Origin
 from lens_pipeline.engine.webserver import SameOriginOnly, TokenRequired
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.ports import free_port
+from lens_pipeline.stack.up import programs
 from lens_pipeline.web.access import Caller
 from lens_pipeline.web.access.setup import Access, Limits, access_of
 from lens_pipeline.web.access.tokens import Pass
@@ -50,6 +52,7 @@ def serving(
             Route("/graphql", answer, methods=["GET", "POST"]),
             Route("/", answer),
             Route("/server_info", answer),
+            Route("/report_asset_materialization/{key:path}", answer, methods=["POST"]),
             WebSocketRoute("/graphql", talk),
         ]
     )
@@ -213,9 +216,24 @@ def test_nobody_else_may_use_the_ui(closed: str, access: Access) -> None:
             connect(f"ws://{closed}/graphql", additional_headers=headers)
 
 
-def test_tokens_cannot_be_guessed_for_long(access: Access) -> None:
+@pytest.mark.parametrize("asset", ["server_info", "preview/server_info", "x%2Fserver_info"])
+def test_an_asset_that_is_named_as_what_is_open_is_not(closed: str, asset: str) -> None:
+    """Such a path let whoever reached the port write to the event log."""
+    assert ask(closed, "POST", f"/report_asset_materialization/{asset}", JSON)[0] == 401
+
+
+def test_tokens_cannot_be_guessed_for_long(
+    access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor by somebody who says to be another each time, as a proxy may."""
+    (web,) = (one for one in programs(Settings(home=tmp_path), tmp_path) if one.name == "web")
+    for name, value in web.environment.items():
+        monkeypatch.setenv(name, value)
     with serving(access=access) as address:
-        answers = [ask(address, "GET", "/", _password(f"guess-{n}"))[0] for n in range(40)]
-        assert set(answers) <= {401, 429}
-        assert answers[-1] == 429
+        answers = [
+            ask(address, "GET", "/", _password(f"guess-{n}") | {"x-forwarded-for": f"10.0.{n}.1"})
+            for n in range(40)
+        ]
+        assert {status for status, _ in answers} == {401, 429}
+        assert answers[-1][0] == 429
         assert ask(address, "GET", "/", _password(TOKEN))[0] == 200

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from lens_pipeline.pipeline import connect
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.stack.ports import LOOPBACK, free_port
+from lens_pipeline.store import ObjectStore
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.server import Server
@@ -51,6 +52,15 @@ def guarded_app(site: Site, environment: pytest.MonkeyPatch) -> FastAPI:
 @pytest.fixture
 def web(app: FastAPI) -> Iterator[httpx.Client]:
     """Asks the app."""
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+@contextmanager
+def served_over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
+    """Asks an app whose objects are in another store."""
+    pipeline = replace(site.pipeline, store=store)
+    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 

@@ -65,7 +65,7 @@ ANSWERS = {
     "a fault of ours": ("GET", "/api/test/fault/x", 500),
     "a redirect": ("GET", "/library", 303),
     "the login": ("GET", "/login", 200),
-    "a file": ("GET", "/static/login.css", 200),
+    "a file": ("GET", "/static/app.css", 200),
     "health": ("GET", "/health/live", 200),
 }
 
@@ -113,6 +113,23 @@ def test_streams_are_passed_on_as_they_come(app: FastAPI, visitor: httpx.Client)
         assert next(parts) == b"first"
         app.state.go_on.set()
         assert b"".join(parts) == b"second"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_body_that_is_not_sent_as_json(visitor: httpx.Client, kind: str) -> None:
+    """Valid JSON that was called no dictionary, as `curl -d` says that it is a form."""
+    body = b'{"paths": ["/api/generations/p1/preview"]}'
+    answer = visitor.post(WRITE, content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["error"]) == (415, "unsupported_media_type")
+    assert "application/json" in answer.json()["message"]
+
+
+def test_json_that_cannot_be_read(visitor: httpx.Client) -> None:
+    """Without a code that says what to mend."""
+    for body in (b"{", b"[" * 50_000, b'{"seconds": %s}' % (b"9" * 5000), b"\xff"):
+        json_type = {"Content-Type": "application/json"}
+        answer = visitor.post(WRITE, content=body, headers=json_type)
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
 def test_a_fault_costs_no_connection(visitor: httpx.Client) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from lens_pipeline.backlog import Walk
+from lens_pipeline.catalog import Position
 from lens_pipeline.derivatives import MASTER, PREVIEW
 from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site
@@ -61,6 +62,15 @@ def test_a_row_that_commits_late_is_found(site: Site, photo: Callable[[str], str
     assert walk.oldest() is None
     site.add_many(["b"], photo, age="30 s")
     assert walk.oldest() is not None
+
+
+def test_a_mark_in_the_future_hides_nothing(site: Site, photo: Callable[[str], str]) -> None:
+    """A backlog that nobody is told of, after the database's clock was fast for a minute."""
+    walk = Walk(site.pipeline, PREVIEW)
+    assert walk.oldest() is None
+    walk._mark = Position(dt.datetime.now(dt.UTC) + dt.timedelta(hours=4), "seen")
+    site.add_many(["a"], photo, age="5 h")
+    assert _hours(walk.oldest()) == 5
 
 
 def test_what_waits_counts_once_it_does_not(site: Site) -> None:

@@ -1,16 +1,28 @@
 """Reading on in the event log: nothing twice, nothing lost, and as cheap however long it is."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
+import psycopg2
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from lens_pipeline.derivatives import PREVIEW
-from lens_pipeline.live import ASSETS
+from lens_pipeline.live import ASSETS, statuses
 from lens_pipeline.queueing import RunQueue
-from lens_pipeline.status import OUTCOME_TAG, ChangeLog, Outcome, Position, changes
+from lens_pipeline.status import (
+    OUTCOME_TAG,
+    PROGRESS_TAG,
+    ChangeLog,
+    Outcome,
+    Position,
+    changes,
+)
 from lens_pipeline_tests.pipeline.site import Site
 
 
@@ -113,17 +125,7 @@ def test_texts_that_are_no_position(end: str) -> None:
 
 def test_a_long_log_is_read_by_its_indexes(site: Site) -> None:
     """Also of assets that have no events at all, for which the planner likes the primary key."""
-    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        connection.execute(
-            sa.text(
-                "INSERT INTO event_logs (run_id, event, dagster_event_type, asset_key, partition)"
-                " SELECT '', '{}', 'ASSET_MATERIALIZATION', :asset, n::text"
-                " FROM generate_series(1, 20000) n"
-            ),
-            {"asset": json.dumps(["preview"])},
-        )
-        connection.execute(sa.text("ANALYZE event_logs"))
+    engine = _filled(site)
     asked = {
         "assets": [json.dumps([asset]) for asset in ASSETS],
         "after": [0] * len(ASSETS),
@@ -142,3 +144,80 @@ def test_a_long_log_is_read_by_its_indexes(site: Site) -> None:
             assert "idx_event" in lines
             assert "event_logs_pkey" not in lines
             assert "Seq Scan on event_logs" not in lines
+
+
+def test_a_look_reads_what_is_new_and_nothing_of_what_was(site: Site, log: ChangeLog) -> None:
+    """A feed that gets slower with every photo, four times a second."""
+    _filled(site)
+    start = log.latest()
+    site.add("a", "https://example.org/a.jpg")
+    (run_id,) = RunQueue(site.pipeline, site.dagster).submit({PREVIEW: ["a"]}, "api")
+    site.dagster.add_run_tags(run_id, {PROGRESS_TAG: "10 %"})
+    _observe(site, "preview", "a", **{OUTCOME_TAG: Outcome.FAILED.value})
+    with _asked() as statements:
+        found = log.read(start, 500)
+        told = statuses(site.pipeline, found.touched)
+        assert log.planned(log.progress()) == {run_id: ("preview", "a")}
+    assert [status.id for status in told] == ["a"]
+    with contextlib.closing(psycopg2.connect(site.dagster_url)) as connection:
+        rows = [_rows_read(connection, s) for s in statements if re.search("event_logs|run", s)]
+    assert len(rows) >= 6
+    assert sum(rows) < 200
+
+
+def _filled(site: Site) -> sa.Engine:
+    """Give Dagster's log a past: 1,000 runs that made 20 previews each."""
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(_PAST))
+    return engine
+
+
+_PAST = f"""
+INSERT INTO runs (run_id, status, run_body)
+  SELECT n, 'SUCCESS', '{{}}' FROM generate_series(1, 1000) n;
+INSERT INTO run_tags (run_id, key, value)
+  SELECT n, '{PROGRESS_TAG}', '99 %' FROM generate_series(1, 1000) n;
+INSERT INTO event_logs (run_id, event, dagster_event_type, asset_key, partition)
+  SELECT 1 + n / 20, '{{}}', type, '["preview"]', n FROM generate_series(0, 19999) n,
+    unnest(ARRAY['ASSET_MATERIALIZATION_PLANNED', 'ASSET_MATERIALIZATION']) type;
+INSERT INTO event_logs (run_id, event, dagster_event_type)
+  SELECT n, '{{}}', 'PIPELINE_SUCCESS' FROM generate_series(1, 1000) n;
+INSERT INTO asset_event_tags (asset_key, key, value, event_id)
+  SELECT asset_key, 'dagster/data_version', 'r', id FROM event_logs
+   WHERE dagster_event_type = 'ASSET_MATERIALIZATION';
+ANALYZE runs, run_tags, event_logs, asset_event_tags;
+"""
+
+
+@contextlib.contextmanager
+def _asked() -> Iterator[list[str]]:
+    """What this process asks any database meanwhile."""
+    statements: list[str] = []
+
+    def note(_: Any, cursor: Any, statement: str, values: Any, *_more: Any) -> None:
+        text = cursor.mogrify(statement, values).decode()
+        if text.lstrip().startswith("SELECT"):
+            statements.append(text)
+
+    event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(sa.Engine, "before_cursor_execute", note)
+
+
+def _rows_read(connection: Any, statement: str) -> float:
+    """From tables, whether or not they were wanted."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")
+        ((plan,),) = cursor.fetchone()
+    return _rows_of(plan["Plan"])
+
+
+def _rows_of(node: Mapping[str, Any]) -> float:
+    below = sum(map(_rows_of, node.get("Plans", ())))
+    if "Relation Name" not in node:
+        return below
+    names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return below + node["Actual Loops"] * sum(node.get(name, 0) for name in names)

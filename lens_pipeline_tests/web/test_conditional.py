@@ -134,6 +134,9 @@ def test_the_time_of_a_file_that_has_just_changed_proves_nothing() -> None:
         ({"if-modified-since": http_date(MODIFIED)}, Verdict.NOT_MODIFIED),
         ({"if-modified-since": http_date(MODIFIED - SECOND)}, WHOLE),
         ({"if-modified-since": "yesterday"}, WHOLE),
+        # Of more than a number can hold.
+        ({"if-modified-since": f"Sun, 01 Mar {'9' * 20} 12:00:00 GMT"}, WHOLE),
+        ({"if-modified-since": f"Sun, 01 Mar 2026 12:00:00 +{'9' * 20}"}, WHOLE),
         ({"if-modified-since": "Mon, 99 Zzz 2026 99:99:99 GMT"}, WHOLE),
         # A tag is asked before a time.
         ({"if-none-match": '"x"', "if-modified-since": http_date(MODIFIED)}, WHOLE),

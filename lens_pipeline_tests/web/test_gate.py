@@ -1,7 +1,12 @@
 """What a request meets before anything of it is served: hosts, origins, sizes, time."""
 
 import asyncio
+import contextlib
 import json
+import logging
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +19,17 @@ from starlette.types import Message
 from lens_pipeline.web import protocol
 from lens_pipeline.web.access.setup import Limits
 from lens_pipeline_tests.pipeline.site import lens
-from lens_pipeline_tests.web.doors import READ, WRITE, WRITTEN, door, origin, raw, visiting
+from lens_pipeline_tests.web.doors import (
+    BEARER,
+    READ,
+    TOKEN,
+    WRITE,
+    WRITTEN,
+    door,
+    origin,
+    raw,
+    visiting,
+)
 
 BODY = json.dumps(WRITTEN).encode()
 JSON = {"Content-Type": "application/json"}
@@ -101,12 +116,14 @@ def test_pages_and_scripts_of_ours(visitor: httpx.Client) -> None:
 
 
 def test_behind_a_proxy_with_a_name(tmp_path: Path) -> None:
-    with visiting(door(tmp_path, LENS_ALLOWED_HOSTS="lens.example")) as visitor:
+    app = door(tmp_path, LENS_ALLOWED_HOSTS="lens.example", LENS_API_TOKEN=TOKEN)
+    with visiting(app) as visitor:
         for host in ("lens.example", visitor.base_url.netloc.decode()):
-            headers = {"Host": host, "Origin": "https://lens.example"}
+            headers = {**BEARER, "Host": host, "Origin": "https://lens.example"}
             assert visitor.post(WRITE, json=WRITTEN, headers=headers).status_code == 200
         for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
-            assert visitor.post(WRITE, json=WRITTEN, headers=headers).status_code == 403
+            answer = visitor.post(WRITE, json=WRITTEN, headers={**BEARER, **headers})
+            assert answer.status_code == 403
 
 
 def test_a_long_address(visitor: httpx.Client) -> None:
@@ -199,6 +216,87 @@ def test_a_head_without_end(visitor: httpx.Client) -> None:
     assert time.monotonic() - begun < protocol.HEAD_SECONDS / 2
 
 
+def test_an_answer_that_nobody_takes(
+    visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of connections, each of which waits for ever for its client to read."""
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 0.5)
+    asked = 200
+    with socket.socket() as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        end.settimeout(10)
+        end.connect((visitor.base_url.host, visitor.base_url.port))
+        end.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % READ.encode() * asked)
+        time.sleep(3)
+        taken = b""
+        with contextlib.suppress(ConnectionResetError):
+            while received := end.recv(65536):
+                taken += received
+    assert 0 < taken.count(b"HTTP/1.1 200 ") < asked
+
+
+def test_as_many_connections_as_the_system_allows() -> None:
+    """A thousand browsers with a page open, and with the shell's limit nobody else was served."""
+    code = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 512));"
+        "from lens_pipeline.web.server import raise_connection_limit as grow; grow();"
+        "print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "512 512\n"
+
+
+def test_a_client_that_goes_with_requests_under_way(
+    visitor: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each was a fault of ours, with two tracebacks in the log, from whoever reached the port."""
+    for _ in range(10):
+        with socket.socket() as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            end.connect((visitor.base_url.host, visitor.base_url.port))
+            end.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % READ.encode() * 200)
+            # Some of it is answered, and none is taken.
+            time.sleep(0.1)
+    time.sleep(0.5)
+    assert [one.message for one in caplog.records if one.levelno >= logging.ERROR] == []
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        # Behind the body, in one of its parts, and during an answer that has no end.
+        CHUNKED + b"0\r\n",
+        CHUNKED + b"0\r\nX-Filler: ",
+        CHUNKED + b"1;",
+        b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\n",
+        b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX-Filler: ",
+    ],
+    ids=["trailers", "one trailer", "extension", "next head", "next header"],
+)
+def test_fields_without_end_where_none_are_expected(visitor: httpx.Client, begun: bytes) -> None:
+    """60 MB of them took a gigabyte, from whoever reached the port."""
+    line = b"X-Filler: " + b"x" * 1000 + b"\r\n"
+    filler = line if begun.endswith(b"\r\n") else b"x" * 1000
+    started = time.monotonic()
+    # Less than ten seconds: the connection was closed, rather than we were tired of it.
+    answer = raw(visitor, begun, 0.1, *([filler] * 3000))
+    # Nor did the body take too long.
+    assert b"HTTP/1.1 4" not in answer and time.monotonic() - started < 8
+
+
+def test_trailers_are_no_headers(visitor: httpx.Client) -> None:
+    """What a proxy looked at in the head, and did not find there."""
+    foreign = b"0\r\nOrigin: http://evil.example\r\n\r\n"
+    body = b"%x\r\n%s\r\n" % (len(BODY), BODY)
+    answer = raw(
+        visitor, CHUNKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body + foreign
+    )
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 def test_two_lengths(visitor: httpx.Client) -> None:
     """A request within a request that only one of two servers sees (smuggling)."""
     smuggled = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -209,6 +307,37 @@ def test_two_lengths(visitor: httpx.Client) -> None:
     ):
         answer = raw(visitor, POST + lengths + smuggled)
         assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"FOO / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+    ],
+    ids=["method", "address", "TLS", "body"],
+)
+def test_what_is_no_request_is_told_so_like_all_else(
+    visitor: httpx.Client, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    """A word of text that no client's handling of errors could read, and nothing in the log."""
+    with caplog.at_level(logging.INFO, protocol.logger.name):
+        head, _, body = raw(visitor, sent).partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 400 ") and problem["error"] == "malformed_request"
+    assert problem["request_id"].encode() in head
+    assert [one.message for one in caplog.records if one.name == protocol.logger.name] == [
+        "400 malformed_request"
+    ]
+
+
+def test_nothing_is_said_in_the_middle_of_an_answer(visitor: httpx.Client) -> None:
+    """A second answer among the bytes of the first, for a cache to keep."""
+    stream = b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = raw(visitor, stream, 0.5, b"nonsense\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_what_is_left_of_a_refused_body_is_no_request(visitor: httpx.Client) -> None:

@@ -1,6 +1,8 @@
 """Reading generations over HTTP."""
 
+import base64
 import datetime as dt
+import json
 from collections.abc import Callable
 
 import httpx
@@ -91,6 +93,31 @@ def test_a_rare_status_is_found_behind_many_others(site: Site, web: httpx.Client
     assert _listed(web, status="dead") == ["rare"]
 
 
+@pytest.mark.parametrize("time", ["20000-01-01", "4000-01-01 BC", "infinity", "-infinity"])
+def test_a_time_beyond_all_others_is_a_matter_of_its_row(
+    site: Site, web: httpx.Client, photo: Callable[[str], str], time: str
+) -> None:
+    """Milliseconds that were taken for seconds stopped the library, and the sensors."""
+    for name in ("odd", "good"):
+        site.add(name, photo(name))
+    site.sql(
+        f"UPDATE generations SET created_at = '{time}', updated_at = '{time}' WHERE id = 'odd'"
+    )
+    first, last = ("good", "odd") if time.startswith("-") or "BC" in time else ("odd", "good")
+    assert _listed(web) == [first, last]
+    site.once()
+    for name in ("odd", "good"):
+        assert web.get(f"/api/generations/{name}").json()["status"] == "ready"
+    assert _listed(web, status="ready") == [first, last]
+    page = web.get("/api/generations", params={"limit": 1}).json()
+    assert _listed(web, cursor=page["next_cursor"]) == [last]
+
+
+def _forged(moment: str, row_id: str) -> str:
+    """A cursor that no page gave."""
+    return base64.urlsafe_b64encode(json.dumps([moment, row_id]).encode()).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [
@@ -101,12 +128,29 @@ def test_a_rare_status_is_found_behind_many_others(site: Site, web: httpx.Client
         ("cursor=x", "invalid_cursor"),
         ("cursor=WyIyMDI2IiwgNV0", "invalid_cursor"),
         ("cursor=" + "A" * 600, "invalid_request"),
+        *(
+            (f"cursor={_forged(*place)}", "invalid_cursor")
+            for place in (
+                ("2026-01-01T00:00:00+00:00", "\ud800"),
+                ("2026-01-01T00:00:00+00:00", "a\0b"),
+                ("2026-01-01T00:00:00", "a"),
+                ("0001-01-01T00:00:00+23:59", "a"),
+                ("9999-12-31T23:59:59-23:59", "a"),
+            )
+        ),
     ],
 )
 def test_bad_questions(web: httpx.Client, query: str, code: str) -> None:
     answer = web.get(f"/api/generations?{query}")
     assert (answer.status_code, answer.json()["error"]) == (400, code)
     assert answer.json()["message"]
+
+
+def test_an_offset_that_the_database_does_not_read(web: httpx.Client) -> None:
+    """It was told that the database was gone."""
+    cursor = _forged("2026-01-01T00:00:00+23:59:59", "a")
+    answer = web.get("/api/generations", params={"cursor": cursor})
+    assert answer.json() == {"generations": [], "next_cursor": None}
 
 
 @pytest.mark.parametrize("row_id", ["none", "%00", "..%2F..%2Fetc", "a'b", "x" * 5000])

@@ -14,9 +14,10 @@ import pytest
 from celery.contrib.testing.worker import start_worker
 from dagster._daemon.types import DaemonHeartbeat
 
-from lens_pipeline.engine.celery_app import worker_app
+from lens_pipeline.engine.celery_app import celery_queue, worker_app
 from lens_pipeline.engine.queues import QUEUES
-from lens_pipeline.settings import Settings
+from lens_pipeline.release import Release
+from lens_pipeline.settings import Settings, load
 from lens_pipeline.stack.endpoints import Endpoints
 from lens_pipeline.stack.services import running
 from lens_pipeline.web.health import Answer, Probe
@@ -58,10 +59,12 @@ def _asked_without(web: httpx.Client, name: str) -> tuple[int, dict[str, Any], f
 
 
 @contextmanager
-def _workers(url: str, queues: str = ",".join(QUEUES)) -> Iterator[None]:
-    """A worker of these queues that only answers."""
-    app = worker_app(Endpoints("", "", url, url))
-    worker = start_worker(app, pool="solo", perform_ping_check=False, queues=queues)
+def _workers(url: str, *queues: str) -> Iterator[None]:
+    """A worker of these queues, by default all, that only answers."""
+    release = Release.of(load()[0])
+    app = worker_app(Endpoints("", "", url, url), release)
+    names = ",".join(celery_queue(queue, release) for queue in queues or QUEUES)
+    worker = start_worker(app, pool="solo", perform_ping_check=False, queues=names)
     with cast("AbstractContextManager[object]", worker):
         yield
 
@@ -86,6 +89,7 @@ def test_health_and_everything_that_goes(
             **dict.fromkeys(("database", "broker", "store", "daemon"), "ok"),
             "workers": 2,
             "oldest_unprocessed_seconds": None,
+            "alerts": "off",
         }
 
         moved = site.store.with_name("moved")
@@ -123,6 +127,14 @@ def test_without_anything(web: httpx.Client) -> None:
     assert answer["broker"] == "none is known: set LENS_BROKER_URL"
     assert answer["daemon"] == "does not run: it never beat"
     assert (answer["database"], answer["store"]) == ("ok", "ok")
+
+
+def test_probes_that_ask_by_head(web: httpx.Client) -> None:
+    """An uptime monitor that calls a healthy app down, as its HEAD is answered with 405."""
+    for prefix in ("", "/api"):
+        for path, status in (("/health/live", 200), ("/health", 503)):
+            answer = web.head(prefix + path)
+            assert (answer.status_code, answer.content) == (status, b"")
 
 
 def test_many_probes_ask_each_service_once() -> None:

@@ -1,5 +1,6 @@
 """Signed links: for one address, until a time, and for what their maker may see."""
 
+import datetime as dt
 import time
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -134,9 +135,35 @@ def test_a_signature_only_opens_what_takes_links(guarded: FastAPI, visitor: http
 def test_a_link_expires(guarded: FastAPI, visitor: httpx.Client) -> None:
     links, now = access(guarded).links, int(time.time())
     assert visitor.get(links.sign(PATH, "", now + 60)).status_code == 200
-    assert visitor.get(links.sign(PATH, "", now - 1)).status_code == 401
+    expired = visitor.get(links.sign(PATH, "", now - 1))
+    assert expired.status_code == 401
+    assert "this link has expired" in expired.json()["message"]
     expires = int(dict(parse_qsl(urlsplit(_link(visitor, seconds=60)).query))["expires"])
     assert now + 59 <= expires <= time.time() + 61
+
+
+def test_a_link_is_renewed(guarded: FastAPI, visitor: httpx.Client) -> None:
+    """A page that hands in the address it shows, and gets one that opens nothing."""
+    old = access(guarded).links.sign(PATH, "revision=abc", int(time.time()) - 1)
+    assert visitor.get(old).status_code == 401
+    url = _link(visitor, old)
+    assert visitor.get(url).text == '"shown"'
+    assert parse_qsl(urlsplit(url).query)[0] == ("revision", "abc")
+
+
+def test_a_link_does_not_outlive_the_token_of_its_maker(
+    guarded: FastAPI, visitor: httpx.Client
+) -> None:
+    """A token for an hour that makes links for a week, again and again."""
+    tokens = access(guarded).tokens
+    assert tokens is not None
+    until = dt.datetime.fromtimestamp(int(time.time()) + 600, dt.UTC)
+    headers = bearer(tokens.scoped(Caller(project_id="pa"), until))
+    body = {"paths": ["/api/projects/pa/master-videos/m1/video"], "seconds": 7 * 24 * 3600}
+    made = visitor.post("/api/links", json=body, headers=headers).json()
+    assert dt.datetime.fromisoformat(made["expires_at"]) == until
+    (link,) = made["links"]
+    assert f"expires={int(until.timestamp())}" in link["url"]
 
 
 def test_keys_of_others_open_nothing(

@@ -201,7 +201,9 @@ def test_the_form_must_be_ours_and_this_browsers(address: str, browser: httpx.Cl
         assert "lens_session" not in answer.headers.get("set-cookie", "")
     form = {**_form(browser), "token": TOKEN}
     browser.cookies.clear()
-    assert browser.post("/login", data=form, headers=origin(browser)).status_code == 403
+    for cookie in (b"", b"lens_login=", b"lens_login=\xe9"):
+        headers = {**origin(browser), "Cookie": cookie}
+        assert browser.post("/login", data=form, headers=headers).status_code == 403, cookie
 
 
 ELSEWHERE = [
@@ -246,6 +248,13 @@ def test_the_redirect_to_the_login_stays_here(browser: httpx.Client) -> None:
 def test_what_strangers_wrote_is_shown_as_text(browser: httpx.Client) -> None:
     page = browser.get("/login", params={"next": '/"><script>alert(1)</script>'})
     assert "<script" not in page.text
+
+
+def test_no_more_is_read_than_a_form_has(browser: httpx.Client) -> None:
+    """A megabyte of memory for each of a thousand connections of somebody nobody knows."""
+    for path in ("/login", "/logout"):
+        answer = browser.post(path, content=b"x" * 64 * 1024, headers=origin(browser))
+        assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
 
 
 def test_guessing_at_the_login_is_limited(tmp_path: Path) -> None:
@@ -301,9 +310,9 @@ def test_the_page_needs_nothing_that_is_not_open(browser: httpx.Client) -> None:
     """A login page without its style, or one that the policy takes it from."""
     page = browser.get("/login").text
     assert "<style" not in page and "style=" not in page and "<script" not in page
-    needed = re.findall(r'(?:href|src)="([^"]+)"', page)
-    types = [browser.get(path).headers["Content-Type"].partition(";")[0] for path in needed]
-    assert types == ["image/svg+xml", "text/css"]
+    needed = set(re.findall(r'(?:href|src)="([^"]+)"', page))
+    types = {browser.get(path).headers["Content-Type"].partition(";")[0] for path in needed}
+    assert types == {"image/svg+xml", "text/css"}
 
 
 def test_an_open_app_asks_nobody(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import av
@@ -108,6 +109,7 @@ def test_a_master_whose_shot_is_still_to_come_is_not_begun(
     master = _order(web, shots=["a", "late"]).json()
     assert master["status"] == "none"
     assert master["waits"] == "shot 'late': its generation 'late' has status 'generating'"
+    assert master["waits_for"] == ["late"]
     assert site.runs() == []
 
 
@@ -135,6 +137,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "newline": ({"shots": ["a"], "name": "a\nb"}, "invalid_request", "one line"),
     "NUL": ({"shots": ["a"], "name": "a\0b"}, "invalid_request", "one line"),
     "escape": ({"shots": ["a"], "name": "a\x1b[31mb"}, "invalid_request", "one line"),
+    "unseen": ({"shots": ["a"], "name": "\u200b \u202e"}, "invalid_request", "to see"),
     "no shots": ({"shots": []}, "invalid_request", "shots"),
     "too many": ({"shots": ["a"] * 1001}, "invalid_request", "shots"),
     "no list": ({"shots": "a"}, "invalid_request", "shots"),
@@ -261,8 +264,11 @@ def test_what_failed_says_why_and_is_tried_again(
     assert (master["status"], master["error_class"]) == ("dead", "SourceMissing")
     assert "no such object" in master["error"]
     before = len(site.runs())
-    again = web.post(f"{URL}/m1/retry")
-    assert (again.status_code, again.json()["status"]) == (200, "processing")
+    # Somebody impatient; each of these was an encode.
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(lambda _: web.post(f"{URL}/m1/retry"), range(6)))
+    assert sorted(answer.status_code for answer in answers) == [200, *[409] * 5]
+    assert [one.json()["status"] for one in answers if one.is_success] == ["processing"]
     assert len(site.runs()) == before + 1
     assert web.get("/api/generations/m1").json()["status"] == "dead"
     assert web.post(f"{URL}/nobody/retry").status_code == 404

@@ -5,8 +5,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,16 +13,13 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline import store as store_module
-from lens_pipeline.queueing import RunQueue
-from lens_pipeline.store import ObjectStore, S3Store
+from lens_pipeline.store import S3Store
 from lens_pipeline.web import media
 from lens_pipeline.web.access import Caller
-from lens_pipeline.web.app import create_app
-from lens_pipeline.web.context import Context
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
 from lens_pipeline_tests.web.callers import become
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.web.conftest import served_over
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +70,12 @@ def test_a_preview_is_served_and_not_sent_twice(
     assert again.headers["ETag"] == answer.headers["ETag"]
     since = web.get(url, headers={"If-Modified-Since": answer.headers["Last-Modified"]})
     assert since.status_code == 304
+    # Gone behind our back, or in its place a way out of the store.
+    kept = site.store / entry["path"]
+    kept.unlink()
+    assert web.get(url).json()["error"] == "not_found"
+    kept.symlink_to("/etc/passwd")
+    assert web.get(url).json()["error"] == "not_found"
 
 
 def test_a_preview_that_is_made_anew_is_seen_at_once(
@@ -350,15 +351,6 @@ def test_a_file_that_is_cut_short_while_it_is_sent_is_no_whole_one(
         assert len(_all(client)) < len(large)
 
 
-@contextmanager
-def _over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
-    """Asks an app whose objects are in another store."""
-    pipeline = replace(site.pipeline, store=store)
-    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
-    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
-        yield client
-
-
 def test_objects_of_a_bucket(site: Site, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "seaweed").mkdir()
     body = os.urandom(3_000_000)
@@ -368,7 +360,7 @@ def test_objects_of_a_bucket(site: Site, environment: pytest.MonkeyPatch, tmp_pa
             environment.setenv(name, value)
         store = S3Store(server.bucket, "x", server.endpoint)
         store.write(KEY, body, content_type="video/mp4")
-        with _over(site, store) as web:
+        with served_over(site, store) as web:
             whole = _fetch(web)
             assert (whole.status_code, whole.content) == (200, body)
             assert _fetch(web, Range="bytes=1000-1999").content == body[1000:2000]
@@ -387,14 +379,15 @@ def test_without_a_bucket_and_with_it_again(
     site: Site, environment: pytest.MonkeyPatch, server: HostileServer
 ) -> None:
     """An outage of the store is said before a byte is sent, and is over when it is over."""
-    environment.setattr(store_module, "S3_ATTEMPTS", 1)
+    for attempts in ("S3_ATTEMPTS", "AWAITED_ATTEMPTS"):
+        environment.setattr(store_module, attempts, 1)
     for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         environment.setenv(f"AWS_{name}", value)
     site.add("v1", KEY, type="video")
     path = f"/lens/{KEY}"
     known = {"ETag": '"e"', "Last-Modified": "Sun, 01 Mar 2026 12:00:00 GMT"}
     server.put(path, b"film", "video/mp4", known)
-    with _over(site, S3Store("lens", "", server.url(""))) as web:
+    with served_over(site, S3Store("lens", "", server.url(""))) as web:
         # The look at it, then the look and the opening.
         for answers in ([Answer(503)], [Answer(200, b"film", known), Answer(500)]):
             for answer in answers:

@@ -9,11 +9,15 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline import web as web_package
+from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.access import Caller
+from lens_pipeline.web.app import create_app
+from lens_pipeline.web.context import Context
 from lens_pipeline.web.texts import TEXTS, Language
 from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.web.callers import become
+from lens_pipeline_tests.web.conftest import served
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +41,13 @@ def test_pages_in_the_language_of_the_browser(
     block = re.search(r'<script type="application/json" id="texts">(.*?)</script>', answer.text)
     assert block is not None
     assert json.loads(block[1]) == texts
+
+
+@pytest.mark.parametrize("page", ["", "library", "masters", "login"])
+def test_a_page_answers_whoever_only_asks_for_its_head(web: httpx.Client, page: str) -> None:
+    """`curl -I`, which says that the site is not there."""
+    asked, got = web.head(f"/{page}"), web.get(f"/{page}")
+    assert (asked.status_code, asked.content) == (got.status_code, b"")
 
 
 @pytest.mark.parametrize("page", ["library", "masters"])
@@ -88,11 +99,25 @@ def test_a_page_shows_what_is_of_use_to_its_reader(
     become(app, who)
     assert web.get("/").headers["Location"] == first
     text = web.get(first).text
+    for other in {"/library", "/masters"} - {f"/{name}" for name in names}:
+        assert web.get(other).headers["Location"] == first
     assert re.findall(r'<a href="/(\w+)"', text) == names
     # Whoever reaches Dagster's UI may do anything.
     has_dagster = 'data-dagster-port=""' not in text
     assert has_dagster == (who == Caller())
     assert '"><script>' not in text
+
+
+def test_a_page_links_to_the_dagster_ui_where_people_find_it(
+    site: Site, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("LENS_DAGSTER_PUBLIC_URL", "https://dagster.example.org/ui")
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    with served(app) as url, httpx.Client(base_url=url) as web:
+        address = 'data-dagster-url="https://dagster.example.org/ui"'
+        assert address in web.get("/library").text
+        become(app, Caller(user_id="ann"))
+        assert address not in web.get("/library").text
 
 
 def test_projects_are_listed(site: Site, app: FastAPI, web: httpx.Client) -> None:

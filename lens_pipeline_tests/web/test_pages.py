@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +12,17 @@ from typing import Any
 import av
 import httpx
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, Locator, Page, Position, expect
 
 from lens_pipeline.adding import copy_into_store
 from lens_pipeline.catalog import Kind
 from lens_pipeline.demo import SAMPLES, add_missing
-from lens_pipeline.derivatives import MASTER_POSTER
+from lens_pipeline.derivatives import MASTER_POSTER, POSTER
+from lens_pipeline.stack.ports import LOOPBACK, free_port
+from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.keys import signing_key
+from lens_pipeline.web.access.tokens import Tokens
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
 from lens_pipeline_tests.web.visits import launched, visiting
@@ -23,6 +30,9 @@ from lens_pipeline_tests.web.visits import launched, visiting
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 _READY_MS = 30_000
+# After which the page asks for shots again.
+_LOOKS_AGAIN = "00:11"
+_TOKEN = "correct-horse-battery-staple"
 _PHONE = {"width": 360, "height": 740}
 _COFFEE = next(sample for sample in SAMPLES if sample.file == "coffee.png")
 # How far the colours of a placeholder are from the picture's, of 255, on average over its parts.
@@ -79,6 +89,42 @@ def samples(stack: Stack) -> Stack:
     add_missing(stack.pipeline)
     eventually(lambda: stack.states(MASTER_POSTER).get("sample-film") == "ready", 60)
     return stack
+
+
+@pytest.fixture(scope="module")
+def guarded(samples: Stack) -> Iterator[str]:
+    """The same site by an app that wants a token."""
+    port = free_port()
+    own = {"LENS_API_TOKEN": _TOKEN, "LENS_API_PORT": str(port)}
+    url = f"http://{LOOPBACK}:{port}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "lens_pipeline.web"],
+        cwd=samples.home.parent,
+        env={**samples.environment, **own},
+    ) as process:
+        try:
+            with httpx.Client(base_url=url) as client:
+                eventually(lambda: _lives(client), 30, "the start of the app")
+            yield url
+        finally:
+            process.terminate()
+
+
+def _lives(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health/live").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _bound_to(stack: Stack, user: str) -> str:
+    """What `lens token --user` prints."""
+    tokens = Tokens(_TOKEN, signing_key(stack.settings.model_copy(update={"api_token": _TOKEN})))
+    return tokens.scoped(Caller(user_id=user), None)
+
+
+def _post(url: str, content: Any) -> None:
+    httpx.post(url, json=content, timeout=10).raise_for_status()
 
 
 def _add_photo(stack: Stack, row_id: str, user: str = "me") -> None:
@@ -176,6 +222,37 @@ def test_failures_say_why_and_are_tried_again(samples: Stack, base: str, browser
         expect(card.locator("img.loaded")).to_be_visible()
         # Whoever used the keyboard is still where they were.
         assert "opener" in _focus(page)
+
+
+def test_what_was_never_generated_is_not_waited_for(
+    samples: Stack, base: str, browser: Browser
+) -> None:
+    """A task that failed at its provider was "Being generated" for ever."""
+    database = sa.create_engine(str(samples.pipeline.endpoints.database_url))
+    with database.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO generations (id, user_id, type, status, created_at, updated_at) VALUES"
+                " ('refused', 'eve', 'photo', 'failed', now(), now()),"
+                " ('under-way', 'eve', 'photo', 'generating', now(), now())"
+            )
+        )
+    with visiting(browser, base) as visit:
+        visit.page.clock.install()
+        page = visit.open("/library?user_id=eve")
+        expect(_card(page, "under-way")).to_contain_text("Being generated")
+        expect(_card(page, "refused")).to_contain_text("Could not be generated")
+        _card(page, "refused").locator(".opener").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Could not be generated")
+        visit.require_usable()
+        page.keyboard.press("Escape")
+        with database.begin() as connection:
+            connection.execute(
+                sa.text("UPDATE generations SET status = 'failed' WHERE id = 'under-way'")
+            )
+        page.clock.fast_forward("00:11")
+        expect(_card(page, "under-way")).to_contain_text("Could not be generated")
+    database.dispose()
 
 
 def test_filters_are_in_the_address(samples: Stack, base: str, browser: Browser) -> None:
@@ -329,7 +406,7 @@ def _choose(page: Page) -> None:
     expect(page.get_by_role("button", name=f"Add {tall}, in the film as 2")).to_be_visible()
 
 
-def _watch_to_the_end(page: Page, master: Locator) -> None:
+def _watch_to_the_end(page: Page, master: Locator, seconds: float = 8) -> None:
     master.locator(".buttons").get_by_role("button", name="Watch").click()
     video = page.get_by_role("dialog").locator("video")
     _wait(page, "document.querySelector('dialog video').currentTime > 1")
@@ -338,7 +415,7 @@ def _watch_to_the_end(page: Page, master: Locator) -> None:
     played, length, sound, width = video.evaluate(
         "(one) => [one.currentTime, one.duration, one.webkitAudioDecodedByteCount, one.videoWidth]"
     )
-    assert played == length > 7
+    assert played == length == pytest.approx(seconds, abs=0.5)
     assert sound > 0 and width > 0
     page.keyboard.press("Escape")
 
@@ -358,14 +435,8 @@ def _delete(page: Page, master: Locator, name: str) -> None:
 
 
 def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browser) -> None:
-    urllib.request.urlopen(
-        urllib.request.Request(
-            f"{base}/api/projects/broken/assets",
-            b'{"asset_id": "none", "asset_url": "uploads/none.mp4"}',
-            {"Content-Type": "application/json"},
-        ),
-        timeout=10,
-    ).close()
+    shot = {"asset_id": "none", "asset_url": "uploads/none.mp4"}
+    _post(f"{base}/api/projects/broken/assets", shot)
     with visiting(browser, base, viewport=_PHONE) as visit:
         page = visit.open("/masters?project=broken")
         expect(page.get_by_text("No masters yet")).to_be_visible()
@@ -388,6 +459,119 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
         copy_into_store(samples.pipeline, bunny.path, "uploads/none.mp4")
         master.get_by_role("button", name="Retry").click()
         expect(master).to_have_attribute("data-status", "ready", timeout=_READY_MS)
+
+
+def test_a_master_waits_for_its_shot(samples: Stack, base: str, browser: Browser) -> None:
+    late = (
+        "INSERT INTO generations (id, user_id, type, status) VALUES ('late', 'me', 'video', 'new')"
+    )
+    done = (
+        "UPDATE generations SET status = 'success', asset_url = 'samples/bunny.mp4',"
+        " updated_at = now() WHERE id = 'late'"
+    )
+    database = sa.create_engine(str(samples.pipeline.endpoints.database_url))
+    with database.begin() as connection:
+        connection.exec_driver_sql(late)
+    with visiting(browser, base) as visit:
+        visit.page.clock.install()
+        page = visit.open("/masters?project=patient")
+        expect(page.get_by_text("This project has no shots yet")).to_be_visible()
+        shot = {"asset_id": "late-shot", "generation_id": "late"}
+        _post(f"{base}/api/projects/patient/assets", shot)
+        page.clock.fast_forward(_LOOKS_AGAIN)
+        tile = page.locator(".asset")
+        expect(tile.get_by_text("Not ready yet")).to_be_visible()
+        expect(page.get_by_text("This project has no shots yet")).to_be_hidden()
+        tile.click()
+        page.get_by_label("Name").fill("Patience")
+        page.keyboard.press("Enter")
+        master = page.locator(".master")
+        expect(master).to_have_attribute("data-status", "none")
+        expect(master.get_by_text("Waits for 1 shot: late-shot")).to_be_visible()
+        visit.require_usable()
+        with database.begin() as connection:
+            connection.exec_driver_sql(done)
+        expect(master).to_have_attribute("data-status", "ready", timeout=_READY_MS)
+        expect(page.get_by_text("“Patience” is ready")).to_be_visible()
+        expect(master.locator(".detail")).to_be_hidden()
+        eventually(lambda: samples.states(POSTER).get("late") == "ready", 15)
+        page.clock.fast_forward(_LOOKS_AGAIN)
+        expect(tile.locator("img")).to_be_visible()
+        expect(tile.get_by_text("Not ready yet")).to_have_count(0)
+    database.dispose()
+
+
+def test_pages_behind_the_login(samples: Stack, guarded: str, browser: Browser) -> None:
+    with visiting(browser, guarded) as visit:
+        page = visit.open("/masters?project=demo")
+        expect(page).to_have_url(re.compile("/login"))
+        field = page.get_by_label("Access token")
+        expect(field).to_be_focused()
+        visit.require_usable()
+        page.keyboard.type("guessed")
+        page.keyboard.press("Enter")
+        wrong = "This token is not valid, or has expired."
+        expect(page.get_by_role("alert")).to_have_text(wrong)
+        expect(page).to_have_title(f"{wrong} · Log in · Lens")
+        expect(field).to_be_focused()
+        expect(field).to_have_accessible_description(re.compile(wrong))
+        visit.require_usable()
+        # The browser itself tells of the answer 401 to the form.
+        visit.complaints[:] = [one for one in visit.complaints if "401" not in one]
+        page.keyboard.type(_TOKEN)
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(f"{guarded}/masters?project=demo")
+        expect(page).to_have_title("demo · Masters · Lens")
+        expect(page.locator(".master[data-id=sample-film] img.loaded")).to_be_visible()
+        page.get_by_role("button", name=re.compile("^Add sample-bunny$")).click()
+        page.get_by_label("Name").fill("Guarded")
+        page.keyboard.press("Enter")
+        master = page.locator(".master").first
+        expect(master.get_by_role("heading")).to_have_text("Guarded")
+        expect(master).to_have_attribute("data-status", "ready", timeout=_READY_MS)
+        _watch_to_the_end(page, master, seconds=4)
+        _delete(page, master, "Guarded")
+        page = visit.open("/library?user_id=demo")
+        expect(page.locator("img.loaded")).to_have_count(len(SAMPLES))
+        page.get_by_role("button", name="Log out").click()
+        expect(field).to_be_focused()
+        visit.open("/library")
+        expect(page).to_have_url(f"{guarded}/login?next=%2Flibrary")
+
+
+@pytest.mark.parametrize("width", [320, 360])
+def test_who_sees_everything_can_leave_by_phone(guarded: str, browser: Browser, width: int) -> None:
+    """Beside the long names of both pages there was no room for the way out."""
+    with visiting(browser, guarded, viewport={**_PHONE, "width": width}, locale="ru-RU") as visit:
+        page = visit.open("/library")
+        page.get_by_label("Токен доступа").fill(_TOKEN)
+        page.get_by_role("button", name="Войти").click()
+        expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(2)
+        visit.require_usable()
+        # Here no picture is on its way, which would be refused from now on.
+        visit.open("/masters")
+        page.get_by_role("button", name="Выйти").click()
+        expect(page.get_by_label("Токен доступа")).to_be_focused()
+
+
+def test_a_bound_token_sees_its_own(samples: Stack, guarded: str, browser: Browser) -> None:
+    _add_photo(samples, "of-ann", user="ann")
+    with visiting(browser, guarded, viewport=_PHONE, locale="ru-RU") as visit:
+        page = visit.open("/masters")
+        page.get_by_label("Токен доступа").fill(_bound_to(samples, "ann"))
+        page.get_by_role("button", name="Войти").click()
+        # The masters are of no user.
+        expect(page).to_have_url(f"{guarded}/library")
+        expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Библиотека"])
+        expect(_card(page, "of-ann").locator("img.loaded")).to_be_visible()
+        expect(page.get_by_label("Пользователь")).to_be_hidden()
+        expect(page.locator(".card").get_by_role("link")).to_have_count(0)
+        _add_photo(samples, "of-bob", user="bob")
+        _add_photo(samples, "of-ann-too", user="ann")
+        expect(_card(page, "of-ann-too").locator("img.loaded")).to_be_visible()
+        eventually(lambda: samples.states().get("of-bob") == "ready", 15)
+        assert _ids(page) == ["of-ann-too", "of-ann"]
+        visit.require_usable()
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def _urls(*urls: Any) -> dict[str, Any]:
         _urls("https://"),
         _urls("https://a.example/\n"),
         _urls("https://[a.example/"),
+        _urls("https://a.example:99999/x"),
         _urls(RESULT, "javascript:x"),
         _urls("https://a.example/" + "x" * 5000),
         _urls(*[RESULT] * 101),
@@ -227,6 +228,7 @@ def test_the_rate_limit_is_kept_by_everybody(
         (Answer(429, headers={"Retry-After": "120"}), 120),
         (Answer(429, headers={"Retry-After": "99999999"}), 3600),
         (Answer(429, headers={"Retry-After": "soon"}), 10),
+        (Answer(429, headers={"Retry-After": f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT"}), 10),
         (Answer(200, b'{"code": 429, "msg": "slowly"}'), 10),
     ],
 )

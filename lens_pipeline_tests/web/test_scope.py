@@ -25,11 +25,14 @@ Route = tuple[str, str]
 
 # Whoever asks.
 OPEN = {
-    ("GET", "/api/health"),
-    ("GET", "/api/health/live"),
-    ("GET", "/health"),
-    ("GET", "/health/live"),
+    *(
+        (method, prefix + path)
+        for method in ("GET", "HEAD")
+        for prefix in ("", "/api")
+        for path in ("/health", "/health/live")
+    ),
     ("GET", "/login"),
+    ("HEAD", "/login"),
     ("POST", "/login"),
     ("POST", "/logout"),
     ("POST", "/api/kie/webhook"),
@@ -38,7 +41,7 @@ OPEN = {
 # Nothing that belongs to anybody: every caller alike.
 ANY = {("GET", "/api/openapi.json"), ("HEAD", "/api/openapi.json")}
 # Pages: the same, and whoever is not known is sent to the login.
-PAGES = {("GET", "/"), ("GET", "/library"), ("GET", "/masters")}
+PAGES = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/library", "/masters")}
 # What concerns all users together.
 ALL_SEEING = {("GET", "/metrics")}
 # Lists: with the parameters that ask for somebody else's.

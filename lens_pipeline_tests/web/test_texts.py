@@ -18,11 +18,15 @@ _TEMPLATES = [_WEB / "templates" / f"{name}.html" for name in ("page", "library"
 _FORMS = {Language.ENGLISH: {"one", "other"}, Language.RUSSIAN: {"one", "few", "many", "other"}}
 # Keys that are put together, by their beginning.
 _FAMILIES = {
-    "state": {state.value for state in State} | {"generating"},
+    "state": {state.value for state in State} | {"generating", "not_generated"},
     "type": {"photo", "video"},
     "nav": {"library", "masters"},
     "action": {"previous", "next"},
     "method": {"copy", "partial", "encode"},
+    "problem": {
+        *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
+        "internal_error",
+    },
     "class": {
         *EXPLAINED,
         *(

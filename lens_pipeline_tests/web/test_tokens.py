@@ -17,7 +17,16 @@ from lens_pipeline.web.access.keys import serializer, signing_key
 from lens_pipeline.web.access.setup import Limits
 from lens_pipeline.web.access.tokens import Pass, Tokens
 from lens_pipeline_tests.pipeline.site import lens
-from lens_pipeline_tests.web.doors import BEARER, READ, TOKEN, bearer, door, token_of, visiting
+from lens_pipeline_tests.web.doors import (
+    BEARER,
+    READ,
+    TOKEN,
+    access,
+    bearer,
+    door,
+    token_of,
+    visiting,
+)
 
 ANN = Caller(user_id="ann")
 
@@ -210,3 +219,16 @@ def test_the_key_of_an_open_app_is_kept_for_its_owner(tmp_path: Path) -> None:
     file.write_bytes(key[:7])
     with pytest.raises(SettingsError, match="remove it"):
         signing_key(settings)
+
+
+def test_a_stream_ends_with_its_token(guarded: FastAPI, visitor: httpx.Client) -> None:
+    """Who has heard everything ever since."""
+    tokens = access(guarded).tokens
+    assert tokens is not None
+    until = dt.datetime.fromtimestamp(int(time.time()) + 2, dt.UTC)
+    headers = bearer(tokens.scoped(ANN, until))
+    with visitor.stream("GET", "/api/events", headers=headers) as stream:
+        assert stream.status_code == 200
+        assert "retry:" in "".join(stream.iter_text())
+    assert dt.datetime.now(dt.UTC) >= until
+    assert visitor.get("/api/events", headers=headers).status_code == 401

@@ -173,4 +173,6 @@ def test_without_the_right_to_write_the_rest_works(site: Site, app: FastAPI, pho
     assert "lens_generations is not kept: run `lens migrate`" in checks["database"]["message"]
     site.lens("migrate")
     checks = {c["name"]: c for c in site.lens("doctor", "--json").json["checks"]}
-    assert checks["database"]["message"].endswith("lens_generations is kept true by `lens up`")
+    assert checks["database"]["message"].endswith(
+        "lens_generations is kept true while the HTTP app runs"
+    )

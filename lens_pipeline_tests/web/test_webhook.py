@@ -126,7 +126,7 @@ def test_a_failed_task_fails_the_row(
     site: Site, web: httpx.Client, provider: ProviderServer
 ) -> None:
     task = generating(site, "p1")
-    provider.say(task, "fail", failMsg=" not\nallowed ")
+    provider.say(task, "fail", failMsg=" not\n\x1b\ud800allowed ")
     now = int(time.time())
     answer = deliver(web, task, at=now).json()
     assert (answer["status"], answer["state"], answer["message"]) == (
@@ -253,8 +253,8 @@ def test_a_row_is_not_seen_as_finished_before_its_run_is_known(
     queue = RunQueue(site.pipeline, site.dagster)
     prepare = queue.prepare
 
-    def prepare_and_lose_the_database(*arguments: Any) -> list[dg.DagsterRun]:
-        runs = prepare(*arguments)
+    def prepare_and_lose_the_database(*arguments: Any, owner: str) -> list[dg.DagsterRun]:
+        runs = prepare(*arguments, owner=owner)
         assert row(site, "p1") == ("generating", None)
         assert [run.status for run in site.runs()] == [dg.DagsterRunStatus.NOT_STARTED]
         site.sql(

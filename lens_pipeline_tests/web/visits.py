@@ -55,6 +55,16 @@ _LOW_CONTRAST = """
   return low;
 }
 """
+# Fields whose widest choice does not fit in.
+_CUT_CHOICES = """
+() => [...document.querySelectorAll("select")].filter((select) => {
+  const whole = select.parentElement.appendChild(select.cloneNode(true));
+  Object.assign(whole.style, {position: "absolute", width: "auto"});
+  const needed = whole.offsetWidth;
+  whole.remove();
+  return select.checkVisibility() && needed > select.offsetWidth;
+}).map((select) => select.outerHTML.slice(0, 100))
+"""
 _NEED_A_NAME = {
     *("button", "link", "textbox", "searchbox", "combobox", "checkbox", "progressbar"),
     *("dialog", "list", "navigation", "Video", "region", "search"),
@@ -98,6 +108,7 @@ class Visit:
         )
         assert wide <= 0, f"{wide} px too wide"
         _require_none("hard to read", self.page.evaluate(_LOW_CONTRAST))
+        _require_none("choices cut off", self.page.evaluate(_CUT_CHOICES))
         _require_none("without a name", self._nameless())
         ids = self.page.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
         _require_none("ids twice", [one for one in set(ids) if ids.count(one) > 1])

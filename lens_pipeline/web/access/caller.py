@@ -41,7 +41,15 @@ def media_caller(request: Request) -> Caller:
     return Caller() if getattr(request.state, "linked", False) else caller(request)
 
 
+def known_until(request: Request) -> int | None:
+    """When the caller's token or login ends, seconds since 1970; None: never."""
+    return getattr(request.state, "known_until", None)
+
+
 CallerDep = Annotated[Caller, Depends(caller)]
 
 # For what pages embed, which may also be reached by a signed link.
 MediaCallerDep = Annotated[Caller, Depends(media_caller)]
+
+# For what outlasts the request.
+KnownUntilDep = Annotated[int | None, Depends(known_until)]

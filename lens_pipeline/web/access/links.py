@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from lens_pipeline.web.access.caller import Caller, CallerDep
+from lens_pipeline.web.access.caller import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.access.keys import signer
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
@@ -62,8 +62,12 @@ class Links:
         self._signer = signer(key, "link")
 
     def sign(self, path: str, query: str, expires: int) -> str:
-        """The URL of the decoded `path` that works until `expires`, seconds since 1970."""
-        asked = parse_qsl(query, keep_blank_values=True)
+        """The URL of the decoded `path` that works until `expires`, seconds since 1970.
+
+        Of a link that is in `query` already only the rest is kept: it is renewed.
+        """
+        given = parse_qsl(query, keep_blank_values=True)
+        asked = [pair for pair in given if pair[0] not in _OWN]
         signature = self._signer.get_signature(_signed(path, asked, str(expires))).decode()
         asked += [("expires", str(expires)), ("signature", signature)]
         return f"{quote(path)}?{urlencode(asked)}"
@@ -87,12 +91,22 @@ def is_media(path: str) -> bool:
 
 
 @router.post("/api/links")
-def make_links(body: LinksIn, request: Request, caller: CallerDep, context: ContextDep) -> LinksOut:
-    """Links to pictures and videos that work without a token, each for its path alone."""
+def make_links(
+    body: LinksIn,
+    request: Request,
+    caller: CallerDep,
+    until: KnownUntilDep,
+    context: ContextDep,
+) -> LinksOut:
+    """Links to pictures and videos that work without a token, each for its path alone.
+
+    None outlives the token that it was made by.
+    """
     split = [path.partition("?") for path in body.paths]
     _require_visible(context, caller, [unquote(path) for path, _, _ in split])
     links: Links = request.app.state.access.links
-    expires = int(time.time()) + body.seconds
+    wanted = int(time.time()) + body.seconds
+    expires = wanted if until is None else min(wanted, until)
     return LinksOut(
         links=[
             Link(path=given, url=links.sign(unquote(path), query, expires))

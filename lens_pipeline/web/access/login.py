@@ -49,7 +49,7 @@ _TEXTS: dict[Language, Mapping[str, str]] = {
 }
 
 
-@router.get("/login")
+@router.api_route("/login", methods=["GET", "HEAD"])
 def login_page(request: Request, next: str = _HOME) -> Response:  # noqa: A002
     """The form; nothing to do where no token is needed, or for those who have logged in."""
     tokens = _access(request).tokens
@@ -130,7 +130,9 @@ def _is_ours(request: Request, access: Access, form: str) -> bool:
         nonce: str = access.forms.loads(form)
     except BadData:
         return False
-    return secrets.compare_digest(nonce, request.cookies.get(_FORM_COOKIE, ""))
+    # As bytes: of text it takes ASCII only, and a cookie may be anything.
+    known = request.cookies.get(_FORM_COOKIE, "").encode()
+    return secrets.compare_digest(nonce.encode(), known)
 
 
 def _own_path(path: str) -> str:

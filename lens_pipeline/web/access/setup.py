@@ -19,6 +19,8 @@ class Limits:
     # nginx's default for one line of a request.
     address_bytes: int = 8 * 1024
     body_bytes: int = 1024 * 1024
+    # Of the login's forms, which whoever reaches us may send: what is under way takes memory.
+    form_bytes: int = 32 * 1024
     # In which a whole body must have come.
     body_seconds: float = 30.0
     # By each client address.

@@ -1,8 +1,8 @@
 // Asks the app's API.
 
-import { t } from "./texts.js";
+import { problemText, t } from "./texts.js";
 
-/** The API answered with an error: its stable `code`, and words. */
+/** The API answered with an error: its stable `code`, and words, in the page's language if there are any. */
 export class ApiError extends Error {
   constructor(status, code, message) {
     super(message);
@@ -42,7 +42,8 @@ export async function ask(method, path, { query = {}, body = undefined, signal =
     throw new ApiError(answer.status, "no_json", t("error.offline"));
   }
   if (!answer.ok) {
-    throw new ApiError(answer.status, content?.error ?? "unknown", content?.message ?? content?.error);
+    const code = content?.error ?? "unknown";
+    throw new ApiError(answer.status, code, problemText(code) ?? content?.message ?? code);
   }
   return content;
 }
@@ -52,6 +53,8 @@ export const path = (...parts) => `/api/${parts.map(encodeURIComponent).join("/"
 
 /** An address in Dagster's UI; null for people who have no use of it. */
 export function dagster(dagsterPath) {
-  const port = document.body.dataset.dagsterPort;
-  return port && dagsterPath ? new URL(dagsterPath, `http://${location.hostname}:${port}`).href : null;
+  const { dagsterPort, dagsterUrl } = document.body.dataset;
+  if (!dagsterPort || !dagsterPath) return null;
+  if (dagsterUrl) return `${dagsterUrl.replace(/\/+$/, "")}/${dagsterPath.replace(/^\/+/, "")}`;
+  return new URL(dagsterPath, `http://${location.hostname}:${dagsterPort}`).href;
 }

@@ -1,13 +1,15 @@
 // Where a new master is put together: shots of the project, in the order they are chosen in.
 
 import { ask, path } from "./api.js";
-import { announce } from "./dialogs.js";
+import { announce, toast } from "./dialogs.js";
 import { byId, el, icon, say } from "./dom.js";
-import { moving } from "./flip.js";
+import { moving, movingInTurn } from "./flip.js";
 import { t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
 
 const PAGE = 60;
+// Of a shot's places in the film, so many are written on its tile.
+const MOST_NUMBERS = 3;
 
 export class Bench {
   /** `create(name, shots)` makes a master; what it throws is told beside the form. */
@@ -74,9 +76,26 @@ export class Bench {
     this.more.hidden = this.cursor === null;
   }
 
+  /** Show what came since, and what became of those that were not ready. */
+  async refresh() {
+    const { project } = this;
+    const page = await ask("GET", path("projects", project, "assets"), { query: { limit: PAGE } });
+    if (project !== this.project) return;
+    const as = (asset) => JSON.stringify(asset);
+    const news = page.assets.filter((asset) => as(asset) !== as(this.assets.get(asset.asset_id)));
+    if (!news.length) return;
+    const show = () => news.toReversed().forEach((asset) => this.offer(asset, true));
+    movingInTurn(this.panel, () => {
+      if (project !== this.project) return;
+      moving(this.grid, show);
+      byId("no-assets").hidden = true;
+    }, [byId("masters").parentElement]);
+  }
+
   // --- the shots there are
 
-  offer(asset) {
+  /** Show an asset in its place; one that has none yet comes `first`, or last. */
+  offer(asset, first = false) {
     this.assets.set(asset.asset_id, asset);
     const numbers = el("span.numbers");
     const problem = asset.problem ?? null;
@@ -88,17 +107,21 @@ export class Bench {
         title: problem ?? asset.waits ?? asset.asset_id,
         // Not `disabled`: its reason could not be reached by keyboard then.
         "aria-disabled": problem ? "true" : null,
-        onclick: () => problem ?? this.add(asset),
+        onclick: () => (problem ? toast("failed", `${asset.asset_id}: ${problem}`) : this.add(asset)),
       },
       poster(asset),
       el("span.asset-name", { dir: "auto" }, asset.asset_id),
       note && el("span.note", {}, note),
       numbers,
     );
-    this.tiles.get(asset.asset_id)?.item.remove();
+    const before = this.tiles.get(asset.asset_id);
+    const hadFocus = before?.tile === document.activeElement;
     const item = el("li", {}, tile);
     this.tiles.set(asset.asset_id, { item, tile, numbers });
-    this.grid.append(item);
+    if (before) before.item.replaceWith(item);
+    else if (first) this.grid.prepend(item);
+    else this.grid.append(item);
+    if (hadFocus) tile.focus();
     this.number();
   }
 
@@ -135,7 +158,8 @@ export class Bench {
     });
     this.chosen.push(entry);
     this.timeline.append(item);
-    item.scrollIntoView({ block: "nearest", inline: "nearest" });
+    // Not into view: whoever goes on choosing must not be taken away from the shelf.
+    this.timeline.scrollTop = this.timeline.scrollHeight;
     announce(t("masters.added", { shot, place: this.chosen.length }));
     this.number();
   }
@@ -197,7 +221,8 @@ export class Bench {
     });
     for (const [id, { tile, numbers }] of this.tiles) {
       const places = this.chosen.flatMap(({ asset }, index) => (asset.asset_id === id ? [index + 1] : []));
-      numbers.replaceChildren(...places.map((place) => el("b", { "aria-hidden": "true" }, String(place))));
+      const seen = places.length > MOST_NUMBERS ? [...places.slice(0, MOST_NUMBERS - 1), "…"] : places;
+      numbers.replaceChildren(...seen.map((place) => el("b", { "aria-hidden": "true" }, String(place))));
       const used = places.length ? `, ${t("masters.used_at", { places: places.join(", ") })}` : "";
       const asset = this.assets.get(id);
       const reason = asset.problem ?? asset.waits;

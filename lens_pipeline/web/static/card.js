@@ -7,11 +7,23 @@ import { placeholder } from "./thumbhash.js";
 
 export const hasFailed = (entry) => entry.status === "failed" || entry.status === "dead";
 
+// What sites write where nothing more is to come.
+const GIVEN_UP = new Set(["fail", "failed", "failure", "error", "cancelled", "canceled"]);
+
+const isUnfinished = (entry) => entry.status === "none" && entry.file_url === null;
+const wasGivenUp = (entry) => isUnfinished(entry) && GIVEN_UP.has(entry.generation_status.toLowerCase());
+
+/** Whether its file is still to come. */
+export const isAwaited = (entry) => isUnfinished(entry) && !wasGivenUp(entry);
+
 /** What the state is called: one that waits for its generation is not ours to hurry. */
 export function stateText(entry) {
-  const waits = entry.status === "none" && entry.file_url === null;
-  return t(waits ? "state.generating" : `state.${entry.status}`);
+  if (wasGivenUp(entry)) return t("state.not_generated");
+  return t(isUnfinished(entry) ? "state.generating" : `state.${entry.status}`);
 }
+
+/** The icon for what has no picture. */
+export const stateIcon = (entry) => icon(hasFailed(entry) || wasGivenUp(entry) ? "alert" : "clock");
 
 /** Why it failed, in the reader's language if we have words for it. */
 export const reasonTitle = (entry) => classText(entry.error_class) ?? entry.error ?? entry.error_class ?? "";
@@ -59,7 +71,7 @@ export class Card {
     this.said = said;
     const failed = hasFailed(this.entry);
     const words = [
-      el("span.mark", {}, status === "processing" ? el("span.spinner") : icon(failed ? "alert" : "clock")),
+      el("span.mark", {}, status === "processing" ? el("span.spinner") : stateIcon(this.entry)),
       el("span", {}, state),
       failed && el("p.reason", { title: error }, reason),
       failed && el("button.retry", { type: "button", onclick: this.tryAgain }, icon("retry"), t("action.retry")),

@@ -1,7 +1,7 @@
 // The library: a grid of everybody's pictures, newest first, that fills and changes by itself.
 
 import { ask, path } from "./api.js";
-import { Card } from "./card.js";
+import { Card, isAwaited } from "./card.js";
 import { announce, toast } from "./dialogs.js";
 import { byId, el, prefersStillness, say } from "./dom.js";
 import { movingInTurn } from "./flip.js";
@@ -15,6 +15,8 @@ const MOST = 200;
 // A page of a rare status may be empty and not the last: so many are asked for by themselves.
 const EMPTY_PAGES = 10;
 const GATHER_MS = 150;
+// The events are of what is made from files; that there will be no file is only in its row.
+const AWAITED_MS = 10000;
 // Up to so many changed entries are asked for one by one, more of them by the page.
 const ONE_BY_ONE = 6;
 const FILTERS = ["user_id", "type", "status"];
@@ -110,17 +112,18 @@ function drop(id) {
 function tell() {
   const nothing = cards.size === 0;
   const filtered = FILTERS.some((name) => filters[name] && !(name === "user_id" && boundUser));
-  grid.setAttribute("aria-busy", String(loading !== null));
+  const busy = loading !== null || grid.querySelector(".skeleton") !== null;
+  grid.setAttribute("aria-busy", String(busy));
+  // Laid out without the end, which then comes anew further up or down. Between two paints alone
+  // it would be seen to jump there.
+  if (busy) end.getBoundingClientRect();
   form.querySelector("[type=reset]").classList.toggle("unused", !filtered);
   pill.hidden = held.size === 0;
   if (held.size) say(pill, `↑ ${t("library.new", { count: held.size })}`);
   more.hidden = complete || loading !== null;
   empty.hidden = !nothing || !complete;
   if (!empty.hidden) {
-    empty.replaceChildren(
-      el("h2", {}, t(filtered ? "library.no_match" : "library.empty")),
-      el("p", {}, filtered ? "" : t("library.empty_hint")),
-    );
+    empty.replaceChildren(...(filtered ? noMatch() : noEntries()));
   }
   if (!nothing) say(count, t(complete ? "library.all_shown" : "library.shown", { count: cards.size }));
   else say(count, complete || loading ? "" : t("library.looking"));
@@ -130,6 +133,16 @@ function tell() {
       .map((value) => el("option", { value })),
   );
 }
+
+const noMatch = () => [
+  el("h2", {}, t("library.no_match")),
+  el("button", { type: "button", onclick: () => form.reset() }, t("filter.clear_all")),
+];
+
+const noEntries = () => [el("h2", {}, t("library.empty")), el("p", {}, t("library.empty_hint")), howToAdd()];
+
+/** For whoever runs all of it. */
+const howToAdd = () => document.body.dataset.dagsterPort && el("p.try", {}, t("library.empty_try"), el("code", {}, "lens add photo.jpg --user me"));
 
 // --- loading
 
@@ -190,8 +203,11 @@ async function refresh() {
   const gone = [...cards.values()].filter(
     ({ entry }) => !listed.has(entry.id) && (page.next_cursor === null || (last && older(last, entry))),
   );
+  // Without a filter by what may change, those are gone; to ask for them would be an error.
+  if (!filters.status) gone.forEach(({ entry }) => drop(entry.id));
+  const unsure = gone.map(({ entry }) => entry.id).filter((id) => cards.has(id));
   const beyond = [...cards.keys()].filter((id) => !listed.has(id));
-  await askFor(new Set([...gone.map((card) => card.entry.id), ...beyond].slice(0, MOST)));
+  await askFor(new Set([...unsure, ...beyond].slice(0, MOST)));
 }
 
 function take(entries) {
@@ -228,14 +244,24 @@ async function reload() {
   }
 }
 
+setInterval(() => {
+  // Without the server the page says so once, not each time.
+  if (document.hidden || byId("connection").textContent) return;
+  for (const { entry } of cards.values()) if (isAwaited(entry)) changed(entry.id);
+}, AWAITED_MS);
+
+const maybeGone = gather(GATHER_MS, reload);
+
 function onStatus(event) {
   if (event.kind !== "photo" && event.kind !== "video") return;
   const card = cards.get(event.id);
   // All that changes then is in the event.
   if (card && event.status === "processing" && card.entry.file_url) {
     change({ ...card.entry, status: event.status, picture_url: null, error: null, error_class: null, run_id: event.run_id });
-  } else {
+  } else if (event.status !== "none") {
     changed(event.id);
+  } else if (card || filters.status === "none") {
+    maybeGone(event.id);
   }
 }
 
@@ -326,5 +352,4 @@ form.addEventListener("submit", (event) => {
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
 addEventListener("popstate", restart);
-form.elements.user_id.closest("label").hidden = Boolean(boundUser);
 restart();

@@ -4,8 +4,17 @@ import { dagster } from "./api.js";
 import { el, icon, say, set } from "./dom.js";
 import { agoElement, classText, duration, percent, setAgo, size, t } from "./texts.js";
 
+const MOST_NAMED = 3;
+
 /** Why it failed; which shot is at fault, only the server's own words say. */
 export const reasonTitle = (master) => classText(master.error_class) ?? master.error ?? "";
+
+/** Which shots are still to come; the server's own words if it is something else. */
+function waitText({ waits, waits_for: shots }) {
+  if (!shots.length) return t("masters.waits_for", { what: waits });
+  const named = [...shots.slice(0, MOST_NAMED), ...(shots.length > MOST_NAMED ? ["…"] : [])];
+  return t("masters.waits_for_shots", { count: shots.length, shots: named.join(", ") });
+}
 
 /** When something last happened to it. */
 const touched = (master) =>
@@ -30,7 +39,7 @@ export class MasterCard {
     this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"));
     this.name = el("h3");
     this.pill = el("p.status");
-    this.facts = el("p.muted.made-of");
+    this.facts = el("p.muted");
     this.bar = el("progress", { max: 100 });
     this.detail = el("p.detail");
     this.time = agoElement(null, "masters.updated");
@@ -47,8 +56,9 @@ export class MasterCard {
         "div.master-body",
         {},
         el("div.master-head", {}, this.name, this.pill),
-        this.facts,
         el("p.muted", {}, this.time),
+        // They grow to two lines, and push nothing that stays.
+        this.facts,
         this.bar,
         this.detail,
       ),
@@ -64,7 +74,7 @@ export class MasterCard {
     const ready = status === "ready";
     set(this.root, { "data-id": master.master_id });
     say(this.name, name);
-    this.name.dir = "auto";
+    set(this.name, { title: name, dir: "auto" });
     if (this.root.dataset.status !== status) {
       const mark = status === "processing" ? el("span.spinner") : icon(ready ? "check" : failed ? "alert" : "clock");
       const pill = el("p.status", {}, mark, t(`state.${status}`));
@@ -116,8 +126,9 @@ export class MasterCard {
     const why = [reasonTitle(master), master.error].filter(Boolean);
     let words = "";
     if (failed) words = [...new Set(why)].join(": ");
-    else if (master.waits) words = t("masters.waits_for", { what: master.waits });
+    else if (master.waits) words = waitText(master);
     say(this.detail, words);
+    set(this.detail, { title: failed ? master.error : master.waits });
     this.detail.hidden = !words;
   }
 

@@ -11,12 +11,13 @@ import { t } from "./texts.js";
 
 const PAGE = 60;
 const GATHER_MS = 150;
-// What a master waits for happens to other rows, of which this page hears nothing; milliseconds.
-const WAITING_MS = 10_000;
+// Shots that come or become ready are other rows, of which this page hears nothing; milliseconds.
+const SHOTS_MS = 10_000;
 
 const [list, none, moreMasters, empty] = ["masters", "no-masters", "more-masters", "empty"].map(byId);
 const form = byId("project");
 const boundProject = document.body.dataset.project;
+const { title } = document;
 
 let project = null;
 let cards = new Map(); // by id
@@ -73,7 +74,10 @@ async function refresh() {
   if (mine !== project) return;
   const listed = new Set(page.master_videos.map((master) => master.master_id));
   page.master_videos.toReversed().forEach((master) => change(master));
-  await askFor([...cards.keys()].filter((id) => !listed.has(id)));
+  const unlisted = [...cards.keys()].filter((id) => !listed.has(id));
+  // Those that are not in a whole list are gone; to ask for them would be an error.
+  if (page.next_cursor === null) unlisted.forEach(drop);
+  else await askFor(unlisted);
   tell();
 }
 
@@ -123,9 +127,12 @@ async function tried(action) {
 }
 
 const changed = gather(GATHER_MS, (ids) => tried(() => askFor(ids)));
+const maybeGone = gather(GATHER_MS, () => tried(refresh));
 
 function onStatus(event) {
-  if (event.kind === "master") changed(event.id);
+  if (event.kind !== "master") return;
+  if (event.status === "none") maybeGone(event.id);
+  else changed(event.id);
 }
 
 function onProgress(event) {
@@ -133,9 +140,14 @@ function onProgress(event) {
 }
 
 setInterval(() => {
+  // Who has lost the server is told so already.
+  if (!project || document.visibilityState !== "visible" || byId("connection").textContent) return;
   const waiting = [...cards.values()].filter(({ master }) => master.waits).map(({ master }) => master.master_id);
-  if (waiting.length && document.visibilityState === "visible") tried(() => askFor(waiting));
-}, WAITING_MS);
+  tried(async () => {
+    await bench.refresh();
+    await askFor(waiting);
+  });
+}, SHOTS_MS);
 
 // --- what people do
 
@@ -198,6 +210,7 @@ function show(id) {
   cursor = null;
   list.replaceChildren();
   form.elements.project.value = id ?? "";
+  document.title = [id, title].filter(Boolean).join(" · ");
   byId("workbench").hidden = true;
   empty.hidden = Boolean(id);
   if (!id) {
@@ -233,7 +246,6 @@ const inAddress = () => new URLSearchParams(location.search).get("project");
 
 async function start() {
   if (boundProject) {
-    form.hidden = true;
     show(boundProject);
     return;
   }

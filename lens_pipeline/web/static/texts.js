@@ -36,6 +36,9 @@ export function t(key, values = {}) {
 /** What an error class means, if it has a text. */
 export const classText = (name) => texts[`class.${name}`] ?? null;
 
+/** What an error code of the API means, if it has a text. */
+export const problemText = (code) => texts[`problem.${code}`] ?? null;
+
 export const percent = (value) => percents.format(value / 100);
 
 /** "1 min ago"; a moment to come, which only a wrong clock makes, is now. */

@@ -1,7 +1,7 @@
 // The dialog that shows one photo or video whole.
 
 import { dagster } from "./api.js";
-import { hasFailed, reasonTitle, stateText } from "./card.js";
+import { hasFailed, reasonTitle, stateIcon, stateText } from "./card.js";
 import { dialog } from "./dialogs.js";
 import { el, icon, prefersStillness } from "./dom.js";
 import { inFull, t } from "./texts.js";
@@ -71,7 +71,8 @@ function media(entry) {
   if (hash) stage.style.backgroundImage = `url("${hash}")`;
   // Until somebody has looked at what the address leads to, no browser is sent there.
   if (entry.status !== "ready") {
-    stage.append(el("p.stage-note", {}, icon(hasFailed(entry) ? "alert" : "clock"), stateText(entry)));
+    stage.classList.toggle("failed", hasFailed(entry));
+    stage.append(el("p.stage-note", {}, stateIcon(entry), stateText(entry)));
   } else if (entry.type === "video") {
     stage.append(
       el("video", {

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Dump both databases into a new directory: deploy/backup.sh DIRECTORY
+#
+# LENS_DATABASE_URL, LENS_DAGSTER_URL   where they are; without the second: `dagster` beside the first
+# APPLICATION=no                       only Dagster's, where the site's own backup has the other
+#
+# May run at any time, also while everything works. Dagster's comes first: what is then younger in
+# the application's is asked for again after a restore, while the other way round derivatives of
+# rows that the dump lacks would count as left over.
+set -euo pipefail
+umask 077
+
+# shellcheck source=deploy/databases.sh
+source "$(dirname "$0")/databases.sh"
+
+[ $# -eq 1 ] || fail 'give one directory, which is made: backup.sh /backup/2026-01-31'
+target=$1
+find_databases
+require pg_dump
+[ ! -e "$target" ] || fail "$target is there already: give a new name"
+
+# Under another name until it is whole.
+partial=$target.partial
+rm -rf "$partial"
+mkdir -p "$partial"
+dump() {
+  at "$2" pg_dump --format=custom --no-owner --no-privileges --file "$partial/$1.dump"
+}
+dump dagster "$dagster"
+if [ "${APPLICATION:-yes}" != no ]; then
+  dump application "$database"
+fi
+mv "$partial" "$target"
+echo "$target: $(du -sh "$target" | cut -f1)"

@@ -1,0 +1,43 @@
+# shellcheck shell=bash disable=SC2034
+# What backup.sh and restore.sh share; sourced by them.
+
+fail() {
+  echo "${0##*/}: $*" >&2
+  exit 2
+}
+
+# Set `database` and `dagster` from the settings. libpq knows no drivers: +psycopg2 is dropped.
+find_databases() {
+  database=${LENS_DATABASE_URL:-}
+  [ -n "$database" ] || fail 'LENS_DATABASE_URL is not set'
+  database=${database/#postgresql+psycopg2:/postgresql:}
+  dagster=${LENS_DAGSTER_URL:-}
+  if [ -z "$dagster" ]; then
+    [[ $database =~ ^([a-z]+://[^/?#]*)(/[^?#]*)?(.*)$ ]] || fail 'LENS_DATABASE_URL is no URL'
+    dagster=${BASH_REMATCH[1]}/dagster${BASH_REMATCH[3]}
+  fi
+  dagster=${dagster/#postgresql+psycopg2:/postgresql:}
+}
+
+# require PROGRAM …: of PostgreSQL's client.
+require() {
+  local program
+  for program in "$@"; do
+    command -v "$program" >/dev/null || fail "$program is missing: apt install postgresql-client"
+  done
+}
+
+# at URL PROGRAM …: run it on that database. The password goes by the environment: everybody on the
+# machine sees a program's arguments.
+at() {
+  local url=$1 password=
+  shift
+  if [[ $url =~ ^([a-z]+://[^:@/]*):([^@/]*)(@.*)$ ]]; then
+    url=${BASH_REMATCH[1]}${BASH_REMATCH[3]}
+    password=${BASH_REMATCH[2]//\\/\\\\}
+    password=$(printf '%b' "${password//%/\\x}")
+    PGPASSWORD=$password "$@" --dbname "$url"
+  else
+    "$@" --dbname "$url"
+  fi
+}

@@ -1,0 +1,1 @@
+"""Tells people of what they must mend: by whatever Apprise reaches, and no more than they need."""

@@ -1,0 +1,89 @@
+"""What became of the files of one day."""
+
+import datetime as dt
+import math
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from lens_pipeline import checks
+from lens_pipeline.letters import unattended
+from lens_pipeline.partitions import days
+from lens_pipeline.pipeline import LensResource
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lens_pipeline.reports.reading import DayReport
+
+NAME = "daily_report"
+
+
+@dg.asset(
+    name=NAME,
+    partitions_def=days,
+    check_specs=checks.SPECS,
+    code_version="1",
+    backfill_policy=dg.BackfillPolicy.multi_run(1),
+    group_name="reports",
+    kinds={"pandas", "parquet"},
+)
+def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.MaterializeResult:
+    """How many files of the day were made, how fast, and what failed; by kind."""
+    # Here rather than above: every worker process would hold pandas and matplotlib for it.
+    from lens_pipeline.reports import chart, keeping, reading
+
+    pipeline = lens.pipeline()
+    day = dt.date.fromisoformat(context.partition_key)
+    files = reading.read_files(pipeline, day)
+    report = reading.report(pipeline, day, files)
+    keeping.keep(pipeline.store, report)
+    letters = unattended(pipeline)
+    return dg.MaterializeResult(
+        metadata={
+            "chart": dg.MetadataValue.md(chart.inline(chart.draw(day, files), f"{day}")),
+            **_figures(report),
+            "dagster/uri": pipeline.store.uri(keeping.keys(day)["figures_parquet"]),
+            **keeping.keys(day),
+        },
+        check_results=[
+            checks.service_levels(report.summary),
+            checks.dead_letters_attended(letters, dt.datetime.now(dt.UTC)),
+        ],
+    )
+
+
+def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
+    """Numbers that the UI draws from day to day, and tables."""
+    summary = report.summary
+    found: dict[str, dg.MetadataValue | int | float] = {
+        name: sum(summary[name].tolist()) for name in ("finished", "ready", "failed", "dead")
+    }
+    for row in summary.loc[summary["finished"] > 0].to_dict("records"):
+        for name in ("in_time_share", "latency_p50_seconds", "latency_p95_seconds"):
+            value = float(row[name])
+            if not math.isnan(value):
+                found[f"{row['kind']}_{name}"] = round(value, 4)
+    found["by_kind"] = _table(summary.drop(columns=["day", "as_of"]))
+    for name, listed in report.extremes.groupby("list", sort=False):
+        found[str(name)] = _table(listed.drop(columns=["day", "list"]))
+    return found
+
+
+def _table(rows: "pd.DataFrame") -> dg.TableMetadataValue:
+    """As text: what is not known is empty, which numbers cannot be there."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord({str(name): _text(value) for name, value in row.items()})
+            for row in rows.astype(object).where(rows.notna(), None).to_dict("records")
+        ],
+        schema=dg.TableSchema([dg.TableColumn(str(name)) for name in rows.columns]),
+    )
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dt.datetime):
+        return value.isoformat(timespec="seconds")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,102 @@
+"""What must hold of a day, as asset checks of `daily_report`."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from lens_pipeline.letters import Unattended
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SERVICE_LEVELS = "service_levels"
+DEAD_LETTERS = "no_dead_letter_unattended"
+
+# 99 % of photos and videos are ready within 60 s; masters take minutes by their nature.
+_LEVEL = 0.99
+_KINDS = ("photo", "video")
+# On a small day one file alone proves nothing.
+_FORGIVEN = 1
+_LONG = dt.timedelta(days=1)
+_LISTED = 20
+
+SPECS = [
+    dg.AssetCheckSpec(
+        SERVICE_LEVELS,
+        asset="daily_report",
+        description="99 % of the day's photos and videos were ready within 60 s.",
+    ),
+    dg.AssetCheckSpec(
+        DEAD_LETTERS,
+        asset="daily_report",
+        description="Nothing waits for people: no dead letter is left alone.",
+    ),
+]
+
+
+def service_levels(summary: "pd.DataFrame") -> dg.AssetCheckResult:
+    """Whether each kind of the day's summary (see `reports/figures.py`) was ready in time.
+
+    An error if files were late, or failed for now; a warning if only dead letters, each with a
+    reason of its own, keep the day from its level.
+    """
+    missed, late = [], False
+    metadata: dict[str, float | int | str] = {"level": _LEVEL}
+    for row in summary.loc[summary["kind"].isin(_KINDS)].to_dict("records"):
+        kind, judged = str(row["kind"]), int(row["judged"])
+        outside = judged - int(row["in_time"])
+        metadata[f"{kind}_judged"] = judged
+        if judged:
+            metadata[f"{kind}_in_time_share"] = round(float(row["in_time_share"]), 5)
+        if _is_missed(outside, judged):
+            missed.append(f"{outside} of {judged} {kind}s were not ready within 60 s")
+            late = late or _is_missed(outside - int(row["dead"]), judged)
+    return dg.AssetCheckResult(
+        check_name=SERVICE_LEVELS,
+        passed=not missed,
+        severity=dg.AssetCheckSeverity.ERROR if late else dg.AssetCheckSeverity.WARN,
+        description="; ".join(missed) or "every kind kept its level",
+        metadata=metadata,
+    )
+
+
+def _is_missed(outside: int, judged: int) -> bool:
+    return outside > max(_FORGIVEN, round((1 - _LEVEL) * judged, 6))
+
+
+def dead_letters_attended(letters: Sequence[Unattended], now: dt.datetime) -> dg.AssetCheckResult:
+    """Whether there is no dead letter; an error once one has waited for over a day.
+
+    Retrying one, or changing its row, attends to it.
+    """
+    long = [letter for letter in letters if letter.since and now - letter.since > _LONG]
+    first = letters[0].since if letters else None
+    table = [
+        dg.TableRecord(
+            {
+                "kind": letter.kind,
+                "id": letter.id,
+                "error_class": letter.error_class,
+                "since": letter.since.isoformat(timespec="seconds") if letter.since else "",
+            }
+        )
+        for letter in letters[:_LISTED]
+    ]
+    return dg.AssetCheckResult(
+        check_name=DEAD_LETTERS,
+        passed=not letters,
+        severity=dg.AssetCheckSeverity.ERROR if long else dg.AssetCheckSeverity.WARN,
+        description=(
+            f"dead letters: {len(letters)}, for over a day: {len(long)}; see `lens dead-letters`"
+            if letters
+            else "no dead letters"
+        ),
+        metadata={
+            "dead_letters": len(letters),
+            "over_a_day": len(long),
+            **({"oldest_since": first.isoformat(timespec="seconds")} if first else {}),
+            **({"letters": dg.MetadataValue.table(table)} if table else {}),
+        },
+    )

@@ -1,0 +1,61 @@
+"""`lens run`: one process of the pipeline, supervised by others than `lens up`."""
+
+import os
+import sys
+from contextlib import closing
+
+import click
+
+from lens_pipeline.cli.session import load_settings
+from lens_pipeline.pipeline import connect
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack import roles, signs_of_life
+from lens_pipeline.stack.endpoints import Endpoints, resolve
+from lens_pipeline.stack.files import prepare_home
+from lens_pipeline.stack.ports import require_free
+
+
+@click.command()
+@click.argument("role", type=click.Choice(roles.ROLES))
+def run(role: roles.Role) -> None:
+    """Be one process of the pipeline, in the foreground, until SIGTERM.
+
+    code: answers what sensors and schedules want; dagster: the Dagster UI; daemon: ticks sensors
+    and schedules and launches runs, one for the whole site; api: the pages and the HTTP API.
+    Workers are `lens worker`.
+    """
+    loaded = load_settings()
+    become(role, loaded, resolve(loaded))
+    _require_port(role, loaded)
+    arguments = roles.arguments(role, loaded, roles.find_config_dir())
+    sys.stdout.flush()
+    os.execvp(arguments[0], arguments)
+
+
+def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
+    """Prepare home and environment of this process, and see that its databases are ready.
+
+    Raises StackError, CatalogError: something is missing; says what and the fix.
+    """
+    from lens_pipeline.engine.storage import require_current_tables
+
+    prepare_home(loaded.resolved_home)
+    require_current_tables(endpoints.dagster_url)
+    if role != "dagster":  # which reads none of the application's rows
+        with closing(connect(loaded, endpoints).catalog) as catalog:  # a worker is about to fork
+            catalog.check()
+    roles.write_instance(loaded)
+    os.environ.update(roles.environment(loaded))
+    signs_of_life.note_role(loaded.resolved_home, role)
+
+
+def _require_port(role: roles.Role, loaded: Settings) -> None:
+    match role:
+        case "code":
+            require_free("LENS_CODE_PORT", loaded.code_port or roles.CODE_PORT, loaded.code_bind)
+        case "dagster":
+            require_free("LENS_DAGSTER_PORT", loaded.dagster_port, loaded.bind)
+        case "api":
+            require_free("LENS_API_PORT", loaded.api_port, loaded.bind)
+        case "daemon":
+            pass

@@ -1,0 +1,33 @@
+"""How a worker bears a broker that does not take it."""
+
+import time
+
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
+
+_BETWEEN_ATTEMPTS_SECONDS = 5.0
+_LOOK_SECONDS = 0.1
+
+
+class PatientConsumer(Consumer):
+    """Waits between attempts: Celery only does so for a broker that is not there.
+
+    RabbitMQ refuses a wrong password, a virtual host that nobody has made, or a queue that the user
+    has no right to, within milliseconds.
+    """
+
+    _last_attempt = float("-inf")
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        super().on_connection_error_before_connected(exc)
+        self._wait()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        super().on_connection_error_after_connected(exc)
+        self._wait()
+
+    def _wait(self) -> None:
+        while time.monotonic() < self._last_attempt + _BETWEEN_ATTEMPTS_SECONDS:
+            maybe_shutdown()
+            time.sleep(_LOOK_SECONDS)
+        self._last_attempt = time.monotonic()

@@ -1,0 +1,158 @@
+"""How workers join and leave, and who may: they say what they take, and match those who plan."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import psycopg2
+from celery import bootsteps
+from dagster import DagsterInstance
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from lens_pipeline.locks import LockSession, team_of
+from lens_pipeline.release import Release
+from lens_pipeline.stack.endpoints import StackError
+
+logger = logging.getLogger(__name__)
+
+RELEASE_KEY = "lens/release"
+# How often a worker looks whether the release has changed, and whether its session lives.
+_LOOK_SECONDS = 2.0
+# A worker may be started before those that plan: so long it waits for them to become like it.
+_AWAIT_SECONDS = 45.0
+
+
+def publish(instance: DagsterInstance, release: Release) -> None:
+    """Tell all workers what they must match; called by the daemon, which launches the runs."""
+    instance.run_storage.set_cursor_values({RELEASE_KEY: release.to_json()})
+
+
+def await_release(dagster_url: str, release: Release, report: Callable[[str], None]) -> None:
+    """Return once the daemon's release is ours, or none was ever published.
+
+    Raises StackError: it is another one, still after 45 s; or the database cannot be asked.
+    """
+    deadline = time.monotonic() + _AWAIT_SECONDS
+    told = False
+    while problem := _mismatch(dagster_url, release):
+        if time.monotonic() > deadline:
+            raise StackError(problem)
+        if not told:
+            report(f"waiting for {_AWAIT_SECONDS:.0f} s: {problem}")
+            told = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def _mismatch(dagster_url: str, release: Release) -> str | None:
+    try:
+        session = LockSession(dagster_url)
+        try:
+            published = session.cursor_value(RELEASE_KEY)
+        finally:
+            session.close()
+    except OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise StackError(
+            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {reason}"
+        ) from error
+    return _difference(release, published)
+
+
+def _difference(release: Release, published: str | None) -> str | None:
+    if published is None:
+        return None
+    theirs = Release.from_json(published)
+    if theirs.id == release.id:
+        return None
+    return (
+        "this worker does not match the machine that runs the daemon:"
+        f" {release.differences(theirs)}: install the same version and give the same settings on"
+        " both, then start it again"
+    )
+
+
+class Member:
+    """A worker process as the daemon sees it: so many slots, as long as it lives and is connected.
+
+    `connected` and `disconnected` are called as Celery gains and loses the broker.
+    """
+
+    def __init__(self, dagster_url: str, release: Release, queue: str, slots: int) -> None:
+        self._url = dagster_url
+        self._release = release
+        self._queue = queue
+        self._team = team_of(queue, release.id)
+        self._slots = slots
+        self._session: LockSession | None = None
+        self._offered = False
+        self._has_broker = threading.Event()
+        self._look = threading.Event()
+        self.problem: str | None = None
+        """Why it has stopped itself, if it has."""
+
+    def start(self) -> None:
+        """Begin to look, in a thread of its own."""
+        threading.Thread(target=self._watch, name="lens-member", daemon=True).start()
+
+    def connected(self) -> None:
+        self._has_broker.set()
+        self._look.set()
+
+    def disconnected(self) -> None:
+        self._has_broker.clear()
+        self._look.set()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: drop its copy of the session, which must end with the parent."""
+        if self._session is not None:
+            os.close(self._session.fileno())
+
+    def _watch(self) -> None:
+        while self.problem is None:
+            try:
+                self._update()
+            except (SQLAlchemyError, psycopg2.Error) as error:
+                reason = str(error).strip().splitlines()[0]
+                logger.warning("cannot say that this worker lives: %s", reason)
+                self._drop_session()
+            self._look.wait(_LOOK_SECONDS)
+            self._look.clear()
+        self._drop_session()
+        logger.error("%s", self.problem)
+        # Celery then ends what is under way and takes nothing more.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _update(self) -> None:
+        if self._session is None:
+            self._session, self._offered = LockSession(self._url), False
+        self.problem = _difference(self._release, self._session.cursor_value(RELEASE_KEY))
+        offers = self._has_broker.is_set() and self.problem is None
+        if offers and not self._offered:
+            self._session.offer_slots(self._team, self._slots)
+            logger.info("offering %d slots for %s", self._slots, self._queue)
+        elif self._offered and not offers:
+            self._session.withdraw_slots(self._team, self._slots)
+        self._offered = offers
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.abandon()
+            self._session = None
+
+
+def membership_step(member: Member) -> type[bootsteps.StartStopStep]:
+    """Tells `member` when Celery begins and ceases to take tasks."""
+
+    class Membership(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, parent: object) -> None:
+            member.connected()
+
+        def stop(self, parent: object) -> None:
+            member.disconnected()
+
+    return Membership

@@ -1,0 +1,223 @@
+"""Takes old events, runs and ticks out of Dagster's tables, but nothing status is read from.
+
+`status/` reads of each partition its latest materialization and what came after it. An event is
+*superseded* once its partition was materialized, or its output removed, after it: then nothing
+reads it any more. Whatever else has the form of an asset's event stays for ever; so does a run that
+failed or was cancelled as long as it counts as an attempt. Dagster's own `delete_run` would take
+the materializations along.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
+from dagster._core.storage.runs.schema import RunsTable
+
+from lens_pipeline.status import OUTCOME_TAG, PRUNED_KEY, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A run that has ended; `row` is its place in the table, `ended_at` in seconds since 1970."""
+
+    row: int
+    run_id: str
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Events of assets that are to go."""
+
+    materializations: tuple[int, ...]
+    observations: tuple[int, ...]
+    others: tuple[int, ...]
+
+    @property
+    def all(self) -> list[int]:
+        return [*self.materializations, *self.observations, *self.others]
+
+
+def ended_runs(
+    connection: sa.Connection, after: int, events_before: float, runs_before: float, limit: int
+) -> list[EndedRun]:
+    """The next `limit` runs that have something to delete: they ended before one time and have
+    events of their own left, or before the other.
+    """
+    values = {
+        "after": after,
+        "events_before": events_before,
+        "runs_before": runs_before,
+        "limit": limit,
+    }
+    rows = connection.execute(_RUNS, values)
+    return [EndedRun(row.id, row.run_id, row.ended_at) for row in rows]
+
+
+def still_counted(connection: sa.Connection, run_ids: Sequence[str]) -> set[str]:
+    """Those of these ended runs that are attempts at something that was not made since."""
+    return set(connection.execute(_COUNTED, {"runs": list(run_ids)}).scalars())
+
+
+def superseded_of_runs(connection: sa.Connection, run_ids: Sequence[str]) -> Superseded:
+    """All events of these runs but those that say how a partition stands."""
+    rows = connection.execute(_OF_RUNS, {"runs": list(run_ids)}).all()
+    return _by_type(rows)
+
+
+def superseded_of_no_run(
+    connection: sa.Connection, after: int, before: float, limit: int
+) -> tuple[Superseded, int | None]:
+    """The same of the next `limit` events without a run, recorded by commands and sensors."""
+    moment = dt.datetime.fromtimestamp(before, dt.UTC).replace(tzinfo=None)
+    values = {"after": after, "before": moment, "limit": limit}
+    rows = connection.execute(_OF_NO_RUN, values).all()
+    going = [row for row in rows if row.is_superseded]
+    return _by_type(going), rows[-1].id if len(rows) == limit else None
+
+
+def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
+    """Delete these events with their tags; returns how many there were."""
+    if not event_ids:
+        return 0
+    connection.execute(_DELETE_TAGS, {"ids": list(event_ids)})
+    return connection.execute(_DELETE_EVENTS, {"ids": list(event_ids)}).rowcount
+
+
+def delete_runs(connection: sa.Connection, run_ids: Iterable[str]) -> int:
+    """Delete these runs with their tags; returns how many there were."""
+    return connection.execute(_DELETE_RUNS, {"runs": list(run_ids)}).rowcount
+
+
+def delete_ticks(connection: sa.Connection, before: float, limit: int) -> int:
+    """Delete up to `limit` ticks from before that time; returns how many.
+
+    The last tick of each sensor and schedule stays: the daemon goes on from it.
+    """
+    return connection.execute(_DELETE_TICKS, {"before": before, "limit": limit}).rowcount
+
+
+def replace_figures(connection: sa.Connection, before: str | None, after: dict) -> None:
+    """Write what was counted of events that are gone.
+
+    Raises RuntimeError: somebody else has written it since `before` was read.
+    """
+    values = {"key": PRUNED_KEY, "value": json.dumps(after), "before": before}
+    if connection.execute(_REPLACE_FIGURES, values).rowcount != 1:
+        raise RuntimeError("the figures of pruned events were written by somebody else meanwhile")
+
+
+def _by_type(rows: Iterable[sa.Row]) -> Superseded:
+    ids: dict[str, list[int]] = {_MATERIALIZATION: [], _OBSERVATION: [], "": []}
+    for row in rows:
+        ids[row.type if row.type in ids else ""].append(row.id)
+    return Superseded(tuple(ids[_MATERIALIZATION]), tuple(ids[_OBSERVATION]), tuple(ids[""]))
+
+
+_MATERIALIZATION, _OBSERVATION = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
+_PLANNED = "ASSET_MATERIALIZATION_PLANNED"
+_event = SqlEventLogStorageTable.alias("e")
+_later = SqlEventLogStorageTable.alias("later")
+_removal = SqlEventLogStorageTable.alias("removal")
+_tag = AssetEventTagsTable.alias("tag")
+_run = RunsTable.alias("r")
+
+# A probe of an index each: nothing here may read all that a partition has been through.
+_IS_SUPERSEDED = sa.or_(
+    sa.exists().where(
+        _later.c.asset_key == _event.c.asset_key,
+        _later.c.dagster_event_type == _MATERIALIZATION,
+        _later.c.partition == _event.c.partition,
+        _later.c.id > _event.c.id,
+    ),
+    sa.exists().where(
+        _removal.c.asset_key == _event.c.asset_key,
+        _removal.c.dagster_event_type == _OBSERVATION,
+        _removal.c.partition == _event.c.partition,
+        _removal.c.id > _event.c.id,
+        _tag.c.event_id == _removal.c.id,
+        _tag.c.key == OUTCOME_TAG,
+        _tag.c.value == Outcome.REMOVED.value,
+    ),
+)
+# Whether status might read it; a planned event without a partition says nothing to it.
+_SPEAKS = sa.func.coalesce(
+    sa.and_(
+        _event.c.asset_key.is_not(None),
+        sa.or_(
+            _event.c.dagster_event_type.in_([_MATERIALIZATION, _OBSERVATION]),
+            sa.and_(_event.c.dagster_event_type == _PLANNED, _event.c.partition.is_not(None)),
+        ),
+    ),
+    sa.false(),
+)
+_COUNTED = (
+    sa.select(_event.c.run_id)
+    .distinct()
+    .join_from(_event, _run, _run.c.run_id == _event.c.run_id)
+    .where(
+        _event.c.run_id.in_(sa.bindparam("runs", expanding=True)),
+        _run.c.status.in_(["FAILURE", "CANCELED"]),
+        _event.c.dagster_event_type == _PLANNED,
+        _event.c.asset_key.is_not(None),
+        _event.c.partition.is_not(None),
+        ~_IS_SUPERSEDED,
+    )
+)
+_OF_RUNS = sa.select(_event.c.id, _event.c.dagster_event_type.label("type")).where(
+    _event.c.run_id.in_(sa.bindparam("runs", expanding=True)),
+    sa.or_(~_SPEAKS, sa.and_(_event.c.partition.is_not(None), _IS_SUPERSEDED)),
+)
+# Times of events are UTC without saying so.
+_OF_NO_RUN = (
+    sa.select(
+        _event.c.id,
+        _event.c.dagster_event_type.label("type"),
+        sa.and_(
+            _event.c.timestamp < sa.bindparam("before", type_=sa.TIMESTAMP),
+            _event.c.partition.is_not(None),
+            _IS_SUPERSEDED,
+        ).label("is_superseded"),
+    )
+    .where(_event.c.run_id == RUNLESS_RUN_ID, _event.c.id > sa.bindparam("after"))
+    .order_by(_event.c.id)
+    .limit(sa.bindparam("limit"))
+)
+# A run that was cancelled before it began may have no end of its own: its last change counts.
+_RUNS = sa.text(
+    """
+    SELECT r.id, r.run_id, t.ended_at FROM runs r CROSS JOIN LATERAL (
+        SELECT coalesce(r.end_time, extract(epoch FROM r.update_timestamp)::float) AS ended_at) t
+     WHERE r.id > :after AND r.status IN ('SUCCESS', 'FAILURE', 'CANCELED')
+       AND t.ended_at < :events_before
+       AND (t.ended_at < :runs_before OR EXISTS (
+         SELECT FROM event_logs e WHERE e.run_id = r.run_id AND e.asset_key IS NULL))
+     ORDER BY r.id LIMIT :limit
+    """
+)
+_DELETE_TAGS = sa.text("DELETE FROM asset_event_tags WHERE event_id = ANY(:ids)")
+_DELETE_EVENTS = sa.text("DELETE FROM event_logs WHERE id = ANY(:ids)")
+_DELETE_RUNS = sa.text(
+    "DELETE FROM runs WHERE run_id = ANY(:runs) AND status IN ('SUCCESS', 'FAILURE', 'CANCELED')"
+)
+_DELETE_TICKS = sa.text(
+    """
+    DELETE FROM job_ticks WHERE id = ANY(ARRAY(
+      SELECT t.id FROM job_ticks t
+       WHERE t."timestamp" < to_timestamp(:before) AT TIME ZONE 'UTC'
+         AND EXISTS (
+           SELECT FROM job_ticks n
+            WHERE n.selector_id = t.selector_id AND n."timestamp" > t."timestamp")
+       ORDER BY t.id LIMIT :limit))
+    """
+)
+_REPLACE_FIGURES = sa.text(
+    """
+    INSERT INTO kvs (key, value) VALUES (:key, :value)
+    ON CONFLICT (key) DO UPDATE SET value = :value WHERE kvs.value IS NOT DISTINCT FROM :before
+    """
+)

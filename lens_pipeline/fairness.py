@@ -1,0 +1,73 @@
+"""Whose turn it is: nobody waits for all that somebody else has asked for.
+
+Work is handed out in turns: the first of each owner, then the second of each, and so on; within a
+turn, first come, first served. What somebody has under way counts as turns already taken. With one
+owner, or with many who have one piece each, that is the order of arrival.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+O = TypeVar("O", bound=Hashable)  # noqa: E741 - an owner
+
+
+def in_turns(
+    items: Iterable[T],
+    owner: Callable[[T], O],
+    taken: Mapping[O, int] | None = None,
+) -> list[T]:
+    """`items`, which are in order of arrival, in the order of their owners' turns.
+
+    `taken`: how many turns an owner has had.
+    """
+    turns: defaultdict[O, int] = defaultdict(int, taken or {})
+    placed: list[tuple[int, T]] = []
+    for item in items:
+        who = owner(item)
+        placed.append((turns[who], item))
+        turns[who] += 1
+    return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A run in the queue."""
+
+    run_id: str
+    queue: str
+    priority: int
+    # The user whose files it makes; "": several, or nobody's.
+    owner: str
+
+
+def next_runs(
+    waiting: Iterable[Waiting],
+    slots: Mapping[str, int],
+    under_way: Mapping[tuple[str, str], int],
+) -> list[str]:
+    """Ids of the runs to begin now, of those `waiting` in order of arrival.
+
+    `slots`: what the workers of each queue take at once; `under_way`: runs by queue and owner.
+    Higher priority goes first, then it goes by turns.
+    """
+    chosen: list[str] = []
+    by_queue: defaultdict[str, list[Waiting]] = defaultdict(list)
+    for run in waiting:
+        by_queue[run.queue].append(run)
+    for queue, runs in by_queue.items():
+        taken = {owner: count for (where, owner), count in under_way.items() if where == queue}
+        free = slots.get(queue, 0) - sum(taken.values())
+        if free <= 0:
+            continue
+        for priority in sorted({run.priority for run in runs}, reverse=True):
+            equal = in_turns(
+                (run for run in runs if run.priority == priority), lambda run: run.owner, taken
+            )
+            chosen += [run.run_id for run in equal[:free]]
+            free -= len(equal[:free])
+            if not free:
+                break
+    return chosen

@@ -1,0 +1,65 @@
+"""What a process must have in common with those that plan its work: versions, and what decides
+which output a row gets and where it goes.
+
+A worker with another code version or picture size makes files that the sensors hold for outdated,
+again and again; one with another store makes files that nobody finds.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Self
+
+from lens_pipeline.derivatives import CHECKED_SHOT, DERIVATIVES
+from lens_pipeline.settings import Settings
+from lens_pipeline.version import VERSION
+
+# As of the start of this process, see `VERSION`.
+_VERSIONS = {"lens-pipeline": VERSION, "dagster": version("dagster")}
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Facts by name, sorted; none is a secret."""
+
+    facts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The release of this process."""
+        facts = _VERSIONS | {
+            f"code of {derivative.asset}": derivative.code_version
+            for derivative in (*DERIVATIVES, CHECKED_SHOT)
+        }
+        facts |= {
+            "LENS_PREVIEW_EDGE": str(settings.preview_edge),
+            "LENS_PREVIEW_QUALITY": str(settings.preview_quality),
+            "LENS_STORE_URL": settings.resolved_store_url,
+        }
+        return cls(tuple(sorted(facts.items())))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError: it is no release."""
+        facts = json.loads(text)
+        if not isinstance(facts, dict):
+            raise ValueError("a release is an object of facts")  # noqa: TRY004 - as of json.loads
+        return cls(tuple(sorted((str(name), str(value)) for name, value in facts.items())))
+
+    def to_json(self) -> str:
+        return json.dumps(dict(self.facts))
+
+    @property
+    def id(self) -> str:
+        """Short, and part of the names of the broker's queues."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
+
+    def differences(self, other: "Release") -> str:
+        """What differs from `other`, in words: for example `dagster is 1.13.27, not 1.13.26`."""
+        ours, theirs = dict(self.facts), dict(other.facts)
+        return "; ".join(
+            f"{name} is {ours.get(name, 'unknown')}, not {theirs.get(name, 'unknown')}"
+            for name in sorted(ours.keys() | theirs.keys())
+            if ours.get(name) != theirs.get(name)
+        )

@@ -1,0 +1,65 @@
+"""The picture of a day: how many files were in time by hour, and how long they took."""
+
+import base64
+import datetime as dt
+import io
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from lens_pipeline.reports.figures import IN_TIME_SECONDS, hours
+
+# Inches and dots an inch: some 15 KiB, which every report keeps in the event log.
+_SIZE, _DPI = (8.4, 2.8), 90
+_COLOURS = {"in_time": "#2f9e44", "late": "#f08c00", "not_made": "#c92a2a"}
+_LABELS = {
+    "in_time": f"ready within {IN_TIME_SECONDS:g} s",
+    "late": "ready later",
+    "not_made": "not ready",
+}
+
+
+def draw(day: dt.date, files: pd.DataFrame) -> bytes:
+    """A PNG of the day's files, as `figures.FILES` says; photos and videos alone.
+
+    Masters take minutes by their nature.
+    """
+    by_hour = hours(files.loc[files["kind"].isin(["photo", "video"])])
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    count, latency = figure.subplots(1, 2)
+    below = [0] * len(by_hour)
+    for name, colour in _COLOURS.items():
+        height = by_hour[name].tolist()
+        count.bar(range(24), height, bottom=below, color=colour, label=_LABELS[name])
+        below = [lower + upper for lower, upper in zip(below, height, strict=True)]
+    count.set_title(f"Photos and videos of {day}", fontsize=9)
+    count.legend(fontsize=7, loc="upper left")
+    for name, style in (("p50", "o-"), ("p95", "s--")):
+        latency.plot(
+            range(24), by_hour[name].tolist(), style, markersize=3, linewidth=1, label=name
+        )
+    latency.axhline(IN_TIME_SECONDS, color="#c92a2a", linewidth=0.8, linestyle=":")
+    latency.set_yscale("log")
+    longest = max([IN_TIME_SECONDS, *by_hour["p95"].dropna().tolist()])
+    latency.set_ylim(0.1, 2 * longest)
+    latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    latency.yaxis.set_minor_formatter(NullFormatter())
+    latency.set_title("Seconds from finished to ready", fontsize=9)
+    latency.legend(fontsize=7, loc="upper left")
+    for axes in (count, latency):
+        axes.set_xlim(-0.6, 23.6)
+        axes.set_xlabel("hour (UTC)", fontsize=8)
+        axes.tick_params(labelsize=7)
+    # Room for the legend.
+    count.set_ylim(0, 1.35 * max(*below, 1))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def inline(png: bytes, name: str) -> str:
+    """Markdown that shows the picture wherever it is read."""
+    return f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"

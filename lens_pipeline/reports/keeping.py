@@ -1,0 +1,65 @@
+"""The copies of reports in the object store: tables that any tool reads."""
+
+import datetime as dt
+import io
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from lens_pipeline.failures import SourceMissing
+from lens_pipeline.reports.reading import DayReport
+from lens_pipeline.store import ObjectStore, content_type_of
+
+PREFIX = "reports/daily/"
+
+_MAX_BYTES = 16 * 1024 * 1024
+_READ_SECONDS = 30.0
+
+
+def keys(day: dt.date) -> dict[str, str]:
+    """Object keys of a day's report: the figures, and the slowest and largest files."""
+    return {
+        "figures_csv": f"{PREFIX}{day}.csv",
+        "figures_parquet": f"{PREFIX}{day}.parquet",
+        "files_csv": f"{PREFIX}{day}_files.csv",
+        "files_parquet": f"{PREFIX}{day}_files.parquet",
+    }
+
+
+def keep(store: ObjectStore, report: DayReport) -> None:
+    """Store the report in place of an earlier one of the day. Raises DerivativeError."""
+    names = keys(report.day)
+    # The one that is read back comes last: a day that has it has the others.
+    for name, table in (("files", report.extremes), ("figures", report.summary)):
+        bodies = {f"{name}_csv": _csv(table), f"{name}_parquet": _parquet(table)}
+        for kind, body in bodies.items():
+            store.write(names[kind], body, content_type=content_type_of(names[kind]))
+
+
+def find(store: ObjectStore, day: dt.date) -> DayReport | None:
+    """The report that was kept of `day`, if one was. Raises DerivativeError."""
+    names = keys(day)
+    try:
+        return DayReport(
+            day, _read(store, names["figures_parquet"]), _read(store, names["files_parquet"])
+        )
+    except SourceMissing:
+        return None
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False).encode()
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _read(store: ObjectStore, key: str) -> pd.DataFrame:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "report.parquet"
+        store.read_into(key, file, max_bytes=_MAX_BYTES, deadline_seconds=_READ_SECONDS)
+        return pd.read_parquet(file)

@@ -1,0 +1,171 @@
+"""What became of a day's files: the application's rows compared with the event log."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lens_pipeline.catalog import Kind, Position, Row
+from lens_pipeline.derivatives import (
+    DERIVATIVES,
+    MASTER,
+    POSTER,
+    PREVIEW,
+    SCALED,
+    Derivative,
+)
+from lens_pipeline.gaps import assess, usable
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.reports import figures
+from lens_pipeline.status import STAGES, DayLog, MadeFile, State
+
+# What a kind is reported by: a master counts by its video.
+REPORTED: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, SCALED)
+KINDS = [derivative.kind.value for derivative in REPORTED]
+# What was made so soon after its day is read with it; what came later, by its row.
+_AFTERMATH = dt.timedelta(hours=1)
+# A master has finished when its last shot has, which may be days after its row was changed.
+_ROWS_BEFORE = {Kind.MASTER: dt.timedelta(days=7), Kind.SCALED: dt.timedelta(days=7)}
+_PAGE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class DayReport:
+    """One day's figures."""
+
+    day: dt.date
+    summary: pd.DataFrame
+    """One row a kind; see `figures.summarize`."""
+    extremes: pd.DataFrame
+    """See `figures.extremes`."""
+
+
+def today() -> dt.date:
+    return dt.datetime.now(dt.UTC).date()
+
+
+def report(pipeline: Pipeline, day: dt.date, files: pd.DataFrame | None = None) -> DayReport:
+    """The report of `day` as things stand now; of `files` if they were read already."""
+    as_of = dt.datetime.now(dt.UTC)
+    files = read_files(pipeline, day) if files is None else files
+    attempts = _attempts(pipeline, day)
+    return DayReport(
+        day,
+        figures.summarize(day, KINDS, files, attempts, as_of),
+        figures.extremes(day, files),
+    )
+
+
+def read_files(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
+    """Every file of `day`, as `figures.FILES` says."""
+    since, until = _bounds(day)
+    rows: list[dict] = []
+    with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
+        for derivative in REPORTED:
+            kind = derivative.kind.value
+            made = _first_made(log, derivative.asset, since, until)
+            rows += [_made_row(kind, file) for file in made.values()]
+            for found in _others(pipeline, log, derivative, day, made):
+                rows.append(found)
+    return figures.frame(rows, figures.FILES)
+
+
+def _attempts(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
+    since, until = _bounds(day)
+    with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
+        rows = [
+            {
+                "kind": derivative.kind.value,
+                "error_class": missed.error_class,
+                "permanent": missed.permanent,
+            }
+            for derivative in DERIVATIVES
+            for missed in log.missed(derivative.asset, since, until)
+        ]
+    return figures.frame(rows, figures.ATTEMPTS)
+
+
+def _bounds(day: dt.date) -> tuple[dt.datetime, dt.datetime]:
+    since = dt.datetime.combine(day, dt.time(), dt.UTC)
+    return since, since + dt.timedelta(days=1)
+
+
+def _first_made(
+    log: DayLog, asset: str, since: dt.datetime, until: dt.datetime
+) -> dict[tuple[str, str | None], MadeFile]:
+    """The first making of each file of the day, by key and revision.
+
+    What is made once more later, by force, was ready before.
+    """
+    first: dict[tuple[str, str | None], MadeFile] = {}
+    for file in log.made(asset, since, until + _AFTERMATH):
+        if file.finished_at is not None and since <= file.finished_at < until:
+            first.setdefault((file.key, file.revision), file)
+    return first
+
+
+def _others(
+    pipeline: Pipeline,
+    log: DayLog,
+    derivative: Derivative,
+    day: dt.date,
+    made: Mapping[tuple[str, str | None], MadeFile],
+) -> Iterator[dict]:
+    """The day's rows that are not among `made`: made later, or not at all."""
+    since, until = _bounds(day)
+    kind = derivative.kind.value
+    for page in _rows(pipeline, derivative.kind, since, until):
+        unknown = [
+            row for row in page if (row.id, derivative.revision(row, pipeline.settings)) not in made
+        ]
+        later: list[int] = []
+        for assessed in assess(pipeline, derivative, unknown):
+            standing = assessed.standing
+            if standing.state is State.READY:
+                later += [standing.event_id] if standing.event_id else []
+            elif assessed.waits is None or standing.state in (State.FAILED, State.DEAD):
+                state = standing.state.value
+                yield {
+                    "kind": kind,
+                    "id": assessed.row.id,
+                    "state": state if state in ("failed", "dead") else "waiting",
+                    "finished_at": assessed.row.finished_at,
+                }
+        for file in log.files(later):
+            # Others were ready before this day, and only their rows have changed since.
+            if file.finished_at is not None and since <= file.finished_at < until:
+                yield _made_row(kind, file)
+
+
+def _rows(
+    pipeline: Pipeline, kind: Kind, since: dt.datetime, until: dt.datetime
+) -> Iterator[list[Row]]:
+    """The rows of `kind` that finished in the span, by pages."""
+    place = Position(since - _ROWS_BEFORE.get(kind, dt.timedelta()), "")
+    while True:
+        page = pipeline.catalog.after(kind, place, _PAGE)
+        within = [row for position, row in page if position and position.finished_at < until]
+        yield [
+            row
+            for row in usable(within)
+            if row.finished_at is not None and since <= row.finished_at < until
+        ]
+        last = page[-1][0] if page else None
+        if len(within) < _PAGE or last is None:
+            return
+        place = last
+
+
+def _made_row(kind: str, file: MadeFile) -> dict:
+    return {
+        "kind": kind,
+        "id": file.key,
+        "state": "ready",
+        "finished_at": file.finished_at,
+        "latency_seconds": file.latency,
+        **{f"{name}_seconds": value for name, value in zip(STAGES, file.stages, strict=True)},
+        "bytes_in": file.bytes_in,
+        "bytes_out": file.bytes_out,
+    }

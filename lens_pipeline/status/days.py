@@ -1,0 +1,171 @@
+"""What was made, and what failed, in a span of time: for the daily report.
+
+The log has no index by time. But ids grow with time, so the place of a moment among an asset's
+events is found by halving; a span costs what happened in it, however long the log is.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lens_pipeline.status.figures import STAGES, Missed, missed_of
+from lens_pipeline.status.reading import event_metadata
+
+_MADE, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
+# An event has its time from the worker and its id from the database: a clock may be so far off.
+_SLACK = dt.timedelta(hours=1)
+_PAGE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFile:
+    """One derivative that a run has made; times in seconds, None where not known."""
+
+    event_id: int
+    key: str
+    revision: str | None
+    at: dt.datetime
+    latency: float | None
+    """From the row's end to the derivative stored."""
+    stages: tuple[float | None, ...]
+    """One for each of STAGES."""
+    bytes_in: int | None
+    bytes_out: int | None
+
+    @property
+    def finished_at(self) -> dt.datetime | None:
+        """When its row had finished, as of then: rows change their times for other reasons too."""
+        return None if self.latency is None else self.at - dt.timedelta(seconds=self.latency)
+
+
+class DayLog:
+    """Reads spans of the event log. Safe to share between threads."""
+
+    def __init__(self, dagster_url: str) -> None:
+        self._engine = sa.create_engine(
+            dagster_url,
+            pool_pre_ping=True,
+            pool_size=1,
+            connect_args={"connect_timeout": 10, "application_name": "lens-pipeline-days"},
+        )
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def made(self, asset: str, since: dt.datetime, until: dt.datetime) -> Iterator[MadeFile]:
+        """What runs made of `asset` from `since` to before `until`, in the order of the log."""
+        for page in self._pages(asset, _MADE, since, until):
+            yield from self.files(page)
+
+    def files(self, event_ids: Iterable[int]) -> list[MadeFile]:
+        """What these materializations say; those of no run, which record what was there, do not."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_FILES, {"ids": list(event_ids)}).all()
+        return [_file(row) for row in rows]
+
+    def missed(self, asset: str, since: dt.datetime, until: dt.datetime) -> Iterator[Missed]:
+        """Attempts at `asset` that failed from `since` to before `until`."""
+        for page in self._pages(asset, _OBSERVED, since, until):
+            with self._engine.connect() as connection:
+                yield from missed_of(connection, page)
+
+    def _pages(
+        self, asset: str, kind: str, since: dt.datetime, until: dt.datetime
+    ) -> Iterator[list[int]]:
+        """Ids of the asset's events of that kind in the span."""
+        values = {"asset": json.dumps([asset]), "type": kind}
+        with self._engine.connect() as connection:
+            after = _place(connection, values, since - _SLACK) - 1
+            last = _place(connection, values, until + _SLACK)
+        span = {"since": _naive(since), "until": _naive(until), "last": last, "limit": _PAGE}
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(_SPAN, {**values, **span, "after": after}).all()
+            if not rows:
+                return
+            after = rows[-1].id
+            yield [row.id for row in rows if row.is_within]
+
+
+def _place(connection: sa.Connection, values: dict[str, str], moment: dt.datetime) -> int:
+    """An id that no event of that asset and kind at or after `moment` lies below."""
+    low, high = 0, (connection.scalar(_LAST, values) or 0) + 1
+    naive = _naive(moment)
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(_PROBE, {**values, "id": middle}).one_or_none()
+        if row is not None and row.at < naive:
+            low = row.id + 1
+        else:
+            high = middle
+    return low
+
+
+def _naive(moment: dt.datetime) -> dt.datetime:
+    """As the log has times: UTC without saying so."""
+    return moment.astimezone(dt.UTC).replace(tzinfo=None)
+
+
+def _file(row: sa.Row) -> MadeFile:
+    facts = event_metadata(row)
+    return MadeFile(
+        event_id=row.id,
+        key=row.partition,
+        revision=_text(facts.get("revision")),
+        at=row.timestamp.replace(tzinfo=dt.UTC),
+        latency=_number(facts.get("latency_seconds")),
+        stages=tuple(_number(facts.get(f"{stage}_seconds")) for stage in STAGES),
+        bytes_in=_whole(facts.get("source_bytes")),
+        bytes_out=_whole(facts.get("bytes")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+# Columns are compared as rows for the reason given in `changes.py`.
+_SPAN = sa.text(
+    """
+    SELECT id, "timestamp" >= :since AND "timestamp" < :until AS is_within FROM event_logs
+     WHERE asset_key IS NOT NULL
+       AND (asset_key, dagster_event_type, id) > (:asset, :type, :after)
+       AND (asset_key, dagster_event_type, id) <= (:asset, :type, :last)
+     ORDER BY asset_key, dagster_event_type, id LIMIT :limit
+    """
+)
+_PROBE = sa.text(
+    """
+    SELECT id, "timestamp" AS at FROM event_logs
+     WHERE asset_key IS NOT NULL
+       AND (asset_key, dagster_event_type, id) >= (:asset, :type, :id)
+       AND (asset_key, dagster_event_type, id) <= (:asset, :type, 9223372036854775807)
+     ORDER BY asset_key, dagster_event_type, id LIMIT 1
+    """
+)
+_LAST = sa.text(
+    """
+    SELECT id FROM event_logs
+     WHERE asset_key IS NOT NULL
+       AND (asset_key, dagster_event_type, id) >= (:asset, :type, 0)
+       AND (asset_key, dagster_event_type, id) <= (:asset, :type, 9223372036854775807)
+     ORDER BY asset_key DESC, dagster_event_type DESC, id DESC LIMIT 1
+    """
+)
+_FILES = sa.text(
+    """
+    SELECT id, partition, "timestamp", event FROM event_logs
+     WHERE id = ANY(:ids) AND run_id <> '' AND partition IS NOT NULL ORDER BY id
+    """
+)

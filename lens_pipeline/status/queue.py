@@ -1,0 +1,103 @@
+"""What waits in Dagster's run queue and what is under way, without loading the runs."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lens_pipeline.database import connect_args, notice_lost_clients
+from lens_pipeline.fairness import Waiting
+from lens_pipeline.locks import SLOTS
+
+# Ours, on runs that make files of one user alone.
+USER_TAG = "lens/user"
+PRIORITY_TAG = "dagster/priority"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Runs in the queue, and under way."""
+
+    waiting: list[Waiting]
+    """In order of arrival; of each owner no more than were asked for."""
+    under_way: dict[tuple[str, str], int]
+    """How many, by queue and owner."""
+
+
+class RunQueueLog:
+    """Reads the run queue; Dagster's own reading takes 0.5 ms a run. Safe to share by threads."""
+
+    def __init__(self, dagster_url: str) -> None:
+        self._engine = sa.create_engine(
+            dagster_url,
+            isolation_level="AUTOCOMMIT",
+            pool_pre_ping=True,
+            pool_size=1,
+            max_overflow=3,
+            connect_args=connect_args("lens-pipeline-queue"),
+        )
+        notice_lost_clients(self._engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def load(self, queue_tag: str, default_queue: str, most: int) -> Load:
+        """The queue: of each owner, queue and priority the first `most` runs."""
+        values = {
+            "tags": [queue_tag, PRIORITY_TAG, USER_TAG],
+            "queue": queue_tag,
+            "priority": PRIORITY_TAG,
+            "owner": USER_TAG,
+            "default": default_queue,
+        }
+        with self._engine.connect() as connection:
+            waiting = connection.execute(_WAITING, {**values, "most": most}).all()
+            under_way = connection.execute(_UNDER_WAY, values).all() if waiting else []
+        return Load(
+            [Waiting(row.run_id, row.queue, row.priority, row.owner) for row in waiting],
+            {(row.queue, row.owner): row.runs for row in under_way},
+        )
+
+    def depth(self, job: str, origin_tag: str, origin: str) -> int:
+        """How many runs of `job` with that origin wait."""
+        values = {"job": job, "key": origin_tag, "origin": origin}
+        with self._engine.connect() as connection:
+            return connection.execute(_DEPTH, values).scalar_one()
+
+    def slots(self) -> dict[int, int]:
+        """How many runs the living workers take at once, by team (see `locks.team_of`)."""
+        with self._engine.connect() as connection:
+            return {row.team: int(row.slots) for row in connection.execute(SLOTS)}
+
+
+# A priority that is no number counts as none, as for Dagster.
+_TAGGED = """
+  SELECT r.id, r.run_id,
+         coalesce(max(t.value) FILTER (WHERE t.key = :queue), :default) AS queue,
+         coalesce(CAST(substring(max(t.value) FILTER (WHERE t.key = :priority)
+                                 FROM '^-?[0-9]{1,9}$') AS int), 0) AS priority,
+         coalesce(max(t.value) FILTER (WHERE t.key = :owner), '') AS owner
+    FROM runs r LEFT JOIN run_tags t ON t.run_id = r.run_id AND t.key = ANY(:tags)
+"""
+_WAITING = sa.text(
+    f"""
+    WITH queued AS ({_TAGGED} WHERE r.status = 'QUEUED' GROUP BY r.id, r.run_id),
+    counted AS (
+      SELECT *, row_number() OVER (PARTITION BY queue, priority, owner ORDER BY id) AS turn
+        FROM queued)
+    SELECT run_id, queue, priority, owner FROM counted WHERE turn <= :most ORDER BY id
+    """  # noqa: S608 - constants
+)
+_UNDER_WAY = sa.text(
+    f"""
+    WITH busy AS ({_TAGGED} WHERE r.status IN ('STARTING', 'STARTED', 'CANCELING')
+                  GROUP BY r.id, r.run_id)
+    SELECT queue, owner, count(*) AS runs FROM busy GROUP BY queue, owner
+    """  # noqa: S608 - constants
+)
+_DEPTH = sa.text(
+    """
+    SELECT count(*) FROM runs r WHERE r.status = 'QUEUED' AND r.pipeline_name = :job
+       AND EXISTS (SELECT FROM run_tags t
+                    WHERE t.run_id = r.run_id AND t.key = :key AND t.value = :origin)
+    """
+)

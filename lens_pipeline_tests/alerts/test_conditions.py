@@ -1,0 +1,106 @@
+"""From what is known to what is a problem."""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline.alerts.conditions import Disk, Seen, disks, judge
+from lens_pipeline.backlog import Backlog
+from lens_pipeline.catalog import Kind
+from lens_pipeline.live import ASSETS
+from lens_pipeline.settings import Settings
+from lens_pipeline.status import FigureLog, HourlyOutcome
+from lens_pipeline_tests.pipeline.site import Site
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+SETTINGS = Settings()
+WELL = Seen(
+    services=dict.fromkeys(("database", "broker", "store", "daemon")),
+    workers={"previews": 1, "masters": 1},
+    backlog=Backlog({}, {}, ()),
+    outcome=HourlyOutcome(1000, 5),
+    disks=[Disk(Path("/x"), 50, 100)],
+)
+
+
+def _waiting(kind: Kind, seconds: float) -> Backlog:
+    return Backlog({kind: NOW - dt.timedelta(seconds=seconds)}, {}, ())
+
+
+def test_all_is_well() -> None:
+    assert judge(WELL, SETTINGS, NOW) == ([], set())
+
+
+@pytest.mark.parametrize(
+    ("seen", "key", "words"),
+    [
+        (replace(WELL, services={"store": "cannot be read"}), "store", "the store cannot be read"),
+        (replace(WELL, workers={"previews": 1, "masters": 0}), "workers masters", "masters"),
+        (replace(WELL, backlog=_waiting(Kind.PHOTO, 601)), "oldest", "photo 10 min"),
+        (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
+        (replace(WELL, outcome=HourlyOutcome(98, 2)), "success", "2 of 100"),
+        (replace(WELL, disks=[Disk(Path("/x"), 9, 100)]), "disk /x", "9 %"),
+    ],
+)  # fmt: skip
+def test_one_thing_is_wrong(seen: Seen, key: str, words: str) -> None:
+    (problem,), unknown = judge(seen, SETTINGS, NOW)
+    assert problem.key == key
+    assert words in problem.text
+    assert unknown == {"database", "broker", "store", "daemon"} - seen.services.keys()
+
+
+@pytest.mark.parametrize(
+    "backlog", [_waiting(Kind.PHOTO, 599), _waiting(Kind.MASTER, 3599), _waiting(Kind.VIDEO, -60)]
+)
+def test_work_takes_its_time(backlog: Backlog) -> None:
+    assert judge(replace(WELL, backlog=backlog), SETTINGS, NOW) == ([], set())
+
+
+def test_a_pause_is_no_problem() -> None:
+    seen = replace(WELL, backlog=_waiting(Kind.PHOTO, 10_000))
+    assert judge(seen, Settings(enabled=False), NOW)[0] == []
+
+
+def test_one_failure_of_few_files_is_no_share_to_speak_of() -> None:
+    """Nor the end of a bad hour; that is over once nothing fails."""
+    assert judge(replace(WELL, outcome=HourlyOutcome(40, 1)), SETTINGS, NOW) == ([], {"success"})
+    assert judge(replace(WELL, outcome=HourlyOutcome(0, 0)), SETTINGS, NOW) == ([], set())
+
+
+def test_what_is_not_known_is_said_to_be() -> None:
+    seen = Seen({"database": "cannot be read"}, None, None, None, [])
+    problems, unknown = judge(seen, SETTINGS, NOW)
+    assert [problem.key for problem in problems] == ["database"]
+    assert unknown == {
+        *("broker", "store", "daemon", "workers previews", "workers masters"),
+        *("oldest", "dead_letters", "success"),
+    }
+
+
+def test_each_disk_is_looked_at_once(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, store_url=(tmp_path / "store").as_uri())
+    (tmp_path / "store").mkdir()
+    (disk,) = disks(settings)
+    assert 0 < disk.free_bytes < disk.total_bytes
+
+
+@pytest.mark.slow
+def test_the_last_hour_counts_each_file_as_it_came_out_last(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    site.add("good", photo("good"))
+    site.add("mended", "http://127.0.0.1/none.jpg")
+    site.add("bad", "http://127.0.0.1/none.jpg")
+    site.once()
+    log = FigureLog(site.dagster_url)
+    now = dt.datetime.now(dt.UTC)
+    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(1, 2)
+    site.sql("UPDATE generations SET asset_url = :url WHERE id = 'mended'", url=photo("mended"))
+    site.once()
+    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(2, 1)
+    assert log.outcome(ASSETS, now) == HourlyOutcome(1, 0)
+    assert log.outcome(ASSETS, dt.datetime.now(dt.UTC)) == HourlyOutcome(0, 0)
+    log.close()

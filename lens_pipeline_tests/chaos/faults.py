@@ -1,0 +1,142 @@
+"""What goes wrong, each with its end."""
+
+import contextlib
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from lens_pipeline_tests.chaos.proxy import FaultyProxy, Weather
+from lens_pipeline_tests.chaos.world import World
+from lens_pipeline_tests.pipeline.stack import role_of
+
+Heal = Callable[[], None]
+# Roles whose processes die by themselves on a bad day, or are shot by a kernel short of memory.
+_VICTIMS = (
+    *("daemon", "code", "web", "api", "worker", "worker-masters", "render", "ffmpeg"),
+    *("postgres", "valkey", "supervisor"),
+)
+_STEPS_SECONDS = (-240, -45, 45, 240)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that begins now and is over when `heal` is called after `seconds`."""
+
+    what: str
+    seconds: float
+    heal: Heal | None = None
+
+
+def draw(world: World, rng: random.Random) -> Fault:
+    """Let something go wrong."""
+    kinds: list[tuple[Callable[[World, random.Random], Fault], int]] = [
+        (_kill, 10), (_freeze, 3), (_restart_server, 2), (_break_store, 4), (_break_sources, 4),
+        (_step_clock, 1), (_kill_everything, 1), (_stop_everything, 1),
+    ]  # fmt: skip
+    if world.disk.is_usable:
+        kinds.append((_fill_disk, 2))
+    choices, weights = zip(*kinds, strict=True)
+    return rng.choices(choices, weights)[0](world, rng)
+
+
+def _kill(world: World, rng: random.Random) -> Fault:
+    """kill -9, or now and then SIGTERM, of any process."""
+    role, victim = _victim(world, rng)
+    number = signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
+    _send(victim, number)
+    return Fault(f"{number.name} to {role}", 0)
+
+
+def _freeze(world: World, rng: random.Random) -> Fault:
+    """A process that is there and does nothing, as on a host that swaps."""
+    role, victim = _victim(world, rng)
+    _send(victim, signal.SIGSTOP)
+    return Fault(f"{role} is frozen", rng.uniform(2, 25), lambda: _send(victim, signal.SIGCONT))
+
+
+def _restart_server(world: World, rng: random.Random) -> Fault:
+    """A server that somebody restarts in order."""
+    role = rng.choice(["postgres", "valkey"])
+    for process in _by_role(world).get(role, [])[:1]:
+        _send(process, signal.SIGINT)
+    return Fault(f"{role} is restarted", 0)
+
+
+def _break_store(world: World, rng: random.Random) -> Fault:
+    return _break(world.store_proxy, "store", rng)
+
+
+def _break_sources(world: World, rng: random.Random) -> Fault:
+    return _break(world.source_proxy, "sources", rng)
+
+
+def _break(proxy: FaultyProxy, name: str, rng: random.Random) -> Fault:
+    proxy.weather = rng.choice([weather for weather in Weather if weather is not Weather.FINE])
+
+    def heal() -> None:
+        proxy.weather = Weather.FINE
+
+    return Fault(f"{name}: {proxy.weather}", rng.uniform(3, 20), heal)
+
+
+def _step_clock(world: World, rng: random.Random) -> Fault:
+    seconds = rng.choice(_STEPS_SECONDS)
+    world.clock.set(seconds)
+    return Fault(f"clock {seconds:+d} s", rng.uniform(5, 30), lambda: world.clock.set(0))
+
+
+def _fill_disk(world: World, rng: random.Random) -> Fault:
+    world.disk.fill()
+    return Fault("scratch disk full", rng.uniform(3, 15), world.disk.empty)
+
+
+def _kill_everything(world: World, rng: random.Random) -> Fault:
+    """kill -9 to `lens up` itself, which is then started again."""
+    world.stack.kill()
+    return Fault("SIGKILL to lens up", 0)
+
+
+def _stop_everything(world: World, rng: random.Random) -> Fault:
+    """A machine that is rebooted in order."""
+    world.stack.begin_to_stop()
+    return Fault("SIGTERM to lens up", 0)
+
+
+def _victim(world: World, rng: random.Random) -> tuple[str, psutil.Process | None]:
+    found = _by_role(world)
+    there = [role for role in _VICTIMS if found.get(role)]
+    if not there:
+        return "nobody", None
+    role = rng.choice(there)
+    return role, rng.choice(found[role])
+
+
+def _by_role(world: World) -> dict[str, list[psutil.Process]]:
+    """Parents before their children."""
+    found: dict[str, list[psutil.Process]] = {}
+    for process in world.processes():
+        with contextlib.suppress(psutil.Error):
+            found.setdefault(_role(process), []).append(process)
+    return found
+
+
+def _role(process: psutil.Process) -> str:
+    name, arguments = process.name(), process.cmdline()
+    if name == "valkey-server":
+        return "valkey"
+    if "ffmpeg" in name:
+        return "ffmpeg"
+    if any(argument.endswith("supervisord.py") for argument in arguments):
+        return "supervisor"
+    if "lens_pipeline.media.worker" in arguments:
+        return "render"
+    return role_of(process) or "other"
+
+
+def _send(process: psutil.Process | None, number: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process is not None:
+            process.send_signal(number)

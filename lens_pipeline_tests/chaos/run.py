@@ -1,0 +1,203 @@
+"""One run: rows arrive and things go wrong for a while; then all is healed, and judged."""
+
+import heapq
+import itertools
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lens_pipeline_tests.chaos import evidence, faults, invariants
+from lens_pipeline_tests.chaos.arrivals import Arrivals
+from lens_pipeline_tests.chaos.world import World, world
+
+_LOOK_SECONDS = 0.25
+_TELL_SECONDS = 30.0
+# Backoff, attempts by a backfill each minute, and a clock that was set back.
+_SETTLE_SECONDS = 420.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do; `minutes` is how long things go wrong."""
+
+    seed: int
+    minutes: float
+    fault_seconds: float = 7.0
+    """Between the beginnings of two faults, on average."""
+    rows_per_second: float = 1.2
+
+
+@dataclass
+class Verdict:
+    """What came of it."""
+
+    violations: list[str]
+    figures: dict[str, Any]
+
+
+@dataclass
+class Chaos:
+    plan: Plan
+    world: World
+    say: Callable[[str], None]
+    _faults: Counter[str] = field(default_factory=Counter)
+    _healing: list[tuple[float, int, str, faults.Heal]] = field(default_factory=list)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def run(self) -> Verdict:
+        arrivals = Arrivals(
+            self.world, random.Random(f"{self.plan.seed} rows"), self.plan.rows_per_second
+        )
+        arrivals.begin()
+        try:
+            self._break_things(arrivals)
+        finally:
+            self._heal_all()
+            arrivals.end()
+        self.say("everything is healed")
+        return self._judge(arrivals)
+
+    def _break_things(self, arrivals: Arrivals) -> None:
+        rng = random.Random(self.plan.seed)
+        end = time.monotonic() + 60 * self.plan.minutes
+        due = tell = time.monotonic()
+        while (now := time.monotonic()) < end:
+            self._heal(until=now)
+            self.world.keep_running()
+            self.world.processes()
+            if now >= tell:
+                tell = now + _TELL_SECONDS
+                self.say(f"{len(arrivals.rows)} rows, {self._faults.total()} faults")
+            if now >= due and not self.world.stack.is_stopping:
+                due = now + rng.expovariate(1 / self.plan.fault_seconds)
+                self._begin(faults.draw(self.world, rng))
+            time.sleep(_LOOK_SECONDS)
+
+    def _begin(self, fault: faults.Fault) -> None:
+        self._faults[fault.what] += 1
+        lasts = f" for {fault.seconds:.0f} s" if fault.heal else ""
+        self.say(f"  {fault.what}{lasts}")
+        if fault.heal:
+            entry = (time.monotonic() + fault.seconds, next(self._numbers), fault.what, fault.heal)
+            heapq.heappush(self._healing, entry)
+
+    def _heal(self, until: float) -> None:
+        while self._healing and self._healing[0][0] <= until:
+            _, _, what, heal = heapq.heappop(self._healing)
+            heal()
+            self.say(f"  over: {what}")
+
+    def _heal_all(self) -> None:
+        self._heal(until=float("inf"))
+        self.world.await_end_of_stop()
+        self.world.keep_running()
+
+    # --- the end
+
+    def _judge(self, arrivals: Arrivals) -> Verdict:
+        wrong = self._settle(arrivals, forgive=invariants.TOO_OFTEN)
+        tired = [
+            standing
+            for standing in evidence.standings(self.world)
+            if standing.state == "dead" and not arrivals.rows[standing.row_id].reasons
+        ]
+        if tired:
+            self.say(f"{len(tired)} good files had too many attempts: they are tried again")
+            answer = self.world.stack.lens("retry", "--all", timeout=180)
+            wrong += [f"lens retry: {answer.stderr}"] if answer.returncode else []
+            wrong += self._settle(arrivals, forgive=())
+        made = evidence.made(self.world)
+        live = [r for r in made.records.values() if r.row_id in arrivals.rows]
+        objects = evidence.objects(self.world)
+        wrong += invariants.wrong_objects(live, objects)
+        wrong += invariants.orphan_objects(live, objects)
+        wrong += invariants.made_too_often(made.times, made.broken_off)
+        wrong += evidence.unfinished_uploads(self.world)
+        wrong += self._unwell()
+        wrong += self._stop()
+        return Verdict(wrong, self._figures(arrivals, made, len(tired)))
+
+    def _settle(self, arrivals: Arrivals, *, forgive: frozenset[str] | tuple[()]) -> list[str]:
+        """Wait until nothing is left to do; what is still wrong then."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            self.world.keep_running()
+            found = evidence.standings(self.world)
+            wrong = invariants.wrong_standings(arrivals.rows, found, forgive=forgive)
+            busy = evidence.unfinished_runs(self.world) + evidence.held_locks(self.world)
+            left = self._left_of_deleted(arrivals)
+            if not (wrong or busy or left) or time.monotonic() > end:
+                break
+            self.say(f"{len(wrong + busy + left)} things to do, as: {(wrong + busy + left)[0]}")
+            time.sleep(5)
+        why = evidence.reasons(self.world) if wrong else {}
+        explained = [f"{line} ({_reason(why, line)})" for line in wrong]
+        return explained + busy + left
+
+    def _left_of_deleted(self, arrivals: Arrivals) -> list[str]:
+        """Objects of rows that are gone; a sensor deletes them within a minute."""
+        gone = set(arrivals.deleted)
+        return [
+            f"{key} is left of a deleted row"
+            for key in evidence.keys(self.world)
+            if key.rpartition("/")[2].partition("_")[0] in gone
+        ]
+
+    def _unwell(self) -> list[str]:
+        wrong = []
+        url = f"http://127.0.0.1:{self.world.stack.api_port}/api/health"
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                json.load(answer)
+        except (urllib.error.URLError, TimeoutError) as error:
+            wrong.append(f"/api/health: {error}")
+        doctor = self.world.stack.lens("doctor", timeout=120)
+        if doctor.returncode:
+            wrong.append(f"lens doctor: {doctor.stdout}{doctor.stderr}")
+        return wrong
+
+    def _stop(self) -> list[str]:
+        self.world.processes()
+        wrong = self.world.stop()
+        wrong += [f"still running: {process}" for process in self.world.survivors()]
+        wrong += [f"left in the scratch directory: {path}" for path in self.world.disk.left()]
+        return wrong
+
+    def _figures(self, arrivals: Arrivals, made: evidence.Made, tired: int) -> dict[str, Any]:
+        latencies = np.array(made.latencies or [0.0])
+        return {
+            "seed": self.plan.seed,
+            "minutes": self.plan.minutes,
+            "rows": len(arrivals.rows),
+            "bad_rows": sum(bool(row.reasons) for row in arrivals.rows.values()),
+            "deleted_rows": len(arrivals.deleted),
+            "arrivals": arrivals.done,
+            "faults": self._faults.total(),
+            "faults_by_name": dict(self._faults.most_common()),
+            "files_made": made.times.total(),
+            "made_again_after_crashes": sum(times - 1 for times in made.times.values()),
+            "good_files_with_too_many_attempts": tired,
+            "latency_p50_seconds": round(float(np.quantile(latencies, 0.5)), 1),
+            "latency_p95_seconds": round(float(np.quantile(latencies, 0.95)), 1),
+            "latency_max_seconds": round(float(latencies.max()), 1),
+        }
+
+
+def _reason(why: dict[tuple[str, str], str], line: str) -> str:
+    asset, _, rest = line.partition(" of ")
+    return why.get((asset, rest.partition(":")[0]), "")
+
+
+def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> Verdict:
+    """Build a world in `directory`, break it, judge it; nothing of it runs on."""
+    with world(directory, random.Random(f"{plan.seed} network")) as built:
+        return Chaos(plan, built, say).run()

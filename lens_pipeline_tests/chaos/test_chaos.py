@@ -1,0 +1,20 @@
+"""A short bad day of the whole stack; `make chaos` has longer ones."""
+
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline_tests.chaos.run import Plan, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(900)]
+
+PLAN = Plan(seed=1, minutes=0.5, fault_seconds=3, rows_per_second=2)
+
+
+def test_every_rule_holds_after_a_bad_half_minute(tmp_path: Path) -> None:
+    """Lost rows, torn files, leftovers: whatever only several faults at once bring about."""
+    diary: list[str] = []
+    verdict = run(PLAN, tmp_path / "chaos", diary.append)
+    assert verdict.violations == [], "\n".join(diary)
+    assert verdict.figures["faults"] >= 3
+    assert verdict.figures["files_made"] >= 10

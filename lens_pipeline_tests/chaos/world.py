@@ -1,0 +1,184 @@
+"""The pipeline under test: `lens up` and one more worker, with servers that can be broken."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from lens_pipeline.stack.endpoints import StackError
+from lens_pipeline.stack.ports import free_port
+from lens_pipeline_tests.chaos.clock import Clock
+from lens_pipeline_tests.chaos.disk import SmallDisk
+from lens_pipeline_tests.chaos.proxy import FaultyProxy
+from lens_pipeline_tests.pipeline.site import Site
+from lens_pipeline_tests.pipeline.stack import Stack
+from lens_pipeline_tests.servers import HostileServer, SeaweedServer
+
+_SETTINGS = {
+    "LENS_BACKFILL_CRON": "* * * * *",
+    "LENS_BATCH_SIZE": "5",
+    "LENS_PREVIEW_CONCURRENCY": "2",
+    "LENS_FETCH_TIMEOUT_SECONDS": "20",
+    "LENS_ENCODE_IDLE_SECONDS": "20",
+    "LENS_ALERT_URLS": "",
+}
+_STOP_SECONDS = 60
+# Of `lens up`, some of whose processes may be frozen meanwhile.
+_STOP_SECONDS_WITH_FAULTS = 180
+# A service manager's pause before it starts a worker again.
+_AGAIN_SECONDS = 2.0
+
+
+class World:
+    """One site; everything in it may be killed, and is started again as an operator would."""
+
+    def __init__(
+        self, directory: Path, store: SeaweedServer, sources: HostileServer, rng: random.Random
+    ) -> None:
+        self.directory = directory
+        self.store = store
+        self.sources = sources
+        self.clock = Clock(directory)
+        self.disk = SmallDisk(directory / "home" / "scratch")
+        address = urlsplit(store.endpoint)
+        self.store_proxy = FaultyProxy((address.hostname or "", address.port or 0), rng)
+        self.source_proxy = FaultyProxy(("127.0.0.1", sources.port), rng)
+        self.stack = Stack(
+            directory / "home",
+            **_SETTINGS,
+            LENS_STORE_URL=f"s3://{store.bucket}",
+            LENS_S3_ENDPOINT=self.store_proxy.url,
+        )
+        self.stack.environment |= {**store.environment, **self.clock.environment}
+        os.environ.update(store.environment)
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._worker_ended_at = 0.0
+        self._seen: set[psutil.Process] = set()
+
+    @property
+    def site(self) -> Site:
+        """Raises StackError while nothing runs."""
+        endpoints = self.stack.pipeline.endpoints
+        return Site(endpoints.database_url, endpoints.dagster_url, self.directory)
+
+    def start(self) -> None:
+        self.stack.start()
+        if self._worker is None:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        """As on another host: it has the settings and nothing else, and a clock of its own."""
+        endpoints = self.stack.pipeline.endpoints
+        broker = self.stack.settings.resolved_home / "services.json"
+        environment = {
+            **self.stack.environment,
+            **endpoints.environment(),
+            "LENS_BROKER_URL": _broker_url(broker),
+            "LENS_HOME": str(self.directory / "other"),
+            "LENS_API_PORT": str(free_port()),
+        }
+        for name in self.clock.environment:
+            environment.pop(name)
+        with (self.directory / "worker.log").open("ab") as log:
+            self._worker = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "lens_pipeline.cli", "worker"),
+                    *("--queue", "previews", "--concurrency", "1"),
+                ],
+                cwd=self.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def keep_running(self) -> None:
+        """What a service manager does: start again what has ended."""
+        if self._worker is not None and self._worker.poll() is not None:
+            if not self._worker_ended_at:
+                self._worker_ended_at = time.monotonic()
+            elif time.monotonic() > self._worker_ended_at + _AGAIN_SECONDS:
+                self._worker_ended_at = 0.0
+                with suppress(StackError):
+                    self._start_worker()
+        if not self.stack.is_running:
+            self.stack.start()
+
+    def await_end_of_stop(self) -> None:
+        """If `lens up` was told to stop, wait for it: from now on it stays."""
+        if self.stack.is_stopping:
+            self.stack.await_stop(_STOP_SECONDS_WITH_FAULTS)
+
+    def roots(self) -> list[psutil.Process]:
+        """`lens up` and the other worker, where they live."""
+        pids = [self.stack.pid, self._worker.pid if self._worker else 0]
+        found = []
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+        return found
+
+    def processes(self) -> list[psutil.Process]:
+        """All of the product's, which are remembered: see `survivors`."""
+        found = self.roots()
+        for root in list(found):
+            with suppress(psutil.NoSuchProcess):
+                found += root.children(recursive=True)
+        self._seen.update(found)
+        return found
+
+    def survivors(self) -> list[str]:
+        """Whatever was ever seen and still runs, after everything was stopped."""
+        left = []
+        for process in self._seen:
+            with suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(f"{process.pid} {' '.join(process.cmdline())[:100]}")
+        return left
+
+    def stop(self) -> list[str]:
+        """SIGTERM to both; what was wrong with their end."""
+        wrong = []
+        if self._worker is not None:
+            self._worker.send_signal(signal.SIGTERM)
+            status = self._worker.wait(_STOP_SECONDS)
+            wrong += [f"the other worker ended with {status}"] if status else []
+            self._worker = None
+        status = self.stack.terminate()
+        return wrong + ([f"lens up ended with {status}"] if status else [])
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.wait()
+        self.stack.stop()
+
+
+def _broker_url(services_file: Path) -> str:
+    return json.loads(services_file.read_text(encoding="utf-8"))["broker_url"]
+
+
+@contextmanager
+def world(directory: Path, rng: random.Random) -> Iterator[World]:
+    """Servers and a world, nothing of which is left at the end."""
+    (directory / "store").mkdir(parents=True)
+    with ExitStack() as stack:
+        store = stack.enter_context(SeaweedServer(directory / "store"))
+        sources = stack.enter_context(HostileServer())
+        made = World(directory, store, sources, rng)
+        stack.enter_context(made.store_proxy)
+        stack.enter_context(made.source_proxy)
+        stack.enter_context(made.disk)
+        stack.callback(made.close)
+        made.start()
+        yield made

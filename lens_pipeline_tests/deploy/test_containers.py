@@ -1,0 +1,167 @@
+"""Containerfile, scripts and compose.yaml, by their own checkers and by what they mean together."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.settings import load
+from lens_pipeline.stack.roles import ROLES
+from lens_pipeline_tests.deploy.compose import compose
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+# What a worker needs after the grace of its runs: cancelling them and recording that, seconds.
+CANCEL_SECONDS = 20
+
+
+def check(program: str, *arguments: object) -> None:
+    """Run a checker of this environment; it must find nothing."""
+    path = Path(sys.executable).with_name(program)
+    done = subprocess.run(
+        [path, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_hadolint_finds_nothing() -> None:
+    check("hadolint", "--failure-threshold", "style", DEPLOY / "Containerfile")
+
+
+def test_shellcheck_finds_nothing() -> None:
+    scripts = [
+        path for path in DEPLOY.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!")
+    ]
+    assert len(scripts) >= 5
+    check("shellcheck", "--external-sources", *scripts)
+
+
+def test_the_image_is_one_of_pinned_parts() -> None:
+    """A build that is another one next week, or runs as root."""
+    text = (DEPLOY / "Containerfile").read_text()
+    base = re.search(r"^ARG BASE=\S+:(\S+)$", text, re.MULTILINE)
+    assert base is not None
+    assert base[1] not in ("latest", "stable", "slim")
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${BASE}"}
+    assert text.count("--require-hashes") == 2
+    *_, final = text.split("\nFROM ")
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert not re.search(r"\b(gcc|g\+\+|build-essential|make|python3-dev)\b", final)
+
+
+def test_what_the_image_copies_is_in_its_context() -> None:
+    """A build that works where everything lies about, and fails in a clean checkout."""
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
+    text = (DEPLOY / "Containerfile").read_text()
+    copies = re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", text, re.MULTILINE)
+    copied = {name for line in copies for name in line.split()}
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_every_version_is_this_one() -> None:
+    """An upgrade that installs the image of before."""
+    assert f"IMAGE=lens-pipeline:{VERSION}" in (DEPLOY / "example.env").read_text()
+    chart = yaml.safe_load((DEPLOY / "helm" / "lens" / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (VERSION, VERSION)
+    values = yaml.safe_load((DEPLOY / "helm" / "dagster-values.yaml").read_text())
+    assert values["dagsterWebserver"]["image"]["tag"] == VERSION
+    assert values["dagsterDaemon"]["image"]["tag"] == VERSION
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """compose.yaml as Compose understands it, with example.env filled in."""
+    directory = tmp_path_factory.mktemp("compose")
+    for name in ("compose.yaml", "Caddyfile", "compose"):
+        source = DEPLOY / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name)
+        else:
+            shutil.copy(source, directory / name)
+    example = (DEPLOY / "example.env").read_text()
+    filled = re.sub(r"^(\w+)=$", r"\1=0123456789abcdef", example, flags=re.MULTILINE)
+    assert filled != example
+    (directory / ".env").write_text(filled)
+    shutil.copy(DEPLOY / "example.lens.env", directory / "lens.env")
+    done = subprocess.run(
+        [*compose(), "config"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "variable is not set" not in done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+@pytest.mark.slow
+def test_compose_runs_every_role_with_settings_that_are_valid(project: Mapping[str, Any]) -> None:
+    """A container that ends with the first line of its log."""
+    roles = {
+        name: service
+        for name, service in project["services"].items()
+        if service["image"] == f"lens-pipeline:{VERSION}"
+    }
+    commands = {tuple(service["command"]) for service in roles.values()}
+    assert commands == {
+        *(("run", role) for role in ROLES),
+        *(("worker", "--queue", queue) for queue in QUEUES),
+        ("migrate",),
+    }
+    for name, service in roles.items():
+        lens = {k: str(v) for k, v in service["environment"].items() if k.startswith("LENS_")}
+        settings, warnings = load(lens, dotenv=None)
+        assert warnings == []
+        assert settings.code_bind == ("0.0.0.0" if name == "code" else "127.0.0.1")
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        if name.startswith("worker"):
+            stop = seconds(service["stop_grace_period"])
+            assert stop >= settings.grace_seconds + CANCEL_SECONDS
+
+
+def seconds(duration: str) -> int:
+    minutes = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration)
+    assert minutes is not None, duration
+    return int(minutes[1] or 0) * 60 + int(minutes[2] or 0)
+
+
+@pytest.mark.slow
+def test_compose_opens_the_proxy_alone(project: Mapping[str, Any]) -> None:
+    """A database, a store or a code server on the internet."""
+    services = project["services"]
+    assert {name for name, service in services.items() if service.get("ports")} == {"proxy"}
+    assert set(services["proxy"]["networks"]) == {"edge"}
+    beside_it = {name for name, service in services.items() if "edge" in service["networks"]}
+    assert beside_it == {"proxy", "api", "dagster"}
+    address = services["proxy"]["networks"]["edge"]["ipv4_address"]
+    assert services["api"]["environment"]["LENS_TRUSTED_PROXIES"] == address
+
+
+@pytest.mark.slow
+def test_compose_waits_for_what_says_that_it_is_healthy(project: Mapping[str, Any]) -> None:
+    """A start that waits for ever, or not at all."""
+    services = project["services"]
+    for name, service in services.items():
+        assert re.search(r":[\d.]+(-\w+)?$", service["image"]), name
+        if name != "migrate":
+            assert service["restart"] == "unless-stopped"
+        for other, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                own = services[other]["image"].startswith("lens-pipeline:")
+                assert own or services[other]["healthcheck"]["test"], other
+            else:
+                assert (how["condition"], other) == ("service_completed_successfully", "migrate")

@@ -1,0 +1,198 @@
+"""Every process alone in the foreground, as containers and units run it, behind the proxy."""
+
+import base64
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lens_pipeline.engine.health import daemon_heartbeat_age_seconds
+from lens_pipeline.engine.storage import DagsterPostgresStorage
+from lens_pipeline.stack.ports import free_port
+from lens_pipeline_tests.deploy.roles import (
+    BEARER,
+    COMMANDS,
+    TOKEN,
+    Roles,
+    roles_on_servers,
+)
+from lens_pipeline_tests.pipeline import sources
+from lens_pipeline_tests.pipeline.site import eventually
+from lens_pipeline_tests.servers import HostileServer
+from lens_pipeline_tests.tools import find
+
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
+
+CADDYFILE = Path(__file__).parents[2] / "deploy" / "Caddyfile"
+
+
+def launch(
+    arguments: Sequence[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    # As a script begins what is to run in its background.
+    deaf = ("env", "--ignore-signal=INT")
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [*deaf, sys.executable, "-m", "lens_pipeline.cli", *arguments],
+            cwd=log.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
+    """Servers without a table; no role runs."""
+    with roles_on_servers(tmp_path_factory.mktemp("roles"), launch) as roles:
+        yield roles
+
+
+@pytest.fixture(scope="module")
+def roles(bare: Roles) -> Roles:
+    """All of them, at work."""
+    status, said = bare.run("api", "migrate")
+    assert status == 0, said
+    bare.start()
+    return bare
+
+
+def test_a_role_without_its_tables_says_what_to_do_in_one_line(bare: Roles) -> None:
+    """A container that restarts for ever, with a traceback that tells nobody why."""
+    missing = "lens: Dagster's database lacks its tables: run `lens migrate`\n"
+    assert bare.run("daemon", "run", "daemon") == (2, missing)
+
+
+def test_a_photo_goes_through_separate_processes(roles: Roles, server: HostileServer) -> None:
+    """Roles that find each other under `lens up` alone, which gives them one home."""
+    url = server.put("/one.jpg", sources.jpeg()).replace("127.0.0.1", "localhost")
+    roles.add_photo("one", url)
+    path = roles.await_ready("one")["path"]
+    kept = roles.store.client().get_object(Bucket=roles.store.bucket, Key=path)
+    assert kept["ContentType"] == "image/webp"
+
+
+def test_the_doctor_knows_the_servers_of_other_roles(roles: Roles) -> None:
+    """`Stop that`, of a port that is in use by our own."""
+    status, said = roles.run("api", "doctor")
+    assert status == 0, said
+    assert f"the HTTP app answers at {roles.ports['api']}" in said
+    assert f"the Dagster UI answers at {roles.ports['dagster']}" in said
+
+
+def test_health_is_asked_without_a_role(roles: Roles) -> None:
+    """An image whose one health check fits one role."""
+    for role in COMMANDS:
+        assert roles.run(role, "health") == (0, f"{role} lives\n")
+    status, said = roles.run("elsewhere", "health")
+    assert status == 2
+    assert "name the role" in said
+    absent = "lens: the worker of masters has not begun\n"
+    assert roles.run("elsewhere", "health", "worker-masters") == (1, absent)
+
+
+def test_the_daemons_heartbeat_is_the_one_that_dagster_reads(roles: Roles) -> None:
+    """A daemon that is alive for one and dead for the other by a few hours of time zone."""
+    storage = DagsterPostgresStorage(roles.endpoints.dagster_url, should_autocreate_tables=False)
+    age = daemon_heartbeat_age_seconds(storage.run_storage)
+    assert age is not None
+    assert age < 90
+    assert roles.lives("daemon")
+
+
+@pytest.fixture
+def proxy(roles: Roles, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Caddy with our configuration before both: the addresses of the pages and of Dagster's UI."""
+    site, dagster = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    environment = {
+        "HOME": str(tmp_path),
+        "SITE": site,
+        "DAGSTER_SITE": dagster,
+        "API": f"127.0.0.1:{roles.ports['api']}",
+        "DAGSTER": f"127.0.0.1:{roles.ports['dagster']}",
+    }
+    own = tmp_path / "Caddyfile"
+    # Its default port for administration may be in use.
+    own.write_text(CADDYFILE.read_text().replace("{\n", "{\n\tadmin off\n", 1))
+    process = subprocess.Popen(
+        [find("caddy"), "run", "--config", str(own), "--adapter", "caddyfile"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: process.poll() is None and answers(site), 20, "the proxy")
+        yield site, dagster
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        httpx.get(url, timeout=5)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_the_proxy_lets_nobody_at_dagster_without_a_login(
+    roles: Roles, proxy: tuple[str, str]
+) -> None:
+    """A UI that runs code for whoever finds its port; an API that answers at one address only."""
+    site, dagster = proxy
+    for path in ("/health", "/api/health"):
+        assert httpx.get(site + path, timeout=20).json()["database"] == "ok"
+    for path in ("/generations/one", "/api/generations/one"):
+        assert httpx.get(site + path).status_code == 401
+        assert httpx.get(site + path, headers=BEARER).json()["status"] == "ready"
+    assert httpx.get(f"{site}/metrics", headers=BEARER).status_code == 404
+
+    # A person is sent to the login of the pages, a program is refused; nothing reached Dagster.
+    page = httpx.get(f"{dagster}/runs", headers={"Accept": "text/html"})
+    assert (page.status_code, page.headers["location"]) == (303, f"{site}/login?next=/library")
+    query = {"query": "{ version }"}
+    assert httpx.post(f"{dagster}/graphql", json=query).status_code == 401
+    login = base64.b64encode(f"me:{TOKEN}".encode()).decode()
+    answer = httpx.post(
+        f"{dagster}/graphql", json=query, headers={"Authorization": f"Basic {login}"}
+    )
+    assert "version" in answer.json()["data"]
+
+
+def test_every_first_part_of_the_apis_paths_is_known_to_the_proxy(roles: Roles) -> None:
+    """A new route that old callers without the prefix do not reach."""
+    document = httpx.get(f"http://127.0.0.1:{roles.ports['api']}/api/openapi.json", headers=BEARER)
+    first = {path.split("/")[2] for path in document.json()["paths"] if path.startswith("/api/")}
+    (line,) = [line for line in CADDYFILE.read_text().splitlines() if "@bare path" in line]
+    known = {word.strip("/*").split("/")[0] for word in line.split()[2:]}
+    assert first - known == set()
+
+
+def test_a_restart_of_one_after_the_other_loses_nothing(
+    roles: Roles, server: HostileServer
+) -> None:
+    """A deployment in the middle of a day, and photos that nobody makes or that are made twice."""
+    url = server.put("/rolling.jpg", sources.jpeg()).replace("127.0.0.1", "localhost")
+    rows = []
+    for role in ("worker-previews", "code", "daemon", "dagster", "api"):
+        for moment in ("before", "after"):
+            row = f"{moment}-{role}"
+            rows.append(row)
+            roles.add_photo(row, url)
+            if moment == "before":
+                assert roles.restart(role) == 0
+    for row in rows:
+        roles.await_ready(row)
+    made = roles.times_made()
+    assert {row: made[row] for row in rows} == dict.fromkeys(rows, 1)
+
+
+def test_sigterm_ends_every_role_in_order(roles: Roles) -> None:
+    """A stop that is waited for until it becomes a kill, in the middle of somebody's file."""
+    statuses = roles.stop()
+    assert set(statuses.values()) == {0}, statuses
