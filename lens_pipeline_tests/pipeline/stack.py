@@ -25,7 +25,7 @@ from lens_pipeline.stack.endpoints import Services, endpoints_of, services_file
 from lens_pipeline.stack.ports import is_free
 from lens_pipeline_tests.pipeline.site import eventually
 
-START_SECONDS = 90
+START_SECONDS = 180
 GRACE_SECONDS = 5
 # The grace, then cancelling and recording it, then the servers.
 STOP_SECONDS = GRACE_SECONDS + 40

@@ -224,6 +224,33 @@ def test_failures_say_why_and_are_tried_again(samples: Stack, base: str, browser
         assert "opener" in _focus(page)
 
 
+def test_rows_of_one_millisecond_come_in_the_order_of_the_api(
+    samples: Stack, base: str, browser: Browser
+) -> None:
+    """Times in JavaScript have no microseconds; the ids say the contrary here."""
+    for row_id in ("same-a", "same-b"):
+        copy_into_store(samples.pipeline, _COFFEE.path, f"uploads/{row_id}.png")
+    database = sa.create_engine(str(samples.pipeline.endpoints.database_url))
+    with visiting(browser, base) as visit:
+        page = visit.open("/library")
+        expect(page.locator("img.loaded").first).to_be_visible()
+        with database.begin() as connection:
+            connection.execute(
+                sa.text(
+                    "INSERT INTO generations (id, user_id, type, status, result_file_path,"
+                    " created_at, updated_at) VALUES"
+                    " ('same-a', 'me', 'photo', 'success', 'uploads/same-a.png', now(),"
+                    " date_trunc('milliseconds', now()) + interval '500 microseconds'),"
+                    " ('same-b', 'me', 'photo', 'success', 'uploads/same-b.png', now(),"
+                    " date_trunc('milliseconds', now()))"
+                )
+            )
+        for row_id in ("same-a", "same-b"):
+            expect(_card(page, row_id).locator("img.loaded")).to_be_visible()
+        assert _ids(page)[:2] == ["same-a", "same-b"]
+    database.dispose()
+
+
 def test_what_was_never_generated_is_not_waited_for(
     samples: Stack, base: str, browser: Browser
 ) -> None:

@@ -34,9 +34,15 @@ let complete = false;
 let unfollow = () => {};
 let updateViewer = () => {};
 
+/** Exactly, as the API compares them; a `Date` knows no less than a millisecond. */
+function microseconds(moment) {
+  const beyond = /\.\d{3}(\d{3})/.exec(moment ?? "")?.[1] ?? 0;
+  return new Date(moment).getTime() * 1000 + Number(beyond);
+}
+
 /** Newest first, as the API orders them. */
 function older(one, other) {
-  const order = (entry) => [new Date(entry.updated_at).getTime(), entry.id];
+  const order = (entry) => [microseconds(entry.updated_at), entry.id];
   const [a, b] = [order(one), order(other)];
   return a[0] !== b[0] ? a[0] < b[0] : a[1] < b[1];
 }
