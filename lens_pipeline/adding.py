@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from lens_pipeline.catalog import Kind
-from lens_pipeline.failures import InvalidRow, SourceMissing
+from lens_pipeline.failures import InvalidRow, SourceMissing, SourceRefused
 from lens_pipeline.partitions import key_problem
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.store import content_type_of
@@ -21,8 +21,9 @@ def add_generation(
 
     A file is copied into the store as `{user_id}/uploads/{id}{suffix}`.
 
-    Raises SourceMissing: there is no such file. Raises InvalidRow: neither `kind` nor the name
-    says whether it is a photo or a video, or the user's id cannot be part of a key.
+    Raises SourceMissing, SourceRefused: of a file, see `copy_into_store`. Raises InvalidRow:
+    neither `kind` nor the name says whether it is a photo or a video, or the user's id cannot be
+    part of a key.
     """
     problem = key_problem("user", user_id)
     if problem:
@@ -43,9 +44,16 @@ def add_generation(
 def copy_into_store(pipeline: Pipeline, path: Path, key: str) -> None:
     """Store the file at `path` as `key`; before its row is inserted, which is worked on at once.
 
-    Raises SourceMissing: there is no such file. Raises DerivativeError as the store's `write`.
+    Raises SourceMissing: there is no such file. Raises SourceRefused: this user may not read it.
+    Raises DerivativeError as the store's `write`.
     """
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+        if is_file:
+            path.open("rb").close()
+    except OSError as error:
+        raise SourceRefused(f"cannot read {path}: {error.strerror}") from error
+    if not is_file:
         raise SourceMissing(f"there is no file {path}")
     pipeline.store.write(key, path, content_type=content_type_of(key))
 

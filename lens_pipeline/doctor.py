@@ -15,18 +15,20 @@ from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
+from kombu.exceptions import KombuError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lens_pipeline.catalog import Catalog, CatalogError
 from lens_pipeline.durations import spoken
 from lens_pipeline.engine import broker
-from lens_pipeline.engine.health import Heartbeats, daemon_beats, daemon_heartbeat_age_seconds
+from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, is_recent
+from lens_pipeline.engine.workers import alive_workers
 from lens_pipeline.failures import LensError
 from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError, ToolUnusable
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
-from lens_pipeline.stack.endpoints import Services, StackError
+from lens_pipeline.stack.endpoints import Endpoints, Services, StackError
 from lens_pipeline.stack.files import prepare_home
 from lens_pipeline.stack.ports import require_free
 from lens_pipeline.stack.services import running
@@ -76,7 +78,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
     home = settings.resolved_home
     up = _running_up(home)
     return [
-        Check("settings", True, "; ".join(warnings) or "every one is valid"),
+        Check("settings", True, _settings(settings, warnings)),
         _checked("home", lambda: _home(home)),
         *_server_checks(settings, up),
         _checked("store", lambda: _store(settings)),
@@ -88,6 +90,11 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Check]:
         _checked("port", lambda: _port("dagster", settings.dagster_port, settings, up)),
         _checked("API port", lambda: _port("api", settings.api_port, settings, up)),
     ]
+
+
+def _settings(settings: Settings, warnings: Sequence[str]) -> str:
+    paused = () if settings.enabled else ("LENS_ENABLED=false: nothing is made by itself",)
+    return "; ".join([*warnings, *paused]) or "every one is valid"
 
 
 def _checked(name: str, look: Callable[[], str]) -> Check:
@@ -132,6 +139,7 @@ def _server_checks(settings: Settings, up: Services | None) -> list[Check]:
             _checked("Dagster database", lambda: _dagster(settings, _known(urls.dagster, blocked))),
             _checked("daemon", lambda: _daemon(settings, _known(urls.dagster, blocked), up)),
             _checked("broker", lambda: _broker(settings, urls.broker, up)),
+            _checked("workers", lambda: _workers(urls, up)),
         ]
 
 
@@ -256,6 +264,26 @@ def _missing_tables(url: str) -> list[str]:
 
 
 def _daemon(settings: Settings, url: str, up: Services | None) -> str:
+    age = _heartbeat_age_seconds(url)
+    last = "it never beat" if age is None else f"its last heartbeat is {spoken(age)} old"
+    if age is not None and is_recent(age):
+        return last
+    if up is None:
+        stopped = f"does not run ({last}): `lens up` or `lens run daemon` starts it"
+        # With servers of its own a site is meant to run; the embedded ones stop with `lens up`.
+        if age is not None and (settings.dagster_url or settings.database_url):
+            raise _Problem(stopped)
+        return stopped
+    if _age_seconds(up.pid) < _FIRST_BEAT_SECONDS:
+        return f"has just been started ({last})"
+    log = settings.resolved_home / "logs" / "daemon.log"
+    raise _Problem(
+        f"`lens up` (pid {up.pid}) runs, but {last}: see {log}, then stop `lens up` and start it"
+    )
+
+
+def _heartbeat_age_seconds(url: str) -> float | None:
+    """As `daemon_heartbeat_age_seconds`. Raises _Problem: that is not known."""
     from dagster_postgres import DagsterPostgresStorage
 
     try:
@@ -265,21 +293,9 @@ def _daemon(settings: Settings, url: str, up: Services | None) -> str:
         storage: Heartbeats = DagsterPostgresStorage(
             url, should_autocreate_tables=False
         ).run_storage
-        age = daemon_heartbeat_age_seconds(storage)
-        is_alive = daemon_beats(storage)
+        return daemon_heartbeat_age_seconds(storage)
     except SQLAlchemyError:
         raise _Problem("unknown: Dagster's database does not answer, see there") from None
-    last = "it never beat" if age is None else f"its last heartbeat is {spoken(age)} old"
-    if is_alive:
-        return last
-    if up is None:
-        return f"does not run ({last}): `lens up` or `lens run daemon` starts it"
-    if _age_seconds(up.pid) < _FIRST_BEAT_SECONDS:
-        return f"has just been started ({last})"
-    log = settings.resolved_home / "logs" / "daemon.log"
-    raise _Problem(
-        f"`lens up` (pid {up.pid}) runs, but {last}: see {log}, then stop `lens up` and start it"
-    )
 
 
 def _broker(settings: Settings, url: str | None, up: Services | None) -> str:
@@ -291,6 +307,37 @@ def _broker(settings: Settings, url: str | None, up: Services | None) -> str:
     if settings.broker_url is None and up is None:
         return "the embedded one answers; it starts with `lens up`"
     return f"{_shown(url)} answers"
+
+
+def _workers(urls: "_Urls", up: Services | None) -> str:
+    """How many there are. Raises _Problem: a queue has none, although there is a daemon."""
+    if not urls.broker:
+        return "none: they start with `lens up`"
+    try:
+        broker.reach(urls.broker, _CONNECT_SECONDS)
+        alive = alive_workers(Endpoints("", "", urls.broker, ""))
+    except (broker.BrokerError, ValueError, KombuError, OSError):
+        raise _Problem("unknown: the broker does not take us, see there") from None
+    found = ", ".join(f"{number} of {queue}" for queue, number in sorted(alive.items()))
+    idle = [queue for queue, number in sorted(alive.items()) if not number]
+    if not idle:
+        return found
+    fix = " and ".join(f"`lens worker --queue {queue}`" for queue in idle)
+    message = f"{found}: start {fix}, or `lens up`"
+    if up is not None and _age_seconds(up.pid) < _FIRST_BEAT_SECONDS:
+        return f"{found}: they have just been started"
+    if up is None and not (any(alive.values()) or _beats(urls.dagster)):
+        return message  # nothing was started yet
+    raise _Problem(message)
+
+
+def _beats(url: str | None) -> bool:
+    """Whether a daemon begins runs that workers are to take, as far as that is known."""
+    try:
+        age = _heartbeat_age_seconds(url) if url else None
+    except _Problem:
+        return False  # told by a check of its own
+    return age is not None and is_recent(age)
 
 
 def _embedded_broker() -> str:

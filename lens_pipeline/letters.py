@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lens_pipeline.catalog import Kind
+from lens_pipeline.catalog import Generation, Kind, Row
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.gaps import Assessed, assess, usable
 from lens_pipeline.pipeline import Pipeline
@@ -30,6 +30,8 @@ class Letter:
     error_class: str
     attempts: int
     run_id: str | None
+    source: str | None = None
+    """A generation's file: its key in the store, or its URL without what may be secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def dead_letters(pipeline: Pipeline) -> list[Letter]:
             assessed.standing.error_class or "",
             assessed.standing.attempts,
             assessed.standing.run_id,
+            _source(assessed.row),
         )
         for derivative in DERIVATIVES
         for assessed in _dead(pipeline, derivative)
@@ -97,6 +100,17 @@ def dead_letters(pipeline: Pipeline) -> list[Letter]:
         for row in pipeline.catalog.invalid()
     ]
     return letters
+
+
+def _source(row: Row) -> str | None:
+    if not isinstance(row, Generation):
+        return None
+    scheme, _, rest = row.asset_url.partition("://")
+    if not rest:
+        return row.asset_url
+    place = rest.partition("?")[0].partition("#")[0]
+    host, slash, path = place.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def unattended(pipeline: Pipeline) -> list[Unattended]:
@@ -137,10 +151,9 @@ def report(pipeline: Pipeline, generation_id: str) -> list[Report]:
     ]
 
 
-def why_not(pipeline: Pipeline, generation_id: str) -> str:
-    """Why an id has no derivative to speak of."""
-    problems = pipeline.catalog.problems(generation_id)
-    return "; ".join(problems) or "no generation, master or scaled video has this id"
+def why_not(pipeline: Pipeline, generation_id: str) -> str | None:
+    """Why the rows with an id have no derivative to speak of; None: there is no row."""
+    return "; ".join(pipeline.catalog.problems(generation_id)) or None
 
 
 def retry(

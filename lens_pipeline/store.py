@@ -539,6 +539,8 @@ class FileStore(ObjectStore):
         if action in {"open", "read", "delete"} and error.errno in _ABSENT:
             return SourceMissing(f"{key}: no such object")
         reason = f"cannot {action} {key} in {self._root}: {error.strerror}"
+        if error.errno in _READ_ONLY and action in {"open", "read"}:
+            return StoreRefused(f"{reason}: let this user read it")
         if error.errno in _READ_ONLY:
             return StoreReadOnly(
                 f"{reason}: let this user write there, or set LENS_STORE_URL to another directory"

@@ -138,7 +138,8 @@ def _oldest(backlog: Backlog, settings: Settings, now: dt.datetime) -> Iterable[
 def _dead(backlog: Backlog, settings: Settings) -> Iterable[Problem]:
     marks = frozenset(letter.mark for letter in backlog.letters)
     if marks:
-        text = f"{len(marks)} dead letters: `lens dead-letters` lists them, `lens retry` tries anew"
+        number = "1 dead letter" if len(marks) == 1 else f"{len(marks)} dead letters"
+        text = f"{number}: `lens dead-letters` lists them, `lens retry` tries anew"
         yield Problem(DEAD, text, links.pages(settings, "library?status=dead"), marks=marks)
 
 
@@ -149,7 +150,7 @@ def _is_too_few(outcome: HourlyOutcome) -> bool:
 def _success(outcome: HourlyOutcome, settings: Settings) -> Problem:
     total = outcome.made + outcome.failed
     text = (
-        f"{outcome.failed} of {total} files of the last hour failed:"
+        f"{outcome.failed} of {total} files of the last hour failed, most by {outcome.main_error}:"
         f" {outcome.percent:.1f} % ready, {settings.alert_success_percent:g} % are to be"
     )
     return Problem(SUCCESS, text, links.dagster(settings, "runs"))

@@ -1,6 +1,7 @@
 """A run's batch of partitions: each file succeeds or fails by itself, and the log says which."""
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -201,6 +202,7 @@ class _Batch:
                     "permanent": failure.permanent,
                     "attempt": earlier_attempts + 1,
                     "run_id": self._context.run.run_id,
+                    "host": socket.gethostname(),
                 },
                 tags=tags | ({FAILED_REVISION_TAG: revision} if revision else {}),
             )
@@ -244,7 +246,7 @@ def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> Non
             f"{len(failed)} of {total} failed; the others are done."
             f" First: {first_key}: {first.error}"
         ),
-        metadata={"failures": _table(failed), "made": made},
+        metadata={"failures": _table(failed), "made": made, "host": socket.gethostname()},
         allow_retries=False,
     )
 

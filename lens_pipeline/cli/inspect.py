@@ -9,26 +9,35 @@ from lens_pipeline import letters
 from lens_pipeline.cli.session import print_json, session
 from lens_pipeline.status import State
 
+_UNKNOWN = "no generation, master or scaled video has this id"
+
 
 @click.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(ids: tuple[str, ...], as_json: bool) -> None:
-    """Say where each ID stands: none, processing, ready, failed or dead, and why."""
+    """Say where each ID stands: none, processing, ready, failed or dead, and why.
+
+    Exit status 1: one has failed, was given up on, or is not known.
+    """
     found: list[dict] = []
+    is_well = True
     with session("status") as lens:
         for row_id in ids:
             reports = letters.report(lens.pipeline, row_id)
             found += [asdict(report) for report in reports]
             if not reports:
                 reason = letters.why_not(lens.pipeline, row_id)
-                found.append({"id": row_id, "kind": None, "state": "none", "error": reason})
+                is_well = is_well and reason is not None
+                error = reason or _UNKNOWN
+                found.append({"id": row_id, "kind": None, "state": "none", "error": error})
     if as_json:
         print_json({"status": found})
     else:
         for entry in found:
             print(_line(entry))
-    sys.exit(1 if any(entry["state"] in (State.FAILED, State.DEAD) for entry in found) else 0)
+    is_well = is_well and not any(entry["state"] in (State.FAILED, State.DEAD) for entry in found)
+    sys.exit(0 if is_well else 1)
 
 
 def _line(entry: dict) -> str:
@@ -56,6 +65,7 @@ def dead_letters(as_json: bool) -> None:
         print_json({"dead_letters": [asdict(letter) for letter in found]})
         return
     for letter in found:
-        print(f"{letter.kind} {letter.id!r}: {letter.error_class}: {letter.error}")
+        source = f" from {letter.source}" if letter.source else ""
+        print(f"{letter.kind} {letter.id!r}{source}: {letter.error_class}: {letter.error}")
     told = "1 dead letter" if len(found) == 1 else f"{len(found)} dead letters"
     print(told + (": `lens retry ID` tries again" if found else ""))

@@ -146,9 +146,10 @@ def _has_tables(dagster_url: str) -> bool:
         with _connection(dagster_url) as connection:
             return all(connection.scalar(_REGCLASS, {"name": table}) for table in DAGSTER_TABLES)
     except OperationalError as error:
+        reason = _reason(error)
+        fix = ": `lens migrate` creates it" if "does not exist" in reason else ""
         raise StackError(
-            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {_reason(error)}"
-            " (`lens migrate` creates it if it does not exist)"
+            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {reason}{fix}"
         ) from error
 
 

@@ -52,6 +52,8 @@ class HourlyOutcome:
 
     made: int
     failed: int
+    main_error: str | None = None
+    """The most frequent error class."""
 
     @property
     def percent(self) -> float:
@@ -128,9 +130,10 @@ class FigureLog:
                 "after": _last_before(connection, since),
                 "outcome": OUTCOME_TAG,
                 "failed": Outcome.FAILED.value,
+                "error_class": ERROR_CLASS_TAG,
             }
             row = connection.execute(_HOURLY, values).one()
-        return HourlyOutcome(row.made, row.failed)
+        return HourlyOutcome(row.made, row.failed, row.main_error)
 
     def queues(self, tag: str) -> dict[str, QueueLoad]:
         """How many runs wait for the daemon or a worker, by the value of their `tag`."""
@@ -223,9 +226,12 @@ _HOURLY = sa.text(
         JOIN event_logs e ON e.id = t.event_id
        WHERE t.event_id > :after AND t.key = :outcome AND t.value = :failed
          AND e.asset_key = ANY(:assets))
-    SELECT count(*) FILTER (WHERE made) AS made, count(*) FILTER (WHERE NOT made) AS failed
-      FROM (SELECT DISTINCT ON (asset_key, partition) made FROM hour
+    SELECT count(*) FILTER (WHERE made) AS made, count(*) FILTER (WHERE NOT made) AS failed,
+           mode() WITHIN GROUP (ORDER BY c.value) AS main_error
+      FROM (SELECT DISTINCT ON (asset_key, partition) made, id FROM hour
              ORDER BY asset_key, partition, id DESC) AS last
+      LEFT JOIN asset_event_tags c
+        ON NOT last.made AND c.event_id = last.id AND c.key = :error_class
     """
 )
 # As rows, for the reason given in `changes.py`.

@@ -54,6 +54,8 @@ class Health(BaseModel):
     daemon: str
     workers: int | None
     """Workers that answer, on any machine; None: not known."""
+    queues_without_worker: list[str]
+    """Of those that are known: what is queued there is not worked on."""
     oldest_unprocessed_seconds: float | None
     """Age of the oldest finished row whose derivative is still to be made; None: there is none."""
     alerts: str
@@ -198,6 +200,9 @@ class Monitor:
             store=seen.store or "ok",
             daemon=seen.daemon or "ok",
             workers=sum(seen.workers.values()) if seen.workers is not None else None,
+            queues_without_worker=sorted(
+                queue for queue, number in (seen.workers or {}).items() if not number
+            ),
             oldest_unprocessed_seconds=self._oldest_seconds(),
             alerts=self.alerts(),
         )

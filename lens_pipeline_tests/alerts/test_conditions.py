@@ -41,7 +41,7 @@ def test_all_is_well() -> None:
         (replace(WELL, workers={"previews": 1, "masters": 0}), "workers masters", "masters"),
         (replace(WELL, backlog=_waiting(Kind.PHOTO, 601)), "oldest", "photo 10 min"),
         (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
-        (replace(WELL, outcome=HourlyOutcome(98, 2)), "success", "2 of 100"),
+        (replace(WELL, outcome=HourlyOutcome(98, 2, "X")), "success", "most by X"),
         (replace(WELL, disks=[Disk(Path("/x"), 9, 100)]), "disk /x", "9 %"),
     ],
 )  # fmt: skip
@@ -96,11 +96,11 @@ def test_the_last_hour_counts_each_file_as_it_came_out_last(
     site.add("bad", "http://127.0.0.1/none.jpg")
     site.once()
     log = FigureLog(site.dagster_url)
-    now = dt.datetime.now(dt.UTC)
-    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(1, 2)
+    now, error = dt.datetime.now(dt.UTC), "UnsafeAddress"
+    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(1, 2, error)
     site.sql("UPDATE generations SET asset_url = :url WHERE id = 'mended'", url=photo("mended"))
     site.once()
-    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(2, 1)
+    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(2, 1, error)
     assert log.outcome(ASSETS, now) == HourlyOutcome(1, 0)
     assert log.outcome(ASSETS, dt.datetime.now(dt.UTC)) == HourlyOutcome(0, 0)
     log.close()

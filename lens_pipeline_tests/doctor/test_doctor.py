@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from lens_pipeline import doctor
 from lens_pipeline.catalog import Catalog
 from lens_pipeline.cli.setup import doctor as command
 from lens_pipeline.doctor import Check, examine
+from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.media import ffmpeg
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import embedded
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.slow
 Well = Callable[..., Settings]
 
 NAMES = [
-    *("settings", "home", "database", "Dagster database", "daemon", "broker"),
+    *("settings", "home", "database", "Dagster database", "daemon", "broker", "workers"),
     *("store", "ffmpeg", "ffprobe", "Pillow", "libvips", "port", "API port"),
 ]
 
@@ -52,8 +54,9 @@ def failing(settings: Settings) -> dict[str, str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without starting a Python for libvips, where it is not what is tested."""
+    """Without a Python for libvips and a second for workers, where those are not tested."""
     monkeypatch.setattr(doctor, "_libvips", lambda: "")
+    monkeypatch.setattr(doctor, "alive_workers", lambda _: dict.fromkeys(QUEUES, 0))
 
 
 def test_all_is_well_and_no_password_is_shown(well: Well, servers: Servers) -> None:
@@ -280,7 +283,8 @@ def test_a_broker_that_does_not_answer_is_named(
         password = urlsplit(servers.endpoints.broker_url).password or ""
         url = servers.endpoints.broker_url.replace(password, "sesame")
     found = failing(well(broker_url=url))
-    assert found.keys() == {"broker"}
+    assert found.keys() == {"broker", "workers"}
+    assert_matches(found["workers"], "^unknown: the broker .*, see there")
     assert_matches(found["broker"], f"{says}.*LENS_BROKER_URL|{says}")
     assert "LENS_BROKER_URL" in found["broker"]
     assert "sesame" not in found["broker"]
@@ -382,7 +386,8 @@ def test_an_unusable_home_does_not_hide_the_rest(tmp_path: Path) -> None:
             api_port=free_port(),
         )
     )
-    assert found.keys() == {"home", "database", "Dagster database", "daemon", "broker", "store"}
+    servers = {"database", "Dagster database", "daemon", "broker", "workers"}
+    assert found.keys() == {"home", "store"} | servers
     assert_matches(found["database"], "LENS_HOME=.* cannot be used")
     assert_matches(found["broker"], "no broker at")
 
@@ -415,6 +420,20 @@ def test_beside_lens_up_its_port_is_fine_and_a_silent_daemon_is_not(
 ) -> None:
     """A daemon that hangs behind a web page that looks alive."""
     monkeypatch.setattr(doctor, "_FIRST_BEAT_SECONDS", 0)
+    with heartbeats(servers) as beat:
+        beat(600)
+        found = failing(web_server)
+        assert found.keys() == {"daemon", "workers"}
+        assert_matches(found["daemon"], r"`lens up` \(pid .*beat is 10 min old: see .*daemon.log")
+        beat(1)
+        checks = {check.name: check for check in examine(web_server)}
+        assert checks["daemon"].ok
+        assert_matches(checks["port"].message, "is served by our `lens up`")
+
+
+@contextmanager
+def heartbeats(servers: Servers) -> Iterator[Callable[[float], None]]:
+    """Has the daemon beat so many seconds ago."""
     storage = DagsterPostgresStorage(
         servers.endpoints.dagster_url, should_autocreate_tables=False
     ).run_storage
@@ -425,16 +444,39 @@ def test_beside_lens_up_its_port_is_fine_and_a_silent_daemon_is_not(
         )
 
     try:
-        beat(600)
-        found = failing(web_server)
-        assert found.keys() == {"daemon"}
-        assert_matches(found["daemon"], r"`lens up` \(pid .*beat is 10 min old: see .*daemon.log")
-        beat(1)
-        checks = {check.name: check for check in examine(web_server)}
-        assert checks["daemon"].ok
-        assert_matches(checks["port"].message, "is served by our `lens up`")
+        yield beat
     finally:
         storage.wipe_daemon_heartbeats()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_site_whose_processes_are_gone_is_not_well(
+    well: Well, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything "ok" on the host with the servers, while nothing was made any more."""
+    settings = well()
+    assert failing(settings) == {}
+    with heartbeats(servers) as beat:
+        beat(600)
+        found = failing(settings)
+        assert found.keys() == {"daemon"}
+        assert_matches(found["daemon"], "beat is 10 min old.: .*`lens run daemon` starts it")
+        beat(1)
+        found = failing(settings)
+        assert found.keys() == {"workers"}
+        assert_matches(found["workers"], "start .* --queue masters` and `lens worker --queue prev")
+        monkeypatch.setattr(doctor, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 0})
+        assert_matches(
+            failing(settings)["workers"], "^0 of masters, 3 of previews: start .lens worker --queue"
+        )
+        monkeypatch.setattr(doctor, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 1})
+        assert failing(settings) == {}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_pause_is_said(well: Well) -> None:
+    """An evening's search for why nothing is made."""
+    assert_matches(examine(well(enabled=False))[0].message, "LENS_ENABLED=false: nothing is made")
 
 
 def test_the_command_tells_by_its_exit_status(well: Well, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +488,7 @@ def test_the_command_tells_by_its_exit_status(well: Well, monkeypatch: pytest.Mo
     done = CliRunner().invoke(command, ["--json"])
     assert done.exit_code == 1
     checks = json.loads(done.stdout)["checks"]
-    assert [check["name"] for check in checks if not check["ok"]] == ["broker"]
+    assert [check["name"] for check in checks if not check["ok"]] == ["broker", "workers"]
     assert all(check.keys() == {"name", "ok", "message"} for check in checks)
     told = CliRunner().invoke(command, [])
     assert_matches(told.stdout, "FAIL broker: no broker at redis://127.0.0.1:1/0")

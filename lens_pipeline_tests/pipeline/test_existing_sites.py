@@ -85,8 +85,9 @@ def test_a_hosts_table_with_uuids_and_a_reading_role_is_enough(
     assert site.status(first)["state"] == "ready"
     assert site.status(second)["state"] == "dead"
     assert set(site.dead_letters()) == {second}
-    unknown = site.lens("status", "no-uuid", "--json").json["status"][0]
-    assert "has this id" in unknown["error"]
+    unknown = site.lens("status", "no-uuid", "--json")
+    assert "has this id" in unknown.json["status"][0]["error"]
+    assert unknown.code == 1
     assert site.lens("retry", second, "--json").json["retried"] == [second]
     assert site.lens("backfill", first, "--force", "--json").json["ready"] == 1
     assert site.sql("SELECT * FROM generations ORDER BY id") == before
@@ -164,6 +165,15 @@ def test_an_added_file_becomes_a_preview(site: Site, tmp_path: Path) -> None:
         f"u9/uploads/{added}.jpg",
         f"u9/previews/{added}_preview.webp",
     }
+
+
+def test_a_file_that_cannot_be_added_is_told_in_one_line(site: Site) -> None:
+    """A traceback for a photo in the home directory of somebody else."""
+    for name, reason in (("none.jpg", "there is no file"), ("x" * 300 + ".jpg", "cannot read")):
+        added = site.lens("add", name, "--user", "u9")
+        assert added.code == 1
+        assert added.err.strip().count("\n") == 0
+        assert reason in added.err
 
 
 def test_an_s3_bucket_serves_sources_and_takes_previews(

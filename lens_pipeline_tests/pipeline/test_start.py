@@ -1,10 +1,13 @@
-"""What `lens up` looks at before it starts the pipeline, and what stops it."""
+"""What `lens up` and `lens worker` look at before they start, and what stops them."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from lens_pipeline.cli.run import _prepare
+from lens_pipeline.cli.run import _prepare, _require_store
 from lens_pipeline.settings import load
-from lens_pipeline.stack.endpoints import resolve
+from lens_pipeline.stack.endpoints import StackError, resolve
 from lens_pipeline.stack.ports import free_port
 from lens_pipeline.store import WrongCredentials
 from lens_pipeline_tests.pipeline.site import Site
@@ -17,6 +20,11 @@ def _start() -> None:
     _prepare(loaded, resolve(loaded, broker=False))
 
 
+def _start_worker() -> None:
+    loaded = load()[0]
+    _require_store(loaded, resolve(loaded, broker=False))
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(environment: pytest.MonkeyPatch, site: Site) -> None:
     environment.setenv("LENS_STORE_URL", "s3://photos")
@@ -26,19 +34,44 @@ def _elsewhere(environment: pytest.MonkeyPatch, site: Site) -> None:
         environment.setenv(name, "x")
 
 
-def test_a_store_that_is_away_keeps_nothing_else_down(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("start", [_start, _start_worker])
+def test_a_store_that_is_away_keeps_nothing_else_down(
+    capfd: pytest.CaptureFixture[str], start: Callable[[], None]
+) -> None:
     """Pages and health that are gone until a provider is back, after a reboot meanwhile."""
-    _start()
+    start()
     told = capfd.readouterr().err
     assert "cannot write s3://photos/lens-check-" in told
     assert "is 127.0.0.1 up and reachable?; starting without it" in told
 
 
-def test_a_store_that_was_set_wrong_stops_the_start(environment: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("start", [_start, _start_worker])
+def test_a_store_that_was_set_wrong_stops_the_start(
+    environment: pytest.MonkeyPatch, start: Callable[[], None]
+) -> None:
     """A pipeline that is said to run and cannot store a single file."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         environment.delenv(name)
     environment.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     environment.setenv("AWS_CONFIG_FILE", "/nonexistent")
     with pytest.raises(WrongCredentials, match="set AWS_ACCESS_KEY_ID"):
-        _start()
+        start()
+
+
+def test_a_worker_with_a_directory_of_its_own_for_a_store_is_refused(
+    site: Site,
+    tmp_path: Path,
+    environment: pytest.MonkeyPatch,
+    photo: Callable[[str], str],
+) -> None:
+    """A host where the share was not mounted: it called each upload that it was given missing."""
+    environment.delenv("LENS_S3_ENDPOINT")
+    environment.setenv("LENS_STORE_URL", (tmp_path / "own").as_uri())
+    _start_worker()  # nothing was made yet, so nothing can be missed
+    environment.setenv("LENS_STORE_URL", site.store.as_uri())
+    site.add("a", photo("a"))
+    site.once()
+    _start_worker()
+    environment.setenv("LENS_STORE_URL", (tmp_path / "own").as_uri())
+    with pytest.raises(StackError, match="own is empty here: mount or set LENS_STORE_URL as on"):
+        _start_worker()

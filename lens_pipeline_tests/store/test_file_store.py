@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,6 +18,7 @@ from lens_pipeline.store import (
     InvalidKey,
     S3Store,
     StoreReadOnly,
+    StoreRefused,
     content_type_of,
     open_store,
 )
@@ -146,6 +148,23 @@ def test_a_ping_tells_a_lost_directory_from_a_new_store(
         file_store.ping()
     elsewhere.rename(root)
     file_store.ping()
+
+
+def test_a_file_that_may_not_be_read_is_no_read_only_store(file_store: FileStore) -> None:
+    """Somebody who looks for a mount that is read-only, where an upload has another owner."""
+    file_store.write("a.webp", b"a", content_type=WEBP)
+    Path(urlsplit(file_store.uri("a.webp")).path).chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)  # nobody: root may read everything
+        with pytest.raises(
+            StoreRefused, match="cannot open a.webp .*: let this user read it"
+        ) as it:
+            file_store.open("a.webp").close()
+    finally:
+        os.seteuid(user)
+    assert it.type is StoreRefused
 
 
 def test_an_object_in_the_way_of_a_directory_is_a_named_error(file_store: FileStore) -> None:

@@ -15,11 +15,12 @@ from celery.contrib.testing.worker import start_worker
 from dagster._daemon.types import DaemonHeartbeat
 
 from lens_pipeline.engine.celery_app import celery_queue, worker_app
-from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.release import Release
 from lens_pipeline.settings import Settings, load
 from lens_pipeline.stack.endpoints import Endpoints
 from lens_pipeline.stack.services import running
+from lens_pipeline.web import health
 from lens_pipeline.web.health import Answer, Probe
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.outages import Gate, Unsteady
@@ -88,6 +89,7 @@ def test_health_and_everything_that_goes(
             "version": version("lens-pipeline"),
             **dict.fromkeys(("database", "broker", "store", "daemon"), "ok"),
             "workers": 2,
+            "queues_without_worker": [],
             "oldest_unprocessed_seconds": None,
             "alerts": "off",
         }
@@ -127,6 +129,18 @@ def test_without_anything(web: httpx.Client) -> None:
     assert answer["broker"] == "none is known: set LENS_BROKER_URL"
     assert answer["daemon"] == "does not run: it never beat"
     assert (answer["database"], answer["store"]) == ("ok", "ok")
+
+
+def test_the_queue_that_nobody_works_on_is_named(
+    site: Site, unsteady: Unsteady, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masters that wait all night, while health said no more than "unavailable"."""
+    _beat(site)
+    monkeypatch.setattr(health, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 0})
+    with unsteady.served(broker_url=broker_url) as web:
+        status, answer, _ = _asked(web)
+    assert (status, answer["status"], answer["workers"]) == (503, "unavailable", 3)
+    assert answer["queues_without_worker"] == [MASTERS]
 
 
 def test_probes_that_ask_by_head(web: httpx.Client) -> None:

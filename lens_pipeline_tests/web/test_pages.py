@@ -237,7 +237,7 @@ def test_rows_of_one_millisecond_come_in_the_order_of_the_api(
         with database.begin() as connection:
             connection.execute(
                 sa.text(
-                    "INSERT INTO generations (id, user_id, type, status, result_file_path,"
+                    "INSERT INTO generations (id, user_id, type, status, asset_url,"
                     " created_at, updated_at) VALUES"
                     " ('same-a', 'me', 'photo', 'success', 'uploads/same-a.png', now(),"
                     " date_trunc('milliseconds', now()) + interval '500 microseconds'),"
