@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Dump both databases into a new directory: deploy/backup.sh DIRECTORY
 #
-# LENS_DATABASE_URL, LENS_DAGSTER_URL   where they are; without the second: `dagster` beside the first
+# LENS_DATABASE_URL, LENS_DAGSTER_URL   where they are; without the second: `dagster` beside the first.
+#                                      Without both: as /etc/lens/lens.env (LENS_ENV_FILE) says
 # APPLICATION=no                       only Dagster's, where the site's own backup has the other
 #
 # May run at any time, also while everything works. Dagster's comes first: what is then younger in

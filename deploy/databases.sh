@@ -6,12 +6,25 @@ fail() {
   exit 2
 }
 
+# setting NAME: from the environment; without any of the two there, from the file of the services.
+setting() {
+  local file=${LENS_ENV_FILE:-/etc/lens/lens.env} value
+  if [ -n "${LENS_DATABASE_URL:-}${LENS_DAGSTER_URL:-}" ] || [ ! -r "$file" ]; then
+    printf '%s' "${!1:-}"
+    return
+  fi
+  value=$(sed -n "s/^[[:space:]]*$1=//p" "$file" | tail -n 1)
+  # As systemd reads it: quotes are no part of a value.
+  value=${value#[\"\']}
+  printf '%s' "${value%[\"\']}"
+}
+
 # Set `database` and `dagster` from the settings. libpq knows no drivers: +psycopg2 is dropped.
 find_databases() {
-  database=${LENS_DATABASE_URL:-}
+  database=$(setting LENS_DATABASE_URL)
   [ -n "$database" ] || fail 'LENS_DATABASE_URL is not set'
   database=${database/#postgresql+psycopg2:/postgresql:}
-  dagster=${LENS_DAGSTER_URL:-}
+  dagster=$(setting LENS_DAGSTER_URL)
   if [ -z "$dagster" ]; then
     [[ $database =~ ^([a-z]+://[^/?#]*)(/[^?#]*)?(.*)$ ]] || fail 'LENS_DATABASE_URL is no URL'
     dagster=${BASH_REMATCH[1]}/dagster${BASH_REMATCH[3]}

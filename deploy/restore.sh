@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Restore what backup.sh wrote into empty databases: deploy/restore.sh DIRECTORY
 #
-# LENS_DATABASE_URL, LENS_DAGSTER_URL   where to; both databases are there, and empty
+# LENS_DATABASE_URL, LENS_DAGSTER_URL   where to, as for backup.sh; both databases are there, and empty
 #
 # Nothing else may use them meanwhile. Each is restored whole or not at all.
 set -euo pipefail

@@ -1,7 +1,6 @@
 """Records derivatives that an older system left in the store, without making them again."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import dagster as dg
@@ -13,6 +12,7 @@ from lens_pipeline.gaps import Assessed, assessed_pages
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status import State
 from lens_pipeline.store import ObjectInfo
+from lens_pipeline.stored import stored_objects
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ def adopt(
                 for a in page
                 if a.standing.state is State.NONE and not a.standing.outdated and not a.waits
             ]
-            objects = _objects(pipeline, derivative, unrecorded)
+            objects = stored_objects(pipeline, derivative, unrecorded)
             present = [a for a in unrecorded if a.row.id in objects]
             if present and not dry_run:
                 _record(pipeline, instance, derivative, present, objects)
@@ -54,25 +54,6 @@ def adopt(
             total.missing += len(unrecorded) - len(present)
             progress(total)
     return total
-
-
-def _objects(
-    pipeline: Pipeline, derivative: Derivative, rows: Iterable[Assessed]
-) -> dict[str, ObjectInfo]:
-    """The stored objects of these rows, by id.
-
-    Listed by folder: on S3 a page of 1,000 keys costs as much as asking for one.
-    """
-    folders: dict[str, dict[str, str]] = defaultdict(dict)
-    for assessed in rows:
-        key = derivative.object_key(assessed.row, assessed.revision)
-        folders[key.rpartition("/")[0] + "/"][key] = assessed.row.id
-    return {
-        ids[info.key]: info
-        for folder, ids in folders.items()
-        for info in pipeline.store.list(folder)
-        if info.key in ids and info.bytes > 0
-    }
 
 
 def _record(

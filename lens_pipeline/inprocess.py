@@ -22,6 +22,7 @@ from lens_pipeline.letters import explain
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import plan_runs
 from lens_pipeline.status import State
+from lens_pipeline.stored import stored_objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,42 +64,54 @@ def find_work(
     bulk: bool,
     limit: int | None,
     force: bool,
+    lost: bool = False,
     ids: Sequence[str] = (),
 ) -> Work:
     """The rows to work on: missing and failed ones; with `force` also those that are ready.
 
-    `ids` restricts it to these rows; naming a dead letter with `force` tries that again, too. See
-    `survey` for `bulk`.
+    With `lost` also those that are ready and whose object is not in the store. `ids` restricts it
+    to these rows; naming a dead letter with `force` tries that again, too. See `survey` for `bulk`.
     """
     if ids:
         rows = pipeline.catalog.finished(derivative.kind, ids)
         invalid = [row for row in rows.values() if isinstance(row, UnusableRow)]
-        wanted = [
-            assessed.row.id
-            for assessed in assess(pipeline, derivative, usable(list(rows.values())))
-            if _due(assessed, force)
-            or (force and assessed.standing.state is State.DEAD and not assessed.waits)
-        ]
+        found = assess(pipeline, derivative, usable(list(rows.values())))
+        wanted = _wanted(pipeline, derivative, found, force=force, lost=lost)
+        if force:
+            wanted += [a.row.id for a in found if a.standing.state is State.DEAD and not a.waits]
         return Work(derivative, wanted[:limit], invalid, known=frozenset(rows))
-    if force:
+    if force or lost:
         invalid = []
         every = [
-            assessed.row.id
+            key
             for page in assessed_pages(pipeline, derivative, invalid)
-            for assessed in page
-            if _due(assessed, force)
+            for key in _wanted(pipeline, derivative, page, force=force, lost=lost)
         ]
         return Work(derivative, every[:limit], invalid)
-    found = survey(pipeline, derivative, bulk=bulk, limit=limit)
-    advice = adoption_advice(derivative, found.unrecorded_old) if found.unrecorded_old else None
-    return Work(derivative, [a.row.id for a in found.needed], found.invalid, advice)
+    surveyed = survey(pipeline, derivative, bulk=bulk, limit=limit)
+    old = surveyed.unrecorded_old
+    advice = adoption_advice(derivative, old) if old else None
+    return Work(derivative, [a.row.id for a in surveyed.needed], surveyed.invalid, advice)
 
 
-def _due(assessed: Assessed, force: bool) -> bool:
-    state = assessed.standing.state
-    if assessed.waits:
-        return False
-    return state in (State.NONE, State.FAILED) or (force and state is State.READY)
+def _wanted(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    found: Sequence[Assessed],
+    *,
+    force: bool,
+    lost: bool,
+) -> list[str]:
+    """Their ids, in order."""
+    ready = [a for a in found if a.standing.state is State.READY and not a.waits]
+    again = {a.row.id for a in ready} if force or lost else set()
+    if lost and not force:
+        again -= stored_objects(pipeline, derivative, ready).keys()
+    return [
+        a.row.id
+        for a in found
+        if a.row.id in again or (a.standing.state in (State.NONE, State.FAILED) and not a.waits)
+    ]
 
 
 def work_off(

@@ -53,6 +53,7 @@ def once(limit: int | None, as_json: bool) -> None:
     "--concurrency", type=click.IntRange(1, 64), help="Files worked on at once.  [LENS_THREADS]"
 )
 @click.option("--force", is_flag=True, help="Also what is ready.")
+@click.option("--lost", is_flag=True, help="Also what is ready but gone from the store.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @_JSON
 def backfill(
@@ -61,6 +62,7 @@ def backfill(
     limit: int | None,
     concurrency: int | None,
     force: bool,
+    lost: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -73,7 +75,15 @@ def backfill(
         known: set[str] = set()
         for derivatives in _PHASES:
             works = [
-                find_work(lens.pipeline, derivative, bulk=True, limit=limit, force=force, ids=ids)
+                find_work(
+                    lens.pipeline,
+                    derivative,
+                    bulk=True,
+                    limit=limit,
+                    force=force,
+                    lost=lost,
+                    ids=ids,
+                )
                 for derivative in derivatives
                 if kind in (None, derivative.kind.value)
             ]
@@ -83,7 +93,8 @@ def backfill(
                 result.skipped += skipped
                 result.found += sum(len(work.ids) for work in works) + skipped
             else:
-                _work_off(lens, works, result, origin="backfill", force=force)
+                # What is lost counts as ready.
+                _work_off(lens, works, result, origin="backfill", force=force or lost)
         unknown = sorted(set(ids) - known)
     for key in unknown:
         say(f"lens: {key}: no finished generation, master or scaled video has this id")

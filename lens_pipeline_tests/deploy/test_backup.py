@@ -94,6 +94,21 @@ def test_a_site_is_the_same_after_a_restore_and_goes_on(
     new.close()
 
 
+def test_the_databases_are_found_as_the_services_find_them(site: Site, tmp_path: Path) -> None:
+    """A nightly backup that says LENS_DATABASE_URL is not set, to nobody."""
+    file = tmp_path / "lens.env"
+    known = urls(site.database_url, site.dagster_url)
+    file.write_text("".join(f'# {name}=no\n{name}="{url}"\n' for name, url in known.items()))
+    made = script("backup.sh", tmp_path / "backup", LENS_ENV_FILE=str(file))
+    assert (made.returncode, made.stderr) == (0, "")
+    # What is given goes first, and whole: two sites must not be mixed.
+    other = "postgresql://nobody@127.0.0.1:9/none"
+    refused = script("backup.sh", tmp_path / "2", LENS_DATABASE_URL=other, LENS_ENV_FILE=str(file))
+    assert "port 9 failed" in refused.stderr
+    missing = script("backup.sh", tmp_path / "3", LENS_ENV_FILE=str(tmp_path / "none"))
+    assert (missing.returncode, "is not set" in missing.stderr) == (2, True)
+
+
 def test_restoring_over_a_site_is_refused(site: Site, tmp_path: Path) -> None:
     """A slip of the hand that mixes two states of one site."""
     backup = tmp_path / "backup"

@@ -58,6 +58,26 @@ def test_a_forced_backfill_restores_a_lost_object(site: Site, photo: Callable[[s
     assert len(site.materializations("preview", "b")) == 1
 
 
+def test_a_backfill_finds_what_a_restored_store_lacks(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    """A list of ids that nobody has, after a store came back as of the day before."""
+    for name in ("a", "b", "c"):
+        site.add(name, photo(name))
+    site.add("bad", "")
+    site.once()
+    lost = [site.store / f"u1/previews/{name}_preview.webp" for name in ("a", "b")]
+    lost[0].unlink()
+    lost[1].write_bytes(b"")
+    assert site.lens("backfill", "--lost", "--dry-run", "--json").json["found"] == 2
+    assert site.lens("backfill", "b", "c", "--lost", "--dry-run", "--json").json["found"] == 1
+    result = site.lens("backfill", "--lost", "--json").json
+    assert (result["found"], result["ready"], result["failed"]) == (2, 2, 0)
+    assert all(path.stat().st_size for path in lost)
+    assert len(site.materializations("preview", "c")) == 1
+    assert site.lens("backfill", "--lost", "--json").json["found"] == 0
+
+
 def test_a_forced_backfill_of_everything_leaves_dead_letters_alone(
     site: Site, photo: Callable[[str], str]
 ) -> None:

@@ -56,5 +56,5 @@ export function dagster(dagsterPath) {
   const { dagsterPort, dagsterUrl } = document.body.dataset;
   if (!dagsterPort || !dagsterPath) return null;
   if (dagsterUrl) return `${dagsterUrl.replace(/\/+$/, "")}/${dagsterPath.replace(/^\/+/, "")}`;
-  return new URL(dagsterPath, `http://${location.hostname}:${dagsterPort}`).href;
+  return new URL(dagsterPath, `${location.protocol}//${location.hostname}:${dagsterPort}`).href;
 }

@@ -57,8 +57,6 @@ env:
   - {name: LENS_CODE_PORT, value: "4000"}
   - {name: LENS_CODE_BIND, value: 0.0.0.0}
   - {name: LENS_GRACE_SECONDS, value: {{ .Values.graceSeconds | quote }}}
-  - {name: LENS_PREVIEW_CONCURRENCY, value: {{ .Values.previewConcurrency | quote }}}
-  - {name: LENS_MASTER_CONCURRENCY, value: {{ .Values.masterConcurrency | quote }}}
 volumeMounts:
   - {name: home, mountPath: /var/lib/lens}
   - {name: tmp, mountPath: /tmp}
