@@ -19,7 +19,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -39,6 +38,7 @@ from lens_pipeline.failures import (
 )
 from lens_pipeline.settings import SettingsError
 from lens_pipeline.store import Fetched, ObjectStore, save_stream
+from lens_pipeline.version import VERSION
 
 T = TypeVar("T")
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -432,7 +432,6 @@ class Fetcher:
         self._retry = retry
         self._cancelled = cancelled or threading.Event()
         self._recheck_seconds = recheck_seconds
-        self._user_agent = _user_agent()
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl_context or _ssl_context(),
             max_connections=None,
@@ -515,7 +514,7 @@ class Fetcher:
         )
         headers = [
             ("Host", link.authority),
-            ("User-Agent", self._user_agent),
+            ("User-Agent", f"lens-pipeline/{VERSION}"),
             ("Accept", "*/*"),
             ("Accept-Encoding", "identity"),
         ]
@@ -536,14 +535,6 @@ class Fetcher:
                 expected_bytes=_content_length(answer),
                 check=deadline.check,
             )
-
-
-def _user_agent() -> str:
-    try:
-        return f"lens-pipeline/{version('lens-pipeline')}"
-    except PackageNotFoundError:
-        # Run from a source tree that is not installed.
-        return "lens-pipeline"
 
 
 @functools.cache
