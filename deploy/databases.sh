@@ -9,14 +9,18 @@ fail() {
 # setting NAME: from the environment; without any of the two there, from the file of the services.
 setting() {
   local file=${LENS_ENV_FILE:-/etc/lens/lens.env} value
-  if [ -n "${LENS_DATABASE_URL:-}${LENS_DAGSTER_URL:-}" ] || [ ! -r "$file" ]; then
+  if [ -n "${LENS_DATABASE_URL:-}${LENS_DAGSTER_URL:-}" ] || [ ! -e "$file" ]; then
     printf '%s' "${!1:-}"
     return
   fi
-  value=$(sed -n "s/^[[:space:]]*$1=//p" "$file" | tail -n 1)
-  # As systemd reads it: quotes are no part of a value.
-  value=${value#[\"\']}
-  printf '%s' "${value%[\"\']}"
+  [ -r "$file" ] || fail "may not read $file: run it as root, or set LENS_DATABASE_URL"
+  # As systemd reads it: neither blanks around a value nor its quotes are part of it.
+  value=$(sed -n "s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*//p" "$file" | tail -n 1)
+  value=${value%"${value##*[![:space:]]}"}
+  if [[ $value =~ ^\"(.*)\"$ || $value =~ ^\'(.*)\'$ ]]; then
+    value=${BASH_REMATCH[1]}
+  fi
+  printf '%s' "$value"
 }
 
 # Set `database` and `dagster` from the settings. libpq knows no drivers: +psycopg2 is dropped.

@@ -35,4 +35,4 @@ if [ -f "$source/application.dump" ]; then
   restore application "$database"
 fi
 restore dagster "$dagster"
-echo "restored from $source: now \`lens migrate\`, then \`lens adopt --dry-run\`"
+echo "restored from $source: before anything starts, LENS_ENABLED=false and \`lens migrate\`"

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import sqlalchemy as sa
-from kombu.exceptions import KombuError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lens_pipeline.catalog import Catalog, CatalogError
@@ -315,9 +314,12 @@ def _workers(urls: "_Urls", up: Services | None) -> str:
         return "none: they start with `lens up`"
     try:
         broker.reach(urls.broker, _CONNECT_SECONDS)
-        alive = alive_workers(Endpoints("", "", urls.broker, ""))
-    except (broker.BrokerError, ValueError, KombuError, OSError):
+    except (broker.BrokerError, ValueError):
         raise _Problem("unknown: the broker does not take us, see there") from None
+    try:
+        alive = alive_workers(Endpoints("", "", urls.broker, ""))
+    except broker.BrokerError as error:
+        raise _Problem(f"unknown: the broker cannot be asked for them: {error}") from error
     found = ", ".join(f"{number} of {queue}" for queue, number in sorted(alive.items()))
     idle = [queue for queue, number in sorted(alive.items()) if not number]
     if not idle:

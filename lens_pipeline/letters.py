@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ EXPLAINED = {
     "Canceled": "its run was cancelled",
     "RunFailed": "its run ended without a word about it: see the run's log",
 }
+# Of a source, which may hold a whole picture (`data:`).
+_SOURCE_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +106,15 @@ def dead_letters(pipeline: Pipeline) -> list[Letter]:
 
 
 def _source(row: Row) -> str | None:
-    if not isinstance(row, Generation):
+    """What is behind `?` or before `@` may be a key of somebody's."""
+    if not isinstance(row, Generation) or not row.asset_url:
         return None
-    scheme, _, rest = row.asset_url.partition("://")
-    if not rest:
-        return row.asset_url
-    place = rest.partition("?")[0].partition("#")[0]
-    host, slash, path = place.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    scheme, separator, rest = row.asset_url.partition("//")
+    if separator:
+        host, slash, path = rest.partition("/")
+        rest = f"{host.rpartition('@')[2]}{slash}{path}"
+    shown = re.split("[?#]", f"{scheme}{separator}{rest}", maxsplit=1)[0]
+    return shown[:_SOURCE_CHARACTERS]
 
 
 def unattended(pipeline: Pipeline) -> list[Unattended]:

@@ -103,8 +103,9 @@ def configure(log_format: str, log_level: str) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # It tells of every plugin at each start.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # They tell at each start of every plugin, and where credentials were found.
+    for name in ("alembic", "botocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # These tell whole addresses, in which there may be secrets.
     for name in ("urllib3", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

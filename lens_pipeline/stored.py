@@ -1,12 +1,42 @@
-"""Which derivatives lie in the store."""
+"""Which derivatives lie in the store, and whether it is the store that they were put into."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lens_pipeline.derivatives import Derivative
+from lens_pipeline.derivatives import MASTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.failures import LensError
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.store import ObjectInfo
+
+# Of each kind; in the order of their ids, so that they are not all of one day.
+_SAMPLE = 20
+
+
+class ForeignStore(LensError):
+    """The store holds nothing of what was made: it is another one, or its disk is not mounted."""
+
+
+def require_own_store(pipeline: Pipeline) -> None:
+    """Look for a sample of the files that were made; one of them found is enough.
+
+    Where none is, each upload that lies in the real store would be called missing.
+
+    Raises ForeignStore; DerivativeError as the store's `stat`; SQLAlchemyError.
+    """
+    paths: list[str] = []
+    for asset in (PREVIEW.asset, POSTER.asset, MASTER.asset):
+        keys = pipeline.log.materialized_keys(asset, "", _SAMPLE)
+        histories = pipeline.log.histories(asset, keys)
+        live = [key for key in keys if not histories[key].is_removed]
+        paths += pipeline.log.paths(asset, live).values()
+    if paths and not any(pipeline.store.stat(path) for path in paths):
+        raise ForeignStore(
+            f"none of {len(paths)} files that were made is in"
+            f" {pipeline.settings.resolved_store_url}: mount it, or set LENS_STORE_URL and"
+            " LENS_S3_ENDPOINT as where they were made (if all were deleted:"
+            " `lens backfill --force` makes them again)"
+        )
 
 
 def stored_objects(

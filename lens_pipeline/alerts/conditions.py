@@ -150,7 +150,8 @@ def _is_too_few(outcome: HourlyOutcome) -> bool:
 def _success(outcome: HourlyOutcome, settings: Settings) -> Problem:
     total = outcome.made + outcome.failed
     text = (
-        f"{outcome.failed} of {total} files of the last hour failed, most by {outcome.main_error}:"
+        f"{outcome.failed} of {total} files of the last hour failed, most often by"
+        f" {outcome.main_error}:"
         f" {outcome.percent:.1f} % ready, {settings.alert_success_percent:g} % are to be"
     )
     return Problem(SUCCESS, text, links.dagster(settings, "runs"))

@@ -1,23 +1,25 @@
 """Commands that run processes: up, demo, worker."""
 
+from collections.abc import Callable
 from contextlib import closing
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline import deadline, scratch
 from lens_pipeline import demo as samples
 from lens_pipeline.cli.role import become
 from lens_pipeline.cli.session import load_settings, prepare_databases, say
-from lens_pipeline.derivatives import MASTER, POSTER, PREVIEW
 from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
-from lens_pipeline.failures import StoreUnavailable
-from lens_pipeline.pipeline import Pipeline, connect
+from lens_pipeline.failures import TransientError
+from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import signs_of_life
 from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
-from lens_pipeline.store import FileStore
+from lens_pipeline.store import FileStore, StoreRefused
+from lens_pipeline.stored import require_own_store
 
 # A temporary file of the store this old belongs to a writer that was killed.
 _ABANDONED_SECONDS = 3600
@@ -97,42 +99,47 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
         require_current_tables(endpoints.dagster_url)
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
-    _check_store(pipeline)
+    _look_at_store(pipeline.store.check)
     if isinstance(pipeline.store, FileStore):
         # A bucket may have other users, whose uploads under way are not ours to end.
         pipeline.store.sweep(_ABANDONED_SECONDS)
 
 
 def _require_store(loaded: Settings, endpoints: Endpoints) -> None:
-    """Raises StackError or StoreRefused: a worker here would fail what others can make.
+    """See that a worker here would not fail what others can make.
 
-    A directory of the host's own in the place of the shared one is empty, while files were made;
-    every photo would seem to be gone. With the embedded database there is no other host.
+    Raises StackError: Dagster's database does not answer. Raises ForeignStore, and as
+    `_look_at_store`.
     """
     pipeline = connect(loaded, endpoints)
-    # A worker is about to fork, which must not share connections.
-    with closing(pipeline.catalog), closing(pipeline.log):
-        if not _check_store(pipeline) or loaded.database_url is None:
-            return
-        made = [derivative.asset for derivative in (PREVIEW, POSTER, MASTER)]
-        if not any(pipeline.log.materialized_keys(asset, "", 1) for asset in made):
-            return
-        is_empty = next(pipeline.store.list(), None) is None
-    if is_empty:
+
+    def look() -> None:
+        pipeline.store.check()
+        # The embedded database has no other hosts.
+        if loaded.database_url is not None:
+            require_own_store(pipeline)
+
+    try:
+        # A worker is about to fork, which must not share connections.
+        with closing(pipeline.catalog), closing(pipeline.log):
+            _look_at_store(look)
+    except SQLAlchemyError as error:
         raise StackError(
-            f"files were made, but {loaded.resolved_store_url} is empty here: mount or set"
-            " LENS_STORE_URL as on the machine that runs the daemon (if everything in it was"
-            " deleted: put any file into it)"
-        )
+            f"Dagster's database (LENS_DAGSTER_URL) fails: {type(error).__name__}"
+        ) from error
 
 
-def _check_store(pipeline: Pipeline) -> bool:
-    """Whether the store answers; if not, say so and go on. Raises StoreRefused: it is set wrong."""
+def _look_at_store(look: Callable[[], None]) -> None:
+    """Look, and if the store does not answer, say so and go on.
+
+    After an outage everything comes back in its own time. What is set wrong still ends here.
+
+    Raises DerivativeError: the store answers, and refuses us.
+    """
     try:
         with deadline.within(_STORE_SECONDS):
-            pipeline.store.check()
-    except StoreUnavailable as error:
-        # After an outage everything comes back in its own time. What is set wrong still ends here.
+            look()
+    except StoreRefused:
+        raise
+    except TransientError as error:
         say(f"lens: {error}; starting without it: files are made as soon as it answers")
-        return False
-    return True

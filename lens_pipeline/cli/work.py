@@ -17,6 +17,7 @@ from lens_pipeline.letters import retry as retry_letters
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.removal import remove_vanished
 from lens_pipeline.runs import RETRY_PRIORITY
+from lens_pipeline.stored import require_own_store
 
 # What is made from other derivatives is looked for once those are there.
 _PHASES = (
@@ -70,6 +71,8 @@ def backfill(
     if concurrency is not None:
         os.environ["LENS_THREADS"] = str(concurrency)
     with session("backfill") as lens:
+        if lost:
+            require_own_store(lens.pipeline)
         _recover(lens)
         result = Result()
         known: set[str] = set()

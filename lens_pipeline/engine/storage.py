@@ -147,7 +147,11 @@ def _has_tables(dagster_url: str) -> bool:
             return all(connection.scalar(_REGCLASS, {"name": table}) for table in DAGSTER_TABLES)
     except OperationalError as error:
         reason = _reason(error)
-        fix = ": `lens migrate` creates it" if "does not exist" in reason else ""
+        fix = (
+            ": `lens migrate` creates it"
+            if reason.endswith("does not exist") and 'database "' in reason
+            else ""
+        )
         raise StackError(
             f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {reason}{fix}"
         ) from error

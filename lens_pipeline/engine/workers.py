@@ -1,7 +1,9 @@
 """Which Celery workers live, on whichever machine."""
 
 from celery import Celery
+from kombu.exceptions import KombuError
 
+from lens_pipeline.engine.broker import BrokerError
 from lens_pipeline.engine.celery_app import app_arguments, queue_name
 from lens_pipeline.engine.queues import QUEUES
 from lens_pipeline.stack.endpoints import Endpoints
@@ -13,7 +15,7 @@ _ANSWER_SECONDS = 1.0
 def alive_workers(endpoints: Endpoints) -> dict[str, int]:
     """How many workers of each queue answer; takes a second.
 
-    Raises kombu's and the transport's errors: the broker cannot be asked.
+    Raises BrokerError: the broker cannot be asked.
     """
     arguments = app_arguments(endpoints)
     app = Celery(broker=arguments["broker"], set_as_current=False)
@@ -24,10 +26,12 @@ def alive_workers(endpoints: Endpoints) -> dict[str, int]:
         "socket_timeout": 2 * _ANSWER_SECONDS,
     }
     app.conf.broker_connection_timeout = _ANSWER_SECONDS
-    try:
-        answers = app.control.inspect(timeout=_ANSWER_SECONDS).active_queues() or {}
-    finally:
-        app.close()
+    with app, app.connection_for_write() as connection:
+        errors = (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
+        try:
+            answers = app.control.inspect(timeout=_ANSWER_SECONDS).active_queues() or {}
+        except errors as error:
+            raise BrokerError(f"{type(error).__name__}: {error}") from error
     found: dict[str, int] = dict.fromkeys(QUEUES, 0)
     for queues in answers.values():
         for queue in queues:

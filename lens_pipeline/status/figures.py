@@ -218,20 +218,19 @@ _TIME_FROM = sa.text('SELECT "timestamp" FROM event_logs WHERE id >= :id ORDER B
 _HOURLY = sa.text(
     """
     WITH hour AS (
-      SELECT asset_key, partition, id, true AS made FROM event_logs
+      SELECT asset_key, partition, id, true AS made, NULL AS error_class FROM event_logs
        WHERE dagster_event_type = 'ASSET_MATERIALIZATION' AND id > :after
          AND asset_key = ANY(:assets) AND run_id <> ''
       UNION ALL
-      SELECT e.asset_key, e.partition, e.id, false FROM asset_event_tags t
+      SELECT e.asset_key, e.partition, e.id, false, c.value FROM asset_event_tags t
         JOIN event_logs e ON e.id = t.event_id
+        LEFT JOIN asset_event_tags c ON c.event_id = t.event_id AND c.key = :error_class
        WHERE t.event_id > :after AND t.key = :outcome AND t.value = :failed
          AND e.asset_key = ANY(:assets))
     SELECT count(*) FILTER (WHERE made) AS made, count(*) FILTER (WHERE NOT made) AS failed,
-           mode() WITHIN GROUP (ORDER BY c.value) AS main_error
-      FROM (SELECT DISTINCT ON (asset_key, partition) made, id FROM hour
+           mode() WITHIN GROUP (ORDER BY error_class) AS main_error
+      FROM (SELECT DISTINCT ON (asset_key, partition) made, error_class FROM hour
              ORDER BY asset_key, partition, id DESC) AS last
-      LEFT JOIN asset_event_tags c
-        ON NOT last.made AND c.event_id = last.id AND c.key = :error_class
     """
 )
 # As rows, for the reason given in `changes.py`.

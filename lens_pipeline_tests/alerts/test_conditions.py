@@ -41,7 +41,7 @@ def test_all_is_well() -> None:
         (replace(WELL, workers={"previews": 1, "masters": 0}), "workers masters", "masters"),
         (replace(WELL, backlog=_waiting(Kind.PHOTO, 601)), "oldest", "photo 10 min"),
         (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
-        (replace(WELL, outcome=HourlyOutcome(98, 2, "X")), "success", "most by X"),
+        (replace(WELL, outcome=HourlyOutcome(98, 2, "X")), "success", "often by X"),
         (replace(WELL, disks=[Disk(Path("/x"), 9, 100)]), "disk /x", "9 %"),
     ],
 )  # fmt: skip

@@ -98,7 +98,7 @@ def test_the_databases_are_found_as_the_services_find_them(site: Site, tmp_path:
     """A nightly backup that says LENS_DATABASE_URL is not set, to nobody."""
     file = tmp_path / "lens.env"
     known = urls(site.database_url, site.dagster_url)
-    file.write_text("".join(f'# {name}=no\n{name}="{url}"\n' for name, url in known.items()))
+    file.write_text("".join(f'# {name}=no\n{name} = "{url}" \r\n' for name, url in known.items()))
     made = script("backup.sh", tmp_path / "backup", LENS_ENV_FILE=str(file))
     assert (made.returncode, made.stderr) == (0, "")
     # What is given goes first, and whole: two sites must not be mixed.

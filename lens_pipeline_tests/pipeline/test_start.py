@@ -7,9 +7,10 @@ import pytest
 
 from lens_pipeline.cli.run import _prepare, _require_store
 from lens_pipeline.settings import load
-from lens_pipeline.stack.endpoints import StackError, resolve
+from lens_pipeline.stack.endpoints import resolve
 from lens_pipeline.stack.ports import free_port
 from lens_pipeline.store import WrongCredentials
+from lens_pipeline.stored import ForeignStore
 from lens_pipeline_tests.pipeline.site import Site
 
 pytestmark = pytest.mark.slow
@@ -73,5 +74,28 @@ def test_a_worker_with_a_directory_of_its_own_for_a_store_is_refused(
     site.once()
     _start_worker()
     environment.setenv("LENS_STORE_URL", (tmp_path / "own").as_uri())
-    with pytest.raises(StackError, match="own is empty here: mount or set LENS_STORE_URL as on"):
+    with pytest.raises(ForeignStore, match="none of 1 files that were made .*own: mount it, or"):
         _start_worker()
+    # Something else lies there: the disk's own directory, or the check of the worker beside it.
+    (tmp_path / "own" / "lost+found").mkdir(mode=0o700)
+    (tmp_path / "own" / "lens-check-1.txt").touch()
+    with pytest.raises(ForeignStore):
+        _start_worker()
+    # Nobody calls what is there lost because of what is mounted here.
+    lost = site.lens("backfill", "--lost", "--json")
+    assert (lost.code, "none of 1 files" in lost.err) == (2, True)
+    assert site.status("a")["state"] == "ready"
+
+
+def test_a_store_that_is_rightly_empty_takes_workers(
+    site: Site, photo: Callable[[str], str], environment: pytest.MonkeyPatch
+) -> None:
+    """A site whose rows were all deleted, and whose workers never start again."""
+    environment.delenv("LENS_S3_ENDPOINT")
+    environment.setenv("LENS_STORE_URL", site.store.as_uri())
+    site.add("a", photo("a"))
+    site.once()
+    site.sql("DELETE FROM generations")
+    assert site.lens("remove-missing", "--yes").code == 0
+    assert site.objects() == set()
+    _start_worker()
