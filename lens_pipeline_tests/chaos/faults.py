@@ -3,6 +3,7 @@
 import contextlib
 import random
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ _VICTIMS = (
     *("daemon", "code", "web", "api", "worker", "worker-masters", "render", "ffmpeg"),
     *("postgres", "valkey", "supervisor"),
 )
+# Those that come and go with the work are waited for a while.
+_PASSING = ("render", "ffmpeg")
+_AWAIT_SECONDS = 4
 _STEPS_SECONDS = (-240, -45, 45, 240)
 
 
@@ -106,11 +110,16 @@ def _stop_everything(world: World, rng: random.Random) -> Fault:
 
 
 def _victim(world: World, rng: random.Random) -> tuple[str, psutil.Process | None]:
+    role = rng.choice(_VICTIMS)
+    end = time.monotonic() + (_AWAIT_SECONDS if role in _PASSING else 0)
     found = _by_role(world)
+    while not found.get(role) and time.monotonic() < end:
+        time.sleep(0.05)
+        found = _by_role(world)
     there = [role for role in _VICTIMS if found.get(role)]
     if not there:
         return "nobody", None
-    role = rng.choice(there)
+    role = role if role in there else rng.choice(there)
     return role, rng.choice(found[role])
 
 
