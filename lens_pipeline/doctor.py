@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,14 +25,16 @@ from lens_pipeline.engine.workers import alive_workers
 from lens_pipeline.failures import LensError
 from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError, ToolUnusable
+from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
-from lens_pipeline.stack.endpoints import Endpoints, Services, StackError
+from lens_pipeline.stack.endpoints import Endpoints, Services, StackError, resolve
 from lens_pipeline.stack.files import prepare_home
 from lens_pipeline.stack.ports import require_free
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.signs_of_life import problem_of
 from lens_pipeline.store import open_store
+from lens_pipeline.stored import require_own_store
 
 _COMMAND = "doctor"
 _UP = "up"
@@ -383,7 +385,18 @@ def _store(settings: Settings) -> str:
     except ValueError as error:
         # boto3's, of an endpoint that is no URL.
         raise _Problem(f"{url}: {error}: correct LENS_S3_ENDPOINT") from error
+    # With the embedded database there is no other host, whose store this one should be.
+    if settings.database_url is not None:
+        _own_store(settings)
     return f"{url}: written, read and deleted"
+
+
+def _own_store(settings: Settings) -> None:
+    """Raises ForeignStore: workers here would miss what was made elsewhere."""
+    pipeline = connect(settings, resolve(settings, broker=False))
+    with closing(pipeline.catalog), closing(pipeline.log), suppress(SQLAlchemyError):
+        # Without its database nothing is known; that has checks of its own.
+        require_own_store(pipeline)
 
 
 def _alerts(settings: Settings) -> str:

@@ -81,6 +81,7 @@ def test_a_worker_with_a_directory_of_its_own_for_a_store_is_refused(
     (tmp_path / "own" / "lens-check-1.txt").touch()
     with pytest.raises(ForeignStore):
         _start_worker()
+    assert "FAIL store: none of 1 files that were made" in site.lens("doctor").out
     # Nobody calls what is there lost because of what is mounted here.
     lost = site.lens("backfill", "--lost", "--json")
     assert (lost.code, "none of 1 files" in lost.err) == (2, True)
