@@ -18,6 +18,7 @@ def at(server: HostileServer, path: str) -> str:
     return server.url(path, host="localhost")
 
 
+@pytest.mark.slow
 def test_every_bad_photo_of_a_batch_has_its_own_reason(
     site: Site,
     server: HostileServer,

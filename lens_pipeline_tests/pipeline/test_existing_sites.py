@@ -176,6 +176,7 @@ def test_a_file_that_cannot_be_added_is_told_in_one_line(site: Site) -> None:
         assert reason in added.err
 
 
+@pytest.mark.slow
 def test_an_s3_bucket_serves_sources_and_takes_previews(
     site: Site, environment: pytest.MonkeyPatch, tmp_path: Path, photo: Callable[[str], str]
 ) -> None:

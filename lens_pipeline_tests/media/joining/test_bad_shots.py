@@ -203,6 +203,7 @@ def _encodes(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_an_ffmpeg_that_hangs_is_ended(plain: Path, large: Path, tmp_path: Path) -> None:
     stopped = _Interrupted(signal.SIGSTOP)
     work = work_in(tmp_path / "work", stopped.cancelled, idle_seconds=1)

@@ -34,6 +34,8 @@ from lens_pipeline_tests.media.joining.shots import (
 )
 from lens_pipeline_tests.media.samples import Pixels
 
+pytestmark = pytest.mark.slow
+
 _SAMPLES = 48_000 * FRAMES // 25
 _INTERLACED = (*H264, "-flags", "+ilme+ildct", "-x264-params", "tff=1")
 
