@@ -1,11 +1,13 @@
 """The `lens` command."""
 
 import importlib
+import logging
 import sys
 
 import click
 
 from lens_pipeline.failures import DerivativeError, LensError
+from lens_pipeline.logs import speaks_json
 
 # Interface: 1 something failed, 2 wrong usage or settings.
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -69,8 +71,15 @@ def main() -> None:
     try:
         lens(prog_name="lens")
     except LensError as error:
-        print(f"lens: {error}", file=sys.stderr)
+        _tell(str(error))
         sys.exit(_FAILED if isinstance(error, DerivativeError) else _USAGE)
     except KeyboardInterrupt:
-        print("lens: interrupted", file=sys.stderr)
+        _tell("interrupted")
         sys.exit(_INTERRUPTED)
+
+
+def _tell(line: str) -> None:
+    if speaks_json():
+        logging.getLogger("lens").error("%s", line)
+    else:
+        print(f"lens: {line}", file=sys.stderr)

@@ -1,6 +1,8 @@
 """Logs of which every line is one JSON object, whatever wrote it."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +37,25 @@ def test_what_is_no_object_is_put_into_one(line: bytes, message: str) -> None:
 def test_an_object_stays_and_an_empty_line_goes() -> None:
     assert as_object(b'{"a": 1}', "api") == b'{"a": 1}\n'
     assert as_object(b" \r", "api") == b""
+
+
+@pytest.mark.slow
+def test_why_a_role_does_not_start_is_an_object_as_well(tmp_path: Path) -> None:
+    """The one line that says what is wrong, dropped by what collects the logs."""
+    given = {"LENS_DATABASE_URL": "postgresql://lens@127.0.0.1:1/lens", "LENS_LOG_FORMAT": "json"}
+    given |= {"LENS_HOME": str(tmp_path), "LENS_BROKER_URL": "redis://127.0.0.1:1/0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lens_pipeline.cli", "worker", "--queue", "previews"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], **given},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    (entry,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (done.returncode, done.stdout, entry["level"]) == (2, "", "error")
+    assert "cannot be reached" in entry["message"]
 
 
 @pytest.mark.slow
