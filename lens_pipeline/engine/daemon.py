@@ -9,7 +9,7 @@ from dagster import DagsterInstance, DagsterRun, RunsFilter
 from dagster._core.instance.config import ConcurrencyConfig
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon.cli import run_command
-from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SpanMarker
+from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon, SpanMarker
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
     QueuedRunCoordinatorDaemon,
 )
@@ -84,7 +84,11 @@ _create_stock_daemon = dagster._daemon.controller.create_daemon_of_type
 def create_daemon_of_type(daemon_type: str, instance: DagsterInstance) -> DagsterDaemon:
     if daemon_type == QuickQueueDaemon.daemon_type():
         return QuickQueueDaemon()
-    return _create_stock_daemon(daemon_type, instance)
+    daemon = _create_stock_daemon(daemon_type, instance)
+    is_of_sensors = daemon_type == SensorDaemon.daemon_type()
+    return wall_clock.bound(
+        daemon, SENSOR_LOOP_SECONDS if is_of_sensors else wall_clock.LOOP_SECONDS
+    )
 
 
 def main() -> None:

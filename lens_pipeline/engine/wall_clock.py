@@ -1,13 +1,18 @@
-"""Dagster's sensors and schedules after the clock was set back.
+"""Dagster's daemons after the clock was set back.
 
-They remember when they were last evaluated and wait for the time after it. One evaluation under a
-clock that was four minutes fast, and a site stands still for four minutes once it is right again.
+Sensors and schedules remember when they were last evaluated and wait for the time after it. One
+evaluation under a clock that was four minutes fast, and a site stands still for four minutes once
+it is right again. So it does where the clock is set back between the two times by which a loop
+measures how long to wait.
 """
 
 import datetime as dt
 import logging
+from threading import Event
+from time import monotonic, sleep
 from typing import Any
 
+import dagster._daemon.daemon
 import dagster._daemon.sensor
 import dagster._scheduler.scheduler
 from dagster import DagsterInstance
@@ -18,8 +23,11 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 from dagster._core.workspace.context import IWorkspaceProcessContext
-from dagster._daemon.daemon import DaemonIterator
+from dagster._daemon.daemon import DaemonIterator, DagsterDaemon
 from dagster._scheduler.scheduler import ScheduleIterationTimes
+
+# No loop of Dagster's waits longer: that of the schedules waits for the next minute.
+LOOP_SECONDS = 60.0
 
 _stock_elapsed = dagster._daemon.sensor.get_elapsed
 _stock_launch = dagster._scheduler.scheduler.launch_scheduled_runs
@@ -29,6 +37,41 @@ def follow() -> None:
     """From now on, what was evaluated in the future holds nothing up in this process."""
     dagster._daemon.sensor.get_elapsed = _elapsed
     dagster._scheduler.scheduler.launch_scheduled_runs = _launch_scheduled_runs
+    # This module asks it for nothing but how long an iteration took.
+    dagster._daemon.daemon.time = _Stopwatch  # pyright: ignore[reportPrivateImportUsage]
+
+
+class _Stopwatch:
+    """What of the module `time` is used to measure, by a clock that nobody can set."""
+
+    time = staticmethod(monotonic)
+    sleep = staticmethod(sleep)
+
+
+def bound(daemon: DagsterDaemon, seconds: float) -> DagsterDaemon:
+    """Have the loop of `daemon` wait no longer than this at a time, whatever it calculates."""
+    stock_loop = daemon.core_loop
+
+    def core_loop(workspace_process_context: Any, shutdown_event: Event) -> DaemonIterator:
+        yield from stock_loop(workspace_process_context, _Bounded(shutdown_event, seconds))
+
+    daemon.core_loop = core_loop
+    return daemon
+
+
+class _Bounded(Event):
+    """An event that is waited for so many seconds at the most."""
+
+    def __init__(self, event: Event, seconds: float) -> None:
+        super().__init__()
+        self._event = event
+        self._seconds = seconds
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._event.wait(self._seconds if timeout is None else min(timeout, self._seconds))
 
 
 def _elapsed(state: InstigatorState) -> float | None:

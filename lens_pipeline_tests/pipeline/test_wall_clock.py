@@ -2,9 +2,11 @@
 
 import datetime as dt
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import dagster._daemon.daemon as daemon_loop
 import dagster._daemon.sensor as sensor_loop
 import dagster._scheduler.scheduler as schedule_loop
 import pytest
@@ -13,8 +15,10 @@ from dagster._core.scheduler.instigation import SensorInstigatorData
 from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, IntervalDaemon
 
 from lens_pipeline.engine import wall_clock
+from lens_pipeline.engine.daemon import create_daemon_of_type
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +59,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspacePro
 
 @pytest.fixture(autouse=True)
 def _following(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((sensor_loop, "get_elapsed"), (schedule_loop, "launch_scheduled_runs")):
+    for module, name in (
+        (sensor_loop, "get_elapsed"),
+        (schedule_loop, "launch_scheduled_runs"),
+        (daemon_loop, "time"),
+    ):
         monkeypatch.setattr(module, name, getattr(module, name))
     wall_clock.follow()
 
@@ -97,6 +105,63 @@ def test_a_schedule_that_ticked_in_the_future_ticks_now(
     after = _ticks(workspace, state)
     assert len(after) >= before + 2
     assert max(tick.timestamp for tick in after) < (now + 5 * minute).timestamp()
+
+
+def test_a_loop_goes_on_after_the_clock_was_set_back_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A queue of runs that nobody begins for four minutes, as long as the clock was fast."""
+    clock = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+
+    class Looking(IntervalDaemon):
+        looks = 0
+
+        @classmethod
+        def daemon_type(cls) -> str:
+            return "LOOKING"
+
+        def run_iteration(self, workspace_process_context: object) -> DaemonIterator:
+            self.looks += 1
+            clock[0] -= 240
+            yield
+
+    looking = Looking(interval_seconds=0)
+    steps = looking.core_loop(WorkspaceProcessContext, threading.Event())
+    for _ in range(30):
+        next(steps)
+    assert looking.looks > 2
+
+
+def test_no_loop_waits_longer_than_it_ever_should() -> None:
+    """New photos that wait as long: Dagster's loop of sensors sleeps for what is left of it."""
+    asked: list[float | None] = []
+
+    class Shutdown(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.append(timeout)
+            return self.is_set()
+
+    class Waiting(DagsterDaemon):
+        @classmethod
+        def daemon_type(cls) -> str:
+            return "WAITING"
+
+        def core_loop(
+            self, workspace_process_context: object, shutdown_event: threading.Event
+        ) -> DaemonIterator:
+            for seconds in (241, 0.5, None):
+                assert shutdown_event.wait(seconds) is shutdown_event.is_set() is True
+                yield None
+
+    stop = Shutdown()
+    stop.set()
+    list(wall_clock.bound(Waiting(), 1.5).core_loop(None, stop))
+    assert asked == [1.5, 0.5, 1.5]
+    with instance_for_test() as instance:
+        for daemon_type in ("SENSOR", "SCHEDULER", "BACKFILL", "MONITORING"):
+            daemon = create_daemon_of_type(daemon_type, instance)
+            assert daemon.core_loop.__qualname__.startswith("bound.")
 
 
 def _tick_sensors(workspace: WorkspaceProcessContext) -> None:
