@@ -213,8 +213,9 @@ def test_a_film_by_http_from_the_order_to_the_player(
 
     assert web.delete(f"{MASTERS}/{master['master_id']}").status_code == 204
     assert web.get(ready["video_url"]).status_code == 404
-    # The sensor, which looks once a minute, takes the files away; this is what it does.
-    assert stack.lens("remove-missing", "--yes").returncode == 0
+    # The sensor, which looks once a minute, takes the files away; this is what it does, as soon as
+    # the run is over, which made them.
+    eventually(lambda: stack.lens("remove-missing", "--yes").returncode == 0, 60, "the removal")
     assert not [key for key in site.objects() if f"master_{master['master_id']}_" in key]
 
 

@@ -44,7 +44,9 @@ def impatient(environment: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def web(app: FastAPI, impatient: None, site: Site) -> Iterator[httpx.Client]:
     site.add("p1", "u1/none.jpg")
-    with served(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+    # A connection that is kept may be closed by the server just when it is used again.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with served(app) as url, httpx.Client(base_url=url, timeout=60, limits=limits) as client:
         yield client
 
 
