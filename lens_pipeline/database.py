@@ -39,7 +39,8 @@ def notice_lost_clients(engine: sa.Engine, *more: str) -> None:
     """Have the server end the sessions of clients that are gone; `more` settings go with it."""
     statement = "; ".join((SERVER_SIDE, *more))
 
-    @event.listens_for(engine, "connect")
+    # Before SQLAlchemy's own first queries, which are in a transaction.
+    @event.listens_for(engine, "connect", insert=True)
     def set_up(connection: Any, _record: Any) -> None:
         # In no transaction: a client that is lost just here must not leave one open.
         autocommit, connection.autocommit = connection.autocommit, True

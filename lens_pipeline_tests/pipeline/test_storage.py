@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 from unittest.mock import patch
 
 import dagster as dg
 import dagster_postgres
+import psycopg2.extensions
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
@@ -20,6 +22,7 @@ from dagster_postgres.utils import pg_alembic_config
 
 from lens_pipeline.cli.role import become
 from lens_pipeline.cli.session import dagster_instance
+from lens_pipeline.database import SERVER_SIDE, notice_lost_clients
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.engine.bell import RING, Bell
@@ -237,3 +240,21 @@ def test_tables_of_an_older_version_are_brought_up_to_this_one(site: Site) -> No
     assert "Dagster's tables were brought up to this version" in site.lens("migrate").out
     assert has_current_tables(site.dagster_url)
     assert site.lens("migrate", "--check").code == 0
+
+
+def test_a_client_that_is_lost_while_it_connects_leaves_no_transaction(site: Site) -> None:
+    """A session that stays for two hours: cut off in SQLAlchemy's own first queries."""
+    said: list[tuple[str, bool]] = []
+
+    class Telling(psycopg2.extensions.cursor):
+        def execute(self, query: Any, values: Any = None) -> None:
+            said.append((str(query), self.connection.autocommit))
+            super().execute(query, values)
+
+    engine = sa.create_engine(site.dagster_url, connect_args={"cursor_factory": Telling})
+    notice_lost_clients(engine)
+    with engine.connect():
+        pass
+    engine.dispose()
+    assert said[0] == (SERVER_SIDE, True)
+    assert len(said) > 1
