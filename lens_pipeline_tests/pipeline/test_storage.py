@@ -247,9 +247,9 @@ def test_a_client_that_is_lost_while_it_connects_leaves_no_transaction(site: Sit
     said: list[tuple[str, bool]] = []
 
     class Telling(psycopg2.extensions.cursor):
-        def execute(self, query: Any, values: Any = None) -> None:
+        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - as of psycopg2
             said.append((str(query), self.connection.autocommit))
-            super().execute(query, values)
+            super().execute(query, vars)
 
     engine = sa.create_engine(site.dagster_url, connect_args={"cursor_factory": Telling})
     notice_lost_clients(engine)
