@@ -247,7 +247,7 @@ def test_a_client_that_is_lost_while_it_connects_leaves_no_transaction(site: Sit
     said: list[tuple[str, bool]] = []
 
     class Telling(psycopg2.extensions.cursor):
-        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - as of psycopg2
+        def execute(self, query: Any, vars: Any = None) -> None:
             said.append((str(query), self.connection.autocommit))
             super().execute(query, vars)
 
