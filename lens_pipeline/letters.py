@@ -83,6 +83,11 @@ class Report:
     """How far the run is that makes it."""
 
 
+def counted(number: int) -> str:
+    """So many dead letters, in words for people."""
+    return "1 dead letter" if number == 1 else f"{number} dead letters"
+
+
 def dead_letters(pipeline: Pipeline) -> list[Letter]:
     """Everything given up on, and every finished row that can never be processed."""
     letters = [

@@ -13,6 +13,7 @@ from lens_pipeline.backlog import Backlog
 from lens_pipeline.catalog import Kind
 from lens_pipeline.durations import spoken
 from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.letters import counted
 from lens_pipeline.settings import Settings
 from lens_pipeline.status import HourlyOutcome
 
@@ -138,8 +139,7 @@ def _oldest(backlog: Backlog, settings: Settings, now: dt.datetime) -> Iterable[
 def _dead(backlog: Backlog, settings: Settings) -> Iterable[Problem]:
     marks = frozenset(letter.mark for letter in backlog.letters)
     if marks:
-        number = "1 dead letter" if len(marks) == 1 else f"{len(marks)} dead letters"
-        text = f"{number}: `lens dead-letters` lists them, `lens retry` tries anew"
+        text = f"{counted(len(marks))}: `lens dead-letters` lists them, `lens retry` tries anew"
         yield Problem(DEAD, text, links.pages(settings, "library?status=dead"), marks=marks)
 
 

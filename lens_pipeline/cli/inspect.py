@@ -67,5 +67,4 @@ def dead_letters(as_json: bool) -> None:
     for letter in found:
         source = f" from {letter.source!r}" if letter.source else ""
         print(f"{letter.kind} {letter.id!r}{source}: {letter.error_class}: {letter.error}")
-    told = "1 dead letter" if len(found) == 1 else f"{len(found)} dead letters"
-    print(told + (": `lens retry ID` tries again" if found else ""))
+    print(letters.counted(len(found)) + (": `lens retry ID` tries again" if found else ""))

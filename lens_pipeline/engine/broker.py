@@ -31,7 +31,6 @@ def reach(url: str, seconds: int) -> None:
     is_redis = urlsplit(url).scheme.startswith("redis")
     options = _redis_options(seconds) if is_redis else _amqp_options(seconds)
     with Connection(url, connect_timeout=seconds, transport_options=options) as connection:
-        errors = (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
             # Redis is first asked something, and told the password, when a channel opens.
@@ -41,8 +40,13 @@ def reach(url: str, seconds: int) -> None:
             channel.close()
         except (AccessRefused, NotAllowed) as error:
             raise BrokerRefusal(error.reply_text) from error
-        except errors as error:
+        except errors_of(connection) as error:
             raise BrokerError(_first_line(error)) from error
+
+
+def errors_of(connection: Connection) -> tuple[type[Exception], ...]:
+    """What a connection of this transport raises when the broker does not do what it is asked."""
+    return (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
 
 
 def _redis_options(seconds: int) -> dict[str, Any]:

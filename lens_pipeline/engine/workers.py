@@ -1,9 +1,8 @@
 """Which Celery workers live, on whichever machine."""
 
 from celery import Celery
-from kombu.exceptions import KombuError
 
-from lens_pipeline.engine.broker import BrokerError
+from lens_pipeline.engine.broker import BrokerError, errors_of
 from lens_pipeline.engine.celery_app import app_arguments, queue_name
 from lens_pipeline.engine.queues import QUEUES
 from lens_pipeline.stack.endpoints import Endpoints
@@ -27,10 +26,9 @@ def alive_workers(endpoints: Endpoints) -> dict[str, int]:
     }
     app.conf.broker_connection_timeout = _ANSWER_SECONDS
     with app, app.connection_for_write() as connection:
-        errors = (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
         try:
             answers = app.control.inspect(timeout=_ANSWER_SECONDS).active_queues() or {}
-        except errors as error:
+        except errors_of(connection) as error:
             raise BrokerError(f"{type(error).__name__}: {error}") from error
     found: dict[str, int] = dict.fromkeys(QUEUES, 0)
     for queues in answers.values():
