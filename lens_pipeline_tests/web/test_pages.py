@@ -25,6 +25,7 @@ from lens_pipeline.web.access.keys import signing_key
 from lens_pipeline.web.access.tokens import Tokens
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
+from lens_pipeline_tests.web.pieces import in_pieces
 from lens_pipeline_tests.web.visits import launched, visiting
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
@@ -249,6 +250,16 @@ def test_rows_of_one_millisecond_come_in_the_order_of_the_api(
             expect(_card(page, row_id).locator("img.loaded")).to_be_visible()
         assert _ids(page)[:2] == ["same-a", "same-b"]
     database.dispose()
+
+
+@pytest.mark.parametrize("path", ["/library", "/masters", "/login"])
+def test_nothing_moves_while_a_page_arrives(guarded: str, browser: Browser, path: str) -> None:
+    """A browser that was busy painted half a form, which moved as its other half was read."""
+    headers = {} if path == "/login" else {"Authorization": f"Bearer {_TOKEN}"}
+    html = httpx.get(guarded + path, headers=headers).content
+    with in_pieces(html) as url, visiting(browser, guarded, extra_http_headers=headers) as visit:
+        visit.page.route(guarded + path, lambda route: route.continue_(url=url))
+        visit.open(path)
 
 
 def test_what_was_never_generated_is_not_waited_for(
