@@ -27,7 +27,8 @@ MADE_FROM: dict[str, tuple[Derivative, ...]] = {
     "scaled": (SCALED,),
 }
 _AGAIN_SECONDS = 0.5
-_END_SECONDS = 60
+# Of a stack that stops and is started again.
+_END_SECONDS = 300
 _MOST_SHOTS = 4
 _GOOD_PHOTOS = {
     "/small.jpg": sources.jpeg,
@@ -88,18 +89,24 @@ class Arrivals:
     _thread: threading.Thread | None = None
     _count: int = 0
     _doing: str = ""
+    _trouble: str = "without an error"
 
     def begin(self) -> None:
         self._serve_sources()
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
+    def end(self, keep_running: Callable[[], None]) -> None:
+        """Let it finish what it does, which it may need the database for."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(_END_SECONDS)
-            if self._thread.is_alive():
-                raise TimeoutError(f"the application's database did not answer: {self._doing}")
+        deadline = time.monotonic() + _END_SECONDS
+        while self._thread is not None and self._thread.is_alive():
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"the application's database did not answer: {self._doing}, {self._trouble}"
+                )
+            keep_running()
+            self._thread.join(_AGAIN_SECONDS)
 
     def _serve_sources(self) -> None:
         served = self.world.sources
@@ -283,9 +290,11 @@ class Arrivals:
         while True:
             try:
                 self.world.site.sql(statement, **values)
-            except (DBAPIError, StackError):
+            except (DBAPIError, StackError) as error:
+                self._trouble = str(error)
                 time.sleep(_AGAIN_SECONDS)
             else:
+                self._trouble = "without an error"
                 return
 
 
