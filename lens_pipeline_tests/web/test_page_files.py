@@ -60,7 +60,7 @@ def test_nothing_in_a_page_needs_a_laxer_policy(web: httpx.Client, page: str) ->
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", text)
     assert set(re.findall(r'(?:src|href)="([^"]*)"', text)) == {
         *("/static/lens.svg", "/static/app.css", f"/static/{page}.js"),
-        *("#content", "/library", "/masters"),
+        *("#content", "#connection", "/library", "/masters"),
     }
 
 
