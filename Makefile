@@ -53,7 +53,7 @@ image: ## Build the container image (BASE=… another base, BUILDER=… another 
 image-test: venv ## Build the image on a Debian made here, and run every role in it (root, minutes)
 	$(BIN)/python -m lens_pipeline_tests.deploy.try_image
 
-test-fast: venv ## Run the tests that take no more than seconds each
+test-fast: venv ## Run the tests that take no more than a second or so each
 	$(BIN)/python -m pytest -q -m "not slow" -n 2
 
 lint: venv ## Check style and types

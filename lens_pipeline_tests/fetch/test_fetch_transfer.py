@@ -265,6 +265,7 @@ def in_seconds(seconds: float) -> str:
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [lambda: "1", lambda: in_seconds(1.9)])
 def test_retry_after_is_waited_for_in_both_its_forms(
     make_fetcher: MakeFetcher, server: HostileServer, into: Path, value: Callable[[], str]

@@ -70,6 +70,7 @@ def test_a_program_that_lacks_a_library_says_nothing_about_a_file(
     assert not isinstance(e.value, MediaError)
 
 
+@pytest.mark.slow
 def test_a_process_over_its_time_is_killed_even_if_it_ignores_that(tmp_path: Path) -> None:
     """An encoder that goes on for ever after its run was given up."""
     pid_file = tmp_path / "pid"

@@ -286,6 +286,7 @@ def test_what_is_no_picture_says_what_it_is(
     assert str(e.value).startswith(reason)
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path, preview_spec: PreviewSpec) -> None:
     """Gigabytes of memory for a file of 50 KB."""
     data = encoded(Image.new("1", (20_000, 20_000)), "PNG")

@@ -196,6 +196,7 @@ def test_nothing_is_started_for_work_that_was_cancelled_before(
     assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_ffmpeg_is_ended_by_the_watchdog(tmp_path: Path, follower: _Follower) -> None:
     """A hanging process that holds its slot for hours; stopped, it ignores SIGTERM as well."""
     stopper = _later(lambda process: process.suspend())

@@ -112,6 +112,7 @@ def test_every_bad_photo_of_a_batch_has_its_own_reason(
     assert not list(scratch.rglob("*"))
 
 
+@pytest.mark.slow
 def test_unusual_but_valid_photos_become_previews(site: Site, server: HostileServer) -> None:
     """Photos from a print shop or a design tool that count as broken, or come out inverted."""
     bodies = {
@@ -143,6 +144,7 @@ def test_unusual_but_valid_photos_become_previews(site: Site, server: HostileSer
     assert pixels("animated")[10, 10, 0] > 240
 
 
+@pytest.mark.slow
 def test_every_bad_video_of_a_batch_has_its_own_reason(site: Site, server: HostileServer) -> None:
     """A playlist that reads the server's files, or a sound file that waits for its picture."""
     url_of_playlist_entry = at(server, "/entry.ts")
@@ -187,6 +189,7 @@ BAD_IDS = {
 }
 
 
+@pytest.mark.slow
 def test_rows_that_can_never_be_processed_are_named_and_the_others_done(
     site: Site, photo: Callable[[str], str]
 ) -> None:
@@ -221,6 +224,7 @@ def test_rows_that_can_never_be_processed_are_named_and_the_others_done(
     assert site.once()["ready"] == 0
 
 
+@pytest.mark.slow
 def test_one_id_may_be_a_photo_and_a_video(
     site: Site, server: HostileServer, photo: Callable[[str], str]
 ) -> None:
@@ -238,6 +242,7 @@ def test_one_id_may_be_a_photo_and_a_video(
     }
 
 
+@pytest.mark.slow
 def test_rows_without_or_with_impossible_times_are_done_once(
     site: Site, photo: Callable[[str], str]
 ) -> None:

@@ -32,6 +32,7 @@ PREVIEW_METADATA = {
 }
 
 
+@pytest.mark.slow
 def test_three_bad_files_of_twenty_fail_alone_in_one_run(
     site: Site, server: HostileServer, photo: Callable[[str], str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_three_bad_files_of_twenty_fail_alone_in_one_run(
     assert site.objects() == {f"u1/previews/p{number:02}_preview.webp" for number in range(17)}
 
 
+@pytest.mark.slow
 def test_the_run_shows_exactly_the_bad_partitions_as_failed(
     site: Site, photo: Callable[[str], str]
 ) -> None:
@@ -98,6 +100,7 @@ def test_the_run_shows_exactly_the_bad_partitions_as_failed(
     assert event.metadata["error"].value
 
 
+@pytest.mark.slow
 def test_a_video_has_a_poster_with_its_own_metadata(site: Site, server: HostileServer) -> None:
     """A poster without the moment it shows, or filed among the previews."""
     server.put("/v.mp4", sources.mp4(), "video/mp4")
@@ -109,6 +112,7 @@ def test_a_video_has_a_poster_with_its_own_metadata(site: Site, server: HostileS
     assert site.objects() == {"u1/posters/v1_poster.webp"}
 
 
+@pytest.mark.slow
 def test_the_inline_picture_stays_within_two_kibibytes(site: Site, server: HostileServer) -> None:
     """An event log that grows by a picture for every picture."""
     server.put("/large.png", sources.png())
@@ -119,6 +123,7 @@ def test_the_inline_picture_stays_within_two_kibibytes(site: Site, server: Hosti
     assert len(image) <= 2048
 
 
+@pytest.mark.slow
 def test_a_pass_uses_as_few_runs_as_the_batch_size_allows(
     site: Site, photo: Callable[[str], str], environment: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +136,7 @@ def test_a_pass_uses_as_few_runs_as_the_batch_size_allows(
     assert sorted(sizes.values()) == [2, 4, 4]
 
 
+@pytest.mark.slow
 def test_a_source_may_be_an_object_of_the_store(site: Site) -> None:
     """Uploads that can only be read through a public URL."""
     uploads = site.store / "u1" / "uploads"
@@ -163,6 +169,7 @@ def test_a_row_that_vanished_before_its_run_fails_alone(
     assert site.objects() == {"u1/previews/p1_preview.webp"}
 
 
+@pytest.mark.slow
 def test_a_session_that_is_lost_in_the_middle_fails_nothing(
     site: Site, photo: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ HOST_TABLE = """
 """
 
 
+@pytest.mark.slow
 def test_a_hosts_table_with_uuids_and_a_reading_role_is_enough(
     site: Site, role: str, photo: Callable[[str], str], environment: pytest.MonkeyPatch
 ) -> None:

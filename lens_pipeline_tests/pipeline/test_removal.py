@@ -54,6 +54,7 @@ def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
     return removed, "", result.cursor or ""
 
 
+@pytest.mark.slow
 def test_a_deleted_row_takes_its_preview_along(site: Site) -> None:
     """A user's deleted photo whose preview can still be looked at."""
     library(site, ["a", "b", "c"])
@@ -64,6 +65,7 @@ def test_a_deleted_row_takes_its_preview_along(site: Site) -> None:
     assert tick(site)[0] == []
 
 
+@pytest.mark.slow
 def test_a_row_that_comes_back_is_made_again(site: Site) -> None:
     """A restored backup whose photos count as ready without a file."""
     library(site, ["a"])
@@ -73,6 +75,7 @@ def test_a_row_that_comes_back_is_made_again(site: Site) -> None:
     assert site.status("a")["state"] == "none"
 
 
+@pytest.mark.slow
 def test_an_unfinished_row_is_not_a_deleted_one(site: Site) -> None:
     """A preview that vanishes while its photo is being made again."""
     library(site, ["a"])
@@ -81,6 +84,7 @@ def test_an_unfinished_row_is_not_a_deleted_one(site: Site) -> None:
     assert len(site.objects()) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_table_deletes_nothing(site: Site) -> None:
     """A restore in progress that costs every preview there is."""
     library(site, [f"p{number:03}" for number in range(100)])
@@ -92,6 +96,7 @@ def test_a_lost_table_deletes_nothing(site: Site) -> None:
     assert json.loads(cursor)["preview"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [20, 21])
 def test_a_handful_is_deleted_whatever_its_share(site: Site, gone: int) -> None:
     """A small site that can never delete a photo."""
@@ -102,6 +107,7 @@ def test_a_handful_is_deleted_whatever_its_share(site: Site, gone: int) -> None:
     assert len(site.objects()) == (10 if gone == 20 else 30)
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_is_left_for_later(site: Site) -> None:
     """A preview that is written right after it was deleted, and then belongs to nobody."""
     library(site, ["a", "b", "kept"])
@@ -139,6 +145,7 @@ def test_a_lost_table_deletes_nothing_of_a_library_that_has_lost_some_before(sit
     assert len(site.objects()) == 20
 
 
+@pytest.mark.slow
 def test_a_store_that_keeps_what_is_to_go_is_told(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +165,7 @@ def test_a_store_that_keeps_what_is_to_go_is_told(
     assert site.objects() == set()
 
 
+@pytest.mark.slow
 def test_people_can_remove_however_many(site: Site) -> None:
     """An account that is closed, whose pictures then stay for ever."""
     library(site, ["a", "b"])
@@ -168,6 +176,7 @@ def test_people_can_remove_however_many(site: Site) -> None:
     assert tick(site)[0] == []
 
 
+@pytest.mark.slow
 def test_the_walk_goes_on_where_it_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library of which only the first page is ever looked at."""
     monkeypatch.setattr("lens_pipeline.removal._PAGE", 4)
@@ -193,6 +202,7 @@ def age(site: Site, keys: list[str], days: int) -> None:
         )
 
 
+@pytest.mark.slow
 def test_old_keys_leave_the_set_and_nothing_else_does(site: Site) -> None:
     """A partition set that grows for ever, or a library that is made again as it shrinks."""
     library(site, ["old", "young"])
@@ -204,6 +214,7 @@ def test_old_keys_leave_the_set_and_nothing_else_does(site: Site) -> None:
     assert site.once()["found"] == 0
 
 
+@pytest.mark.slow
 def test_a_retired_key_comes_back_for_a_forced_backfill(site: Site) -> None:
     """A photo of last year that can never be made again."""
     library(site, ["old"])
@@ -215,6 +226,7 @@ def test_a_retired_key_comes_back_for_a_forced_backfill(site: Site) -> None:
     assert site.dagster.get_dynamic_partitions("photos") == ["old"]
 
 
+@pytest.mark.slow
 def test_a_key_with_something_newer_than_its_preview_stays(site: Site) -> None:
     """A dead letter that leaves the page on which it is looked for."""
     library(site, ["old"])

@@ -31,6 +31,7 @@ def _set_status(site: Site, status: str) -> None:
         connection.execute(sa.text("UPDATE runs SET status = :status"), {"status": status})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["CANCELING", "CANCELED", "FAILURE"])
 def test_a_run_that_others_ended_is_interrupted(
     site: Site, run: dg.DagsterRun, status: str
@@ -41,6 +42,7 @@ def test_a_run_that_others_ended_is_interrupted(
         time.sleep(30)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_by_itself_is_not_interrupted(site: Site, run: dg.DagsterRun) -> None:
     """`lens once` that says it was interrupted, because a run failed just as it was looked at."""
     _set_status(site, "FAILURE")

@@ -99,6 +99,7 @@ def test_an_event_and_its_tags_are_stored_together_or_not_at_all(
     assert count(site, "event_logs") == count(site, "asset_event_tags") == 0
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_set_are_those_that_others_left(site: Site) -> None:
     """A range that takes along partitions that are gone, or leaves out new ones."""
     others = DagsterPostgresStorage(site.dagster_url, should_autocreate_tables=False)
@@ -221,6 +222,7 @@ def test_a_bell_survives_the_server(site: Site, pool: sa.Engine) -> None:
         assert ringing(bell)
 
 
+@pytest.mark.slow
 def test_tables_of_an_older_version_are_brought_up_to_this_one(site: Site) -> None:
     """An upgrade of Dagster after which every run fails."""
     assert has_current_tables(site.dagster_url)

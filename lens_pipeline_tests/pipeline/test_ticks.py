@@ -87,6 +87,7 @@ def test_a_row_without_any_time_is_asked_for_once(site: Site, ticker: Ticker) ->
     assert ticker.tick() == []
 
 
+@pytest.mark.slow
 def test_a_burst_of_rows_of_one_moment_is_paged_through(
     site: Site, ticker: Ticker, environment: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_unfinished_rows_wait_for_their_end(site: Site, ticker: Ticker) -> None:
     assert ticker.tick() == ["a"]
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_asked_for_again(
     site: Site, ticker: Ticker, photo: Callable[[str], str]
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_cancelled_file_is_asked_for_again_once_its_source_has_changed(
     assert ticker.tick() == ["a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "left_alone"), [(501, True), (500, False)])
 def test_a_library_of_old_rows_is_left_to_people(
     site: Site,
@@ -169,6 +172,7 @@ def test_a_disabled_pipeline_starts_nothing(
     assert "LENS_ENABLED" in str(result.skip_message)
 
 
+@pytest.mark.slow
 def test_a_disabled_pipeline_still_works_by_hand(
     site: Site, photo: Callable[[str], str], environment: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +214,7 @@ def test_the_backfill_queues_gaps_in_batches_and_only_once(
     assert len(site.runs()) == 3
 
 
+@pytest.mark.slow
 def test_the_backfill_asks_for_a_bounded_number(
     site: Site, environment: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +231,7 @@ def test_the_backfill_leaves_an_unadopted_library_alone(site: Site) -> None:
     assert site.runs() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", ["after", "between"])
 def test_a_tick_reads_by_an_index(site: Site, reading: str) -> None:
     """Sensors that read and sort the whole table every second."""

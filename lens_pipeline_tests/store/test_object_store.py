@@ -22,6 +22,7 @@ def read(store: ObjectStore, key: str, path: Path, max_bytes: int = 10_000_000) 
     return store.read_into(key, path, max_bytes=max_bytes, deadline_seconds=10)
 
 
+@pytest.mark.slow
 def test_what_was_written_is_read_with_its_size_and_hash(
     store: ObjectStore, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_key_that_is_none_is_refused_by_every_method(
         store.uri(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["ünïcode/ключ.webp", "with space & %41?#+.webp", "...", "-rf"])
 def test_odd_but_legal_keys_round_trip(store: ObjectStore, tmp_path: Path, key: str) -> None:
     """Keys of an older system may hold anything; quoting twice or not at all loses them."""
@@ -151,6 +153,7 @@ def test_odd_but_legal_keys_round_trip(store: ObjectStore, tmp_path: Path, key: 
     assert [info.key for info in store.list()] == [key]
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_torn_object(store: ObjectStore, tmp_path: Path) -> None:
     """A half-written preview would be cached by every browser that saw it."""
     bodies = [bytes([n]) * (200_000 + n) for n in range(4)]
@@ -197,6 +200,7 @@ def test_eight_threads_share_one_store(store: ObjectStore, tmp_path: Path) -> No
         assert all(threads.map(round_trip, range(80)))
 
 
+@pytest.mark.slow
 def test_the_deadline_of_a_read_holds(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

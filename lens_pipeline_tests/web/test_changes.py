@@ -123,6 +123,7 @@ def test_texts_that_are_no_position(end: str) -> None:
     assert Position.parse("1-2-3-4-5" + end, len(ASSETS)) is None
 
 
+@pytest.mark.slow
 def test_a_long_log_is_read_by_its_indexes(site: Site) -> None:
     """Also of assets that have no events at all, for which the planner likes the primary key."""
     engine = _filled(site)

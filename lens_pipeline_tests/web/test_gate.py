@@ -181,6 +181,7 @@ def test_a_slow_body(visitor: httpx.Client) -> None:
     assert LIMITS.body_seconds <= time.monotonic() - begun < LIMITS.body_seconds + 3
 
 
+@pytest.mark.slow
 def test_a_slow_head(visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, one step earlier (Slowloris)."""
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
@@ -216,6 +217,7 @@ def test_a_head_without_end(visitor: httpx.Client) -> None:
     assert time.monotonic() - begun < protocol.HEAD_SECONDS / 2
 
 
+@pytest.mark.slow
 def test_an_answer_that_nobody_takes(
     visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +237,7 @@ def test_an_answer_that_nobody_takes(
     assert 0 < taken.count(b"HTTP/1.1 200 ") < asked
 
 
+@pytest.mark.slow
 def test_as_many_connections_as_the_system_allows() -> None:
     """A thousand browsers with a page open, and with the shell's limit nobody else was served."""
     code = (
@@ -246,6 +249,7 @@ def test_as_many_connections_as_the_system_allows() -> None:
     assert run.stdout == "512 512\n"
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_with_requests_under_way(
     visitor: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:

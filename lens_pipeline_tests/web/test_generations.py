@@ -18,6 +18,7 @@ def _listed(web: httpx.Client, **parameters: object) -> list[str]:
     return [entry["id"] for entry in answer.json()["generations"]]
 
 
+@pytest.mark.slow
 def test_a_photo_from_finished_to_ready(
     site: Site, web: httpx.Client, photo: Callable[[str], str]
 ) -> None:
@@ -36,6 +37,7 @@ def test_a_photo_from_finished_to_ready(
     assert web.get("/api/generations").json()["generations"] == [after]
 
 
+@pytest.mark.slow
 def test_a_failure_says_why(site: Site, web: httpx.Client) -> None:
     site.add("bad", "http://localhost:9/none.jpg")
     site.add("unsafe", "http://127.0.0.1/none.jpg")
@@ -85,6 +87,7 @@ def test_pages_are_whole_and_without_repetition(site: Site, web: httpx.Client) -
     assert seen == ids[::-1]
 
 
+@pytest.mark.slow
 def test_a_rare_status_is_found_behind_many_others(site: Site, web: httpx.Client) -> None:
     site.add("rare", "ftp://example.org/none.jpg")
     site.once()
@@ -93,6 +96,7 @@ def test_a_rare_status_is_found_behind_many_others(site: Site, web: httpx.Client
     assert _listed(web, status="dead") == ["rare"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", ["20000-01-01", "4000-01-01 BC", "infinity", "-infinity"])
 def test_a_time_beyond_all_others_is_a_matter_of_its_row(
     site: Site, web: httpx.Client, photo: Callable[[str], str], time: str
@@ -118,6 +122,7 @@ def _forged(moment: str, row_id: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([moment, row_id]).encode()).decode().rstrip("=")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "code"),
     [

@@ -268,6 +268,7 @@ def test_guessing_at_the_login_is_limited(tmp_path: Path) -> None:
         assert _log_in(browser).status_code == 429
 
 
+@pytest.mark.slow
 def test_the_limit_is_each_clients_own_where_a_proxy_is_trusted(tmp_path: Path) -> None:
     """One attacker who keeps everybody out, or a header that makes anybody somebody else."""
     for name, trusted, statuses in (

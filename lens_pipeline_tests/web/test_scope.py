@@ -201,6 +201,7 @@ def _body(answer: httpx.Response) -> dict[str, Any]:
     return answer.json() if is_json and answer.content else {}
 
 
+@pytest.mark.slow
 def test_what_is_somebodys_does_not_exist_for_others(
     routes: dict[Route, BaseRoute], guarded_app: FastAPI, visitor: httpx.Client
 ) -> None:
@@ -225,6 +226,7 @@ def test_what_is_somebodys_does_not_exist_for_others(
                 assert _body(own).get("message") not in refusals, (route, own.text)
 
 
+@pytest.mark.slow
 def test_lists_hold_nothing_of_others(
     routes: dict[Route, BaseRoute], guarded_app: FastAPI, visitor: httpx.Client
 ) -> None:
@@ -244,6 +246,7 @@ def test_lists_hold_nothing_of_others(
             assert not any(secret in answer.text for secret in _SECRETS), (route, answer.text)
 
 
+@pytest.mark.slow
 def test_what_is_for_every_caller(
     routes: dict[Route, BaseRoute], guarded_app: FastAPI, visitor: httpx.Client
 ) -> None:

@@ -221,6 +221,7 @@ def test_the_key_of_an_open_app_is_kept_for_its_owner(tmp_path: Path) -> None:
         signing_key(settings)
 
 
+@pytest.mark.slow
 def test_a_stream_ends_with_its_token(guarded: FastAPI, visitor: httpx.Client) -> None:
     """Who has heard everything ever since."""
     tokens = access(guarded).tokens

@@ -217,6 +217,7 @@ def test_an_ffmpeg_that_hangs_is_ended(plain: Path, large: Path, tmp_path: Path)
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_an_ffmpeg_that_is_killed_may_be_tried_again(
     plain: Path, large: Path, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ def _join_with(pieces: Folder, *paths: Path) -> tuple[Master, list[Pixels]]:
     return master, check_master(master)
 
 
+@pytest.mark.slow
 def test_a_second_master_takes_what_the_first_has_made(
     plain: Path, make: Make, pieces: Folder
 ) -> None:
