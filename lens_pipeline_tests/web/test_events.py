@@ -271,7 +271,7 @@ def test_many_browsers_and_slow_ones(site: Site, web: httpx.Client, photo: Photo
         for stream in streams:
             stream.await_state(ids[-1], "dead", 30)
         slowest = max(stream.await_state(ids[-1], "dead").at for stream in streams) - ended
-        assert slowest < 3
+        assert slowest < 10
         for stream in streams:
             assert stream.named("reset") == []
             assert {event["id"] for event in stream.named("status")} == set(ids)
