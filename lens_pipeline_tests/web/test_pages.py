@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import av
 import httpx
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Browser, Locator, Page, Position, expect
+from playwright.sync_api import Browser, Locator, Page, Position, Route, expect
 
 from lens_pipeline.adding import copy_into_store
 from lens_pipeline.catalog import Kind
@@ -472,10 +473,19 @@ def _delete(page: Page, master: Locator, name: str) -> None:
     assert "Sample film" in _focus(page)
 
 
+def _take_time(route: Route) -> None:
+    """As long as a busy server takes, after which nobody remembers their click."""
+    if route.request.method == "POST":
+        time.sleep(1)
+    route.continue_()
+
+
 def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browser) -> None:
+    """Also: the form that jumps when its server has answered at last."""
     shot = {"asset_id": "none", "asset_url": "uploads/none.mp4"}
     _post(f"{base}/api/projects/broken/assets", shot)
     with visiting(browser, base, viewport=_PHONE) as visit:
+        visit.page.route("**/master-videos", _take_time)
         page = visit.open("/masters?project=broken")
         expect(page.get_by_text("No masters yet")).to_be_visible()
         page.get_by_role("button", name="Create master").click()

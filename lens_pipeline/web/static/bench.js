@@ -259,7 +259,8 @@ export class Bench {
     try {
       await this.create(name, this.chosen.map(({ asset }) => asset.asset_id));
       field.value = "";
-      this.empty();
+      // So long after the click that to whoever looks on it happens by itself.
+      moving(this.form, () => this.empty(), [byId("timeline-title"), byId("masters").parentElement]);
     } catch (error) {
       say(this.error, error.message);
     } finally {

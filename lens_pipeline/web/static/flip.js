@@ -42,7 +42,8 @@ const nextFrame = () => new Promise((done) => requestAnimationFrame(done));
 
 function inView(list, others) {
   return [...list.children, ...others].filter((child) => {
-    const { top, bottom } = child.getBoundingClientRect();
-    return bottom > -innerHeight / 2 && top < innerHeight * 1.5;
+    const { top, bottom, height } = child.getBoundingClientRect();
+    // What is hidden is nowhere, and comes from nowhere.
+    return height > 0 && bottom > -innerHeight / 2 && top < innerHeight * 1.5;
   });
 }
