@@ -130,7 +130,7 @@ def test_the_deadline_holds_however_the_bytes_trickle(
     started = time.monotonic()
     with pytest.raises(SourceUnavailable, match="not fetched within"):
         make_fetcher(timeout_seconds=0.6).fetch(server.url(path), into)
-    assert 0.5 < time.monotonic() - started < 5
+    assert 0.5 < time.monotonic() - started < 1.5
     assert not into.exists()
 
 
@@ -148,7 +148,7 @@ def test_the_deadline_holds_when_the_name_server_hangs(
     with pytest.raises(SourceUnavailable, match="not fetched within"):
         make_fetcher(timeout_seconds=0.4, lookup=hanging).fetch("http://slow.example/", into)
     answer.set()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 1.5
 
 
 def test_the_deadline_holds_when_the_tls_handshake_hangs(
@@ -160,7 +160,7 @@ def test_the_deadline_holds_when_the_tls_handshake_hangs(
         started = time.monotonic()
         with pytest.raises(SourceUnavailable):
             make_fetcher(timeout_seconds=0.4).fetch(url, into)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 1.5
 
 
 def test_a_connection_that_is_refused_and_a_name_that_does_not_resolve_are_transient(
@@ -275,7 +275,7 @@ def test_retry_after_is_waited_for_in_both_its_forms(
     server.answer_first("/busy", Answer(429, headers={"Retry-After": value()}))
     started = time.monotonic()
     make_fetcher(retry=RetryPolicy(2, 0.001, 3.0)).fetch(url, into)
-    assert 0.5 < time.monotonic() - started < 6
+    assert 0.5 < time.monotonic() - started < 3.0
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_cancelled_run_stops_waiting_at_once(
     started = time.monotonic()
     with pytest.raises(FetchCancelled):
         fetcher.fetch(server.url(path), into)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 2
     assert not into.exists()
 
 

@@ -182,7 +182,7 @@ def test_cancelling_ends_ffmpeg_at_once(tmp_path: Path, follower: _Follower) -> 
     canceller = _later(cancel)
     with pytest.raises(Cancelled):
         run_long([*_pattern(60, real_time=True), "o.mp4"], 60, "encoding", follower.work(tmp_path))
-    assert time.monotonic() - cancelled_at[0] < 5
+    assert time.monotonic() - cancelled_at[0] < 0.5
     canceller.join()
 
 
@@ -396,7 +396,7 @@ def test_several_run_at_once_and_are_cancelled_together(
         follower.stop.set()
         started = time.monotonic()
         assert [type(future.exception()) for future in longs] == [Cancelled] * 3
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 1.5
     assert all(0 < ends[f"shot {n}"] <= n for n in range(1, 4))
 
 

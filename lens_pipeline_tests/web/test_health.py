@@ -112,7 +112,7 @@ def test_health_and_everything_that_goes(
             others = {"database", "broker", "store", "daemon"} - {name}
             assert {other: answer[other] for other in others} == dict.fromkeys(others, "ok")
             live = web.get("/health/live")
-            assert (live.status_code, live.elapsed.total_seconds() < 3) == (200, True)
+            assert (live.status_code, live.elapsed.total_seconds() < 1) == (200, True)
             assert web.get("/metrics").status_code == 200
             give_back()
             eventually(lambda: _asked(web)[0] == 200, 20, f"the return of the {name}", every=0.5)
