@@ -30,14 +30,21 @@ import boto3.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+# So that a browser paints each piece before the next one comes.
+_PIECE_SECONDS = 0.05
+
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole response; Content-Length is added unless `headers` has one."""
+    """A whole response; Content-Length is added unless `headers` has one.
+
+    `pieces`, if any, are sent instead of `body`, each a while after the one before.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    pieces: Sequence[bytes] = ()
 
 
 class HostileServer:
@@ -199,13 +206,18 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _send(self, answer: Answer) -> None:
+        pieces = answer.pieces or (answer.body,)
         self.send_response(answer.status)
-        headers = {"Content-Length": str(len(answer.body)), **answer.headers}
+        headers = {"Content-Length": str(sum(map(len, pieces))), **answer.headers}
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer.body)
+        if self.command == "HEAD":
+            return
+        self.wfile.write(pieces[0])
+        for piece in pieces[1:]:
+            time.sleep(_PIECE_SECONDS)
+            self.wfile.write(piece)
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep the tests' output clean."""

@@ -89,14 +89,14 @@ class Arrivals:
     _thread: threading.Thread | None = None
     _count: int = 0
     _doing: str = ""
-    _trouble: str = "without an error"
+    _trouble: str = ""
 
     def begin(self) -> None:
         self._serve_sources()
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
         self._thread.start()
 
-    def end(self, keep_running: Callable[[], None]) -> None:
+    def end(self) -> None:
         """Let it finish what it does, which it may need the database for."""
         self._stop.set()
         deadline = time.monotonic() + _END_SECONDS
@@ -105,7 +105,7 @@ class Arrivals:
                 raise TimeoutError(
                     f"the application's database did not answer: {self._doing}, {self._trouble}"
                 )
-            keep_running()
+            self.world.keep_running()
             self._thread.join(_AGAIN_SECONDS)
 
     def _serve_sources(self) -> None:
@@ -287,6 +287,7 @@ class Arrivals:
 
     def _sql(self, statement: str, **values: Any) -> None:
         """Execute it once, however often that has to be tried: the application is patient."""
+        self._trouble = "without an error"
         while True:
             try:
                 self.world.site.sql(statement, **values)
@@ -294,7 +295,6 @@ class Arrivals:
                 self._trouble = str(error)
                 time.sleep(_AGAIN_SECONDS)
             else:
-                self._trouble = "without an error"
                 return
 
 

@@ -64,7 +64,7 @@ class Chaos:
             self._break_things(arrivals)
         finally:
             self._heal_all()
-            arrivals.end(self.world.keep_running)
+            arrivals.end()
         self.say("everything is healed")
         return self._judge(arrivals)
 

@@ -26,7 +26,7 @@ from lens_pipeline.web.access.keys import signing_key
 from lens_pipeline.web.access.tokens import Tokens
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
-from lens_pipeline_tests.web.pieces import in_pieces
+from lens_pipeline_tests.servers import Answer, HostileServer
 from lens_pipeline_tests.web.visits import launched, visiting
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
@@ -258,8 +258,14 @@ def test_nothing_moves_while_a_page_arrives(guarded: str, browser: Browser, path
     """A browser that was busy painted half a form, which moved as its other half was read."""
     headers = {} if path == "/login" else {"Authorization": f"Bearer {_TOKEN}"}
     html = httpx.get(guarded + path, headers=headers).content
-    with in_pieces(html) as url, visiting(browser, guarded, extra_http_headers=headers) as visit:
-        visit.page.route(guarded + path, lambda route: route.continue_(url=url))
+    head, mark, body = html.partition(b"<body")
+    pieces = (head, *re.split(rb"(?=<(?!/))", mark + body))
+    with (
+        HostileServer() as slow,
+        visiting(browser, guarded, extra_http_headers=headers) as visit,
+    ):
+        slow.answer_first(path, Answer(headers={"Content-Type": "text/html"}, pieces=pieces))
+        visit.page.route(guarded + path, lambda route: route.continue_(url=slow.url(path)))
         visit.open(path)
 
 
