@@ -602,8 +602,9 @@ def test_who_sees_everything_can_leave_by_phone(guarded: str, browser: Browser, 
         page.get_by_role("button", name="Войти").click()
         expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(2)
         visit.require_usable()
-        # Here no picture is on its way, which would be refused from now on.
-        visit.open("/masters")
+        # Here nothing is on its way any more, which would be refused from now on.
+        with page.expect_response("**/api/projects"):
+            visit.open("/masters")
         page.get_by_role("button", name="Выйти").click()
         expect(page.get_by_label("Токен доступа")).to_be_focused()
 
