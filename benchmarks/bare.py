@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.derivatives import WEBP_EFFORT
 from lens_pipeline.fetch import Fetcher
 from lens_pipeline.media.model import PreviewSpec
 from lens_pipeline.media.sandbox import Sandbox
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.scratch import scratch_directory
 from lens_pipeline.store import ObjectStore
 
 

@@ -20,7 +20,7 @@ from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack
 from benchmarks.scale import SETTINGS, make_rows, sleeping_workers
 from benchmarks.usage import Usage, usage
-from lens_pipeline.catalog import Kind, Row
+from lens_pipeline.catalog.rows import Kind, Row
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.engine.events import record_materializations

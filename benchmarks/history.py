@@ -11,7 +11,7 @@ import psycopg2.extensions
 import sqlalchemy as sa
 
 from benchmarks.running_stack import USER, RunningStack
-from lens_pipeline.catalog import Generation, Kind
+from lens_pipeline.catalog.rows import Generation, Kind
 from lens_pipeline.derivatives import PREVIEW
 
 _PREFIX = "past-"

@@ -20,11 +20,11 @@ import psutil
 import sqlalchemy as sa
 
 from lens_pipeline import settings
+from lens_pipeline.core.endpoints import Services, resolve
+from lens_pipeline.core.ports import free_port
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.endpoints import Services, resolve
-from lens_pipeline.stack.ports import free_port
 from lens_pipeline.store import content_type_of
 
 USER = "bench"

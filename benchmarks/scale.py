@@ -31,9 +31,9 @@ from PIL import Image
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack, without_settings
 from benchmarks.usage import Usage, cpu_seconds, usage
+from lens_pipeline.core.locks import team_of
 from lens_pipeline.derivatives import WEBP_EFFORT
 from lens_pipeline.engine.queues import PREVIEWS
-from lens_pipeline.locks import team_of
 from lens_pipeline.media.model import PreviewSpec
 from lens_pipeline.media.sandbox import Sandbox
 from lens_pipeline.release import Release

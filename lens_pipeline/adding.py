@@ -4,9 +4,9 @@ import uuid
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from lens_pipeline.catalog import Kind
-from lens_pipeline.failures import InvalidRow, SourceMissing, SourceRefused
-from lens_pipeline.partitions import key_problem
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.ids import key_problem
+from lens_pipeline.errors import InvalidRow, SourceMissing, SourceRefused
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.store import content_type_of
 

@@ -17,20 +17,21 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from lens_pipeline.catalog import Catalog, CatalogError
-from lens_pipeline.durations import spoken
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.reading import Catalog
+from lens_pipeline.core.durations import spoken
+from lens_pipeline.core.endpoints import Endpoints, Services, StackError, resolve
+from lens_pipeline.core.files import prepare_home
+from lens_pipeline.core.ports import require_free
 from lens_pipeline.engine import broker
 from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers import alive_workers
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError, ToolUnusable
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
-from lens_pipeline.stack.endpoints import Endpoints, Services, StackError, resolve
-from lens_pipeline.stack.files import prepare_home
-from lens_pipeline.stack.ports import require_free
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.signs_of_life import problem_of
 from lens_pipeline.store import open_store

@@ -27,7 +27,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpcore
 import tenacity
 
-from lens_pipeline.failures import (
+from lens_pipeline.errors import (
     SourceMissing,
     SourceRefused,
     SourceUnavailable,

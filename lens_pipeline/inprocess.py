@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from lens_pipeline.catalog import UnusableRow
+from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.run_worker import execute
 from lens_pipeline.engine.submit import create_run
@@ -21,7 +21,7 @@ from lens_pipeline.gaps import (
 from lens_pipeline.letters import explain
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import plan_runs
-from lens_pipeline.status import State
+from lens_pipeline.status.reading import State
 from lens_pipeline.stored import stored_objects
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from lens_pipeline.catalog import Generation, MasterVideo, ScaledVideo
+from lens_pipeline.catalog.rows import Generation, MasterVideo, ScaledVideo
 
 Parameters = Mapping[str, float | None]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lens_pipeline.catalog import Generation, Kind, Row
+from lens_pipeline.catalog.rows import Generation, Kind, Row
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.gaps import Assessed, assess, usable
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import OUTCOME_TAG, Outcome, Standing, State
+from lens_pipeline.status.reading import OUTCOME_TAG, Outcome, Standing, State
 
 # What failures mean that left no words behind, by error class.
 EXPLAINED = {

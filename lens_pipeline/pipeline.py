@@ -6,10 +6,11 @@ from functools import cache
 import dagster as dg
 
 from lens_pipeline import settings
-from lens_pipeline.catalog import Catalog
+from lens_pipeline.catalog.reading import Catalog
+from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.endpoints import Endpoints, resolve
-from lens_pipeline.status import EventLog, RunQueueLog
+from lens_pipeline.status.queue import RunQueueLog
+from lens_pipeline.status.reading import EventLog
 from lens_pipeline.store import ObjectStore, open_store
 
 

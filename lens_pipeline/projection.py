@@ -13,15 +13,16 @@ from collections.abc import Iterator
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline.background_thread import BackgroundThread
-from lens_pipeline.catalog import CatalogError, Projected
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.projection import Projected
+from lens_pipeline.core.locks import LockSession, projection_lock
+from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.gaps import Assessed, assessed_pages
 from lens_pipeline.letters import explain_all
 from lens_pipeline.live import Batch, Status
-from lens_pipeline.locks import LockSession, projection_lock
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import State
+from lens_pipeline.status.reading import State
 
 logger = logging.getLogger(__name__)
 

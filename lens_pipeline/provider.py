@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import tenacity
 
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 from lens_pipeline.fetch import retry_after_seconds
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import dagster as dg
 from kombu.exceptions import OperationalError
 
+from lens_pipeline.core.logs import request_id
+from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.submit import create_run, enqueue
-from lens_pipeline.logs import request_id
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import NEW_PRIORITY, plan_runs
-from lens_pipeline.telemetry import span
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from lens_pipeline.derivatives import Derivative
-from lens_pipeline.failures import DerivativeError
+from lens_pipeline.errors import DerivativeError
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import OUTCOME_TAG, History, Outcome
+from lens_pipeline.status.reading import OUTCOME_TAG, History, Outcome
 
 logger = logging.getLogger(__name__)
 

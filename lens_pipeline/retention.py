@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
+from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.engine import pruning
 from lens_pipeline.figures import Tally
-from lens_pipeline.locks import LockSession, lock_id
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import pruned_figures, told_by
+from lens_pipeline.status.figures import pruned_figures, told_by
 
 # Of each transaction: some thousand events, parts of a second.
 _RUNS = 50

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import dagster as dg
 
+from lens_pipeline.core.logs import request_id
+from lens_pipeline.core.telemetry import carrier
 from lens_pipeline.derivatives import Derivative
-from lens_pipeline.logs import request_id
-from lens_pipeline.status import PRIORITY_TAG, USER_TAG
-from lens_pipeline.telemetry import carrier
+from lens_pipeline.status.queue import PRIORITY_TAG, USER_TAG
 
 ORIGIN_TAG = "lens/origin"
 FORCE_TAG = "lens/force"

@@ -9,7 +9,10 @@ from itertools import takewhile
 import dagster as dg
 
 from lens_pipeline import jobs
-from lens_pipeline.catalog import Position, Row, UnusableRow
+from lens_pipeline.catalog.rows import Position, Row, UnusableRow
+from lens_pipeline.core.ids import key_problem
+from lens_pipeline.core.locks import team_of
+from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives import (
     CHECKED_SHOT,
     DERIVATIVES,
@@ -22,14 +25,11 @@ from lens_pipeline.derivatives import (
 from lens_pipeline.engine.queues import queue_of
 from lens_pipeline.fairness import in_turns
 from lens_pipeline.gaps import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice, assess, usable
-from lens_pipeline.locks import team_of
-from lens_pipeline.partitions import key_problem
 from lens_pipeline.pipeline import LensResource, Pipeline
 from lens_pipeline.release import Release
 from lens_pipeline.removal import remove_vanished
 from lens_pipeline.runs import CHECK_PRIORITY, NEW_PRIORITY, ORIGIN_TAG, batches, run_request
-from lens_pipeline.status import State
-from lens_pipeline.telemetry import span
+from lens_pipeline.status.reading import State
 
 # Batches a tick, at the least: the next tick is a second away.
 _BATCHES_A_TICK = 5

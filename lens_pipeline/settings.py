@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 
 PREFIX = "LENS_"
 

@@ -24,8 +24,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 
-from lens_pipeline import deadline
-from lens_pipeline.failures import (
+from lens_pipeline.core import postgres
+from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
     SourceMissing,
@@ -797,7 +797,7 @@ class S3Store(ObjectStore):
 
     def _client(self) -> Any:
         """The client of this process: a fork must not share its parent's connections."""
-        key = os.getpid(), deadline.is_set()
+        key = os.getpid(), postgres.is_set()
         with self._lock:
             if key not in self._made:
                 self._made[key] = self._connect(is_awaited=key[1])

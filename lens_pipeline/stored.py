@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from lens_pipeline.derivatives import MASTER, POSTER, PREVIEW, Derivative
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.store import ObjectInfo

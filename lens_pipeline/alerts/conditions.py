@@ -10,12 +10,12 @@ from urllib.parse import unquote, urlsplit
 from lens_pipeline.alerts import links
 from lens_pipeline.alerts.ledger import Problem
 from lens_pipeline.backlog import Backlog
-from lens_pipeline.catalog import Kind
-from lens_pipeline.durations import spoken
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.durations import spoken
 from lens_pipeline.engine.queues import QUEUES
 from lens_pipeline.letters import counted
 from lens_pipeline.settings import Settings
-from lens_pipeline.status import HourlyOutcome
+from lens_pipeline.status.figures import HourlyOutcome
 
 SERVICES = ("database", "broker", "store", "daemon")
 OLDEST, SUCCESS, DEAD = "oldest", "success", "dead_letters"

@@ -7,7 +7,7 @@ was told lies in Dagster's own table of cursors.
 from dagster import DagsterInstance
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline.locks import LockSession, alerts_lock
+from lens_pipeline.core.locks import LockSession, alerts_lock
 
 _CURSOR = "lens/alerts"
 

@@ -2,8 +2,8 @@
 
 from urllib.parse import quote
 
+from lens_pipeline.core.ports import reachable_host
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.ports import reachable_host
 
 
 def dagster(settings: Settings, path: str) -> str:

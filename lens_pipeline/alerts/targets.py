@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 from urllib.parse import unquote
 
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 from lens_pipeline.settings import SettingsError
 
 logger = logging.getLogger(__name__)

@@ -14,18 +14,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.assets.progress import RunProgress
 from lens_pipeline.assets.workshop import Maker, Metadata, Workshop
-from lens_pipeline.catalog import Kind, Row, UnusableRow
+from lens_pipeline.catalog.rows import Kind, Row, UnusableRow
+from lens_pipeline.core.files import scratch_directory
+from lens_pipeline.core.locks import LockSession, partition_lock
+from lens_pipeline.core.logs import FILES, bound
+from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.events import log_materializations
-from lens_pipeline.failures import DerivativeError, Failure, InvalidRow, NotReady
+from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.fetch import Fetcher
 from lens_pipeline.gaps import Assessed, assess
-from lens_pipeline.locks import LockSession, partition_lock
-from lens_pipeline.logs import FILES, bound
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
-from lens_pipeline.scratch import scratch_directory
-from lens_pipeline.status import (
+from lens_pipeline.status.reading import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
@@ -34,7 +35,6 @@ from lens_pipeline.status import (
     Outcome,
     State,
 )
-from lens_pipeline.telemetry import TRACE_TAG, add_stages, add_wait, report, span
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from lens_pipeline.assets.master_maker import media_work, shot_limits
 from lens_pipeline.assets.media_failures import media_failures
 from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
-from lens_pipeline.catalog import ProjectAsset
+from lens_pipeline.catalog.rows import ProjectAsset
+from lens_pipeline.defs.partitions import shots
 from lens_pipeline.derivatives import CHECKED_SHOT
-from lens_pipeline.failures import ShotUnusable, SourceOverLimit
+from lens_pipeline.errors import ShotUnusable, SourceOverLimit
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.ffmpeg import Tools
 from lens_pipeline.media.joining.join import Source, examine
-from lens_pipeline.partitions import shots
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.settings import Settings
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from lens_pipeline import checks
+from lens_pipeline.defs.partitions import days
 from lens_pipeline.letters import unattended
-from lens_pipeline.partitions import days
 from lens_pipeline.pipeline import LensResource
 
 if TYPE_CHECKING:

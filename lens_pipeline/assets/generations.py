@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from lens_pipeline.partitions import photos, videos
+from lens_pipeline.defs.partitions import photos, videos
 
 photo_generation = dg.AssetSpec(
     "photo_generation",

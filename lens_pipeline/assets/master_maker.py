@@ -13,9 +13,9 @@ from lens_pipeline.assets.progress import Course
 from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
-from lens_pipeline.catalog import MasterVideo, Shot
+from lens_pipeline.catalog.rows import MasterVideo, Shot
 from lens_pipeline.derivatives import MASTER
-from lens_pipeline.failures import DerivativeError, ShotUnusable
+from lens_pipeline.errors import DerivativeError, ShotUnusable
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.ffmpeg import Tools, Work
 from lens_pipeline.media.joining.join import Limits, Master, Source, join

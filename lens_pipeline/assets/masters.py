@@ -10,9 +10,9 @@ from lens_pipeline.assets.master_maker import MasterMaker
 from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.assets.workshop import Workshop
-from lens_pipeline.catalog import MasterVideo
+from lens_pipeline.catalog.rows import MasterVideo
+from lens_pipeline.defs.partitions import masters
 from lens_pipeline.derivatives import MASTER, MASTER_POSTER
-from lens_pipeline.partitions import masters
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.store import Fetched
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lens_pipeline import failures
+from lens_pipeline import errors
 from lens_pipeline.fetch import FetchCancelled
 from lens_pipeline.media.errors import (
     Cancelled,
@@ -23,14 +23,14 @@ def media_failures() -> Iterator[None]:
     except Cancelled as error:
         raise FetchCancelled("the run was cancelled") from error
     except DiskFull as error:
-        raise failures.DiskFull(str(error)) from error
+        raise errors.DiskFull(str(error)) from error
     except ToolUnusable as error:
-        raise failures.EncoderUnusable(str(error)) from error
+        raise errors.EncoderUnusable(str(error)) from error
     except FfmpegDied as error:
-        raise failures.EncoderDied(str(error)) from error
+        raise errors.EncoderDied(str(error)) from error
     except ShotError as error:
-        kind = failures.SourceOverLimit if error.over_limit else failures.ShotUnusable
+        kind = errors.SourceOverLimit if error.over_limit else errors.ShotUnusable
         raise kind(str(error)) from error
     except MediaError as error:
-        kind = failures.SourceOverLimit if error.over_limit else failures.SourceUnreadable
+        kind = errors.SourceOverLimit if error.over_limit else errors.SourceUnreadable
         raise kind(str(error)) from error

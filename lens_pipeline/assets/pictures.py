@@ -9,7 +9,7 @@ import dagster as dg
 
 from lens_pipeline.assets.renderers import Renderer
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
-from lens_pipeline.catalog import Generation
+from lens_pipeline.catalog.rows import Generation
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.store import Fetched

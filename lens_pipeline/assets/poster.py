@@ -7,8 +7,8 @@ import dagster as dg
 from lens_pipeline.assets.batch import materialize_batch
 from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline.assets.renderers import PosterRenderer
+from lens_pipeline.defs.partitions import videos
 from lens_pipeline.derivatives import POSTER
-from lens_pipeline.partitions import videos
 from lens_pipeline.pipeline import LensResource
 
 

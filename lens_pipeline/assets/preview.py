@@ -7,8 +7,8 @@ import dagster as dg
 from lens_pipeline.assets.batch import materialize_batch
 from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline.assets.renderers import PreviewRenderer
+from lens_pipeline.defs.partitions import photos
 from lens_pipeline.derivatives import PREVIEW
-from lens_pipeline.partitions import photos
 from lens_pipeline.pipeline import LensResource
 
 

@@ -6,8 +6,8 @@ import dagster as dg
 
 from lens_pipeline.assets.batch import materialize_batch
 from lens_pipeline.assets.scaled_maker import ScaledMaker
+from lens_pipeline.defs.partitions import scaled
 from lens_pipeline.derivatives import MASTER, SCALED
-from lens_pipeline.partitions import scaled
 from lens_pipeline.pipeline import LensResource
 
 

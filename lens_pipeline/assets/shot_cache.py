@@ -5,7 +5,7 @@ import logging
 import threading
 from pathlib import Path
 
-from lens_pipeline.failures import DerivativeError, SourceMissing
+from lens_pipeline.errors import DerivativeError, SourceMissing
 from lens_pipeline.store import ObjectStore, content_type_of
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import dagster as dg
 
-from lens_pipeline.catalog import Row
+from lens_pipeline.catalog.rows import Row
 from lens_pipeline.fetch import FILE_RETRIES, Fetcher, retry_transient
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.store import Fetched, ObjectStore

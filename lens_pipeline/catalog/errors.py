@@ -2,7 +2,7 @@
 
 from sqlalchemy.exc import DBAPIError
 
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 

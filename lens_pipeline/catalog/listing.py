@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from lens_pipeline.catalog.row_sets import IdColumn, as_text, is_no_key
 from lens_pipeline.catalog.rows import FINISHED, Generation, Kind
 from lens_pipeline.catalog.tables import TIME, generations, row_time
-from lens_pipeline.partitions import key_problem
+from lens_pipeline.core.ids import key_problem
 
 _TIME = sa.cast(row_time(generations), TIME)
 

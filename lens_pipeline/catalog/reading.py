@@ -11,7 +11,6 @@ from psycopg2.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import event
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline import deadline
 from lens_pipeline.catalog import listing, projection, projects, rights, writing
 from lens_pipeline.catalog.errors import (
     CatalogError,
@@ -37,8 +36,9 @@ from lens_pipeline.catalog.tables import (
     project_assets,
 )
 from lens_pipeline.catalog.times import read_any_time
-from lens_pipeline.database import connect_args, notice_lost_clients
-from lens_pipeline.failures import InvalidRow
+from lens_pipeline.core import postgres
+from lens_pipeline.core.postgres import connect_args, notice_lost_clients
+from lens_pipeline.errors import InvalidRow
 
 # Row-level security is in force for this role, and no policy lets it read.
 _NO_ROW_IS_VISIBLE = sa.text(
@@ -71,7 +71,7 @@ class Catalog:
         )
         notice_lost_clients(self._engine)
         event.listen(self._engine, "connect", _use_utc)
-        deadline.bound_transactions(self._engine)
+        postgres.bound_transactions(self._engine)
         event.listen(self._engine, "connect", lambda session, _: read_any_time(session))
         self._generation_key = IdColumn(generations.c.id)
         masters = MasterRows(self._generation_key)

@@ -27,7 +27,7 @@ from lens_pipeline.catalog.tables import (
     row_time,
     scaled_videos,
 )
-from lens_pipeline.partitions import KEY_PATTERN, key_problem
+from lens_pipeline.core.ids import KEY_PATTERN, key_problem
 
 # PostgreSQL's $ does not match before a trailing newline, unlike Python's.
 _GOOD_KEY = f"^{KEY_PATTERN.pattern}$"

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from lens_pipeline.failures import DerivativeError, LensError
-from lens_pipeline.logs import speaks_json
+from lens_pipeline.core.logs import speaks_json
+from lens_pipeline.errors import DerivativeError, LensError
 
 # Interface: 1 something failed, 2 wrong usage or settings.
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130

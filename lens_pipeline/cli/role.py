@@ -7,12 +7,12 @@ from contextlib import closing
 import click
 
 from lens_pipeline.cli.session import load_settings
+from lens_pipeline.core.endpoints import Endpoints, resolve
+from lens_pipeline.core.files import prepare_home
+from lens_pipeline.core.ports import require_free
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import roles, signs_of_life
-from lens_pipeline.stack.endpoints import Endpoints, resolve
-from lens_pipeline.stack.files import prepare_home
-from lens_pipeline.stack.ports import require_free
 
 
 @click.command()

@@ -6,16 +6,16 @@ from contextlib import closing
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline import deadline, scratch
 from lens_pipeline import demo as samples
 from lens_pipeline.cli.role import become
 from lens_pipeline.cli.session import load_settings, prepare_databases, say
+from lens_pipeline.core import files, postgres
+from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
-from lens_pipeline.failures import TransientError
+from lens_pipeline.errors import TransientError
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import signs_of_life
-from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
 from lens_pipeline.store import FileStore, StoreRefused
@@ -80,7 +80,7 @@ def worker(queue: str, concurrency: int | None) -> None:
     loaded = load_settings()
     endpoints = resolve(loaded)
     become(signs_of_life.worker_role(queue), loaded, endpoints)
-    scratch.sweep(loaded.scratch)
+    files.sweep(loaded.scratch)
     await_release(endpoints.dagster_url, Release.of(loaded), lambda line: say(f"lens: {line}"))
     _require_store(loaded, endpoints)
     slots = {PREVIEWS: loaded.preview_concurrency, MASTERS: loaded.master_concurrency}
@@ -137,7 +137,7 @@ def _look_at_store(look: Callable[[], None]) -> None:
     Raises DerivativeError: the store answers, and refuses us.
     """
     try:
-        with deadline.within(_STORE_SECONDS):
+        with postgres.within(_STORE_SECONDS):
             look()
     except StoreRefused:
         raise

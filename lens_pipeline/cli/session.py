@@ -12,12 +12,13 @@ from typing import Any
 
 import dagster as dg
 
-from lens_pipeline import settings, telemetry
-from lens_pipeline.logs import configure, speaks_json
+from lens_pipeline import settings
+from lens_pipeline.core import telemetry
+from lens_pipeline.core.endpoints import Endpoints
+from lens_pipeline.core.logs import configure, speaks_json
 from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import roles
-from lens_pipeline.stack.endpoints import Endpoints
 from lens_pipeline.stack.services import running
 
 # Whatever LENS_LOG_LEVEL is: what is said to people is no log.

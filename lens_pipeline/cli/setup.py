@@ -8,10 +8,10 @@ from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline import doctor as examination
 from lens_pipeline import settings
-from lens_pipeline.catalog import CatalogError
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.cli.session import load_settings, print_json, say
-from lens_pipeline.failures import LensError
-from lens_pipeline.logs import configure
+from lens_pipeline.core.logs import configure
+from lens_pipeline.errors import LensError
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.services import running

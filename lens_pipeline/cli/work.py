@@ -8,7 +8,7 @@ import click
 
 from lens_pipeline import adoption
 from lens_pipeline.adding import add_generation
-from lens_pipeline.catalog import Kind
+from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import Session, print_json, say, session
 from lens_pipeline.derivatives import DERIVATIVES

@@ -9,8 +9,8 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from dagster import DagsterEventType
 
-from lens_pipeline.database import SERVER_SIDE, connect_args
-from lens_pipeline.locks import daemon_lock
+from lens_pipeline.core.locks import daemon_lock
+from lens_pipeline.core.postgres import SERVER_SIDE, connect_args
 
 logger = logging.getLogger(__name__)
 

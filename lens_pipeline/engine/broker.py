@@ -8,7 +8,7 @@ from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 from kombu.exceptions import KombuError
 
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 
 
 class BrokerError(LensError):

@@ -11,10 +11,10 @@ from dagster import DagsterInstance
 from dagster_celery.make_app import make_app
 from kombu.entity import Queue
 
+from lens_pipeline.core.endpoints import Endpoints
+from lens_pipeline.core.telemetry import flush
 from lens_pipeline.engine.queues import PREVIEWS, QUEUES
 from lens_pipeline.release import Release
-from lens_pipeline.stack.endpoints import Endpoints
-from lens_pipeline.telemetry import flush
 
 EXECUTE_RUN = "lens.execute_run"
 

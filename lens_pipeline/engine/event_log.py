@@ -11,8 +11,8 @@ from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.storage.event_log import DynamicPartitionsTable, SqlEventLogStorageTable
 from dagster_postgres import PostgresEventLogStorage
 
+from lens_pipeline.core.locks import lock_id
 from lens_pipeline.engine.schema import Schema
-from lens_pipeline.locks import lock_id
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True

@@ -8,7 +8,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._daemon.types import DaemonHeartbeat
 
-from lens_pipeline.locks import LockSession, daemon_lock, run_lock
+from lens_pipeline.core.locks import LockSession, daemon_lock, run_lock
 
 # Dagster's daemons beat every 30 s.
 _ALIVE_SECONDS = 90.0

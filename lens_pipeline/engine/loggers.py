@@ -8,8 +8,9 @@ import dagster as dg
 from dagster._core.definitions import instigation_logger
 from dagster._core.execution import context_creation_job
 
-from lens_pipeline import settings, telemetry
-from lens_pipeline.logs import configure
+from lens_pipeline import settings
+from lens_pipeline.core import telemetry
+from lens_pipeline.core.logs import configure
 
 _RUNS = logging.getLogger("dagster.run")
 _TICKS = logging.getLogger("dagster.tick")

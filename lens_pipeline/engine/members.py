@@ -12,9 +12,9 @@ from celery import bootsteps
 from dagster import DagsterInstance
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from lens_pipeline.locks import LockSession, team_of
+from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.locks import LockSession, team_of
 from lens_pipeline.release import Release
-from lens_pipeline.stack.endpoints import StackError
 
 logger = logging.getLogger(__name__)
 

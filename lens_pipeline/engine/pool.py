@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 
-from lens_pipeline import deadline
-from lens_pipeline.database import connect_args, notice_lost_clients
+from lens_pipeline.core import postgres
+from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 
 # The daemon submits and dequeues from about ten threads; a worker's child needs two or three.
 _POOL = {"pool_size": 4, "max_overflow": 20, "pool_recycle": 1800}
@@ -55,7 +55,7 @@ def create_pool(postgres_url: str) -> sa.Engine:
     notice_lost_clients(engine, _NO_IDLE_TRANSACTION)
     event.listen(engine, "checkin", _note_time)
     event.listen(engine, "checkout", _require_alive)
-    deadline.bound_sessions(engine)
+    postgres.bound_sessions(engine)
     return engine
 
 

@@ -13,11 +13,11 @@ from dagster._cli.api import _execute_run_command_body
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline import settings
-from lens_pipeline.locks import LockSession, run_lock
-from lens_pipeline.logs import bound, request_id
+from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.core.locks import LockSession, run_lock
+from lens_pipeline.core.logs import bound, request_id
+from lens_pipeline.core.telemetry import TRACE_TAG, span
 from lens_pipeline.runs import ORIGIN_TAG, REQUEST_TAG
-from lens_pipeline.stack.endpoints import resolve
-from lens_pipeline.telemetry import TRACE_TAG, span
 
 logger = logging.getLogger(__name__)
 

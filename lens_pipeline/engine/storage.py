@@ -20,11 +20,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from lens_pipeline import settings
+from lens_pipeline.core.endpoints import StackError, resolve
 from lens_pipeline.engine.bell import RING, RINGS
 from lens_pipeline.engine.event_log import LensEventLogStorage
 from lens_pipeline.engine.pool import shared_pool
 from lens_pipeline.engine.schema import Schema, schema_of
-from lens_pipeline.stack.endpoints import StackError, resolve
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lens_pipeline.failures import SourceMissing
+from lens_pipeline.errors import SourceMissing
 from lens_pipeline.reports.reading import DayReport
 from lens_pipeline.store import ObjectStore, content_type_of
 

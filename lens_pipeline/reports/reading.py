@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lens_pipeline.catalog import Kind, Position, Row
+from lens_pipeline.catalog.rows import Kind, Position, Row
 from lens_pipeline.derivatives import (
     DERIVATIVES,
     MASTER,
@@ -19,7 +19,9 @@ from lens_pipeline.derivatives import (
 from lens_pipeline.gaps import assess, usable
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.reports import figures
-from lens_pipeline.status import STAGES, DayLog, MadeFile, State
+from lens_pipeline.status.days import DayLog, MadeFile
+from lens_pipeline.status.figures import STAGES
+from lens_pipeline.status.reading import State
 
 # What a kind is reported by: a master counts by its video.
 REPORTED: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, SCALED)

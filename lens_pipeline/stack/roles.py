@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.files import private_directory, write_private
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.endpoints import StackError
-from lens_pipeline.stack.files import private_directory, write_private
 
 Role = Literal["code", "dagster", "daemon", "api"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -10,17 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from lens_pipeline.settings import Settings
-from lens_pipeline.stack import orphans
-from lens_pipeline.stack.embedded import Postgres, Valkey
-from lens_pipeline.stack.endpoints import (
+from lens_pipeline.core.endpoints import (
     Endpoints,
     Services,
     StackError,
     endpoints_of,
     services_file,
 )
-from lens_pipeline.stack.files import prepare_home, write_private
+from lens_pipeline.core.files import prepare_home, write_private
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack import orphans
+from lens_pipeline.stack.embedded import Postgres, Valkey
 from lens_pipeline.stack.ownership import Lock, current_owner, owner_lock, try_own, users_lock
 from lens_pipeline.stack.supervisor import Program, Supervisor
 

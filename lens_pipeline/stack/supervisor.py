@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.files import private_directory, write_private
 from lens_pipeline.stack import orphans
-from lens_pipeline.stack.endpoints import StackError
-from lens_pipeline.stack.files import private_directory, write_private
 
 _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05

@@ -10,18 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from lens_pipeline import scratch
-from lens_pipeline.settings import Settings
-from lens_pipeline.stack import orphans, roles
-from lens_pipeline.stack.endpoints import (
-    Endpoints,
-    StackError,
-    endpoints_of,
-    services_file,
-)
-from lens_pipeline.stack.files import prepare_home, write_private
-from lens_pipeline.stack.ownership import Lock, current_owner, owner_lock, try_own
-from lens_pipeline.stack.ports import (
+from lens_pipeline.core import files
+from lens_pipeline.core.endpoints import Endpoints, StackError, endpoints_of, services_file
+from lens_pipeline.core.files import prepare_home, write_private
+from lens_pipeline.core.ports import (
     LOOPBACK,
     accepts,
     free_port,
@@ -29,6 +21,9 @@ from lens_pipeline.stack.ports import (
     require_free,
     serves,
 )
+from lens_pipeline.settings import Settings
+from lens_pipeline.stack import orphans, roles
+from lens_pipeline.stack.ownership import Lock, current_owner, owner_lock, try_own
 from lens_pipeline.stack.roles import find_config_dir
 from lens_pipeline.stack.services import Servers
 from lens_pipeline.stack.supervisor import Program, Supervisor
@@ -97,7 +92,7 @@ def up(
             orphans.sweep(home, report)
             require_free("LENS_DAGSTER_PORT", settings.dagster_port, settings.bind)
             require_free("LENS_API_PORT", settings.api_port, settings.bind)
-            scratch.sweep(settings.scratch)
+            files.sweep(settings.scratch)
             _run(settings, signals, prepare=prepare, on_ready=on_ready, report=report)
         except KeyboardInterrupt:
             return

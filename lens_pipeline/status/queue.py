@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.database import connect_args, notice_lost_clients
+from lens_pipeline.core.locks import SLOTS
+from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.fairness import Waiting
-from lens_pipeline.locks import SLOTS
 
 # Ours, on runs that make files of one user alone.
 USER_TAG = "lens/user"

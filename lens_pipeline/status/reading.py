@@ -14,8 +14,8 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from lens_pipeline import deadline
-from lens_pipeline.database import connect_args, notice_lost_clients
+from lens_pipeline.core import postgres
+from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 
 # Dagster's own tag, shown by its UI as the data version.
 REVISION_TAG = "dagster/data_version"
@@ -213,7 +213,7 @@ class EventLog:
             connect_args=connect_args("lens-pipeline-status"),
         )
         notice_lost_clients(self._engine)
-        deadline.bound_transactions(self._engine)
+        postgres.bound_transactions(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -17,11 +17,11 @@ from lens_pipeline.alerts.desk import Desk
 from lens_pipeline.alerts.ledger import Ledger, Notice, Rhythm, Word
 from lens_pipeline.alerts.targets import Delivery, Target, channels, standing
 from lens_pipeline.alerts.wording import compose, of_letters
-from lens_pipeline.background_thread import BackgroundThread
 from lens_pipeline.backlog import Watch
+from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.live import ASSETS
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status import FigureLog, HourlyOutcome
+from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.health import Monitor, Probe, Trouble
 

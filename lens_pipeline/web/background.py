@@ -10,7 +10,7 @@ from lens_pipeline.backlog import Watch
 from lens_pipeline.figures import Figures
 from lens_pipeline.live import Feed
 from lens_pipeline.projection import Projector
-from lens_pipeline.status import FigureLog
+from lens_pipeline.status.figures import FigureLog
 from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.events import Hub

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from lens_pipeline import deadline
+from lens_pipeline.core import postgres
 from lens_pipeline.settings import Settings
 from lens_pipeline.web.access import links, login
 from lens_pipeline.web.access.setup import Access, Limits, access_of
@@ -23,7 +23,7 @@ class App(FastAPI):
 
 def install(app: App, settings: Settings, limits: Limits | None = None) -> None:
     """Let nobody in but by these settings. Raises SettingsError: the signing key is damaged."""
-    deadline.install()
+    postgres.install()
     app.state.access = access_of(settings, limits or Limits())
     app.add_middleware(Gate, access=app.state.access)
     for router in (links.router, login.router):

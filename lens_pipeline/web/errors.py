@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from lens_pipeline.catalog import CatalogError, NoRightToWrite
-from lens_pipeline.failures import StoreUnavailable
+from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
+from lens_pipeline.core.logs import request_id
+from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.library import InvalidCursor
-from lens_pipeline.logs import request_id
 from lens_pipeline.store import StoreRefused
 
 logger = logging.getLogger(__name__)

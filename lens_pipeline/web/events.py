@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lens_pipeline import deadline
+from lens_pipeline.core import postgres
 from lens_pipeline.live import Batch, Feed, Progress, Status
-from lens_pipeline.status import Position
-from lens_pipeline.web.access import Caller, CallerDep, KnownUntilDep
+from lens_pipeline.status.changes import Position
+from lens_pipeline.web.access.caller import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.errors import ApiError
 
 router = APIRouter(tags=["events"])
@@ -279,7 +279,7 @@ async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: s
     parts = []
     if resumed:
         async with hub.missed_at_once:
-            deadline.renew()
+            postgres.renew()
             batch = await run_in_threadpool(feed.missed, resumed)
         if batch is None:
             parts.append(_RESET + b"\n")

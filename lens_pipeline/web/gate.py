@@ -7,7 +7,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lens_pipeline import deadline
+from lens_pipeline.core import postgres
 from lens_pipeline.web.access import sessions
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.links import is_media
@@ -74,7 +74,7 @@ class Gate:
         except ApiError as error:
             refusal = error.response()
         if refusal is None:
-            with deadline.within(_DATABASE_SECONDS):
+            with postgres.within(_DATABASE_SECONDS):
                 await self._app(scope, receive, send)
             return
         if has_body:

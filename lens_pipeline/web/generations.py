@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from lens_pipeline import library
-from lens_pipeline.catalog import Kind, Selection
+from lens_pipeline.catalog.listing import Selection
+from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
-from lens_pipeline.status import State
+from lens_pipeline.status.reading import State
 from lens_pipeline.store import CONTENT_TYPES
-from lens_pipeline.web.access import Caller, CallerDep, MediaCallerDep
+from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
 from lens_pipeline.web.media import (

@@ -13,14 +13,15 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline import deadline
 from lens_pipeline.backlog import Watch
-from lens_pipeline.catalog import CatalogError, Kind
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core import postgres
+from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.engine.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.health import daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers import alive_workers
-from lens_pipeline.failures import DerivativeError
-from lens_pipeline.stack.endpoints import Endpoints
+from lens_pipeline.errors import DerivativeError
 from lens_pipeline.version import VERSION
 from lens_pipeline.web.context import Context
 
@@ -124,7 +125,7 @@ class Probe:
 
     def _run(self, asking: "Future[Answer]") -> None:
         try:
-            with deadline.within(_ANSWER_SECONDS):
+            with postgres.within(_ANSWER_SECONDS):
                 value = self.ask()
             answer = Answer(time.monotonic(), value=value)
         except Trouble as trouble:

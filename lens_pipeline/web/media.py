@@ -12,8 +12,8 @@ from fastapi import Request, Response
 from starlette.responses import RedirectResponse
 from starlette.types import Receive, Scope, Send
 
-from lens_pipeline.failures import DerivativeError, SourceMissing
-from lens_pipeline.status import State
+from lens_pipeline.errors import DerivativeError, SourceMissing
+from lens_pipeline.status.reading import State
 from lens_pipeline.store import (
     Buffer,
     InvalidKey,

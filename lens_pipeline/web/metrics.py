@@ -22,7 +22,7 @@ from lens_pipeline.backlog import Backlog, Watch
 from lens_pipeline.derivatives import DERIVATIVES
 from lens_pipeline.figures import Figures, Tally
 from lens_pipeline.version import VERSION
-from lens_pipeline.web.access import CallerDep
+from lens_pipeline.web.access.caller import CallerDep
 from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline.web.health import Monitor, age_seconds

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from fastapi import Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from lens_pipeline.catalog import Kind, Listed
+from lens_pipeline.catalog.projects import Listed
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.ids import KEY_PATTERN, key_problem
 from lens_pipeline.derivatives import Derivative
-from lens_pipeline.failures import InvalidRow
+from lens_pipeline.errors import InvalidRow
 from lens_pipeline.library import read_cursor, write_cursor
 from lens_pipeline.outcomes import Outcome
-from lens_pipeline.partitions import KEY_PATTERN, key_problem
-from lens_pipeline.status import State
-from lens_pipeline.web.access import Caller
+from lens_pipeline.status.reading import State
+from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.errors import ApiError, Problem, not_found
 from lens_pipeline.web.media import IMMUTABLE, REVALIDATE, stream

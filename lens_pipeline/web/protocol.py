@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from lens_pipeline.logs import FIELDS
+from lens_pipeline.core.logs import FIELDS
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lens_pipeline.logs import FIELDS, request_id
+from lens_pipeline.core.logs import FIELDS, request_id
 
 logger = logging.getLogger(__name__)
 

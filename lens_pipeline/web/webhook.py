@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 
-from lens_pipeline import deadline
-from lens_pipeline.catalog import TaskRow
+from lens_pipeline.catalog.writing import TaskRow
+from lens_pipeline.core import postgres
 from lens_pipeline.library import derivative_of
 from lens_pipeline.provider import (
     TASK_ID,
@@ -21,7 +21,7 @@ from lens_pipeline.provider import (
     UnknownTask,
 )
 from lens_pipeline.settling import settle
-from lens_pipeline.web.access import CallerDep
+from lens_pipeline.web.access.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.deliveries import verify
 from lens_pipeline.web.errors import ApiError, Problem
@@ -221,7 +221,7 @@ async def _asked(context: Context, task_id: str) -> Task:
             headers={"Retry-After": str(seconds)},
         ) from error
     finally:
-        deadline.renew()
+        postgres.renew()
 
 
 def _provider(context: Context) -> Provider:

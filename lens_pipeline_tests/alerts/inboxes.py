@@ -11,7 +11,7 @@ from typing import Any, Self
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from lens_pipeline.stack.ports import free_port
+from lens_pipeline.core.ports import free_port
 
 
 class Hook:

@@ -9,10 +9,10 @@ import pytest
 
 from lens_pipeline.alerts.conditions import Disk, Seen, disks, judge
 from lens_pipeline.backlog import Backlog
-from lens_pipeline.catalog import Kind
+from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.live import ASSETS
 from lens_pipeline.settings import Settings
-from lens_pipeline.status import FigureLog, HourlyOutcome
+from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 from lens_pipeline_tests.pipeline.site import Site
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.exc import DBAPIError
 
-from lens_pipeline.stack.endpoints import StackError
+from lens_pipeline.core.endpoints import StackError
 from lens_pipeline_tests.chaos import evidence, faults, invariants
 from lens_pipeline_tests.chaos.arrivals import Arrivals
 from lens_pipeline_tests.chaos.world import World, world

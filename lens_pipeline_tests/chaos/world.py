@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from lens_pipeline.stack.endpoints import StackError
-from lens_pipeline.stack.ports import free_port
+from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.ports import free_port
 from lens_pipeline_tests.chaos.clock import Clock
 from lens_pipeline_tests.chaos.disk import SmallDisk
 from lens_pipeline_tests.chaos.proxy import FaultyProxy

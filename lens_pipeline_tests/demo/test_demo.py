@@ -13,12 +13,12 @@ import psutil
 import pytest
 
 from lens_pipeline import demo
+from lens_pipeline.core.ports import free_port
 from lens_pipeline.demo import EXPECTED, SAMPLES
 from lens_pipeline.media import image, video
 from lens_pipeline.media.model import PosterSpec, PreviewSpec
 from lens_pipeline.settings import PREFIX
 from lens_pipeline.stack import orphans
-from lens_pipeline.stack.ports import free_port
 
 _SECONDS = 240
 

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import psycopg2
 
+from lens_pipeline.core.endpoints import Endpoints
+from lens_pipeline.core.ports import free_port
 from lens_pipeline.settings import PREFIX, Settings, load
-from lens_pipeline.stack.endpoints import Endpoints
-from lens_pipeline.stack.ports import free_port
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.signs_of_life import problem_of
 from lens_pipeline_tests.pipeline.site import eventually

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.endpoints import Endpoints
 from lens_pipeline.stack.services import running
 from lens_pipeline_tests.pipeline.site import Site, lens
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from lens_pipeline.catalog import Catalog
+from lens_pipeline.catalog.reading import Catalog
+from lens_pipeline.core.endpoints import Endpoints
+from lens_pipeline.core.ports import free_port
 from lens_pipeline.engine.storage import create_tables
 from lens_pipeline.settings import PREFIX, Settings
-from lens_pipeline.stack.endpoints import Endpoints
-from lens_pipeline.stack.ports import free_port
 from lens_pipeline.stack.services import running
 from lens_pipeline_tests.servers import SeaweedServer
 

@@ -18,16 +18,16 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
 from lens_pipeline import doctor
-from lens_pipeline.catalog import Catalog
+from lens_pipeline.catalog.reading import Catalog
 from lens_pipeline.cli.setup import doctor as command
+from lens_pipeline.core.endpoints import Services, services_file
+from lens_pipeline.core.files import prepare_home, write_private
+from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.doctor import Check, examine
 from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.media import ffmpeg
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import embedded
-from lens_pipeline.stack.endpoints import Services, services_file
-from lens_pipeline.stack.files import prepare_home, write_private
-from lens_pipeline.stack.ports import LOOPBACK, free_port
 from lens_pipeline_tests.doctor.conftest import Servers
 from lens_pipeline_tests.servers import SeaweedServer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
-from lens_pipeline.failures import SourceUnavailable, UnsafeAddress
+from lens_pipeline.errors import SourceUnavailable, UnsafeAddress
 from lens_pipeline.fetch import Fetcher, is_public
 from lens_pipeline.settings import SettingsError
 from lens_pipeline_tests.fetch.conftest import MakeFetcher

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline.failures import (
+from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
     SourceMissing,

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from lens_pipeline import pipeline as pipeline_module
+from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack.embedded import Postgres, Valkey
-from lens_pipeline.stack.endpoints import resolve
-from lens_pipeline.stack.ports import LOOPBACK
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.up import find_config_dir, programs
 from lens_pipeline_tests.hosts.namespaces import Host, Network

@@ -16,13 +16,13 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
+from lens_pipeline.core.endpoints import Services, endpoints_of, services_file
+from lens_pipeline.core.ports import is_free
 from lens_pipeline.derivatives import PREVIEW, Derivative
 from lens_pipeline.gaps import assess, usable
 from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack import orphans
-from lens_pipeline.stack.endpoints import Services, endpoints_of, services_file
-from lens_pipeline.stack.ports import is_free
 from lens_pipeline_tests.pipeline.site import eventually
 
 START_SECONDS = 180

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from lens_pipeline.catalog import Generation, Kind
+from lens_pipeline.catalog.rows import Generation, Kind
+from lens_pipeline.core.ids import key_problem
 from lens_pipeline.derivatives import POSTER, PREVIEW
-from lens_pipeline.partitions import key_problem
 from lens_pipeline.settings import Settings
 
 GENERATION = Generation(

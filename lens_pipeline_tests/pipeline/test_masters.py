@@ -14,7 +14,7 @@ from lens_pipeline.engine.run_worker import execute
 from lens_pipeline.engine.submit import create_run
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.sensors import new_masters, new_shots
-from lens_pipeline.status import OUTCOME_TAG, Outcome
+from lens_pipeline.status.reading import OUTCOME_TAG, Outcome
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.engine.submit import submit_run
-from lens_pipeline.failures import StoreUnavailable
+from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.removal import retire
 from lens_pipeline.runs import plan_runs

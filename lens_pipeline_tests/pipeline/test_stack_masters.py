@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
+from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.media.ffmpeg import find_ffmpeg, run
-from lens_pipeline.stack.ports import LOOPBACK
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack

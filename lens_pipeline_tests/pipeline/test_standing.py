@@ -2,7 +2,7 @@
 
 import pytest
 
-from lens_pipeline.status import (
+from lens_pipeline.status.reading import (
     History,
     Mark,
     Materialized,

@@ -22,7 +22,8 @@ from dagster_postgres.utils import pg_alembic_config
 
 from lens_pipeline.cli.role import become
 from lens_pipeline.cli.session import dagster_instance
-from lens_pipeline.database import SERVER_SIDE, notice_lost_clients
+from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.core.postgres import SERVER_SIDE, notice_lost_clients
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.engine.bell import RING, Bell
@@ -32,7 +33,6 @@ from lens_pipeline.engine.storage import has_current_tables, upgrade_tables
 from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.runs import plan_runs
 from lens_pipeline.settings import load
-from lens_pipeline.stack.endpoints import resolve
 from lens_pipeline_tests.pipeline.site import Site, eventually
 
 

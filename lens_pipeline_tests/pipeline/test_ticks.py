@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from lens_pipeline.catalog import CatalogError, Kind, Position
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.definitions import defs
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.schedules import build_backfill

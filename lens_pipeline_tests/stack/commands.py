@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import up as stack_up
-from lens_pipeline.stack.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.supervisor import Program
 from lens_pipeline_tests.stack.conftest import settings_for

@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lens_pipeline.core.files import prepare_home
 from lens_pipeline.settings import Settings, load
 from lens_pipeline.stack import orphans
 from lens_pipeline.stack.embedded import Postgres
-from lens_pipeline.stack.files import prepare_home
 
 
 def settings_for(home: Path, **values: object) -> Settings:

@@ -17,11 +17,11 @@ import psycopg2
 import pytest
 import redis
 
+from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.files import prepare_home
+from lens_pipeline.core.ports import is_free
 from lens_pipeline.stack import embedded
 from lens_pipeline.stack.embedded import Postgres, Valkey
-from lens_pipeline.stack.endpoints import StackError
-from lens_pipeline.stack.files import prepare_home
-from lens_pipeline.stack.ports import is_free
 from lens_pipeline.stack.supervisor import Supervisor
 from lens_pipeline_tests.stack.conftest import eventually
 
@@ -244,7 +244,7 @@ def test_what_is_queued_survives_a_stop_and_a_kill(valkey: tuple[Valkey, Supervi
 def test_endpoints_are_quick_to_import() -> None:
     """Seconds of imports in every process that asks for a URL."""
     source = (
-        "import sys, lens_pipeline.stack.endpoints\n"
+        "import sys, lens_pipeline.core.endpoints\n"
         "sys.exit(bool({'dagster', 'sqlalchemy', 'psycopg2', 'redis'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", source], check=False).returncode == 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.stack import ports
-from lens_pipeline.stack.endpoints import NotRunning, Services, StackError, resolve, services_file
+from lens_pipeline.core import ports
+from lens_pipeline.core.endpoints import NotRunning, Services, StackError, resolve, services_file
 from lens_pipeline_tests.stack.conftest import settings_for
 
 DATABASE = "postgresql://u:p%40@db.example/app?sslmode=require"

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.stack import orphans
-from lens_pipeline.stack.endpoints import StackError
 from lens_pipeline.stack.supervisor import Program, Supervisor, _socket_path
 from lens_pipeline_tests.stack.conftest import eventually, supervisord_of
 

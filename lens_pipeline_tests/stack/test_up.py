@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_pipeline.stack import orphans, ports
-from lens_pipeline.stack.endpoints import StackError
-from lens_pipeline.stack.files import prepare_home
+from lens_pipeline.core import ports
+from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.files import prepare_home
+from lens_pipeline.stack import orphans
 from lens_pipeline.stack.roles import find_config_dir
 from lens_pipeline.stack.up import programs
 from lens_pipeline_tests.stack.commands import SLEEPER, STUBBORN, await_line, spawn

@@ -19,11 +19,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from lens_pipeline.core.ports import free_port
 from lens_pipeline.engine.webserver import SameOriginOnly, TokenRequired
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.ports import free_port
 from lens_pipeline.stack.up import programs
-from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.setup import Access, Limits, access_of
 from lens_pipeline.web.access.tokens import Pass
 from lens_pipeline.web.origin import allowed_hosts

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from lens_pipeline.failures import StoreUnavailable
+from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.settings import SettingsError
 from lens_pipeline.store import (
     FileStore,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline import store as store_module
-from lens_pipeline.failures import SourceMissing, SourceTooLarge
+from lens_pipeline.errors import SourceMissing, SourceTooLarge
 from lens_pipeline.store import Fetched, InvalidKey, ObjectStore
 
 WEBP = "image/webp"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline import store as store_module
-from lens_pipeline.failures import SourceMissing, StoreUnavailable
+from lens_pipeline.errors import SourceMissing, StoreUnavailable
 from lens_pipeline.store import (
     FileStore,
     InvalidKey,

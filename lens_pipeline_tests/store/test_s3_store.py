@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline import store as store_module
-from lens_pipeline.failures import DerivativeError, StoreUnavailable
+from lens_pipeline.errors import DerivativeError, StoreUnavailable
 from lens_pipeline.store import (
     CACHE_IMMUTABLE,
     CACHE_REVALIDATE,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import sentry_sdk
 
-from lens_pipeline import telemetry
+from lens_pipeline.core import telemetry
+from lens_pipeline.core.logs import bound, request_id
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.engine.run_worker import execute
-from lens_pipeline.logs import bound, request_id
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.runs import REQUEST_TAG
 from lens_pipeline.settings import Settings, SettingsError, traces_wanted

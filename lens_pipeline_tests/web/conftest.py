@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.pipeline import connect
 from lens_pipeline.queueing import RunQueue
-from lens_pipeline.stack.ports import LOOPBACK, free_port
 from lens_pipeline.store import ObjectStore
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

@@ -13,11 +13,11 @@ import dagster as dg
 import httpx
 from fastapi import FastAPI
 
+from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.pipeline import connect
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.settings import load
-from lens_pipeline.stack.endpoints import Endpoints
-from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.setup import Access, Limits
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

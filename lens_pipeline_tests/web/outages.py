@@ -10,7 +10,7 @@ from typing import Self
 
 import httpx
 
-from lens_pipeline.stack.ports import LOOPBACK
+from lens_pipeline.core.ports import LOOPBACK
 
 
 class Gate:

@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
-from lens_pipeline import logs
-from lens_pipeline.logs import JsonFormatter, TextFormatter
+from lens_pipeline.core import logs
+from lens_pipeline.core.logs import JsonFormatter, TextFormatter
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline_tests.pipeline.site import eventually
 from lens_pipeline_tests.web.doors import BEARER, READ, TOKEN, WRITE, door, raw, visiting

@@ -15,14 +15,9 @@ from sqlalchemy import event
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.live import ASSETS, statuses
 from lens_pipeline.queueing import RunQueue
-from lens_pipeline.status import (
-    OUTCOME_TAG,
-    PROGRESS_TAG,
-    ChangeLog,
-    Outcome,
-    Position,
-    changes,
-)
+from lens_pipeline.status import changes
+from lens_pipeline.status.changes import ChangeLog, Position
+from lens_pipeline.status.reading import OUTCOME_TAG, PROGRESS_TAG, Outcome
 from lens_pipeline_tests.pipeline.site import Site
 
 

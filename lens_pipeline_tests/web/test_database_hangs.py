@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 
-from lens_pipeline import deadline
+from lens_pipeline.core import postgres
 from lens_pipeline.web import gate
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.conftest import served
@@ -37,7 +37,7 @@ REQUESTS: list[Request] = [
 @pytest.fixture
 def impatient(environment: pytest.MonkeyPatch) -> None:
     """With shorter times, for the tests' sake."""
-    environment.setattr(deadline, "STATEMENT_SECONDS", 1)
+    environment.setattr(postgres, "STATEMENT_SECONDS", 1)
     environment.setattr(gate, "_DATABASE_SECONDS", 1.5)
 
 
@@ -137,11 +137,11 @@ def test_only_who_has_a_deadline_gives_up(site: Site) -> None:
     found: list[object] = []
     waiting = threading.Thread(target=lambda: found.append(site.dagster.get_runs_count()))
     with _locked(site.dagster_url, "runs"):
-        with deadline.within(30), pytest.raises(OperationalError, match="statement timeout"):
+        with postgres.within(30), pytest.raises(OperationalError, match="statement timeout"):
             site.dagster.get_runs_count()
         # Perhaps on the same connection.
         waiting.start()
-        with deadline.within(30), pytest.raises(OperationalError, match="statement timeout"):
+        with postgres.within(30), pytest.raises(OperationalError, match="statement timeout"):
             site.dagster.get_runs_count()
         assert found == []
     waiting.join(30)
@@ -149,7 +149,7 @@ def test_only_who_has_a_deadline_gives_up(site: Site) -> None:
     engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
     with (
         engine.connect() as connection,
-        deadline.within(0.5),
+        postgres.within(0.5),
         pytest.raises(OperationalError, match="does not answer in time"),
     ):
         connection.execute(sa.text("SELECT pg_sleep(60)"))

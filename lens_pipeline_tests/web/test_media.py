@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from lens_pipeline import store as store_module
 from lens_pipeline.store import S3Store
 from lens_pipeline.web import media
-from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.caller import Caller
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
 from lens_pipeline_tests.web.callers import become

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from lens_pipeline import web as web_package
 from lens_pipeline.queueing import RunQueue
-from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.texts import TEXTS, Language

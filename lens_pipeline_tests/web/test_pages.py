@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from playwright.sync_api import Browser, Locator, Page, Position, Route, expect
 
 from lens_pipeline.adding import copy_into_store
-from lens_pipeline.catalog import Kind
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.demo import SAMPLES, add_missing
 from lens_pipeline.derivatives import MASTER_POSTER, POSTER
-from lens_pipeline.stack.ports import LOOPBACK, free_port
-from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.keys import signing_key
 from lens_pipeline.web.access.tokens import Tokens
 from lens_pipeline_tests.pipeline.site import Site, eventually

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline import failures, web
-from lens_pipeline.failures import DerivativeError
+from lens_pipeline import errors, web
+from lens_pipeline.errors import DerivativeError
 from lens_pipeline.letters import EXPLAINED
-from lens_pipeline.status import State
+from lens_pipeline.status.reading import State
 from lens_pipeline.web.texts import TEXTS, Language, Text, choose_language
 
 _WEB = Path(web.__file__).parent
@@ -31,7 +31,7 @@ _FAMILIES = {
         *EXPLAINED,
         *(
             name
-            for name, value in vars(failures).items()
+            for name, value in vars(errors).items()
             if isinstance(value, type)
             and issubclass(value, DerivativeError)
             and name not in ("DerivativeError", "TransientError")

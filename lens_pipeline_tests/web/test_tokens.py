@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline.settings import SettingsError, load
-from lens_pipeline.web.access import Caller
+from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.keys import serializer, signing_key
 from lens_pipeline.web.access.setup import Limits
 from lens_pipeline.web.access.tokens import Pass, Tokens

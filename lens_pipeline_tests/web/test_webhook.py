@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from lens_pipeline import provider as provider_module
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web import deliveries
-from lens_pipeline.web.access import Caller, CallerDep
+from lens_pipeline.web.access.caller import Caller, CallerDep
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.deliveries import signature

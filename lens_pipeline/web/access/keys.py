@@ -9,8 +9,8 @@ from pathlib import Path
 from itsdangerous import URLSafeSerializer
 from itsdangerous.signer import Signer
 
+from lens_pipeline.core.files import private_directory
 from lens_pipeline.settings import Settings, SettingsError
-from lens_pipeline.stack.files import private_directory
 
 _FILE = "signing-key"
 _BYTES = 32

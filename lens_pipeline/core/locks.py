@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from lens_pipeline.database import connect_args, notice_lost_clients
+from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 
 
 def lock_id(*parts: str) -> int:

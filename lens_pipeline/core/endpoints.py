@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lens_pipeline.failures import LensError
+from lens_pipeline.errors import LensError
 from lens_pipeline.settings import Settings
 
 _FILE = "services.json"

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lens_pipeline import settings
-from lens_pipeline.logs import ids
+from lens_pipeline.core.logs import ids
 from lens_pipeline.settings import Settings, SettingsError
 from lens_pipeline.version import VERSION
 

@@ -1,19 +1,9 @@
-"""The partition sets, and the one check of what may become a partition key."""
+"""What may become a partition key or part of an object key."""
 
 import re
 
-import dagster as dg
-
 # Interface: also what may become part of an object key.
 KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-
-photos = dg.DynamicPartitionsDefinition(name="photos")
-videos = dg.DynamicPartitionsDefinition(name="videos")
-masters = dg.DynamicPartitionsDefinition(name="masters")
-shots = dg.DynamicPartitionsDefinition(name="shots")
-scaled = dg.DynamicPartitionsDefinition(name="scaled")
-# Of reports; days are UTC. No site has an older one.
-days = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC")
 
 
 def key_problem(what: str, value: str) -> str | None:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 import psutil
 
-from lens_pipeline.stack.endpoints import StackError
+from lens_pipeline.core.endpoints import StackError
 
 LOOPBACK = "127.0.0.1"
 

@@ -1,9 +1,4 @@
-"""Until when a database is waited for by those who answer somebody; all others wait on.
-
-A server that is stopped, or whose machine is, says nothing, so that no setting of its own helps;
-and where its kernel goes on acknowledging what is sent, TCP's time-outs do not either. psycopg2
-waits in C; with a wait callback it waits here, where a deadline can be kept.
-"""
+"""Connections to PostgreSQL: how a lost peer is noticed, and how long an answer is waited for."""
 
 import select
 import time
@@ -18,14 +13,69 @@ from psycopg2 import extensions
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 
+# Seconds of silence, then probes; and how long sent data may stay unacknowledged. Each side gives
+# up after 5 + 3 x 3 = 14 s, or 15 s with data on the way.
+_IDLE, _INTERVAL, _COUNT = 5, 3, 3
+
+
+_UNACKNOWLEDGED_MS = 15_000
+
+
+GONE_SECONDS = 15.0
+
+
+# The client's side: libpq.
+_CLIENT = {
+    "connect_timeout": 10,
+    "keepalives_idle": _IDLE,
+    "keepalives_interval": _INTERVAL,
+    "keepalives_count": _COUNT,
+    "tcp_user_timeout": _UNACKNOWLEDGED_MS,
+}
+
+
+# The server's side: settings of the session, which libpq's of the same names do not reach.
+SERVER_SIDE = (
+    f"SET tcp_keepalives_idle = {_IDLE}; SET tcp_keepalives_interval = {_INTERVAL};"
+    f" SET tcp_keepalives_count = {_COUNT}; SET tcp_user_timeout = {_UNACKNOWLEDGED_MS}"
+)
+
+
+def connect_args(name: str) -> dict[str, Any]:
+    """For `create_engine`; `name` is what `pg_stat_activity` shows."""
+    return {**_CLIENT, "application_name": name}
+
+
+def notice_lost_clients(engine: sa.Engine, *more: str) -> None:
+    """Have the server end the sessions of clients that are gone; `more` settings go with it."""
+    statement = "; ".join((SERVER_SIDE, *more))
+
+    # Before SQLAlchemy's own first queries, which are in a transaction.
+    @event.listens_for(engine, "connect", insert=True)
+    def set_up(connection: Any, _record: Any) -> None:
+        # In no transaction: a client that is lost just here must not leave one open.
+        autocommit, connection.autocommit = connection.autocommit, True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        connection.autocommit = autocommit
+
+
 # The server itself ends a statement of ours after so long, also one that waits for a lock: it would
 # not notice that nobody waits for it any more.
 STATEMENT_SECONDS = 5
+
+
 # Who comes late, such as after waiting for a thread, still gets what a server that works needs.
 _LEAST_SECONDS = 0.2
+
+
 # libpq keeps `connect_timeout` only where it waits itself.
 _CONNECT_SECONDS = 10.0
+
+
 _CONNECTED = (extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED)
+
+
 _IS_BOUNDED = "lens_is_bounded"
 
 

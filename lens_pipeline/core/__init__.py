@@ -1,0 +1,1 @@
+"""Process plumbing without domain words: logs, databases, locks, files, ports. No Dagster."""
