@@ -8,8 +8,8 @@ from pathlib import Path
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.derivatives import WEBP_EFFORT
 from lens_pipeline.fetch import Fetcher
-from lens_pipeline.media.model import PreviewSpec
-from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.media.models import PreviewSpec
+from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.store import ObjectStore
 

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import USER, RunningStack, running_stack
-from lens_pipeline.media import ffmpeg
+from lens_pipeline.media.ffmpeg import tools
+from lens_pipeline.media.ffmpeg.run import run as run_ffmpeg
 
 _MASTERS = 2
 _BLOCKS, _QUICK_BLOCKS = 3, 1
@@ -68,7 +69,7 @@ def _shots(stack: RunningStack) -> list[str]:
         rate = ("-b:v", "10M", "-maxrate", "10M", "-bufsize", "10M")
         encode = ("-vf", "noise=alls=8:allf=t", "-c:v", "libx264", "-preset", "ultrafast", *rate)
         arguments = ("-f", "lavfi", "-i", pattern, *encode, "-y", str(file))
-        ffmpeg.run([str(ffmpeg.find_ffmpeg()), "-v", "error", *arguments], 600)
+        run_ffmpeg([str(tools.find_ffmpeg()), "-v", "error", *arguments], 600)
         (key,) = stack.store_files([file])
         with stack.application.begin() as connection:
             connection.execute(_INSERT_VIDEO, {"id": name, "user": USER, "source": key})

@@ -22,8 +22,9 @@ import av
 import ffmpeg as ffmpeg_python
 
 from benchmarks.photos import WORK, jpegs
-from lens_pipeline.media.ffmpeg import Tools, Work, run_long
-from lens_pipeline.media.joining.join import Master, Source, examine, join
+from lens_pipeline.media.concat.join import Master, Source, examine, join
+from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.ffmpeg.tools import Tools
 
 # Of the photos that are panned over: more than a shot shows, so that the pan moves.
 _PHOTO = (2400, 1350)

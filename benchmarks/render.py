@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.table import Table
 from skimage.metrics import structural_similarity
 
-from lens_pipeline.media.image import render_preview
-from lens_pipeline.media.model import PreviewSpec
-from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.media.images import render_preview
+from lens_pipeline.media.models import PreviewSpec
+from lens_pipeline.media.sandbox.pool import Sandbox
 
 _WORK = Path(__file__).parent / ".work"
 _SHARP_VERSION = "0.35.5"

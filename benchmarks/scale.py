@@ -34,8 +34,8 @@ from benchmarks.usage import Usage, cpu_seconds, usage
 from lens_pipeline.core.locks import team_of
 from lens_pipeline.derivatives import WEBP_EFFORT
 from lens_pipeline.engine.queues import PREVIEWS
-from lens_pipeline.media.model import PreviewSpec
-from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.media.models import PreviewSpec
+from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.release import Release
 
 _WORKERS, _QUICK_WORKERS = (1, 2, 4, 8, 16), (1, 2)
@@ -124,7 +124,7 @@ def _render_seconds(stack: RunningStack, files: Sequence[Path]) -> float:
         Sandbox(1, settings.render_timeout_seconds, settings.render_memory_mib) as sandbox,
     ):
         sandbox.preview(files[0], spec)
-        (process,) = (p for p in psutil.Process().children() if "media.worker" in str(p.cmdline()))
+        (process,) = (p for p in psutil.Process().children() if "sandbox.worker" in str(p.cmdline()))
         before = cpu_seconds(process)
         for file in [*files] * _RENDERS:
             sandbox.preview(file, spec)

@@ -20,7 +20,7 @@ from lens_pipeline.assets.renderers import PreviewRenderer
 from lens_pipeline.cli import lens
 from lens_pipeline.engine.queues import PREVIEWS
 from lens_pipeline.engine.worker import PRELOAD
-from lens_pipeline.media.model import Picture
+from lens_pipeline.media.models import Picture
 
 
 def main() -> None:

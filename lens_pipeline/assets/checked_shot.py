@@ -17,8 +17,8 @@ from lens_pipeline.defs.partitions import shots
 from lens_pipeline.derivatives import CHECKED_SHOT
 from lens_pipeline.errors import ShotUnusable, SourceOverLimit
 from lens_pipeline.gaps import Assessed
-from lens_pipeline.media.ffmpeg import Tools
-from lens_pipeline.media.joining.join import Source, examine
+from lens_pipeline.media.concat.join import Source, examine
+from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.pipeline import LensResource
 from lens_pipeline.settings import Settings
 

@@ -17,8 +17,9 @@ from lens_pipeline.catalog.rows import MasterVideo, Shot
 from lens_pipeline.derivatives import MASTER
 from lens_pipeline.errors import DerivativeError, ShotUnusable
 from lens_pipeline.gaps import Assessed
-from lens_pipeline.media.ffmpeg import Tools, Work
-from lens_pipeline.media.joining.join import Limits, Master, Source, join
+from lens_pipeline.media.concat.join import Limits, Master, Source, join
+from lens_pipeline.media.ffmpeg.run import Work
+from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.settings import Settings
 from lens_pipeline.store import Fetched
 

@@ -14,9 +14,9 @@ from lens_pipeline.catalog.rows import ScaledVideo
 from lens_pipeline.derivatives import MASTER, SCALED
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.gaps import Assessed
-from lens_pipeline.media.ffmpeg import Tools
-from lens_pipeline.media.model import ScaleSpec
-from lens_pipeline.media.scaled import render_scaled
+from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.models import ScaleSpec
+from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline.settings import Settings
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lens_pipeline.media.colour import WHITE_NITS
+from lens_pipeline.media.color import WHITE_NITS
 
 _Floats = NDArray[np.floating[Any]]
 

@@ -140,7 +140,7 @@ def _role(process: psutil.Process) -> str:
         return "ffmpeg"
     if any(argument.endswith("supervisord.py") for argument in arguments):
         return "supervisor"
-    if "lens_pipeline.media.worker" in arguments:
+    if "lens_pipeline.media.sandbox.worker" in arguments:
         return "render"
     return role_of(process) or "other"
 

@@ -15,8 +15,8 @@ import pytest
 from lens_pipeline import demo
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.demo import EXPECTED, SAMPLES
-from lens_pipeline.media import image, video
-from lens_pipeline.media.model import PosterSpec, PreviewSpec
+from lens_pipeline.media import images, posters
+from lens_pipeline.media.models import PosterSpec, PreviewSpec
 from lens_pipeline.settings import PREFIX
 from lens_pipeline.stack import orphans
 
@@ -128,9 +128,9 @@ def test_the_samples_are_what_they_are_said_to_be() -> None:
 
     by_id = {sample.id: sample.path for sample in SAMPLES}
     preview = PreviewSpec(longest_edge=256, quality=80, effort=0, max_pixels=10**7)
-    cat = image.render_preview(by_id["sample-chelsea-sideways"], preview)
+    cat = images.render_preview(by_id["sample-chelsea-sideways"], preview)
     assert cat.width > cat.height
     poster = PosterSpec(longest_edge=256, quality=80, effort=0, max_pixels=10**7)
-    bunny = video.render_poster(by_id["sample-bunny-portrait"], poster)
+    bunny = posters.render_poster(by_id["sample-bunny-portrait"], poster)
     assert bunny.picture.height > bunny.picture.width
     assert bunny.poster_at_seconds >= 1

@@ -25,7 +25,7 @@ from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.doctor import Check, examine
 from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
-from lens_pipeline.media import ffmpeg
+from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import embedded
 from lens_pipeline_tests.doctor.conftest import Servers
@@ -338,8 +338,8 @@ def test_a_missing_or_broken_ffmpeg_is_named(
     well: Well, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A master that fails an hour after everything looked well."""
-    monkeypatch.setattr(ffmpeg, "_wheel_ffmpeg", lambda: None)
-    monkeypatch.setattr(ffmpeg, "_wheel_ffprobe", lambda: None)
+    monkeypatch.setattr(tools, "_wheel_ffmpeg", lambda: None)
+    monkeypatch.setattr(tools, "_wheel_ffprobe", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = failing(well())
     assert found.keys() == {"ffmpeg", "ffprobe"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.media.model import PosterSpec, PreviewSpec
-from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.media.models import PosterSpec, PreviewSpec
+from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline_tests.media.samples import quadrants, save
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.media import ffmpeg
 from lens_pipeline.media.errors import MediaError, ToolUnusable
+from lens_pipeline.media.ffmpeg import tools
+from lens_pipeline.media.ffmpeg.run import run
 
 
 def _script(path: Path, text: str) -> Path:
@@ -19,7 +20,7 @@ def _script(path: Path, text: str) -> Path:
 
 def test_the_encoders_of_the_found_ffmpeg_are_listed() -> None:
     """A doctor that finds libx264 in an ffmpeg without it."""
-    encoders = ffmpeg.capabilities(ffmpeg.find_ffmpeg())
+    encoders = tools.capabilities(tools.find_ffmpeg())
     assert {"libx264", "libwebp", "aac"} <= encoders
     assert "h264" not in encoders
 
@@ -27,15 +28,15 @@ def test_the_encoders_of_the_found_ffmpeg_are_listed() -> None:
 @pytest.mark.parametrize("encoder", ["libx264", "libwebp"])
 def test_an_encoder_that_works_is_told_from_one_that_does_not(encoder: str) -> None:
     """An ffmpeg that lists an encoder whose library it cannot load."""
-    found = ffmpeg.find_ffmpeg()
-    ffmpeg.try_encoder(found, encoder)
+    found = tools.find_ffmpeg()
+    tools.try_encoder(found, encoder)
     with pytest.raises(MediaError, match="Unknown encoder 'libnothing'"):
-        ffmpeg.try_encoder(found, "libnothing")
+        tools.try_encoder(found, "libnothing")
 
 
 def test_ffprobe_is_found() -> None:
     """A wheel that names its binaries differently."""
-    assert b"ffprobe version" in ffmpeg.run([str(ffmpeg.find_ffprobe()), "-version"], 10)
+    assert b"ffprobe version" in run([str(tools.find_ffprobe()), "-version"], 10)
 
 
 def test_an_explicit_path_wins_over_the_search_path(
@@ -46,17 +47,17 @@ def test_an_explicit_path_wins_over_the_search_path(
     on_path = _script(tmp_path / "bin" / "ffmpeg", "")
     mine = _script(tmp_path / "mine", "")
     monkeypatch.setenv("PATH", str(on_path.parent))
-    assert ffmpeg.find_ffmpeg() == on_path
-    assert ffmpeg.find_ffmpeg(mine) == mine
+    assert tools.find_ffmpeg() == on_path
+    assert tools.find_ffmpeg(mine) == mine
     with pytest.raises(ToolUnusable, match=r"was not found at .*absent"):
-        ffmpeg.find_ffmpeg(tmp_path / "absent")
+        tools.find_ffmpeg(tmp_path / "absent")
 
 
 def test_a_failure_carries_the_last_messages(tmp_path: Path) -> None:
     """'Exit status 1' and nothing else."""
     failing = _script(tmp_path / "ffmpeg", "echo the reason >&2; exit 3")
     with pytest.raises(MediaError, match=r"ffmpeg failed \(3\): the reason"):
-        ffmpeg.run([str(failing)], 10)
+        run([str(failing)], 10)
 
 
 @pytest.mark.parametrize("status", [126, 127])
@@ -66,7 +67,7 @@ def test_a_program_that_lacks_a_library_says_nothing_about_a_file(
     """Good videos that are given up on while the system's packages are upgraded."""
     broken = _script(tmp_path / "ffprobe", f"echo libblas.so.3: not there >&2; exit {status}")
     with pytest.raises(ToolUnusable, match=rf"ffprobe does not start \({status}\): libblas") as e:
-        ffmpeg.run([str(broken)], 10)
+        run([str(broken)], 10)
     assert not isinstance(e.value, MediaError)
 
 
@@ -79,7 +80,7 @@ def test_a_process_over_its_time_is_killed_even_if_it_ignores_that(tmp_path: Pat
     )
     started = time.monotonic()
     with pytest.raises(MediaError, match=r"took longer than 0\.3 s") as e:
-        ffmpeg.run([str(stubborn)], 0.3)
+        run([str(stubborn)], 0.3)
     assert e.value.over_limit
     assert time.monotonic() - started < 5
     with pytest.raises(ProcessLookupError):

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.image import render_preview
-from lens_pipeline.media.model import INLINE_MARKDOWN_LIMIT, Picture, PreviewSpec
+from lens_pipeline.media.images import render_preview
+from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Picture, PreviewSpec
 from lens_pipeline_tests.media.samples import (
     corner_colours,
     decoded,

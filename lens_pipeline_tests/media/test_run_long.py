@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
-from lens_pipeline.media.ffmpeg import Tools, Work, find_ffmpeg, find_ffprobe, run_long
+from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.ffmpeg.tools import Tools, find_ffmpeg, find_ffprobe
 
 Report = tuple[str, float, float | None]
 
@@ -239,7 +240,7 @@ def test_an_encode_that_goes_on_and_on_hits_the_hard_limit(
     tmp_path: Path, follower: _Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that makes an encoder progress for ever."""
-    monkeypatch.setattr("lens_pipeline.media.ffmpeg._LIMIT_SECONDS", 0.5)
+    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._LIMIT_SECONDS", 0.5)
     with pytest.raises(MediaError, match=r"longer than the limit of 0\.7 s \(encoding\)") as e:
         run_long(
             [*_pattern(60, real_time=True), "out.mp4"],
@@ -305,7 +306,7 @@ def test_too_little_memory_is_a_limit(
 ) -> None:
     """A file called broken that is only large."""
     limit = 300 << 20
-    monkeypatch.setattr("lens_pipeline.media.ffmpeg._MEMORY_BYTES", limit)
+    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._MEMORY_BYTES", limit)
     large = "color=black:size=7680x4320:rate=5:duration=20"
     command = [str(find_ffmpeg()), "-f", "lavfi", "-i", large, "-c:v", "libx264", "out.mp4"]
     # The encoder of FFmpeg 5 waits for threads that could not begin.
@@ -324,7 +325,7 @@ def test_ffmpeg_gets_no_secret_a_low_priority_and_limits(
         tmp_path / "ffmpeg",
         "sleep 0.3; env; nice; ulimit -c; ulimit -v; pwd; ionice -p $$ || echo none",
     )
-    monkeypatch.setattr("lens_pipeline.media.ffmpeg._OPTIONS", ())
+    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._OPTIONS", ())
     shown = run_long(
         [_script(tmp_path / "both", f"exec {fake} >&2")], 1, "x", follower.work(tmp_path)
     ).splitlines()
@@ -409,7 +410,7 @@ def test_the_tools_are_found() -> None:
 def test_ffmpeg_ends_with_whoever_waits_for_it(tmp_path: Path) -> None:
     """An encode of an hour for a worker that was killed, beside the one that tries again."""
     code = (
-        "import sys; from pathlib import Path; from lens_pipeline.media.ffmpeg import *;"
+        "import sys; from pathlib import Path; from lens_pipeline.media.ffmpeg.run import *;"
         "work = Work(Path(sys.argv[1]), lambda: False, lambda *_: print('.', flush=True));"
         "run_long([str(find_ffmpeg()), '-re', '-f', 'lavfi', '-i', 'testsrc2', '-f', 'null', '-'],"
         " 60.0, 'test', work)"

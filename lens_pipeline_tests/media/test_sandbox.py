@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from lens_pipeline.media.errors import MediaError, SandboxUnavailable
-from lens_pipeline.media.model import PosterSpec, PreviewSpec
-from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.media.models import PosterSpec, PreviewSpec
+from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline_tests.media.samples import decoded, save, scene, texture, write_video
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def _workers_of(pid: int) -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process(pid).children()
-        if "lens_pipeline.media.worker" in process.cmdline()
+        if "lens_pipeline.media.sandbox.worker" in process.cmdline()
     ]
 
 
@@ -72,8 +72,8 @@ def test_a_sandbox_renders_what_the_decoders_render(
     poster_spec: PosterSpec,
 ) -> None:
     """A field lost on the way between the processes."""
-    from lens_pipeline.media.image import render_preview
-    from lens_pipeline.media.video import render_poster
+    from lens_pipeline.media.images import render_preview
+    from lens_pipeline.media.posters import render_poster
 
     video = write_video(tmp_path / "v.mp4", [scene()] * 24)
     assert sandbox.preview(photo, preview_spec) == render_preview(photo, preview_spec)
@@ -281,7 +281,7 @@ def test_a_worker_outlives_the_thread_that_started_it(
 
 def test_importing_the_sandbox_loads_no_decoder() -> None:
     """A decoder's threads and caches in a process that forks."""
-    code = "import sys, lens_pipeline.media.sandbox; print(*sys.modules)"
+    code = "import sys, lens_pipeline.media.sandbox.pool; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -10,11 +10,12 @@ import av
 import numpy as np
 import pytest
 
-from lens_pipeline.media.content import mp4_boxes
 from lens_pipeline.media.errors import Cancelled, MediaError
-from lens_pipeline.media.ffmpeg import Tools, Work, run_long
-from lens_pipeline.media.model import Rendition, ScaleSpec
-from lens_pipeline.media.scaled import render_scaled
+from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.formats import mp4_boxes
+from lens_pipeline.media.models import Rendition, ScaleSpec
+from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline_tests.media.samples import (
     Pixels,
     Sound,

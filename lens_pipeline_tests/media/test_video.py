@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.model import INLINE_MARKDOWN_LIMIT, Poster, PosterSpec
-from lens_pipeline.media.video import render_poster
+from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Poster, PosterSpec
+from lens_pipeline.media.posters import render_poster
 from lens_pipeline_tests.media.samples import (
     Pixels,
     black,

@@ -13,7 +13,7 @@ from lens_pipeline.assets import renderers
 from lens_pipeline.catalog.reading import Catalog
 from lens_pipeline.engine import storage
 from lens_pipeline.engine.event_log import partition_lists_of
-from lens_pipeline.media.sandbox import Sandbox
+from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.stack.services import running
 from lens_pipeline_tests.pipeline import sources

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from lens_pipeline.core.ports import LOOPBACK
-from lens_pipeline.media.ffmpeg import find_ffmpeg, run
+from lens_pipeline.media.ffmpeg.run import run
+from lens_pipeline.media.ffmpeg.tools import find_ffmpeg
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack

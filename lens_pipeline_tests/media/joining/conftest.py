@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.media.joining.join import Master, join
+from lens_pipeline.media.concat.join import Master, join
 from lens_pipeline_tests.media.joining.shots import (
     PLAIN,
     RATE,

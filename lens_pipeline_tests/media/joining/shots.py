@@ -14,8 +14,9 @@ import av
 import imageio_ffmpeg
 import numpy as np
 
-from lens_pipeline.media.ffmpeg import Tools, Work
-from lens_pipeline.media.joining.join import Master, Source
+from lens_pipeline.media.concat.join import Master, Source
+from lens_pipeline.media.ffmpeg.run import Work
+from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline_tests.media.samples import Pixels, Sound
 
 TOOLS = Tools.find()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from av.video.reformatter import Interpolation
 
-from lens_pipeline.media.ffmpeg import Tools, Work
-from lens_pipeline.media.joining.join import Master, Source, join
+from lens_pipeline.media.concat.join import Master, Source, join
+from lens_pipeline.media.ffmpeg.run import Work
+from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline_tests.media.samples import Pixels, Sound, silence, texture, write_video
 from lens_pipeline_tests.media.similarity import ssim
 

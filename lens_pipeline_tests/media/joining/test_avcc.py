@@ -2,9 +2,9 @@
 
 import pytest
 
+from lens_pipeline.media.concat.avcc import Configuration, merge
+from lens_pipeline.media.concat.mp4 import read_track
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.joining.avcc import Configuration, merge
-from lens_pipeline.media.joining.boxes import read_track
 from lens_pipeline_tests.media.joining.shots import H264, Make, Recipe
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from lens_pipeline.media.concat import verify
+from lens_pipeline.media.concat.join import join
 from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ShotError
-from lens_pipeline.media.joining import verify
-from lens_pipeline.media.joining.join import join
 from lens_pipeline_tests.media.joining.shots import (
     FRAMES,
     H264,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lens_pipeline.media.concat.join import Master, join
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.joining.join import Master, join
 from lens_pipeline_tests.media.joining.shots import (
     H264,
     TOOLS,

@@ -8,7 +8,7 @@ from shutil import copyfile
 import av
 import pytest
 
-from lens_pipeline.media.joining.join import Master, join
+from lens_pipeline.media.concat.join import Master, join
 from lens_pipeline_tests.media.joining.shots import (
     AV1,
     FRAMES,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lens_pipeline.media.joining.join import Master
+from lens_pipeline.media.concat.join import Master
 from lens_pipeline_tests.media.joining.shots import (
     AV1,
     FRAMES,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline.media.joining.plan import encode_all, make_plan
-from lens_pipeline.media.joining.shot import Shot, Signature
+from lens_pipeline.media.concat.plan import encode_all, make_plan
+from lens_pipeline.media.concat.probe import Shot, Signature
 
 SIGNATURE = Signature(
     codec="h264",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lens_pipeline.media.concat.probe import Shot, probe
 from lens_pipeline.media.errors import Cancelled
-from lens_pipeline.media.joining.shot import Shot, probe
 from lens_pipeline_tests.media.joining.shots import (
     H264,
     TOOLS,

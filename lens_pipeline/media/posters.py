@@ -15,17 +15,12 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from lens_pipeline.media import image, tonemap
-from lens_pipeline.media.colour import is_hd
-from lens_pipeline.media.content import (
-    VIDEO_CODECS,
-    header_error,
-    read_head,
-    video_demuxer,
-)
+from lens_pipeline.media import images, tonemap
+from lens_pipeline.media.color import is_hd
 from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.formats import VIDEO_CODECS, header_error, read_head, video_demuxer
 from lens_pipeline.media.frames import Candidate, Chooser
-from lens_pipeline.media.model import Poster, PosterSpec
+from lens_pipeline.media.models import Poster, PosterSpec
 
 # Decoders of the codecs known here, where they are named otherwise.
 _CODECS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
@@ -102,7 +97,7 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     stream = _video_stream(container)
     codec = stream.codec_context
     if codec.width and codec.height:
-        image.check_pixels(codec.width, codec.height, 1, spec.max_pixels)
+        images.check_pixels(codec.width, codec.height, 1, spec.max_pixels)
     codec.options = {"max_pixels": str(spec.max_pixels)}
     # One or two frames are decoded: threads would only delay the first.
     codec.thread_count = 1
@@ -111,7 +106,7 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     chosen = _choose(video)
     picture = _upright(_to_srgb(chosen.frame, stream, spec), chosen.frame)
     return Poster(
-        picture=image.encode(picture.copy_memory(), spec.quality, spec.effort),
+        picture=images.encode(picture.copy_memory(), spec.quality, spec.effort),
         duration_seconds=_duration(video, chosen),
         poster_at_seconds=chosen.seconds,
     )
@@ -222,7 +217,7 @@ def _duration(video: _Video, chosen: Candidate) -> float:
 
 def _to_srgb(frame: av.VideoFrame, stream: av.VideoStream, spec: PosterSpec) -> pyvips.Image:
     """Scale `frame` to square sRGB pixels, not yet turned upright."""
-    image.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
+    images.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
     width, height = _fit(frame, stream, spec.longest_edge)
     is_hdr = frame.color_trc in _HDR
     scaled = frame.reformat(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lens_pipeline.media.errors import Cancelled
-from lens_pipeline.media.ffmpeg import Work
+from lens_pipeline.media.ffmpeg.run import Work
 
 Result = TypeVar("Result")
 

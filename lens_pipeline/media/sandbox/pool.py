@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import IO, Self, cast
 
 import lens_pipeline
-from lens_pipeline.media import protocol
 from lens_pipeline.media.errors import MediaError, SandboxUnavailable
-from lens_pipeline.media.model import Picture, Poster, PosterSpec, PreviewSpec
+from lens_pipeline.media.models import Picture, Poster, PosterSpec, PreviewSpec
+from lens_pipeline.media.sandbox import protocol
 
 # Seconds a worker may take to import its decoders; 0.4 s is usual, a cold disk can take 20 s.
 _START_SECONDS = 60.0
@@ -233,7 +233,7 @@ class _Worker:
             self._process = subprocess.Popen(
                 # -P: the current directory is not searched for modules.
                 [
-                    *(sys.executable, "-P", "-m", "lens_pipeline.media.worker"),
+                    *(sys.executable, "-P", "-m", "lens_pipeline.media.sandbox.worker"),
                     *(str(os.getpid()), str(memory_mib)),
                 ],
                 stdin=subprocess.PIPE,

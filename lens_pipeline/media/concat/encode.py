@@ -8,10 +8,11 @@ from pathlib import Path
 
 import ffmpeg as ffmpeg_python
 
-from lens_pipeline.media import colour
-from lens_pipeline.media.ffmpeg import Tools, Work, run_long
-from lens_pipeline.media.joining.plan import Target
-from lens_pipeline.media.joining.shot import Shot
+from lens_pipeline.media import color
+from lens_pipeline.media.concat.plan import Target
+from lens_pipeline.media.concat.probe import Shot
+from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.ffmpeg.tools import Tools
 
 # Part of the identity of every encoded shot: to be raised when other bytes come out.
 VERSION = "2"
@@ -54,7 +55,7 @@ def encode(
     command = ffmpeg_python.output(
         _filtered(video, shot, target), f"file:{output}", **_encoder(target)
     ).global_args("-y", "-v", "error", "-xerror")
-    with colour.told_if_impossible():
+    with color.told_if_impossible():
         run_long(command.compile(cmd=str(tools.ffmpeg)), float(shot.length), stage, work)
     return work.directory / output
 
@@ -70,10 +71,10 @@ def _filtered(video: object, shot: Shot, target: Target) -> object:
     if shot.signature.field_order not in ("unknown", "progressive"):
         video = ffmpeg_python.filter(video, "bwdif", mode="send_frame", deint="all")
     matrix = _matrix(target.colour_space, target.width, target.height)
-    scaling = {"w": width, "h": height, "flags": colour.SCALER}
+    scaling = {"w": width, "h": height, "flags": color.SCALER}
     if shot.is_hdr:
         signature = shot.signature
-        video = colour.to_sdr(video, signature.colour_space, signature.colour_primaries)
+        video = color.to_sdr(video, signature.colour_space, signature.colour_primaries)
         scaling |= {"in_color_matrix": "bt709", "in_range": "tv"}
     else:
         scaling["in_color_matrix"] = _matrix(
@@ -104,7 +105,7 @@ def _fit(shot: Shot, target: Target) -> tuple[int, int]:
 def _matrix(tag: str, width: int, height: int) -> str:
     if tag == "bt2020nc":
         return "bt2020"
-    return _MATRICES.get(tag, "bt709" if colour.is_hd(width, height) else "bt601")
+    return _MATRICES.get(tag, "bt709" if color.is_hd(width, height) else "bt601")
 
 
 def _encoder(target: Target) -> dict[str, object]:

@@ -9,7 +9,8 @@ from math import ceil, floor
 from pathlib import Path
 
 from lens_pipeline.media.errors import Cancelled, DiskFull
-from lens_pipeline.media.ffmpeg import Tools, Work, run_long
+from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.ffmpeg.tools import Tools
 
 SAMPLE_RATE = 48_000
 """Samples a second of the master's sound, which is stereo."""

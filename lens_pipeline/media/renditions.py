@@ -10,11 +10,12 @@ from typing import Any
 
 import ffmpeg as ffmpeg_python
 
-from lens_pipeline.media import colour
-from lens_pipeline.media.content import mp4_boxes, read_head, video_demuxer
+from lens_pipeline.media import color
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.ffmpeg import Tools, Work, run, run_long
-from lens_pipeline.media.model import Rendition, ScaleSpec
+from lens_pipeline.media.ffmpeg.run import Work, run, run_long
+from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.formats import mp4_boxes, read_head, video_demuxer
+from lens_pipeline.media.models import Rendition, ScaleSpec
 
 SMALLEST, LARGEST = 2, 8192
 _PROBE_SECONDS = 30.0
@@ -76,7 +77,7 @@ def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Re
     cut = _cut(spec, facts)
     path = work.directory / f"rendition-{width}x{height}-{cut.first}-{cut.frames}.mp4"
     command = _encode(facts, cut, (width, height), path).compile(cmd=str(tools.ffmpeg))
-    with colour.told_if_impossible():
+    with color.told_if_impossible():
         run_long(command, float(cut.frames / facts.rate), "scaling", work)
     rendition = Rendition(path, width, height, float(cut.frames / facts.rate), cut.frames)
     return _verified(rendition, tools, work)
@@ -108,10 +109,10 @@ def _facts(master: Path, tools: Tools) -> _Master:
         height=height,
         start=start,
         has_audio=has_audio,
-        is_hdr=video.get("color_transfer") in colour.HDR_TRANSFERS,
+        is_hdr=video.get("color_transfer") in color.HDR_TRANSFERS,
         matrix=video.get("color_space", "unknown"),
         primaries=video.get("color_primaries", "unknown"),
-        is_hd=colour.is_hd(video["width"], video["height"]),
+        is_hd=color.is_hd(video["width"], video["height"]),
     )
 
 
@@ -237,10 +238,10 @@ def _picture(
         .filter("trim", end_frame=cut.frames)
         .filter("settb", f"{master.rate.denominator}/{master.rate.numerator}")
         .filter("setpts", "N")
-        .filter("scale", fitted_width, fitted_height, flags=colour.SCALER, **colours)
+        .filter("scale", fitted_width, fitted_height, flags=color.SCALER, **colours)
     )
     if master.is_hdr:
-        picture = colour.to_sdr(picture, master.matrix, master.primaries)
+        picture = color.to_sdr(picture, master.matrix, master.primaries)
     return (
         picture.filter("format", "yuv420p")
         .filter("pad", width, height, left, top)

@@ -1,6 +1,6 @@
 """A rendering process: reads requests from stdin, writes pictures to stdout. See `sandbox`.
 
-Usage: python -m lens_pipeline.media.worker PARENT_PID MEMORY_MIB
+Usage: python -m lens_pipeline.media.sandbox.worker PARENT_PID MEMORY_MIB
 """
 
 import faulthandler
@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from lens_pipeline.media import protocol
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.image import render_preview
-from lens_pipeline.media.model import Picture, PosterSpec, PreviewSpec
-from lens_pipeline.media.video import render_poster
+from lens_pipeline.media.images import render_preview
+from lens_pipeline.media.models import Picture, PosterSpec, PreviewSpec
+from lens_pipeline.media.posters import render_poster
+from lens_pipeline.media.sandbox import protocol
 
 # How often the worker looks whether its parent is still there, seconds.
 _WATCH_SECONDS = 0.5

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from lens_pipeline.media.concat import audio, bitstream, encode, mux, verify
+from lens_pipeline.media.concat.parallel import run_all
+from lens_pipeline.media.concat.plan import Action, Method, Plan, encode_all, make_plan
+from lens_pipeline.media.concat.probe import Shot, probe
 from lens_pipeline.media.errors import FfmpegDied, MediaError, ShotError
-from lens_pipeline.media.ffmpeg import Tools, Work, run_long
-from lens_pipeline.media.joining import mux, normalise, sound, units, verify
-from lens_pipeline.media.joining.parallel import run_all
-from lens_pipeline.media.joining.plan import Action, Method, Plan, encode_all, make_plan
-from lens_pipeline.media.joining.shot import Shot, probe
+from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.ffmpeg.tools import Tools
 
 # Of the stored facts about a shot: to be raised when `Shot` or what it means changes.
 _FACTS_VERSION = 2
@@ -250,7 +251,7 @@ class _Joining:
         frames = [
             each.shot.frames
             if decision.action == "copy"
-            else normalise.frames_at(each.shot, self._rate)
+            else encode.frames_at(each.shot, self._rate)
             for each, decision in zip(prepared, plan.decisions, strict=True)
         ]
         # The number of each shot's first frame in the master, and that of all frames.
@@ -291,8 +292,8 @@ class _Joining:
     def _unpack(self, each: _Prepared, work: Work) -> Path | None:
         """Take from a shot's file its sound, as PCM, and its video if that is copied."""
         copies = self._plan.decisions[each.number].action == "copy"
-        audio = each.shot.audio
-        if not copies and audio is None:
+        sound = each.shot.audio
+        if not copies and sound is None:
             return None
         outputs: list[str] = []
         if copies:
@@ -303,9 +304,9 @@ class _Joining:
                 # What Apple's players want; FFmpeg's own choice is hev1.
                 outputs += ["-tag:v", "hvc1"]
             outputs.append(f"file:{_copy_name(each.number)}")
-        if audio is not None:
+        if sound is not None:
             samples = self._samples(each.number) + 1
-            outputs += sound.pcm_options(audio.stream, each.shot.start, samples)
+            outputs += audio.pcm_options(sound.stream, each.shot.start, samples)
             outputs.append(f"file:{_sound_name(each.number)}")
         command = [
             *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-copyts"),
@@ -321,10 +322,10 @@ class _Joining:
             _refuse_damaged(each.source, each.shot, self._tools, work)
             reason = error.reason if error.over_limit else f"sound is damaged: {error.reason}"
             raise ShotError(each.source.name, reason, error.over_limit) from error
-        return work.directory / _sound_name(each.number) if audio is not None else None
+        return work.directory / _sound_name(each.number) if sound is not None else None
 
     def _samples(self, number: int) -> int:
-        first, end = (sound.sample_at(self._firsts[at] / self._rate) for at in (number, number + 1))
+        first, end = (audio.sample_at(self._firsts[at] / self._rate) for at in (number, number + 1))
         return end - first
 
     def _copied(self, number: int) -> _Piece:
@@ -334,11 +335,11 @@ class _Joining:
 
     def _encode_sound(self, tracks: Sequence[Path | None], work: Work) -> Path | None:
         samples = [self._samples(number) for number in range(len(tracks))]
-        return sound.encode(list(zip(tracks, samples, strict=True)), "sound.mp4", self._tools, work)
+        return audio.encode(list(zip(tracks, samples, strict=True)), "sound.mp4", self._tools, work)
 
     def _encode(self, number: int, work: Work) -> _Piece:
         each = self._prepared[number]
-        key = normalise.identity(each.source.sha256, self._plan.target)
+        key = encode.identity(each.source.sha256, self._plan.target)
         file, facts = self._store.find(f"{key}.mp4"), _stored_facts(self._store, f"{key}.json")
         if file is not None and facts is not None:
             # What cannot be read was damaged in the store: as good as nothing.
@@ -346,7 +347,7 @@ class _Joining:
                 return _Piece(mux.Part.of(file, facts), facts, cached=True)
         stage = f"encoding shot {each.source.name}"
         try:
-            file = normalise.encode(
+            file = encode.encode(
                 each.source.path,
                 each.shot,
                 self._plan.target,
@@ -398,7 +399,7 @@ class _Joining:
         if self._plan.decisions[number].action == "copy":
             try:
                 following = parts[number + 1].track if number + 1 < len(parts) else None
-                units.check_alone(parts[number].track, following, work.cancelled)
+                bitstream.check_alone(parts[number].track, following, work.cancelled)
             except MediaError as error:
                 name = self._prepared[number].source.name
                 raise _Unproven(f"shot {name} cannot be copied: {error.reason}") from error
@@ -426,7 +427,7 @@ class _Joining:
             if not each.shot.undamaged:
                 _keep_facts(_facts_key(each.source), each.shot, self._work, self._store)
             if self._plan.decisions[each.number].action == "encode" and not piece.cached:
-                key = normalise.identity(each.source.sha256, self._plan.target)
+                key = encode.identity(each.source.sha256, self._plan.target)
                 self._store.keep(f"{key}.mp4", piece.part.track.file)
                 _keep_facts(f"{key}.json", piece.shot, self._work, self._store)
 
@@ -493,7 +494,7 @@ def _refuse_damaged(source: Source, shot: Shot, tools: Tools, work: Work) -> Non
 def _keep_facts(key: str, shot: Shot, work: Work, store: Pieces) -> None:
     """Store what is known of a shot of which all has been decoded without an error."""
     file = work.directory / "facts.json"
-    with sound.told_if_full():
+    with audio.told_if_full():
         file.write_text(replace(shot, undamaged=True).to_json(), "utf-8")
     store.keep(key, file)
 

@@ -7,17 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
+from lens_pipeline.media.concat import avcc
+from lens_pipeline.media.concat.audio import SAMPLE_RATE, told_if_full
+from lens_pipeline.media.concat.mp4 import Samples, Track, layout, read_track, with_configuration
+from lens_pipeline.media.concat.probe import Shot
 from lens_pipeline.media.errors import Cancelled, MediaError
-from lens_pipeline.media.joining import avcc
-from lens_pipeline.media.joining.boxes import (
-    Samples,
-    Track,
-    layout,
-    read_track,
-    with_configuration,
-)
-from lens_pipeline.media.joining.shot import Shot
-from lens_pipeline.media.joining.sound import SAMPLE_RATE, told_if_full
 
 # Ticks a second that a video track has at least, as FFmpeg writes them.
 _LEAST_TIMESCALE = 10_000

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from lens_pipeline.media.joining.shot import Shot, Signature
+from lens_pipeline.media.concat.probe import Shot, Signature
 
 Action = Literal["copy", "encode"]
 Method = Literal["copy", "partial", "encode"]

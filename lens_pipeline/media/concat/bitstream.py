@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from lens_pipeline.media.concat.mp4 import Track
 from lens_pipeline.media.errors import Cancelled, MediaError
-from lens_pipeline.media.joining.boxes import Track
 
 _CHECK_EVERY = 64
 

@@ -11,14 +11,9 @@ import pyvips
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from lens_pipeline.media import thumbhash
-from lens_pipeline.media.content import quote_head, read_head
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.model import (
-    INLINE_MARKDOWN_LIMIT,
-    Picture,
-    PreviewSpec,
-    inline_markdown,
-)
+from lens_pipeline.media.formats import quote_head, read_head
+from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Picture, PreviewSpec, inline_markdown
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 _LOADERS = ("Jpeg", "Png", "Webp", "Nsgif", "Heif")

@@ -7,16 +7,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from lens_pipeline.media import colour
-from lens_pipeline.media.content import (
+from lens_pipeline.media import color
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.ffmpeg.run import Work, run
+from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.formats import (
     VIDEO_CODECS,
     ends_in_fragment,
     header_error,
     read_head,
     video_demuxer,
 )
-from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.ffmpeg import Tools, Work, run
 
 # A few seconds for gigabytes; more means that the disk hangs.
 _PROBE_SECONDS = 120.0
@@ -102,7 +103,7 @@ class Shot:
 
     @property
     def is_hdr(self) -> bool:
-        return self.signature.colour_transfer in colour.HDR_TRANSFERS
+        return self.signature.colour_transfer in color.HDR_TRANSFERS
 
     @property
     def display_size(self) -> tuple[Fraction, Fraction]:

@@ -7,11 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lens_pipeline.media.content import mp4_boxes
+from lens_pipeline.media.concat.mux import Part, delay
+from lens_pipeline.media.concat.probe import describe
 from lens_pipeline.media.errors import Cancelled, MediaError
-from lens_pipeline.media.ffmpeg import Tools, Work
-from lens_pipeline.media.joining.mux import Part, delay
-from lens_pipeline.media.joining.shot import describe
+from lens_pipeline.media.ffmpeg.run import Work
+from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.formats import mp4_boxes
 
 # Lip sync is noticed from about 45 ms on (ITU-R BT.1359-1).
 _SYNC_SECONDS = Fraction(40, 1000)

@@ -1,0 +1,1 @@
+"""Joining shots, in order, into one master video."""

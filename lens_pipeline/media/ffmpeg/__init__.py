@@ -1,0 +1,1 @@
+"""ffmpeg and ffprobe: where they are, and how they are run."""
