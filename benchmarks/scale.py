@@ -124,7 +124,9 @@ def _render_seconds(stack: RunningStack, files: Sequence[Path]) -> float:
         Sandbox(1, settings.render_timeout_seconds, settings.render_memory_mib) as sandbox,
     ):
         sandbox.preview(files[0], spec)
-        (process,) = (p for p in psutil.Process().children() if "sandbox.worker" in str(p.cmdline()))
+        (process,) = (
+            p for p in psutil.Process().children() if "sandbox.worker" in str(p.cmdline())
+        )
         before = cpu_seconds(process)
         for file in [*files] * _RENDERS:
             sandbox.preview(file, spec)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from benchmarks.history import fill
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import USER, RunningStack, running_stack
-from lens_pipeline.catalog.listing import Place
+from lens_pipeline.catalog.generations import Place
 from lens_pipeline.library import write_cursor
 
 _SIZES, _QUICK_SIZES = (1_000, 100_000), (1_000, 5_000)

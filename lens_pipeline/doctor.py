@@ -17,8 +17,8 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.catalog.reading import Catalog
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.core.endpoints import Endpoints, Services, StackError, resolve
 from lens_pipeline.core.files import prepare_home

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lens_pipeline.catalog.listing import ListedGeneration, Place, Selection
+from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.errors import LensError

@@ -6,7 +6,7 @@ from functools import cache
 import dagster as dg
 
 from lens_pipeline import settings
-from lens_pipeline.catalog.reading import Catalog
+from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.settings import Settings
 from lens_pipeline.status.queue import RunQueueLog

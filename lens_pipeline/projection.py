@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.catalog.projection import Projected
+from lens_pipeline.catalog.status_view import Projected
 from lens_pipeline.core.locks import LockSession, projection_lock
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.catalog.rows import Generation
-from lens_pipeline.catalog.writing import TaskRow
 from lens_pipeline.gaps import assess
 from lens_pipeline.library import derivative_of
 from lens_pipeline.pipeline import Pipeline

@@ -12,8 +12,6 @@ from pathlib import Path
 from lens_pipeline.core.endpoints import StackError
 
 _LOCK = "owner.lock"
-
-
 _YOUNG_SECONDS = 5.0
 
 

@@ -16,14 +16,8 @@ from sqlalchemy.exc import DisconnectionError
 # Seconds of silence, then probes; and how long sent data may stay unacknowledged. Each side gives
 # up after 5 + 3 x 3 = 14 s, or 15 s with data on the way.
 _IDLE, _INTERVAL, _COUNT = 5, 3, 3
-
-
 _UNACKNOWLEDGED_MS = 15_000
-
-
 GONE_SECONDS = 15.0
-
-
 # The client's side: libpq.
 _CLIENT = {
     "connect_timeout": 10,
@@ -32,8 +26,6 @@ _CLIENT = {
     "keepalives_count": _COUNT,
     "tcp_user_timeout": _UNACKNOWLEDGED_MS,
 }
-
-
 # The server's side: settings of the session, which libpq's of the same names do not reach.
 SERVER_SIDE = (
     f"SET tcp_keepalives_idle = {_IDLE}; SET tcp_keepalives_interval = {_INTERVAL};"
@@ -63,19 +55,11 @@ def notice_lost_clients(engine: sa.Engine, *more: str) -> None:
 # The server itself ends a statement of ours after so long, also one that waits for a lock: it would
 # not notice that nobody waits for it any more.
 STATEMENT_SECONDS = 5
-
-
 # Who comes late, such as after waiting for a thread, still gets what a server that works needs.
 _LEAST_SECONDS = 0.2
-
-
 # libpq keeps `connect_timeout` only where it waits itself.
 _CONNECT_SECONDS = 10.0
-
-
 _CONNECTED = (extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED)
-
-
 _IS_BOUNDED = "lens_is_bounded"
 
 

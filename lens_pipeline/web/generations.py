@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from lens_pipeline import library
-from lens_pipeline.catalog.listing import Selection
+from lens_pipeline.catalog.generations import Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.status.reading import State

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 
-from lens_pipeline.catalog.writing import TaskRow
+from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
 from lens_pipeline.library import derivative_of
 from lens_pipeline.provider import (

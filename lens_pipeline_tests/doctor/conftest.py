@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from lens_pipeline.catalog.reading import Catalog
+from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.engine.storage import create_tables

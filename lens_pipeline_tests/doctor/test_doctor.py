@@ -18,7 +18,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
 from lens_pipeline import doctor
-from lens_pipeline.catalog.reading import Catalog
+from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.cli.setup import doctor as command
 from lens_pipeline.core.endpoints import Services, services_file
 from lens_pipeline.core.files import prepare_home, write_private

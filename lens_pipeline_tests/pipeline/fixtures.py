@@ -10,7 +10,7 @@ import pytest
 
 from lens_pipeline import pipeline as pipeline_module
 from lens_pipeline.assets import renderers
-from lens_pipeline.catalog.reading import Catalog
+from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.engine import storage
 from lens_pipeline.engine.event_log import partition_lists_of
 from lens_pipeline.media.sandbox.pool import Sandbox

@@ -23,64 +23,34 @@ from lens_pipeline.media.ffmpeg.tools import CHECK_SECONDS
 
 # Seconds that a process gets to finish after SIGTERM before it is killed.
 _TERMINATE_SECONDS = 2.0
-
-
 _POLL_SECONDS = 0.01
-
-
 _CHUNK_BYTES = 1 << 16
-
-
 # Characters of ffmpeg's messages that are repeated in an error: the last lines say why.
 _MESSAGE_TAIL = 400
-
-
 # Of ffmpeg's messages that are kept: warnings come by the line, damage can bring millions.
 _MESSAGES_BYTES = 64 * 1024
-
-
 # -y: over a file that exists, ffmpeg without a terminal does nothing and calls that a success.
 _OPTIONS = ("-nostdin", "-hide_banner", "-y", "-nostats", "-progress", "pipe:1")
-
-
 _REPORT_SECONDS = 0.5
-
-
 # What a long run may take at least, beside what its media adds: start-up on a busy machine.
 _LIMIT_SECONDS = 120.0
-
-
 _NICENESS = 10
-
-
 # Address space: x264 takes 1.5 GB for 2160p, and each of its threads reserves more.
 _MEMORY_BYTES = 8 << 30
-
-
 # Of a process that ends itself: damage makes it do so again.
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
-
-
 # ffmpeg's own exit status after SIGINT or SIGTERM.
 _STATUS_AFTER_SIGNAL = 255
-
-
 # Of setpriv, if it cannot execute what it is to start, and of the dynamic linker, if a library is
 # missing.
 _NEVER_STARTED = frozenset({126, 127})
-
-
 # ENOSPC, EDQUOT and EFBIG in the C locale.
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
-
-
 # Of libgcrypt, which Debian's ffmpeg is linked with, where memory may not be locked: no complaint
 # about a file, whose check must be silent.
 _NOISE = "Warning: using insecure memory!\n"
-
-
 _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
 
 

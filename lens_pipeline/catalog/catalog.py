@@ -11,14 +11,21 @@ from psycopg2.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import event
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline.catalog import listing, projection, projects, rights, writing
+from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view
 from lens_pipeline.catalog.errors import (
     CatalogError,
     is_by_policy,
     is_refusal,
 )
-from lens_pipeline.catalog.project_list import read_project_ids
-from lens_pipeline.catalog.row_sets import (
+from lens_pipeline.catalog.generations import (
+    ListedGeneration,
+    Place,
+    Selection,
+    read_page,
+    read_rows,
+)
+from lens_pipeline.catalog.projects import read_project_ids
+from lens_pipeline.catalog.row_types import (
     AssetRows,
     GenerationRows,
     IdColumn,
@@ -35,7 +42,7 @@ from lens_pipeline.catalog.tables import (
     metadata,
     project_assets,
 )
-from lens_pipeline.catalog.times import read_any_time
+from lens_pipeline.catalog.timestamps import read_any_time
 from lens_pipeline.core import postgres
 from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.errors import InvalidRow
@@ -76,7 +83,7 @@ class Catalog:
         self._generation_key = IdColumn(generations.c.id)
         masters = MasterRows(self._generation_key)
         photos = GenerationRows(Kind.PHOTO, self._generation_key)
-        self._tasks = writing.TaskRows(photos)
+        self._tasks = provider_tasks.TaskRows(photos)
         self._rows: dict[Kind, RowSet] = {
             Kind.PHOTO: photos,
             Kind.VIDEO: GenerationRows(Kind.VIDEO, self._generation_key),
@@ -119,16 +126,18 @@ class Catalog:
         Raises CatalogError: this role may not. Everything else works without them.
         """
         with self._connect() as connection:
-            created = projection.create(connection)
+            created = status_view.create(connection)
             connection.commit()
         return created
 
     def may_write_view(self) -> bool:
         """Whether `lens_generations` is there, and this role may keep it true."""
         with self._connect() as connection:
-            return projection.may_write(connection)
+            return status_view.may_write(connection)
 
-    def project(self, asset: str, rows: Iterable[projection.Projected], gone: Iterable[str]) -> int:
+    def project(
+        self, asset: str, rows: Iterable[status_view.Projected], gone: Iterable[str]
+    ) -> int:
         """Have `lens_generations` show these rows, and nothing of those `gone`.
 
         Returns how many it showed otherwise.
@@ -136,19 +145,19 @@ class Catalog:
         wanted = {row.id: row for row in rows}
         dropped = list(gone)
         with self._connect() as connection:
-            shown = projection.read(connection, asset, [*wanted, *dropped])
+            shown = status_view.read(connection, asset, [*wanted, *dropped])
             changed = [row for row in wanted.values() if not row.shows_as(shown.get(row.id))]
             dropped = [key for key in dropped if key in shown]
-            projection.write(connection, asset, changed)
+            status_view.write(connection, asset, changed)
             if dropped:
-                projection.delete(connection, asset, dropped)
+                status_view.delete(connection, asset, dropped)
             connection.commit()
         return len(changed) + len(dropped)
 
     def drop_orphans(self) -> int:
         """Take what is gone or unfinished out of the projection; returns how many rows."""
         with self._connect() as connection:
-            count = projection.delete_orphans(connection, FINISHED)
+            count = status_view.delete_orphans(connection, FINISHED)
             connection.commit()
         return count
 
@@ -282,41 +291,41 @@ class Catalog:
         return [row.reason for row in found if isinstance(row, UnusableRow)]
 
     def library_page(
-        self, selection: listing.Selection, after: listing.Place | None, limit: int
-    ) -> list[listing.ListedGeneration]:
+        self, selection: Selection, after: Place | None, limit: int
+    ) -> list[ListedGeneration]:
         """Up to `limit` generations of the selection after that place, newest first."""
         with self._connect() as connection:
-            return listing.read_page(connection, self._generation_key, selection, after, limit)
+            return read_page(connection, self._generation_key, selection, after, limit)
 
-    def library_rows(self, ids: Iterable[str]) -> dict[str, listing.ListedGeneration]:
+    def library_rows(self, ids: Iterable[str]) -> dict[str, ListedGeneration]:
         """Those of `ids` that are generations, finished or not, by id."""
         with self._connect() as connection:
-            return listing.read_rows(connection, self._generation_key, ids)
+            return read_rows(connection, self._generation_key, ids)
 
     def project_ids(self, limit: int) -> list[str]:
         """Up to `limit` projects that have masters or assets; those of the latest masters first."""
         with self._connect() as connection:
             return read_project_ids(connection, limit)
 
-    def lack_of_writing(self) -> rights.Lack | None:
+    def lack_of_writing(self) -> permissions.Lack | None:
         """What `insert` and `delete` may not do; None: they may do all."""
         with self._connect() as connection:
-            return rights.lack_of_writing(connection)
+            return permissions.lack_of_writing(connection)
 
     def check_writing(self) -> None:
         """Raise CatalogError, with the fix, unless `recording` is allowed."""
         with self._connect() as connection:
-            writing.check_right(connection)
+            provider_tasks.check_right(connection)
 
-    def of_task(self, task_id: str) -> list[writing.TaskRow]:
+    def of_task(self, task_id: str) -> list[provider_tasks.TaskRow]:
         """The rows of a task of the provider's."""
         with self._connect() as connection:
             return self._tasks.of(connection, task_id)
 
     @contextmanager
     def recording(
-        self, row: writing.TaskRow, asset_url: str | None
-    ) -> Iterator[writing.Recorded | None]:
+        self, row: provider_tasks.TaskRow, asset_url: str | None
+    ) -> Iterator[provider_tasks.Recorded | None]:
         """Write what a task came to, see `TaskRows.record`.
 
         The row is locked, and nobody else sees what was written, until the block ends; undone if
@@ -366,7 +375,7 @@ class Catalog:
             connection.commit()
 
     def project_page(
-        self, kind: Kind, project_id: str, after: listing.Place | None, limit: int
+        self, kind: Kind, project_id: str, after: Place | None, limit: int
     ) -> list[projects.Listed]:
         """Up to `limit` masters, renditions or assets of a project after that place, newest first.
 
@@ -404,7 +413,7 @@ class Catalog:
         with self._writing("DELETE", rows.table) as connection:
             deleted = rows.delete(connection, row_id)
             if not deleted.row and self.existing(kind, [row_id]):
-                raise rights.no_right(connection, "DELETE", rows.table, by_policy=True)
+                raise permissions.no_right(connection, "DELETE", rows.table, by_policy=True)
         return deleted.renditions
 
     @contextmanager
@@ -419,7 +428,9 @@ class Catalog:
                     raise
                 connection.rollback()
                 by_policy = is_by_policy(error)
-                raise rights.no_right(connection, action, table, by_policy=by_policy) from error
+                raise permissions.no_right(
+                    connection, action, table, by_policy=by_policy
+                ) from error
 
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:

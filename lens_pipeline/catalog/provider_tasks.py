@@ -16,7 +16,7 @@ from lens_pipeline.catalog.errors import (
     is_by_policy,
     is_refusal,
 )
-from lens_pipeline.catalog.row_sets import GenerationRows, IdColumn, as_text
+from lens_pipeline.catalog.row_types import GenerationRows, IdColumn, as_text
 from lens_pipeline.catalog.rows import FINISHED, Generation, UnusableRow
 from lens_pipeline.catalog.tables import generations
 

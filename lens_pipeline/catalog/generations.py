@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.catalog.row_sets import IdColumn, as_text, is_no_key
+from lens_pipeline.catalog.row_types import IdColumn, as_text, is_no_key
 from lens_pipeline.catalog.rows import FINISHED, Generation, Kind
 from lens_pipeline.catalog.tables import TIME, generations, row_time
 from lens_pipeline.core.ids import key_problem
