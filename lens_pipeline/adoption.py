@@ -8,9 +8,9 @@ import dagster as dg
 from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.events import record_materializations
+from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import Assessed, assessed_pages
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status.reading import State
 from lens_pipeline.store import ObjectInfo
 from lens_pipeline.stored import stored_objects
 

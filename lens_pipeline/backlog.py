@@ -19,12 +19,12 @@ from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.queues import QUEUE_TAG, QUEUES
+from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import Assessed, assess, usable
 from lens_pipeline.letters import GivenUp, given_up
 from lens_pipeline.live import Batch
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status.figures import FigureLog, QueueLoad
-from lens_pipeline.status.reading import State
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import dagster as dg
 from lens_pipeline import keys
 from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, ProjectAsset, Row, ScaledVideo
 from lens_pipeline.defs.partitions import masters, photos, scaled, shots, videos
+from lens_pipeline.event_log.tags import REVISION_TAG
 from lens_pipeline.settings import Settings
-from lens_pipeline.status.reading import REVISION_TAG
 
 # WebP method. A preview is made once and looked at many times: at 2 it would be made 1.6 times as
 # fast (28 ms less, of about 2 s from row to preview) and have 10 % more bytes at the same SSIM.

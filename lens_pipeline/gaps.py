@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from lens_pipeline.catalog.rows import Row, UnusableRow
 from lens_pipeline.derivatives import Derivative
+from lens_pipeline.event_log.history import Standing, State, Wanted
 from lens_pipeline.fairness import in_turns
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status.reading import Standing, State, Wanted
 
 # A site has this many old rows without a record only before its existing derivatives are adopted.
 ADOPTION_ROWS = 500

@@ -10,6 +10,7 @@ from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.run_worker import execute
 from lens_pipeline.engine.submit import create_run
+from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import (
     Assessed,
     adoption_advice,
@@ -21,7 +22,6 @@ from lens_pipeline.gaps import (
 from lens_pipeline.letters import explain
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import plan_runs
-from lens_pipeline.status.reading import State
 from lens_pipeline.stored import stored_objects
 
 

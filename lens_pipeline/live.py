@@ -14,11 +14,11 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, Row, ScaledVideo
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.event_log.changes import ChangeLog, Position
+from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import Assessed, assess, usable
 from lens_pipeline.letters import EXPLAINED
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status.changes import ChangeLog, Position
-from lens_pipeline.status.reading import State
 
 logger = logging.getLogger(__name__)
 

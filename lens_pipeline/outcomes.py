@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from lens_pipeline.catalog.rows import Row
 from lens_pipeline.derivatives import Derivative
+from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import Assessed, assess
 from lens_pipeline.letters import EXPLAINED
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status.reading import State
 
 # As `assets/master_maker.py` says it: `encoding: 42 % (1.3 x real time)`.
 _PERCENT = re.compile(r"(\d+) %")

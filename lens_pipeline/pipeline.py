@@ -8,9 +8,9 @@ import dagster as dg
 from lens_pipeline import settings
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.core.endpoints import Endpoints, resolve
+from lens_pipeline.event_log.queue import RunQueueLog
+from lens_pipeline.event_log.reader import EventLog
 from lens_pipeline.settings import Settings
-from lens_pipeline.status.queue import RunQueueLog
-from lens_pipeline.status.reading import EventLog
 from lens_pipeline.store import ObjectStore, open_store
 
 

@@ -8,8 +8,9 @@ import dagster as dg
 
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.errors import DerivativeError
+from lens_pipeline.event_log.history import History, Outcome
+from lens_pipeline.event_log.tags import OUTCOME_TAG
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.status.reading import OUTCOME_TAG, History, Outcome
 
 logger = logging.getLogger(__name__)
 

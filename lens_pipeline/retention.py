@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from lens_pipeline.core.locks import LockSession, lock_id
-from lens_pipeline.engine import pruning
+from lens_pipeline.event_log import pruning
 from lens_pipeline.figures import Tally
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status.figures import pruned_figures, told_by

@@ -10,7 +10,7 @@ import dagster as dg
 from lens_pipeline.core.logs import request_id
 from lens_pipeline.core.telemetry import carrier
 from lens_pipeline.derivatives import Derivative
-from lens_pipeline.status.queue import PRIORITY_TAG, USER_TAG
+from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
 
 ORIGIN_TAG = "lens/origin"
 FORCE_TAG = "lens/force"

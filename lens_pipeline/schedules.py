@@ -8,11 +8,11 @@ import dagster as dg
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives import DERIVATIVES, Derivative
 from lens_pipeline.engine.submit import submit_run
+from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import adoption_advice, survey
 from lens_pipeline.jobs import daily_reports, previews, retention_job, retirement
 from lens_pipeline.pipeline import LensResource, Pipeline
 from lens_pipeline.runs import BACKFILL_PRIORITY, PRIORITY_TAG, RETRY_PRIORITY, plan_runs
-from lens_pipeline.status.reading import State
 
 # A tick asks for at most so many batches of each kind; the next one asks for the rest.
 _BATCHES_A_TICK = 25

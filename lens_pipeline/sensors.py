@@ -23,13 +23,13 @@ from lens_pipeline.derivatives import (
     Derivative,
 )
 from lens_pipeline.engine.queues import queue_of
+from lens_pipeline.event_log.history import State
 from lens_pipeline.fairness import in_turns
 from lens_pipeline.gaps import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice, assess, usable
 from lens_pipeline.pipeline import LensResource, Pipeline
 from lens_pipeline.release import Release
 from lens_pipeline.removal import remove_vanished
 from lens_pipeline.runs import CHECK_PRIORITY, NEW_PRIORITY, ORIGIN_TAG, batches, run_request
-from lens_pipeline.status.reading import State
 
 # Batches a tick, at the least: the next tick is a second away.
 _BATCHES_A_TICK = 5

@@ -22,19 +22,18 @@ from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
-from lens_pipeline.fetch import Fetcher
-from lens_pipeline.gaps import Assessed, assess
-from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
-from lens_pipeline.status.reading import (
+from lens_pipeline.event_log.history import Outcome, State
+from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
     OUTCOME_TAG,
     PERMANENT_TAG,
-    Outcome,
-    State,
 )
+from lens_pipeline.fetch import Fetcher
+from lens_pipeline.gaps import Assessed, assess
+from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import time
 
 import dagster as dg
 
-from lens_pipeline.status.reading import PROGRESS_TAG
+from lens_pipeline.event_log.tags import PROGRESS_TAG
 
 # From where to where, in percent of the whole, each stage of media work leads, by how it is called.
 # An encode takes nearly all of the time; what is copied has little of any.

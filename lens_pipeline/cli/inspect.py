@@ -7,7 +7,7 @@ import click
 
 from lens_pipeline import letters
 from lens_pipeline.cli.session import print_json, session
-from lens_pipeline.status.reading import State
+from lens_pipeline.event_log.history import State
 
 _UNKNOWN = "no generation, master or scaled video has this id"
 

@@ -22,9 +22,9 @@ from lens_pipeline.engine.bell import Bell
 from lens_pipeline.engine.loggers import log_as_ours
 from lens_pipeline.engine.members import publish
 from lens_pipeline.engine.queues import PREVIEWS, QUEUE_TAG, QUEUES
+from lens_pipeline.event_log.queue import RunQueueLog
 from lens_pipeline.fairness import next_runs
 from lens_pipeline.release import Release
-from lens_pipeline.status.queue import RunQueueLog
 
 # Dagster looks at its sensors every 5 s; this is most of the time from a row to its preview. A bit
 # more than the sensors' interval of 1 s, or every second look would come just too early.

@@ -16,12 +16,12 @@ from lens_pipeline.derivatives import (
     SCALED,
     Derivative,
 )
+from lens_pipeline.event_log.daily import DayLog, MadeFile
+from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import assess, usable
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.reports import figures
-from lens_pipeline.status.days import DayLog, MadeFile
 from lens_pipeline.status.figures import STAGES
-from lens_pipeline.status.reading import State
 
 # What a kind is reported by: a master counts by its video.
 REPORTED: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, SCALED)

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.status.reading import (
-    ERROR_CLASS_TAG,
-    OUTCOME_TAG,
-    PERMANENT_TAG,
-    Outcome,
-    event_metadata,
-)
+from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.reader import event_metadata
+from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
 
 STAGES = ("fetch", "render", "store")
 # In Dagster's store of keys and values: what was counted of events that are gone.

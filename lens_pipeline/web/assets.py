@@ -14,8 +14,8 @@ from lens_pipeline import library
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ProjectAsset
 from lens_pipeline.derivatives import CHECKED_SHOT
+from lens_pipeline.event_log.history import State
 from lens_pipeline.outcomes import Outcome, outcomes
-from lens_pipeline.status.reading import State
 from lens_pipeline.store import InvalidKey, content_type_of, validate_key
 from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import Receive, Scope, Send
 
 from lens_pipeline.errors import DerivativeError, SourceMissing
-from lens_pipeline.status.reading import State
+from lens_pipeline.event_log.history import State
 from lens_pipeline.store import (
     Buffer,
     InvalidKey,

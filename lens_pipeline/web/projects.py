@@ -12,9 +12,9 @@ from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.ids import KEY_PATTERN, key_problem
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.errors import InvalidRow
+from lens_pipeline.event_log.history import State
 from lens_pipeline.library import read_cursor, write_cursor
 from lens_pipeline.outcomes import Outcome
-from lens_pipeline.status.reading import State
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.errors import ApiError, Problem, not_found

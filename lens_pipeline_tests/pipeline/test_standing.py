@@ -2,7 +2,7 @@
 
 import pytest
 
-from lens_pipeline.status.reading import (
+from lens_pipeline.event_log.history import (
     History,
     Mark,
     Materialized,

@@ -17,8 +17,9 @@ from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunsTable
 
+from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.tags import OUTCOME_TAG
 from lens_pipeline.status.figures import PRUNED_KEY
-from lens_pipeline.status.reading import OUTCOME_TAG, Outcome
 
 
 @dataclass(frozen=True, slots=True)

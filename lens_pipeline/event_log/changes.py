@@ -15,7 +15,8 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from lens_pipeline.status.reading import IN_FLIGHT, OUTCOME_TAG, PROGRESS_TAG, Outcome
+from lens_pipeline.event_log.history import IN_FLIGHT, Outcome
+from lens_pipeline.event_log.tags import OUTCOME_TAG, PROGRESS_TAG
 
 ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
 _MATERIALIZED, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"

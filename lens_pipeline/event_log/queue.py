@@ -6,11 +6,8 @@ import sqlalchemy as sa
 
 from lens_pipeline.core.locks import SLOTS
 from lens_pipeline.core.postgres import connect_args, notice_lost_clients
+from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
 from lens_pipeline.fairness import Waiting
-
-# Ours, on runs that make files of one user alone.
-USER_TAG = "lens/user"
-PRIORITY_TAG = "dagster/priority"
 
 
 @dataclass(frozen=True, slots=True)
