@@ -7,11 +7,11 @@ from pathlib import Path
 
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.derivatives import WEBP_EFFORT
-from lens_pipeline.fetch import Fetcher
 from lens_pipeline.media.models import PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.store import ObjectStore
+from lens_pipeline.storage.download import Fetcher
+from lens_pipeline.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from lens_pipeline.core.ports import free_port
 from lens_pipeline.derivatives import PREVIEW
 from lens_pipeline.pipeline import Pipeline, connect
 from lens_pipeline.settings import Settings
-from lens_pipeline.store import content_type_of
+from lens_pipeline.storage.content_types import content_type_of
 
 USER = "bench"
 

@@ -8,7 +8,7 @@ from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.errors import InvalidRow, SourceMissing, SourceRefused
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.store import content_type_of
+from lens_pipeline.storage.content_types import content_type_of
 
 _PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"})
 _VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".webm", ".mkv"})

@@ -11,7 +11,7 @@ from lens_pipeline.engine.events import record_materializations
 from lens_pipeline.event_log.history import State
 from lens_pipeline.gaps import Assessed, assessed_pages
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.store import ObjectInfo
+from lens_pipeline.storage.object_store import ObjectInfo
 from lens_pipeline.stored import stored_objects
 
 

@@ -35,7 +35,7 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.signs_of_life import problem_of
-from lens_pipeline.store import open_store
+from lens_pipeline.storage.connect import open_store
 from lens_pipeline.stored import require_own_store
 
 _COMMAND = "doctor"

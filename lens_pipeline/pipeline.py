@@ -11,7 +11,8 @@ from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.event_log.queue import RunQueueLog
 from lens_pipeline.event_log.reader import EventLog
 from lens_pipeline.settings import Settings
-from lens_pipeline.store import ObjectStore, open_store
+from lens_pipeline.storage.connect import open_store
+from lens_pipeline.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import httpx
 import tenacity
 
 from lens_pipeline.errors import LensError
-from lens_pipeline.fetch import retry_after_seconds
+from lens_pipeline.storage.retries import retry_after_seconds
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from lens_pipeline.derivatives import MASTER, POSTER, PREVIEW, Derivative
 from lens_pipeline.errors import LensError
 from lens_pipeline.gaps import Assessed
 from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.store import ObjectInfo
+from lens_pipeline.storage.object_store import ObjectInfo
 
 # Of each kind; in the order of their ids, so that they are not all of one day.
 _SAMPLE = 20

@@ -30,10 +30,10 @@ from lens_pipeline.event_log.tags import (
     OUTCOME_TAG,
     PERMANENT_TAG,
 )
-from lens_pipeline.fetch import Fetcher
 from lens_pipeline.gaps import Assessed, assess
 from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
+from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)
 

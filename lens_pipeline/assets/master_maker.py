@@ -21,7 +21,7 @@ from lens_pipeline.media.concat.join import Limits, Master, Source, join
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.settings import Settings
-from lens_pipeline.store import Fetched
+from lens_pipeline.storage.object_store import Fetched
 
 # Downloads at once: a master's shots come from one place, and wait for it more than for us.
 _DOWNLOADS = 4

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lens_pipeline import errors
-from lens_pipeline.fetch import FetchCancelled
 from lens_pipeline.media.errors import (
     Cancelled,
     DiskFull,
@@ -13,6 +12,7 @@ from lens_pipeline.media.errors import (
     ShotError,
     ToolUnusable,
 )
+from lens_pipeline.storage.retries import FetchCancelled
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import Generation
 from lens_pipeline.derivatives import Derivative
 from lens_pipeline.gaps import Assessed
-from lens_pipeline.store import Fetched
+from lens_pipeline.storage.object_store import Fetched
 
 # Gets what the picture of a row is made from into a file.
 Fetch = Callable[[Workshop, Any, Path], Fetched]

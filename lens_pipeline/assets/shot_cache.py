@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 
 from lens_pipeline.errors import DerivativeError, SourceMissing
-from lens_pipeline.store import ObjectStore, content_type_of
+from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.object_store import ObjectStore
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from typing import Protocol
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row
-from lens_pipeline.fetch import FILE_RETRIES, Fetcher, retry_transient
 from lens_pipeline.gaps import Assessed
-from lens_pipeline.store import Fetched, ObjectStore
+from lens_pipeline.storage.download import Fetcher
+from lens_pipeline.storage.object_store import Fetched, ObjectStore
+from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
 # How long a store that does not answer is asked for one file, seconds.
 _STORE_SECONDS = 60.0

@@ -18,7 +18,8 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.stack import signs_of_life
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
-from lens_pipeline.store import FileStore, StoreRefused
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import StoreRefused
 from lens_pipeline.stored import require_own_store
 
 # A temporary file of the store this old belongs to a writer that was killed.

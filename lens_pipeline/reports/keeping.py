@@ -9,7 +9,8 @@ import pandas as pd
 
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.reports.reading import DayReport
-from lens_pipeline.store import ObjectStore, content_type_of
+from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.object_store import ObjectStore
 
 PREFIX = "reports/daily/"
 

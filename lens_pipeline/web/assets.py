@@ -16,7 +16,8 @@ from lens_pipeline.catalog.rows import Kind, ProjectAsset
 from lens_pipeline.derivatives import CHECKED_SHOT
 from lens_pipeline.event_log.history import State
 from lens_pipeline.outcomes import Outcome, outcomes
-from lens_pipeline.store import InvalidKey, content_type_of, validate_key
+from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.object_store import InvalidKey, validate_key
 from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem, not_found

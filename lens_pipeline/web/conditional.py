@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.utils import format_datetime, parsedate_to_datetime
 from enum import Enum, auto
 
-from lens_pipeline.store import ObjectInfo
+from lens_pipeline.storage.object_store import ObjectInfo
 
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.ASCII | re.IGNORECASE)
 # Beyond any file, and far below where Python refuses to read a number.

@@ -18,7 +18,7 @@ from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
 from lens_pipeline.core.logs import request_id
 from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.library import InvalidCursor
-from lens_pipeline.store import StoreRefused
+from lens_pipeline.storage.object_store import StoreRefused
 
 logger = logging.getLogger(__name__)
 

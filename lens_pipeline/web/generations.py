@@ -12,7 +12,7 @@ from lens_pipeline.catalog.generations import Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
 from lens_pipeline.event_log.history import State
-from lens_pipeline.store import CONTENT_TYPES
+from lens_pipeline.storage.content_types import CONTENT_TYPES
 from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found

@@ -14,13 +14,13 @@ from starlette.types import Receive, Scope, Send
 
 from lens_pipeline.errors import DerivativeError, SourceMissing
 from lens_pipeline.event_log.history import State
-from lens_pipeline.store import (
+from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.object_store import (
     Buffer,
     InvalidKey,
     ObjectReader,
     ObjectReplaced,
     ObjectStore,
-    content_type_of,
 )
 from lens_pipeline.web.conditional import Verdict, decide, entity_tag, http_date
 from lens_pipeline.web.errors import ApiError

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline.fetch import Fetcher, RetryPolicy
-from lens_pipeline.store import FileStore
+from lens_pipeline.storage.download import Fetcher
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.retries import RetryPolicy
 from lens_pipeline_tests.servers import HostileServer
 
 MakeFetcher = Callable[..., Fetcher]

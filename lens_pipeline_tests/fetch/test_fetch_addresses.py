@@ -11,8 +11,9 @@ import pytest
 import trustme
 
 from lens_pipeline.errors import SourceUnavailable, UnsafeAddress
-from lens_pipeline.fetch import Fetcher, is_public
 from lens_pipeline.settings import SettingsError
+from lens_pipeline.storage.address_guard import is_public
+from lens_pipeline.storage.download import Fetcher
 from lens_pipeline_tests.fetch.conftest import MakeFetcher
 from lens_pipeline_tests.servers import HostileServer
 

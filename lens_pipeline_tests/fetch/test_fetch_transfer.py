@@ -25,8 +25,10 @@ from lens_pipeline.errors import (
     SourceUnreadable,
     StoreUnavailable,
 )
-from lens_pipeline.fetch import FetchCancelled, Fetcher, RetryPolicy, retry_transient
-from lens_pipeline.store import FileStore, InvalidKey
+from lens_pipeline.storage.download import Fetcher
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import InvalidKey
+from lens_pipeline.storage.retries import FetchCancelled, RetryPolicy, retry_transient
 from lens_pipeline_tests.fetch.conftest import MakeFetcher
 from lens_pipeline_tests.servers import Answer, HostileServer
 

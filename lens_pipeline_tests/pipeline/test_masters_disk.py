@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline import store
+from lens_pipeline.storage import object_store
 from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site
 
@@ -52,7 +52,7 @@ def test_a_full_scratch_disk_is_no_fault_of_the_master(
 ) -> None:
     """A film that is given up on, and half of it left behind, because a log had filled the disk."""
     # With it no stage but the first would meet a full disk.
-    environment.setattr(store, "DISK_RESERVE_BYTES", 0)
+    environment.setattr(object_store, "DISK_RESERVE_BYTES", 0)
     project = Project(site)
     project.shot("wide", size=(640, 360), encoder_options={"crf": "1"})
     project.shot("tall", size=(360, 640), encoder_options={"crf": "1"})

@@ -15,7 +15,7 @@ from lens_pipeline.pipeline import LensResource
 from lens_pipeline.removal import retire
 from lens_pipeline.runs import plan_runs
 from lens_pipeline.sensors import removed_generations
-from lens_pipeline.store import FileStore
+from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline_tests.pipeline.site import Site
 
 URL = "https://example.com/x.jpg"

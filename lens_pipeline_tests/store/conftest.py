@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.store import FileStore, ObjectStore, S3Store
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import ObjectStore
+from lens_pipeline.storage.s3_store import S3Store
 from lens_pipeline_tests.servers import SeaweedServer
 
 

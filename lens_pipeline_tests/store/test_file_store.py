@@ -13,15 +13,11 @@ import pytest
 
 from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.settings import SettingsError
-from lens_pipeline.store import (
-    FileStore,
-    InvalidKey,
-    S3Store,
-    StoreReadOnly,
-    StoreRefused,
-    content_type_of,
-    open_store,
-)
+from lens_pipeline.storage.connect import open_store
+from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import InvalidKey, StoreReadOnly, StoreRefused
+from lens_pipeline.storage.s3_store import S3Store
 
 WEBP = "image/webp"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline import store as store_module
 from lens_pipeline.errors import SourceMissing, SourceTooLarge
-from lens_pipeline.store import Fetched, InvalidKey, ObjectStore
+from lens_pipeline.storage import file_store, object_store
+from lens_pipeline.storage.object_store import Fetched, InvalidKey, ObjectStore
 
 WEBP = "image/webp"
 
@@ -205,8 +205,8 @@ def test_the_deadline_of_a_read_holds(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read without a deadline holds a worker for as long as the store likes."""
-    monkeypatch.setattr(store_module, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(file_store, "CHUNK_BYTES", 1000)
     store.write("slow", bytes(100_000), content_type="application/octet-stream")
-    with pytest.raises(store_module.StoreUnavailable, match="not read within"):
+    with pytest.raises(object_store.StoreUnavailable, match="not read within"):
         store.read_into("slow", tmp_path / "copy", max_bytes=10**6, deadline_seconds=1e-6)
     assert not (tmp_path / "copy").exists()

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline import store as store_module
 from lens_pipeline.errors import SourceMissing, StoreUnavailable
-from lens_pipeline.store import (
-    FileStore,
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import (
     InvalidKey,
     NoSuchBucket,
     ObjectReader,
     ObjectReplaced,
     ObjectStore,
-    S3Store,
 )
+from lens_pipeline.storage.s3_store import S3Store
 from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
 
 MP4 = "video/mp4"
@@ -198,7 +197,7 @@ def test_a_connection_that_breaks_is_made_again_at_the_same_place(
 ) -> None:
     """A store hangs up on a browser that has buffered enough and reads no further for a while."""
     body = os.urandom(10_000)
-    monkeypatch.setattr(store_module, "S3_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_store, "S3_ATTEMPTS", 2)
     with HostileServer() as server:
         path = "/lens/x/m.mp4"
         known = {"ETag": '"e"', "Last-Modified": "Sun, 01 Mar 2026 12:00:00 GMT"}

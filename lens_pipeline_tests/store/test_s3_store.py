@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline import store as store_module
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
-from lens_pipeline.store import (
+from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
     CACHE_REVALIDATE,
     NoSuchBucket,
     ObjectStore,
-    S3Store,
     StoreRefused,
     WrongCredentials,
 )
+from lens_pipeline.storage.s3_store import S3Store
 from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
 
 # Real servers start and stop in most of these.
@@ -63,8 +62,8 @@ def test_a_large_file_goes_up_in_parts_with_its_headers(
     seaweed: SeaweedServer, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Headers are given when an upload in parts begins, and are easily lost there."""
-    monkeypatch.setattr(store_module, "MULTIPART_BYTES", 6 * 2**20)
-    monkeypatch.setattr(store_module, "PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3_store, "MULTIPART_BYTES", 6 * 2**20)
+    monkeypatch.setattr(s3_store, "PART_BYTES", 5 * 2**20)
     source = tmp_path / "m.mp4"
     source.write_bytes(os.urandom(12 * 2**20))
     s3_store.write("m.mp4", source, content_type="video/mp4")
@@ -159,7 +158,7 @@ def test_what_the_server_answers_decides_what_it_is_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Statuses without a body are what proxies in front of a store send."""
-    monkeypatch.setattr(store_module, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(s3_store, "S3_ATTEMPTS", 1)
     with HostileServer() as server:
         server.answer_first("/lens/x/a", Answer(status), times=9)
         with pytest.raises(DerivativeError) as raised:
@@ -198,7 +197,7 @@ def test_a_forked_child_makes_connections_of_its_own(
     s3_store.write("parent", b"x", content_type=WEBP)
     code = (
         "import os, sys\n"
-        "from lens_pipeline.store import open_store\n"
+        "from lens_pipeline.storage.object_store import open_store\n"
         "store = open_store(sys.argv[1], sys.argv[2])\n"
         "store.stat('parent')\n"
         "pid = os.fork()\n"
@@ -221,5 +220,5 @@ def test_a_forked_child_makes_connections_of_its_own(
 
 def test_importing_the_module_does_not_import_boto3() -> None:
     """boto3 takes 0.6 s, which every `lens` command would pay."""
-    code = "import sys, lens_pipeline.store; sys.exit('boto3' in sys.modules)"
+    code = "import sys, lens_pipeline.storage.object_store; sys.exit('boto3' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.pipeline import connect
 from lens_pipeline.queueing import RunQueue
-from lens_pipeline.store import ObjectStore
+from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.server import Server

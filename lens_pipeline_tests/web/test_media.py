@@ -12,8 +12,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from lens_pipeline import store as store_module
-from lens_pipeline.store import S3Store
+from lens_pipeline.storage import s3_store
+from lens_pipeline.storage.s3_store import S3Store
 from lens_pipeline.web import media
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline_tests.pipeline.site import Site, eventually
@@ -380,7 +380,7 @@ def test_without_a_bucket_and_with_it_again(
 ) -> None:
     """An outage of the store is said before a byte is sent, and is over when it is over."""
     for attempts in ("S3_ATTEMPTS", "AWAITED_ATTEMPTS"):
-        environment.setattr(store_module, attempts, 1)
+        environment.setattr(s3_store, attempts, 1)
     for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
         environment.setenv(f"AWS_{name}", value)
     site.add("v1", KEY, type="video")

@@ -11,8 +11,9 @@ import httpx
 import psutil
 import pytest
 
-from lens_pipeline import store as store_module
-from lens_pipeline.store import POOL_CONNECTIONS, S3Store, content_type_of
+from lens_pipeline.storage import s3_store
+from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.s3_store import POOL_CONNECTIONS, S3Store
 from lens_pipeline.web import media
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
@@ -43,7 +44,7 @@ def test_a_store_that_hangs_or_is_killed_and_comes_back(
     site: Site, environment: pytest.MonkeyPatch, photo: Callable[[str], str], tmp_path: Path
 ) -> None:
     for patience in ("AWAITED_SECONDS", "AWAITED_ATTEMPTS"):
-        environment.setattr(store_module, patience, 1)
+        environment.setattr(s3_store, patience, 1)
     site.add("p1", photo("p1"))
     project = Project(site)
     project.master("m1", [project.shot("a")])

@@ -1,281 +1,66 @@
-"""Downloads from strangers' URLs into files: checked addresses, one deadline, a cap on bytes.
+"""Downloads from strangers' URLs into files: checked addresses, one deadline, a cap on bytes."""
 
-What a URL may lead to is decided on the addresses that its host resolves to, and the connection
-goes to exactly the address that was checked, so a name that resolves differently the next time
-gains nothing. Redirects go through the same door. No proxies, no cookies, no credentials.
-"""
-
-import concurrent.futures
-import contextvars
 import functools
 import ipaddress
 import re
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
-import tenacity
 
 from lens_pipeline.errors import (
     SourceMissing,
     SourceRefused,
     SourceUnavailable,
     SourceUnreadable,
-    StoreUnavailable,
-    TransientError,
     UnsafeAddress,
 )
-from lens_pipeline.settings import SettingsError
-from lens_pipeline.store import Fetched, ObjectStore, save_stream
+from lens_pipeline.storage.address_guard import (
+    HOST,
+    POLL_SECONDS,
+    AddressGuard,
+    Deadline,
+    Lookup,
+    current_deadline,
+)
+from lens_pipeline.storage.object_store import Fetched, ObjectStore, save_stream
+from lens_pipeline.storage.retries import (
+    FILE_RETRIES,
+    RetryPolicy,
+    retry_after_seconds,
+    retry_transient,
+)
 from lens_pipeline.version import VERSION
 
 T = TypeVar("T")
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-# Called like `socket.getaddrinfo`.
-Lookup = Callable[..., Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]]
-
 MAX_REDIRECTS = 5
 # An address that swallows packets must leave time for the host's next one.
 CONNECT_SECONDS = 10.0
-# How late a cancellation may be noticed while waiting for the network.
-POLL_SECONDS = 0.2
 # A file that was stored a moment ago may not be visible at each of a provider's edges yet.
 RECHECK_SECONDS = 1.0
 KEEPALIVE_SECONDS = 15.0
 KEEPALIVE_CONNECTIONS = 20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _PORTS = {"http": 80, "https": 443}
 # Left as they are in a path or query; everything else that is no letter or digit is quoted.
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~-._[]"
-
-# Not for the public although `is_global` of some supported Python says so.
-# https://www.iana.org/assignments/iana-ipv4-special-registry
-_SPECIAL_V4 = (
-    ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata service
-    ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays
-    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's metadata service, on a public address
-    ipaddress.IPv4Network("224.0.0.0/4"),  # multicast
-    ipaddress.IPv4Network("240.0.0.0/4"),  # reserved, broadcast
-)
-# https://www.iana.org/assignments/iana-ipv6-special-registry
-_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")  # the only space given out for global unicast
-_SPECIAL_V6 = (
-    ipaddress.IPv6Network("2001::/23"),  # protocol assignments: Teredo, ORCHID, benchmarking
-    ipaddress.IPv6Network("2001:db8::/32"),  # documentation
-    ipaddress.IPv6Network("3fff::/20"),  # documentation
-)
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NOT_NOW = {408, 425, 429}
-
-
-class FetchCancelled(TransientError):
-    """The run was cancelled while a file was being fetched or waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often a transient failure is tried again inside one run.
-
-    Before attempt n + 1 a random time up to `base_seconds * 2 ** (n - 1)` passes,
-    `max_seconds` at the most. A server that asks by Retry-After for a longer wait than that is
-    not asked again in this run.
-    """
-
-    attempts: int = 3
-    base_seconds: float = 0.5
-    max_seconds: float = 10.0
-
-
-FILE_RETRIES = RetryPolicy()
-
-
-def retry_transient(
-    call: Callable[[], T],
-    policy: RetryPolicy,
-    *,
-    within_seconds: float,
-    cancelled: threading.Event | None = None,
-) -> T:
-    """Call until it succeeds, fails for good, or the next attempt would not fit any more.
-
-    Raises what the last call raised; FetchCancelled if `cancelled` is set during a wait.
-    """
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type((SourceUnavailable, StoreUnavailable)),
-        wait=_wait(policy),
-        stop=_stop(policy, within_seconds),
-        sleep=lambda seconds: _pause(seconds, cancelled or threading.Event()),
-        reraise=True,
-    )
-    return retrying(call)
-
-
-def _wait(policy: RetryPolicy) -> Callable[[tenacity.RetryCallState], float]:
-    backoff = tenacity.wait_random_exponential(policy.base_seconds, policy.max_seconds)
-
-    def wait(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        wished = error.retry_after_seconds if isinstance(error, SourceUnavailable) else None
-        return max(backoff(state), wished or 0.0)
-
-    return wait
-
-
-def _stop(policy: RetryPolicy, within_seconds: float) -> Callable[[tenacity.RetryCallState], bool]:
-    bounds = tenacity.stop_any(
-        tenacity.stop_after_attempt(policy.attempts), tenacity.stop_before_delay(within_seconds)
-    )
-    return lambda state: bounds(state) or state.upcoming_sleep > policy.max_seconds
-
-
-def _pause(seconds: float, cancelled: threading.Event) -> None:
-    if cancelled.wait(seconds):
-        raise FetchCancelled("the run was cancelled")
-
-
-class _Deadline:
-    """What is left of the time of one fetch, in seconds; also where a cancellation is noticed."""
-
-    def __init__(self, seconds: float, cancelled: threading.Event) -> None:
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
-        self._cancelled = cancelled
-        # The host or object that the time goes to, for the message.
-        self.waiting_for = "the source"
-
-    def check(self) -> None:
-        """Raise FetchCancelled or SourceUnavailable if it is time to stop."""
-        if self._cancelled.is_set():
-            raise FetchCancelled("the run was cancelled")
-        if time.monotonic() >= self._end:
-            raise SourceUnavailable(f"{self.waiting_for}: not fetched within {self._seconds:g} s")
-
-    def remaining(self) -> float:
-        """More than 0, or it raises as `check` does."""
-        self.check()
-        # Time has passed since the check, and a time-out of 0 would mean "do not block".
-        return max(self._end - time.monotonic(), 0.001)
-
-    def pause(self, seconds: float) -> None:
-        _pause(min(seconds, self.remaining()), self._cancelled)
-
-
-# The deadline of the fetch that this thread is in: connections outlive fetches, so they can't
-# hold it themselves, and httpcore knows time-outs for single reads only.
-_current_deadline: contextvars.ContextVar[_Deadline] = contextvars.ContextVar("deadline")
-
-
-def is_public(address: IPAddress) -> bool:
-    """Whether an address belongs to the public internet, seen through IPv4-in-IPv6 disguises."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global and not _in_any(address, _SPECIAL_V4)
-    embedded = _embedded(address)
-    if embedded is not None:
-        return is_public(embedded)
-    return address.is_global and address in _UNICAST_V6 and not _in_any(address, _SPECIAL_V6)
-
-
-def _in_any(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    return any(address in network for network in networks)
-
-
-def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to a mapped, 6to4 or NAT64 address end up at."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
-
-
-class _AddressGuard:
-    """Resolves hosts and lets only addresses through that are public or exempt."""
-
-    def __init__(self, allow_hosts: Iterable[str], lookup: Lookup) -> None:
-        self._lookup = lookup
-        self._names: set[str] = set()
-        self._networks: list[IPNetwork] = []
-        for entry in allow_hosts:
-            self._allow(entry)
-
-    def addresses(self, host: str, port: int, deadline: _Deadline) -> list[str]:
-        """Addresses of `host`, all of them checked.
-
-        Raises UnsafeAddress if any is not public, and SourceUnavailable if there is none.
-        """
-        addresses = [str(found[4][0]) for found in self._resolve(host, port, deadline)]
-        if not addresses:
-            raise SourceUnavailable(f"{host}: the name has no address")
-        if host not in self._names and not all(map(self._allowed, addresses)):
-            # The address stays out of the message: it would tell strangers about the network.
-            raise UnsafeAddress(f"{host}: not a public address (see LENS_FETCH_ALLOW_HOSTS)")
-        return addresses
-
-    def _allow(self, entry: str) -> None:
-        try:
-            self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
-        except ValueError:
-            name = entry.lower().removesuffix(".")
-            if not _HOST.fullmatch(name):
-                raise SettingsError(
-                    f"LENS_FETCH_ALLOW_HOSTS: {entry[:60]!r} is no host name, address or network:"
-                    " write cdn.example.com or 10.0.0.0/8, without scheme and port"
-                ) from None
-            self._names.add(name)
-
-    def _allowed(self, text: str) -> bool:
-        address = ipaddress.ip_address(text)
-        return (
-            is_public(address)
-            or _in_any(address, self._networks)
-            or _in_any(_embedded(address) or address, self._networks)
-        )
-
-    def _resolve(
-        self, host: str, port: int, deadline: _Deadline
-    ) -> Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]:
-        """Look up in a thread of its own: a look-up takes as long as it likes, we do not.
-
-        One that hangs is left behind; the system's resolver gives up on it within a minute.
-        """
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-        def resolve() -> None:
-            try:
-                future.set_result(self._lookup(host, port, type=socket.SOCK_STREAM))
-            except (OSError, UnicodeError) as error:
-                future.set_exception(error)
-
-        threading.Thread(target=resolve, name=f"resolve-{host}", daemon=True).start()
-        while not future.done():
-            timeout = min(deadline.remaining(), POLL_SECONDS)
-            concurrent.futures.wait([future], timeout=timeout)
-        try:
-            return future.result()
-        except (OSError, UnicodeError):
-            raise SourceUnavailable(f"{host}: the name does not resolve") from None
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
     """Opens the connections of a pool, to checked addresses only."""
 
-    def __init__(self, guard: _AddressGuard) -> None:
+    def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
         self._sockets = httpcore.SyncBackend()
 
@@ -287,7 +72,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        deadline = _current_deadline.get()
+        deadline = current_deadline.get()
         failure: Exception = httpcore.ConnectError("no address")
         for address in self._guard.addresses(host, port, deadline):
             try:
@@ -313,7 +98,7 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        deadline = _current_deadline.get()
+        deadline = current_deadline.get()
         while True:
             slice_seconds = min(deadline.remaining(), POLL_SECONDS)
             with suppress(httpcore.ReadTimeout):
@@ -321,7 +106,7 @@ class _DeadlineStream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         # A request without a body fits into the socket's buffer, so this does not block.
-        self._stream.write(buffer, _current_deadline.get().remaining())
+        self._stream.write(buffer, current_deadline.get().remaining())
 
     def close(self) -> None:
         self._stream.close()
@@ -332,7 +117,7 @@ class _DeadlineStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        remaining = min(_current_deadline.get().remaining(), CONNECT_SECONDS)
+        remaining = min(current_deadline.get().remaining(), CONNECT_SECONDS)
         return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, remaining))
 
     def get_extra_info(self, info: str) -> Any:
@@ -397,7 +182,7 @@ def _ascii_host(host: str) -> str:
             raise ValueError("names an interface of this machine")
         return str(ipaddress.IPv6Address(host))
     name = host.encode("idna").decode().lower().removesuffix(".")
-    if not _HOST.fullmatch(name):
+    if not HOST.fullmatch(name):
         raise ValueError("not a host name")
     return name
 
@@ -437,7 +222,7 @@ class Fetcher:
             max_connections=None,
             max_keepalive_connections=KEEPALIVE_CONNECTIONS,
             keepalive_expiry=KEEPALIVE_SECONDS,
-            network_backend=_GuardedBackend(_AddressGuard(allow_hosts, lookup)),
+            network_backend=_GuardedBackend(AddressGuard(allow_hosts, lookup)),
         )
 
     def __enter__(self) -> Self:
@@ -465,7 +250,7 @@ class Fetcher:
         source = (asset_url or "").strip()
         if not source:
             raise SourceMissing("asset_url is empty")
-        deadline = _Deadline(self._timeout_seconds, self._cancelled)
+        deadline = Deadline(self._timeout_seconds, self._cancelled)
         with ExitStack() as undo:
             undo.callback(into.unlink, missing_ok=True)
             fetched = retry_transient(
@@ -479,7 +264,7 @@ class Fetcher:
             undo.pop_all()
         return fetched
 
-    def _attempt(self, source: str, into: Path, deadline: _Deadline) -> Fetched:
+    def _attempt(self, source: str, into: Path, deadline: Deadline) -> Fetched:
         if not _SCHEME.match(source):
             if "?" in source or "#" in source:
                 # Perhaps a signed link that lacks its scheme: what follows may be a secret.
@@ -499,7 +284,7 @@ class Fetcher:
             deadline.pause(self._recheck_seconds)
             return self._download(link, into, deadline)
 
-    def _download(self, link: _Link, into: Path, deadline: _Deadline) -> Fetched:
+    def _download(self, link: _Link, into: Path, deadline: Deadline) -> Fetched:
         for _ in range(MAX_REDIRECTS + 1):
             outcome = self._visit(link, into, deadline)
             if isinstance(outcome, Fetched):
@@ -507,7 +292,7 @@ class Fetcher:
             link = outcome
         raise SourceRefused(f"{link.host}: more than {MAX_REDIRECTS} redirects")
 
-    def _visit(self, link: _Link, into: Path, deadline: _Deadline) -> Fetched | _Link:
+    def _visit(self, link: _Link, into: Path, deadline: Deadline) -> Fetched | _Link:
         """One request; returns the file, or the link it redirects to."""
         request = httpcore.URL(
             scheme=link.scheme, host=link.host, port=link.port, target=link.target
@@ -549,12 +334,12 @@ def _ssl_context() -> ssl.SSLContext:
 
 
 @contextmanager
-def _entered(deadline: _Deadline) -> Iterator[None]:
-    token = _current_deadline.set(deadline)
+def _entered(deadline: Deadline) -> Iterator[None]:
+    token = current_deadline.set(deadline)
     try:
         yield
     finally:
-        _current_deadline.reset(token)
+        current_deadline.reset(token)
 
 
 @contextmanager
@@ -597,17 +382,3 @@ def _require_ok(host: str, status: int, headers: Mapping[str, str]) -> None:
     # Never unpacked: there is no need for it, and a small body could become an endless one.
     if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise SourceUnreadable(f"{host}: sends a compressed body although asked not to")
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """RFC 9110, 10.2.3: seconds, or a date; None if it is neither."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    # A date that ends in -0000 is UTC too, but comes out naive.
-    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)

@@ -1,0 +1,29 @@
+"""Content types of the objects that are stored."""
+
+from pathlib import PurePosixPath
+
+# Types by suffix, for stores that keep none. A table of our own, because that of `mimetypes`
+# depends on the machine.
+CONTENT_TYPES = {
+    ".avif": "image/avif",
+    ".csv": "text/csv; charset=utf-8",
+    ".gif": "image/gif",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".m4v": "video/mp4",
+    ".mkv": "video/x-matroska",
+    ".mov": "video/quicktime",
+    ".mp4": "video/mp4",
+    ".parquet": "application/vnd.apache.parquet",
+    ".png": "image/png",
+    ".txt": "text/plain; charset=utf-8",
+    ".webm": "video/webm",
+    ".webp": "image/webp",
+}
+
+
+def content_type_of(key: str) -> str:
+    """Type of an object by the suffix of its key: what a server of a file store must send."""
+    suffix = PurePosixPath(key).suffix.lower()
+    return CONTENT_TYPES.get(suffix, "application/octet-stream")

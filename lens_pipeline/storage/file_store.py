@@ -1,0 +1,271 @@
+"""An object store in a directory."""
+
+import errno
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+
+from lens_pipeline.errors import (
+    DerivativeError,
+    SourceMissing,
+    StoreUnavailable,
+)
+from lens_pipeline.storage.object_store import (
+    CACHE_REVALIDATE,
+    TEMPORARY,
+    Buffer,
+    Fetched,
+    InvalidKey,
+    ObjectInfo,
+    ObjectReader,
+    ObjectReplaced,
+    ObjectStore,
+    StoreReadOnly,
+    StoreRefused,
+    deadline,
+    open_body,
+    save_stream,
+    validate_key,
+    validate_prefix,
+)
+
+CHUNK_BYTES = 1024 * 1024
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+class FileStore(ObjectStore):
+    """Objects as files below a directory.
+
+    A file keeps no content type: `content_type_of` tells it from the suffix. Symbolic links below
+    the root are not followed, so no key leads out of it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        # Whether `ping` has found the directory.
+        self._seen = False
+
+    def write(
+        self,
+        key: str,
+        body: bytes | Path,
+        *,
+        content_type: str,
+        cache_control: str = CACHE_REVALIDATE,
+    ) -> None:
+        target = self._path(key)
+        temporary = self._root / TEMPORARY / f"{uuid.uuid4().hex}.part"
+        with open_body(body) as source, self._errors("write", key), ExitStack() as undo:
+            _make_directory(temporary.parent)
+            undo.callback(temporary.unlink, missing_ok=True)
+            with temporary.open("xb") as file:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+            _make_directory(target.parent)
+            temporary.replace(target)
+            _sync_directory(target.parent)
+
+    def read_into(
+        self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
+    ) -> Fetched:
+        info = self.stat(key)
+        if info is None:
+            raise SourceMissing(f"{key}: no such object")
+        return save_stream(
+            self._chunks(key),
+            path,
+            max_bytes=max_bytes,
+            expected_bytes=info.bytes,
+            check=deadline(key, deadline_seconds),
+        )
+
+    def open(self, key: str) -> ObjectReader:
+        path = self._path(key)
+        with ExitStack() as undo, self._errors("open", key):
+            file = undo.enter_context(FileIO(path, "rb", opener=_open_object))
+            info = _file_info(key, os.fstat(file.fileno()))
+            if info is None:
+                raise SourceMissing(f"{key}: no such object")
+            undo.pop_all()
+        return _FileReader(info, file)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        path = self._path(key)
+        try:
+            with self._errors("read", key):
+                return _file_info(key, path.stat(follow_symlinks=False))
+        except SourceMissing:
+            return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        # Not a generator itself, so that a wrong prefix is reported by the call.
+        return self._walk("", validate_prefix(prefix))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with suppress(SourceMissing), self._errors("delete", key):
+            path.unlink()
+            _sync_directory(path.parent)
+
+    def uri(self, key: str) -> str:
+        return (self._root / validate_key(key)).as_uri()
+
+    def sweep(self, older_than_seconds: float) -> int:
+        limit = time.time() - older_than_seconds
+        removed = 0
+        for path in (self._root / TEMPORARY).glob("*.part"):
+            with self._errors("sweep", path.name), suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def ping(self) -> None:
+        # A new store has no directory before its first object.
+        with self._errors("open", ""):
+            try:
+                os.scandir(self._root).close()
+                self._seen = True
+            except FileNotFoundError:
+                if self._seen:
+                    raise
+
+    def _path(self, key: str) -> Path:
+        root = os.path.realpath(self._root)
+        path = Path(root, validate_key(key))
+        if os.path.realpath(path) != str(path):
+            raise InvalidKey(f"object key {key[:80]!r} leads through a symbolic link")
+        return path
+
+    def _chunks(self, key: str) -> Iterator[bytes]:
+        with self._errors("read", key), self._path(key).open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def _walk(self, parent: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Depth first, with directories sorted as `name/`: that is the order of whole keys."""
+        try:
+            with self._errors("read", parent), os.scandir(self._root / parent) as entries:
+                names = sorted(
+                    entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
+                    for entry in entries
+                )
+        except SourceMissing:
+            return
+        for name in names:
+            key = parent + name
+            if name.endswith("/"):
+                if key != f"{TEMPORARY}/" and (key.startswith(prefix) or prefix.startswith(key)):
+                    yield from self._walk(key, prefix)
+            elif key.startswith(prefix):
+                # Files that were put here by hand under names that are no keys are not objects.
+                with suppress(InvalidKey):
+                    info = self.stat(key)
+                    if info is not None:
+                        yield info
+
+    @contextmanager
+    def _errors(self, action: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._named_error(action, key, error) from error
+
+    def _named_error(self, action: str, key: str, error: OSError) -> DerivativeError:
+        if action == "open" and error.errno in _ABSENT and not self._root.is_dir():
+            # What is opened was stored: a disk that is not mounted holds no proof of absence.
+            return StoreUnavailable(f"{self._root} is no directory: is its disk mounted?")
+        if action in {"open", "read", "delete"} and error.errno in _ABSENT:
+            return SourceMissing(f"{key}: no such object")
+        reason = f"cannot {action} {key} in {self._root}: {error.strerror}"
+        if error.errno in _READ_ONLY and action in {"open", "read"}:
+            return StoreRefused(f"{reason}: let this user read it")
+        if error.errno in _READ_ONLY:
+            return StoreReadOnly(
+                f"{reason}: let this user write there, or set LENS_STORE_URL to another directory"
+            )
+        if error.errno in NO_ROOM:
+            return StoreUnavailable(f"{reason}: make room on the disk of LENS_STORE_URL")
+        return StoreUnavailable(reason)
+
+
+def _open_object(path: str, flags: int) -> int:
+    """Neither through a symbolic link, nor waiting for whoever writes into a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+class _FileReader(ObjectReader):
+    """Holds the file open: a write puts a new one in its place and leaves this one as it is."""
+
+    def __init__(self, info: ObjectInfo, file: FileIO) -> None:
+        super().__init__(info)
+        self._file = file
+
+    def read(self, most_bytes: int) -> Buffer:
+        try:
+            return self._read(most_bytes, 0)
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read {self.info.key}: {error.strerror}") from error
+
+    def read_at_once(self, most_bytes: int) -> Buffer | None:
+        # Linux can say "only what is in memory", though not of every file system.
+        flag = getattr(os, "RWF_NOWAIT", None)
+        if flag is None:
+            return None
+        try:
+            return self._read(most_bytes, flag)
+        except OSError:  # if it is more than not being in memory, `read` will say so
+            return None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _read(self, most_bytes: int, flags: int) -> Buffer:
+        buffer = bytearray(min(most_bytes, self.left))
+        if not buffer:
+            return buffer
+        count = os.preadv(self._file.fileno(), [buffer], self._place, flags)
+        if count == 0:
+            raise ObjectReplaced(f"{self.info.key} was cut short while it was read")
+        self._place += count
+        return buffer if count == len(buffer) else memoryview(buffer)[:count]
+
+
+def _file_info(key: str, status: os.stat_result) -> ObjectInfo | None:
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return ObjectInfo(
+        key,
+        status.st_size,
+        datetime.fromtimestamp(status.st_mtime, UTC),
+        # The inode too: every write makes a new file, even within one tick of the clock.
+        f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}",
+    )
+
+
+def _make_directory(path: Path) -> None:
+    """Create `path` and its parents, each one recorded on the disk."""
+    if path.is_dir():
+        return
+    if path != path.parent:
+        _make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
