@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lens_pipeline.core.files import scratch_directory
-from lens_pipeline.derivatives import WEBP_EFFORT
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import WEBP_EFFORT
 from lens_pipeline.media.models import PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import ObjectStore
 

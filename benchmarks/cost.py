@@ -22,12 +22,13 @@ from benchmarks.scale import SETTINGS, make_rows, sleeping_workers
 from benchmarks.usage import Usage, usage
 from lens_pipeline.catalog.rows import Kind, Row
 from lens_pipeline.definitions import defs
-from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.engine.events import record_materializations
 from lens_pipeline.engine.pool import shared_pool
+from lens_pipeline.engine.run_requests import Batch
 from lens_pipeline.engine.submit import create_run, enqueue
-from lens_pipeline.gaps import assess, usable
-from lens_pipeline.runs import ORIGIN_TAG, Batch
+from lens_pipeline.event_log.tags import ORIGIN_TAG
 
 _BATCH = 20
 _SIZES = {"alone": 1, "batch": _BATCH}

@@ -19,8 +19,8 @@ from benchmarks.history import fill
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack
 from benchmarks.throughput import time_pipeline
-from lens_pipeline.derivatives import PREVIEW
-from lens_pipeline.gaps import survey
+from lens_pipeline.derivatives.backfill import survey
+from lens_pipeline.derivatives.registry import PREVIEW
 
 _SIZES, _QUICK_SIZES = (1_000, 100_000), (1_000, 5_000)
 _PHOTOS, _QUICK_PHOTOS = 200, 100

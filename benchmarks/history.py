@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from benchmarks.running_stack import USER, RunningStack
 from lens_pipeline.catalog.rows import Generation, Kind
-from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.derivatives.registry import PREVIEW
 
 _PREFIX = "past-"
 # The past is spread over so many days, none of it younger than the first.

@@ -22,8 +22,8 @@ import sqlalchemy as sa
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import Services, resolve
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.derivatives import PREVIEW
-from lens_pipeline.pipeline import Pipeline, connect
+from lens_pipeline.derivatives.pipeline import Pipeline, connect
+from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.content_types import content_type_of
 

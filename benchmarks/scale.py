@@ -32,11 +32,10 @@ from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack, without_settings
 from benchmarks.usage import Usage, cpu_seconds, usage
 from lens_pipeline.core.locks import team_of
-from lens_pipeline.derivatives import WEBP_EFFORT
-from lens_pipeline.engine.queues import PREVIEWS
+from lens_pipeline.derivatives.registry import PREVIEWS, WEBP_EFFORT
+from lens_pipeline.derivatives.release import Release
 from lens_pipeline.media.models import PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox
-from lens_pipeline.release import Release
 
 _WORKERS, _QUICK_WORKERS = (1, 2, 4, 8, 16), (1, 2)
 _ROUNDS, _QUICK_ROUNDS = 2, 1

@@ -18,7 +18,7 @@ from benchmarks.history import fill
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import USER, RunningStack, running_stack
 from lens_pipeline.catalog.generations import Place
-from lens_pipeline.library import write_cursor
+from lens_pipeline.derivatives.library import write_cursor
 
 _SIZES, _QUICK_SIZES = (1_000, 100_000), (1_000, 5_000)
 # Of each page; the first of them are not counted.

@@ -21,8 +21,8 @@ import sqlalchemy as sa
 import lens_pipeline
 from benchmarks.running_stack import RunningStack, running_stack
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.derivatives import MASTER
-from lens_pipeline.outcomes import outcomes
+from lens_pipeline.derivatives.outcomes import outcomes
+from lens_pipeline.derivatives.registry import MASTER
 
 _BYTES, _QUICK_BYTES = 512 * 2**20, 64 * 2**20
 _ROUNDS, _QUICK_ROUNDS = 15, 3

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.ids import key_problem
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.errors import InvalidRow, SourceMissing, SourceRefused
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.storage.content_types import content_type_of
 
 _PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"})

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import dagster as dg
 
 from lens_pipeline.catalog.rows import UnusableRow
-from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.status import Assessed, assessed_pages
+from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.engine.events import record_materializations
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import Assessed, assessed_pages
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.storage.object_store import ObjectInfo
-from lens_pipeline.stored import stored_objects
 
 
 @dataclass(slots=True)

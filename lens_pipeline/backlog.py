@@ -17,13 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.core.threads import BackgroundThread
-from lens_pipeline.derivatives import DERIVATIVES, Derivative
-from lens_pipeline.engine.queues import QUEUE_TAG, QUEUES
+from lens_pipeline.derivatives.dead_letters import GivenUp, given_up
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import DERIVATIVES, QUEUE_TAG, QUEUES, Derivative
+from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import Assessed, assess, usable
-from lens_pipeline.letters import GivenUp, given_up
 from lens_pipeline.live import Batch
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status.figures import FigureLog, QueueLoad
 
 logger = logging.getLogger(__name__)

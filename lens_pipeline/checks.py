@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from lens_pipeline.letters import Unattended
+from lens_pipeline.derivatives.dead_letters import Unattended
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from lens_pipeline.assets.masters import master_assets
 from lens_pipeline.assets.poster import build_poster
 from lens_pipeline.assets.preview import build_preview
 from lens_pipeline.assets.scaled_video import scaled_video
-from lens_pipeline.pipeline import LensResource
+from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.schedules import build_backfill, retention, retire_partitions
 from lens_pipeline.schedules import daily_report as daily_report_schedule
 

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from lens_pipeline.adding import copy_into_store
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.derivatives import MASTER, MASTER_POSTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.dead_letters import explain
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import Assessed, assess, usable
-from lens_pipeline.letters import explain
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.stack.up import Stack
 
 USER = "demo"

@@ -23,6 +23,8 @@ from lens_pipeline.core.durations import spoken
 from lens_pipeline.core.endpoints import Endpoints, Services, StackError, resolve
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import require_free
+from lens_pipeline.derivatives.pipeline import connect
+from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import broker
 from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers import alive_workers
@@ -30,13 +32,11 @@ from lens_pipeline.errors import LensError
 from lens_pipeline.media.errors import MediaError, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
-from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
 from lens_pipeline.stack.services import running
 from lens_pipeline.stack.signs_of_life import problem_of
 from lens_pipeline.storage.connect import open_store
-from lens_pipeline.stored import require_own_store
 
 _COMMAND = "doctor"
 _UP = "up"

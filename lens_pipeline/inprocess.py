@@ -7,22 +7,16 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from lens_pipeline.catalog.rows import UnusableRow
-from lens_pipeline.derivatives import Derivative
+from lens_pipeline.derivatives.backfill import adoption_advice, survey
+from lens_pipeline.derivatives.dead_letters import explain
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import Assessed, assess, assessed_pages, usable
+from lens_pipeline.derivatives.store_audit import stored_objects
+from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.engine.run_worker import execute
 from lens_pipeline.engine.submit import create_run
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import (
-    Assessed,
-    adoption_advice,
-    assess,
-    assessed_pages,
-    survey,
-    usable,
-)
-from lens_pipeline.letters import explain
-from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.runs import plan_runs
-from lens_pipeline.stored import stored_objects
 
 
 @dataclass(frozen=True, slots=True)

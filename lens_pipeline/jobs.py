@@ -6,19 +6,21 @@ import dagster as dg
 
 from lens_pipeline.assets.daily_report import NAME as REPORT
 from lens_pipeline.assets.shot_cache import trim
-from lens_pipeline.derivatives import (
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import (
     CHECKED_SHOT,
     DERIVATIVES,
     MASTER,
     MASTER_POSTER,
+    MASTERS,
     POSTER,
     PREVIEW,
+    QUEUE_TAG,
     SCALED,
     Derivative,
+    queue_of,
 )
-from lens_pipeline.engine.queues import MASTERS, QUEUE_TAG, queue_of
-from lens_pipeline.pipeline import LensResource
-from lens_pipeline.removal import retire
+from lens_pipeline.derivatives.removal import retire
 from lens_pipeline.retention import prune
 
 

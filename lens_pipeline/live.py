@@ -13,12 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, Row, ScaledVideo
 from lens_pipeline.core.threads import BackgroundThread
-from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.dead_letters import EXPLAINED
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import Assessed, assess, usable
-from lens_pipeline.letters import EXPLAINED
-from lens_pipeline.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 

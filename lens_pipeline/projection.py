@@ -17,12 +17,12 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.status_view import Projected
 from lens_pipeline.core.locks import LockSession, projection_lock
 from lens_pipeline.core.threads import BackgroundThread
-from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.dead_letters import explain_all
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.status import Assessed, assessed_pages
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import Assessed, assessed_pages
-from lens_pipeline.letters import explain_all
 from lens_pipeline.live import Batch, Status
-from lens_pipeline.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 

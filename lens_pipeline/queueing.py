@@ -9,10 +9,10 @@ from kombu.exceptions import OperationalError
 
 from lens_pipeline.core.logs import request_id
 from lens_pipeline.core.telemetry import span
-from lens_pipeline.derivatives import Derivative
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.engine.run_requests import NEW_PRIORITY, plan_runs
 from lens_pipeline.engine.submit import create_run, enqueue
-from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.runs import NEW_PRIORITY, plan_runs
 
 logger = logging.getLogger(__name__)
 

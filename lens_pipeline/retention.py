@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from lens_pipeline.core.locks import LockSession, lock_id
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
 from lens_pipeline.figures import Tally
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status.figures import pruned_figures, told_by
 
 # Of each transaction: some thousand events, parts of a second.

@@ -13,7 +13,10 @@ from lens_pipeline.catalog.rows import Position, Row, UnusableRow
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.core.locks import team_of
 from lens_pipeline.core.telemetry import span
-from lens_pipeline.derivatives import (
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import (
     CHECKED_SHOT,
     DERIVATIVES,
     MASTER,
@@ -21,15 +24,15 @@ from lens_pipeline.derivatives import (
     PREVIEW,
     SCALED,
     Derivative,
+    queue_of,
 )
-from lens_pipeline.engine.queues import queue_of
+from lens_pipeline.derivatives.release import Release
+from lens_pipeline.derivatives.removal import remove_vanished
+from lens_pipeline.derivatives.round_robin import in_turns
+from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.engine.run_requests import CHECK_PRIORITY, NEW_PRIORITY, batches, run_request
 from lens_pipeline.event_log.history import State
-from lens_pipeline.fairness import in_turns
-from lens_pipeline.gaps import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice, assess, usable
-from lens_pipeline.pipeline import LensResource, Pipeline
-from lens_pipeline.release import Release
-from lens_pipeline.removal import remove_vanished
-from lens_pipeline.runs import CHECK_PRIORITY, NEW_PRIORITY, ORIGIN_TAG, batches, run_request
+from lens_pipeline.event_log.tags import ORIGIN_TAG
 
 # Batches a tick, at the least: the next tick is a second away.
 _BATCHES_A_TICK = 5

@@ -10,10 +10,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.catalog.rows import Generation
+from lens_pipeline.derivatives.library import derivative_of
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.status import assess
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import assess
-from lens_pipeline.library import derivative_of
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.provider import Task, TaskState
 from lens_pipeline.queueing import RunQueue
 

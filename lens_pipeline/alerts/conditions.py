@@ -12,8 +12,8 @@ from lens_pipeline.alerts.ledger import Problem
 from lens_pipeline.backlog import Backlog
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.durations import spoken
-from lens_pipeline.engine.queues import QUEUES
-from lens_pipeline.letters import counted
+from lens_pipeline.derivatives.dead_letters import counted
+from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.settings import Settings
 from lens_pipeline.status.figures import HourlyOutcome
 

@@ -11,8 +11,8 @@ from lens_pipeline.alerts import links
 from lens_pipeline.alerts.ledger import Notice, Word
 from lens_pipeline.alerts.targets import Message, Tone
 from lens_pipeline.core.durations import spoken
-from lens_pipeline.letters import GivenUp, explain_all
-from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.derivatives.dead_letters import GivenUp, explain_all
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.settings import Settings
 
 # Of many, so many are named.

@@ -19,7 +19,9 @@ from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.locks import LockSession, partition_lock
 from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
-from lens_pipeline.derivatives import Derivative
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import Assessed, assess
 from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.event_log.history import Outcome, State
@@ -27,12 +29,11 @@ from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
+    FORCE_TAG,
+    ORIGIN_TAG,
     OUTCOME_TAG,
     PERMANENT_TAG,
 )
-from lens_pipeline.gaps import Assessed, assess
-from lens_pipeline.pipeline import Pipeline
-from lens_pipeline.runs import FORCE_TAG, ORIGIN_TAG
 from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)

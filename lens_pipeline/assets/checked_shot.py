@@ -14,12 +14,12 @@ from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import ProjectAsset
 from lens_pipeline.defs.partitions import shots
-from lens_pipeline.derivatives import CHECKED_SHOT
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import CHECKED_SHOT
+from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import ShotUnusable, SourceOverLimit
-from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.concat.join import Source, examine
 from lens_pipeline.media.ffmpeg.tools import Tools
-from lens_pipeline.pipeline import LensResource
 from lens_pipeline.settings import Settings
 
 

@@ -8,8 +8,8 @@ import dagster as dg
 
 from lens_pipeline import checks
 from lens_pipeline.defs.partitions import days
-from lens_pipeline.letters import unattended
-from lens_pipeline.pipeline import LensResource
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.dead_letters import unattended
 
 if TYPE_CHECKING:
     import pandas as pd

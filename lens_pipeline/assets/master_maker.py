@@ -14,9 +14,9 @@ from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.assets.shot_cache import ShotCache
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import MasterVideo, Shot
-from lens_pipeline.derivatives import MASTER
+from lens_pipeline.derivatives.registry import MASTER
+from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import DerivativeError, ShotUnusable
-from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.concat.join import Limits, Master, Source, join
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools

@@ -12,8 +12,8 @@ from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.assets.workshop import Workshop
 from lens_pipeline.catalog.rows import MasterVideo
 from lens_pipeline.defs.partitions import masters
-from lens_pipeline.derivatives import MASTER, MASTER_POSTER
-from lens_pipeline.pipeline import LensResource
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER
 from lens_pipeline.storage.object_store import Fetched
 
 # Which videos a master is made of is in its row: it depends on none of them by its key, and must

@@ -10,8 +10,8 @@ import dagster as dg
 from lens_pipeline.assets.renderers import Renderer
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import Generation
-from lens_pipeline.derivatives import Derivative
-from lens_pipeline.gaps import Assessed
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.object_store import Fetched
 
 # Gets what the picture of a row is made from into a file.

@@ -8,8 +8,8 @@ from lens_pipeline.assets.batch import materialize_batch
 from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.defs.partitions import videos
-from lens_pipeline.derivatives import POSTER
-from lens_pipeline.pipeline import LensResource
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import POSTER
 
 
 def build_poster(batch_size: int) -> dg.AssetsDefinition:

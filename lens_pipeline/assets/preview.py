@@ -8,8 +8,8 @@ from lens_pipeline.assets.batch import materialize_batch
 from lens_pipeline.assets.pictures import PictureMaker
 from lens_pipeline.assets.renderers import PreviewRenderer
 from lens_pipeline.defs.partitions import photos
-from lens_pipeline.derivatives import PREVIEW
-from lens_pipeline.pipeline import LensResource
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import PREVIEW
 
 
 def build_preview(batch_size: int) -> dg.AssetsDefinition:

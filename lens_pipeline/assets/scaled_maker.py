@@ -11,9 +11,9 @@ from lens_pipeline.assets.media_failures import media_failures
 from lens_pipeline.assets.renderers import PosterRenderer
 from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import ScaledVideo
-from lens_pipeline.derivatives import MASTER, SCALED
+from lens_pipeline.derivatives.registry import MASTER, SCALED
+from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import SourceMissing
-from lens_pipeline.gaps import Assessed
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import ScaleSpec
 from lens_pipeline.media.renditions import render_scaled

@@ -7,8 +7,8 @@ import dagster as dg
 from lens_pipeline.assets.batch import materialize_batch
 from lens_pipeline.assets.scaled_maker import ScaledMaker
 from lens_pipeline.defs.partitions import scaled
-from lens_pipeline.derivatives import MASTER, SCALED
-from lens_pipeline.pipeline import LensResource
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import MASTER, SCALED
 
 
 # Recorded when it is stored, hence no output; which master it is of is in its row.

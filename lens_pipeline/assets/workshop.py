@@ -10,7 +10,7 @@ from typing import Protocol
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row
-from lens_pipeline.gaps import Assessed
+from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import Fetched, ObjectStore
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import click
 
-from lens_pipeline import letters
 from lens_pipeline.cli.session import print_json, session
+from lens_pipeline.derivatives import dead_letters as letters
 from lens_pipeline.event_log.history import State
 
 _UNKNOWN = "no generation, master or scaled video has this id"

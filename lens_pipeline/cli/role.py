@@ -10,7 +10,7 @@ from lens_pipeline.cli.session import load_settings
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import require_free
-from lens_pipeline.pipeline import connect
+from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import roles, signs_of_life
 

@@ -11,16 +11,16 @@ from lens_pipeline.cli.role import become
 from lens_pipeline.cli.session import load_settings, prepare_databases, say
 from lens_pipeline.core import files, postgres
 from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
-from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
+from lens_pipeline.derivatives.pipeline import connect
+from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
+from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.errors import TransientError
-from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import signs_of_life
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import StoreRefused
-from lens_pipeline.stored import require_own_store
 
 # A temporary file of the store this old belongs to a writer that was killed.
 _ABANDONED_SECONDS = 3600
@@ -74,9 +74,9 @@ def demo(exit_when_done: bool) -> None:
 @click.option("--concurrency", type=click.IntRange(min=1), help="Runs at once.")
 def worker(queue: str, concurrency: int | None) -> None:
     """Run one more Celery worker, on this or any other machine."""
+    from lens_pipeline.derivatives.release import Release
     from lens_pipeline.engine.members import await_release
     from lens_pipeline.engine.worker import run_worker
-    from lens_pipeline.release import Release
 
     loaded = load_settings()
     endpoints = resolve(loaded)

@@ -16,7 +16,7 @@ from lens_pipeline import settings
 from lens_pipeline.core import telemetry
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.logs import configure, speaks_json
-from lens_pipeline.pipeline import Pipeline, connect
+from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import roles
 from lens_pipeline.stack.services import running

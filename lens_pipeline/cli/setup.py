@@ -11,8 +11,8 @@ from lens_pipeline import settings
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.cli.session import load_settings, print_json, say
 from lens_pipeline.core.logs import configure
+from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.errors import LensError
-from lens_pipeline.pipeline import connect
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.services import running
 

@@ -11,13 +11,13 @@ from lens_pipeline.adding import add_generation
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import Session, print_json, say, session
-from lens_pipeline.derivatives import DERIVATIVES
+from lens_pipeline.derivatives.dead_letters import retry as retry_letters
+from lens_pipeline.derivatives.registry import DERIVATIVES
+from lens_pipeline.derivatives.removal import remove_vanished
+from lens_pipeline.derivatives.store_audit import require_own_store
+from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 from lens_pipeline.inprocess import Result, Work, find_work, work_off
-from lens_pipeline.letters import retry as retry_letters
 from lens_pipeline.queueing import RunQueue
-from lens_pipeline.removal import remove_vanished
-from lens_pipeline.runs import RETRY_PRIORITY
-from lens_pipeline.stored import require_own_store
 
 # What is made from other derivatives is looked for once those are there.
 _PHASES = (

@@ -13,8 +13,8 @@ from kombu.entity import Queue
 
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.telemetry import flush
-from lens_pipeline.engine.queues import PREVIEWS, QUEUES
-from lens_pipeline.release import Release
+from lens_pipeline.derivatives.registry import PREVIEWS, QUEUES
+from lens_pipeline.derivatives.release import Release
 
 EXECUTE_RUN = "lens.execute_run"
 

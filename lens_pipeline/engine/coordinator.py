@@ -9,8 +9,9 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._serdes import ConfigurableClassData
 
-from lens_pipeline.engine.queues import QUEUE_TAG, queue_of
-from lens_pipeline.runs import BACKFILL_PRIORITY, PRIORITY_TAG
+from lens_pipeline.derivatives.registry import QUEUE_TAG, queue_of
+from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY
+from lens_pipeline.event_log.tags import PRIORITY_TAG
 
 
 class LensRunCoordinator(QueuedRunCoordinator):

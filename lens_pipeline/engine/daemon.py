@@ -17,14 +17,14 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.locks import team_of
+from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG, QUEUES
+from lens_pipeline.derivatives.release import Release
+from lens_pipeline.derivatives.round_robin import next_runs
 from lens_pipeline.engine import interrupts, wall_clock
 from lens_pipeline.engine.bell import Bell
 from lens_pipeline.engine.loggers import log_as_ours
 from lens_pipeline.engine.members import publish
-from lens_pipeline.engine.queues import PREVIEWS, QUEUE_TAG, QUEUES
 from lens_pipeline.event_log.queue import RunQueueLog
-from lens_pipeline.fairness import next_runs
-from lens_pipeline.release import Release
 
 # Dagster looks at its sensors every 5 s; this is most of the time from a row to its preview. A bit
 # more than the sensors' interval of 1 s, or every second look would come just too early.

@@ -14,6 +14,8 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.locks import LockSession, run_lock
+from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG
+from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.celery_app import (
     EXECUTE_RUN,
     app_arguments,
@@ -22,8 +24,6 @@ from lens_pipeline.engine.celery_app import (
     execute_run_task,
     launch_signature,
 )
-from lens_pipeline.engine.queues import PREVIEWS, QUEUE_TAG
-from lens_pipeline.release import Release
 
 # A worker re-takes its lock a second after a restart of the database; a run whose lock stays free
 # for longer than this has no worker. Also covers the time between two of a run's polls.

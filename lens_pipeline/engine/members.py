@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.locks import LockSession, team_of
-from lens_pipeline.release import Release
+from lens_pipeline.derivatives.release import Release
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.locks import LockSession, run_lock
 from lens_pipeline.core.logs import bound, request_id
 from lens_pipeline.core.telemetry import TRACE_TAG, span
-from lens_pipeline.runs import ORIGIN_TAG, REQUEST_TAG
+from lens_pipeline.event_log.tags import ORIGIN_TAG, REQUEST_TAG
 
 logger = logging.getLogger(__name__)
 

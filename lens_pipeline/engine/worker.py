@@ -12,10 +12,10 @@ from celery import signals
 
 from lens_pipeline.core.endpoints import Endpoints, StackError
 from lens_pipeline.core.logs import FILES
+from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.celery_app import celery_queue, worker_app
 from lens_pipeline.engine.loggers import log_as_ours
 from lens_pipeline.engine.members import Member, membership_step
-from lens_pipeline.release import Release
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import signs_of_life
 

@@ -7,7 +7,17 @@ import sqlalchemy as sa
 from lens_pipeline.core.locks import SLOTS
 from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
-from lens_pipeline.fairness import Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A run in the queue."""
+
+    run_id: str
+    queue: str
+    priority: int
+    # The user whose files it makes; "": several, or nobody's.
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,8 @@ _TAGGED = """
          coalesce(max(t.value) FILTER (WHERE t.key = :owner), '') AS owner
     FROM runs r LEFT JOIN run_tags t ON t.run_id = r.run_id AND t.key = ANY(:tags)
 """
+
+
 _WAITING = sa.text(
     f"""
     WITH queued AS ({_TAGGED} WHERE r.status = 'QUEUED' GROUP BY r.id, r.run_id),
@@ -84,6 +96,8 @@ _WAITING = sa.text(
     SELECT run_id, queue, priority, owner FROM counted WHERE turn <= :most ORDER BY id
     """  # noqa: S608 - constants
 )
+
+
 _UNDER_WAY = sa.text(
     f"""
     WITH busy AS ({_TAGGED} WHERE r.status IN ('STARTING', 'STARTED', 'CANCELING')
@@ -91,6 +105,8 @@ _UNDER_WAY = sa.text(
     SELECT queue, owner, count(*) AS runs FROM busy GROUP BY queue, owner
     """  # noqa: S608 - constants
 )
+
+
 _DEPTH = sa.text(
     """
     SELECT count(*) FROM runs r WHERE r.status = 'QUEUED' AND r.pipeline_name = :job

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lens_pipeline.catalog.rows import Kind, Position, Row
-from lens_pipeline.derivatives import (
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import (
     DERIVATIVES,
     MASTER,
     POSTER,
@@ -16,10 +17,9 @@ from lens_pipeline.derivatives import (
     SCALED,
     Derivative,
 )
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import assess, usable
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.reports import figures
 from lens_pipeline.status.figures import STAGES
 

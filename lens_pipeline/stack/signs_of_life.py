@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from lens_pipeline.core.endpoints import StackError, resolve
 from lens_pipeline.core.files import private_directory, write_private
 from lens_pipeline.core.ports import reachable_host, serves
-from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.roles import CODE_PORT
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
@@ -40,7 +40,6 @@ from lens_pipeline.storage.retries import (
 )
 from lens_pipeline.version import VERSION
 
-T = TypeVar("T")
 MAX_REDIRECTS = 5
 # An address that swallows packets must leave time for the host's next one.
 CONNECT_SECONDS = 10.0

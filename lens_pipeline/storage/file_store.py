@@ -19,6 +19,7 @@ from lens_pipeline.errors import (
 )
 from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
+    NO_ROOM,
     TEMPORARY,
     Buffer,
     Fetched,
@@ -38,7 +39,6 @@ from lens_pipeline.storage.object_store import (
 
 CHUNK_BYTES = 1024 * 1024
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 

@@ -1,5 +1,6 @@
 """The interface of object stores, their errors, and which keys they take."""
 
+import errno
 import hashlib
 import io
 import shutil
@@ -22,7 +23,6 @@ from lens_pipeline.errors import (
     TransientError,
 )
 from lens_pipeline.storage.content_types import content_type_of
-from lens_pipeline.storage.file_store import NO_ROOM
 
 # What a socket takes as it is.
 Buffer = bytes | bytearray | memoryview
@@ -39,6 +39,9 @@ MAX_SEGMENT_BYTES = 255
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 DISK_CHECK_BYTES = 16 * 1024 * 1024
 TEMPORARY = ".tmp"
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class InvalidKey(DerivativeError):

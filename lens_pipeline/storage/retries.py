@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 import tenacity
 
@@ -14,7 +15,8 @@ from lens_pipeline.errors import (
     StoreUnavailable,
     TransientError,
 )
-from lens_pipeline.storage.download import T
+
+T = TypeVar("T")
 
 
 class FetchCancelled(TransientError):

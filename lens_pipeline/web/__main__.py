@@ -5,7 +5,7 @@ import signal
 import sys
 
 from lens_pipeline.cli.session import dagster_instance, load_settings
-from lens_pipeline.pipeline import current
+from lens_pipeline.derivatives.pipeline import current
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

@@ -19,8 +19,8 @@ from lens_pipeline.alerts.targets import Delivery, Target, channels, standing
 from lens_pipeline.alerts.wording import compose, of_letters
 from lens_pipeline.backlog import Watch
 from lens_pipeline.core.threads import BackgroundThread
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.live import ASSETS
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.health import Monitor, Probe, Trouble

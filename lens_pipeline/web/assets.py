@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from lens_pipeline import library
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ProjectAsset
-from lens_pipeline.derivatives import CHECKED_SHOT
+from lens_pipeline.derivatives import library
+from lens_pipeline.derivatives.outcomes import Outcome, outcomes
+from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.event_log.history import State
-from lens_pipeline.outcomes import Outcome, outcomes
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.object_store import InvalidKey, validate_key
 from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep

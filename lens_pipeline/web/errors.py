@@ -16,8 +16,8 @@ from starlette.routing import Match
 
 from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
 from lens_pipeline.core.logs import request_id
+from lens_pipeline.derivatives.library import InvalidCursor
 from lens_pipeline.errors import StoreUnavailable
-from lens_pipeline.library import InvalidCursor
 from lens_pipeline.storage.object_store import StoreRefused
 
 logger = logging.getLogger(__name__)

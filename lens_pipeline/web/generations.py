@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
-from lens_pipeline import library
 from lens_pipeline.catalog.generations import Selection
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives import library
+from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
 from lens_pipeline.event_log.history import State
 from lens_pipeline.storage.content_types import CONTENT_TYPES
 from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep

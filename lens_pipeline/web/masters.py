@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, MasterVideo, ProjectAsset
 from lens_pipeline.catalog.shots import MOST_SHOTS
-from lens_pipeline.derivatives import MASTER, MASTER_POSTER, SCALED
+from lens_pipeline.derivatives.outcomes import Outcome, outcomes
+from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, SCALED
 from lens_pipeline.event_log.history import State
-from lens_pipeline.outcomes import Outcome, outcomes
 from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem

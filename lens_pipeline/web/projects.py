@@ -10,11 +10,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.ids import KEY_PATTERN, key_problem
-from lens_pipeline.derivatives import Derivative
+from lens_pipeline.derivatives.library import read_cursor, write_cursor
+from lens_pipeline.derivatives.outcomes import Outcome
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import InvalidRow
 from lens_pipeline.event_log.history import State
-from lens_pipeline.library import read_cursor, write_cursor
-from lens_pipeline.outcomes import Outcome
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.errors import ApiError, Problem, not_found

@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ScaledVideo
-from lens_pipeline.derivatives import SCALED
+from lens_pipeline.derivatives.outcomes import Outcome, outcomes
+from lens_pipeline.derivatives.registry import SCALED
 from lens_pipeline.event_log.history import State
 from lens_pipeline.media.renditions import LARGEST, SMALLEST
-from lens_pipeline.outcomes import Outcome, outcomes
 from lens_pipeline.web.access.caller import CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
-from lens_pipeline.library import derivative_of
+from lens_pipeline.derivatives.library import derivative_of
 from lens_pipeline.provider import (
     TASK_ID,
     Provider,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from lens_pipeline.alerts.ledger import Rhythm
-from lens_pipeline.pipeline import connect
+from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.queueing import RunQueue
 from lens_pipeline.web import alerting
 from lens_pipeline.web.app import create_app

@@ -13,7 +13,14 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.derivatives import MASTER, MASTER_POSTER, POSTER, PREVIEW, SCALED, Derivative
+from lens_pipeline.derivatives.registry import (
+    MASTER,
+    MASTER_POSTER,
+    POSTER,
+    PREVIEW,
+    SCALED,
+    Derivative,
+)
 from lens_pipeline_tests.chaos.world import World
 from lens_pipeline_tests.media.samples import encoded, scene, texture, write_video
 from lens_pipeline_tests.pipeline import sources

@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from lens_pipeline.core.locks import alerts_lock, daemon_lock, projection_lock
+from lens_pipeline.derivatives.dead_letters import explain
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import Assessed, assess, usable
-from lens_pipeline.letters import explain
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline_tests.chaos.arrivals import MADE_FROM
 from lens_pipeline_tests.chaos.invariants import Record, Standing
 from lens_pipeline_tests.chaos.world import World

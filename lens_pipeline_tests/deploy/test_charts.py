@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helm_python import Chart, HelmError, lint
 
-from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.engine.submit import LOCATION
 from lens_pipeline.settings import load
 from lens_pipeline.stack.roles import ROLES

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.settings import load
 from lens_pipeline.stack.roles import ROLES
 from lens_pipeline_tests.deploy.compose import compose

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.engine.queues import QUEUES
+from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.settings import load
 from lens_pipeline.stack.roles import ROLES
 from lens_pipeline_tests.tools import find

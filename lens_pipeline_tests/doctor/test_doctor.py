@@ -23,8 +23,8 @@ from lens_pipeline.cli.setup import doctor as command
 from lens_pipeline.core.endpoints import Services, services_file
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import LOOPBACK, free_port
+from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.doctor import Check, examine
-from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack import embedded

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from lens_pipeline import pipeline as pipeline_module
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.ports import LOOPBACK
-from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.derivatives import pipeline
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack.embedded import Postgres, Valkey
 from lens_pipeline.stack.services import running
@@ -51,7 +51,7 @@ class Machines:
         self.start_postgres()
         self.start_broker()
         settings = load(self.environment, dotenv=None)[0]
-        self.pipeline: Pipeline = pipeline_module.connect(settings, resolve(settings))
+        self.pipeline: Pipeline = pipeline.connect(settings, resolve(settings))
         endpoints = self.pipeline.endpoints
         self.site = Site(endpoints.database_url, endpoints.dagster_url, self.home)
         assert self.site.lens("migrate").code == 0
@@ -172,4 +172,4 @@ def machines(environment: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machin
         stack.callback(made.close)
         made.begin(environment)
         yield made
-    pipeline_module.connect.cache_clear()
+    pipeline.connect.cache_clear()

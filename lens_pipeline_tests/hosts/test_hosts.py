@@ -7,10 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from lens_pipeline.core.locks import team_of
-from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.release import Release
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.reader import EventLog
-from lens_pipeline.gaps import assess, usable
-from lens_pipeline.release import Release
 from lens_pipeline_tests.hosts.conftest import Machines
 from lens_pipeline_tests.hosts.namespaces import Host
 from lens_pipeline_tests.media.samples import decoded

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline import pipeline as pipeline_module
 from lens_pipeline.assets import renderers
 from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.derivatives import pipeline
 from lens_pipeline.engine import storage
 from lens_pipeline.engine.event_log import partition_lists_of
 from lens_pipeline.media.sandbox.pool import Sandbox
@@ -143,7 +143,7 @@ def site(
     environment.setattr(renderers, "_sandbox", sandboxes)
     yield made
     made.close()
-    pipeline_module.connect.cache_clear()
+    pipeline.connect.cache_clear()
     partition_lists_of.cache_clear()
 
 

@@ -16,10 +16,10 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from lens_pipeline import pipeline as pipeline_module
 from lens_pipeline.cli import main
 from lens_pipeline.cli.session import dagster_instance
-from lens_pipeline.pipeline import Pipeline
+from lens_pipeline.derivatives import pipeline
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.settings import load
 
 
@@ -86,7 +86,7 @@ class Site:
 
     @property
     def pipeline(self) -> Pipeline:
-        return pipeline_module.current()
+        return pipeline.current()
 
     def lens(self, *arguments: str) -> Output:
         """Run a `lens` command in this process."""

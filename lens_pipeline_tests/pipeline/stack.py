@@ -18,9 +18,9 @@ import sqlalchemy as sa
 
 from lens_pipeline.core.endpoints import Services, endpoints_of, services_file
 from lens_pipeline.core.ports import is_free
-from lens_pipeline.derivatives import PREVIEW, Derivative
-from lens_pipeline.gaps import assess, usable
-from lens_pipeline.pipeline import Pipeline, connect
+from lens_pipeline.derivatives.pipeline import Pipeline, connect
+from lens_pipeline.derivatives.registry import PREVIEW, Derivative
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack import orphans
 from lens_pipeline_tests.pipeline.site import eventually

@@ -156,10 +156,10 @@ def test_a_row_that_vanished_before_its_run_fails_alone(
 ) -> None:
     """A deleted row whose absence fails the files next to it."""
     from lens_pipeline.definitions import defs
-    from lens_pipeline.derivatives import PREVIEW
+    from lens_pipeline.derivatives.registry import PREVIEW
+    from lens_pipeline.engine.run_requests import plan_runs
     from lens_pipeline.engine.run_worker import execute
     from lens_pipeline.engine.submit import create_run
-    from lens_pipeline.runs import plan_runs
 
     site.add("p1", photo("p1"))
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1", "vanished"], 20, "once")
@@ -201,10 +201,10 @@ def test_a_session_that_is_lost_in_the_middle_fails_nothing(
 def test_a_run_that_is_about_to_begin_is_not_abandoned(site: Site) -> None:
     """A pass that another command ends between two of its steps."""
     from lens_pipeline.definitions import defs
-    from lens_pipeline.derivatives import PREVIEW
+    from lens_pipeline.derivatives.registry import PREVIEW
     from lens_pipeline.engine.health import fail_abandoned_runs
+    from lens_pipeline.engine.run_requests import plan_runs
     from lens_pipeline.engine.submit import create_run
-    from lens_pipeline.runs import plan_runs
 
     site.add("p1", "u1/x.jpg")
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")
@@ -224,10 +224,10 @@ def test_a_run_that_is_delivered_again_is_left_alone(
 ) -> None:
     """A run that is executed twice because its worker was slow to say that it has it."""
     from lens_pipeline.definitions import defs
-    from lens_pipeline.derivatives import PREVIEW
+    from lens_pipeline.derivatives.registry import PREVIEW
+    from lens_pipeline.engine.run_requests import plan_runs
     from lens_pipeline.engine.run_worker import execute
     from lens_pipeline.engine.submit import create_run
-    from lens_pipeline.runs import plan_runs
 
     site.add("p1", photo("p1"))
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")

@@ -2,9 +2,10 @@
 
 import pytest
 
-from lens_pipeline.derivatives import PREVIEW
-from lens_pipeline.fairness import Waiting, in_turns, next_runs
-from lens_pipeline.gaps import survey
+from lens_pipeline.derivatives.backfill import survey
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.round_robin import in_turns, next_runs
+from lens_pipeline.event_log.queue import Waiting
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.pipeline.ticker import Ticker
 

@@ -7,7 +7,7 @@ import pytest
 
 from lens_pipeline.catalog.rows import Generation, Kind
 from lens_pipeline.core.ids import key_problem
-from lens_pipeline.derivatives import POSTER, PREVIEW
+from lens_pipeline.derivatives.registry import POSTER, PREVIEW
 from lens_pipeline.settings import Settings
 
 GENERATION = Generation(

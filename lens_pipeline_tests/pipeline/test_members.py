@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.core.locks import LockSession, team_of
+from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine import members
 from lens_pipeline.engine.members import Member, await_release, publish
-from lens_pipeline.release import Release
 from lens_pipeline.settings import Settings, load
 from lens_pipeline_tests.pipeline.site import Site, eventually
 

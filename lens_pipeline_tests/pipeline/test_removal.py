@@ -8,12 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
-from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.removal import retire
+from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.errors import StoreUnavailable
-from lens_pipeline.pipeline import LensResource
-from lens_pipeline.removal import retire
-from lens_pipeline.runs import plan_runs
 from lens_pipeline.sensors import removed_generations
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline_tests.pipeline.site import Site
@@ -179,7 +179,7 @@ def test_people_can_remove_however_many(site: Site) -> None:
 @pytest.mark.slow
 def test_the_walk_goes_on_where_it_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library of which only the first page is ever looked at."""
-    monkeypatch.setattr("lens_pipeline.removal._PAGE", 4)
+    monkeypatch.setattr("lens_pipeline.derivatives.removal._PAGE", 4)
     library(site, [f"p{number}" for number in range(10)])
     site.sql("DELETE FROM generations WHERE id IN ('p1', 'p9')")
     cursor, removed = None, []

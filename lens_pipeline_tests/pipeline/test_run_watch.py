@@ -7,11 +7,11 @@ import pytest
 import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
-from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine import run_worker
+from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.engine.run_worker import RunWatch
 from lens_pipeline.engine.submit import create_run
-from lens_pipeline.runs import plan_runs
 from lens_pipeline_tests.pipeline.site import Site
 
 _POLL_SECONDS = 0.5

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from lens_pipeline.derivatives import POSTER, PREVIEW
-from lens_pipeline.runs import Batch, batches, run_request
+from lens_pipeline.derivatives.registry import POSTER, PREVIEW
+from lens_pipeline.engine.run_requests import Batch, batches, run_request
 
 CASES = {
     "nothing": ("", "abc", 2, []),

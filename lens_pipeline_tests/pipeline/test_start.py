@@ -8,9 +8,9 @@ import pytest
 from lens_pipeline.cli.run import _prepare, _require_store
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.ports import free_port
+from lens_pipeline.derivatives.store_audit import ForeignStore
 from lens_pipeline.settings import load
 from lens_pipeline.storage.object_store import WrongCredentials
-from lens_pipeline.stored import ForeignStore
 from lens_pipeline_tests.pipeline.site import Site
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from sqlalchemy import event
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.definitions import defs
-from lens_pipeline.pipeline import LensResource
+from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.schedules import build_backfill
 from lens_pipeline.sensors import Cursor, new_photos, new_videos, removed_generations
 from lens_pipeline_tests.pipeline.site import Site

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lens_pipeline.checks import dead_letters_attended, service_levels
-from lens_pipeline.letters import Unattended
+from lens_pipeline.derivatives.dead_letters import Unattended
 from lens_pipeline.reports import chart, figures
 
 DAY = dt.date(2026, 3, 1)

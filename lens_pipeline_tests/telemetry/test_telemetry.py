@@ -11,10 +11,10 @@ import sentry_sdk
 
 from lens_pipeline.core import telemetry
 from lens_pipeline.core.logs import bound, request_id
-from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.run_worker import execute
+from lens_pipeline.event_log.tags import REQUEST_TAG
 from lens_pipeline.queueing import RunQueue
-from lens_pipeline.runs import REQUEST_TAG
 from lens_pipeline.settings import Settings, SettingsError, traces_wanted
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.telemetry.collectors import Collector, attributes

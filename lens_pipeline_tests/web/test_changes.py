@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from lens_pipeline.derivatives import PREVIEW
+from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.event_log import changes
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import Outcome

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline.assets.progress import Course
-from lens_pipeline.derivatives import MASTER, PREVIEW
+from lens_pipeline.derivatives.registry import MASTER, PREVIEW
 from lens_pipeline.event_log.changes import Position
 from lens_pipeline.event_log.tags import PROGRESS_TAG
 from lens_pipeline.live import ASSETS, Batch

@@ -15,9 +15,9 @@ from celery.contrib.testing.worker import start_worker
 from dagster._daemon.types import DaemonHeartbeat
 
 from lens_pipeline.core.endpoints import Endpoints
+from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
+from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.celery_app import celery_queue, worker_app
-from lens_pipeline.engine.queues import MASTERS, PREVIEWS, QUEUES
-from lens_pipeline.release import Release
 from lens_pipeline.settings import Settings, load
 from lens_pipeline.stack.services import running
 from lens_pipeline.web import health

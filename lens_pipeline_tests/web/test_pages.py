@@ -20,7 +20,7 @@ from lens_pipeline.adding import copy_into_store
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.demo import SAMPLES, add_missing
-from lens_pipeline.derivatives import MASTER_POSTER, POSTER
+from lens_pipeline.derivatives.registry import MASTER_POSTER, POSTER
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.keys import signing_key
 from lens_pipeline.web.access.tokens import Tokens

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline import errors, web
+from lens_pipeline.derivatives.dead_letters import EXPLAINED
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.history import State
-from lens_pipeline.letters import EXPLAINED
 from lens_pipeline.web.texts import TEXTS, Language, Text, choose_language
 
 _WEB = Path(web.__file__).parent

@@ -19,11 +19,12 @@ from typing import IO, cast
 import psutil
 
 from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
-from lens_pipeline.media.ffmpeg.tools import CHECK_SECONDS
 
 # Seconds that a process gets to finish after SIGTERM before it is killed.
 _TERMINATE_SECONDS = 2.0
 _POLL_SECONDS = 0.01
+# How often a running process is looked at, and one that is about to end.
+_CHECK_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 16
 # Characters of ffmpeg's messages that are repeated in an error: the last lines say why.
 _MESSAGE_TAIL = 400
@@ -283,7 +284,7 @@ def _follow(
         while selector.get_map():
             # Looked at first: what was written before the end is then in the pipes already.
             has_ended = _has_ended(process)
-            ready = selector.select(0 if has_ended else CHECK_SECONDS)
+            ready = selector.select(0 if has_ended else _CHECK_SECONDS)
             for key, _ in ready:
                 data = os.read(key.fd, _CHUNK_BYTES)
                 if data:

@@ -14,8 +14,6 @@ from lens_pipeline.media.errors import ToolUnusable
 from lens_pipeline.media.ffmpeg.run import run
 
 _CAPABILITIES_SECONDS = 10.0
-# How often a running process is looked at, and one that is about to end.
-CHECK_SECONDS = 0.1
 _FIX = "install it (apt install ffmpeg, or pip install 'lens-pipeline[embedded]')"
 
 

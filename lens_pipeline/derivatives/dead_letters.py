@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, Row
-from lens_pipeline.derivatives import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import Outcome, Standing, State
 from lens_pipeline.event_log.tags import OUTCOME_TAG
-from lens_pipeline.gaps import Assessed, assess, usable
-from lens_pipeline.pipeline import Pipeline
 
 # What failures mean that left no words behind, by error class.
 EXPLAINED = {

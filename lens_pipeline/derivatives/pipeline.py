@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from functools import cache
 
-import dagster as dg
-
 from lens_pipeline import settings
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.core.endpoints import Endpoints, resolve
@@ -44,10 +42,3 @@ def current() -> Pipeline:
     """The pipeline of this process's environment."""
     loaded, _ = settings.load()
     return connect(loaded, resolve(loaded, broker=False))
-
-
-class LensResource(dg.ConfigurableResource):
-    """Gives Dagster's functions the pipeline; reads the environment when it is first used."""
-
-    def pipeline(self) -> Pipeline:
-        return current()

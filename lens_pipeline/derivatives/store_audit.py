@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lens_pipeline.derivatives import MASTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import LensError
-from lens_pipeline.gaps import Assessed
-from lens_pipeline.pipeline import Pipeline
 from lens_pipeline.storage.object_store import ObjectInfo
 
 # Of each kind; in the order of their ids, so that they are not all of one day.

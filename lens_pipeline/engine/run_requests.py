@@ -9,13 +9,9 @@ import dagster as dg
 
 from lens_pipeline.core.logs import request_id
 from lens_pipeline.core.telemetry import carrier
-from lens_pipeline.derivatives import Derivative
-from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.event_log.tags import FORCE_TAG, ORIGIN_TAG, PRIORITY_TAG, REQUEST_TAG, USER_TAG
 
-ORIGIN_TAG = "lens/origin"
-FORCE_TAG = "lens/force"
-# Of the HTTP request that asked for the run.
-REQUEST_TAG = "lens/request_id"
 # What has just finished goes before what failed, and that before gaps. Checking shots ahead is for
 # when nothing else is to be done: a master that somebody waits for goes before.
 NEW_PRIORITY, RETRY_PRIORITY, BACKFILL_PRIORITY, CHECK_PRIORITY = 0, -1, -2, -3

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from lens_pipeline.derivatives import Derivative
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.history import History, Outcome
 from lens_pipeline.event_log.tags import OUTCOME_TAG
-from lens_pipeline.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 

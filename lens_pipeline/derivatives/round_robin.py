@@ -1,14 +1,10 @@
-"""Whose turn it is: nobody waits for all that somebody else has asked for.
-
-Work is handed out in turns: the first of each owner, then the second of each, and so on; within a
-turn, first come, first served. What somebody has under way counts as turns already taken. With one
-owner, or with many who have one piece each, that is the order of arrival.
-"""
+"""Whose turn it is, so that one user's many files do not hold up another's few."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
+
+from lens_pipeline.event_log.queue import Waiting
 
 T = TypeVar("T")
 O = TypeVar("O", bound=Hashable)  # noqa: E741 - an owner
@@ -30,17 +26,6 @@ def in_turns(
         placed.append((turns[who], item))
         turns[who] += 1
     return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A run in the queue."""
-
-    run_id: str
-    queue: str
-    priority: int
-    # The user whose files it makes; "": several, or nobody's.
-    owner: str
 
 
 def next_runs(

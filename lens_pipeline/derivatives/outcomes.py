@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lens_pipeline.catalog.rows import Row
-from lens_pipeline.derivatives import Derivative
+from lens_pipeline.derivatives.dead_letters import EXPLAINED
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import Assessed, assess
 from lens_pipeline.event_log.history import State
-from lens_pipeline.gaps import Assessed, assess
-from lens_pipeline.letters import EXPLAINED
-from lens_pipeline.pipeline import Pipeline
 
 # As `assets/master_maker.py` says it: `encoding: 42 % (1.3 x real time)`.
 _PERCENT = re.compile(r"(\d+) %")

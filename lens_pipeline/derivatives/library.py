@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.derivatives import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.outcomes import Outcome, outcomes
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
 from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import State
-from lens_pipeline.outcomes import Outcome, outcomes
-from lens_pipeline.pipeline import Pipeline
 
 # A page of a status that few rows have ends early after so many others, with a cursor to go on:
 # the cost of one request must not depend on the size of the library.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Self
 
-from lens_pipeline.derivatives import CHECKED_SHOT, DERIVATIVES
+from lens_pipeline.derivatives.registry import CHECKED_SHOT, DERIVATIVES
 from lens_pipeline.settings import Settings
 from lens_pipeline.version import VERSION
 

@@ -1,15 +1,74 @@
 """The derivatives there are: which rows they come from, where they go, what determines them."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Generic, TypeVar
 
 import dagster as dg
 
-from lens_pipeline import keys
 from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, ProjectAsset, Row, ScaledVideo
 from lens_pipeline.defs.partitions import masters, photos, scaled, shots, videos
 from lens_pipeline.event_log.tags import REVISION_TAG
 from lens_pipeline.settings import Settings
+
+Parameters = Mapping[str, float | None]
+
+
+def preview_key(generation: Generation) -> str:
+    return f"{generation.user_id}/previews/{generation.id}_preview.webp"
+
+
+def poster_key(generation: Generation) -> str:
+    return f"{generation.user_id}/posters/{generation.id}_poster.webp"
+
+
+def master_stem(master: MasterVideo) -> str:
+    """The key of a master's video and poster without revision and suffix."""
+    return f"masters/{master.project_id}/master_{master.id}"
+
+
+def scaled_stem(scaled: ScaledVideo) -> str:
+    """The key of a rendition without revision and suffix; one without a master is never made."""
+    project_id = scaled.master.project_id if scaled.master else ""
+    return f"scaled/{project_id}/{scaled.id}"
+
+
+def revision(sources: list[str], key: str, parameters: Parameters, code_version: str) -> str:
+    """First 12 hex digits of a SHA-256 over everything that determines an output.
+
+    `sources` are the ordered identities of what it is made from; `key` is where it is stored.
+    """
+    identity = json.dumps([sources, key, parameters, code_version], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+QUEUE_TAG = "dagster-celery/queue"
+
+PREVIEWS = "previews"
+# Encodes take minutes: they must never delay a preview.
+MASTERS = "masters"
+QUEUES = (PREVIEWS, MASTERS)
+
+_BY_ASSET = {
+    "preview": PREVIEWS,
+    "poster": PREVIEWS,
+    "checked_shot": MASTERS,
+    "master_video": MASTERS,
+    "master_poster": MASTERS,
+    "scaled_video": MASTERS,
+    "daily_report": MASTERS,
+}
+
+
+def queue_of(assets: Iterable[str]) -> str:
+    """The queue for a run of `assets`; runs without assets of ours go with the previews."""
+    for asset in assets:
+        if asset in _BY_ASSET:
+            return _BY_ASSET[asset]
+    return PREVIEWS
+
 
 # WebP method. A preview is made once and looked at many times: at 2 it would be made 1.6 times as
 # fast (28 ms less, of about 2 s from row to preview) and have 10 % more bytes at the same SSIM.
@@ -81,7 +140,7 @@ class Derivative(ABC, Generic[R]):
         }
 
 
-def _picture_parameters(settings: Settings) -> keys.Parameters:
+def _picture_parameters(settings: Settings) -> Parameters:
     return {
         "edge": settings.preview_edge,
         "quality": settings.preview_quality,
@@ -94,7 +153,7 @@ class _GenerationPicture(Derivative[Generation]):
         return row.user_id
 
     def revision(self, row: Generation, settings: Settings) -> str:
-        return keys.revision(
+        return revision(
             [row.asset_url],
             self.object_key(row, ""),
             _picture_parameters(settings),
@@ -111,7 +170,7 @@ class _Preview(_GenerationPicture):
     code_version = "1"
 
     def object_key(self, row: Generation, revision: str) -> str:
-        return keys.preview_key(row)
+        return preview_key(row)
 
 
 class _Poster(_GenerationPicture):
@@ -123,7 +182,7 @@ class _Poster(_GenerationPicture):
     code_version = "1"
 
     def object_key(self, row: Generation, revision: str) -> str:
-        return keys.poster_key(row)
+        return poster_key(row)
 
 
 class _Master(Derivative[MasterVideo]):
@@ -138,12 +197,10 @@ class _Master(Derivative[MasterVideo]):
 
     def revision(self, row: MasterVideo, settings: Settings) -> str:
         sources = [shot.source or shot.problem or shot.waits or "" for shot in row.shots]
-        return keys.revision(
-            [*sources, row.problem or ""], keys.master_stem(row), {}, self.code_version
-        )
+        return revision([*sources, row.problem or ""], master_stem(row), {}, self.code_version)
 
     def object_key(self, row: MasterVideo, revision: str) -> str:
-        return f"{keys.master_stem(row)}_{revision}.mp4"
+        return f"{master_stem(row)}_{revision}.mp4"
 
     def owner(self, row: MasterVideo) -> str:
         return row.project_id
@@ -175,10 +232,10 @@ class _MasterPoster(Derivative[MasterVideo]):
     def revision(self, row: MasterVideo, settings: Settings) -> str:
         source = MASTER.revision(row, settings)
         parameters = _picture_parameters(settings)
-        return keys.revision([source], keys.master_stem(row), parameters, self.code_version)
+        return revision([source], master_stem(row), parameters, self.code_version)
 
     def object_key(self, row: MasterVideo, revision: str) -> str:
-        return f"{keys.master_stem(row)}_{revision}.webp"
+        return f"{master_stem(row)}_{revision}.webp"
 
     def owner(self, row: MasterVideo) -> str:
         return row.project_id
@@ -205,13 +262,13 @@ class _Scaled(Derivative[ScaledVideo]):
             "width": row.width,
             "height": row.height,
         }
-        return keys.revision([source], keys.scaled_stem(row), parameters, self.code_version)
+        return revision([source], scaled_stem(row), parameters, self.code_version)
 
     def owner(self, row: ScaledVideo) -> str:
         return row.master.project_id if row.master else ""
 
     def object_key(self, row: ScaledVideo, revision: str) -> str:
-        return f"{keys.scaled_stem(row)}_{revision}.mp4"
+        return f"{scaled_stem(row)}_{revision}.mp4"
 
     def row_made_from(self, row: ScaledVideo) -> MasterVideo | None:
         return row.master
@@ -232,7 +289,7 @@ class _CheckedShot(Derivative[ProjectAsset]):
     def revision(self, row: ProjectAsset, settings: Settings) -> str:
         shot = row.shot
         source = shot.source or shot.problem or shot.waits or ""
-        return keys.revision([source], row.id, {}, self.code_version)
+        return revision([source], row.id, {}, self.code_version)
 
     def object_key(self, row: ProjectAsset, revision: str) -> str:
         raise NotImplementedError("a check of a shot stores nothing of its own")

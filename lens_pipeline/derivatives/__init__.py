@@ -1,0 +1,1 @@
+"""What is made from which row, where it goes, where it stands, what needs doing."""
