@@ -24,10 +24,10 @@ from lens_pipeline.catalog.rows import Kind, Row
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.engine.dagster_storage.pool import shared_pool
 from lens_pipeline.engine.events import record_materializations
-from lens_pipeline.engine.pool import shared_pool
+from lens_pipeline.engine.run_queue import create_run, enqueue
 from lens_pipeline.engine.run_requests import Batch
-from lens_pipeline.engine.submit import create_run, enqueue
 from lens_pipeline.event_log.tags import ORIGIN_TAG
 
 _BATCH = 20

@@ -16,8 +16,8 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.engine.run_requests import plan_runs
-from lens_pipeline.engine.submit import create_run
 
 _LIMIT_SECONDS = 180.0
 _POLL_SECONDS = 0.1

@@ -19,7 +19,7 @@ from lens_pipeline.assets import preview
 from lens_pipeline.assets.renderers import PreviewRenderer
 from lens_pipeline.cli import lens
 from lens_pipeline.derivatives.registry import PREVIEWS
-from lens_pipeline.engine.worker import PRELOAD
+from lens_pipeline.engine.workers.worker import PRELOAD
 from lens_pipeline.media.models import Picture
 
 

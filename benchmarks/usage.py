@@ -11,8 +11,8 @@ from benchmarks.running_stack import RunningStack
 
 # A part by what is in its command line; the first that fits.
 _PARTS = {
-    "lens_pipeline.engine.daemon": "daemon",
-    "lens_pipeline.engine.code_server": "code",
+    "lens_pipeline.engine.processes.daemon": "daemon",
+    "lens_pipeline.engine.processes.code_server": "code",
     "lens_pipeline.engine.webserver": "web",
     "lens_pipeline.web": "api",
     "previews": "workers",

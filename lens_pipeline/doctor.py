@@ -25,9 +25,10 @@ from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.derivatives.store_audit import require_own_store
-from lens_pipeline.engine import broker
 from lens_pipeline.engine.health import Heartbeats, daemon_heartbeat_age_seconds, is_recent
-from lens_pipeline.engine.workers import alive_workers
+from lens_pipeline.engine.liveness import problem_of
+from lens_pipeline.engine.workers import broker
+from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import LensError
 from lens_pipeline.media.errors import MediaError, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
@@ -35,7 +36,6 @@ from lens_pipeline.media.ffmpeg.run import run
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.embedded import Valkey
 from lens_pipeline.stack.services import running
-from lens_pipeline.stack.signs_of_life import problem_of
 from lens_pipeline.storage.connect import open_store
 
 _COMMAND = "doctor"
@@ -228,7 +228,7 @@ def _provider(settings: Settings, url: str) -> str:
 
 
 def _dagster(settings: Settings, url: str) -> str:
-    from lens_pipeline.engine.storage import create_tables, has_current_tables
+    from lens_pipeline.engine.dagster_storage.storage import create_tables, has_current_tables
 
     variable = _dagster_variable(settings)
     if settings.database_url is None and settings.dagster_url is None:
@@ -252,7 +252,7 @@ def _dagster_variable(settings: Settings) -> str:
 
 
 def _missing_tables(url: str) -> list[str]:
-    from lens_pipeline.engine.storage import DAGSTER_TABLES
+    from lens_pipeline.engine.dagster_storage.storage import DAGSTER_TABLES
 
     engine = sa.create_engine(
         url, poolclass=sa.NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS}

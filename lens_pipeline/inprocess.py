@@ -13,9 +13,9 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import Assessed, assess, assessed_pages, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.engine.run_requests import plan_runs
-from lens_pipeline.engine.run_worker import execute
-from lens_pipeline.engine.submit import create_run
 from lens_pipeline.event_log.history import State
 
 

@@ -10,8 +10,8 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY, RETRY_PRIORITY, plan_runs
-from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import PRIORITY_TAG
 from lens_pipeline.jobs import daily_reports, previews, retention_job, retirement

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lens_pipeline.engine import interrupts
+from lens_pipeline.engine.processes import startup
 
 # Sites with databases and a store, for whichever tests need one.
 pytest_plugins = ["lens_pipeline_tests.pipeline.fixtures"]
@@ -12,7 +12,7 @@ pytest_plugins = ["lens_pipeline_tests.pipeline.fixtures"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hear SIGINT, which tests send, also where a shell runs them in the background."""
-    interrupts.hear()
+    startup.hear()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

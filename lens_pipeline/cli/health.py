@@ -5,11 +5,11 @@ import sys
 import click
 
 from lens_pipeline import settings
-from lens_pipeline.stack import signs_of_life
+from lens_pipeline.engine import liveness
 
 
 @click.command()
-@click.argument("role", type=click.Choice(list(signs_of_life.CHECKS)), required=False)
+@click.argument("role", type=click.Choice(list(liveness.CHECKS)), required=False)
 def health(role: str | None) -> None:
     """Say whether the process of this machine lives: exit status 0, or 1 and why not.
 
@@ -17,8 +17,8 @@ def health(role: str | None) -> None:
     broker and store work is another question: `lens doctor` and /api/health answer it.
     """
     loaded, _ = settings.load()
-    role = role or signs_of_life.noted_role(loaded.resolved_home)
-    problem = signs_of_life.problem_of(role, loaded)
+    role = role or liveness.noted_role(loaded.resolved_home)
+    problem = liveness.problem_of(role, loaded)
     if problem is not None:
         print(f"lens: {problem}", file=sys.stderr)
         sys.exit(1)

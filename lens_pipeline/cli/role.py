@@ -11,8 +11,9 @@ from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.derivatives.pipeline import connect
+from lens_pipeline.engine import liveness
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import roles, signs_of_life
+from lens_pipeline.stack import roles
 
 
 @click.command()
@@ -37,7 +38,7 @@ def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
 
     Raises StackError, CatalogError: something is missing; says what and the fix.
     """
-    from lens_pipeline.engine.storage import require_current_tables
+    from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
     prepare_home(loaded.resolved_home)
     require_current_tables(endpoints.dagster_url)
@@ -46,7 +47,7 @@ def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
             catalog.check()
     roles.write_instance(loaded)
     os.environ.update(roles.environment(loaded))
-    signs_of_life.note_role(loaded.resolved_home, role)
+    liveness.note_role(loaded.resolved_home, role)
 
 
 def _require_port(role: roles.Role, loaded: Settings) -> None:

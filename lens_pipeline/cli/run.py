@@ -14,9 +14,9 @@ from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.derivatives.store_audit import require_own_store
+from lens_pipeline.engine import liveness
 from lens_pipeline.errors import TransientError
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import signs_of_life
 from lens_pipeline.stack.up import Stack
 from lens_pipeline.stack.up import up as run_stack
 from lens_pipeline.storage.file_store import FileStore
@@ -75,12 +75,12 @@ def demo(exit_when_done: bool) -> None:
 def worker(queue: str, concurrency: int | None) -> None:
     """Run one more Celery worker, on this or any other machine."""
     from lens_pipeline.derivatives.release import Release
-    from lens_pipeline.engine.members import await_release
-    from lens_pipeline.engine.worker import run_worker
+    from lens_pipeline.engine.workers.membership import await_release
+    from lens_pipeline.engine.workers.worker import run_worker
 
     loaded = load_settings()
     endpoints = resolve(loaded)
-    become(signs_of_life.worker_role(queue), loaded, endpoints)
+    become(liveness.worker_role(queue), loaded, endpoints)
     files.sweep(loaded.scratch)
     await_release(endpoints.dagster_url, Release.of(loaded), lambda line: say(f"lens: {line}"))
     _require_store(loaded, endpoints)
@@ -90,7 +90,7 @@ def worker(queue: str, concurrency: int | None) -> None:
 
 def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     from lens_pipeline.alerts.targets import channels
-    from lens_pipeline.engine.storage import require_current_tables, upgrade_tables
+    from lens_pipeline.engine.dagster_storage.storage import require_current_tables, upgrade_tables
 
     channels(loaded.alert_urls)  # refuses what Apprise does not understand
     prepare_databases(loaded, endpoints)

@@ -63,7 +63,7 @@ def print_json(result: Any) -> None:
 @contextmanager
 def session(command: str) -> Iterator[Session]:
     """Everything a command needs, started if it is not running, and stopped again."""
-    from lens_pipeline.engine.storage import require_current_tables
+    from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
     loaded = load_settings()
     if loaded.database_url is None and not loaded.resolved_home.exists():
@@ -99,7 +99,7 @@ def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
     An application's own database is for `lens migrate`, and so are Dagster's tables of another
     version: they are refused, except by `lens up` with an embedded database.
     """
-    from lens_pipeline.engine.storage import create_tables
+    from lens_pipeline.engine.dagster_storage.storage import create_tables
 
     if loaded.database_url is None:
         catalog = connect(loaded, endpoints).catalog

@@ -21,7 +21,11 @@ from lens_pipeline.stack.services import running
 @click.option("--check", is_flag=True, help="Change nothing; exit status 1 if there is work.")
 def migrate(check: bool) -> None:
     """Create the application's tables where absent, and Dagster's; bring Dagster's up to date."""
-    from lens_pipeline.engine.storage import create_database, create_tables, upgrade_tables
+    from lens_pipeline.engine.dagster_storage.storage import (
+        create_database,
+        create_tables,
+        upgrade_tables,
+    )
 
     loaded = load_settings()
     if check:
@@ -53,7 +57,7 @@ def migrate(check: bool) -> None:
 
 def _say_what_is_to_do(loaded: Settings) -> None:
     """Exits with 1 if `lens migrate` has anything to do."""
-    from lens_pipeline.engine.storage import require_current_tables
+    from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
     to_do = []
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:

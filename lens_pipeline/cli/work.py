@@ -15,9 +15,9 @@ from lens_pipeline.derivatives.dead_letters import retry as retry_letters
 from lens_pipeline.derivatives.registry import DERIVATIVES
 from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.derivatives.store_audit import require_own_store
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 from lens_pipeline.inprocess import Result, Work, find_work, work_off
-from lens_pipeline.queueing import RunQueue
 
 # What is made from other derivatives is looked for once those are there.
 _PHASES = (

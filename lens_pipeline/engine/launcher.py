@@ -16,7 +16,7 @@ from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.locks import LockSession, run_lock
 from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG
 from lens_pipeline.derivatives.release import Release
-from lens_pipeline.engine.celery_app import (
+from lens_pipeline.engine.workers.app import (
     EXECUTE_RUN,
     app_arguments,
     celery_queue,

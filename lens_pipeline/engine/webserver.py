@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import LOGGING_CONFIG
 
 from lens_pipeline import settings
-from lens_pipeline.engine import interrupts
-from lens_pipeline.engine.loggers import log_as_ours
+from lens_pipeline.engine.processes import startup
+from lens_pipeline.engine.processes.startup import log_as_ours
 from lens_pipeline.web.access import sessions
 from lens_pipeline.web.access.limits import RateLimit
 from lens_pipeline.web.access.setup import Limits, access_of
@@ -154,7 +154,7 @@ class LensWebserver(DagsterWebserver):
 
 
 def main() -> None:
-    interrupts.hear()
+    startup.hear()
     log_as_ours(dagster_webserver.cli)
     # Without loggers of its own, uvicorn's lines go where all others do.
     LOGGING_CONFIG["loggers"] = {}

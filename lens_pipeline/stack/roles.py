@@ -26,7 +26,7 @@ def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ..
     match role:
         case "code":
             return (
-                *(*python, "lens_pipeline.engine.code_server"),
+                *(*python, "lens_pipeline.engine.processes.code_server"),
                 *("--module-name", "lens_pipeline.definitions"),
                 *("--host", settings.code_bind, "--port", str(settings.code_port or CODE_PORT)),
             )
@@ -34,7 +34,7 @@ def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ..
             address = ("-h", settings.bind, "-p", str(settings.dagster_port))
             return (*python, "lens_pipeline.engine.webserver", *address, *workspace)
         case "daemon":
-            return (*python, "lens_pipeline.engine.daemon", *workspace)
+            return (*python, "lens_pipeline.engine.processes.daemon", *workspace)
         case "api":
             return (*python, "lens_pipeline.web")
 

@@ -6,7 +6,7 @@ import sys
 
 from lens_pipeline.cli.session import dagster_instance, load_settings
 from lens_pipeline.derivatives.pipeline import current
-from lens_pipeline.queueing import RunQueue
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.server import Server, raise_connection_limit

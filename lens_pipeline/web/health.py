@@ -18,9 +18,9 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core import postgres
 from lens_pipeline.core.endpoints import Endpoints
-from lens_pipeline.engine.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.health import daemon_heartbeat_age_seconds, is_recent
-from lens_pipeline.engine.workers import alive_workers
+from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
+from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.version import VERSION
 from lens_pipeline.web.context import Context

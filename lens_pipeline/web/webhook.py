@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
 from lens_pipeline.derivatives.library import derivative_of
+from lens_pipeline.engine.finished_tasks import settle
 from lens_pipeline.provider import (
     TASK_ID,
     Provider,
@@ -20,7 +21,6 @@ from lens_pipeline.provider import (
     TaskState,
     UnknownTask,
 )
-from lens_pipeline.settling import settle
 from lens_pipeline.web.access.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.deliveries import verify

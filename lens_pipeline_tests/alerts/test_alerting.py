@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from lens_pipeline.alerts.ledger import Rhythm
 from lens_pipeline.derivatives.pipeline import connect
-from lens_pipeline.queueing import RunQueue
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web import alerting
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

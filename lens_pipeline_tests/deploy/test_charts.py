@@ -10,10 +10,10 @@ import yaml
 from helm_python import Chart, HelmError, lint
 
 from lens_pipeline.derivatives.registry import QUEUES
-from lens_pipeline.engine.submit import LOCATION
+from lens_pipeline.engine.liveness import CHECKS
+from lens_pipeline.engine.run_queue import LOCATION
 from lens_pipeline.settings import load
 from lens_pipeline.stack.roles import ROLES
-from lens_pipeline.stack.signs_of_life import CHECKS
 
 HELM = Path(__file__).parents[2] / "deploy" / "helm"
 KUBERNETES = "1.31"

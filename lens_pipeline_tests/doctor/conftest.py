@@ -12,7 +12,7 @@ import pytest
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.engine.storage import create_tables
+from lens_pipeline.engine.dagster_storage.storage import create_tables
 from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.stack.services import running
 from lens_pipeline_tests.servers import SeaweedServer

@@ -11,8 +11,8 @@ import pytest
 from lens_pipeline.assets import renderers
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.derivatives import pipeline
-from lens_pipeline.engine import storage
-from lens_pipeline.engine.event_log import partition_lists_of
+from lens_pipeline.engine.dagster_storage import storage
+from lens_pipeline.engine.dagster_storage.event_log_storage import partition_lists_of
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.stack.services import running

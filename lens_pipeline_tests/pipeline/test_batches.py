@@ -157,9 +157,9 @@ def test_a_row_that_vanished_before_its_run_fails_alone(
     """A deleted row whose absence fails the files next to it."""
     from lens_pipeline.definitions import defs
     from lens_pipeline.derivatives.registry import PREVIEW
+    from lens_pipeline.engine.run_execution import execute
+    from lens_pipeline.engine.run_queue import create_run
     from lens_pipeline.engine.run_requests import plan_runs
-    from lens_pipeline.engine.run_worker import execute
-    from lens_pipeline.engine.submit import create_run
 
     site.add("p1", photo("p1"))
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1", "vanished"], 20, "once")
@@ -203,8 +203,8 @@ def test_a_run_that_is_about_to_begin_is_not_abandoned(site: Site) -> None:
     from lens_pipeline.definitions import defs
     from lens_pipeline.derivatives.registry import PREVIEW
     from lens_pipeline.engine.health import fail_abandoned_runs
+    from lens_pipeline.engine.run_queue import create_run
     from lens_pipeline.engine.run_requests import plan_runs
-    from lens_pipeline.engine.submit import create_run
 
     site.add("p1", "u1/x.jpg")
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")
@@ -225,9 +225,9 @@ def test_a_run_that_is_delivered_again_is_left_alone(
     """A run that is executed twice because its worker was slow to say that it has it."""
     from lens_pipeline.definitions import defs
     from lens_pipeline.derivatives.registry import PREVIEW
+    from lens_pipeline.engine.run_execution import execute
+    from lens_pipeline.engine.run_queue import create_run
     from lens_pipeline.engine.run_requests import plan_runs
-    from lens_pipeline.engine.run_worker import execute
-    from lens_pipeline.engine.submit import create_run
 
     site.add("p1", photo("p1"))
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")

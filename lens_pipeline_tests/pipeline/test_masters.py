@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.engine.run_worker import execute
-from lens_pipeline.engine.submit import create_run
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.event_log.history import Outcome
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 from lens_pipeline.sensors import new_masters, new_shots

@@ -7,8 +7,8 @@ import pytest
 
 from lens_pipeline.core.locks import LockSession, team_of
 from lens_pipeline.derivatives.release import Release
-from lens_pipeline.engine import members
-from lens_pipeline.engine.members import Member, await_release, publish
+from lens_pipeline.engine.workers import membership
+from lens_pipeline.engine.workers.membership import Member, await_release, publish
 from lens_pipeline.settings import Settings, load
 from lens_pipeline_tests.pipeline.site import Site, eventually
 
@@ -39,7 +39,7 @@ def test_a_worker_that_does_not_match_is_refused(
     site: Site, environment: pytest.MonkeyPatch
 ) -> None:
     """A worker left from the last version that makes files the sensors hold for outdated."""
-    environment.setattr(members, "_AWAIT_SECONDS", 0.0)
+    environment.setattr(membership, "_AWAIT_SECONDS", 0.0)
     await_release(site.dagster_url, OURS, pytest.fail)  # nothing was published yet
     publish(site.dagster, OURS)
     await_release(site.dagster_url, OURS, pytest.fail)
@@ -76,9 +76,9 @@ def test_members_count_while_they_live_and_match(
     site: Site, environment: pytest.MonkeyPatch
 ) -> None:
     """Runs begun for workers that are gone, and none for those that have come."""
-    environment.setattr(members, "_LOOK_SECONDS", 0.05)
+    environment.setattr(membership, "_LOOK_SECONDS", 0.05)
     stopped: list[int] = []
-    environment.setattr(members.os, "kill", lambda _, number: stopped.append(number))
+    environment.setattr(membership.os, "kill", lambda _, number: stopped.append(number))
     runs = site.pipeline.runs
     team = team_of("previews", OURS.id)
     publish(site.dagster, OURS)

@@ -13,8 +13,8 @@ from lens_pipeline import live, retention
 from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
-from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
 from lens_pipeline.figures import Figures, Tally

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
-from lens_pipeline.engine import run_worker
+from lens_pipeline.engine import run_execution
+from lens_pipeline.engine.run_execution import RunWatch
+from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.engine.run_requests import plan_runs
-from lens_pipeline.engine.run_worker import RunWatch
-from lens_pipeline.engine.submit import create_run
 from lens_pipeline_tests.pipeline.site import Site
 
 _POLL_SECONDS = 0.5
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.5
 
 @pytest.fixture
 def run(site: Site, monkeypatch: pytest.MonkeyPatch) -> dg.DagsterRun:
-    monkeypatch.setattr(run_worker, "_POLL_SECONDS", _POLL_SECONDS)
+    monkeypatch.setattr(run_execution, "_POLL_SECONDS", _POLL_SECONDS)
     site.add("p1", "u1/x.jpg")
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")
     return create_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)

@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from lens_pipeline.engine.broker import BrokerFull, BrokerRefusal, reach
+from lens_pipeline.engine.workers.broker import BrokerFull, BrokerRefusal, reach
 from lens_pipeline_tests.pipeline import sources
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack

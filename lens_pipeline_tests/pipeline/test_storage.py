@@ -26,12 +26,12 @@ from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.postgres import SERVER_SIDE, notice_lost_clients
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
-from lens_pipeline.engine.bell import RING, Bell
-from lens_pipeline.engine.event_log import LensEventLogStorage
-from lens_pipeline.engine.pool import create_pool, shared_pool
+from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
+from lens_pipeline.engine.dagster_storage.pool import create_pool, shared_pool
+from lens_pipeline.engine.dagster_storage.storage import has_current_tables, upgrade_tables
+from lens_pipeline.engine.processes.notify import RING, Bell
+from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
-from lens_pipeline.engine.storage import has_current_tables, upgrade_tables
-from lens_pipeline.engine.submit import submit_run
 from lens_pipeline.settings import load
 from lens_pipeline_tests.pipeline.site import Site, eventually
 

@@ -18,7 +18,7 @@ from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, IntervalDaemon
 
 from lens_pipeline.engine import wall_clock
-from lens_pipeline.engine.daemon import create_daemon_of_type
+from lens_pipeline.engine.processes.daemon import create_daemon_of_type
 
 pytestmark = pytest.mark.slow
 

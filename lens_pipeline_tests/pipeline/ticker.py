@@ -4,7 +4,7 @@ import dagster as dg
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.engine.submit import create_run, enqueue
+from lens_pipeline.engine.run_queue import create_run, enqueue
 from lens_pipeline.sensors import new_photos
 from lens_pipeline_tests.pipeline.site import Site
 

@@ -15,8 +15,8 @@ from lens_pipeline.checks import DEAD_LETTERS, SERVICE_LEVELS
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG
-from lens_pipeline.engine.run_worker import execute
-from lens_pipeline.engine.submit import create_run
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.reports import keeping
 from lens_pipeline.schedules import daily_report
 from lens_pipeline_tests.pipeline.site import Site

@@ -12,16 +12,16 @@ import sentry_sdk
 from lens_pipeline.core import telemetry
 from lens_pipeline.core.logs import bound, request_id
 from lens_pipeline.derivatives.registry import PREVIEW
-from lens_pipeline.engine.run_worker import execute
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.tags import REQUEST_TAG
-from lens_pipeline.queueing import RunQueue
 from lens_pipeline.settings import Settings, SettingsError, traces_wanted
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.telemetry.collectors import Collector, attributes
 
 _LOADS_ALL = """
 import sys
-import lens_pipeline.definitions, lens_pipeline.engine.daemon, lens_pipeline.engine.run_worker
+import lens_pipeline.definitions, lens_pipeline.engine.processes.daemon, lens_pipeline.engine.run_execution
 import lens_pipeline.web.app, lens_pipeline.cli.session
 from lens_pipeline import telemetry
 from lens_pipeline.settings import Settings

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.derivatives.pipeline import connect
-from lens_pipeline.queueing import RunQueue
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

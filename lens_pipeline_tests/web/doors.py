@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.derivatives.pipeline import connect
-from lens_pipeline.queueing import RunQueue
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.settings import load
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.access.setup import Access, Limits

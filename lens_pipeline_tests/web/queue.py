@@ -3,7 +3,7 @@
 import dagster as dg
 from dagster import DagsterEvent, DagsterEventType
 
-from lens_pipeline.engine.run_worker import execute
+from lens_pipeline.engine.run_execution import execute
 from lens_pipeline_tests.pipeline.site import Site
 
 

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log import changes
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import Outcome
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PROGRESS_TAG
 from lens_pipeline.live import ASSETS, statuses
-from lens_pipeline.queueing import RunQueue
 from lens_pipeline_tests.pipeline.site import Site
 
 

@@ -17,7 +17,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.derivatives.release import Release
-from lens_pipeline.engine.celery_app import celery_queue, worker_app
+from lens_pipeline.engine.workers.app import celery_queue, worker_app
 from lens_pipeline.settings import Settings, load
 from lens_pipeline.stack.services import running
 from lens_pipeline.web import health

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from lens_pipeline.derivatives.registry import PREVIEW
-from lens_pipeline.queueing import RunQueue
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.pipeline.site import Site, eventually

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline import web as web_package
-from lens_pipeline.queueing import RunQueue
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

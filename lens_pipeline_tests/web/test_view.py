@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from lens_pipeline.queueing import RunQueue
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.pipeline.site import Databases, Site, eventually

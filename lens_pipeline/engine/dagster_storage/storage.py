@@ -21,10 +21,10 @@ from sqlalchemy.pool import NullPool
 
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import StackError, resolve
-from lens_pipeline.engine.bell import RING, RINGS
-from lens_pipeline.engine.event_log import LensEventLogStorage
-from lens_pipeline.engine.pool import shared_pool
-from lens_pipeline.engine.schema import Schema, schema_of
+from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
+from lens_pipeline.engine.dagster_storage.pool import shared_pool
+from lens_pipeline.engine.dagster_storage.schema_cache import Schema, schema_of
+from lens_pipeline.engine.processes.notify import RING, RINGS
 
 logger = logging.getLogger(__name__)
 

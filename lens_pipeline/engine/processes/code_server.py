@@ -2,12 +2,12 @@
 
 import dagster._cli.api
 
-from lens_pipeline.engine import interrupts
-from lens_pipeline.engine.loggers import log_as_ours
+from lens_pipeline.engine.processes import startup
+from lens_pipeline.engine.processes.startup import log_as_ours
 
 
 def main() -> None:
-    interrupts.hear()
+    startup.hear()
     log_as_ours(dagster._cli.api)
     dagster._cli.api.grpc_command()
 

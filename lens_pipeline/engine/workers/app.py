@@ -63,7 +63,7 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
         "task_ignore_result": not endpoints.result_url,
         "task_track_started": True,
         "result_expires": 3600,
-        "worker_consumer": "lens_pipeline.engine.consumer:PatientConsumer",
+        "worker_consumer": "lens_pipeline.engine.workers.consumer:PatientConsumer",
         "worker_max_tasks_per_child": 500,
         "worker_max_memory_per_child": _MAX_CHILD_KIB,
         "worker_hijack_root_logger": False,
@@ -143,7 +143,7 @@ def execute_run_task(app: Celery) -> Any:
 
     @app.task(name=EXECUTE_RUN, **_AGAIN)
     def execute_run(run_id: str) -> int:
-        from lens_pipeline.engine.run_worker import execute
+        from lens_pipeline.engine.run_execution import execute
 
         try:
             return execute(_instance(), run_id)

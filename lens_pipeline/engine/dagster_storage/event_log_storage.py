@@ -12,7 +12,7 @@ from dagster._core.storage.event_log import DynamicPartitionsTable, SqlEventLogS
 from dagster_postgres import PostgresEventLogStorage
 
 from lens_pipeline.core.locks import lock_id
-from lens_pipeline.engine.schema import Schema
+from lens_pipeline.engine.dagster_storage.schema_cache import Schema
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True

@@ -13,9 +13,9 @@ from lens_pipeline.catalog.rows import Generation
 from lens_pipeline.derivatives.library import derivative_of
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.status import assess
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
 from lens_pipeline.provider import Task, TaskState
-from lens_pipeline.queueing import RunQueue
 
 logger = logging.getLogger(__name__)
 

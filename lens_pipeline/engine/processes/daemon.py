@@ -20,10 +20,11 @@ from lens_pipeline.core.locks import team_of
 from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG, QUEUES
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.derivatives.round_robin import next_runs
-from lens_pipeline.engine import interrupts, wall_clock
-from lens_pipeline.engine.bell import Bell
-from lens_pipeline.engine.loggers import log_as_ours
-from lens_pipeline.engine.members import publish
+from lens_pipeline.engine import wall_clock
+from lens_pipeline.engine.processes import startup
+from lens_pipeline.engine.processes.notify import Bell
+from lens_pipeline.engine.processes.startup import log_as_ours
+from lens_pipeline.engine.workers.membership import publish
 from lens_pipeline.event_log.queue import RunQueueLog
 
 # Dagster looks at its sensors every 5 s; this is most of the time from a row to its preview. A bit
@@ -92,7 +93,7 @@ def create_daemon_of_type(daemon_type: str, instance: DagsterInstance) -> Dagste
 
 
 def main() -> None:
-    interrupts.hear()
+    startup.hear()
     log_as_ours(dagster._daemon.controller)
     dagster._daemon.sensor.MIN_INTERVAL_LOOP_TIME = SENSOR_LOOP_SECONDS
     dagster._daemon.controller.create_daemon_of_type = create_daemon_of_type

@@ -13,11 +13,11 @@ from celery import signals
 from lens_pipeline.core.endpoints import Endpoints, StackError
 from lens_pipeline.core.logs import FILES
 from lens_pipeline.derivatives.release import Release
-from lens_pipeline.engine.celery_app import celery_queue, worker_app
-from lens_pipeline.engine.loggers import log_as_ours
-from lens_pipeline.engine.members import Member, membership_step
+from lens_pipeline.engine import liveness
+from lens_pipeline.engine.processes.startup import log_as_ours
+from lens_pipeline.engine.workers.app import celery_queue, worker_app
+from lens_pipeline.engine.workers.membership import Member, membership_step
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import signs_of_life
 
 # Imported before the fork; without them each child pays about 3 s of imports at its first run.
 PRELOAD = (
@@ -28,10 +28,10 @@ PRELOAD = (
     "upath",
     "fsspec",
     "lens_pipeline.definitions",
-    "lens_pipeline.engine.coordinator",
+    "lens_pipeline.engine.run_coordinator",
     "lens_pipeline.engine.launcher",
-    "lens_pipeline.engine.run_worker",
-    "lens_pipeline.engine.storage",
+    "lens_pipeline.engine.run_execution",
+    "lens_pipeline.engine.dagster_storage.storage",
 )
 
 
@@ -56,7 +56,7 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
 
     @signals.heartbeat_sent.connect(weak=False)
     def _show_life(**_: object) -> None:
-        signs_of_life.beat(settings.resolved_home, queue)
+        liveness.beat(settings.resolved_home, queue)
 
     release = Release.of(settings)
     member = Member(endpoints.dagster_url, release, queue, concurrency)

@@ -4,8 +4,8 @@ from celery import Celery
 
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.derivatives.registry import QUEUES
-from lens_pipeline.engine.broker import BrokerError, errors_of
-from lens_pipeline.engine.celery_app import app_arguments, queue_name
+from lens_pipeline.engine.workers.app import app_arguments, queue_name
+from lens_pipeline.engine.workers.broker import BrokerError, errors_of
 
 # A worker that lives answers at once, also while its children work.
 _ANSWER_SECONDS = 1.0

@@ -1,6 +1,7 @@
-"""Dagster's own processes log as ours do, instead of each in a way of its own."""
+"""What Dagster's processes do first: log as ours do, and hear SIGTERM."""
 
 import logging
+import signal
 import warnings
 from types import ModuleType
 
@@ -48,3 +49,12 @@ def _run_loggers(_: object) -> list[tuple[dg.LoggerDefinition, dict[str, str]]]:
 def _run_logger(_: dg.InitLoggerContext) -> logging.Logger:
     _RUNS.setLevel(logging.INFO)
     return _RUNS
+
+
+def hear() -> None:
+    """Let SIGINT, and with it SIGTERM, end this process in order, however it was begun.
+
+    Whatever a script begins in its background (`nohup lens up &`) ignores SIGINT, and Dagster
+    takes its way to handle SIGTERM from that: only a kill would end it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,1 @@
+"""Dagster's storage on PostgreSQL, over pooled connections."""

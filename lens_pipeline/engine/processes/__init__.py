@@ -1,0 +1,1 @@
+"""Dagster's own processes as this product runs them."""

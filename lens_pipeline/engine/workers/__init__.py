@@ -1,0 +1,1 @@
+"""Celery workers: the app, the processes, how they join and leave."""
