@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from benchmarks.history import fill
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack
-from lens_pipeline.reports import reading
+from lens_pipeline.monitoring.reports import collect
 from lens_pipeline.retention import Pruned, prune
 
 _PARTITIONS, _QUICK_PARTITIONS = 10_000, 1_000
@@ -96,7 +96,7 @@ def _report_seconds(stack: RunningStack, partitions: int) -> float:
             connection.execute(statement, values)
             connection.commit()
     started = time.monotonic()
-    files = reading.read_files(stack.pipeline, day)
+    files = collect.read_files(stack.pipeline, day)
     seconds = time.monotonic() - started
     if len(files) != partitions:
         raise RuntimeError(f"the report found {len(files)} of {partitions} files")

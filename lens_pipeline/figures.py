@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.event_log.changes import Position
-from lens_pipeline.live import ASSETS
+from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.status.figures import FigureLog, Made, Missed
 
 T = TypeVar("T")

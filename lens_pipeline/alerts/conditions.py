@@ -9,11 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from lens_pipeline.alerts import links
 from lens_pipeline.alerts.ledger import Problem
-from lens_pipeline.backlog import Backlog
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.derivatives.dead_letters import counted
 from lens_pipeline.derivatives.registry import QUEUES
+from lens_pipeline.monitoring.backlog import Backlog
 from lens_pipeline.settings import Settings
 from lens_pipeline.status.figures import HourlyOutcome
 

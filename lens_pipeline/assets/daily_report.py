@@ -14,7 +14,7 @@ from lens_pipeline.derivatives.dead_letters import unattended
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lens_pipeline.reports.reading import DayReport
+    from lens_pipeline.monitoring.reports.collect import DayReport
 
 NAME = "daily_report"
 
@@ -31,20 +31,20 @@ NAME = "daily_report"
 def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.MaterializeResult:
     """How many files of the day were made, how fast, and what failed; by kind."""
     # Here rather than above: every worker process would hold pandas and matplotlib for it.
-    from lens_pipeline.reports import chart, keeping, reading
+    from lens_pipeline.monitoring.reports import archive, chart, collect
 
     pipeline = lens.pipeline()
     day = dt.date.fromisoformat(context.partition_key)
-    files = reading.read_files(pipeline, day)
-    report = reading.report(pipeline, day, files)
-    keeping.keep(pipeline.store, report)
+    files = collect.read_files(pipeline, day)
+    report = collect.report(pipeline, day, files)
+    archive.keep(pipeline.store, report)
     letters = unattended(pipeline)
     return dg.MaterializeResult(
         metadata={
             "chart": dg.MetadataValue.md(chart.inline(chart.draw(day, files), f"{day}")),
             **_figures(report),
-            "dagster/uri": pipeline.store.uri(keeping.keys(day)["figures_parquet"]),
-            **keeping.keys(day),
+            "dagster/uri": pipeline.store.uri(archive.keys(day)["figures_parquet"]),
+            **archive.keys(day),
         },
         check_results=[
             checks.service_levels(report.summary),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lens_pipeline.cli.session import Session
-    from lens_pipeline.reports.reading import DayReport
+    from lens_pipeline.monitoring.reports.collect import DayReport
 
 _COLUMNS = {
     "finished": "finished",
@@ -54,14 +54,14 @@ def report(days: int, as_json: bool) -> None:
 
 def _day(lens: "Session", ago: int) -> tuple[str, "DayReport"]:
     """The report of so many days ago: from the store, or from the log if none was made yet."""
-    from lens_pipeline.reports import keeping, reading
+    from lens_pipeline.monitoring.reports import archive, collect
 
-    today = reading.today()
+    today = collect.today()
     day = today - dt.timedelta(days=ago)
-    kept = keeping.find(lens.pipeline.store, day) if ago else None
+    kept = archive.find(lens.pipeline.store, day) if ago else None
     if kept is not None:
         return "store", kept
-    return "log", reading.report(lens.pipeline, day)
+    return "log", collect.report(lens.pipeline, day)
 
 
 def _plain(source: str, day: "DayReport") -> dict:

@@ -17,10 +17,10 @@ from lens_pipeline.alerts.desk import Desk
 from lens_pipeline.alerts.ledger import Ledger, Notice, Rhythm, Word
 from lens_pipeline.alerts.targets import Delivery, Target, channels, standing
 from lens_pipeline.alerts.wording import compose, of_letters
-from lens_pipeline.backlog import Watch
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.live import ASSETS
+from lens_pipeline.monitoring.backlog import Watch
+from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.health import Monitor, Probe, Trouble

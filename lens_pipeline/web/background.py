@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from lens_pipeline.backlog import Watch
 from lens_pipeline.figures import Figures
-from lens_pipeline.live import Feed
-from lens_pipeline.projection import Projector
+from lens_pipeline.monitoring.backlog import Watch
+from lens_pipeline.monitoring.feed import Feed
+from lens_pipeline.monitoring.view_sync import Projector
 from lens_pipeline.status.figures import FigureLog
 from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.context import Context

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.alerts.conditions import Disk, Seen, disks, judge
-from lens_pipeline.backlog import Backlog
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.live import ASSETS
+from lens_pipeline.monitoring.backlog import Backlog
+from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.settings import Settings
 from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 from lens_pipeline_tests.pipeline.site import Site

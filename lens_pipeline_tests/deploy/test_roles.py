@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.engine.health import daemon_heartbeat_age_seconds
 from lens_pipeline.engine.dagster_storage.storage import DagsterPostgresStorage
+from lens_pipeline.engine.health import daemon_heartbeat_age_seconds
 from lens_pipeline_tests.deploy.roles import (
     BEARER,
     COMMANDS,

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from lens_pipeline import live, retention
+from lens_pipeline import retention
 from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
@@ -18,6 +18,7 @@ from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
 from lens_pipeline.figures import Figures, Tally
+from lens_pipeline.monitoring import feed
 from lens_pipeline.retention import Pruned, prune
 from lens_pipeline.status.figures import FigureLog
 from lens_pipeline_tests.pipeline.site import Site, eventually
@@ -81,7 +82,7 @@ class Seen:
 
     status: Any
     letters: Any
-    feed: list[live.Status]
+    feed: list[feed.Status]
     tally: dict[str, Any]
     position: str
 
@@ -117,14 +118,14 @@ def _tally(site: Site, changes: ChangeLog) -> dict[str, Any]:
 
 def _see(site: Site, changes: ChangeLog) -> Seen:
     status = site.lens("status", *IDS, "removed", "--json").json
-    feed = live.statuses(site.pipeline, {"preview": [*IDS, "removed"]})
+    feed = feed.statuses(site.pipeline, {"preview": [*IDS, "removed"]})
     told = [one for one in feed if one.event_id is not None]
     return Seen(status, site.dead_letters(), told, _tally(site, changes), str(changes.latest()))
 
 
 @pytest.fixture
 def changes(site: Site) -> Iterator[ChangeLog]:
-    log = ChangeLog(site.dagster_url, live.ASSETS)
+    log = ChangeLog(site.dagster_url, feed.ASSETS)
     yield log
     log.close()
 

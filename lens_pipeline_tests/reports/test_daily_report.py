@@ -17,7 +17,7 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
-from lens_pipeline.reports import keeping
+from lens_pipeline.monitoring.reports import archive
 from lens_pipeline.schedules import daily_report
 from lens_pipeline_tests.pipeline.site import Site
 
@@ -108,7 +108,7 @@ def test_a_day_is_reported_as_it_went(site: Site, photo: Photo) -> None:
     kept, _ = _photos(site)
     assert {name: kept[name] for name in counts} == counts
     assert kept["source"] == "store"
-    keys = keeping.keys(yesterday)
+    keys = archive.keys(yesterday)
     assert set(keys.values()) <= site.objects()
     table = pd.read_csv(io.BytesIO((site.store / keys["figures_csv"]).read_bytes()))
     assert table.set_index("kind")["finished"].to_dict() == {

@@ -10,7 +10,7 @@ import pytest
 
 from lens_pipeline.checks import dead_letters_attended, service_levels
 from lens_pipeline.derivatives.dead_letters import Unattended
-from lens_pipeline.reports import chart, figures
+from lens_pipeline.monitoring.reports import chart, statistics
 
 DAY = dt.date(2026, 3, 1)
 MIDDAY = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -43,11 +43,11 @@ def summary(
     attempts: list[dict[str, Any]] | None = None,
     as_of: dt.datetime = NEXT_DAY,
 ) -> pd.DataFrame:
-    return figures.summarize(
+    return statistics.summarize(
         DAY,
         ["photo", "video"],
-        figures.frame(files, figures.FILES),
-        figures.frame(attempts or [], figures.ATTEMPTS),
+        statistics.frame(files, statistics.FILES),
+        statistics.frame(attempts or [], statistics.ATTEMPTS),
         as_of,
     )
 
@@ -86,12 +86,12 @@ def test_what_may_still_be_in_time_is_not_judged() -> None:
 
 
 def test_a_day_without_files_has_a_report_all_the_same() -> None:
-    empty = figures.frame([], figures.FILES)
+    empty = statistics.frame([], statistics.FILES)
     photo = summary([]).iloc[0]
     assert photo["finished"] == 0
     assert pd.isna(photo["in_time_share"])
     assert pd.isna(photo["latency_p50_seconds"])
-    assert len(figures.extremes(DAY, empty)) == 0
+    assert len(statistics.extremes(DAY, empty)) == 0
     assert chart.draw(DAY, empty).startswith(b"\x89PNG")
     assert service_levels(summary([])).passed
 
@@ -99,7 +99,7 @@ def test_a_day_without_files_has_a_report_all_the_same() -> None:
 def test_the_slowest_and_the_largest_are_named_worst_first() -> None:
     files = [made(number, latency=100 - number) for number in range(30)]
     files.append(not_made(1, "dead", latency_seconds=1e9, bytes_in=10**12))
-    listed = figures.extremes(DAY, figures.frame(files, figures.FILES))
+    listed = statistics.extremes(DAY, statistics.frame(files, statistics.FILES))
     by_list = {name: rows["id"].tolist() for name, rows in listed.groupby("list")}
     assert by_list["slowest"] == [f"f{number}" for number in range(10)]
     assert by_list["largest"] == [f"f{number}" for number in range(29, 19, -1)]
@@ -110,9 +110,9 @@ def test_the_picture_of_a_busy_day_is_small() -> None:
     files = [
         made(n, 0.5 + n % 90, finished_at=MIDDAY.replace(hour=n % 24)) for n in range(2000)
     ]  # fmt: skip
-    by_hour = figures.hours(figures.frame(files, figures.FILES))
+    by_hour = statistics.hours(statistics.frame(files, statistics.FILES))
     assert int(by_hour[["in_time", "late"]].to_numpy().sum()) == 2000
-    assert 5_000 < len(chart.draw(DAY, figures.frame(files, figures.FILES))) < 40_000
+    assert 5_000 < len(chart.draw(DAY, statistics.frame(files, statistics.FILES))) < 40_000
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from lens_pipeline.backlog import Walk
 from lens_pipeline.catalog.rows import Position
 from lens_pipeline.derivatives.registry import MASTER, PREVIEW
+from lens_pipeline.monitoring.backlog import Walk
 from lens_pipeline_tests.pipeline.project import Project
 from lens_pipeline_tests.pipeline.site import Site
 

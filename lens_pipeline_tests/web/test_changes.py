@@ -18,7 +18,7 @@ from lens_pipeline.event_log import changes
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import Outcome
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PROGRESS_TAG
-from lens_pipeline.live import ASSETS, statuses
+from lens_pipeline.monitoring.feed import ASSETS, statuses
 from lens_pipeline_tests.pipeline.site import Site
 
 

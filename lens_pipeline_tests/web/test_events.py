@@ -15,7 +15,7 @@ from lens_pipeline.derivatives.registry import MASTER, PREVIEW
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.changes import Position
 from lens_pipeline.event_log.tags import PROGRESS_TAG
-from lens_pipeline.live import ASSETS, Batch
+from lens_pipeline.monitoring.feed import ASSETS, Batch
 from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

@@ -22,7 +22,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
 from lens_pipeline.derivatives.status import Assessed, assessed_pages
 from lens_pipeline.event_log.history import State
-from lens_pipeline.live import Batch, Status
+from lens_pipeline.monitoring.feed import Batch, Status
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from lens_pipeline.derivatives.registry import (
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
-from lens_pipeline.reports import figures
+from lens_pipeline.monitoring.reports import statistics
 from lens_pipeline.status.figures import STAGES
 
 # What a kind is reported by: a master counts by its video.
@@ -55,8 +55,8 @@ def report(pipeline: Pipeline, day: dt.date, files: pd.DataFrame | None = None) 
     attempts = _attempts(pipeline, day)
     return DayReport(
         day,
-        figures.summarize(day, KINDS, files, attempts, as_of),
-        figures.extremes(day, files),
+        statistics.summarize(day, KINDS, files, attempts, as_of),
+        statistics.extremes(day, files),
     )
 
 
@@ -71,7 +71,7 @@ def read_files(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
             rows += [_made_row(kind, file) for file in made.values()]
             for found in _others(pipeline, log, derivative, day, made):
                 rows.append(found)
-    return figures.frame(rows, figures.FILES)
+    return statistics.frame(rows, statistics.FILES)
 
 
 def _attempts(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def _attempts(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
             for derivative in DERIVATIVES
             for missed in log.missed(derivative.asset, since, until)
         ]
-    return figures.frame(rows, figures.ATTEMPTS)
+    return statistics.frame(rows, statistics.ATTEMPTS)
 
 
 def _bounds(day: dt.date) -> tuple[dt.datetime, dt.datetime]:

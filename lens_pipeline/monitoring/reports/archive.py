@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lens_pipeline.errors import SourceMissing
-from lens_pipeline.reports.reading import DayReport
+from lens_pipeline.monitoring.reports.collect import DayReport
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.object_store import ObjectStore
 

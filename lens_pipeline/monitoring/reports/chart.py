@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lens_pipeline.reports.figures import IN_TIME_SECONDS, hours
+from lens_pipeline.monitoring.reports.statistics import IN_TIME_SECONDS, hours
 
 # Inches and dots an inch: some 15 KiB, which every report keeps in the event log.
 _SIZE, _DPI = (8.4, 2.8), 90
