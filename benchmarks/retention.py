@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from benchmarks.history import fill
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack
+from lens_pipeline.defs.retention import Pruned, prune
 from lens_pipeline.monitoring.reports import collect
-from lens_pipeline.retention import Pruned, prune
 
 _PARTITIONS, _QUICK_PARTITIONS = 10_000, 1_000
 _EDGE = 256

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from lens_pipeline import settings
-from lens_pipeline.assets import preview
-from lens_pipeline.assets.renderers import PreviewRenderer
 from lens_pipeline.cli import lens
+from lens_pipeline.defs.assets import pictures
+from lens_pipeline.defs.assets.renderers import PreviewRenderer
 from lens_pipeline.derivatives.registry import PREVIEWS
 from lens_pipeline.engine.workers.worker import PRELOAD
 from lens_pipeline.media.models import Picture
@@ -44,7 +44,7 @@ def _sleep_instead(seconds: float, photo: Path) -> None:
             time.sleep(seconds)
             return picture, extra
 
-    preview.PreviewRenderer = Sleeper
+    pictures.PreviewRenderer = Sleeper
 
 
 def _fork() -> int:

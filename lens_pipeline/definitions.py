@@ -2,17 +2,17 @@
 
 import dagster as dg
 
-from lens_pipeline import jobs, sensors, settings
-from lens_pipeline.assets.checked_shot import checked_shot
-from lens_pipeline.assets.daily_report import daily_report
-from lens_pipeline.assets.generations import photo_generation, video_generation
-from lens_pipeline.assets.masters import master_assets
-from lens_pipeline.assets.poster import build_poster
-from lens_pipeline.assets.preview import build_preview
-from lens_pipeline.assets.scaled_video import scaled_video
+from lens_pipeline import settings
+from lens_pipeline.defs import jobs, sensors
+from lens_pipeline.defs.assets.checked_shots import checked_shot
+from lens_pipeline.defs.assets.daily_report import daily_report
+from lens_pipeline.defs.assets.masters import master_assets
+from lens_pipeline.defs.assets.pictures import build_poster, build_preview
+from lens_pipeline.defs.assets.renditions import scaled_video
+from lens_pipeline.defs.assets.sources import photo_generation, video_generation
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.schedules import build_backfill, retention, retire_partitions
-from lens_pipeline.schedules import daily_report as daily_report_schedule
+from lens_pipeline.defs.schedules import build_backfill, retention, retire_partitions
+from lens_pipeline.defs.schedules import daily_report as daily_report_schedule
 
 
 @dg.definitions

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.assets import renderers
 from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.defs.assets import renderers
 from lens_pipeline.derivatives import pipeline
 from lens_pipeline.engine.dagster_storage import storage
 from lens_pipeline.engine.dagster_storage.event_log_storage import partition_lists_of

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from lens_pipeline.assets.pictures import PictureMaker
+from lens_pipeline.defs.assets.pictures import PictureMaker
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.pipeline import sources
 from lens_pipeline_tests.pipeline.site import Site

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import new_masters, new_shots
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.event_log.history import Outcome
 from lens_pipeline.event_log.tags import OUTCOME_TAG
-from lens_pipeline.sensors import new_masters, new_shots
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site
 

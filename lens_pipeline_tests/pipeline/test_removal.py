@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import removed_generations
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.derivatives.removal import retire
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.errors import StoreUnavailable
-from lens_pipeline.sensors import removed_generations
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline_tests.pipeline.site import Site
 

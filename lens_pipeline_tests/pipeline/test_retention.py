@@ -9,9 +9,10 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from lens_pipeline import retention
 from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.definitions import defs
+from lens_pipeline.defs import retention
+from lens_pipeline.defs.retention import Pruned, prune
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
@@ -19,7 +20,6 @@ from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
 from lens_pipeline.figures import Figures, Tally
 from lens_pipeline.monitoring import feed
-from lens_pipeline.retention import Pruned, prune
 from lens_pipeline.status.figures import FigureLog
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.test_removal import tick

@@ -13,9 +13,10 @@ from sqlalchemy import event
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.definitions import defs
+from lens_pipeline.defs.new_rows import Cursor
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.schedules import build_backfill
-from lens_pipeline.sensors import Cursor, new_photos, new_videos, removed_generations
+from lens_pipeline.defs.schedules import build_backfill
+from lens_pipeline.defs.sensors import new_photos, new_videos, removed_generations
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.pipeline.ticker import Ticker
 

@@ -4,8 +4,8 @@ import dagster as dg
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import new_photos
 from lens_pipeline.engine.run_queue import create_run, enqueue
-from lens_pipeline.sensors import new_photos
 from lens_pipeline_tests.pipeline.site import Site
 
 

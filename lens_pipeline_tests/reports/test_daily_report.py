@@ -11,14 +11,14 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 
-from lens_pipeline.checks import DEAD_LETTERS, SERVICE_LEVELS
 from lens_pipeline.definitions import defs
+from lens_pipeline.defs.checks import DEAD_LETTERS, SERVICE_LEVELS
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.schedules import daily_report
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.monitoring.reports import archive
-from lens_pipeline.schedules import daily_report
 from lens_pipeline_tests.pipeline.site import Site
 
 pytestmark = pytest.mark.slow

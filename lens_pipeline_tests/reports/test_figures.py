@@ -8,7 +8,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from lens_pipeline.checks import dead_letters_attended, service_levels
+from lens_pipeline.defs.checks import dead_letters_attended, service_levels
 from lens_pipeline.derivatives.dead_letters import Unattended
 from lens_pipeline.monitoring.reports import chart, statistics
 

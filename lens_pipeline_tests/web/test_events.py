@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from lens_pipeline.assets.progress import Course
+from lens_pipeline.defs.assets.progress import Course
 from lens_pipeline.derivatives.registry import MASTER, PREVIEW
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.changes import Position

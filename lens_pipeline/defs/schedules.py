@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lens_pipeline.core.telemetry import span
+from lens_pipeline.defs.jobs import daily_reports, previews, retention_job, retirement
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
@@ -14,7 +15,6 @@ from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY, RETRY_PRIORITY, plan_runs
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import PRIORITY_TAG
-from lens_pipeline.jobs import daily_reports, previews, retention_job, retirement
 
 # A tick asks for at most so many batches of each kind; the next one asks for the rest.
 _BATCHES_A_TICK = 25

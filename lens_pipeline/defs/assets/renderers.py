@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from lens_pipeline.assets.media_failures import media_failures
+from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.derivatives.registry import WEBP_EFFORT
 from lens_pipeline.media.models import Picture, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox

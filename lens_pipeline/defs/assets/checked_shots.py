@@ -7,12 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.assets.batch import materialize_batch
-from lens_pipeline.assets.master_maker import media_work, shot_limits
-from lens_pipeline.assets.media_failures import media_failures
-from lens_pipeline.assets.shot_cache import ShotCache
-from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import ProjectAsset
+from lens_pipeline.defs.assets.batch import materialize_batch
+from lens_pipeline.defs.assets.master_maker import media_work, shot_limits
+from lens_pipeline.defs.assets.materializer import Metadata, Workshop, latency_seconds
+from lens_pipeline.defs.assets.media_errors import media_failures
+from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.defs.partitions import shots
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import CHECKED_SHOT

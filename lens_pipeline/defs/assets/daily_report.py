@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from lens_pipeline import checks
+from lens_pipeline.defs import checks
 from lens_pipeline.defs.partitions import days
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import unattended

@@ -1,16 +1,20 @@
-"""Makes a rendition of a master: fetch it → cut and fit it → store."""
+"""Renditions of masters."""
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.assets.master_maker import media_work
-from lens_pipeline.assets.media_failures import media_failures
-from lens_pipeline.assets.renderers import PosterRenderer
-from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import ScaledVideo
+from lens_pipeline.defs.assets.batch import materialize_batch
+from lens_pipeline.defs.assets.master_maker import media_work
+from lens_pipeline.defs.assets.materializer import Metadata, Workshop, latency_seconds
+from lens_pipeline.defs.assets.media_errors import media_failures
+from lens_pipeline.defs.assets.renderers import PosterRenderer
+from lens_pipeline.defs.partitions import scaled
+from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import SourceMissing
@@ -71,3 +75,25 @@ class ScaledMaker:
 
     def interrupt(self) -> None:
         self._pictures.interrupt()
+
+
+# Recorded when it is stored, hence no output; which master it is of is in its row.
+@dg.asset(
+    name=SCALED.asset,
+    partitions_def=scaled,
+    deps=[
+        dg.AssetDep(MASTER.asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([])),
+    ],
+    code_version=SCALED.code_version,
+    backfill_policy=dg.BackfillPolicy.multi_run(1),
+    output_required=False,
+    group_name="masters",
+    kinds={"mp4"},
+)
+def scaled_video(
+    context: dg.AssetExecutionContext, lens: LensResource
+) -> Iterator[dg.Output[None]]:
+    """A master, or a part of it, fitted into another size."""
+    pipeline = lens.pipeline()
+    materialize_batch(context, pipeline, (SCALED, ScaledMaker(pipeline.settings)))
+    yield from ()

@@ -1,4 +1,4 @@
-"""Sensors: new work within seconds, and what to do when a row is gone."""
+"""What a sensor does with rows that are new."""
 
 import datetime as dt
 import json
@@ -8,29 +8,22 @@ from itertools import takewhile
 
 import dagster as dg
 
-from lens_pipeline import jobs
 from lens_pipeline.catalog.rows import Position, Row, UnusableRow
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.core.locks import team_of
 from lens_pipeline.core.telemetry import span
-from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import DISABLED
 from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import (
-    CHECKED_SHOT,
     DERIVATIVES,
-    MASTER,
-    POSTER,
-    PREVIEW,
-    SCALED,
     Derivative,
     queue_of,
 )
 from lens_pipeline.derivatives.release import Release
-from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.derivatives.round_robin import in_turns
 from lens_pipeline.derivatives.status import assess, usable
-from lens_pipeline.engine.run_requests import CHECK_PRIORITY, NEW_PRIORITY, batches, run_request
+from lens_pipeline.engine.run_requests import NEW_PRIORITY, batches, run_request
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import ORIGIN_TAG
 
@@ -47,7 +40,6 @@ _OVERLAP = dt.timedelta(seconds=60)
 # Rows that wait for something are looked at in every tick; beyond so many the backfill finds them.
 _MOST_WAITING = 500
 _ORIGIN = "sensor"
-_DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +65,14 @@ class Cursor:
         return json.dumps([*place, *self.waiting])
 
 
-def _new_rows(
+def new_rows(
     context: dg.SensorEvaluationContext,
     pipeline: Pipeline,
     derivative: Derivative,
     priority: int = NEW_PRIORITY,
 ) -> dg.SensorResult | dg.SkipReason:
     if not pipeline.settings.enabled:
-        return dg.SkipReason(_DISABLED)
+        return dg.SkipReason(DISABLED)
     began = dt.datetime.now(dt.UTC)
     now = pipeline.catalog.now()
     seen = Cursor.parse(context.cursor)
@@ -205,90 +197,3 @@ def _usable(context: dg.SensorEvaluationContext, rows: list[Row | UnusableRow]) 
         if isinstance(row, UnusableRow):
             context.log.warning("skipped row %r: %s", row.id, row.reason)
     return list({row.id: row for row in usable(rows)}.values())
-
-
-@dg.sensor(
-    job=jobs.previews,
-    minimum_interval_seconds=1,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def new_photos(
-    context: dg.SensorEvaluationContext, lens: LensResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Requests previews of photos that have finished since the last tick."""
-    return _new_rows(context, lens.pipeline(), PREVIEW)
-
-
-@dg.sensor(
-    job=jobs.posters,
-    minimum_interval_seconds=1,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def new_videos(
-    context: dg.SensorEvaluationContext, lens: LensResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Requests posters of videos that have finished since the last tick."""
-    return _new_rows(context, lens.pipeline(), POSTER)
-
-
-@dg.sensor(
-    job=jobs.masters,
-    minimum_interval_seconds=2,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def new_masters(
-    context: dg.SensorEvaluationContext, lens: LensResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Requests masters that were added or changed since the last tick and whose shots are there."""
-    return _new_rows(context, lens.pipeline(), MASTER)
-
-
-@dg.sensor(
-    job=jobs.shot_checks,
-    minimum_interval_seconds=5,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def new_shots(
-    context: dg.SensorEvaluationContext, lens: LensResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Has assets checked that were added to projects, so that masters of them take seconds."""
-    return _new_rows(context, lens.pipeline(), CHECKED_SHOT, priority=CHECK_PRIORITY)
-
-
-@dg.sensor(
-    job=jobs.scaled,
-    minimum_interval_seconds=3,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def new_scaled(
-    context: dg.SensorEvaluationContext, lens: LensResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Requests renditions that were added since the last tick and whose master is ready."""
-    return _new_rows(context, lens.pipeline(), SCALED)
-
-
-@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
-def removed_generations(
-    context: dg.SensorEvaluationContext, lens: LensResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Deletes the derivatives and partitions of rows that are gone."""
-    pipeline = lens.pipeline()
-    if not pipeline.settings.enabled:
-        return dg.SkipReason(_DISABLED)
-    cursors: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-    requests, notes = [], []
-    for derivative in DERIVATIVES:
-        walked = remove_vanished(
-            pipeline, context.instance, derivative, cursors.get(derivative.asset, "")
-        )
-        cursors[derivative.asset] = walked.cursor
-        notes.append(f"{derivative.asset}: {walked.note}")
-        if walked.refused:
-            context.log.warning(notes[-1])
-        if walked.removed:
-            requests.append(derivative.partitions.build_delete_request(walked.removed))
-    if not requests:
-        context.update_cursor(json.dumps(cursors))
-        return dg.SkipReason("; ".join(notes))
-    context.log.info("; ".join(notes))
-    return dg.SensorResult(dynamic_partitions_requests=requests, cursor=json.dumps(cursors))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.assets.media_failures import media_failures
-from lens_pipeline.assets.progress import Course
-from lens_pipeline.assets.renderers import PosterRenderer
-from lens_pipeline.assets.shot_cache import ShotCache
-from lens_pipeline.assets.workshop import Metadata, Workshop, latency_seconds
 from lens_pipeline.catalog.rows import MasterVideo, Shot
+from lens_pipeline.defs.assets.materializer import Metadata, Workshop, latency_seconds
+from lens_pipeline.defs.assets.media_errors import media_failures
+from lens_pipeline.defs.assets.progress import Course
+from lens_pipeline.defs.assets.renderers import PosterRenderer
+from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.derivatives.registry import MASTER
 from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import DerivativeError, ShotUnusable

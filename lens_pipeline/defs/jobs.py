@@ -4,9 +4,10 @@ import datetime as dt
 
 import dagster as dg
 
-from lens_pipeline.assets.daily_report import NAME as REPORT
-from lens_pipeline.assets.shot_cache import trim
+from lens_pipeline.defs.assets.daily_report import NAME as REPORT
+from lens_pipeline.defs.assets.shot_cache import trim
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.retention import prune
 from lens_pipeline.derivatives.registry import (
     CHECKED_SHOT,
     DERIVATIVES,
@@ -21,7 +22,6 @@ from lens_pipeline.derivatives.registry import (
     queue_of,
 )
 from lens_pipeline.derivatives.removal import retire
-from lens_pipeline.retention import prune
 
 
 def _job(description: str, *derivatives: Derivative):

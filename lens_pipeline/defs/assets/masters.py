@@ -5,12 +5,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.assets.batch import materialize_batch
-from lens_pipeline.assets.master_maker import MasterMaker
-from lens_pipeline.assets.pictures import PictureMaker
-from lens_pipeline.assets.renderers import PosterRenderer
-from lens_pipeline.assets.workshop import Workshop
 from lens_pipeline.catalog.rows import MasterVideo
+from lens_pipeline.defs.assets.batch import materialize_batch
+from lens_pipeline.defs.assets.master_maker import MasterMaker
+from lens_pipeline.defs.assets.materializer import Workshop
+from lens_pipeline.defs.assets.pictures import PictureMaker
+from lens_pipeline.defs.assets.renderers import PosterRenderer
 from lens_pipeline.defs.partitions import masters
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER

@@ -12,13 +12,13 @@ from contextvars import copy_context
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline.assets.progress import RunProgress
-from lens_pipeline.assets.workshop import Maker, Metadata, Workshop
 from lens_pipeline.catalog.rows import Kind, Row, UnusableRow
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.locks import LockSession, partition_lock
 from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
+from lens_pipeline.defs.assets.materializer import Maker, Metadata, Workshop
+from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import Assessed, assess

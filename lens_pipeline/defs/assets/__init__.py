@@ -1,0 +1,1 @@
+"""The assets: load rows, fetch, render, store, report."""
