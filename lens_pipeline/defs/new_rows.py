@@ -12,7 +12,6 @@ from lens_pipeline.catalog.rows import Position, Row, UnusableRow
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.core.locks import team_of
 from lens_pipeline.core.telemetry import span
-from lens_pipeline.defs.sensors import DISABLED
 from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import (
@@ -27,6 +26,7 @@ from lens_pipeline.engine.run_requests import NEW_PRIORITY, batches, run_request
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import ORIGIN_TAG
 
+DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 # Batches a tick, at the least: the next tick is a second away.
 _BATCHES_A_TICK = 5
 # So many batches of a sensor's may wait in the run queue for each that a tick may ask for. The rows

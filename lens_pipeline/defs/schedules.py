@@ -7,6 +7,7 @@ import dagster as dg
 
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.defs.jobs import daily_reports, previews, retention_job, retirement
+from lens_pipeline.defs.new_rows import DISABLED
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
@@ -18,7 +19,6 @@ from lens_pipeline.event_log.tags import PRIORITY_TAG
 
 # A tick asks for at most so many batches of each kind; the next one asks for the rest.
 _BATCHES_A_TICK = 25
-_DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 
 
 def build_backfill(cron: str) -> dg.ScheduleDefinition:
@@ -37,7 +37,7 @@ def build_backfill(cron: str) -> dg.ScheduleDefinition:
         """Compares finished rows with the event log and asks for what is missing or failed."""
         pipeline = lens.pipeline()
         if not pipeline.settings.enabled:
-            return dg.SkipReason(_DISABLED)
+            return dg.SkipReason(DISABLED)
         notes = [_fill_gaps(context, pipeline, derivative) for derivative in DERIVATIVES]
         return dg.SkipReason("; ".join(notes))
 
@@ -87,7 +87,7 @@ def retire_partitions(
 ) -> dg.RunRequest | dg.SkipReason:
     """Keeps the partition sets small, once a day at a quiet hour."""
     if not lens.pipeline().settings.enabled:
-        return dg.SkipReason(_DISABLED)
+        return dg.SkipReason(DISABLED)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
 
 
@@ -104,7 +104,7 @@ def daily_report(
     mostly come to an end.
     """
     if not lens.pipeline().settings.enabled:
-        yield dg.SkipReason(_DISABLED)
+        yield dg.SkipReason(DISABLED)
         return
     now = context.scheduled_execution_time
     for ago in (2, 1):
@@ -126,7 +126,7 @@ def retention(
 ) -> dg.RunRequest | dg.SkipReason:
     """Keeps Dagster's tables small, once a day at a quiet hour."""
     if not lens.pipeline().settings.enabled:
-        return dg.SkipReason(_DISABLED)
+        return dg.SkipReason(DISABLED)
     return dg.RunRequest(
         run_key=context.scheduled_execution_time.isoformat(),
         tags={PRIORITY_TAG: str(BACKFILL_PRIORITY)},

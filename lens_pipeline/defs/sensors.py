@@ -5,7 +5,7 @@ import json
 import dagster as dg
 
 from lens_pipeline.defs import jobs
-from lens_pipeline.defs.new_rows import new_rows
+from lens_pipeline.defs.new_rows import DISABLED, new_rows
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import (
     CHECKED_SHOT,
@@ -17,8 +17,6 @@ from lens_pipeline.derivatives.registry import (
 )
 from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.engine.run_requests import CHECK_PRIORITY
-
-DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 
 
 @dg.sensor(

@@ -118,8 +118,8 @@ def _tally(site: Site, changes: ChangeLog) -> dict[str, Any]:
 
 def _see(site: Site, changes: ChangeLog) -> Seen:
     status = site.lens("status", *IDS, "removed", "--json").json
-    feed = feed.statuses(site.pipeline, {"preview": [*IDS, "removed"]})
-    told = [one for one in feed if one.event_id is not None]
+    found = feed.statuses(site.pipeline, {"preview": [*IDS, "removed"]})
+    told = [one for one in found if one.event_id is not None]
     return Seen(status, site.dead_letters(), told, _tally(site, changes), str(changes.latest()))
 
 

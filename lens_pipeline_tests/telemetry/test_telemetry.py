@@ -21,9 +21,10 @@ from lens_pipeline_tests.telemetry.collectors import Collector, attributes
 
 _LOADS_ALL = """
 import sys
-import lens_pipeline.definitions, lens_pipeline.engine.processes.daemon, lens_pipeline.engine.run_execution
+import lens_pipeline.definitions, lens_pipeline.engine.processes.daemon
+import lens_pipeline.engine.run_execution
 import lens_pipeline.web.app, lens_pipeline.cli.session
-from lens_pipeline import telemetry
+from lens_pipeline.core import telemetry
 from lens_pipeline.settings import Settings
 telemetry.begin_reports(Settings())
 with telemetry.span("nothing", linked="x"):

@@ -1,1 +1,0 @@
-"""The assets: load rows → fetch → render → store → report."""
