@@ -15,7 +15,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
-from lens_pipeline.provider import Task, TaskState
+from lens_pipeline.providers.kie import Task, TaskState
 
 logger = logging.getLogger(__name__)
 

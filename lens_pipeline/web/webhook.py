@@ -12,7 +12,7 @@ from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
 from lens_pipeline.derivatives.library import derivative_of
 from lens_pipeline.engine.finished_tasks import settle
-from lens_pipeline.provider import (
+from lens_pipeline.providers.kie import (
     TASK_ID,
     Provider,
     ProviderInvalid,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline import provider as provider_module
-from lens_pipeline.provider import (
+from lens_pipeline.providers import kie as provider_module
+from lens_pipeline.providers.kie import (
     Provider,
     ProviderInvalid,
     ProviderUnavailable,

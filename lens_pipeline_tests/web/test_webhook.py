@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from lens_pipeline import provider as provider_module
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.providers import kie as provider_module
 from lens_pipeline.web import deliveries
 from lens_pipeline.web.access.caller import Caller, CallerDep
 from lens_pipeline.web.app import create_app

@@ -1,0 +1,1 @@
+"""The services that generate: a file each. No routes, no SQL."""
