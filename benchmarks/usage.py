@@ -13,7 +13,7 @@ from benchmarks.running_stack import RunningStack
 _PARTS = {
     "lens_pipeline.engine.processes.daemon": "daemon",
     "lens_pipeline.engine.processes.code_server": "code",
-    "lens_pipeline.engine.webserver": "web",
+    "lens_pipeline.web.dagster_ui": "web",
     "lens_pipeline.web": "api",
     "previews": "workers",
     "masters": "masters",

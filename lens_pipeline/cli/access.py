@@ -25,9 +25,9 @@ def token(user: str | None, project: str | None, days: int | None) -> None:
     LENS_API_TOKEN: the only way to revoke one before it expires is to change that, which revokes
     all of them and ends every login.
     """
-    from lens_pipeline.web.access.caller import Caller
-    from lens_pipeline.web.access.keys import signing_key
-    from lens_pipeline.web.access.tokens import Tokens
+    from lens_pipeline.web.auth.caller import Caller
+    from lens_pipeline.web.auth.keys import signing_key
+    from lens_pipeline.web.auth.tokens import Tokens
 
     if (user is None) == (project is None):
         raise click.UsageError("give either --user or --project")

@@ -32,7 +32,7 @@ def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ..
             )
         case "dagster":
             address = ("-h", settings.bind, "-p", str(settings.dagster_port))
-            return (*python, "lens_pipeline.engine.webserver", *address, *workspace)
+            return (*python, "lens_pipeline.web.dagster_ui", *address, *workspace)
         case "daemon":
             return (*python, "lens_pipeline.engine.processes.daemon", *workspace)
         case "api":

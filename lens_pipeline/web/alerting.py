@@ -23,7 +23,7 @@ from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.health import Monitor, Probe, Trouble
+from lens_pipeline.web.routes.health import Monitor, Probe, Trouble
 
 logger = logging.getLogger(__name__)
 

@@ -4,25 +4,29 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp
 
+from lens_pipeline.core import postgres
+from lens_pipeline.settings import Settings
 from lens_pipeline.version import VERSION
-from lens_pipeline.web import (
-    assets,
-    background,
-    errors,
+from lens_pipeline.web import errors, lifespan, pages
+from lens_pipeline.web.auth import login, signed_links
+from lens_pipeline.web.auth.access import Access, Limits, access_of
+from lens_pipeline.web.auth.gate import Gate, is_open
+from lens_pipeline.web.context import Context
+from lens_pipeline.web.http.request_log import RequestLog
+from lens_pipeline.web.http.security_headers import SecurityHeaders
+from lens_pipeline.web.routes import (
     events,
     generations,
     health,
     masters,
     metrics,
-    pages,
-    project_list,
-    scaled,
+    project_assets,
+    projects,
+    renditions,
     webhook,
 )
-from lens_pipeline.web.access.setup import Limits
-from lens_pipeline.web.context import Context
-from lens_pipeline.web.entrance import App, describe, install
 
 
 def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
@@ -36,14 +40,14 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
         responses=errors.DESCRIBED,
-        lifespan=background.running,
+        lifespan=lifespan.running,
     )
     app.state.context = context
     install(app, context.pipeline.settings, limits)
     app.openapi = lambda: _described(app)
     errors.install(app)
     for module in (
-        *(generations, masters, scaled, assets, project_list),
+        *(generations, masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)
@@ -68,3 +72,45 @@ def _described(app: FastAPI) -> dict[str, Any]:
         describe(app, document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+class App(FastAPI):
+    """With what holds for answers to our own faults as well, which FastAPI gives outermost."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return RequestLog(SecurityHeaders(super().build_middleware_stack()))
+
+
+def install(app: App, settings: Settings, limits: Limits | None = None) -> None:
+    """Let nobody in but by these settings. Raises SettingsError: the signing key is damaged."""
+    postgres.install()
+    app.state.access = access_of(settings, limits or Limits())
+    app.add_middleware(Gate, access=app.state.access)
+    for router in (signed_links.router, login.router):
+        app.include_router(router)
+
+
+def describe(app: FastAPI, document: dict[str, Any]) -> None:
+    """Say in the OpenAPI document what needs which proof."""
+    access: Access = app.state.access
+    if access.tokens is None:
+        return
+    document["components"]["securitySchemes"] = {
+        "token": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "LENS_API_TOKEN, or a token by `lens token` for one user or project.",
+        },
+        "link": {
+            "type": "apiKey",
+            "in": "query",
+            "name": "signature",
+            "description": "As `POST /api/links` makes it, with `expires`, for one address.",
+        },
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            proofs: list[dict[str, list[str]]] = [] if is_open(path) else [{"token": []}]
+            if method in ("get", "head") and signed_links.is_media(path):
+                proofs.append({"link": []})
+            operation["security"] = proofs

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
 from lens_pipeline.settings import Settings
-from lens_pipeline.web.access.caller import Caller, CallerDep
+from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import ContextDep
 from lens_pipeline.web.texts import TEXTS, Text, choose_language
 

@@ -9,8 +9,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from lens_pipeline.settings import Settings
-from lens_pipeline.web.events import PATH, Hub
-from lens_pipeline.web.protocol import BoundedProtocol
+from lens_pipeline.web.http.http1 import BoundedProtocol
+from lens_pipeline.web.routes.events import PATH, Hub
 
 # Requests under way get so long to end.
 _STOP_SECONDS = 5

@@ -33,7 +33,7 @@ STOP_SECONDS = GRACE_SECONDS + 40
 # By what of its command line each process is told.
 _ROLES = {
     "lens_pipeline.engine.processes.daemon": "daemon",
-    "lens_pipeline.engine.webserver": "web",
+    "lens_pipeline.web.dagster_ui": "web",
     "lens_pipeline.web": "api",
     "lens_pipeline.engine.processes.code_server": "code",
 }

@@ -20,13 +20,13 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.engine.webserver import SameOriginOnly, TokenRequired
 from lens_pipeline.settings import Settings
 from lens_pipeline.stack.up import programs
-from lens_pipeline.web.access.caller import Caller
-from lens_pipeline.web.access.setup import Access, Limits, access_of
-from lens_pipeline.web.access.tokens import Pass
-from lens_pipeline.web.origin import allowed_hosts
+from lens_pipeline.web.auth.access import Access, Limits, access_of
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.auth.origin import allowed_hosts
+from lens_pipeline.web.auth.tokens import Pass
+from lens_pipeline.web.dagster_ui import SameOriginOnly, TokenRequired
 from lens_pipeline_tests.pipeline.site import eventually
 
 JSON = {"content-type": "application/json; charset=utf-8"}

@@ -5,7 +5,7 @@ from typing import get_args
 from fastapi import FastAPI
 
 from lens_pipeline.web import access
-from lens_pipeline.web.access.caller import Caller
+from lens_pipeline.web.auth.caller import Caller
 
 
 def become(app: FastAPI, caller: Caller) -> None:

@@ -17,9 +17,9 @@ from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.settings import load
-from lens_pipeline.web.access.caller import Caller
-from lens_pipeline.web.access.setup import Access, Limits
 from lens_pipeline.web.app import create_app
+from lens_pipeline.web.auth.access import Access, Limits
+from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.web.conftest import served
 

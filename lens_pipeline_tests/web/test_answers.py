@@ -18,7 +18,7 @@ from lens_pipeline.web.errors import ApiError
 from lens_pipeline_tests.pipeline.site import eventually
 from lens_pipeline_tests.web.doors import BEARER, READ, TOKEN, WRITE, door, raw, visiting
 
-LOG = "lens_pipeline.web.request_log"
+LOG = "lens_pipeline.web.http.request_log"
 
 
 @pytest.fixture(scope="module")

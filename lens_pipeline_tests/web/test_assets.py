@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.web.access.caller import Caller
+from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.web.callers import become

@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from lens_pipeline.storage.object_store import ObjectInfo
-from lens_pipeline.web.conditional import Part, Verdict, decide, http_date, parse_range
+from lens_pipeline.web.http.conditional import Part, Verdict, decide, http_date, parse_range
 
 MODIFIED = dt.datetime(2026, 3, 1, 12, 0, 0, 400_000, tzinfo=dt.UTC)
 INFO = ObjectInfo("m.mp4", 1000, MODIFIED, "abc-1")

@@ -16,10 +16,10 @@ from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.changes import Position
 from lens_pipeline.event_log.tags import PROGRESS_TAG
 from lens_pipeline.monitoring.feed import ASSETS, Batch
-from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.app import create_app
+from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.events import Hub, View
+from lens_pipeline.web.routes.events import Hub, View
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.conftest import served

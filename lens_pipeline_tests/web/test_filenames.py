@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from lens_pipeline.web.filenames import attachment
+from lens_pipeline.web.http.filenames import attachment
 
 ENDING = "_m1.mp4"
 

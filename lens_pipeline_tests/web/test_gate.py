@@ -16,8 +16,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
-from lens_pipeline.web import protocol
-from lens_pipeline.web.access.setup import Limits
+from lens_pipeline.web.auth.access import Limits
+from lens_pipeline.web.http import http1
 from lens_pipeline_tests.pipeline.site import lens
 from lens_pipeline_tests.web.doors import (
     BEARER,
@@ -184,7 +184,7 @@ def test_a_slow_body(visitor: httpx.Client) -> None:
 @pytest.mark.slow
 def test_a_slow_head(visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, one step earlier (Slowloris)."""
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http1, "HEAD_SECONDS", 0.3)
     whole = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     parts = ((b"",), (b"GET /api/health/live HT",), (whole[:-2],), (whole, 0.3, b"GET / HT"))
     for sent in parts:
@@ -198,7 +198,7 @@ def test_a_connection_that_is_used_well_is_kept(
     visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The patience for heads applied to what follows one."""
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http1, "HEAD_SECONDS", 0.3)
     head = POST + b"Content-Length: %d\r\n" % len(BODY)
     whole = head + b"\r\n" + BODY
     # A body that takes its time, a rest, and several requests at once.
@@ -214,7 +214,7 @@ def test_a_head_without_end(visitor: httpx.Client) -> None:
     answer = raw(visitor, b"GET / HTTP/1.1\r\nHost: localhost\r\n", *([line] * 200))
     # With what was still on its way, the answer may be lost.
     assert not answer or answer.startswith(b"HTTP/1.1 431 ")
-    assert time.monotonic() - begun < protocol.HEAD_SECONDS / 2
+    assert time.monotonic() - begun < http1.HEAD_SECONDS / 2
 
 
 @pytest.mark.slow
@@ -222,7 +222,7 @@ def test_an_answer_that_nobody_takes(
     visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thousands of connections, each of which waits for ever for its client to read."""
-    monkeypatch.setattr(protocol, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(http1, "STALL_SECONDS", 0.5)
     asked = 200
     with socket.socket() as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -327,12 +327,12 @@ def test_what_is_no_request_is_told_so_like_all_else(
     visitor: httpx.Client, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     """A word of text that no client's handling of errors could read, and nothing in the log."""
-    with caplog.at_level(logging.INFO, protocol.logger.name):
+    with caplog.at_level(logging.INFO, http1.logger.name):
         head, _, body = raw(visitor, sent).partition(b"\r\n\r\n")
     problem = json.loads(body)
     assert head.startswith(b"HTTP/1.1 400 ") and problem["error"] == "malformed_request"
     assert problem["request_id"].encode() in head
-    assert [one.message for one in caplog.records if one.name == protocol.logger.name] == [
+    assert [one.message for one in caplog.records if one.name == http1.logger.name] == [
         "400 malformed_request"
     ]
 

@@ -20,8 +20,8 @@ from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers.app import celery_queue, worker_app
 from lens_pipeline.settings import Settings, load
 from lens_pipeline.stack.services import running
-from lens_pipeline.web import health
-from lens_pipeline.web.health import Answer, Probe
+from lens_pipeline.web.routes import health
+from lens_pipeline.web.routes.health import Answer, Probe
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.web.outages import Gate, Unsteady
 

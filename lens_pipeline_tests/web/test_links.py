@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
+from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.web.doors import (
     BEARER,

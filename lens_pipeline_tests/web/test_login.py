@@ -10,9 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from lens_pipeline.web.access.caller import Caller
-from lens_pipeline.web.access.setup import Limits
-from lens_pipeline.web.access.tokens import Pass
+from lens_pipeline.web.auth.access import Limits
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.auth.tokens import Pass
 from lens_pipeline_tests.web.doors import (
     READ,
     TOKEN,

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import event
 
-from lens_pipeline.web.access.caller import Caller
+from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Databases, Site
 from lens_pipeline_tests.web.callers import become

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 from lens_pipeline.storage import s3_store
 from lens_pipeline.storage.s3_store import S3Store
-from lens_pipeline.web import media
-from lens_pipeline.web.access.caller import Caller
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.http import streaming
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.servers import Answer, HostileServer, SeaweedServer
 from lens_pipeline_tests.web.callers import become
@@ -320,7 +320,7 @@ def test_clients_that_go_away_leave_nothing_behind(
 def test_a_client_that_takes_nothing_is_let_go(
     site: Site, web: httpx.Client, large: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "_STALL_SECONDS", 0.5)
+    monkeypatch.setattr(streaming, "_STALL_SECONDS", 0.5)
     with _raw(web) as client:
         eventually(lambda: _open_files(site) == 1, 10, "the reader")
         eventually(lambda: _open_files(site) == 0, 10, "the end of patience")

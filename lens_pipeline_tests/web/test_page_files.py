@@ -10,8 +10,8 @@ from fastapi import FastAPI
 
 from lens_pipeline import web as web_package
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.web.access.caller import Caller
 from lens_pipeline.web.app import create_app
+from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.texts import TEXTS, Language
 from lens_pipeline_tests.pipeline.project import Project

@@ -21,9 +21,9 @@ from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.demo import SAMPLES, add_missing
 from lens_pipeline.derivatives.registry import MASTER_POSTER, POSTER
-from lens_pipeline.web.access.caller import Caller
-from lens_pipeline.web.access.keys import signing_key
-from lens_pipeline.web.access.tokens import Tokens
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.auth.keys import signing_key
+from lens_pipeline.web.auth.tokens import Tokens
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.pipeline.stack import Stack
 from lens_pipeline_tests.servers import Answer, HostileServer

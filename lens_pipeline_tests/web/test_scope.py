@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from starlette.routing import BaseRoute, Mount
 
-from lens_pipeline.web.access.caller import Caller, caller, media_caller
-from lens_pipeline.web.access.links import is_media
+from lens_pipeline.web.auth.caller import Caller, caller, media_caller
+from lens_pipeline.web.auth.signed_links import is_media
 from lens_pipeline_tests.pipeline.site import Site
 from lens_pipeline_tests.web.doors import BEARER, bearer, token_of, visiting
 

@@ -14,7 +14,7 @@ import pytest
 from lens_pipeline.storage import s3_store
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.s3_store import POOL_CONNECTIONS, S3Store
-from lens_pipeline.web import media
+from lens_pipeline.web.http import streaming
 from lens_pipeline_tests.pipeline.project import PROJECT, Project
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.servers import SeaweedServer
@@ -79,7 +79,7 @@ def test_a_store_that_hangs_or_is_killed_and_comes_back(
                 assert large[download.start :].startswith(body)
 
             _assert_gone(web)
-            assert media._WAITING_READS.borrowed_tokens == 0
+            assert streaming._WAITING_READS.borrowed_tokens == 0
 
             server.start()
             for path, before in whole.items():

@@ -12,10 +12,10 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline.settings import SettingsError, load
-from lens_pipeline.web.access.caller import Caller
-from lens_pipeline.web.access.keys import serializer, signing_key
-from lens_pipeline.web.access.setup import Limits
-from lens_pipeline.web.access.tokens import Pass, Tokens
+from lens_pipeline.web.auth.access import Limits
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.auth.keys import serializer, signing_key
+from lens_pipeline.web.auth.tokens import Pass, Tokens
 from lens_pipeline_tests.pipeline.site import lens
 from lens_pipeline_tests.web.doors import (
     BEARER,

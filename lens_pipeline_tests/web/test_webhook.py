@@ -15,11 +15,11 @@ from fastapi import FastAPI
 
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.providers import kie as provider_module
-from lens_pipeline.web import deliveries
-from lens_pipeline.web.access.caller import Caller, CallerDep
 from lens_pipeline.web.app import create_app
+from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.deliveries import signature
+from lens_pipeline.web.routes import deliveries
+from lens_pipeline.web.routes.deliveries import signature
 from lens_pipeline_tests.pipeline.site import Databases, Site, eventually
 from lens_pipeline_tests.pipeline.ticker import Ticker
 from lens_pipeline_tests.servers import Answer

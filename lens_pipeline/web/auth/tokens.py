@@ -9,8 +9,8 @@ from typing import Any
 
 from itsdangerous import BadData, URLSafeSerializer
 
-from lens_pipeline.web.access.caller import Caller
-from lens_pipeline.web.access.keys import serializer
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.auth.keys import serializer
 
 # By which people, and scanners of source code, know what they found.
 _MARK = "lens_"

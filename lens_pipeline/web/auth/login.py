@@ -11,8 +11,8 @@ from fastapi.templating import Jinja2Templates
 from itsdangerous import BadData
 from starlette.responses import RedirectResponse, Response
 
-from lens_pipeline.web.access import sessions
-from lens_pipeline.web.access.setup import Access
+from lens_pipeline.web.auth import sessions
+from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline.web.texts import Language, choose_language
 

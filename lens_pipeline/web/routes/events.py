@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from lens_pipeline.core import postgres
 from lens_pipeline.event_log.changes import Position
 from lens_pipeline.monitoring.feed import Batch, Feed, Progress, Status
-from lens_pipeline.web.access.caller import Caller, CallerDep, KnownUntilDep
+from lens_pipeline.web.auth.caller import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.errors import ApiError
 
 router = APIRouter(tags=["events"])

@@ -14,12 +14,18 @@ from lens_pipeline.catalog.shots import MOST_SHOTS
 from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, SCALED
 from lens_pipeline.event_log.history import State
-from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
+from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
-from lens_pipeline.web.filenames import attachment
-from lens_pipeline.web.media import IMMUTABLE, REVALIDATE, described, picture_not_ready, stream
-from lens_pipeline.web.projects import (
+from lens_pipeline.web.http.filenames import attachment
+from lens_pipeline.web.http.streaming import (
+    IMMUTABLE,
+    REVALIDATE,
+    described,
+    picture_not_ready,
+    stream,
+)
+from lens_pipeline.web.routes.project_rows import (
     NOT_READY,
     CursorQuery,
     Key,

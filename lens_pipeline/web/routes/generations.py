@@ -13,10 +13,10 @@ from lens_pipeline.derivatives import library
 from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
 from lens_pipeline.event_log.history import State
 from lens_pipeline.storage.content_types import CONTENT_TYPES
-from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
+from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
-from lens_pipeline.web.media import (
+from lens_pipeline.web.http.streaming import (
     described,
     is_web_address,
     picture_not_ready,

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from lens_pipeline.web.access.caller import Caller, CallerDep, KnownUntilDep
-from lens_pipeline.web.access.keys import signer
+from lens_pipeline.web.auth.caller import Caller, CallerDep, KnownUntilDep
+from lens_pipeline.web.auth.keys import signer
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
 

@@ -21,12 +21,12 @@ from lens_pipeline.providers.kie import (
     TaskState,
     UnknownTask,
 )
-from lens_pipeline.web.access.caller import CallerDep
+from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.deliveries import verify
 from lens_pipeline.web.errors import ApiError, Problem
-from lens_pipeline.web.generations import GenerationOut, generation_out, visible_entry
-from lens_pipeline.web.retrying import try_again
+from lens_pipeline.web.routes.deliveries import verify
+from lens_pipeline.web.routes.generations import GenerationOut, generation_out, visible_entry
+from lens_pipeline.web.routes.retry import try_again
 
 router = APIRouter(tags=["provider"])
 

@@ -3,7 +3,7 @@
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from lens_pipeline.web.access.tokens import Pass, Tokens
+from lens_pipeline.web.auth.tokens import Pass, Tokens
 
 SESSION_SECONDS = 7 * 24 * 3600
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from lens_pipeline.web.access.caller import CallerDep
+from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import ContextDep
 from lens_pipeline.web.errors import ApiError
 

@@ -8,14 +8,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lens_pipeline.core import postgres
-from lens_pipeline.web.access import sessions
-from lens_pipeline.web.access.caller import Caller
-from lens_pipeline.web.access.links import is_media
-from lens_pipeline.web.access.setup import Access
-from lens_pipeline.web.access.tokens import Pass, Tokens
-from lens_pipeline.web.bodies import Body
+from lens_pipeline.web.auth import sessions
+from lens_pipeline.web.auth.access import Access
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.auth.origin import foreign_host, foreign_origin
+from lens_pipeline.web.auth.signed_links import is_media
+from lens_pipeline.web.auth.tokens import Pass, Tokens
 from lens_pipeline.web.errors import ApiError, unauthorized
-from lens_pipeline.web.origin import foreign_host, foreign_origin
+from lens_pipeline.web.http.bodies import Body
 
 # All that a request waits for databases, from when it is whole.
 _DATABASE_SECONDS = 6.0

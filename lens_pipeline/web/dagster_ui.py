@@ -24,12 +24,12 @@ from uvicorn.config import LOGGING_CONFIG
 from lens_pipeline import settings
 from lens_pipeline.engine.processes import startup
 from lens_pipeline.engine.processes.startup import log_as_ours
-from lens_pipeline.web.access import sessions
-from lens_pipeline.web.access.limits import RateLimit
-from lens_pipeline.web.access.setup import Limits, access_of
-from lens_pipeline.web.access.tokens import Tokens
+from lens_pipeline.web.auth import sessions
+from lens_pipeline.web.auth.access import Limits, access_of
+from lens_pipeline.web.auth.origin import allowed_hosts, foreign_host, foreign_origin
+from lens_pipeline.web.auth.rate_limits import RateLimit
+from lens_pipeline.web.auth.tokens import Tokens
 from lens_pipeline.web.errors import ApiError
-from lens_pipeline.web.origin import allowed_hosts, foreign_host, foreign_origin
 
 # Browsers send these from one site to another only if the other allows it, which Dagster does not.
 _PREFLIGHTED = ("application/json", "application/graphql")

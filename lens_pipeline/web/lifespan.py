@@ -13,9 +13,9 @@ from lens_pipeline.monitoring.view_sync import Projector
 from lens_pipeline.status.figures import FigureLog
 from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.events import Hub
-from lens_pipeline.web.health import Monitor
-from lens_pipeline.web.metrics import PipelineCollector
+from lens_pipeline.web.routes.events import Hub
+from lens_pipeline.web.routes.health import Monitor
+from lens_pipeline.web.routes.metrics import PipelineCollector
 
 # Threads that are in the middle of a query get so long; one that hangs ends with the process.
 _STOP_SECONDS = 2.0

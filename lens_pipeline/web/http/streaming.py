@@ -22,8 +22,8 @@ from lens_pipeline.storage.object_store import (
     ObjectReplaced,
     ObjectStore,
 )
-from lens_pipeline.web.conditional import Verdict, decide, entity_tag, http_date
 from lens_pipeline.web.errors import ApiError
+from lens_pipeline.web.http.conditional import Verdict, decide, entity_tag, http_date
 
 logger = logging.getLogger(__name__)
 

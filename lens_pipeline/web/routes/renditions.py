@@ -14,11 +14,11 @@ from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import SCALED
 from lens_pipeline.event_log.history import State
 from lens_pipeline.media.renditions import LARGEST, SMALLEST
-from lens_pipeline.web.access.caller import CallerDep, MediaCallerDep
+from lens_pipeline.web.auth.caller import CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
-from lens_pipeline.web.media import described
-from lens_pipeline.web.projects import (
+from lens_pipeline.web.http.streaming import described
+from lens_pipeline.web.routes.project_rows import (
     NOT_READY,
     CursorQuery,
     Key,

@@ -22,10 +22,10 @@ from lens_pipeline.derivatives.registry import DERIVATIVES
 from lens_pipeline.figures import Figures, Tally
 from lens_pipeline.monitoring.backlog import Backlog, Watch
 from lens_pipeline.version import VERSION
-from lens_pipeline.web.access.caller import CallerDep
 from lens_pipeline.web.alerting import Watchman
+from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.errors import ApiError
-from lens_pipeline.web.health import Monitor, age_seconds
+from lens_pipeline.web.routes.health import Monitor, age_seconds
 
 router = APIRouter(tags=["health"])
 

@@ -18,12 +18,12 @@ from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.event_log.history import State
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.object_store import InvalidKey, validate_key
-from lens_pipeline.web.access.caller import Caller, CallerDep, MediaCallerDep
+from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem, not_found
-from lens_pipeline.web.generations import GenerationType
-from lens_pipeline.web.media import described, is_web_address, picture_not_ready, stream
-from lens_pipeline.web.projects import (
+from lens_pipeline.web.http.streaming import described, is_web_address, picture_not_ready, stream
+from lens_pipeline.web.routes.generations import GenerationType
+from lens_pipeline.web.routes.project_rows import (
     CursorQuery,
     Key,
     LimitQuery,

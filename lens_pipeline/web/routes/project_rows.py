@@ -15,11 +15,11 @@ from lens_pipeline.derivatives.outcomes import Outcome
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import InvalidRow
 from lens_pipeline.event_log.history import State
-from lens_pipeline.web.access.caller import Caller
+from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.errors import ApiError, Problem, not_found
-from lens_pipeline.web.media import IMMUTABLE, REVALIDATE, stream
-from lens_pipeline.web.retrying import try_again
+from lens_pipeline.web.http.streaming import IMMUTABLE, REVALIDATE, stream
+from lens_pipeline.web.routes.retry import try_again
 
 _MOST_NAME = 200
 

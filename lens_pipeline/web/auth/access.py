@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itsdangerous import URLSafeSerializer
 
 from lens_pipeline.settings import Settings
-from lens_pipeline.web.access.keys import serializer, signing_key
-from lens_pipeline.web.access.limits import RateLimit
-from lens_pipeline.web.access.links import Links
-from lens_pipeline.web.access.tokens import Tokens
-from lens_pipeline.web.origin import allowed_hosts
+from lens_pipeline.web.auth.keys import serializer, signing_key
+from lens_pipeline.web.auth.origin import allowed_hosts
+from lens_pipeline.web.auth.rate_limits import RateLimit
+from lens_pipeline.web.auth.signed_links import Links
+from lens_pipeline.web.auth.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)

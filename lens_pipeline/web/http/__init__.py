@@ -1,0 +1,1 @@
+"""HTTP itself, apart from what is served: ranges, conditions, bodies, names, logs."""
