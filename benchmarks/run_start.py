@@ -22,7 +22,7 @@ from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack, without_settings
 from lens_pipeline.core.ports import accepts, free_port
 from lens_pipeline.engine.dagster_storage.storage import create_tables
-from lens_pipeline.stack.roles import find_config_dir
+from lens_pipeline.engine.instance import find_config_dir
 
 _RUNS, _QUICK_RUNS = 7, 2
 _SCHEMA = "default_launcher"

@@ -16,7 +16,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, POSTER, PREVIEW, Derivative
 from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import State
-from lens_pipeline.stack.up import Stack
+from lens_pipeline.supervisor.up import Stack
 
 USER = "demo"
 PROJECT = "demo"

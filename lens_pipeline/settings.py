@@ -30,8 +30,6 @@ ALIASES = {
 INTERNAL = frozenset({"LENS_SUPERVISED"})
 # By which others' documentation and samples call it: as good as ours.
 SYNONYMS = {"KIE_CALLBACK_SECRET": "LENS_KIE_WEBHOOK_KEY", "SENTRY_DSN": "LENS_SENTRY_DSN"}
-
-
 # Never repeated in a message.
 _SECRET = frozenset({"api_token", "kie_api_key", "kie_webhook_key", "alert_urls", "sentry_dsn"})
 

@@ -7,13 +7,14 @@ from contextlib import closing
 import click
 
 from lens_pipeline.cli.session import load_settings
+from lens_pipeline.core import ports
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.derivatives.pipeline import connect
-from lens_pipeline.engine import liveness
+from lens_pipeline.engine import instance, liveness
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import roles
+from lens_pipeline.supervisor import roles
 
 
 @click.command()
@@ -28,7 +29,7 @@ def run(role: roles.Role) -> None:
     loaded = load_settings()
     become(role, loaded, resolve(loaded))
     _require_port(role, loaded)
-    arguments = roles.arguments(role, loaded, roles.find_config_dir())
+    arguments = roles.arguments(role, loaded, instance.find_config_dir())
     sys.stdout.flush()
     os.execvp(arguments[0], arguments)
 
@@ -45,7 +46,7 @@ def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
     if role != "dagster":  # which reads none of the application's rows
         with closing(connect(loaded, endpoints).catalog) as catalog:  # a worker is about to fork
             catalog.check()
-    roles.write_instance(loaded)
+    instance.write_instance(loaded)
     os.environ.update(roles.environment(loaded))
     liveness.note_role(loaded.resolved_home, role)
 
@@ -53,7 +54,7 @@ def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
 def _require_port(role: roles.Role, loaded: Settings) -> None:
     match role:
         case "code":
-            require_free("LENS_CODE_PORT", loaded.code_port or roles.CODE_PORT, loaded.code_bind)
+            require_free("LENS_CODE_PORT", loaded.code_port or ports.CODE_PORT, loaded.code_bind)
         case "dagster":
             require_free("LENS_DAGSTER_PORT", loaded.dagster_port, loaded.bind)
         case "api":

@@ -17,10 +17,10 @@ from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
 from lens_pipeline.errors import TransientError
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.up import Stack
-from lens_pipeline.stack.up import up as run_stack
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import StoreRefused
+from lens_pipeline.supervisor.up import Stack
+from lens_pipeline.supervisor.up import up as run_stack
 
 # A temporary file of the store this old belongs to a writer that was killed.
 _ABANDONED_SECONDS = 3600

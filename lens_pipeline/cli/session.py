@@ -17,9 +17,9 @@ from lens_pipeline.core import telemetry
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.logs import configure, speaks_json
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
+from lens_pipeline.engine import instance
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import roles
-from lens_pipeline.stack.services import running
+from lens_pipeline.supervisor.services import running
 
 # Whatever LENS_LOG_LEVEL is: what is said to people is no log.
 logger = logging.getLogger("lens")
@@ -89,7 +89,7 @@ def set_up_dagster(loaded: Settings) -> None:
     """Have this process find our `dagster.yaml`, as those that `lens up` starts do."""
     # Dagster itself says something is beta or deprecated on every start.
     warnings.filterwarnings("ignore", module="dagster")
-    os.environ["DAGSTER_HOME"] = str(roles.write_instance(loaded))
+    os.environ["DAGSTER_HOME"] = str(instance.write_instance(loaded))
     os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"
 
 

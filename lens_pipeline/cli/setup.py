@@ -14,7 +14,7 @@ from lens_pipeline.core.logs import configure
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.errors import LensError
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.services import running
+from lens_pipeline.supervisor.services import running
 
 
 @click.command()

@@ -12,7 +12,6 @@ import psutil
 from lens_pipeline.core.endpoints import StackError
 
 LOOPBACK = "127.0.0.1"
-
 # Below the range outgoing connections take theirs from (32768 on Linux), so that none of them has
 # a server's port while that server is being restarted.
 _RANGE = range(20_000, 32_000)
@@ -120,3 +119,7 @@ def _holder(port: int) -> str:
     except psutil.Error:
         return ""
     return ""
+
+
+# What `lens run` takes for a code server's port if none is set: all roles must agree on it.
+CODE_PORT = 4000

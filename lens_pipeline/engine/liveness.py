@@ -14,10 +14,9 @@ from grpc_health.v1 import health_pb2
 
 from lens_pipeline.core.endpoints import StackError, resolve
 from lens_pipeline.core.files import private_directory, write_private
-from lens_pipeline.core.ports import reachable_host, serves
+from lens_pipeline.core.ports import CODE_PORT, reachable_host, serves
 from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.roles import CODE_PORT
 
 _ANSWER_SECONDS = 3
 # A worker beats every 2 s while it has its broker, which may take a while to come back.

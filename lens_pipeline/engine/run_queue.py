@@ -137,8 +137,6 @@ LOCATION = "lens_pipeline"
 _MODULE = "lens_pipeline.definitions"
 _ATTRIBUTE = "defs"
 _REPOSITORY = "__repository__"
-
-
 # For a command, which itself says how every file came out.
 _SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

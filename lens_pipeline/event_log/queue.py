@@ -85,8 +85,6 @@ _TAGGED = """
          coalesce(max(t.value) FILTER (WHERE t.key = :owner), '') AS owner
     FROM runs r LEFT JOIN run_tags t ON t.run_id = r.run_id AND t.key = ANY(:tags)
 """
-
-
 _WAITING = sa.text(
     f"""
     WITH queued AS ({_TAGGED} WHERE r.status = 'QUEUED' GROUP BY r.id, r.run_id),
@@ -96,8 +94,6 @@ _WAITING = sa.text(
     SELECT run_id, queue, priority, owner FROM counted WHERE turn <= :most ORDER BY id
     """  # noqa: S608 - constants
 )
-
-
 _UNDER_WAY = sa.text(
     f"""
     WITH busy AS ({_TAGGED} WHERE r.status IN ('STARTING', 'STARTED', 'CANCELING')
@@ -105,8 +101,6 @@ _UNDER_WAY = sa.text(
     SELECT queue, owner, count(*) AS runs FROM busy GROUP BY queue, owner
     """  # noqa: S608 - constants
 )
-
-
 _DEPTH = sa.text(
     """
     SELECT count(*) FROM runs r WHERE r.status = 'QUEUED' AND r.pipeline_name = :job

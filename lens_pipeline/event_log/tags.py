@@ -2,35 +2,17 @@
 
 # Dagster's own tag, shown by its UI as the data version.
 REVISION_TAG = "dagster/data_version"
-
-
 # Ours, on observations.
 OUTCOME_TAG = "lens/outcome"
-
-
 FAILED_REVISION_TAG = "lens/revision"
-
-
 ERROR_CLASS_TAG = "lens/error_class"
-
-
 PERMANENT_TAG = "lens/permanent"
-
-
 BLAMELESS_TAG = "lens/blameless"
-
-
 # Ours, on runs.
 PROGRESS_TAG = "lens/progress"
-
-
 # Ours, on runs that make files of one user alone.
 USER_TAG = "lens/user"
-
-
 PRIORITY_TAG = "dagster/priority"
-
-
 ORIGIN_TAG = "lens/origin"
 FORCE_TAG = "lens/force"
 # Of the HTTP request that asked for the run.

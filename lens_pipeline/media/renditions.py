@@ -28,8 +28,6 @@ _MAX_DRIFT_SECONDS = 0.04
 # stored after it are missing, at most as many as H.264 and HEVC can hold back.
 _LEAD_FRAMES = 16
 _TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
-
-
 # ffmpeg-python gives its streams their methods at run time.
 _Stream = Any
 

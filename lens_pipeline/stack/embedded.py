@@ -19,7 +19,7 @@ from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import private_directory, write_private
 from lens_pipeline.core.ports import LOOPBACK, free_port, is_free
-from lens_pipeline.stack.supervisor import Program
+from lens_pipeline.supervisor.supervisor import Program
 
 POSTGRES = "postgres"
 VALKEY = "valkey"

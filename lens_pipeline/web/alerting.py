@@ -33,8 +33,6 @@ _LOOK_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
 _OUTCOME_KEPT_SECONDS = 60.0
 _HOUR = dt.timedelta(hours=1)
-
-
 # A message that has not arrived by then is written anew.
 _STALE_SECONDS = 900.0
 

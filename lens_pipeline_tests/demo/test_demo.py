@@ -18,7 +18,7 @@ from lens_pipeline.demo import EXPECTED, SAMPLES
 from lens_pipeline.media import images, posters
 from lens_pipeline.media.models import PosterSpec, PreviewSpec
 from lens_pipeline.settings import PREFIX
-from lens_pipeline.stack import orphans
+from lens_pipeline.supervisor import orphans
 
 _SECONDS = 240
 

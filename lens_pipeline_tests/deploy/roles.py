@@ -17,7 +17,7 @@ from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.engine.liveness import problem_of
 from lens_pipeline.settings import PREFIX, Settings, load
-from lens_pipeline.stack.services import running
+from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.pipeline.site import eventually
 from lens_pipeline_tests.servers import SeaweedServer
 

@@ -13,7 +13,7 @@ from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.engine.liveness import CHECKS
 from lens_pipeline.engine.run_queue import LOCATION
 from lens_pipeline.settings import load
-from lens_pipeline.stack.roles import ROLES
+from lens_pipeline.supervisor.roles import ROLES
 
 HELM = Path(__file__).parents[2] / "deploy" / "helm"
 KUBERNETES = "1.31"

@@ -14,7 +14,7 @@ import yaml
 
 from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.settings import load
-from lens_pipeline.stack.roles import ROLES
+from lens_pipeline.supervisor.roles import ROLES
 from lens_pipeline_tests.deploy.compose import compose
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 
 from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.settings import load
-from lens_pipeline.stack.roles import ROLES
+from lens_pipeline.supervisor.roles import ROLES
 from lens_pipeline_tests.tools import find
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"

@@ -14,7 +14,7 @@ from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.engine.dagster_storage.storage import create_tables
 from lens_pipeline.settings import PREFIX, Settings
-from lens_pipeline.stack.services import running
+from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.servers import SeaweedServer
 
 

@@ -16,10 +16,11 @@ from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.derivatives import pipeline
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.engine.instance import find_config_dir
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.stack.embedded import Postgres, Valkey
-from lens_pipeline.stack.services import running
-from lens_pipeline.stack.up import find_config_dir, programs
+from lens_pipeline.supervisor.services import running
+from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.hosts.namespaces import Host, Network
 from lens_pipeline_tests.pipeline.site import Site, eventually
 from lens_pipeline_tests.servers import SeaweedServer

@@ -15,7 +15,7 @@ from lens_pipeline.engine.dagster_storage import storage
 from lens_pipeline.engine.dagster_storage.event_log_storage import partition_lists_of
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.settings import PREFIX, Settings
-from lens_pipeline.stack.services import running
+from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.pipeline import sources
 from lens_pipeline_tests.pipeline.site import Databases, Site
 from lens_pipeline_tests.servers import HostileServer

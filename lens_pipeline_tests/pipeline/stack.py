@@ -22,7 +22,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.registry import PREVIEW, Derivative
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.settings import PREFIX, load
-from lens_pipeline.stack import orphans
+from lens_pipeline.supervisor import orphans
 from lens_pipeline_tests.pipeline.site import eventually
 
 START_SECONDS = 180

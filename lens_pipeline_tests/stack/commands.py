@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import up as stack_up
-from lens_pipeline.stack.services import running
-from lens_pipeline.stack.supervisor import Program
+from lens_pipeline.supervisor import up as stack_up
+from lens_pipeline.supervisor.services import running
+from lens_pipeline.supervisor.supervisor import Program
 from lens_pipeline_tests.stack.conftest import settings_for
 
 # Programs for `up`; they make the file they are given once they are ready.

@@ -22,7 +22,7 @@ from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import is_free
 from lens_pipeline.stack import embedded
 from lens_pipeline.stack.embedded import Postgres, Valkey
-from lens_pipeline.stack.supervisor import Supervisor
+from lens_pipeline.supervisor.supervisor import Supervisor
 from lens_pipeline_tests.stack.conftest import eventually
 
 # Real servers start and stop in most of these.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.stack.json_logs import as_object
-from lens_pipeline.stack.supervisor import Program, Supervisor
+from lens_pipeline.supervisor.json_logs import as_object
+from lens_pipeline.supervisor.supervisor import Program, Supervisor
 from lens_pipeline_tests.pipeline.site import eventually
 
 _WRITER = """

@@ -8,8 +8,8 @@ import psycopg2
 import pytest
 
 from lens_pipeline.core.endpoints import Services, services_file
-from lens_pipeline.stack.orphans import processes_of
-from lens_pipeline.stack.services import running
+from lens_pipeline.supervisor.orphans import processes_of
+from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.stack.commands import await_line, finish, spawn
 from lens_pipeline_tests.stack.conftest import eventually, settings_for, supervisord_of
 

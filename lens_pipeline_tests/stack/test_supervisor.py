@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.stack import orphans
-from lens_pipeline.stack.supervisor import Program, Supervisor, _socket_path
+from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor.supervisor import Program, Supervisor, _socket_path
 from lens_pipeline_tests.stack.conftest import eventually, supervisord_of
 
 # Real servers start and stop in most of these.
@@ -209,7 +209,7 @@ def test_another_users_socket_directory_is_refused(
 def _child_that_supervises(home: Path) -> subprocess.Popen[bytes]:
     source = (
         "import sys, time; from pathlib import Path\n"
-        "from lens_pipeline.stack.supervisor import Program, Supervisor\n"
+        "from lens_pipeline.supervisor.supervisor import Program, Supervisor\n"
         "with Supervisor(Path(sys.argv[1]), [Program('a', ('sleep', '99'))]) as s:\n"
         "    s.start(); print(flush=True); time.sleep(99)\n"
     )

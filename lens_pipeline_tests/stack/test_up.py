@@ -13,9 +13,9 @@ import pytest
 from lens_pipeline.core import ports
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import prepare_home
-from lens_pipeline.stack import orphans
-from lens_pipeline.stack.roles import find_config_dir
-from lens_pipeline.stack.up import programs
+from lens_pipeline.engine.instance import find_config_dir
+from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.stack.commands import SLEEPER, STUBBORN, await_line, spawn
 from lens_pipeline_tests.stack.conftest import settings_for, supervisord_of
 

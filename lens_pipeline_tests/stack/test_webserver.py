@@ -21,7 +21,7 @@ from websockets.typing import Origin
 
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.up import programs
+from lens_pipeline.supervisor.up import programs
 from lens_pipeline.web.auth.access import Access, Limits, access_of
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.origin import allowed_hosts

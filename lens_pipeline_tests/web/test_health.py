@@ -19,7 +19,7 @@ from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers.app import celery_queue, worker_app
 from lens_pipeline.settings import Settings, load
-from lens_pipeline.stack.services import running
+from lens_pipeline.supervisor.services import running
 from lens_pipeline.web.routes import health
 from lens_pipeline.web.routes.health import Answer, Probe
 from lens_pipeline_tests.pipeline.site import Site, eventually

@@ -290,8 +290,6 @@ def monitor(request: Request) -> Monitor:
 
 
 MonitorDep = Annotated[Monitor, Depends(monitor)]
-
-
 _GONE: dict[int | str, dict[str, Any]] = {
     503: {"model": Health, "description": "Something is gone."}
 }

@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.core.files import private_directory, write_private
+from lens_pipeline.core.ports import CODE_PORT
 from lens_pipeline.settings import Settings
 
 Role = Literal["code", "dagster", "daemon", "api"]
 ROLES: tuple[Role, ...] = get_args(Role)
-
-# What `lens run` takes for a code server's port if none is set: all roles must agree on it.
-CODE_PORT = 4000
 
 
 def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ...]:
@@ -59,31 +55,3 @@ def environment(settings: Settings) -> Mapping[str, str]:
         "FORWARDED_ALLOW_IPS": ",".join(settings.trusted_proxies),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def write_instance(settings: Settings) -> Path:
-    """Put our `dagster.yaml` where Dagster looks for it; returns that directory.
-
-    In one step: several processes with one LENS_HOME may do so at the same time. Raises StackError
-    as `find_config_dir` does.
-    """
-    directory = private_directory(settings.resolved_home / "dagster")
-    ours = (find_config_dir() / "dagster.yaml").read_text(encoding="utf-8")
-    write_private(directory / "dagster.yaml", ours)
-    return directory
-
-
-def find_config_dir() -> Path:
-    """Where `dagster.yaml` and `workspace.yaml` are: in a checkout or with the installed package.
-
-    Raises StackError: neither has them.
-    """
-    checkout = Path(__file__).parents[2]
-    installed = Path(sys.prefix) / "share" / "lens-pipeline"
-    for directory in (checkout, installed):
-        if (directory / "dagster.yaml").is_file() and (directory / "workspace.yaml").is_file():
-            return directory
-    raise StackError(
-        f"dagster.yaml and workspace.yaml are neither in {checkout} nor in {installed}:"
-        " install lens-pipeline again"
-    )

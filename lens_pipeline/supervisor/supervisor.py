@@ -25,7 +25,7 @@ from typing import Any, Literal, Self
 
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import private_directory, write_private
-from lens_pipeline.stack import orphans
+from lens_pipeline.supervisor import orphans
 
 _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05

@@ -21,12 +21,13 @@ from lens_pipeline.core.ports import (
     require_free,
     serves,
 )
+from lens_pipeline.engine import instance
+from lens_pipeline.engine.instance import find_config_dir
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import orphans, roles
-from lens_pipeline.stack.ownership import Lock, current_owner, owner_lock, try_own
-from lens_pipeline.stack.roles import find_config_dir
-from lens_pipeline.stack.services import Servers
-from lens_pipeline.stack.supervisor import Program, Supervisor
+from lens_pipeline.supervisor import orphans, roles
+from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own
+from lens_pipeline.supervisor.services import Servers
+from lens_pipeline.supervisor.supervisor import Program, Supervisor
 
 COMMAND = "up"
 
@@ -226,7 +227,7 @@ def _run(
 ) -> None:
     home = settings.resolved_home
     config_dir = find_config_dir()
-    roles.write_instance(settings)
+    instance.write_instance(settings)
     servers = Servers(settings, broker=True)
     starting = servers.services(COMMAND, ready=False)
     endpoints = endpoints_of(settings, starting, broker=True)

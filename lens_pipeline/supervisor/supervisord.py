@@ -37,7 +37,7 @@ def main() -> None:
             sys.exit("the parent died before its supervisor started")
     os.register_at_fork(after_in_child=_forget_handlers)
     if log_format == "json":
-        from lens_pipeline.stack.json_logs import write_json
+        from lens_pipeline.supervisor.json_logs import write_json
 
         write_json()
     sys.argv = ["supervisord", "--nodaemon", "--configuration", config]

@@ -19,10 +19,10 @@ from lens_pipeline.core.endpoints import (
 )
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import orphans
 from lens_pipeline.stack.embedded import Postgres, Valkey
-from lens_pipeline.stack.ownership import Lock, current_owner, owner_lock, try_own, users_lock
-from lens_pipeline.stack.supervisor import Program, Supervisor
+from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own, users_lock
+from lens_pipeline.supervisor.supervisor import Program, Supervisor
 
 _POLL_SECONDS = 0.1
 # A first start takes a few seconds on an idle machine, with the tables of two databases.

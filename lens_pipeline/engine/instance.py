@@ -1,0 +1,36 @@
+"""Dagster's instance by our `dagster.yaml`."""
+
+import sys
+from pathlib import Path
+
+from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.files import private_directory, write_private
+from lens_pipeline.settings import Settings
+
+
+def write_instance(settings: Settings) -> Path:
+    """Put our `dagster.yaml` where Dagster looks for it; returns that directory.
+
+    In one step: several processes with one LENS_HOME may do so at the same time. Raises StackError
+    as `find_config_dir` does.
+    """
+    directory = private_directory(settings.resolved_home / "dagster")
+    ours = (find_config_dir() / "dagster.yaml").read_text(encoding="utf-8")
+    write_private(directory / "dagster.yaml", ours)
+    return directory
+
+
+def find_config_dir() -> Path:
+    """Where `dagster.yaml` and `workspace.yaml` are: in a checkout or with the installed package.
+
+    Raises StackError: neither has them.
+    """
+    checkout = Path(__file__).parents[2]
+    installed = Path(sys.prefix) / "share" / "lens-pipeline"
+    for directory in (checkout, installed):
+        if (directory / "dagster.yaml").is_file() and (directory / "workspace.yaml").is_file():
+            return directory
+    raise StackError(
+        f"dagster.yaml and workspace.yaml are neither in {checkout} nor in {installed}:"
+        " install lens-pipeline again"
+    )

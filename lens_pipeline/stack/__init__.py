@@ -1,1 +1,0 @@
-"""The processes of one machine: embedded servers, their supervision, and who owns them."""

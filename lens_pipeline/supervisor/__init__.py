@@ -1,0 +1,1 @@
+"""Processes and embedded servers of one machine."""
