@@ -34,8 +34,8 @@ from lens_pipeline.media.errors import MediaError, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.embedded import Valkey
 from lens_pipeline.storage.connect import open_store
+from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.services import running
 
 _COMMAND = "doctor"

@@ -19,8 +19,9 @@ from lens_pipeline.core.endpoints import (
 )
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack.embedded import Postgres, Valkey
 from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor.embedded_postgres import Postgres
+from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own, users_lock
 from lens_pipeline.supervisor.supervisor import Program, Supervisor
 

