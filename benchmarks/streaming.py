@@ -26,7 +26,7 @@ from lens_pipeline.derivatives.registry import MASTER
 
 _BYTES, _QUICK_BYTES = 512 * 2**20, 64 * 2**20
 _ROUNDS, _QUICK_ROUNDS = 15, 3
-_SHOT = Path(lens_pipeline.__file__).parent / "samples" / "bunny.mp4"
+_SHOT = Path(lens_pipeline.__file__).parent / "cli" / "demo" / "samples" / "bunny.mp4"
 _PROJECT, _MASTER = "bench", "film"
 _MASTER_SECONDS = 120.0
 _START_SECONDS = 10.0

@@ -1,13 +1,24 @@
-"""Commands that only look: status, dead-letters."""
+"""Commands that only look: status, dead-letters, report."""
 
+import datetime as dt
+import json
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from lens_pipeline.cli.session import print_json, session
+from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
 from lens_pipeline.event_log.history import State
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lens_pipeline.cli.session import Session
+    from lens_pipeline.monitoring.reports.collect import DayReport
+
 
 _UNKNOWN = "no generation, master or scaled video has this id"
 
@@ -68,3 +79,111 @@ def dead_letters(as_json: bool) -> None:
         source = f" from {letter.source!r}" if letter.source else ""
         print(f"{letter.kind} {letter.id!r}{source}: {letter.error_class}: {letter.error}")
     print(letters.counted(len(found)) + (": `lens retry ID` tries again" if found else ""))
+
+
+_COLUMNS = {
+    "finished": "finished",
+    "ready": "ready",
+    "failed": "failed",
+    "dead": "dead",
+    "waiting": "waiting",
+    "in_time_share": "≤ 60 s",
+    "latency_p50_seconds": "p50",
+    "latency_p95_seconds": "p95",
+    "latency_p99_seconds": "p99",
+    "fetch_p50_seconds": "fetch",
+    "render_p50_seconds": "render",
+    "store_p50_seconds": "store",
+    "bytes_in": "MB in",
+    "bytes_out": "MB out",
+    "failures": "failed attempts",
+}
+
+
+@click.command()
+@click.option(
+    "--days",
+    type=click.IntRange(1, 366),
+    default=7,
+    show_default=True,
+    help="How many days, today included; days are UTC.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def report(days: int, as_json: bool) -> None:
+    """Show what became of the files of each day, and how long they took."""
+    with session("report") as lens:
+        found = [_day(lens, ago) for ago in reversed(range(days))]
+    if as_json:
+        print_json({"days": [_plain(source, day) for source, day in found]})
+        return
+    _print([day for _, day in found])
+
+
+def _day(lens: "Session", ago: int) -> tuple[str, "DayReport"]:
+    """The report of so many days ago: from the store, or from the log if none was made yet."""
+    from lens_pipeline.monitoring.reports import archive, collect
+
+    today = collect.today()
+    day = today - dt.timedelta(days=ago)
+    kept = archive.find(lens.pipeline.store, day) if ago else None
+    if kept is not None:
+        return "store", kept
+    return "log", collect.report(lens.pipeline, day)
+
+
+def _plain(source: str, day: "DayReport") -> dict:
+    lists = {
+        str(name): _records(listed.drop(columns=["day", "list"]))
+        for name, listed in day.extremes.groupby("list")
+    }
+    kinds = _records(day.summary.drop(columns=["day", "as_of"]))
+    for kind in kinds:
+        kind["failures"] = json.loads(kind["failures"])
+    return {
+        "day": day.day,
+        "source": source,
+        "as_of": day.summary["as_of"].iloc[0].isoformat(timespec="seconds"),
+        "kinds": kinds,
+        "slowest": lists.get("slowest", []),
+        "largest": lists.get("largest", []),
+    }
+
+
+def _records(table: "pd.DataFrame") -> list[dict]:
+    """Its rows; what is not known is null, which NaN is not in JSON."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _print(days: "list[DayReport]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("day", "kind", box=None, pad_edge=False)
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="left" if title == "failed attempts" else "right")
+    quiet = 0
+    for day in days:
+        rows = [row for row in _records(day.summary) if row["finished"] or row["failed_attempts"]]
+        quiet += not rows
+        for row in rows:
+            table.add_row(row["day"], row["kind"], *(_cell(name, row[name]) for name in _COLUMNS))
+    console = Console()
+    if not console.is_terminal:
+        # A file or a pipe has no width to fit into.
+        console = Console(width=250)
+    if table.row_count:
+        console.print(table)
+    if quiet:
+        say(f"lens: {quiet} of {len(days)} days without any finished file")
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if name == "failures":
+        return ", ".join(f"{error} {n}" for error, n in json.loads(str(value)).items())
+    if name == "in_time_share":
+        return f"{float(str(value)):.2%}"
+    if name.startswith("bytes"):
+        return f"{int(str(value)) / 1e6:.1f}"
+    return f"{value:.2f} s" if isinstance(value, float) else str(value)

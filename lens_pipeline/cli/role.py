@@ -1,4 +1,7 @@
-"""`lens run`: one process of the pipeline, supervised by others than `lens up`."""
+"""One process of the pipeline, supervised by others than `lens up`: run, health.
+
+Health checks run every few seconds: what is slow to import is imported in functions.
+"""
 
 import os
 import sys
@@ -6,12 +9,12 @@ from contextlib import closing
 
 import click
 
-from lens_pipeline.cli.session import load_settings
+from lens_pipeline import settings
 from lens_pipeline.core import ports
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import require_free
-from lens_pipeline.derivatives.pipeline import connect
+from lens_pipeline.core.startup import load_settings
 from lens_pipeline.engine import instance, liveness
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import roles
@@ -39,6 +42,7 @@ def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
 
     Raises StackError, CatalogError: something is missing; says what and the fix.
     """
+    from lens_pipeline.derivatives.pipeline import connect
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
     prepare_home(loaded.resolved_home)
@@ -61,3 +65,20 @@ def _require_port(role: roles.Role, loaded: Settings) -> None:
             require_free("LENS_API_PORT", loaded.api_port, loaded.bind)
         case "daemon":
             pass
+
+
+@click.command()
+@click.argument("role", type=click.Choice(list(liveness.CHECKS)), required=False)
+def health(role: str | None) -> None:
+    """Say whether the process of this machine lives: exit status 0, or 1 and why not.
+
+    ROLE: by default what `lens run` or `lens worker` was started as here last. That database,
+    broker and store work is another question: `lens doctor` and /api/health answer it.
+    """
+    loaded, _ = settings.load()
+    role = role or liveness.noted_role(loaded.resolved_home)
+    problem = liveness.problem_of(role, loaded)
+    if problem is not None:
+        print(f"lens: {problem}", file=sys.stderr)
+        sys.exit(1)
+    print(f"{role} lives")

@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -12,17 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-from lens_pipeline import settings
-from lens_pipeline.core import telemetry
 from lens_pipeline.core.endpoints import Endpoints
-from lens_pipeline.core.logs import configure, speaks_json
+from lens_pipeline.core.startup import load_settings, logger, say
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
-from lens_pipeline.engine import instance
+from lens_pipeline.engine.instance import dagster_instance
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor.services import running
 
-# Whatever LENS_LOG_LEVEL is: what is said to people is no log.
-logger = logging.getLogger("lens")
 logger.setLevel(logging.INFO)
 
 
@@ -32,25 +25,6 @@ class Session:
 
     pipeline: Pipeline
     instance: dg.DagsterInstance
-
-
-def say(line: str) -> None:
-    """Tell people something; standard output is for results."""
-    if speaks_json():
-        logger.info("%s", line)
-    else:
-        print(line, file=sys.stderr, flush=True)
-
-
-def load_settings() -> Settings:
-    """The settings, with their warnings said and logging set up."""
-    loaded, notes = settings.load()
-    settings.export_foreign()
-    configure(loaded.log_format, loaded.log_level)
-    telemetry.begin_reports(loaded)
-    for note in notes:
-        say(f"lens: {note}")
-    return loaded
 
 
 def print_json(result: Any) -> None:
@@ -75,22 +49,6 @@ def session(command: str) -> Iterator[Session]:
         pipeline.catalog.check()
         with dagster_instance(loaded) as instance:
             yield Session(pipeline, instance)
-
-
-@contextmanager
-def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance by our `dagster.yaml`, with its local files below LENS_HOME."""
-    set_up_dagster(loaded)
-    with dg.DagsterInstance.get() as instance:
-        yield instance
-
-
-def set_up_dagster(loaded: Settings) -> None:
-    """Have this process find our `dagster.yaml`, as those that `lens up` starts do."""
-    # Dagster itself says something is beta or deprecated on every start.
-    warnings.filterwarnings("ignore", module="dagster")
-    os.environ["DAGSTER_HOME"] = str(instance.write_instance(loaded))
-    os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"
 
 
 def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:

@@ -1,19 +1,21 @@
-"""Commands that prepare and examine an installation: migrate, doctor, alert-test."""
+"""Commands that prepare and examine an installation: migrate, doctor, alert-test, token."""
 
+import datetime as dt
 import sys
 from dataclasses import asdict
 
 import click
 from sqlalchemy.exc import DBAPIError
 
-from lens_pipeline import doctor as examination
 from lens_pipeline import settings
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.cli.session import load_settings, print_json, say
+from lens_pipeline.cli import doctor as examination
+from lens_pipeline.cli.session import print_json
 from lens_pipeline.core.logs import configure
+from lens_pipeline.core.startup import load_settings, say
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.errors import LensError
-from lens_pipeline.settings import Settings
+from lens_pipeline.settings import Settings, SettingsError
 from lens_pipeline.supervisor.services import running
 
 
@@ -109,3 +111,41 @@ def doctor(as_json: bool) -> None:
         for check in checks:
             print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.message}")
     sys.exit(0 if all(check.ok for check in checks) else 1)
+
+
+# Longer ids are in no table that we know of.
+_LONGEST_ID = 200
+_MOST_DAYS = 3650
+
+
+@click.command()
+@click.option("--user", metavar="ID", help="It sees the generations of this user alone.")
+@click.option("--project", metavar="ID", help="It sees the masters of this project alone.")
+@click.option(
+    "--days", type=click.IntRange(1, _MOST_DAYS), help="It expires after so many days; else never."
+)
+def token(user: str | None, project: str | None, days: int | None) -> None:
+    """Print a token for the HTTP app that is bound to one user or project.
+
+    It works for the API (Authorization: Bearer) and at /login. It is kept nowhere and is made from
+    LENS_API_TOKEN: the only way to revoke one before it expires is to change that, which revokes
+    all of them and ends every login.
+    """
+    from lens_pipeline.web.auth.caller import Caller
+    from lens_pipeline.web.auth.keys import signing_key
+    from lens_pipeline.web.auth.tokens import Tokens
+
+    if (user is None) == (project is None):
+        raise click.UsageError("give either --user or --project")
+    if not 0 < len((user or project or "").strip()) <= _LONGEST_ID:
+        raise click.UsageError(f"an id has 1 to {_LONGEST_ID} characters")
+    loaded = load_settings()
+    if loaded.api_token is None:
+        raise SettingsError(
+            "LENS_API_TOKEN is not set, so the HTTP app asks for no token: set it to a long random"
+            " text where `lens up` runs and here"
+        )
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(days=days) if days else None
+    tokens = Tokens(loaded.api_token, signing_key(loaded))
+    print(tokens.scoped(Caller(user_id=user, project_id=project), until))
+    say(f"lens: it expires {until:%Y-%m-%d %H:%M} UTC" if until else "lens: it never expires")

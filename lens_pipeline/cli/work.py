@@ -6,18 +6,19 @@ from pathlib import Path
 
 import click
 
-from lens_pipeline import adoption
-from lens_pipeline.adding import add_generation
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.cli.add import add_generation
+from lens_pipeline.cli.adopt import record_stored
+from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
-from lens_pipeline.cli.session import Session, print_json, say, session
+from lens_pipeline.cli.session import Session, print_json, session
+from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives.dead_letters import retry as retry_letters
 from lens_pipeline.derivatives.registry import DERIVATIVES
 from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
-from lens_pipeline.inprocess import Result, Work, find_work, work_off
 
 # What is made from other derivatives is looked for once those are there.
 _PHASES = (
@@ -155,7 +156,7 @@ def _finish(result: Result, as_json: bool, *, failed: bool = False) -> None:
 def adopt(dry_run: bool, as_json: bool) -> None:
     """Record derivatives that already lie in the store, without making them again."""
     with session("adopt") as lens, meter("rows", None) as progress:
-        result = adoption.adopt(
+        result = record_stored(
             lens.pipeline,
             lens.instance,
             dry_run=dry_run,

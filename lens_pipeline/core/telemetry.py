@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from lens_pipeline import settings
+from lens_pipeline import VERSION, settings
 from lens_pipeline.core.logs import ids
 from lens_pipeline.settings import Settings, SettingsError
-from lens_pipeline.version import VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Self
 
+from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import CHECKED_SHOT, DERIVATIVES
 from lens_pipeline.settings import Settings
-from lens_pipeline.version import VERSION
 
 # As of the start of this process, see `VERSION`.
 _VERSIONS = {"lens-pipeline": VERSION, "dagster": version("dagster")}

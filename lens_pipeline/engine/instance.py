@@ -1,7 +1,13 @@
 """Dagster's instance by our `dagster.yaml`."""
 
+import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import dagster as dg
 
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import private_directory, write_private
@@ -34,3 +40,19 @@ def find_config_dir() -> Path:
         f"dagster.yaml and workspace.yaml are neither in {checkout} nor in {installed}:"
         " install lens-pipeline again"
     )
+
+
+@contextmanager
+def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance by our `dagster.yaml`, with its local files below LENS_HOME."""
+    set_up_dagster(loaded)
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def set_up_dagster(loaded: Settings) -> None:
+    """Have this process find our `dagster.yaml`, as those that `lens up` starts do."""
+    # Dagster itself says something is beta or deprecated on every start.
+    warnings.filterwarnings("ignore", module="dagster")
+    os.environ["DAGSTER_HOME"] = str(write_instance(loaded))
+    os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"

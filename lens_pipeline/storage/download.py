@@ -16,6 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
 
+from lens_pipeline import VERSION
 from lens_pipeline.errors import (
     SourceMissing,
     SourceRefused,
@@ -38,7 +39,6 @@ from lens_pipeline.storage.retries import (
     retry_after_seconds,
     retry_transient,
 )
-from lens_pipeline.version import VERSION
 
 MAX_REDIRECTS = 5
 # An address that swallows packets must leave time for the host's next one.

@@ -4,8 +4,9 @@ import contextlib
 import signal
 import sys
 
-from lens_pipeline.cli.session import dagster_instance, load_settings
+from lens_pipeline.core.startup import load_settings
 from lens_pipeline.derivatives.pipeline import current
+from lens_pipeline.engine.instance import dagster_instance
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context

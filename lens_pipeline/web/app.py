@@ -6,9 +6,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
+from lens_pipeline import VERSION
 from lens_pipeline.core import postgres
 from lens_pipeline.settings import Settings
-from lens_pipeline.version import VERSION
 from lens_pipeline.web import errors, lifespan, pages
 from lens_pipeline.web.auth import login, signed_links
 from lens_pipeline.web.auth.access import Access, Limits, access_of

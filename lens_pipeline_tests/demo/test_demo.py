@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_pipeline import demo
+from lens_pipeline.cli.demo import show
+from lens_pipeline.cli.demo.show import EXPECTED, SAMPLES
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.demo import EXPECTED, SAMPLES
 from lens_pipeline.media import images, posters
 from lens_pipeline.media.models import PosterSpec, PreviewSpec
 from lens_pipeline.settings import PREFIX
@@ -77,7 +77,7 @@ def test_a_demonstration_makes_every_sample_once_and_stops(
     store = Path(environment["LENS_HOME"]) / "store"
     for sample in SAMPLES:
         assert (store / sample.key).is_file()
-        (webp,) = store.glob(f"{demo.USER}/*/{sample.id}_*.webp")
+        (webp,) = store.glob(f"{show.USER}/*/{sample.id}_*.webp")
         assert webp.stat().st_size > 1000
 
     second = _demo(environment)

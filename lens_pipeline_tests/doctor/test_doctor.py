@@ -17,14 +17,14 @@ from click.testing import CliRunner
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_postgres import DagsterPostgresStorage
 
-from lens_pipeline import doctor
 from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.cli import doctor
+from lens_pipeline.cli.doctor import Check, examine
 from lens_pipeline.cli.setup import doctor as command
 from lens_pipeline.core.endpoints import Services, services_file
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
-from lens_pipeline.doctor import Check, examine
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import embedded_valkey

@@ -17,9 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from lens_pipeline.cli import main
-from lens_pipeline.cli.session import dagster_instance
 from lens_pipeline.derivatives import pipeline
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.engine.instance import dagster_instance
 from lens_pipeline.settings import load
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.cli.run import _prepare, _require_store
+from lens_pipeline.cli.up import _prepare, _require_store
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.derivatives.store_audit import ForeignStore

@@ -21,7 +21,6 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import pg_alembic_config
 
 from lens_pipeline.cli.role import become
-from lens_pipeline.cli.session import dagster_instance
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.postgres import SERVER_SIDE, notice_lost_clients
 from lens_pipeline.definitions import defs
@@ -29,6 +28,7 @@ from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
 from lens_pipeline.engine.dagster_storage.pool import create_pool, shared_pool
 from lens_pipeline.engine.dagster_storage.storage import has_current_tables, upgrade_tables
+from lens_pipeline.engine.instance import dagster_instance
 from lens_pipeline.engine.processes.notify import RING, Bell
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs

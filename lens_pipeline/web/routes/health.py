@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline import VERSION
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core import postgres
@@ -22,7 +23,6 @@ from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerR
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.monitoring.backlog import Watch
-from lens_pipeline.version import VERSION
 from lens_pipeline.web.context import Context
 
 router = APIRouter(tags=["health"])

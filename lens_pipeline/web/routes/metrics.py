@@ -18,10 +18,10 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import DERIVATIVES
 from lens_pipeline.figures import Figures, Tally
 from lens_pipeline.monitoring.backlog import Backlog, Watch
-from lens_pipeline.version import VERSION
 from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.errors import ApiError

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
-from lens_pipeline.adding import copy_into_store
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.cli.add import copy_into_store
 from lens_pipeline.derivatives.dead_letters import explain
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, POSTER, PREVIEW, Derivative

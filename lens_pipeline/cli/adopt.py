@@ -24,7 +24,7 @@ class Adoption:
     missing: int = 0
 
 
-def adopt(
+def record_stored(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     *,

@@ -6,11 +6,12 @@ from contextlib import closing
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline import demo as samples
+from lens_pipeline.cli.demo import show as samples
 from lens_pipeline.cli.role import become
-from lens_pipeline.cli.session import load_settings, prepare_databases, say
+from lens_pipeline.cli.session import prepare_databases
 from lens_pipeline.core import files, postgres
 from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
+from lens_pipeline.core.startup import load_settings, say
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.derivatives.store_audit import require_own_store
