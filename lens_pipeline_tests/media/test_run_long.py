@@ -411,6 +411,7 @@ def test_ffmpeg_ends_with_whoever_waits_for_it(tmp_path: Path) -> None:
     """An encode of an hour for a worker that was killed, beside the one that tries again."""
     code = (
         "import sys; from pathlib import Path; from lens_pipeline.media.ffmpeg.run import *;"
+        "from lens_pipeline.media.ffmpeg.tools import find_ffmpeg;"
         "work = Work(Path(sys.argv[1]), lambda: False, lambda *_: print('.', flush=True));"
         "run_long([str(find_ffmpeg()), '-re', '-f', 'lavfi', '-i', 'testsrc2', '-f', 'null', '-'],"
         " 60.0, 'test', work)"

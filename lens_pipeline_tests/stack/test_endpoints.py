@@ -109,7 +109,7 @@ def test_a_port_is_drawn_by_one_process_alone(monkeypatch: pytest.MonkeyPatch) -
     """Two stacks that start at once, and a database that finds a broker at its port."""
     drawn = ports.free_port()
     free = [port for port in range(drawn + 1, drawn + 200) if ports.is_free(port)][:2]
-    script = f"from lens_pipeline.stack import ports; ports._RANGE = {[drawn, *free]}"
+    script = f"from lens_pipeline.core import ports; ports._RANGE = {[drawn, *free]}"
     script += "; ports._ATTEMPTS = 3; print(sorted(ports.free_port() for _ in range(2)))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -25,7 +25,7 @@ WEBP = "image/webp"
 KILLED_WRITER = """
 import sys
 from pathlib import Path
-from lens_pipeline.store import FileStore
+from lens_pipeline.storage.file_store import FileStore
 
 store = FileStore(Path(sys.argv[1]))
 store.write("a.webp", b"old", content_type="image/webp")

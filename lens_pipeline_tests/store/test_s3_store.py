@@ -197,7 +197,7 @@ def test_a_forked_child_makes_connections_of_its_own(
     s3_store.write("parent", b"x", content_type=WEBP)
     code = (
         "import os, sys\n"
-        "from lens_pipeline.storage.object_store import open_store\n"
+        "from lens_pipeline.storage.connect import open_store\n"
         "store = open_store(sys.argv[1], sys.argv[2])\n"
         "store.stat('parent')\n"
         "pid = os.fork()\n"
