@@ -107,7 +107,7 @@ def configure(log_format: str, log_level: str) -> None:
     for name in ("alembic", "botocore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # These tell whole addresses, in which there may be secrets.
-    for name in ("urllib3", "httpx", "httpcore"):
+    for name in ("urllib3", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if log_format == "json":
         sys.excepthook = _log_uncaught

@@ -7,13 +7,15 @@ import asyncio
 import json
 import logging
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-import httpx
+import certifi
+import httpx2 as httpx
 import tenacity
 
 from lens_pipeline.errors import LensError
@@ -104,7 +106,12 @@ class Provider:
         # environment, where settings alone look.
         headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
         self._client = httpx.AsyncClient(
-            headers=headers, timeout=_ATTEMPT_SECONDS, trust_env=False, follow_redirects=False
+            headers=headers,
+            timeout=_ATTEMPT_SECONDS,
+            trust_env=False,
+            follow_redirects=False,
+            # The client's default is the machine's certificates, and a slim image has none.
+            verify=ssl.create_default_context(cafile=certifi.where()),
         )
         # When it may be asked again, by the clock of the loop.
         self._free_at = 0.0

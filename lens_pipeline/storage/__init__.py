@@ -1,1 +1,1 @@
-"""Object stores and downloads: the only use of boto3 and httpcore."""
+"""Object stores and downloads: the only use of boto3 and httpcore2."""

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urljoin, urlsplit
 
-import httpcore
+import certifi
+import httpcore2 as httpcore
 
 from lens_pipeline import VERSION
 from lens_pipeline.errors import (
@@ -327,7 +328,7 @@ def _ssl_context() -> ssl.SSLContext:
 
     One for the process, since loading them takes 0.1 s.
     """
-    context = httpcore.default_ssl_context()
+    context = ssl.create_default_context(cafile=certifi.where())
     context.load_default_certs()
     return context
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import httpx
+import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI

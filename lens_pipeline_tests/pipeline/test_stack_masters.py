@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import av
-import httpx
+import httpx2 as httpx
 import psutil
 import pytest
 

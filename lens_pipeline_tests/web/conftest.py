@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import httpx
+import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI

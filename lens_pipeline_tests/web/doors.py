@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-import httpx
+import httpx2 as httpx
 from fastapi import FastAPI
 
 from lens_pipeline.core.endpoints import Endpoints

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
 
-import httpx
+import httpx2 as httpx
 
 from lens_pipeline.core.ports import LOOPBACK
 

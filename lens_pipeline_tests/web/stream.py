@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import httpx
+import httpx2 as httpx
 
 from lens_pipeline_tests.pipeline.site import eventually
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import httpx
+import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 

@@ -5,7 +5,7 @@ import datetime as dt
 import json
 from collections.abc import Callable
 
-import httpx
+import httpx2 as httpx
 import pytest
 from PIL import Image
 

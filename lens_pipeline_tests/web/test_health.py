@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
 
-import httpx
+import httpx2 as httpx
 import pytest
 from celery.contrib.testing.worker import start_worker
 from dagster._daemon.types import DaemonHeartbeat

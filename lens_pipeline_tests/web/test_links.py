@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import httpx
+import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 

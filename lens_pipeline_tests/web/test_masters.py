@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import av
-import httpx
+import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI

@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-import httpx
+import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families

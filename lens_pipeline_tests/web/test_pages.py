@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-import httpx
+import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser, Locator, Page, Position, Route, expect

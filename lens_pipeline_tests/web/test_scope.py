@@ -6,7 +6,7 @@ A new route fails here until it is put into one of the tables.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
