@@ -197,7 +197,7 @@ def test_a_connection_that_breaks_is_made_again_at_the_same_place(
 ) -> None:
     """A store hangs up on a browser that has buffered enough and reads no further for a while."""
     body = os.urandom(10_000)
-    monkeypatch.setattr(s3_store, "S3_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_module, "S3_ATTEMPTS", 2)
     with HostileServer() as server:
         path = "/lens/x/m.mp4"
         known = {"ETag": '"e"', "Last-Modified": "Sun, 01 Mar 2026 12:00:00 GMT"}

@@ -62,8 +62,8 @@ def test_a_large_file_goes_up_in_parts_with_its_headers(
     seaweed: SeaweedServer, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Headers are given when an upload in parts begins, and are easily lost there."""
-    monkeypatch.setattr(s3_store, "MULTIPART_BYTES", 6 * 2**20)
-    monkeypatch.setattr(s3_store, "PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3_module, "MULTIPART_BYTES", 6 * 2**20)
+    monkeypatch.setattr(s3_module, "PART_BYTES", 5 * 2**20)
     source = tmp_path / "m.mp4"
     source.write_bytes(os.urandom(12 * 2**20))
     s3_store.write("m.mp4", source, content_type="video/mp4")
@@ -158,7 +158,7 @@ def test_what_the_server_answers_decides_what_it_is_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Statuses without a body are what proxies in front of a store send."""
-    monkeypatch.setattr(s3_store, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(s3_module, "S3_ATTEMPTS", 1)
     with HostileServer() as server:
         server.answer_first("/lens/x/a", Answer(status), times=9)
         with pytest.raises(DerivativeError) as raised:
