@@ -172,8 +172,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     for no password: use an address of a private network at most."""
     api_token: str | None = Field(default=None, min_length=16, repr=False)
     """A long random text that opens the pages and the API; shorter ones could be guessed. The
-    Dagster UI takes it as the password of any user. Required with a `LENS_BIND` beyond loopback
-    and with `LENS_ALLOWED_HOSTS`."""
+    Dagster UI takes it as the password of any user, or the login of the pages. Required with a
+    `LENS_BIND` beyond loopback and with `LENS_ALLOWED_HOSTS`."""
     allowed_hosts: CommaList = ()
     """The names under which people reach the pages through a proxy. On loopback the pages answer
     to `localhost` and their own address without it."""
