@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help venv demo test hosts-test chaos test-fast tools image image-test lint bench lock clean
+.PHONY: help venv demo docs test hosts-test chaos test-fast tools image image-test lint bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -63,6 +63,9 @@ lint: venv ## Check style and types
 
 bench: venv ## Measure, print a table, write benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+docs: venv ## Write the generated pages of docs/ anew
+	$(BIN)/python -m docs
 
 lock: venv ## Pin every dependency anew in requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -75,82 +75,134 @@ def _default_preview_concurrency() -> int:
     return min(os.cpu_count() or 1, 4)
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
-    """The settings of one process; field `x` is the variable `LENS_X`."""
+class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    """The settings of one process; field `x` is the variable `LENS_X`.
+
+    The text below each field is its meaning in docs/settings.md: `make docs` writes that file.
+    """
 
     home: Path = Path(".lens")
+    """Directory for everything that the embedded servers keep, for logs and for scratch files."""
     database_url: str | None = None
+    """The application's database, `postgresql://user:password@host:port/name`. Without it: an
+    embedded PostgreSQL."""
     dagster_url: str | None = None
+    """Dagster's storage. Without it: the database `dagster` on the same server. It needs session
+    connections, so no pooler in transaction mode."""
     broker_url: str | None = None
+    """Celery's broker: `redis://…` (Redis, Valkey) or `amqp://user:password@host:5672/vhost`
+    (RabbitMQ). Without it: an embedded Valkey. Several machines need one."""
     result_url: str | None = None
+    """Celery's result backend (`redis://…`), for tools that read it. The pipeline needs none."""
     store_url: str | None = None
+    """The object store: `file:///dir` or `s3://bucket/prefix`. Without it: the directory `store`
+    in `LENS_HOME`."""
     s3_endpoint: str | None = None
+    """The address of an S3-compatible server. Credentials come by boto3's normal chain
+    (`AWS_ACCESS_KEY_ID`, …)."""
     enabled: bool = True
+    """`false`: sensors and schedules start nothing. Runs that people start still work."""
     batch_size: int = Field(default=20, ge=1, le=1000)
+    """The most partitions in one run."""
     preview_concurrency: int = Field(default_factory=_default_preview_concurrency, ge=1, le=256)
+    """Runs of previews and posters at once on this machine. Default: its processors, at most 4."""
     master_concurrency: int = Field(default=1, ge=1, le=64)
+    """Runs of masters and renditions at once on this machine."""
     threads: int = Field(default=2, ge=1, le=64)
+    """Files that one run works on at once."""
     preview_edge: int = Field(default=768, ge=16, le=8192)
+    """The longest edge of previews and posters in pixels. Pictures are never enlarged."""
     preview_quality: int = Field(default=80, ge=1, le=100)
+    """The WebP quality of previews and posters."""
     max_source_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
+    """Sources of more bytes are refused; the default is 512 MiB."""
     max_pixels: int = Field(default=50_000_000, ge=1)
+    """Pictures with more pixels are refused before they are decoded."""
     fetch_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """The deadline of one download, its retries included."""
     fetch_allow_hosts: CommaList = ()
-    max_attempts: int = Field(default=5, ge=1, le=100)
-    backfill_cron: str = "*/5 * * * *"
-    retain_partitions_days: int = Field(default=90, ge=1)
-    # What Dagster has written about runs that ended, and its ticks; see `retention.py`.
-    retain_events_days: int = Field(default=14, ge=1, le=3650)
-    retain_runs_days: int = Field(default=30, ge=1, le=3650)
-    retain_ticks_days: int = Field(default=7, ge=1, le=3650)
-    log_format: Literal["text", "json"] = "text"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    debug: bool = False
-    dagster_port: Port = 3000
-    api_port: Port = 8000
-    bind: str = "127.0.0.1"
-    # Where the others reach the code server, and where it listens. It executes code for whoever
-    # reaches it, and asks nobody who they are.
-    code_host: str = "127.0.0.1"
-    code_port: Port | None = None
-    code_bind: str = "127.0.0.1"
-    # Opens the HTTP app; short ones could be guessed.
-    api_token: str | None = Field(default=None, min_length=16, repr=False)
-    # Addresses or networks of proxies that are believed what they say of who asks, and how.
-    trusted_proxies: CommaList = ()
-    # The service that generates photos and videos.
-    kie_api: str = "https://api.kie.ai"
-    kie_api_key: str | None = Field(default=None, repr=False)
-    kie_webhook_key: str | None = Field(default=None, repr=False)
-    # Names by which people's browsers address the pages, when not by `bind` or localhost.
-    allowed_hosts: CommaList = ()
-    # Seconds that runs in progress get to finish after SIGTERM before they are cancelled.
-    grace_seconds: float = Field(default=30.0, ge=0, le=3600)
-    # Hard wall-clock limit for rendering one file.
+    """Hosts or networks from which sources may come although their addresses are private."""
     render_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
-    # Address-space limit of one rendering process, MiB.
+    """A file that takes longer to render is refused."""
     render_memory_mib: int = Field(default=3072, ge=512)
-    # Longest master, in seconds of its own.
-    max_master_seconds: float = Field(default=4 * 3600, gt=0)
-    # Seconds without any progress after which an encode is stopped.
+    """The address space of one render process in MiB."""
     encode_idle_seconds: float = Field(default=60.0, gt=0, le=3600)
-    # Shots encoded for one master are kept for others: at most so long, and so much of them.
+    """An ffmpeg that makes no progress for this long is stopped."""
+    max_master_seconds: float = Field(default=4 * 3600, gt=0)
+    """A master whose shots last longer together is refused."""
     shot_cache_days: int = Field(default=30, ge=0)
+    """How long an encoded shot is kept for other masters."""
     shot_cache_bytes: int = Field(default=20 * 1024**3, ge=0)
-    # Where alerts go, by Apprise.
-    alert_urls: UrlList = Field(default=(), repr=False)
-    # A finished photo or video, and a master or rendition, may wait so long for its derivative.
-    alert_oldest_seconds: float = Field(default=600.0, ge=10)
-    alert_oldest_master_seconds: float = Field(default=3600.0, ge=10)
-    # Of what was worked on in an hour, so much is to be ready.
-    alert_success_percent: float = Field(default=99.0, ge=0, le=100)
-    # So much of each disk is to be free.
-    alert_disk_free_percent: float = Field(default=10.0, ge=0, lt=100)
-    # Where people's browsers find the pages and the Dagster UI, for links in alerts.
+    """How many bytes of the store the encoded shots may take; the default is 20 GiB."""
+    max_attempts: int = Field(default=5, ge=1, le=100)
+    """Automatic attempts after transient failures before a file becomes a dead letter."""
+    backfill_cron: str = "*/5 * * * *"
+    """When the backfill compares all finished rows with the event log."""
+    retain_events_days: int = Field(default=14, ge=1, le=3650)
+    """How long the event log of a run stays after its end."""
+    retain_runs_days: int = Field(default=30, ge=1, le=3650)
+    """How long the run itself stays. Not less than its events."""
+    retain_ticks_days: int = Field(default=7, ge=1, le=3650)
+    """How long ticks of sensors and schedules stay. Sensor ticks that did nothing stay a day."""
+    retain_partitions_days: int = Field(default=90, ge=1)
+    """Finished partition keys that are older leave the partition set. Files and history stay."""
+    grace_seconds: float = Field(default=30.0, ge=0, le=3600)
+    """How long runs may go on after SIGTERM before they are cancelled."""
+    log_format: Literal["text", "json"] = "text"
+    """`json`: one JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe lines that are logged."""
+    debug: bool = False
+    """Sensors and the backfill log in every tick how many rows they looked at and chose."""
+    bind: str = "127.0.0.1"
+    """The address at which the pages, the API and the Dagster UI listen. The Dagster UI runs code
+    for those who reach it: keep it on loopback, or set a long `LENS_API_TOKEN`."""
+    dagster_port: Port = 3000
+    """The port of the Dagster UI."""
+    api_port: Port = 8000
+    """The port of the pages and the API."""
+    code_host: str = "127.0.0.1"
+    """The address at which `lens run` reaches the code server. `lens up` has its own."""
+    code_port: Port | None = None
+    """The port of the code server. Without it: 4000 for `lens run`, a free one for `lens up`."""
+    code_bind: str = "127.0.0.1"
+    """The address at which `lens run code` listens. It runs code for those who reach it and asks
+    for no password: use an address of a private network at most."""
+    api_token: str | None = Field(default=None, min_length=16, repr=False)
+    """A long random text that opens the pages and the API; shorter ones could be guessed. The
+    Dagster UI takes it as the password of any user, or the login of the pages. Required with a
+    `LENS_BIND` beyond loopback and with `LENS_ALLOWED_HOSTS`."""
+    allowed_hosts: CommaList = ()
+    """The names under which people reach the pages through a proxy. On loopback the pages answer
+    to `localhost` and their own address without it."""
+    trusted_proxies: CommaList = ()
+    """Addresses or networks of proxies whose `X-Forwarded-…` headers count. Without it, all who
+    come through a proxy share one rate limit."""
     public_url: str | None = None
+    """Where browsers find the pages, for links in alerts. Without it: as this machine does."""
     dagster_public_url: str | None = None
-    # Faults of ours are reported there.
+    """Where browsers find the Dagster UI, for links in alerts and pages. Without it: as this
+    machine does."""
+    alert_urls: UrlList = Field(default=(), repr=False)
+    """Apprise addresses that alerts go to: `mailtos://user:password@example.org`,
+    `tgram://token/chat`, `slack://…`, `jsons://host/path`."""
+    alert_oldest_seconds: float = Field(default=600.0, ge=10)
+    """A finished photo or video that waits longer for its derivative is a problem."""
+    alert_oldest_master_seconds: float = Field(default=3600.0, ge=10)
+    """A master or rendition that waits longer is a problem."""
+    alert_success_percent: float = Field(default=99.0, ge=0, le=100)
+    """A smaller share of ready files in the last hour is a problem, if there were at least 50."""
+    alert_disk_free_percent: float = Field(default=10.0, ge=0, lt=100)
+    """Less free room on a disk of `LENS_HOME`, of scratch files or of a store of files is a
+    problem."""
     sentry_dsn: str | None = Field(default=None, repr=False)
+    """Where faults of the pipeline are reported. Also read as `SENTRY_DSN`."""
+    kie_api: str = "https://api.kie.ai"
+    """The generation provider's API."""
+    kie_api_key: str | None = Field(default=None, repr=False)
+    """The key of that API."""
+    kie_webhook_key: str | None = Field(default=None, repr=False)
+    """The key with which the provider signs webhooks. Also read as `KIE_CALLBACK_SECRET`."""
 
     @property
     def resolved_home(self) -> Path:

@@ -61,8 +61,8 @@ class _LazyGroup(click.Group):
 def lens() -> None:
     """Previews, posters and master videos of AI-generated photos and videos.
 
-    Settings are LENS_… variables, also read from ./.env; the README explains each. `lens COMMAND
-    --help` tells more of a command.
+    Settings are LENS_… variables, also read from ./.env; docs/settings.md explains each. `lens
+    COMMAND --help` tells more of a command.
     """
 
 

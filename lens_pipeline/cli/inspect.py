@@ -110,7 +110,10 @@ _COLUMNS = {
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def report(days: int, as_json: bool) -> None:
-    """Show what became of the files of each day, and how long they took."""
+    """Show what became of the files of each day, and how long they took.
+
+    The reports in the store are read, and the event log for today and for days without a report.
+    """
     with session("report") as lens:
         found = [_day(lens, ago) for ago in reversed(range(days))]
     if as_json:

@@ -122,7 +122,7 @@ _MOST_DAYS = 3650
 @click.option("--user", metavar="ID", help="It sees the generations of this user alone.")
 @click.option("--project", metavar="ID", help="It sees the masters of this project alone.")
 @click.option(
-    "--days", type=click.IntRange(1, _MOST_DAYS), help="It expires after so many days; else never."
+    "--days", type=click.IntRange(1, _MOST_DAYS), help="Days until it expires; without it, never."
 )
 def token(user: str | None, project: str | None, days: int | None) -> None:
     """Print a token for the HTTP app that is bound to one user or project.

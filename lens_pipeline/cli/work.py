@@ -26,7 +26,7 @@ _PHASES = (
     [derivative for derivative in DERIVATIVES if derivative.made_from is not None],
 )
 _KINDS = list(dict.fromkeys(derivative.kind.value for derivative in DERIVATIVES))
-_LIMIT = click.option("--limit", type=click.IntRange(min=1), help="At most so many of each kind.")
+_LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -232,9 +232,14 @@ def remove_missing(yes: bool) -> None:
 @click.command()
 @click.argument("source", metavar="FILE|URL")
 @click.option("--user", required=True, help="The user it belongs to.")
-@click.option("--type", "kind", type=click.Choice([Kind.PHOTO.value, Kind.VIDEO.value]))
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice([Kind.PHOTO.value, Kind.VIDEO.value]),
+    help="What it is; by default its name says it.",
+)
 def add(source: str, user: str, kind: str | None) -> None:
-    """Insert a finished generation: a local FILE, copied into the store, or a URL."""
+    """Insert a finished generation and print its id: a FILE, copied into the store, or a URL."""
     with session("add") as lens:
         added = add_generation(
             lens.pipeline, source, user, Kind(kind) if kind else None, Path.cwd()

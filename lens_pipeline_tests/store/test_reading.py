@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.errors import SourceMissing, StoreUnavailable
+from lens_pipeline.storage import s3_store as s3_module
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import (
     InvalidKey,

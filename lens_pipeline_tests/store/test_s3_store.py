@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
+from lens_pipeline.storage import s3_store as s3_module
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
     CACHE_REVALIDATE,
@@ -220,5 +221,5 @@ def test_a_forked_child_makes_connections_of_its_own(
 
 def test_importing_the_module_does_not_import_boto3() -> None:
     """boto3 takes 0.6 s, which every `lens` command would pay."""
-    code = "import sys, lens_pipeline.storage.object_store; sys.exit('boto3' in sys.modules)"
+    code = "import sys, lens_pipeline.storage.connect; sys.exit('boto3' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
