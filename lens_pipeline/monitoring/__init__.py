@@ -1,0 +1,1 @@
+"""What is well or not, how much and how late. HTTP routes belong in `web`."""
