@@ -402,9 +402,9 @@ def _own_store(settings: Settings) -> None:
 
 
 def _alerts(settings: Settings) -> str:
-    from lens_pipeline.alerts.targets import channels
+    from lens_pipeline.monitoring.alerts.delivery import connect_targets
 
-    names = ", ".join(channel.name for channel in channels(settings.alert_urls))
+    names = ", ".join(target.name for target in connect_targets(settings.alert_urls))
     return f"{names}: understood; `lens alert-test` sends a message"
 
 

@@ -79,21 +79,19 @@ def _say_what_is_to_do(loaded: Settings) -> None:
 @click.command("alert-test")
 def alert_test() -> None:
     """Send a test message to every address of LENS_ALERT_URLS, and say which took it."""
-    from lens_pipeline.alerts.targets import Undelivered, channels
-    from lens_pipeline.alerts.wording import trial
+    from lens_pipeline.monitoring.alerts.delivery import connect_targets
+    from lens_pipeline.monitoring.alerts.messages import trial
 
     loaded = load_settings()
     if not loaded.alert_urls:
         raise settings.SettingsError("LENS_ALERT_URLS is not set: there is nothing to test")
     has_failed = False
-    for channel in channels(loaded.alert_urls):
-        try:
-            channel.send(trial(loaded))
-        except Undelivered as error:
-            has_failed = True
-            print(f"FAIL {channel.name}: {error}")
+    for target in connect_targets(loaded.alert_urls):
+        if target.send(trial(loaded)):
+            print(f"ok   {target.name}: taken")
         else:
-            print(f"ok   {channel.name}: taken")
+            has_failed = True
+            print(f"FAIL {target.name}: {target.problem}")
     sys.exit(1 if has_failed else 0)
 
 

@@ -90,10 +90,10 @@ def worker(queue: str, concurrency: int | None) -> None:
 
 
 def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
-    from lens_pipeline.alerts.targets import channels
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables, upgrade_tables
+    from lens_pipeline.monitoring.alerts.delivery import connect_targets
 
-    channels(loaded.alert_urls)  # refuses what Apprise does not understand
+    connect_targets(loaded.alert_urls)  # refuses what Apprise does not understand
     prepare_databases(loaded, endpoints)
     if loaded.database_url is None and loaded.dagster_url is None:
         upgrade_tables(endpoints.dagster_url)

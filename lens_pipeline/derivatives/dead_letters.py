@@ -1,7 +1,6 @@
 """Dead letters: what was given up on and why, and how it is tried again."""
 
 import datetime as dt
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,12 +56,6 @@ class GivenUp:
     asset: str
     id: str
     standing: Standing
-
-    @property
-    def mark(self) -> str:
-        """Short, and another one each time that it is given up on."""
-        name = f"{self.asset}\0{self.id}\0{self.standing.event_id}"
-        return hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

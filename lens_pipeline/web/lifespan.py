@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from lens_pipeline.figures import Figures
+from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.feed import Feed
 from lens_pipeline.monitoring.view_sync import Projector
 from lens_pipeline.status.figures import FigureLog
-from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import Hub
 from lens_pipeline.web.routes.health import Monitor
@@ -37,11 +37,13 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
         count=figures.count,
     )
     monitor = Monitor(context, watch)
-    watchman = Watchman(context, monitor, watch, log)
-    monitor.alerts = watchman.standing
+    alerts = AlertMonitor(
+        context.pipeline, context.queue.instance, watch, log, lambda: asyncio.run(monitor.look())
+    )
+    monitor.alerts = alerts.status
     app.state.hub, app.state.feed, app.state.monitor = hub, feed, monitor
-    app.state.collector = PipelineCollector(figures, watch, monitor, watchman)
-    workers = (feed, watch, projector, watchman)
+    app.state.collector = PipelineCollector(figures, watch, monitor, alerts)
+    workers = (feed, watch, projector, alerts)
     for worker in workers:
         worker.start()
     try:

@@ -23,7 +23,8 @@ from lens_pipeline_tests.chaos.world import World, world
 
 _LOOK_SECONDS = 0.25
 _TELL_SECONDS = 30.0
-# Backoff, attempts by a backfill each minute, and a clock that was set back.
+# Backoff, attempts by a backfill each minute, and Dagster's standstill of at most 30 s after a
+# clock was set back.
 _SETTLE_SECONDS = 420.0
 
 

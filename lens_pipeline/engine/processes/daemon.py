@@ -9,7 +9,7 @@ from dagster import DagsterInstance, DagsterRun, RunsFilter
 from dagster._core.instance.config import ConcurrencyConfig
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon.cli import run_command
-from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon, SpanMarker
+from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SpanMarker
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
     QueuedRunCoordinatorDaemon,
 )
@@ -20,7 +20,6 @@ from lens_pipeline.core.locks import team_of
 from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG, QUEUES
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.derivatives.round_robin import next_runs
-from lens_pipeline.engine import wall_clock
 from lens_pipeline.engine.processes import startup
 from lens_pipeline.engine.processes.notify import Bell
 from lens_pipeline.engine.processes.startup import log_as_ours
@@ -85,11 +84,7 @@ _create_stock_daemon = dagster._daemon.controller.create_daemon_of_type
 def create_daemon_of_type(daemon_type: str, instance: DagsterInstance) -> DagsterDaemon:
     if daemon_type == QuickQueueDaemon.daemon_type():
         return QuickQueueDaemon()
-    daemon = _create_stock_daemon(daemon_type, instance)
-    is_of_sensors = daemon_type == SensorDaemon.daemon_type()
-    return wall_clock.bound(
-        daemon, SENSOR_LOOP_SECONDS if is_of_sensors else wall_clock.LOOP_SECONDS
-    )
+    return _create_stock_daemon(daemon_type, instance)
 
 
 def main() -> None:
@@ -97,7 +92,6 @@ def main() -> None:
     log_as_ours(dagster._daemon.controller)
     dagster._daemon.sensor.MIN_INTERVAL_LOOP_TIME = SENSOR_LOOP_SECONDS
     dagster._daemon.controller.create_daemon_of_type = create_daemon_of_type
-    wall_clock.follow()
     run_command()
 
 

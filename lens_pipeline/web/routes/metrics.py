@@ -21,8 +21,8 @@ from starlette.responses import Response
 from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import DERIVATIVES
 from lens_pipeline.figures import Figures, Tally
+from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import Backlog, Watch
-from lens_pipeline.web.alerting import Watchman
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline.web.routes.health import Monitor, age_seconds
@@ -36,12 +36,12 @@ class PipelineCollector(Collector):
     """What is known now; asks nothing of any service, so it answers whatever is gone."""
 
     def __init__(
-        self, figures: Figures, watch: Watch, monitor: Monitor, watchman: Watchman
+        self, figures: Figures, watch: Watch, monitor: Monitor, alerts: AlertMonitor
     ) -> None:
         self._figures = figures
         self._watch = watch
         self._monitor = monitor
-        self._watchman = watchman
+        self._alert_monitor = alerts
 
     def collect(self) -> Iterator[Metric]:
         with self._figures.tally() as (tally, is_loaded):
@@ -83,12 +83,12 @@ class PipelineCollector(Collector):
         yield GaugeMetricFamily(
             "lens_alerts_open",
             "Problems that people were told of; 0 but in the process that sends the alerts.",
-            value=len(self._watchman.open),
+            value=self._alert_monitor.open,
         )
         yield GaugeMetricFamily(
             "lens_alert_targets_failing",
             "Addresses of LENS_ALERT_URLS that do not take messages from this process.",
-            value=self._watchman.failing_targets,
+            value=self._alert_monitor.failing_targets,
         )
 
 

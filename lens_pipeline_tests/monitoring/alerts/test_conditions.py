@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.alerts.conditions import Disk, Seen, disks, judge
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.monitoring.alerts.conditions import Seen, Space, disks, judge
 from lens_pipeline.monitoring.backlog import Backlog
 from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.settings import Settings
@@ -22,7 +22,7 @@ WELL = Seen(
     workers={"previews": 1, "masters": 1},
     backlog=Backlog({}, {}, ()),
     outcome=HourlyOutcome(1000, 5),
-    disks=[Disk(Path("/x"), 50, 100)],
+    disks={Path("/x"): Space(50, 100)},
 )
 
 
@@ -42,7 +42,7 @@ def test_all_is_well() -> None:
         (replace(WELL, backlog=_waiting(Kind.PHOTO, 601)), "oldest", "photo 10 min"),
         (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
         (replace(WELL, outcome=HourlyOutcome(98, 2, "X")), "success", "often by X"),
-        (replace(WELL, disks=[Disk(Path("/x"), 9, 100)]), "disk /x", "9 %"),
+        (replace(WELL, disks={Path("/x"): Space(9, 100)}), "disk /x", "9 %"),
     ],
 )  # fmt: skip
 def test_one_thing_is_wrong(seen: Seen, key: str, words: str) -> None:
@@ -71,7 +71,7 @@ def test_one_failure_of_few_files_is_no_share_to_speak_of() -> None:
 
 
 def test_what_is_not_known_is_said_to_be() -> None:
-    seen = Seen({"database": "cannot be read"}, None, None, None, [])
+    seen = Seen({"database": "cannot be read"}, None, None, None, {})
     problems, unknown = judge(seen, SETTINGS, NOW)
     assert [problem.key for problem in problems] == ["database"]
     assert unknown == {
@@ -83,8 +83,9 @@ def test_what_is_not_known_is_said_to_be() -> None:
 def test_each_disk_is_looked_at_once(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, store_url=(tmp_path / "store").as_uri())
     (tmp_path / "store").mkdir()
-    (disk,) = disks(settings)
-    assert 0 < disk.free_bytes < disk.total_bytes
+    ((path, space),) = disks(settings).items()
+    assert path == tmp_path
+    assert 0 < space.free < space.total
 
 
 @pytest.mark.slow

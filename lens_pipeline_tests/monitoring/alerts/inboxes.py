@@ -3,6 +3,7 @@
 import email.policy
 import json
 import threading
+import time
 from email.message import EmailMessage
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +16,12 @@ from lens_pipeline.core.ports import free_port
 
 
 class Hook:
-    """A web hook, as Apprise's `json://` calls it; `refuse` makes it answer 500."""
+    """A web hook, as Apprise's `json://` calls it; `refuse` makes it answer 500, `delay` late."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
         self.refuse = False
+        self.delay = 0.0
         self.calls = 0
         hook = self
 
@@ -27,6 +29,7 @@ class Hook:
             def do_POST(self) -> None:
                 hook.calls += 1
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(hook.delay)
                 if not hook.refuse:
                     hook.received.append(json.loads(body))
                 self.send_response(500 if hook.refuse else 200)

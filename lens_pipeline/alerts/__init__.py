@@ -1,1 +1,0 @@
-"""Tells people of what they must mend: by whatever Apprise reaches, and no more than they need."""

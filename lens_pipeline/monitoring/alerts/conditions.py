@@ -1,0 +1,152 @@
+"""Which problems there are, from what is known of the pipeline and the limits of the settings."""
+
+import datetime as dt
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
+
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.durations import spoken
+from lens_pipeline.derivatives.dead_letters import counted
+from lens_pipeline.derivatives.registry import QUEUES
+from lens_pipeline.monitoring.alerts.messages import dagster_link, page_link
+from lens_pipeline.monitoring.alerts.state import Problem
+from lens_pipeline.monitoring.backlog import Backlog
+from lens_pipeline.settings import Settings
+from lens_pipeline.status.figures import HourlyOutcome
+
+DEAD = "dead_letters"
+_SERVICES = frozenset({"database", "broker", "store", "daemon"})
+_OLDEST, _SUCCESS, _WORKERS = "oldest", "success", "workers "
+# One failure of fewer files in an hour would be a large share.
+_LEAST_FILES = 50
+_GENERATIONS = (Kind.PHOTO, Kind.VIDEO)
+
+
+class Services(Protocol):
+    """What the probes found."""
+
+    @property
+    def known(self) -> Mapping[str, str | None]:
+        """What is wrong with each service of which that is known; None: nothing."""
+        ...
+
+    @property
+    def workers(self) -> Mapping[str, int] | None:
+        """Workers that answer, by queue; None: that is not known."""
+        ...
+
+
+class Space(NamedTuple):
+    """Bytes of a file system, without those that only root may use."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known now; None: it is not."""
+
+    services: Mapping[str, str | None]
+    workers: Mapping[str, int] | None
+    """As in `Services`."""
+    backlog: Backlog | None
+    outcome: HourlyOutcome | None
+    disks: Mapping[Path, Space]
+    """By one path of each file system that we write to."""
+
+
+def disks(settings: Settings) -> dict[Path, Space]:
+    """The file systems of LENS_HOME, the scratch files and a store of files, each once."""
+    paths = [settings.resolved_home, settings.scratch]
+    store = urlsplit(settings.resolved_store_url)
+    if store.scheme == "file":
+        paths.append(Path(unquote(store.path)))
+    devices = {path.stat().st_dev: path for path in reversed(paths) if path.exists()}
+    usages = {path: shutil.disk_usage(path) for path in devices.values()}
+    return {path: Space(usage.free, usage.used + usage.free) for path, usage in usages.items()}
+
+
+def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Problem], set[str]]:
+    """Every problem there is, and the keys of those that may or may not be there."""
+    unknown: set[str] = {*_SERVICES - seen.services.keys()}
+    problems = [*_services(seen.services, settings), *_disks(seen.disks, settings)]
+    if seen.workers is None:
+        unknown |= {_WORKERS + queue for queue in QUEUES}
+    else:
+        problems += _workers(seen.workers)
+    if seen.backlog is None:
+        unknown |= {_OLDEST, DEAD}
+    else:
+        problems += _oldest(seen.backlog, settings, now)
+        problems += _dead(seen.backlog, settings)
+    if seen.outcome is None or _is_too_few(seen.outcome):
+        # A problem of the hour before is not over because few files came since.
+        unknown.add(_SUCCESS)
+    elif seen.outcome.percent < settings.alert_success_percent:
+        problems.append(_success(seen.outcome, settings))
+    return problems, unknown
+
+
+def _services(services: Mapping[str, str | None], settings: Settings) -> Iterable[Problem]:
+    for name, wrong in services.items():
+        if wrong:
+            link = dagster_link(settings, "deployment/daemons") if name == "daemon" else None
+            # A probe's finding follows the name where it begins with a verb.
+            is_predicate = wrong.startswith(("does", "cannot", "fails"))
+            text = f"the {name} {wrong if is_predicate else f'is not well: {wrong}'}"
+            yield Problem(name, text, link, is_held=True)
+
+
+def _workers(workers: Mapping[str, int]) -> Iterable[Problem]:
+    for queue, number in sorted(workers.items()):
+        if not number:
+            text = f"no worker of the queue {queue} answers: start `lens up` or `lens worker`"
+            yield Problem(_WORKERS + queue, text, is_held=True)
+
+
+def _disks(found: Mapping[Path, Space], settings: Settings) -> Iterable[Problem]:
+    for path, space in found.items():
+        percent = 100 * space.free / max(space.total, 1)
+        if percent < settings.alert_disk_free_percent:
+            free = f"{space.free / 2**30:.1f} GiB ({percent:.0f} %) free"
+            yield Problem(f"disk {path}", f"the disk of {path} is nearly full: {free}: make room")
+
+
+def _oldest(backlog: Backlog, settings: Settings, now: dt.datetime) -> Iterable[Problem]:
+    late = []
+    for kind, moment in sorted(backlog.oldest.items()):
+        limit = settings.alert_oldest_master_seconds
+        if kind in _GENERATIONS:
+            limit = settings.alert_oldest_seconds
+        age = (now - moment).total_seconds() if moment else 0.0
+        if age > limit:
+            late.append(f"{kind.value} {spoken(age)}")
+    if late and settings.enabled:
+        text = f"finished rows wait for their derivatives; the oldest: {', '.join(late)}"
+        yield Problem(_OLDEST, text, dagster_link(settings, "runs"))
+
+
+def _dead(backlog: Backlog, settings: Settings) -> Iterable[Problem]:
+    if backlog.letters:
+        number = counted(len(backlog.letters))
+        text = f"{number}: `lens dead-letters` lists them, `lens retry` tries anew"
+        yield Problem(DEAD, text, page_link(settings, "library?status=dead"))
+
+
+def _is_too_few(outcome: HourlyOutcome) -> bool:
+    return outcome.failed > 0 and outcome.made + outcome.failed < _LEAST_FILES
+
+
+def _success(outcome: HourlyOutcome, settings: Settings) -> Problem:
+    total = outcome.made + outcome.failed
+    text = (
+        f"{outcome.failed} of {total} files of the last hour failed, most often by"
+        f" {outcome.main_error}: {outcome.percent:.1f} % ready,"
+        f" {settings.alert_success_percent:g} % are expected"
+    )
+    return Problem(_SUCCESS, text, dagster_link(settings, "runs"))

@@ -1,0 +1,129 @@
+"""Sends messages to addresses of Apprise, which reaches mail, chats and web hooks.
+
+An address holds secrets in any of its parts, so nothing here repeats one: a target is named by its
+place in LENS_ALERT_URLS and the first word of its address.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+import tenacity
+
+from lens_pipeline.monitoring.alerts.messages import Message
+from lens_pipeline.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+# Apprise logs addresses when it debugs; its results hold the reasons.
+logging.getLogger("apprise").propagate = False
+logging.getLogger("apprise").setLevel(logging.WARNING)
+
+# Longest time between two tries of one target.
+_LAST_WAIT_SECONDS = 120.0
+# A message that has not arrived by then is out of date.
+_KEPT_SECONDS = 900.0
+# Shorter parts of an address are words such as `to` or a port.
+_SHORTEST_SECRET = 4
+
+
+class Target:
+    """One address. A target that hangs or fails delays no other."""
+
+    def __init__(self, place: int, url: str) -> None:
+        """Raises SettingsError: Apprise does not understand the address."""
+        # It knows 190 services, and takes a while to load.
+        import apprise
+
+        scheme = url.partition("://")[0]
+        self.name = f"target {place} ({scheme})"
+        self.problem: str | None = None
+        """Why the last try failed; None after a success, and before the first try."""
+        parts = re.split(r"[/:@?&=,]+", url.partition("://")[2])
+        found = {one for part in parts for one in (part, unquote(part))}
+        self._secrets = sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len)[::-1]
+        self._turn = threading.Lock()
+        # In the thread of the caller: a pool would keep the process from ending.
+        self._apprise = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
+        if not self._apprise.add(url):
+            raise SettingsError(
+                f"LENS_ALERT_URLS has an address at place {place} ({scheme}://…) that Apprise does"
+                " not understand: write it as Apprise's documentation of that service says"
+            )
+
+    def send(self, message: Message) -> bool:
+        """Try once; whether the target took the message. If not, `problem` says why."""
+        problem = self._try(message)
+        if problem and problem != self.problem:
+            logger.warning("alerts: %s: %s", self.name, problem)
+        elif self.problem and not problem:
+            logger.info("alerts: %s: works again", self.name)
+        self.problem = problem
+        return problem is None
+
+    def deliver(
+        self, message: Message, arrived: threading.Event, retrying: tenacity.Retrying
+    ) -> None:
+        """Try until the target takes the message, which sets `arrived`."""
+        # One message at a time: the end of a problem must not arrive before its beginning.
+        if not self._turn.acquire(timeout=_KEPT_SECONDS):
+            self.problem = f"does not answer within {_KEPT_SECONDS:g} s"
+            return
+        try:
+            retrying(self.send, message)
+            arrived.set()
+        except tenacity.RetryError:
+            logger.warning("alerts: %s: given up: %s", self.name, message.title)
+        finally:
+            self._turn.release()
+
+    def _try(self, message: Message) -> str | None:
+        try:
+            result = self._apprise.notify(
+                message.body, message.title, message.tone, body_format="text"
+            )
+        except Exception as error:  # noqa: BLE001 - of 190 plugins; its text may hold the address
+            return f"fails: {type(error).__name__}"
+        if result:
+            return None
+        reasons = "; ".join(str(entry.message) for entry in result.logs())
+        for secret in self._secrets:
+            reasons = reasons.replace(secret, "…")
+        return " ".join(reasons.split())[:300] or "it was not taken"
+
+
+def connect_targets(urls: Iterable[str]) -> list[Target]:
+    """The targets of LENS_ALERT_URLS.
+
+    Raises SettingsError: Apprise does not understand one of them.
+    """
+    return [Target(place, url) for place, url in enumerate(urls, start=1)]
+
+
+def deliver(
+    targets: Iterable[Target], message: Message, stop: threading.Event, first_wait: float = 5.0
+) -> bool:
+    """Whether one target has taken the message; the others are tried on in the background.
+
+    Tries again after `first_wait` seconds and ever longer, until `stop` is set or the message is
+    out of date.
+    """
+    arrived = threading.Event()
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda is_taken: not is_taken),
+        wait=tenacity.wait_exponential(first_wait, max=_LAST_WAIT_SECONDS),
+        stop=tenacity.stop_before_delay(_KEPT_SECONDS) | tenacity.stop_when_event_set(stop),
+        sleep=tenacity.sleep_using_event(stop),
+    )
+    for target in targets:
+        # Not a pool: one that hangs would keep the process from ending.
+        threading.Thread(
+            target=target.deliver, args=(message, arrived, retrying), daemon=True
+        ).start()
+    end = time.monotonic() + _KEPT_SECONDS
+    while not arrived.wait(1.0) and not stop.is_set() and time.monotonic() < end:
+        pass
+    return arrived.is_set()

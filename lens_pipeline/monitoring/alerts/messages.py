@@ -1,0 +1,97 @@
+"""What messages say, and the addresses that people can open from them."""
+
+import datetime as dt
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+from lens_pipeline.core.durations import spoken
+from lens_pipeline.core.ports import reachable_host
+from lens_pipeline.derivatives.dead_letters import GivenUp, explain_all
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.monitoring.alerts.state import Notice, Word
+from lens_pipeline.settings import Settings
+
+# Dead letters named in one message.
+_NAMED = 5
+_LONGEST_REASON = 200
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Plain text."""
+
+    title: str
+    body: str
+    tone: Literal["failure", "warning", "success", "info"]
+    """How the target marks the message where it can; Apprise's own words."""
+
+
+def compose(
+    notices: Sequence[Notice], settings: Settings, now: float, dead: Sequence[str] = ()
+) -> Message:
+    """One message for all notices, the new problems first; the lines `dead` name dead letters."""
+    ordered = sorted(notices, key=lambda notice: list(Word).index(notice.word))
+    words = {notice.word for notice in notices}
+    tone = "failure" if Word.BEGAN in words else "success" if words == {Word.OVER} else "warning"
+    first = ordered[0]
+    over = "over: " if first.word is Word.OVER else ""
+    others = f" and {len(ordered) - 1} more" if len(ordered) > 1 else ""
+    title = f"{_site(settings)}: {over}{first.problem.text.partition(':')[0]}{others}"
+    lines = [line for notice in ordered for line in _lines(notice, now)]
+    return Message(title, "\n".join([*lines, *dead]), tone)
+
+
+def trial(settings: Settings) -> Message:
+    """A message that shows whether alerts arrive."""
+    pages = page_link(settings, "library")
+    return Message(f"{_site(settings)}: test of the alerts", f"All is well.\n{pages}", "info")
+
+
+def dead_letter_lines(pipeline: Pipeline, letters: Sequence[GivenUp]) -> list[str]:
+    """The first of these dead letters by name, reason and link. Raises SQLAlchemyError."""
+    named = letters[:_NAMED]
+    lines = ["", "Dead letters:"]
+    reasons = explain_all(pipeline, [letter.standing for letter in named])
+    for letter, words in zip(named, reasons, strict=True):
+        reason = _UNPRINTABLE.sub(" ", words or "")[:_LONGEST_REASON]
+        key = quote(letter.id, safe="")
+        path = f"assets/{letter.asset}?view=partitions&partition={key}"
+        lines.append(f"- {letter.asset} {letter.id}: {letter.standing.error_class}: {reason}")
+        lines.append(f"  {dagster_link(pipeline.settings, path)}")
+    if len(letters) > len(named):
+        lines.append(f"- and {len(letters) - len(named)} more")
+    return lines
+
+
+def dagster_link(settings: Settings, path: str) -> str:
+    """A path of the Dagster UI, by LENS_DAGSTER_PUBLIC_URL, else as this machine reaches it."""
+    return _joined(settings.dagster_public_url, settings, settings.dagster_port, path)
+
+
+def page_link(settings: Settings, path: str) -> str:
+    """A path of our own pages, by LENS_PUBLIC_URL, else as this machine reaches it."""
+    return _joined(settings.public_url, settings, settings.api_port, path)
+
+
+def _joined(public: str | None, settings: Settings, port: int, path: str) -> str:
+    host = reachable_host(settings.bind)
+    base = public or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{base.rstrip('/')}/{path}"
+
+
+def _lines(notice: Notice, now: float) -> list[str]:
+    since = dt.datetime.fromtimestamp(notice.since, dt.UTC)
+    lasted = spoken(max(now - notice.since, 0.0))
+    moment = f"since {since:%Y-%m-%d %H:%M} UTC, {lasted}"
+    lines = [f"{notice.word.upper()}: {notice.problem.text} ({moment})"]
+    return [*lines, notice.problem.link] if notice.problem.link else lines
+
+
+def _site(settings: Settings) -> str:
+    public = urlsplit(settings.public_url or settings.dagster_public_url or "").hostname
+    return f"Lens Pipeline at {public or socket.gethostname()}"

@@ -1,0 +1,158 @@
+"""The thread that looks for problems and has people told.
+
+It runs in the process `api`, which lives when the daemon or the workers do not.
+"""
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable
+
+from dagster import DagsterInstance
+from sqlalchemy.exc import SQLAlchemyError
+
+from lens_pipeline.core import postgres
+from lens_pipeline.core.threads import BackgroundThread
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, Services, disks, judge
+from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
+from lens_pipeline.monitoring.alerts.leader import AlertLeader
+from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
+from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
+from lens_pipeline.monitoring.backlog import Watch
+from lens_pipeline.monitoring.feed import ASSETS
+from lens_pipeline.status.figures import FigureLog, HourlyOutcome
+
+logger = logging.getLogger(__name__)
+
+# Waits at most this long for a database.
+_ANSWER_SECONDS = 3.0
+_HOUR = dt.timedelta(hours=1)
+
+
+class AlertMonitor(BackgroundThread):
+    """Tells all that is new in one message, if its process is the leader."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        instance: DagsterInstance,
+        watch: Watch,
+        log: FigureLog,
+        probes: Callable[[], Services],
+        *,
+        look_seconds: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`probes` asks the services and answers within seconds, also of one that hangs;
+        `look_seconds` is also the least time between two messages; `clock` gives seconds since the
+        epoch.
+
+        Raises SettingsError: Apprise does not understand one of LENS_ALERT_URLS.
+        """
+        super().__init__("lens-alerts")
+        self._pipeline = pipeline
+        self._watch = watch
+        self._log = log
+        self._probes = probes
+        self._look_seconds = look_seconds
+        self._clock = clock
+        self._targets = connect_targets(pipeline.settings.alert_urls)
+        self._leader = AlertLeader(pipeline.endpoints.dagster_url, instance)
+        self._is_leader = False
+        self._leader_known_at = clock()
+        self._state = AlertState()
+        self._is_saved = True
+
+    @property
+    def open(self) -> int:
+        """How many problems this process has told and not yet that they are over."""
+        return self._state.open
+
+    @property
+    def failing_targets(self) -> int:
+        """Targets whose last try has failed."""
+        return sum(target.problem is not None for target in self._targets)
+
+    def status(self) -> str:
+        """`off`, `ok`, or which target does not take messages."""
+        problems = [f"{one.name}: {one.problem}" for one in self._targets if one.problem]
+        return "; ".join(problems) or ("ok" if self._targets else "off")
+
+    def start(self) -> None:
+        if self._targets:
+            super().start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._look()
+            except Exception:
+                logger.exception("alerts: a look failed, and the next one comes")
+            self._stop.wait(self._look_seconds)
+        self._leader.leave()
+
+    def _look(self) -> None:
+        services, settings, now = self._probes(), self._pipeline.settings, self._clock()
+        is_to_tell = self._leads(now)
+        seen = Seen(
+            services.known,
+            services.workers,
+            self._watch.backlog,
+            self._hourly_outcome(),
+            disks(settings),
+        )
+        problems, unknown = judge(seen, settings, dt.datetime.now(dt.UTC))
+        notices = self._state.due(problems, unknown, now)
+        if is_to_tell and notices:
+            self._tell(notices, now)
+
+    def _leads(self, now: float) -> bool:
+        """Whether this process is to tell.
+
+        Without the database the leader goes on, and after a while each process tells: twice is
+        better than not at all.
+        """
+        try:
+            with postgres.within(_ANSWER_SECONDS):
+                is_leader = self._leader.take()
+                if is_leader and not self._is_leader:
+                    self._state.restore(self._leader.load())
+                    logger.info("alerts: sent from here")
+                self._is_leader, self._leader_known_at = is_leader, now
+                if not is_leader:
+                    self._state, self._is_saved = AlertState(), True
+                self._save()
+        except SQLAlchemyError:
+            return self._is_leader or now - self._leader_known_at >= HOLD_SECONDS
+        return is_leader
+
+    def _save(self) -> None:
+        if self._is_leader and not self._is_saved:
+            self._leader.save(self._state.model_dump_json())
+            self._is_saved = True
+
+    def _tell(self, notices: list[Notice], now: float) -> None:
+        is_of_dead = any(n.problem.key == DEAD and n.word is not Word.OVER for n in notices)
+        dead = self._dead_letters() if is_of_dead else []
+        message = compose(notices, self._pipeline.settings, now, dead)
+        logger.warning("alerts: %s", message.title)
+        if deliver(self._targets, message, self._stop):
+            self._state.tell(notices, self._clock())
+            self._is_saved = False
+            self._leads(self._clock())
+
+    def _dead_letters(self) -> list[str]:
+        backlog = self._watch.backlog
+        try:
+            with postgres.within(_ANSWER_SECONDS):
+                return dead_letter_lines(self._pipeline, backlog.letters if backlog else ())
+        except SQLAlchemyError:
+            return ["Their reasons cannot be read now: `lens dead-letters` lists them."]
+
+    def _hourly_outcome(self) -> HourlyOutcome | None:
+        try:
+            with postgres.within(_ANSWER_SECONDS):
+                return self._log.outcome(ASSETS, dt.datetime.now(dt.UTC) - _HOUR)
+        except SQLAlchemyError:
+            return None

@@ -1,0 +1,122 @@
+"""Which problems people were told of, and what is due to be told. No I/O."""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, Field, ValidationError
+
+logger = logging.getLogger(__name__)
+
+# All in seconds. A service must be gone this long: restarts wake nobody.
+HOLD_SECONDS = 120.0
+_RECOVERY_SECONDS = 60.0
+_REMINDER_SECONDS = 6 * 3600.0
+_HOUR_SECONDS = 3600.0
+_MOST_AN_HOUR = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that a person has to mend."""
+
+    key: str
+    text: str
+    """What is wrong, in one line."""
+    link: str | None = None
+    is_held: bool = False
+    """Whether it is told only once it has lasted `HOLD_SECONDS`."""
+
+
+class Word(StrEnum):
+    """What a notice says of its problem; the most urgent first."""
+
+    BEGAN = "began"
+    GOES_ON = "goes on"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing to tell; `since` is in seconds since the epoch."""
+
+    word: Word
+    problem: Problem
+    since: float
+
+
+class _Entry(BaseModel):
+    """A problem; times are in seconds since the epoch."""
+
+    text: str
+    since: float
+    told_at: float | None = None
+    gone_since: float | None = None
+
+
+class AlertState(BaseModel):
+    """The stored row. Not safe to share between threads.
+
+    Earlier versions read this row, and stored more, which is ignored here.
+    """
+
+    problems: dict[str, _Entry] = Field(default_factory=dict)
+    sent: list[float] = Field(default_factory=list)
+    """When the messages of the last hour were sent."""
+
+    def restore(self, text: str | None) -> None:
+        """Add what the leader before had stored. A row of an unknown form counts as empty."""
+        try:
+            stored = AlertState.model_validate_json(text or "{}")
+        except ValidationError:
+            logger.warning("alerts: what was told before cannot be read, and is told again")
+            return
+        self.problems |= stored.problems
+        self.sent = stored.sent
+
+    @property
+    def open(self) -> int:
+        """How many problems were told and not yet that they are over."""
+        return sum(entry.told_at is not None for entry in self.problems.values())
+
+    def due(
+        self, problems: Sequence[Problem], unknown: Collection[str], now: float
+    ) -> list[Notice]:
+        """What to tell in one message, given all problems of now; those of the `unknown` keys stay
+        as they are. Empty while the limit on messages is reached.
+        """
+        found = [self._lasting(problem, now) for problem in problems]
+        present = {problem.key for problem in problems}
+        found += [self._gone(key, now) for key in self.problems.keys() - present - {*unknown}]
+        self.sent = [at for at in self.sent if 0 <= now - at < _HOUR_SECONDS]
+        is_allowed = len(self.sent) < _MOST_AN_HOUR
+        return [notice for notice in found if notice and is_allowed]
+
+    def tell(self, notices: Sequence[Notice], now: float) -> None:
+        """Take note that a message has arrived; what could not be sent stays due."""
+        self.sent.append(now)
+        for notice in notices:
+            if notice.word is Word.OVER:
+                del self.problems[notice.problem.key]
+            else:
+                self.problems[notice.problem.key].told_at = now
+
+    def _lasting(self, problem: Problem, now: float) -> Notice | None:
+        entry = self.problems.setdefault(problem.key, _Entry(text=problem.text, since=now))
+        entry.text, entry.gone_since = problem.text, None
+        if entry.told_at is None:
+            word, is_due = Word.BEGAN, not problem.is_held or now - entry.since >= HOLD_SECONDS
+        else:
+            word, is_due = Word.GOES_ON, now - entry.told_at >= _REMINDER_SECONDS
+        return Notice(word, problem, entry.since) if is_due else None
+
+    def _gone(self, key: str, now: float) -> Notice | None:
+        entry = self.problems[key]
+        if entry.told_at is None:
+            del self.problems[key]
+            return None
+        if entry.gone_since is None:
+            entry.gone_since = now
+        is_over = now - entry.gone_since >= _RECOVERY_SECONDS
+        return Notice(Word.OVER, Problem(key, entry.text), entry.since) if is_over else None
