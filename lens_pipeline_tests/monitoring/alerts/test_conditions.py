@@ -13,7 +13,7 @@ from lens_pipeline.monitoring.backlog import Backlog
 from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.settings import Settings
 from lens_pipeline.status.figures import FigureLog, HourlyOutcome
-from lens_pipeline_tests.pipeline.site import Site
+from lens_pipeline_tests.support.site import Site
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 SETTINGS = Settings()
