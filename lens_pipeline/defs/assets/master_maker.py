@@ -51,7 +51,7 @@ class MasterMaker:
             key = MASTER.object_key(row, assessed.revision)
             workshop.report("98 %: storing")
             size = master.path.stat().st_size
-            workshop.keep(key, master.path, "video/mp4")
+            workshop.keep(key, master.path, "video/mp4", assessed.revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
