@@ -182,16 +182,14 @@ class Feed(BackgroundThread):
         pipeline: Pipeline,
         listeners: Sequence[Listener],
         count: Callable[[Sequence[int], Sequence[int]], None],
-        begin: Callable[[Position], None],
     ) -> None:
-        """`begin` is told where the reading starts; `count` of the ids of new materializations
-        and failures after that, each once. Both may raise SQLAlchemyError, and are called again.
+        """`count` is given the ids of new materializations and failures, each once. If it raises
+        SQLAlchemyError it is given them again.
         """
         super().__init__("lens-feed")
         self._pipeline = pipeline
         self._listeners = listeners
         self._count = count
-        self._begin = begin
         self._changes = ChangeLog(pipeline.endpoints.dagster_url, ASSETS)
         # What was read and is not told yet.
         self._position: Position | None = None
@@ -202,6 +200,11 @@ class Feed(BackgroundThread):
         self._known: OrderedDict[tuple[str, str], Status] = OrderedDict()
         self._progress: dict[str, Progress] = {}
         self._progress_at = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it knows its place in the log: what happens from now on is read."""
+        return self._position is not None
 
     @property
     def progress(self) -> tuple[Progress, ...]:
@@ -284,7 +287,7 @@ class Feed(BackgroundThread):
             return self._position
         latest = self._changes.latest()
         if self._position is None or self._position.is_beyond(latest):
-            self._begin(latest)
+            self._uncounted = ([], [])
             self._known.clear()
             self._position = latest
         return self._position
