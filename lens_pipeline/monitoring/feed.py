@@ -2,7 +2,6 @@
 
 import datetime as dt
 import logging
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +34,6 @@ _MOST_MISSED = 1000
 _KEYS_AT_ONCE = 500
 # Partitions of which the last word is kept, to tell only of changes: some 30 MiB.
 _REMEMBERED = 50_000
-_PERCENT = re.compile(r"(\d{1,3}) %")
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,12 +313,12 @@ class Feed(BackgroundThread):
         now = time.monotonic()
         if now - self._progress_at < _PROGRESS_SECONDS:
             return []
-        texts = self._changes.progress()
-        unknown = [run for run in texts if run not in self._progress]
-        found = {run: self._progress[run] for run in texts if run in self._progress}
-        found |= self._first_progress(unknown, texts) if unknown else {}
+        reported = self._changes.progress()
+        unknown = [run for run in reported if run not in self._progress]
+        found = {run: self._progress[run] for run in reported if run in self._progress}
+        found |= self._first_progress(unknown) if unknown else {}
         current = {
-            run: replace(progress, text=texts[run], percent=_percent(texts[run]))
+            run: replace(progress, text=reported[run].text, percent=reported[run].percent)
             for run, progress in found.items()
         }
         new = [progress for run, progress in current.items() if self._progress.get(run) != progress]
@@ -328,9 +326,8 @@ class Feed(BackgroundThread):
         self._progress_at = now
         return new
 
-    def _first_progress(
-        self, run_ids: Sequence[str], texts: Mapping[str, str]
-    ) -> dict[str, Progress]:
+    def _first_progress(self, run_ids: Sequence[str]) -> dict[str, Progress]:
+        """What these runs make; how far they are is still to be filled in."""
         found: dict[str, Progress] = {}
         for run, (asset, key) in self._changes.planned(run_ids).items():
             kind = _BY_ASSET[asset].kind
@@ -338,13 +335,8 @@ class Feed(BackgroundThread):
             user_id, project_id = (
                 _owner(usable([row])[0]) if row and usable([row]) else (None, None)
             )
-            found[run] = Progress(kind, asset, key, user_id, project_id, None, texts[run])
+            found[run] = Progress(kind, asset, key, user_id, project_id, None, "")
         return found
-
-
-def _percent(text: str) -> int | None:
-    match = _PERCENT.match(text)
-    return min(int(match[1]), 100) if match else None
 
 
 def _reason(error: Exception) -> str:

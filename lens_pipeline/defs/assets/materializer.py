@@ -37,8 +37,8 @@ class Workshop:
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Tells people how far a long piece of work is, in words.
-    report: Callable[[str], None]
+    # Tells people how far a long piece of work is: in percent of the whole, and in words.
+    report: Callable[[int, str], None]
 
     def take(self, key: str, file: Path) -> Fetched:
         """Fetch an output of ours, however large, into `file`."""
