@@ -8,7 +8,7 @@ their own: a pooler in transaction mode (Supabase's port 6543) cannot hold them.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,26 +58,20 @@ class LockSession:
         )
         return set(self._connection.execute(query, {"keys": list(locks)}).scalars())
 
-    def run_status(self, run_id: str) -> str | None:
-        """The run's status in Dagster's words, None if the run is unknown.
+    def scalar(self, query: sa.Executable, values: Mapping[str, object] | None = None) -> Any:
+        """The one value of a query, None without a row.
 
         Raises sqlalchemy.exc.OperationalError if the session, and with it the locks, is lost.
         """
-        query = sa.text("SELECT status FROM runs WHERE run_id = :run_id")
-        return self._connection.execute(query, {"run_id": run_id}).scalar()
+        return self._connection.execute(query, values or {}).scalar()
 
-    def offer_slots(self, team: int, slots: int) -> None:
-        """Say that `slots` more runs of `team` can be worked on, for as long as we live."""
-        self._connection.execute(_OFFER, {"team": team, "slots": slots})
+    def offer_slots(self, queue: int, slots: int) -> None:
+        """Offer to work on `slots` more runs of the queue with this id, until the session ends."""
+        self._connection.execute(_OFFER, {"queue": queue, "slots": slots})
 
-    def withdraw_slots(self, team: int, slots: int) -> None:
-        """Take back what `offer_slots` said."""
-        self._connection.execute(_WITHDRAW, {"team": team, "slots": slots})
-
-    def cursor_value(self, key: str) -> str | None:
-        """What Dagster's daemons keep under `key`."""
-        query = sa.text("SELECT value FROM kvs WHERE key = :key")
-        return self._connection.execute(query, {"key": key}).scalar()
+    def withdraw_slots(self, queue: int, slots: int) -> None:
+        """Take back what `offer_slots` offered."""
+        self._connection.execute(_WITHDRAW, {"queue": queue, "slots": slots})
 
     def fileno(self) -> int:
         """Of the session's socket."""
@@ -98,25 +92,25 @@ class LockSession:
         return bool(self._connection.execute(query, {"key": lock}).scalar())
 
 
-# One shared lock a worker, on the pair (team, slots): PostgreSQL lists it once for each session.
-_OFFER = sa.text("SELECT pg_advisory_lock_shared(CAST(:team AS int), CAST(:slots AS int))")
-_WITHDRAW = sa.text("SELECT pg_advisory_unlock_shared(CAST(:team AS int), CAST(:slots AS int))")
-# What workers offer now, by team.
+# One shared lock a worker, on (queue id, slots): PostgreSQL lists it once for each session.
+_OFFER = sa.text("SELECT pg_advisory_lock_shared(CAST(:queue AS int), CAST(:slots AS int))")
+_WITHDRAW = sa.text("SELECT pg_advisory_unlock_shared(CAST(:queue AS int), CAST(:slots AS int))")
+# What workers offer now, by queue id.
 SLOTS = sa.text(
     """
-    SELECT CASE WHEN team > 2147483647 THEN team - 4294967296 ELSE team END AS team,
+    SELECT CASE WHEN queue > 2147483647 THEN queue - 4294967296 ELSE queue END AS queue,
            sum(slots) AS slots, count(*) AS workers
-      FROM (SELECT CAST(classid AS bigint) AS team, CAST(objid AS bigint) AS slots FROM pg_locks
+      FROM (SELECT CAST(classid AS bigint) AS queue, CAST(objid AS bigint) AS slots FROM pg_locks
              WHERE locktype = 'advisory' AND objsubid = 2 AND granted
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
            AS offered
-     GROUP BY team
+     GROUP BY queue
     """
 )
 
 
-def team_of(queue: str, release: str) -> int:
-    """The workers that take runs of `queue` planned by `release`; a signed 32-bit number."""
+def queue_id(queue: str, release: str) -> int:
+    """A signed 32-bit number for the workers that take runs of `queue` planned by `release`."""
     digest = hashlib.blake2b(f"{queue}\0{release}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big", signed=True)
 

@@ -9,17 +9,15 @@ from typing import NamedTuple
 
 from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.status import row_statuses
 from lens_pipeline.errors import LensError
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus, State
 
 # A page of a status that few rows have ends early after so many others, with a cursor to go on:
 # the cost of one request must not depend on the size of the library.
 _MOST_LOOKED_AT = 2000
-# Nothing is called for yet.
-_UNFINISHED = Outcome(State.NONE, revision="")
 
 
 class InvalidCursor(LensError):
@@ -31,7 +29,7 @@ class Entry:
     """One generation and where its preview (photo) or poster (video) stands."""
 
     row: ListedGeneration
-    outcome: Outcome
+    status: DerivativeStatus
 
 
 class Page(NamedTuple):
@@ -48,11 +46,12 @@ def derivative_of(kind: Kind) -> Derivative:
 
 def entries(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> list[Entry]:
     """The entries of rows, in their order; a constant number of queries."""
-    made: dict[str, Outcome] = {}
+    # An unfinished row calls for nothing yet.
+    statuses = {row.id: DerivativeStatus(derivative_of(row.kind).asset, row.id) for row in rows}
     for kind in (Kind.PHOTO, Kind.VIDEO):
         finished = [row.generation() for row in rows if row.kind is kind and row.is_finished]
-        made |= outcomes(pipeline, derivative_of(kind), finished)
-    return [Entry(row, made.get(row.id, _UNFINISHED)) for row in rows]
+        statuses |= row_statuses(pipeline, derivative_of(kind), finished)
+    return [Entry(row, statuses[row.id]) for row in rows]
 
 
 def find(pipeline: Pipeline, generation_id: str) -> Entry | None:
@@ -79,7 +78,7 @@ def page(
         rows = pipeline.catalog.library_page(selection, place, size)
         for entry in entries(pipeline, rows):
             place = _place(entry.row)
-            if state is None or entry.outcome.state is state:
+            if state is None or entry.status.state is state:
                 found.append(entry)
             if len(found) == limit:
                 return Page(found, write_cursor(place) if place else None)

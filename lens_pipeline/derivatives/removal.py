@@ -9,7 +9,7 @@ import dagster as dg
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import History, Outcome
+from lens_pipeline.event_log.history import History, ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _remove(
             asset_key=derivative.asset,
             partition=key,
             metadata={"removed": str(path), "reason": "the application's row is gone"},
-            tags={OUTCOME_TAG: Outcome.REMOVED.value},
+            tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
         )
     )
     return True

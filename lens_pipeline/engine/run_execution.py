@@ -17,6 +17,7 @@ from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.locks import LockSession, run_lock
 from lens_pipeline.core.logs import bound, request_id
 from lens_pipeline.core.telemetry import TRACE_TAG, span
+from lens_pipeline.event_log.queue import run_status
 from lens_pipeline.event_log.tags import ORIGIN_TAG, REQUEST_TAG
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class RunWatch:
         try:
             if self._session is None:
                 self._session = self._locked_session()
-            return self._session.run_status(self._run_id) if self._session else None
+            return run_status(self._session, self._run_id) if self._session else None
         except SQLAlchemyError as error:
             logger.warning("run %s: lost its database session: %s", self._run_id, error)
             if self._session is not None:

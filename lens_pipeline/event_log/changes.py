@@ -15,7 +15,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from lens_pipeline.event_log.history import IN_FLIGHT, Outcome, ReportedProgress
+from lens_pipeline.event_log.history import IN_FLIGHT, ObservationKind, ReportedProgress
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG, PROGRESS_TAG
 
 ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
@@ -219,7 +219,7 @@ class ChangeLog:
         observed = [row.id for row in events if row.type == _OBSERVED]
         if not observed:
             return []
-        values = {"ids": observed, "key": OUTCOME_TAG, "value": Outcome.FAILED.value}
+        values = {"ids": observed, "key": OUTCOME_TAG, "value": ObservationKind.FAILED.value}
         return list(connection.execute(_TAGGED, values).scalars())
 
     def _trailing(self, after: Position, ends: Sequence[sa.Row], now: float) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.reader import event_metadata
 from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
 
@@ -96,7 +96,7 @@ class FigureLog:
                 "assets": [json.dumps([asset]) for asset in assets],
                 "after": _last_before(connection, since),
                 "outcome": OUTCOME_TAG,
-                "failed": Outcome.FAILED.value,
+                "failed": ObservationKind.FAILED.value,
                 "error_class": ERROR_CLASS_TAG,
             }
             row = connection.execute(_HOURLY, values).one()
@@ -129,7 +129,7 @@ def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Misse
         {
             "ids": list(event_ids),
             "outcome": OUTCOME_TAG,
-            "failed": Outcome.FAILED.value,
+            "failed": ObservationKind.FAILED.value,
             "error_class": ERROR_CLASS_TAG,
             "permanent": PERMANENT_TAG,
         },

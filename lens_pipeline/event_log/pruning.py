@@ -16,7 +16,7 @@ from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunsTable
 
-from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 
 
@@ -110,7 +110,7 @@ _IS_SUPERSEDED = sa.or_(
         _removal.c.id > _event.c.id,
         _tag.c.event_id == _removal.c.id,
         _tag.c.key == OUTCOME_TAG,
-        _tag.c.value == Outcome.REMOVED.value,
+        _tag.c.value == ObservationKind.REMOVED.value,
     ),
 )
 # Whether status might read it; a planned event without a partition says nothing to it.

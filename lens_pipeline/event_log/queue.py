@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.core.locks import SLOTS
+from lens_pipeline.core.locks import SLOTS, LockSession
 from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
 
@@ -71,9 +71,23 @@ class RunQueueLog:
             return connection.execute(_DEPTH, values).scalar_one()
 
     def slots(self) -> dict[int, int]:
-        """How many runs the living workers take at once, by team (see `locks.team_of`)."""
+        """How many runs the living workers take at once, by `locks.queue_id`."""
         with self._engine.connect() as connection:
-            return {row.team: int(row.slots) for row in connection.execute(SLOTS)}
+            return {row.queue: int(row.slots) for row in connection.execute(SLOTS)}
+
+
+def run_status(session: LockSession, run_id: str) -> str | None:
+    """The run's status in Dagster's words; None if there is no such run.
+
+    Raises sqlalchemy.exc.OperationalError: the session, and with it its locks, is lost.
+    """
+    query = sa.text("SELECT status FROM runs WHERE run_id = :run_id")
+    return session.scalar(query, {"run_id": run_id})
+
+
+def cursor_value(session: LockSession, key: str) -> str | None:
+    """A value of Dagster's table of cursors, None if there is none. Raises as `run_status`."""
+    return session.scalar(sa.text("SELECT value FROM kvs WHERE key = :key"), {"key": key})
 
 
 # A priority that is no number counts as none, as for Dagster.

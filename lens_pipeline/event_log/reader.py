@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -12,14 +13,11 @@ from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.event_log.history import (
     IN_FLIGHT,
     History,
-    Mark,
-    Materialized,
-    Outcome,
-    Planned,
+    Materialization,
+    Observation,
+    ObservationKind,
+    PlannedRun,
     ReportedProgress,
-    Standing,
-    Wanted,
-    standing,
 )
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
@@ -55,23 +53,6 @@ class EventLog:
     def close(self) -> None:
         self._engine.dispose()
 
-    def standings(
-        self, asset: str, wanted: Mapping[str, Wanted], max_attempts: int
-    ) -> dict[str, Standing]:
-        """The standing of each partition of `asset`, given what its row calls for now."""
-        histories = self.histories(asset, wanted)
-        now = dt.datetime.now(dt.UTC)
-        return {
-            key: standing(
-                histories.get(key, History()),
-                want.revision,
-                max_attempts,
-                # A row stamped in the future would outdate every run for ever.
-                want.changed_at if want.changed_at and want.changed_at <= now else None,
-            )
-            for key, want in wanted.items()
-        }
-
     def histories(self, asset: str, keys: Iterable[str]) -> dict[str, History]:
         """What the log holds about each partition; four indexed queries for every 2,000 keys."""
         wanted = list(keys)
@@ -81,7 +62,7 @@ class EventLog:
                 found.update(_histories(connection, asset, wanted[start : start + _KEYS_PER_QUERY]))
         return found
 
-    def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, object]]:
+    def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Time and metadata of events, by event id: plain values, without tables and pictures."""
         query = sa.text('SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
         with self._engine.connect() as connection:
@@ -106,13 +87,7 @@ class EventLog:
         paths = {key: found[event_id].get("path") for key, event_id in events.items()}
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
-    def progress(self, run_id: str) -> str | None:
-        """How far a run says it is, in words."""
-        query = sa.text("SELECT value FROM run_tags WHERE run_id = :run_id AND key = :key")
-        with self._engine.connect() as connection:
-            return connection.execute(query, {"run_id": run_id, "key": PROGRESS_TAG}).scalar()
-
-    def progresses(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
+    def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
         """How far each run says it is, by run id; absent if it does not say."""
         query = sa.text(
             """
@@ -235,19 +210,20 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     planned = connection.execute(_PLANNED, values).all()
     tags = _tags(connection, [row.id for row in materialized] + [row.id for row in observed])
 
-    marks: dict[str, list[Mark]] = defaultdict(list)
+    observations: dict[str, list[Observation]] = defaultdict(list)
     for row in observed:
-        mark = _mark(row, tags[row.id])
-        if mark is not None:
-            marks[row.key].append(mark)
-    plans: dict[str, list[Planned]] = defaultdict(list)
+        if OUTCOME_TAG in tags[row.id]:  # others may observe our assets as well
+            observations[row.key].append(_observation(row, tags[row.id]))
+    plans: dict[str, list[PlannedRun]] = defaultdict(list)
     for row in planned:
         at = row.at.replace(tzinfo=dt.UTC)
-        plans[row.key].append(Planned(row.id, row.run_id, row.status, row.interrupted, at))
-    latest = {row.key: Materialized(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized}
+        plans[row.key].append(PlannedRun(row.id, row.run_id, row.status, row.interrupted, at))
+    latest = {
+        row.key: Materialization(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized
+    }
     return {
-        key: History(latest.get(key), tuple(marks[key]), tuple(plans[key]))
-        for key in latest.keys() | marks.keys() | plans.keys()
+        key: History(latest.get(key), tuple(observations[key]), tuple(plans[key]))
+        for key in latest.keys() | observations.keys() | plans.keys()
     }
 
 
@@ -289,13 +265,11 @@ def _tags(connection: sa.Connection, event_ids: list[int]) -> dict[int, dict[str
     return tags
 
 
-def _mark(row: sa.Row, tags: Mapping[str, str]) -> Mark | None:
-    if OUTCOME_TAG not in tags:  # somebody else's observation
-        return None
-    return Mark(
+def _observation(row: sa.Row, tags: Mapping[str, str]) -> Observation:
+    return Observation(
         event_id=row.id,
         run_id=row.run_id,
-        outcome=Outcome(tags[OUTCOME_TAG]),
+        kind=ObservationKind(tags[OUTCOME_TAG]),
         revision=tags.get(FAILED_REVISION_TAG),
         error_class=tags.get(ERROR_CLASS_TAG, ""),
         permanent=tags.get(PERMANENT_TAG) == "true",
@@ -303,11 +277,12 @@ def _mark(row: sa.Row, tags: Mapping[str, str]) -> Mark | None:
     )
 
 
-def event_metadata(row: sa.Row) -> dict[str, object]:
+def event_metadata(row: sa.Row) -> dict[str, Any]:
+    """The time of an event as `at`, and its metadata: plain values, without tables and pictures."""
     entry = json.loads(row.event)
     data = (entry.get("dagster_event") or {}).get("event_specific_data") or {}
     event = data.get("materialization") or data.get("asset_observation") or {}
-    found: dict[str, object] = {"at": row.timestamp.replace(tzinfo=dt.UTC)}
+    found: dict[str, Any] = {"at": row.timestamp.replace(tzinfo=dt.UTC)}
     for item in event.get("metadata_entries") or []:
         value = item.get("entry_data") or {}
         for field in ("text", "value", "path", "url", "run_id"):

@@ -9,7 +9,8 @@ import datetime as dt
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,12 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.core.threads import BackgroundThread
-from lens_pipeline.derivatives.dead_letters import GivenUp, given_up
+from lens_pipeline.derivatives.dead_letters import given_up
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import DERIVATIVES, QUEUE_TAG, QUEUES, Derivative
-from lens_pipeline.derivatives.status import Assessed, assess, usable
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.counters import FigureLog, QueueLoad
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.feed import Batch
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ _OVERLAP = dt.timedelta(seconds=60)
 # Rows looked at again one by one; with more of them the mark goes back to the beginning.
 _MOST_REVISITED = 2000
 _STALE_SECONDS = 60.0
-_SETTLED = frozenset({State.READY, State.DEAD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,14 @@ class Backlog:
     oldest: Mapping[Kind, dt.datetime | None]
     """The time of the oldest finished row that is neither ready nor dead and could be made."""
     queues: Mapping[str, QueueLoad]
-    letters: tuple[GivenUp, ...]
+    letters: Sequence[DerivativeStatus]
+    """Everything given up on."""
 
     @property
     def dead(self) -> dict[Kind, int]:
-        """How many derivatives were given up on, by what their rows are."""
-        found = dict.fromkeys(self.oldest, 0)
-        for letter in self.letters:
-            found[letter.kind] += 1
-        return found
+        """The number of derivatives that were given up on, by the kind of their rows."""
+        counts = Counter(letter.kind for letter in self.letters)
+        return {kind: counts[kind] for kind in self.oldest}
 
     @property
     def oldest_of_all(self) -> dt.datetime | None:
@@ -73,8 +72,8 @@ def age_seconds(moment: dt.datetime | None) -> float | None:
     return round(max((dt.datetime.now(dt.UTC) - moment).total_seconds(), 0.0), 3)
 
 
-class Walk:
-    """The walk over the rows of one derivative."""
+class BacklogScanner:
+    """Finds the oldest row of one derivative that is still to be made."""
 
     def __init__(self, pipeline: Pipeline, derivative: Derivative) -> None:
         self._pipeline = pipeline
@@ -112,14 +111,15 @@ class Walk:
                 self._revisited.difference_update(ids)
             self._mark = None
             return None
-        open_rows: list[Assessed] = []
+        open_rows: list[DerivativeStatus] = []
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
             rows = self._pipeline.catalog.finished(self._derivative.kind, page)
-            open_rows += filter(_is_open, self._assess(rows.values()))
+            open_rows += (s for s in self._assess(rows.values()) if not s.is_settled)
         with self._lock:
-            self._revisited -= set(ids) - {assessed.row.id for assessed in open_rows}
-        return _first(open_rows)
+            self._revisited -= set(ids) - {status.id for status in open_rows}
+        times = [s.finished_at for s in open_rows if s.finished_at and not s.waits_for]
+        return min(times, default=None)
 
     def _ahead(self) -> dt.datetime | None:
         """Move the mark up to the first row that is to be made, and return that row's time.
@@ -133,15 +133,15 @@ class Walk:
         place = self._mark
         for _ in range(_PAGES_AT_ONCE):
             page = self._pipeline.catalog.after(self._derivative.kind, place, _PAGE)
-            assessed = {a.row.id: a for a in self._assess(row for _, row in page)}
+            statuses = {status.id: status for status in self._assess(row for _, row in page)}
             for position, row in page:
                 # Rows without any time come last, and have no age.
                 if position is None:
                     self._last = None
                     return None
-                here = assessed.get(row.id)
-                if here is not None and _is_open(here):
-                    if not here.waits:
+                status = statuses.get(row.id)
+                if status is not None and not status.is_settled:
+                    if not status.waits_for:
                         self._last = position.finished_at
                         return self._last
                     self.note([row.id])
@@ -153,50 +153,41 @@ class Walk:
                 return None
         return self._last
 
-    def _assess(self, rows: Iterable) -> list[Assessed]:
+    def _assess(self, rows: Iterable) -> list[DerivativeStatus]:
         return assess(self._pipeline, self._derivative, usable(list(rows)))
 
 
-def _is_open(assessed: Assessed) -> bool:
-    return assessed.standing.state not in _SETTLED
-
-
-def _first(rows: Iterable[Assessed]) -> dt.datetime | None:
-    times = [a.row.finished_at for a in rows if not a.waits and a.row.finished_at]
-    return min(times, default=None)
-
-
-class Watch(BackgroundThread):
+class BacklogMonitor(BackgroundThread):
     """Keeps the backlog of a pipeline known."""
 
     def __init__(self, pipeline: Pipeline, log: FigureLog) -> None:
         super().__init__("lens-backlog")
         self._pipeline = pipeline
         self._log = log
-        self._walks = {d.asset: Walk(pipeline, d) for d in DERIVATIVES}
+        self._scanners = {d.asset: BacklogScanner(pipeline, d) for d in DERIVATIVES}
         self._known: tuple[float, Backlog] | None = None
-        self._letters: tuple[GivenUp, ...] | None = None
+        self._letters: Sequence[DerivativeStatus] | None = None
         self._letters_at = 0.0
         self._is_changed = threading.Event()
 
     @property
-    def backlog(self) -> Backlog | None:
-        """The last look; None if there was none within a minute."""
+    def latest(self) -> Backlog | None:
+        """The backlog as of the last look; None if there was none within a minute."""
         known = self._known
         if known is None or time.monotonic() - known[0] > _STALE_SECONDS:
             return None
         return known[1]
 
     def tell(self, batch: Batch) -> None:
-        """To be called by the feed."""
+        """A listener of the feed."""
         if batch.is_reset:
-            for walk in self._walks.values():
-                walk.restart()
+            for scanner in self._scanners.values():
+                scanner.restart()
         if batch.statuses:
             self._is_changed.set()
         for status in batch.statuses:
             if not status.is_settled:
-                self._walks[status.asset].note([status.id])
+                self._scanners[status.asset].note([status.id])
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -220,7 +211,7 @@ class Watch(BackgroundThread):
             self._letters_at = now
         oldest: dict[Kind, dt.datetime | None] = {}
         for derivative in DERIVATIVES:
-            found = self._walks[derivative.asset].oldest()
+            found = self._scanners[derivative.asset].oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)
         queues = dict.fromkeys(QUEUES, QueueLoad(0, None)) | self._log.queues(QUEUE_TAG)

@@ -16,7 +16,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
 
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import resolve
-from lens_pipeline.core.locks import team_of
+from lens_pipeline.core.locks import queue_id
 from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG, QUEUES
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.derivatives.round_robin import next_runs
@@ -45,7 +45,7 @@ class QuickQueueDaemon(QueuedRunCoordinatorDaemon):
         super().__init__(interval_seconds=0)
         loaded = settings.load()[0]
         self._release = Release.of(loaded)
-        self._teams = {team_of(queue, self._release.id): queue for queue in QUEUES}
+        self._queue_ids = {queue: queue_id(queue, self._release.id) for queue in QUEUES}
         self._log = RunQueueLog(resolve(loaded, broker=False).dagster_url)
 
     def core_loop(
@@ -69,7 +69,7 @@ class QuickQueueDaemon(QueuedRunCoordinatorDaemon):
         Dagster's own method loads the whole queue each time.
         """
         offered = self._log.slots()
-        slots = {queue: offered.get(team, 0) for team, queue in self._teams.items()}
+        slots = {queue: offered.get(id_, 0) for queue, id_ in self._queue_ids.items()}
         load = self._log.load(QUEUE_TAG, PREVIEWS, max(slots.values()))
         chosen = next_runs(load.waiting, slots, load.under_way)
         if not chosen:

@@ -13,8 +13,9 @@ from dagster import DagsterInstance
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.core.locks import LockSession, team_of
+from lens_pipeline.core.locks import LockSession, queue_id
 from lens_pipeline.derivatives.release import Release
+from lens_pipeline.event_log.queue import cursor_value
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def _mismatch(dagster_url: str, release: Release) -> str | None:
     try:
         session = LockSession(dagster_url)
         try:
-            published = session.cursor_value(RELEASE_KEY)
+            published = cursor_value(session, RELEASE_KEY)
         finally:
             session.close()
     except OperationalError as error:
@@ -84,7 +85,7 @@ class Member:
         self._url = dagster_url
         self._release = release
         self._queue = queue
-        self._team = team_of(queue, release.id)
+        self._queue_id = queue_id(queue, release.id)
         self._slots = slots
         self._session: LockSession | None = None
         self._offered = False
@@ -128,13 +129,13 @@ class Member:
     def _update(self) -> None:
         if self._session is None:
             self._session, self._offered = LockSession(self._url), False
-        self.problem = _difference(self._release, self._session.cursor_value(RELEASE_KEY))
+        self.problem = _difference(self._release, cursor_value(self._session, RELEASE_KEY))
         offers = self._has_broker.is_set() and self.problem is None
         if offers and not self._offered:
-            self._session.offer_slots(self._team, self._slots)
+            self._session.offer_slots(self._queue_id, self._slots)
             logger.info("offering %d slots for %s", self._slots, self._queue)
         elif self._offered and not offers:
-            self._session.withdraw_slots(self._team, self._slots)
+            self._session.withdraw_slots(self._queue_id, self._slots)
         self._offered = offers
 
     def _drop_session(self) -> None:

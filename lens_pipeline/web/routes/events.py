@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from lens_pipeline.core import postgres
 from lens_pipeline.event_log.changes import Position
-from lens_pipeline.monitoring.feed import Batch, Feed, Progress, Status
+from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.monitoring.feed import Batch, Feed
 from lens_pipeline.web.auth.caller import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.errors import ApiError
 
@@ -59,12 +60,12 @@ def packet(batch: Batch) -> Packet:
     return Packet(batch.before, batch.position, messages, batch.is_reset)
 
 
-def _status(status: Status) -> Message:
+def _status(status: DerivativeStatus) -> Message:
     return _message(
         "status",
         status,
         {
-            "status": status.status.value,
+            "status": status.state.value,
             "attempts": status.attempts,
             "path": status.path,
             "error": status.error,
@@ -75,13 +76,16 @@ def _status(status: Status) -> Message:
     )
 
 
-def _progress(progress: Progress) -> Message:
-    return _message("progress", progress, {"percent": progress.percent, "text": progress.text})
+def _progress(status: DerivativeStatus) -> Message:
+    told = status.progress
+    return _message(
+        "progress", status, {"percent": told.percent, "text": told.text} if told else {}
+    )
 
 
-def _message(event: str, about: Status | Progress, more: dict[str, object]) -> Message:
+def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Message:
     data = {
-        "kind": about.kind.value,
+        "kind": about.kind,
         "asset": about.asset,
         "id": about.id,
         "user_id": about.user_id,
@@ -141,7 +145,7 @@ class Subscription:
         return packet
 
 
-class Hub:
+class EventBroadcaster:
     """Hands what the feed tells to every open stream."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -189,14 +193,14 @@ class EventStream(Response):
 
     def __init__(
         self,
-        hub: Hub,
+        broadcaster: EventBroadcaster,
         view: View,
         until: int | None,
         body: Callable[[Subscription], AsyncIterator[bytes]],
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._hub = hub
+        self._broadcaster = broadcaster
         self._view = view
         self._until = until
         self._body = body
@@ -204,7 +208,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        subscription = self._hub.subscribe(self._view)
+        subscription = self._broadcaster.subscribe(self._view)
         ways_to_end = [
             asyncio.ensure_future(self._send(subscription, send)),
             asyncio.ensure_future(_gone(receive)),
@@ -215,7 +219,7 @@ class EventStream(Response):
         try:
             await asyncio.wait(ways_to_end, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._hub.unsubscribe(subscription)
+            self._broadcaster.unsubscribe(subscription)
             for way in ways_to_end:
                 way.cancel()
             outcomes = await asyncio.gather(*ways_to_end, return_exceptions=True)
@@ -259,26 +263,28 @@ async def events(
         raise ApiError(403, "forbidden", "this token does not cover that user")
     if project_id is not None and not caller.may_see_project(project_id):
         raise ApiError(403, "forbidden", "this token does not cover that project")
-    hub: Hub = request.app.state.hub
+    broadcaster: EventBroadcaster = request.app.state.broadcaster
     feed: Feed = request.app.state.feed
 
     async def body(subscription: Subscription) -> AsyncIterator[bytes]:
-        yield _RETRY + await _greeting(hub, feed, subscription, last_event_id)
+        yield _RETRY + await _greeting(broadcaster, feed, subscription, last_event_id)
         while True:
             packet = await subscription.next(_HEARTBEAT_SECONDS)
             text = _text(packet, subscription.view) if packet else _beat(subscription)
             if text:
                 yield text
 
-    return EventStream(hub, View(caller, user_id, project_id), until, body)
+    return EventStream(broadcaster, View(caller, user_id, project_id), until, body)
 
 
-async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: str | None) -> bytes:
+async def _greeting(
+    broadcaster: EventBroadcaster, feed: Feed, subscription: Subscription, resumed: str | None
+) -> bytes:
     """What was missed, how far the runs under way are, and where to go on from."""
     view = subscription.view
     parts = []
     if resumed:
-        async with hub.missed_at_once:
+        async with broadcaster.missed_at_once:
             postgres.renew()
             batch = await run_in_threadpool(feed.missed, resumed)
         if batch is None:

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, MasterVideo, ProjectAsset
 from lens_pipeline.catalog.shots import MOST_SHOTS
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, SCALED
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import row_statuses
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
@@ -174,8 +174,8 @@ def master_video(
     v: RevisionQuery = None,
 ) -> Response:
     """The video, or a range of it."""
-    _, outcome = _outcome(context, caller, project_id, master_id)
-    return video_answer(context, request, outcome, v)
+    _, video = _video(context, caller, project_id, master_id)
+    return video_answer(context, request, video, v)
 
 
 @router.head("/{master_id}/download", responses=described(_VIDEO) | NOT_READY)
@@ -190,9 +190,9 @@ def download_master(
     context: ContextDep,
 ) -> Response:
     """The video as a file with the master's name."""
-    row, outcome = _outcome(context, caller, project_id, master_id)
+    row, video = _video(context, caller, project_id, master_id)
     disposition = attachment(row.name, f"_{row.id}.mp4")
-    return video_answer(context, request, outcome, None, disposition)
+    return video_answer(context, request, video, None, disposition)
 
 
 @router.head("/{master_id}/poster", responses=described("image/webp"))
@@ -207,7 +207,7 @@ def master_poster(
 ) -> Response:
     """A picture of the master."""
     listed = visible_row(context, caller, Kind.MASTER, project_id, master_id)
-    poster = outcomes(context.pipeline, MASTER_POSTER, [listed.row])[master_id]
+    poster = row_statuses(context.pipeline, MASTER_POSTER, [listed.row])[master_id]
     if poster.path is None:
         raise picture_not_ready(poster.state)
     caching = IMMUTABLE if v == poster.revision else REVALIDATE
@@ -226,11 +226,11 @@ def _require_shots(context: Context, project_id: str, shots: Sequence[str]) -> N
             raise invalid("shots", listed.row.shot.problem, "unusable_shot")
 
 
-def _outcome(
+def _video(
     context: Context, caller: Caller, project_id: str, master_id: str
-) -> tuple[MasterVideo, Outcome]:
+) -> tuple[MasterVideo, DerivativeStatus]:
     row = _row(visible_row(context, caller, Kind.MASTER, project_id, master_id))
-    return row, outcomes(context.pipeline, MASTER, [row])[row.id]
+    return row, row_statuses(context.pipeline, MASTER, [row])[row.id]
 
 
 def _row(listed: Listed) -> MasterVideo:
@@ -244,12 +244,12 @@ def _shots(listed: Listed) -> list[str]:
 
 def _described(context: Context, listed: Sequence[Listed]) -> list[MasterOut]:
     rows = [_row(one) for one in listed]
-    made = outcomes(context.pipeline, MASTER, rows)
-    posters = outcomes(context.pipeline, MASTER_POSTER, rows)
+    made = row_statuses(context.pipeline, MASTER, rows)
+    posters = row_statuses(context.pipeline, MASTER_POSTER, rows)
     return [_out(one, made[one.row.id], posters[one.row.id]) for one in listed]
 
 
-def _out(listed: Listed, made: Outcome, poster: Outcome) -> MasterOut:
+def _out(listed: Listed, made: DerivativeStatus, poster: DerivativeStatus) -> MasterOut:
     row = _row(listed)
     url = f"/api/projects/{row.project_id}/master-videos/{row.id}"
     is_ready = made.state is State.READY
@@ -261,14 +261,14 @@ def _out(listed: Listed, made: Outcome, poster: Outcome) -> MasterOut:
         status=made.state,
         waits=made.waits,
         waits_for=list(dict.fromkeys(shot.asset_id for shot in row.shots if shot.waits)),
-        percent=made.percent,
-        progress=made.progress,
-        method=made.method,
-        duration_seconds=made.duration_seconds,
-        width=made.width,
-        height=made.height,
-        bytes=made.bytes,
-        thumbhash=made.thumbhash,
+        percent=made.progress and made.progress.percent,
+        progress=made.progress and made.progress.text,
+        method=made.fact("method", str),
+        duration_seconds=made.fact("duration_seconds", float),
+        width=made.fact("width", int),
+        height=made.fact("height", int),
+        bytes=made.fact("bytes", int),
+        thumbhash=made.fact("thumbhash", str),
         error=made.error,
         error_class=made.error_class,
         attempts=made.attempts,

@@ -11,10 +11,9 @@ from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.ids import KEY_PATTERN, key_problem
 from lens_pipeline.derivatives.library import read_cursor, write_cursor
-from lens_pipeline.derivatives.outcomes import Outcome
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import InvalidRow
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.errors import ApiError, Problem, not_found
@@ -143,18 +142,18 @@ def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> N
 def video_answer(
     context: Context,
     request: Request,
-    outcome: Outcome,
+    video: DerivativeStatus,
     revision: str | None,
     disposition: str | None = None,
 ) -> Response:
     """The finished video; or what is said until then."""
-    if outcome.state is not State.READY or outcome.path is None:
-        body = VideoNotReady(status=outcome.state)
+    if video.state is not State.READY or video.path is None:
+        body = VideoNotReady(status=video.state)
         return Response(body.model_dump_json(), 400, media_type="application/json")
     return stream(
         context.pipeline.store,
         request,
-        outcome.path,
-        cache_control=IMMUTABLE if revision == outcome.revision else REVALIDATE,
+        video.path,
+        cache_control=IMMUTABLE if revision == video.revision else REVALIDATE,
         disposition=disposition,
     )

@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ScaledVideo
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import SCALED
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import row_statuses
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.media.renditions import LARGEST, SMALLEST
 from lens_pipeline.web.auth.caller import CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
@@ -133,7 +133,7 @@ def create_scaled(
         if any(getattr(listed.row, name) != value for name, value in values.items()):
             raise taken(row_id)
         response.status_code = 200
-    elif outcomes(context.pipeline, SCALED, [listed.row])[row_id].waits is None:
+    elif row_statuses(context.pipeline, SCALED, [listed.row])[row_id].waits is None:
         context.queue.submit({SCALED: [row_id]}, "api", owner=project_id)
     return _described(context, [listed])[0]
 
@@ -177,15 +177,15 @@ def scaled_video(
 ) -> Response:
     """The video, or a range of it."""
     row = visible_row(context, caller, Kind.SCALED, project_id, scaled_id).row
-    return video_answer(context, request, outcomes(context.pipeline, SCALED, [row])[row.id], v)
+    return video_answer(context, request, row_statuses(context.pipeline, SCALED, [row])[row.id], v)
 
 
 def _described(context: Context, listed: Sequence[Listed]) -> list[ScaledOut]:
-    made = outcomes(context.pipeline, SCALED, [one.row for one in listed])
+    made = row_statuses(context.pipeline, SCALED, [one.row for one in listed])
     return [_out(one, made[one.row.id]) for one in listed]
 
 
-def _out(listed: Listed, made: Outcome) -> ScaledOut:
+def _out(listed: Listed, made: DerivativeStatus) -> ScaledOut:
     row = listed.row
     assert isinstance(row, ScaledVideo)  # noqa: S101
     url = f"/api/projects/{listed.project_id}/scaled-videos/{row.id}"
@@ -199,11 +199,11 @@ def _out(listed: Listed, made: Outcome) -> ScaledOut:
         height=row.height,
         status=made.state,
         waits=made.waits,
-        percent=made.percent,
-        progress=made.progress,
-        duration_seconds=made.duration_seconds,
-        bytes=made.bytes,
-        thumbhash=made.thumbhash,
+        percent=made.progress and made.progress.percent,
+        progress=made.progress and made.progress.text,
+        duration_seconds=made.fact("duration_seconds", float),
+        bytes=made.fact("bytes", int),
+        thumbhash=made.fact("thumbhash", str),
         error=made.error,
         error_class=made.error_class,
         attempts=made.attempts,

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline import errors, web
-from lens_pipeline.derivatives.dead_letters import EXPLAINED
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import RUN_ERRORS, State
 from lens_pipeline.web.translations import TEXTS, Language, Text, choose_language
 
 _WEB = Path(web.__file__).parent
@@ -31,7 +30,7 @@ _FAMILIES = {
         "internal_error",
     },
     "class": {
-        *EXPLAINED,
+        *RUN_ERRORS,
         *(
             name
             for name, value in vars(errors).items()
