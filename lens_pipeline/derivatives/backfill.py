@@ -10,14 +10,14 @@ from lens_pipeline.derivatives.round_robin import in_turns
 from lens_pipeline.derivatives.status import status_pages
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
-# A site has this many old rows without a record only before its existing derivatives are adopted.
+# More old rows without a record are a library whose derivatives are still to be adopted.
 ADOPTION_ROWS = 500
 ADOPTION_AGE = dt.timedelta(days=1)
 
 
 @dataclass(slots=True)
 class Survey:
-    """What one comparison of all rows found."""
+    """The result of comparing all rows with the event log."""
 
     needed: list[DerivativeStatus] = field(default_factory=list)
     invalid: list[UnusableRow] = field(default_factory=list)
@@ -27,11 +27,10 @@ class Survey:
 
 
 def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int | None) -> Survey:
-    """Find up to `limit` rows whose derivative is missing or failed for now, by turns of owners.
+    """Find up to `limit` rows whose derivative is missing or has failed, by turns of owners.
 
-    Unless `bulk`, more than 500 rows over a day old without any record are left alone: on a site
-    whose derivatives exist already they are to be adopted, not made again. What waits for something
-    else is counted only.
+    Unless `bulk`, more than 500 rows over a day old without a record are left alone: their
+    derivatives may exist and are to be adopted. Rows that wait are only counted.
     """
     found = Survey()
     old: list[DerivativeStatus] = []
@@ -55,7 +54,7 @@ def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int
 
 
 def adoption_advice(derivative: Derivative, rows: int) -> str:
-    """What to tell people who start the pipeline on a library that is already there."""
+    """The advice for a library that was there before the pipeline."""
     return (
         f"{rows} finished {derivative.partitions.name} over a day old have no record of a"
         f" {derivative.asset} and are left alone: run `lens adopt` if their {derivative.asset}s"

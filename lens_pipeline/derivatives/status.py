@@ -40,7 +40,7 @@ def _blank(
     return DerivativeStatus(
         asset=derivative.asset,
         id=row.id,
-        kind=derivative.kind,
+        kind=derivative.kind.value,
         user_id=user_id,
         project_id=project_id,
         finished_at=row.finished_at,
@@ -130,7 +130,7 @@ def statuses_of_partitions(
             page = keys[start : start + _KEYS_AT_ONCE]
             rows = usable(list(pipeline.catalog.finished(derivative.kind, page).values()))
             known = {status.id: status for status in assess(pipeline, derivative, rows)}
-            gone = DerivativeStatus(derivative.asset, "", derivative.kind)
+            gone = DerivativeStatus(derivative.asset, "", derivative.kind.value)
             found += describe(pipeline, [known.get(key) or replace(gone, id=key) for key in page])
     return found
 

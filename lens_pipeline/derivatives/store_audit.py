@@ -1,4 +1,4 @@
-"""Which derivatives lie in the store, and whether it is the store that they were put into."""
+"""Compares the store with what was made: which objects it has, and whether it is the right one."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,18 +9,16 @@ from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.storage.object_store import ObjectInfo
 
-# Of each kind; in the order of their ids, so that they are not all of one day.
+# Files of each kind, in the order of their ids, so that they are of different days.
 _SAMPLE = 20
 
 
 class ForeignStore(LensError):
-    """The store holds nothing of what was made: it is another one, or its disk is not mounted."""
+    """The store holds no file that was made: it is another one, or its disk is not mounted."""
 
 
 def require_own_store(pipeline: Pipeline) -> None:
-    """Look for a sample of the files that were made; one of them found is enough.
-
-    Where none is, each upload that lies in the real store would be called missing.
+    """Look for a sample of the files that were made; one is enough.
 
     Raises ForeignStore; DerivativeError as the store's `stat`; SQLAlchemyError.
     """
@@ -42,9 +40,9 @@ def require_own_store(pipeline: Pipeline) -> None:
 def stored_objects(
     pipeline: Pipeline, statuses: Iterable[DerivativeStatus]
 ) -> dict[str, ObjectInfo]:
-    """The stored objects of these rows, by id; one that holds nothing is none.
+    """The stored objects of these rows, by id; empty ones are left out.
 
-    Listed by folder: on S3 a page of 1,000 keys costs as much as asking for one.
+    Listed by folder: on S3 a page of 1,000 keys costs as much as one `stat`.
     """
     folders: dict[str, dict[str, str]] = defaultdict(dict)
     for status in statuses:

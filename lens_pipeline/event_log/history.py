@@ -32,7 +32,7 @@ class State(StrEnum):
 
 
 class ObservationKind(StrEnum):
-    """What an observation on a partition tells: the value of OUTCOME_TAG."""
+    """What an observation tells: the value of OUTCOME_TAG."""
 
     FAILED = "failed"
     RETRY = "retry"
@@ -49,7 +49,7 @@ class Materialization:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """An observation on a partition that carries OUTCOME_TAG."""
+    """An observation with OUTCOME_TAG."""
 
     event_id: int
     run_id: str
@@ -68,12 +68,12 @@ class PlannedRun:
     event_id: int
     run_id: str
     run_status: str | None
-    # Its worker was stopped, or it never began: its end says nothing about its files.
+    # Its worker was stopped, or it never began: its end is no attempt.
     interrupted: bool = False
     at: dt.datetime | None = None
 
     def precedes(self, moment: dt.datetime | None) -> bool:
-        """Whether it was planned before `moment`; False if either time is unknown."""
+        """Whether it was planned before `moment`; False if a time is unknown."""
         return self.at is not None and moment is not None and self.at < moment
 
 
@@ -106,7 +106,7 @@ class ReportedProgress:
 
     @classmethod
     def of(cls, text: str, percent: str | None) -> Self:
-        """From the values of PROGRESS_TAG and PERCENT_TAG; people may tag runs as they like."""
+        """From the values of PROGRESS_TAG and PERCENT_TAG, which users may set to anything."""
         return cls(text, int(percent) if percent and percent.isdecimal() else None)
 
 
@@ -128,7 +128,7 @@ class DerivativeStatus:
     key: str | None = None
     """Object key of that revision; None if nothing is stored."""
     waits_for: str | None = None
-    """What is missing before it can be made, in words, in whatever state it is."""
+    """What must be ready before it can be made, in words; set in every state."""
     state: State = State.NONE
     attempts: int = 0
     """Failures since the last success or retry."""
@@ -146,7 +146,7 @@ class DerivativeStatus:
 
     @property
     def owner(self) -> str:
-        """Whose turn it takes in the queue; "" if nobody's in particular."""
+        """The user or project, for turns in the queue; "" if there is neither."""
         return self.user_id or self.project_id or ""
 
     @property
@@ -156,7 +156,7 @@ class DerivativeStatus:
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is to be made now: missing or failed, and waiting for nothing."""
+        """Whether it is to be made and can be."""
         return self.state in (State.NONE, State.FAILED) and not self.waits_for
 
     @property
@@ -171,7 +171,7 @@ class DerivativeStatus:
 
     @property
     def waits(self) -> str | None:
-        """What it waits for before it is made; None once it is made, in work or given up."""
+        """As `waits_for`, while it is still to be made."""
         return self.waits_for if self.state in (State.NONE, State.FAILED) else None
 
     @property
@@ -191,7 +191,7 @@ class DerivativeStatus:
         return self.at if self.state is State.READY else None
 
     def fact(self, name: str, type_: type[T]) -> T | None:
-        """A fact of the event; None if it says nothing of that name and type."""
+        """A fact of the event; None if there is none of that name and type."""
         value = self.facts.get(name)
         return value if isinstance(value, type_) else None
 
@@ -199,11 +199,10 @@ class DerivativeStatus:
 def derive_status(
     blank: DerivativeStatus, history: History, max_attempts: int, now: dt.datetime
 ) -> DerivativeStatus:
-    """The status of the row that `blank` describes, after the events of `history`.
+    """The status after the events of `history`; `blank` has what the row calls for.
 
-    A run that was cancelled, or ended without a word, left no revision behind: it counts only if
-    it was planned after the row's last change. A row stamped in the future would outdate every run,
-    so its time counts as unknown.
+    A run that was cancelled or crashed leaves no revision behind: it counts only if it was planned
+    after the row's last change. That time counts as unknown if it lies in the future.
     """
     changed_at = blank.finished_at
     if changed_at is not None and changed_at > now:
@@ -223,7 +222,7 @@ def derive_status(
     crashed = [
         plan
         for plan in plans
-        # A run that would have found nothing to do says nothing by its end.
+        # A run that had nothing to do is no attempt.
         if not is_up_to_date
         and plan.run_status == "FAILURE"
         and not plan.interrupted
@@ -235,7 +234,7 @@ def derive_status(
     ready = replace(blank, state=State.READY, event_id=materialized_at)
 
     if latest and latest.run_status in IN_FLIGHT:
-        # What has failed to be made anew is not ready, or no run would try it again.
+        # If making it anew has failed it is not ready, or no run would try again.
         if is_up_to_date and not failures:
             return replace(ready, run_id=latest.run_id)
         return replace(blank, state=State.PROCESSING, attempts=attempts, run_id=latest.run_id)

@@ -39,8 +39,8 @@ class EventLog:
     def __init__(self, dagster_url: str) -> None:
         self._engine = sa.create_engine(
             dagster_url,
-            # One snapshot for all queries of a reading: a run that ends between two of them would
-            # look as if it had ended without a materialization.
+            # One snapshot for all queries of a reading: else a run that ends between two of them
+            # seems to have ended without a materialization.
             isolation_level="REPEATABLE READ",
             pool_pre_ping=True,
             pool_size=2,
@@ -54,7 +54,7 @@ class EventLog:
         self._engine.dispose()
 
     def histories(self, asset: str, keys: Iterable[str]) -> dict[str, History]:
-        """What the log holds about each partition; four indexed queries for every 2,000 keys."""
+        """The history of each partition; four indexed queries for every 2,000 keys."""
         wanted = list(keys)
         found: dict[str, History] = {}
         with self._engine.connect() as connection:
@@ -63,21 +63,21 @@ class EventLog:
         return found
 
     def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Time and metadata of events, by event id: plain values, without tables and pictures."""
+        """Time and metadata of events by event id, see `event_metadata`."""
         query = sa.text('SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
         with self._engine.connect() as connection:
             rows = connection.execute(query, {"ids": list(event_ids)}).all()
         return {row.id: event_metadata(row) for row in rows}
 
     def times(self, event_ids: Iterable[int]) -> dict[int, dt.datetime]:
-        """When each event happened, by event id."""
+        """The time of each event, by event id."""
         query = sa.text('SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)')
         with self._engine.connect() as connection:
             rows = connection.execute(query, {"ids": list(event_ids)}).all()
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
     def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
-        """Where the latest output of each partition was stored; absent if none was."""
+        """The object key of the latest output of each partition; absent if there is none."""
         with self._engine.connect() as connection:
             rows = connection.execute(_MATERIALIZED, {"asset": db_key(asset), "keys": list(keys)})
             events = {row.key: row.id for row in rows}
@@ -88,7 +88,7 @@ class EventLog:
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
     def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
-        """How far each run says it is, by run id; absent if it does not say."""
+        """How far each run says it is, by run id; absent if it says nothing."""
         query = sa.text(
             """
             SELECT t.run_id, t.value AS text, p.value AS percent FROM run_tags t
@@ -102,7 +102,7 @@ class EventLog:
             return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def runs_of(self, asset: str, key: str) -> list[str]:
-        """Runs queued or under way that are to materialize this partition, and no other."""
+        """Runs queued or under way that are to materialize this partition alone."""
         query = sa.text(
             """
             SELECT DISTINCT e.run_id FROM event_logs e JOIN runs r ON r.run_id = e.run_id
@@ -121,7 +121,7 @@ class EventLog:
             return list(connection.execute(query, values).scalars())
 
     def in_flight(self, asset: str) -> set[str]:
-        """Partitions that runs are to materialize which are queued or under way."""
+        """Partitions that queued and current runs are to materialize."""
         query = sa.text(
             """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
@@ -151,9 +151,9 @@ class EventLog:
             return {key for key in rows.scalars() if key is not None}
 
     def materialized_keys(self, asset: str, after: str, limit: int) -> list[str]:
-        """The next `limit` partitions of `asset` ever materialized, in key order after `after`.
+        """The next `limit` partitions of `asset` ever materialized, by key, after `after`.
 
-        One index probe a key (a loose index scan): skips the many events that a key may have.
+        One index probe a key (a loose index scan), however many events a key has.
         """
         query = sa.text(
             """
@@ -176,7 +176,7 @@ class EventLog:
             return list(rows.scalars())
 
     def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
-        """Those of `keys` whose latest event is a materialization older than `before`."""
+        """The keys whose latest event is a materialization older than `before`."""
         query = sa.text(
             """
             SELECT k.key FROM unnest(:keys) AS k(key)
@@ -227,8 +227,8 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     }
 
 
-# Grouped rather than one LIMIT 1 a key: right after a bulk load, before the first ANALYZE, the
-# planner would read all events of the asset for every key.
+# Grouped, not one LIMIT 1 a key: before the first ANALYZE after a bulk load, the planner would read
+# all events of the asset for every key.
 _MATERIALIZED = sa.text(
     """
     SELECT partition AS key, max(id) AS id FROM event_logs

@@ -1,8 +1,8 @@
-"""How old the oldest finished row is that still waits for its derivative, and what lies in queues.
+"""The age of the oldest row that waits for its derivative, the queues and the dead letters.
 
-Looking at every row would cost more with every photo. So each derivative has a mark, in the order
-(time of the row, id), below which nothing is left to do; each look goes on from there. What falls
-behind the mark, such as a retry of something old, is told by the feed or found every hour.
+Reading every row would cost more with every photo. So each derivative has a mark, in the order
+(time of the row, id), below which nothing is left to do. What falls behind the mark, such as a
+retry of an old row, is told by the feed or found every hour.
 """
 
 import datetime as dt
@@ -29,24 +29,24 @@ from lens_pipeline.monitoring.feed import Batch
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
-# Of a slow database at most this share of the time is taken.
+# The largest share of the time that looks may take of a slow database.
 _SHARE = 0.2
-# Dead letters are counted when something has changed, and now and then all the same.
+# Between two counts of dead letters, with and without a change told by the feed.
 _LETTERS_SECONDS = 2.0
 _LETTERS_ANYHOW_SECONDS = 60.0
 _TRUTH_SECONDS = 3600.0
 _PAGE = 500
 _PAGES_AT_ONCE = 40
-# Rows may commit later than rows with a younger time; looked at again for so long.
+# Rows may commit this much later than rows with a younger time.
 _OVERLAP = dt.timedelta(seconds=60)
-# Rows looked at again one by one; with more of them the mark goes back to the beginning.
+# With more rows behind the mark, it goes back to the beginning.
 _MOST_REVISITED = 2000
 _STALE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits, as of one look at it."""
+    """The backlog as of one look."""
 
     oldest: Mapping[Kind, dt.datetime | None]
     """The time of the oldest finished row that is neither ready nor dead and could be made."""
@@ -80,22 +80,22 @@ class BacklogScanner:
         self._derivative = derivative
         self._lock = threading.Lock()
         self._mark: Position | None = None
-        # Below the mark: what waits for something, and what was told of.
+        # Ids below the mark that wait for something, or were told by the feed.
         self._revisited: set[str] = set()
         self._again_at = 0.0
         self._last: dt.datetime | None = None
 
     def restart(self) -> None:
-        """Look at every row again."""
+        """Begin with the first row again."""
         self._again_at = 0.0
 
     def note(self, ids: Iterable[str]) -> None:
-        """Look at these rows again."""
+        """Look at these rows again, although they are behind the mark."""
         with self._lock:
             self._revisited.update(ids)
 
     def oldest(self) -> dt.datetime | None:
-        """The time of the oldest row that is to be made; goes on from the mark."""
+        """The time of the oldest row that is to be made."""
         if time.monotonic() >= self._again_at:
             self._mark = None
             self._again_at = time.monotonic() + _TRUTH_SECONDS
@@ -124,18 +124,18 @@ class BacklogScanner:
     def _ahead(self) -> dt.datetime | None:
         """Move the mark up to the first row that is to be made, and return that row's time.
 
-        On a long way it stops at times, and what was found before is still said.
+        After 40 pages it stops and returns the last result.
         """
         settled_until = self._pipeline.catalog.now() - _OVERLAP
         if self._mark is not None and self._mark.finished_at > settled_until:
-            # The database's clock was set back: rows that finish now are behind the mark.
+            # The database's clock was set back: new rows would be behind the mark.
             self._mark = None
         place = self._mark
         for _ in range(_PAGES_AT_ONCE):
             page = self._pipeline.catalog.after(self._derivative.kind, place, _PAGE)
             statuses = {status.id: status for status in self._assess(row for _, row in page)}
             for position, row in page:
-                # Rows without any time come last, and have no age.
+                # Rows without a time come last, and have no age.
                 if position is None:
                     self._last = None
                     return None
@@ -158,7 +158,7 @@ class BacklogScanner:
 
 
 class BacklogMonitor(BackgroundThread):
-    """Keeps the backlog of a pipeline known."""
+    """Looks at the backlog about once a second, on a thread of its own."""
 
     def __init__(self, pipeline: Pipeline, log: FigureLog) -> None:
         super().__init__("lens-backlog")
