@@ -61,7 +61,7 @@ class DayLog:
             yield from self.files(page)
 
     def files(self, event_ids: Iterable[int]) -> list[MadeFile]:
-        """The files of these materializations; those without a run, of adopted files, are left out."""
+        """The files of these materializations, without adopted ones, which have no run."""
         with self._engine.connect() as connection:
             rows = connection.execute(_FILES, {"ids": list(event_ids)}).all()
         return [_file(row) for row in rows]
