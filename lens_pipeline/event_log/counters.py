@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from lens_pipeline.event_log.history import ObservationKind
-from lens_pipeline.event_log.reader import event_metadata
+from lens_pipeline.event_log.reader import event_metadata, number
 from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
 
 STAGES = ("fetch", "render", "store")
@@ -57,7 +57,7 @@ class HourlyOutcome:
 
 
 class FigureLog:
-    """Reads figures. Safe to share between threads."""
+    """Safe to share between threads."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = sa.create_engine(
@@ -111,10 +111,10 @@ class FigureLog:
 
 def _made(row: sa.Row) -> Made:
     facts = event_metadata(row)
-    stages = [(stage, _seconds(facts.get(f"{stage}_seconds"))) for stage in STAGES]
+    stages = [(stage, number(facts.get(f"{stage}_seconds"))) for stage in STAGES]
     return Made(
         json.loads(row.asset_key)[0],
-        _seconds(facts.get("latency_seconds")),
+        number(facts.get("latency_seconds")),
         tuple((stage, seconds) for stage, seconds in stages if seconds is not None),
     )
 
@@ -135,10 +135,6 @@ def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Misse
         Missed(json.loads(row.asset_key)[0], row.error_class or "", row.permanent == "true")
         for row in rows
     ]
-
-
-def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 _EVENTS = sa.text('SELECT asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')

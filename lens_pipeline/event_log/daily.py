@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from lens_pipeline.event_log.counters import STAGES, Missed, missed_of
-from lens_pipeline.event_log.reader import event_metadata
+from lens_pipeline.event_log.reader import event_metadata, number, text, whole
 
 _MADE, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
 # Times are from workers, ids from the database: the clock of a worker may be this far off.
@@ -42,7 +42,7 @@ class MadeFile:
 
 
 class DayLog:
-    """Reads spans of the event log. Safe to share between threads."""
+    """Safe to share between threads."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = sa.create_engine(
@@ -114,25 +114,13 @@ def _file(row: sa.Row) -> MadeFile:
     return MadeFile(
         event_id=row.id,
         key=row.partition,
-        revision=_text(facts.get("revision")),
+        revision=text(facts.get("revision")),
         at=row.timestamp.replace(tzinfo=dt.UTC),
-        latency=_number(facts.get("latency_seconds")),
-        stages=tuple(_number(facts.get(f"{stage}_seconds")) for stage in STAGES),
-        bytes_in=_whole(facts.get("source_bytes")),
-        bytes_out=_whole(facts.get("bytes")),
+        latency=number(facts.get("latency_seconds")),
+        stages=tuple(number(facts.get(f"{stage}_seconds")) for stage in STAGES),
+        bytes_in=whole(facts.get("source_bytes")),
+        bytes_out=whole(facts.get("bytes")),
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
 
 
 # Columns are compared as rows for the reason given in `changes.py`.

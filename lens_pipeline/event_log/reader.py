@@ -1,9 +1,9 @@
-"""What Dagster's event log says about a derivative."""
+"""Reads the events of derivatives from Dagster's storage. What they mean is in `history.py`."""
 
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,7 +34,7 @@ _KEYS_PER_QUERY = 2000
 
 
 class EventLog:
-    """Reads Dagster's storage. Safe to share between threads, not between processes."""
+    """Safe to share between threads, not between processes."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = sa.create_engine(
@@ -64,47 +64,35 @@ class EventLog:
 
     def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Time and metadata of events by event id, see `event_metadata`."""
-        query = sa.text('SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, {"ids": list(event_ids)}).all()
-        return {row.id: event_metadata(row) for row in rows}
+        query = 'SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)'
+        return {row.id: event_metadata(row) for row in self._rows(query, ids=list(event_ids))}
 
     def times(self, event_ids: Iterable[int]) -> dict[int, dt.datetime]:
         """The time of each event, by event id."""
-        query = sa.text('SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)')
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, {"ids": list(event_ids)}).all()
+        query = 'SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)'
+        rows = self._rows(query, ids=list(event_ids))
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
     def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
         """The object key of the latest output of each partition; absent if there is none."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(_MATERIALIZED, {"asset": db_key(asset), "keys": list(keys)})
-            events = {row.key: row.id for row in rows}
-        if not events:
-            return {}
-        found = self.details(events.values())
-        paths = {key: found[event_id].get("path") for key, event_id in events.items()}
+        rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
+        found = self.details(row.id for row in rows) if rows else {}
+        paths = {row.key: found[row.id].get("path") for row in rows}
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
     def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
         """How far each run says it is, by run id; absent if it says nothing."""
-        query = sa.text(
-            """
+        query = """
             SELECT t.run_id, t.value AS text, p.value AS percent FROM run_tags t
               LEFT JOIN run_tags p ON p.run_id = t.run_id AND p.key = :percent
              WHERE t.run_id = ANY(:ids) AND t.key = :key
-            """
-        )
-        values = {"ids": list(run_ids), "key": PROGRESS_TAG, "percent": PERCENT_TAG}
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, values)
-            return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
+        """
+        rows = self._rows(query, ids=list(run_ids), key=PROGRESS_TAG, percent=PERCENT_TAG)
+        return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def runs_of(self, asset: str, key: str) -> list[str]:
         """Runs queued or under way that are to materialize this partition alone."""
-        query = sa.text(
-            """
+        query = """
             SELECT DISTINCT e.run_id FROM event_logs e JOIN runs r ON r.run_id = e.run_id
              WHERE r.status = ANY(:statuses)
                AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
@@ -114,49 +102,39 @@ class EventLog:
                   WHERE o.run_id = e.run_id
                     AND o.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
                     AND o.partition IS DISTINCT FROM e.partition)
-            """
-        )
-        with self._engine.connect() as connection:
-            values = {"asset": db_key(asset), "key": key, "statuses": list(IN_FLIGHT)}
-            return list(connection.execute(query, values).scalars())
+        """
+        values = {"asset": db_key(asset), "key": key, "statuses": list(IN_FLIGHT)}
+        return [row.run_id for row in self._rows(query, **values)]
 
     def in_flight(self, asset: str) -> set[str]:
         """Partitions that queued and current runs are to materialize."""
-        query = sa.text(
-            """
+        query = """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
-             WHERE r.status = ANY(:statuses)
+             WHERE r.status = ANY(:statuses) AND e.partition IS NOT NULL
                AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' AND e.asset_key = :asset
-            """
-        )
-        with self._engine.connect() as connection:
-            values = {"asset": db_key(asset), "statuses": list(IN_FLIGHT)}
-            rows = connection.execute(query, values)
-            return {key for key in rows.scalars() if key is not None}
+        """
+        rows = self._rows(query, asset=db_key(asset), statuses=list(IN_FLIGHT))
+        return {row.partition for row in rows}
 
     def troubled(self, asset: str) -> set[str]:
         """Partitions that ever failed, or were planned by a run that failed or was cancelled."""
-        query = sa.text(
-            """
+        query = """
             SELECT e.partition FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
              WHERE t.asset_key = :asset AND t.key = :outcome AND t.value = 'failed'
             UNION
             SELECT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
              WHERE r.status IN ('FAILURE', 'CANCELED')
                AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' AND e.asset_key = :asset
-            """
-        )
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, {"asset": db_key(asset), "outcome": OUTCOME_TAG})
-            return {key for key in rows.scalars() if key is not None}
+        """
+        rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG)
+        return {row.partition for row in rows if row.partition is not None}
 
     def materialized_keys(self, asset: str, after: str, limit: int) -> list[str]:
         """The next `limit` partitions of `asset` ever materialized, by key, after `after`.
 
         One index probe a key (a loose index scan), however many events a key has.
         """
-        query = sa.text(
-            """
+        query = """
             WITH RECURSIVE keys AS (
               (SELECT partition, 1 AS n FROM event_logs
                 WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
@@ -167,18 +145,13 @@ class EventLog:
                          AND e.partition > keys.partition ORDER BY e.partition LIMIT 1), n + 1
                 FROM keys WHERE keys.partition IS NOT NULL AND n < :limit)
             SELECT partition FROM keys WHERE partition IS NOT NULL
-            """
-        )
-        with self._engine.connect() as connection:
-            rows = connection.execute(
-                query, {"asset": db_key(asset), "after": after, "limit": limit}
-            )
-            return list(rows.scalars())
+        """
+        rows = self._rows(query, asset=db_key(asset), after=after, limit=limit)
+        return [row.partition for row in rows]
 
     def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
         """The keys whose latest event is a materialization older than `before`."""
-        query = sa.text(
-            """
+        query = """
             SELECT k.key FROM unnest(:keys) AS k(key)
             CROSS JOIN LATERAL (
               SELECT max(id) AS id, max("timestamp") AS at FROM event_logs
@@ -189,14 +162,14 @@ class EventLog:
                WHERE asset_key = :asset AND partition = k.key AND dagster_event_type IN
                      ('ASSET_MATERIALIZATION_PLANNED', 'ASSET_OBSERVATION')) o
             WHERE m.at < :before AND coalesce(o.id, 0) < m.id
-            """
-        )
+        """
         naive_utc = before.astimezone(dt.UTC).replace(tzinfo=None)
+        rows = self._rows(query, asset=db_key(asset), keys=list(keys), before=naive_utc)
+        return {row.key for row in rows}
+
+    def _rows(self, query: str, **values: object) -> Sequence[sa.Row]:
         with self._engine.connect() as connection:
-            rows = connection.execute(
-                query, {"asset": db_key(asset), "keys": list(keys), "before": naive_utc}
-            )
-            return set(rows.scalars())
+            return connection.execute(sa.text(query), values).all()
 
 
 def db_key(asset: str) -> str:
@@ -290,3 +263,15 @@ def event_metadata(row: sa.Row) -> dict[str, Any]:
                 found[item["label"]] = value[field]
                 break
     return found
+
+
+def text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None

@@ -53,9 +53,8 @@ Listener = Callable[[Batch], None]
 class Feed(BackgroundThread):
     """Reads the event log on a thread of its own.
 
-    Listeners are called on that thread and must return at once. The first batch only says where the
-    feed begins. Without the database it tries again every second; the first batch after that is a
-    reset.
+    Listeners are called on that thread and must return at once. The first batch only has the
+    position. Without the database it tries again every second and then sends a reset.
     """
 
     def __init__(
@@ -64,8 +63,8 @@ class Feed(BackgroundThread):
         listeners: Sequence[Listener],
         count: Callable[[Sequence[int], Sequence[int]], None],
     ) -> None:
-        """`count` is given the ids of new materializations and failures, each once. If it raises
-        SQLAlchemyError it is given them again.
+        """`count` gets the ids of new materializations and failures once, or again if it raises
+        SQLAlchemyError.
         """
         super().__init__("lens-feed")
         self._pipeline = pipeline
@@ -84,7 +83,7 @@ class Feed(BackgroundThread):
 
     @property
     def has_begun(self) -> bool:
-        """Whether it knows its place in the log: what happens from now on is read."""
+        """Whether it knows its position, so that nothing is missed from now on."""
         return self._position is not None
 
     @property
@@ -162,9 +161,7 @@ class Feed(BackgroundThread):
         return changes.more
 
     def _place(self) -> Position:
-        """Where to read on: at first, and once another log has taken its place (such as a restored
-        one), at the end.
-        """
+        """Where to read on: at the end of a log that is new to it, such as a restored one."""
         if self._position is not None and not self._is_lost:
             return self._position
         latest = self._changes.latest()

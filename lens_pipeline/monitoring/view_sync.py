@@ -1,7 +1,7 @@
 """Keeps the view `lens_generations` true.
 
-Of several processes one writes, by a lock that ends with its session. When it begins it compares
-everything, and again every hour; in between it writes what the feed tells.
+One process writes, by a lock that ends with its session. It compares everything at first and every
+hour; in between it writes what the feed tells.
 """
 
 import datetime as dt
@@ -33,8 +33,8 @@ _RIGHTS_SECONDS = 60.0
 _COMPARE_SECONDS = 3600.0
 # With more batches waiting to be written, everything is compared anew.
 _MOST_WAITING = 1000
-# The comparison of everything rests this many times as long as each page took, because it shares
-# its process with requests. Measured without a rest: they took three times as long.
+# Rests of this many times the time of a page: without them, measured, requests of the process took
+# three times as long.
 _RESTS = 3
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events: what changes, told to any number of browsers."""
+"""Server-sent events: changes of derivatives, for any number of browsers."""
 
 import asyncio
 import contextlib
@@ -24,21 +24,21 @@ router = APIRouter(tags=["events"])
 
 PATH = "/api/events"
 
-# After which a browser that lost the connection comes back, milliseconds.
+# Milliseconds after which a browser connects again.
 _RETRY = b"retry: 2000\n\n"
 _RESET = b"event: reset\ndata: {}\n"
-# Proxies close what is silent; seconds.
+# Proxies close silent connections.
 _HEARTBEAT_SECONDS = 15.0
-# Batches that wait for a reader who is slow: several seconds of a busy site.
+# Batches that wait for a slow reader: several seconds of a busy site.
 _MOST_WAITING = 100
 _END_SECONDS = 0.2
-# Browsers that come back at once, after a restart, must not take all of the database.
+# All browsers connect again after a restart; they must not take the whole database.
 _MISSED_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event as it is sent, but for its id; made once for all who may see it."""
+    """An event as it is sent, without its id; made once for all streams."""
 
     user_id: str | None
     project_id: str | None
@@ -77,10 +77,9 @@ def _status(status: DerivativeStatus) -> Message:
 
 
 def _progress(status: DerivativeStatus) -> Message:
-    told = status.progress
-    return _message(
-        "progress", status, {"percent": told.percent, "text": told.text} if told else {}
-    )
+    progress = status.progress
+    percent, text = (progress.percent, progress.text) if progress else (None, "")
+    return _message("progress", status, {"percent": percent, "text": text})
 
 
 def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Message:
@@ -99,7 +98,7 @@ def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Me
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a subscriber sees: what the caller may, of what they asked for."""
+    """What a stream shows: what the caller may see and asked for."""
 
     caller: Caller
     user_id: str | None
@@ -112,7 +111,7 @@ class View:
         if message.project_id is not None:
             wanted = self.user_id is None and self.project_id in (None, message.project_id)
             return wanted and self.caller.may_see_project(message.project_id)
-        # Nobody's, such as what is gone: for those who see everything.
+        # Without an owner, such as a row that is gone: for callers who see everything.
         is_whole = self.user_id is None and self.project_id is None
         return is_whole and self.caller.may_see_user("") and self.caller.may_see_project("")
 
@@ -123,12 +122,12 @@ class Subscription:
     def __init__(self, view: View, position: Position | None) -> None:
         self.view = view
         self.position = position
-        """Up to where everything was taken; None if the feed has not begun."""
+        """The position after the last packet; None if the feed has not begun."""
         self.closed = asyncio.Event()
         self._waiting: asyncio.Queue[Packet] = asyncio.Queue(_MOST_WAITING)
 
     def put(self, packet: Packet) -> None:
-        """Never waits: who is too slow loses what waits for them, and is told so."""
+        """Never waits: a full queue is replaced by a reset."""
         if self._waiting.full():
             while not self._waiting.empty():
                 self._waiting.get_nowait()
@@ -136,7 +135,7 @@ class Subscription:
         self._waiting.put_nowait(packet)
 
     async def next(self, seconds: float) -> Packet | None:
-        """The next packet; None if there is none within so many seconds."""
+        """The next packet; None if there is none within `seconds`."""
         try:
             packet = await asyncio.wait_for(self._waiting.get(), seconds)
         except TimeoutError:
@@ -146,7 +145,7 @@ class Subscription:
 
 
 class EventBroadcaster:
-    """Hands what the feed tells to every open stream."""
+    """Hands the batches of the feed to every open stream."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -156,7 +155,7 @@ class EventBroadcaster:
         self.missed_at_once = asyncio.Semaphore(_MISSED_AT_ONCE)
 
     def tell(self, batch: Batch) -> None:
-        """To be called by the feed, from its thread."""
+        """A listener of the feed, called on its thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, packet(batch))
 
@@ -171,7 +170,7 @@ class EventBroadcaster:
         self._open.discard(subscription)
 
     def close(self) -> None:
-        """End every stream, now and from now on: the server stops."""
+        """End every open and later stream: the server stops."""
         self._is_closed = True
         for subscription in self._open:
             subscription.closed.set()
@@ -183,10 +182,10 @@ class EventBroadcaster:
 
 
 class EventStream(Response):
-    """Sends what `body` gives until it is cut: by the client's going, by the server's stop, or at
-    `until`, seconds since 1970, when the client is nobody we know any more.
+    """Sends `body` until the client leaves, the server stops, or the client's session ends at
+    `until` (seconds since 1970).
 
-    Starlette's own streams end with their body only, for which a stopping server would wait.
+    Starlette's own streams end only with their body, so a stopping server would wait for them.
     """
 
     media_type = "text/event-stream"
@@ -226,7 +225,7 @@ class EventStream(Response):
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        # A client that reads nothing could be waited for without end.
+        # A client that reads nothing would block this.
         with contextlib.suppress(TimeoutError):
             end = {"type": "http.response.body", "body": b"", "more_body": False}
             await asyncio.wait_for(send(end), _END_SECONDS)
@@ -256,8 +255,8 @@ async def events(
 ) -> Response:
     """What changes, as server-sent events: `status`, `progress` and `reset`.
 
-    `reset`: something may have been missed, read everything anew. Who comes back with the
-    `Last-Event-ID` of before is told what has changed meanwhile.
+    `reset`: something may have been missed, read everything anew. With `Last-Event-ID`, what has
+    changed since then comes first.
     """
     if user_id is not None and not caller.may_see_user(user_id):
         raise ApiError(403, "forbidden", "this token does not cover that user")
@@ -280,7 +279,7 @@ async def events(
 async def _greeting(
     broadcaster: EventBroadcaster, feed: Feed, subscription: Subscription, resumed: str | None
 ) -> bytes:
-    """What was missed, how far the runs under way are, and where to go on from."""
+    """What was missed, the progress of current runs, and the position."""
     view = subscription.view
     parts = []
     if resumed:
@@ -296,13 +295,13 @@ async def _greeting(
 
 
 def _beat(subscription: Subscription) -> bytes:
-    """A sign of life; with where to go on from, which a browser notes without an event."""
+    """A comment against silence, and the position, which a browser stores without an event."""
     position = subscription.position
     return b": alive\n" + (_id(position) if position else b"\n")
 
 
 def _text(packet: Packet, view: View) -> bytes:
-    """The events of a packet that this view shows; the last one says where to go on."""
+    """The events of a packet that this view shows; the last one has the position."""
     shown = [_RESET] if packet.is_reset else []
     shown += [message.text for message in packet.messages if view.shows(message)]
     if not shown:
