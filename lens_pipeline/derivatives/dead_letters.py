@@ -19,7 +19,6 @@ _SOURCE_CHARACTERS = 200
 
 
 def counted(number: int) -> str:
-    """The number of dead letters in words."""
     return "1 dead letter" if number == 1 else f"{number} dead letters"
 
 

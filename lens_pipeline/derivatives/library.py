@@ -40,7 +40,6 @@ class Page(NamedTuple):
 
 
 def derivative_of(kind: Kind) -> Derivative:
-    """The derivative of a generation of this kind."""
     return PREVIEW if kind is Kind.PHOTO else POSTER
 
 

@@ -15,8 +15,6 @@ from lens_pipeline.storage.object_store import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Settings, databases and store."""
-
     settings: Settings
     endpoints: Endpoints
     catalog: Catalog

@@ -1,7 +1,4 @@
-"""Where derivatives stand: the application's rows compared with the event log.
-
-How a status follows from events is in `event_log/history.py`.
-"""
+"""Statuses of rows: the application's tables compared with the event log, see `history.py`."""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +15,7 @@ _KEYS_AT_ONCE = 500
 def assess(
     pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]
 ) -> list[DerivativeStatus]:
-    """The status of the derivative of each row, in the order given, without the facts of events."""
+    """The status of each row, in the order given, without the facts of events."""
     histories = pipeline.log.histories(derivative.asset, [row.id for row in rows])
     waits = _waits(pipeline, derivative, rows)
     now = dt.datetime.now(dt.UTC)
@@ -51,7 +48,6 @@ def _blank(
 
 
 def owner_of(row: Row) -> tuple[str | None, str | None]:
-    """The user or the project that a row belongs to."""
     if isinstance(row, Generation):
         return row.user_id, None
     if isinstance(row, MasterVideo):
@@ -62,7 +58,6 @@ def owner_of(row: Row) -> tuple[str | None, str | None]:
 
 
 def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> dict[str, str]:
-    """What each row waits for, by id; rows that wait for nothing are absent."""
     found = {row.id: reason for row in rows if (reason := derivative.waits_for(row))}
     if derivative.made_from is None:
         return found
@@ -97,7 +92,7 @@ def describe(
 def row_statuses(
     pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]
 ) -> dict[str, DerivativeStatus]:
-    """The whole status of each row, by id; a constant number of queries."""
+    """The described status of each row, by id, with progress; a constant number of queries."""
     if not rows:
         return {}
     found = describe(pipeline, assess(pipeline, derivative, rows))
@@ -107,7 +102,7 @@ def row_statuses(
 
 
 def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
-    """The status of each derivative of the finished rows with this id; empty if there is none."""
+    """The described status of each derivative of the finished rows with this id."""
     return [
         status
         for derivative in DERIVATIVES
@@ -119,7 +114,7 @@ def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
 def statuses_of_partitions(
     pipeline: Pipeline, touched: Mapping[str, Iterable[str]]
 ) -> list[DerivativeStatus]:
-    """The status of these partitions, by asset; a few queries for every 500 of an asset.
+    """The described statuses of partitions by asset; a few queries for every 500 of an asset.
 
     Partitions without a row have the state `none` and no owner.
     """
@@ -145,5 +140,4 @@ def status_pages(
 
 
 def usable(rows: Sequence[Row | UnusableRow]) -> list[Row]:
-    """Those of `rows` that can be used, in their order."""
     return [row for row in rows if not isinstance(row, UnusableRow)]

@@ -56,16 +56,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What happened between two positions."""
-
     position: Position
     touched: Mapping[str, set[str]]
-    """Partitions by asset."""
     materialized: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
     """Ids of the materializations by runs, and of the observations of failures."""
     more: bool = False
-    """Whether there is more to read already."""
 
 
 class ChangeLog:
@@ -83,7 +79,7 @@ class ChangeLog:
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "lens-pipeline-changes",
-                # A network that swallows everything shows after so many milliseconds.
+                # Milliseconds until a dead network is noticed.
                 "tcp_user_timeout": 15_000,
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
@@ -99,7 +95,6 @@ class ChangeLog:
         self._engine.dispose()
 
     def latest(self) -> Position:
-        """The end of the log."""
         with self._engine.connect() as connection:
             rows = connection.execute(LATEST, {"assets": self._keys, "types": TYPES})
             assets = {row.asset: row.id for row in rows}
@@ -158,7 +153,6 @@ class ChangeLog:
         with self._engine.connect() as connection:
             values = {"runs": list(run_ids), "assets": self._keys}
             rows = connection.execute(_PLANNED, values).all()
-        # Later entries replace earlier ones.
         last_first = sorted(rows, key=lambda row: self._keys.index(row.asset), reverse=True)
         return {row.run_id: (self._asset(row.asset), row.partition) for row in last_first}
 

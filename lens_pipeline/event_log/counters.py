@@ -25,8 +25,6 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A failed attempt."""
-
     asset: str
     error_class: str
     permanent: bool
@@ -47,7 +45,6 @@ class HourlyOutcome:
     made: int
     failed: int
     main_error: str | None = None
-    """The most frequent error class."""
 
     @property
     def percent(self) -> float:

@@ -1,7 +1,4 @@
-"""The status of one derivative, from its events. Pure: no SQL, nothing of the application's rows.
-
-`reader.py` reads the events, `derivatives/status.py` knows what the rows call for.
-"""
+"""The status of one derivative, from its events. Pure: `reader.py` reads the events."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
@@ -12,7 +9,7 @@ from typing import Any, Self, TypeVar
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
 RUN_FAILED = "RunFailed"
-# The errors of runs that left no reason behind, by error class.
+# Errors of runs that recorded no reason, by error class.
 RUN_ERRORS = {
     CANCELED: "its run was cancelled",
     RUN_FAILED: "its run ended without a word about it: see the run's log",
@@ -22,8 +19,6 @@ T = TypeVar("T")
 
 
 class State(StrEnum):
-    """The derived state of one derivative."""
-
     NONE = "none"
     PROCESSING = "processing"
     READY = "ready"
@@ -49,8 +44,6 @@ class Materialization:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """An observation with OUTCOME_TAG."""
-
     event_id: int
     run_id: str
     kind: ObservationKind
@@ -87,13 +80,11 @@ class History:
 
     @property
     def is_removed(self) -> bool:
-        """Whether the output was deleted and not made again."""
         made_at = self.materialized.event_id if self.materialized else 0
         return _last(self.observations, ObservationKind.REMOVED) > made_at
 
     @property
     def is_in_flight(self) -> bool:
-        """Whether a run that is queued or under way is to materialize it."""
         return any(plan.run_status in IN_FLIGHT for plan in self.planned)
 
 
@@ -117,32 +108,30 @@ class DerivativeStatus:
     asset: str
     id: str
     kind: str = ""
-    """What the row stands for: photo, video, master..."""
     user_id: str | None = None
     project_id: str | None = None
-    """Who owns the row: a user, a project, or neither."""
     finished_at: dt.datetime | None = None
-    """When the row last changed what it calls for."""
+    """When what the row calls for last changed."""
     revision: str = ""
     """What the row calls for now."""
     key: str | None = None
-    """Object key of that revision; None if nothing is stored."""
+    """Object key of that revision, if there is one."""
     waits_for: str | None = None
-    """What must be ready before it can be made, in words; set in every state."""
+    """What must be ready before it can be made, in words."""
     state: State = State.NONE
     attempts: int = 0
     """Failures since the last success or retry."""
     error_class: str | None = None
     run_id: str | None = None
     event_id: int | None = None
-    """The event that led to this state; None if none did."""
+    """The event that led to this state."""
     outdated: bool = False
-    """It was made for an earlier state of its row, or with other parameters."""
+    """Another revision was made before."""
     source: str | None = None
     """Of a dead letter: a generation's object key, or its URL without what may be secret."""
     progress: ReportedProgress | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata of the event, and its time as `at`; empty until `describe` has read them."""
+    """Metadata of the event and its time as `at`, once `describe` has read them."""
 
     @property
     def owner(self) -> str:
@@ -151,7 +140,6 @@ class DerivativeStatus:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing automatic is left to do."""
         return self.state in (State.READY, State.DEAD)
 
     @property
@@ -161,12 +149,10 @@ class DerivativeStatus:
 
     @property
     def is_unrecorded(self) -> bool:
-        """Whether the log holds nothing of it."""
         return self.state is State.NONE and not self.outdated
 
     @property
     def path(self) -> str | None:
-        """Object key, if it is ready."""
         return self.key if self.state is State.READY else None
 
     @property
@@ -176,14 +162,12 @@ class DerivativeStatus:
 
     @property
     def error(self) -> str | None:
-        """Why it failed, in words."""
         if self.error_class is None:
             return None
         return RUN_ERRORS.get(self.error_class) or self.fact("error", str)
 
     @property
     def at(self) -> dt.datetime | None:
-        """When it came into this state."""
         return self.fact("at", dt.datetime)
 
     @property

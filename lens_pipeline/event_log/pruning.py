@@ -65,7 +65,6 @@ def superseded_of_no_run(
 
 
 def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
-    """Delete these events with their tags; returns their number."""
     if not event_ids:
         return 0
     connection.execute(_DELETE_TAGS, {"ids": list(event_ids)})
@@ -73,7 +72,6 @@ def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
 
 
 def delete_runs(connection: sa.Connection, run_ids: Iterable[str]) -> int:
-    """Delete these runs with their tags; returns their number."""
     return connection.execute(_DELETE_RUNS, {"runs": list(run_ids)}).rowcount
 
 

@@ -68,7 +68,6 @@ class EventLog:
         return {row.id: event_metadata(row) for row in self._rows(query, ids=list(event_ids))}
 
     def times(self, event_ids: Iterable[int]) -> dict[int, dt.datetime]:
-        """The time of each event, by event id."""
         query = 'SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)'
         rows = self._rows(query, ids=list(event_ids))
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}

@@ -52,11 +52,9 @@ class Backlog:
     """The time of the oldest finished row that is neither ready nor dead and could be made."""
     queues: Mapping[str, QueueLoad]
     letters: Sequence[DerivativeStatus]
-    """Everything given up on."""
 
     @property
     def dead(self) -> dict[Kind, int]:
-        """The number of derivatives that were given up on, by the kind of their rows."""
         counts = Counter(letter.kind for letter in self.letters)
         return {kind: counts[kind] for kind in self.oldest}
 
@@ -86,7 +84,6 @@ class BacklogScanner:
         self._last: dt.datetime | None = None
 
     def restart(self) -> None:
-        """Begin with the first row again."""
         self._again_at = 0.0
 
     def note(self, ids: Iterable[str]) -> None:
@@ -95,7 +92,6 @@ class BacklogScanner:
             self._revisited.update(ids)
 
     def oldest(self) -> dt.datetime | None:
-        """The time of the oldest row that is to be made."""
         if time.monotonic() >= self._again_at:
             self._mark = None
             self._again_at = time.monotonic() + _TRUTH_SECONDS

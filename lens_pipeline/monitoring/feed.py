@@ -36,8 +36,6 @@ _REMEMBERED = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What changed between two positions of the log."""
-
     before: Position
     position: Position
     statuses: tuple[DerivativeStatus, ...] = ()
@@ -88,7 +86,6 @@ class Feed(BackgroundThread):
 
     @property
     def progress(self) -> tuple[DerivativeStatus, ...]:
-        """The last progress of every run under way."""
         return tuple(self._progress.values())
 
     def stop(self, seconds: float) -> None:
@@ -172,7 +169,6 @@ class Feed(BackgroundThread):
         return self._position
 
     def _changed(self, found: Iterable[DerivativeStatus]) -> list[DerivativeStatus]:
-        """The statuses that differ from the last ones."""
         changed = []
         for status in found:
             key = (status.asset, status.id)
@@ -205,7 +201,6 @@ class Feed(BackgroundThread):
         return new
 
     def _made_by(self, run_ids: Sequence[str]) -> dict[str, DerivativeStatus]:
-        """What each of these runs makes."""
         return {
             run: statuses_of_partitions(self._pipeline, {asset: [key]})[0]
             for run, (asset, key) in self._changes.planned(run_ids).items()

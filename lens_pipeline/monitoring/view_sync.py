@@ -39,8 +39,6 @@ _RESTS = 3
 
 
 class ViewWriter(BackgroundThread):
-    """Writes the view, on a thread of its own."""
-
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__("lens-projection")
         self._pipeline = pipeline
@@ -50,7 +48,6 @@ class ViewWriter(BackgroundThread):
         self._said: str | None = None
 
     def tell(self, batch: Batch) -> None:
-        """A listener of the feed."""
         statuses = [status for status in batch.statuses if status.asset in _ASSETS]
         if batch.is_reset:
             self._compare.set()
