@@ -230,7 +230,7 @@ class S3Store(ObjectStore):
 
     def _client(self) -> Any:
         """The client of this process: a fork must not share its parent's connections."""
-        key = os.getpid(), postgres.is_set()
+        key = os.getpid(), postgres.has_deadline()
         with self._lock:
             if key not in self._made:
                 self._made[key] = self._connect(is_awaited=key[1])
