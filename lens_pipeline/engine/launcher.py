@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dagster import DagsterRun
-from dagster._config.config_schema import UserConfigSchema
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
@@ -59,7 +58,7 @@ class LensRunLauncher(CeleryRunLauncher):
         self._missing_since: dict[str, float] = {}
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> dict[str, Any]:
         return {}
 
     @classmethod

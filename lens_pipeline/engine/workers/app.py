@@ -8,7 +8,6 @@ from typing import Any
 
 from celery import Celery, signals
 from dagster import DagsterInstance
-from dagster_celery.make_app import make_app
 from kombu.entity import Queue
 
 from lens_pipeline.core.endpoints import Endpoints
@@ -157,6 +156,9 @@ def execute_run_task(app: Celery) -> Any:
 
 def worker_app(endpoints: Endpoints, release: Release) -> Celery:
     """The app of a worker process."""
+    # Not before the process has checked that Dagster has it.
+    from dagster_celery.make_app import make_app
+
     app = make_app(app_args=app_arguments(endpoints))
     declare_queues(app, release)
     execute_run_task(app)
