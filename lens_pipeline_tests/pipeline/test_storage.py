@@ -19,6 +19,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializa
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import pg_alembic_config
+from sqlalchemy import event
 
 from lens_pipeline.cli.role import become
 from lens_pipeline.core import postgres
@@ -268,7 +269,7 @@ def test_a_client_that_is_lost_while_it_connects_leaves_no_transaction(site: Sit
 
     engine = postgres.connect("tests", site.dagster_url)
 
-    @sa.event.listens_for(engine, "do_connect")
+    @event.listens_for(engine, "do_connect")
     def tell(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
         parameters["cursor_factory"] = Telling
 

@@ -12,11 +12,9 @@ from sqlalchemy.exc import DisconnectionError
 
 from lens_pipeline.core import postgres
 
-# A connection that rested longer than this is asked for a sign of life, seconds: a network may
-# forget it without telling.
+# A connection that rested for longer is asked for a sign of life: a network may forget it.
 _RESTED_SECONDS = 30
-# Storing an event holds its asset's lock for milliseconds; a process that is stopped or frozen just
-# then must not keep all others from storing theirs.
+# A process that is frozen while it holds an asset's lock must not keep others from storing events.
 _NO_IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '20s'"
 
 
@@ -41,16 +39,15 @@ def _limit_statements(engine: sa.Engine, milliseconds: int) -> None:
 
 
 def shared_pool(postgres_url: str) -> sa.Engine:
-    """This process's pool for a database.
+    """This process's pool for a database; a forked child has its own.
 
     Dagster makes a storage for every tick and plan that the code server answers. With a pool each,
-    connections stayed until they were collected as garbage: hundreds, up to the server's limit. A
-    forked child has another pool than its parent.
+    hundreds of connections stay until they are collected as garbage.
     """
     return _pool_of_process(postgres_url, os.getpid())
 
 
-# More than one only where processes fork or, as in tests, have several databases.
+# More than one only after a fork or, in tests, for several databases.
 @functools.lru_cache(maxsize=2)
 def _pool_of_process(postgres_url: str, _process: int) -> sa.Engine:
     return create_pool(postgres_url)
@@ -59,14 +56,13 @@ def _pool_of_process(postgres_url: str, _process: int) -> sa.Engine:
 def create_pool(postgres_url: str) -> sa.Engine:
     """An engine that loses no event when the server was restarted.
 
-    A server that ended has closed its side, which shows without asking it: a `pre_ping` would cost
-    a round trip for each of the few statements of an event.
+    A server that ended has closed its side, which shows without a `pre_ping`: that would cost a
+    round trip for each of the few statements of an event.
     """
     engine = postgres.connect(
         "lens-pipeline-dagster",
         postgres_url,
-        # The daemon submits and dequeues from about ten threads; a worker's child needs two or
-        # three.
+        # The daemon has about ten threads; a worker's child needs two or three connections.
         pool_size=4,
         max_overflow=20,
         recycle_seconds=1800,

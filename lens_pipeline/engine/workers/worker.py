@@ -1,4 +1,4 @@
-"""The Celery worker process: a warm parent whose forked children execute runs."""
+"""The worker process: a warm parent whose forked children execute runs."""
 
 import importlib
 import logging
@@ -19,7 +19,7 @@ from lens_pipeline.engine.workers.app import celery_queue, worker_app
 from lens_pipeline.engine.workers.membership import WorkerRegistration, registration_step
 from lens_pipeline.settings import Settings
 
-# Imported before the fork; without them each child pays about 3 s of imports at its first run.
+# Imported before the fork; else each child takes about 3 s longer for its first run.
 PRELOAD = (
     "dagster._cli.api",
     "dagster._grpc.server",
@@ -67,7 +67,6 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
     registration.start()
     app.worker_main(
         [
-            # No banner.
             "--quiet",
             "worker",
             f"--queues={celery_queue(queue, release)}",
@@ -84,10 +83,7 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
 
 
 def _interrupt_children() -> None:
-    """Interrupt the runs that are still under way; idle children ignore it.
-
-    Dagster then reports such a run as failed by interruption, and the backfill takes it up again.
-    """
+    """Interrupt the runs under way, which the backfill then takes up; idle children ignore it."""
     for child in psutil.Process().children():
         try:
             child.send_signal(signal.SIGINT)
