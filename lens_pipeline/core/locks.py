@@ -1,10 +1,9 @@
 """Advisory locks in Dagster's database, and their names. No statement on a table.
 
-A run holds one for itself, which tells the daemon that its worker lives, and one for each partition
-that it works on, so that two runs do not make the same output. A worker holds one that tells how
-many runs it takes. PostgreSQL ties a lock to its session: a killed process frees it at once, a lost
-machine within 15 s (see `postgres`). A pooler in transaction mode (Supabase's port 6543) has no
-sessions, so it cannot hold locks.
+A run holds its own, which tells the daemon that its worker lives, and one for each partition that
+it works on, so that no two runs make the same output. A worker holds one for its slots. A killed
+process frees its locks at once, a lost machine within 15 s. A pooler in transaction mode cannot
+hold them (port 6543 of Supabase).
 """
 
 import hashlib
@@ -17,15 +16,15 @@ from lens_pipeline.core import postgres
 
 
 def lock_id(*parts: str) -> int:
-    """The signed 64-bit advisory lock key of a name."""
+    """The signed 64-bit key of a name."""
     digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
 class LockSession:
-    """One database session that holds advisory locks until `close()` or the end of the process.
+    """A database session that holds locks until `close()` or the end of the process.
 
-    Methods raise sqlalchemy.exc.OperationalError if the session, and with it the locks, is lost.
+    Methods raise sqlalchemy.exc.OperationalError if it, and with it the locks, is lost.
     """
 
     def __init__(self, dagster_url: str, name: str = "lens-pipeline-locks") -> None:
@@ -55,7 +54,7 @@ class LockSession:
         self.execute(_UNLOCK, keys=list(locks)).all()
 
     def try_all(self, locks: Iterable[int]) -> set[int]:
-        """Take `locks`; returns those that no other session holds. Never waits.
+        """Take those of `locks` that no other session holds; never waits.
 
         PostgreSQL counts: a lock that is taken twice must be released twice.
         """
@@ -66,7 +65,7 @@ class LockSession:
         return bool(self.execute(_IS_HELD, key=lock).scalar())
 
     def offer_slots(self, queue: int, slots: int) -> None:
-        """Tell that `slots` more runs of the queue with this `queue_id` can begin here."""
+        """Tell the daemon that `slots` more runs of this `queue_id` can begin."""
         self.execute(_OFFER, queue=queue, slots=slots)
 
     def withdraw_slots(self, queue: int, slots: int) -> None:
@@ -87,7 +86,7 @@ _IS_HELD = sa.text(
         AND objid = (CAST(:key AS bigint) & 4294967295)::oid)
     """
 )
-# One shared lock a worker, on the pair (queue, slots): PostgreSQL lists it once for each session.
+# A shared lock on the pair (queue, slots), which PostgreSQL lists once for each worker's session.
 _OFFER = sa.text("SELECT pg_advisory_lock_shared(CAST(:queue AS int), CAST(:slots AS int))")
 _WITHDRAW = sa.text("SELECT pg_advisory_unlock_shared(CAST(:queue AS int), CAST(:slots AS int))")
 # What workers offer now, by `queue_id`.
@@ -105,7 +104,7 @@ SLOTS = sa.text(
 
 
 def queue_id(queue: str, release: str) -> int:
-    """A signed 32-bit number for `queue` as planned by `release`."""
+    """The signed 32-bit key of `queue` in `release`."""
     digest = hashlib.blake2b(f"{queue}\0{release}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big", signed=True)
 

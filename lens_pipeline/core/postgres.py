@@ -14,27 +14,27 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import NullPool
 
-# Seconds of silence, then probes; and how long sent data may stay unacknowledged. Each side gives
-# up after 5 + 3 x 3 = 14 s, or 15 s with data on the way.
+# Seconds of silence, then probes: each side gives up after 5 + 3 x 3 = 14 s, or 15 s with
+# unacknowledged data.
 _IDLE, _INTERVAL, _COUNT = 5, 3, 3
 _UNACKNOWLEDGED_MS = 15_000
-# The client's side: parameters of libpq.
+# For libpq.
 _CLIENT = {
     "keepalives_idle": _IDLE,
     "keepalives_interval": _INTERVAL,
     "keepalives_count": _COUNT,
     "tcp_user_timeout": _UNACKNOWLEDGED_MS,
 }
-# The server's side: settings of the session, which libpq's of the same names do not reach.
+# For the server.
 SESSION_SETTINGS = (
     f"SET tcp_keepalives_idle = {_IDLE}; SET tcp_keepalives_interval = {_INTERVAL};"
     f" SET tcp_keepalives_count = {_COUNT}; SET tcp_user_timeout = {_UNACKNOWLEDGED_MS}"
 )
 
-# The server ends a statement with a deadline after this time, also one that waits for a lock: it
-# does not notice that the client has given up.
+# The server ends statements with a deadline, also those that wait for a lock: it does not notice
+# that the client has given up.
 STATEMENT_SECONDS = 5
-# Work that reaches the database after its deadline still gets what a healthy server needs.
+# Enough for a healthy server, however late a query begins.
 _MIN_SECONDS = 0.2
 # libpq keeps `connect_timeout` only where it waits itself.
 _CONNECT_SECONDS = 10
@@ -57,9 +57,8 @@ def connect(
 ) -> sa.Engine:
     """An engine whose two sides notice a lost peer within 15 s, and keep `deadline`.
 
-    `name` is what `pg_stat_activity` shows. Without a pool (`pool_size=0`) a connection ends with
-    its use. `pre_ping` asks a connection for a sign of life before each use: a restarted server
-    must not cost a failed tick or file.
+    `pg_stat_activity` shows `name`. `pool_size=0`: no pool. `pre_ping` asks a connection for a sign
+    of life before each use: a restarted server must not cost a failed tick or file.
     """
     pool: dict[str, Any] = {"poolclass": NullPool}
     if pool_size:
@@ -94,7 +93,7 @@ def _set_up_sessions(engine: sa.Engine, settings: str) -> None:
     # Before SQLAlchemy's own first queries, which are in a transaction.
     @event.listens_for(engine, "connect", insert=True)
     def set_up(connection: Any, _record: Any) -> None:
-        # In no transaction: a client that is lost just here must not leave one open.
+        # A client that is lost just here must not leave a transaction open.
         autocommit, connection.autocommit = connection.autocommit, True
         with connection.cursor() as cursor:
             cursor.execute(settings)
@@ -140,10 +139,10 @@ _deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """All waits for databases in the block, and on threads that it asks, end after `seconds`.
+    """Waits for databases in the block, and on its threads, end after `seconds` all together.
 
-    They then fail as without a server: psycopg2.OperationalError. In a process that has not called
-    `enforce_deadlines` only the server ends statements.
+    They raise psycopg2.OperationalError, as without a server. Without `enforce_deadlines` only the
+    server ends statements.
     """
     token = _deadline.set(_Deadline(seconds))
     try:
@@ -153,7 +152,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def restart_deadline() -> None:
-    """Count the seconds of the current deadline anew, after a wait for something else."""
+    """Count its seconds anew, after a wait for something else."""
     current = _deadline.get()
     if current is not None:
         current.restart()
@@ -164,12 +163,12 @@ def has_deadline() -> bool:
 
 
 def enforce_deadlines() -> None:
-    """Keep deadlines on this process's side. Connections made before may wait a little longer."""
+    """Keep deadlines also in this process. Connections made before may wait a little longer."""
     extensions.set_wait_callback(_wait)
 
 
 def _wait(connection: Any) -> None:
-    """Wait until psycopg2 is done with what it does. An error closes the connection."""
+    """Called by psycopg2 while it waits. An error closes the connection."""
     current = _deadline.get()
     seconds = None if current is None else max(current.seconds_left, _MIN_SECONDS)
     if connection.status not in _CONNECTED:

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 # A cancelled run should look cancelled at once; a query costs little.
 _POLL_SECONDS = 1.0
-# A signal between two steps is only noted, so it is repeated; not soon, because one that arrives
-# while an interrupted step cleans up would break that off.
+# Dagster only notes a signal between two steps, so it is repeated; not soon, because it would end
+# the clean-up of an interrupted step.
 _SIGNAL_AGAIN_POLLS = 30
 _STATUS = sa.text("SELECT status FROM runs WHERE run_id = :run")
 _ENDED = frozenset({"CANCELING", "CANCELED", "FAILURE"})
@@ -42,8 +42,8 @@ _LAST_EVENTS = frozenset(
 class RunWatch:
     """Holds the run's lock, and interrupts the main thread when the run is to end.
 
-    The lock tells the daemon that this worker lives (see `launcher.check_run_worker_health`). The
-    status is polled so that cancelling works over any broker and machine.
+    By the lock the launcher knows that this worker lives. The status is polled so that a run can be
+    cancelled over any broker and machine.
     """
 
     def __init__(self, dagster_url: str, run_id: str) -> None:
@@ -109,10 +109,10 @@ class RunWatch:
 
 
 def execute(instance: DagsterInstance, run_id: str) -> int:
-    """Execute a run that was created and launched. Returns 1 if it failed, else 0.
+    """Execute a launched run. Returns 1 if it failed, else 0.
 
-    A run that another worker began, or that has ended, is left alone: a broker delivers a task
-    again while its run is under way, or after its worker died.
+    A run that another worker began, or that has ended, is left alone: a broker may deliver a task
+    again.
     """
     with RunWatch(resolve(settings.load()[0], broker=False).dagster_url, run_id) as watch:
         if not watch.owned:

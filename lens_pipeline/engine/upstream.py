@@ -53,16 +53,21 @@ _STORAGE = {
         "DagsterPostgresStorage.from_config_value(inst_data, config_value)": "our settings",
         "PostgresEventLogStorage._event_to_row(event)": "many events in one insert",
         "PostgresEventLogStorage._store_asset_event(conn, event, event_id)": "in one transaction",
-        "PostgresEventLogStorage._store_asset_event_tags(conn, events, event_ids)": (
-            "in one transaction"
-        ),
+        "PostgresEventLogStorage._store_asset_event_tags(conn, events, event_ids)": "in the same",
+        "PostgresEventLogStorage.index_connection()": "for events of no asset",
+        "PostgresEventLogStorage.index_transaction()": "for events of assets",
+        "PostgresEventLogStorage.store_asset_check_event(event, event_id)": "as the stock storage",
         "PostgresEventLogStorage.get_asset_tags_to_index(tag_keys)": "our tags are read by query",
         "PostgresEventLogStorage.has_table(table_name)": "asked once a process",
         "PostgresEventLogStorage.store_event_batch(events)": "many events in one insert",
         "PostgresRunStorage.handle_run_event(run_id, event, update_timestamp)": "wakes the daemon",
         "PostgresRunStorage.has_run_stats_index_cols()": "asked once a process",
-        "PostgresRunStorage.optimize_for_webserver"
-        "(statement_timeout, pool_recycle, max_overflow)": "keeps the one pool",
+        **{
+            f"Postgres{kind}Storage.optimize_for_webserver"
+            "(statement_timeout, pool_recycle, max_overflow)": "keeps the one pool"
+            for kind in ("EventLog", "Run", "Schedule")
+        },
+        "PostgresRunStorage.connect()": "for the notification",
         "PostgresScheduleStorage._has_instigators_table(conn)": "asked once a process",
         "PostgresScheduleStorage.has_built_index(migration_name)": "asked once a process",
         "PostgresScheduleStorage.has_secondary_index_table()": "asked once a process",
@@ -96,14 +101,11 @@ _LAUNCHER = {
         "WorkerStatus.FAILED": "tells by the run's lock whether its worker lives",
     },
     "dagster_celery.launcher": {
-        "CeleryRunLauncher(default_queue, broker, backend, config_source, inst_data)": (
-            "our settings"
-        ),
+        "CeleryRunLauncher(default_queue, broker, backend, config_source, inst_data)": "our broker",
+        "CeleryRunLauncher._instance": "reports the ends of runs",
         "CeleryRunLauncher._launch_celery_task_run(run, task_signature, routing_key)": "our task",
         "CeleryRunLauncher.check_run_worker_health(run)": "by the run's lock, not by results",
-        "CeleryRunLauncher.get_run_worker_debug_info(run, include_container_logs)": (
-            "needs no result backend"
-        ),
+        "CeleryRunLauncher.get_run_worker_debug_info(run, include_container_logs)": "no results",
         "CeleryRunLauncher.launch_run(context)": "our task",
         "CeleryRunLauncher.terminate(run_id)": "a cancelled run ends as canceled",
     },
@@ -139,9 +141,7 @@ _DAEMON = {
         "QueuedRunCoordinatorDaemon(interval_seconds)": "base of our daemon of the run queue",
         "QueuedRunCoordinatorDaemon._dequeue_runs_iter(workspace_process_context, run_coordinator,"
         " runs_to_dequeue, concurrency_config, fixed_iteration_time)": "launches runs",
-        "QueuedRunCoordinatorDaemon.core_loop(workspace_process_context, shutdown_event)": (
-            "waits for a change of the run queue"
-        ),
+        "QueuedRunCoordinatorDaemon.core_loop(workspace_process_context, shutdown_event)": "waits",
         "QueuedRunCoordinatorDaemon.run_iteration"
         "(workspace_process_context, fixed_iteration_time)": "chooses runs by turns of their users",
     },
@@ -153,9 +153,8 @@ _WEBSERVER = {
     },
     "dagster._core.workspace.load_target": {"WorkspaceFileTarget": "what the UI shows"},
     "dagster_webserver.app": {
-        "create_app_from_workspace_process_context(workspace_process_context)": (
-            "the application that our guards stand before"
-        ),
+        "create_app_from_workspace_process_context"
+        "(workspace_process_context, live_data_poll_rate)": "the application behind our guards",
     },
 }
 _WORKER = {

@@ -38,12 +38,12 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         self.store_event_batch([event])
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store events, of any kinds, in the order given.
+        """Store events of any kinds in the order given.
 
-        An asset's event becomes visible together with its tags: after the stock storage a reader
-        can find a materialization without a revision. That also writes the events of a planned run
-        one by one, three transactions each. Events of one asset become visible in the order of
-        their ids: Dagster's cache of partition states reads on from the last id it has seen.
+        An asset's event becomes visible together with its tags, else a reader finds a
+        materialization without a revision; and in the order of ids, because Dagster's cache of
+        partition states reads on from the last one. The stock storage takes three transactions for
+        each event of a planned run.
         """
         kept = [event for event in events if not _is_left_out(event)]
         of_assets = [event for event in kept if _type(event) in ASSET_EVENTS and _asset(event)]
@@ -101,9 +101,9 @@ def _is_left_out(event: EventLogEntry) -> bool:
 class PartitionLists:
     """The keys of each dynamic partition set of one database. Safe to share between threads.
 
-    A set is read whole only after keys have left it. Dagster reads it whole to resolve any range:
-    at 100,000 keys about a second for each run, in the daemon and again in the worker. The lists
-    outlive their storage, which the code server makes anew for every tick.
+    A set is read whole only after keys have left it. Dagster reads it for every range: at 100,000
+    keys about a second a run, in the daemon and again in the worker. The lists outlive their
+    storage, which the code server makes anew for every tick.
     """
 
     def __init__(self) -> None:

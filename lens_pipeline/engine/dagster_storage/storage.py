@@ -33,7 +33,7 @@ _REGCLASS = sa.text("SELECT to_regclass(:name)")
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):
-    """`DagsterPostgresStorage` whose three storages share one pool, at the URL of our settings.
+    """Three storages on one pool, at the URL of our settings.
 
     Only `create_tables` makes tables: a look for them costs three connections at every start.
     """
@@ -103,9 +103,9 @@ class LensScheduleStorage(PooledStorage, PostgresScheduleStorage):
 
 
 def create_database(database_url: str, dagster_url: str) -> bool:
-    """Create Dagster's database on the server of `database_url` if absent; returns whether.
+    """Create Dagster's database if absent and on the server of `database_url`; returns whether.
 
-    Raises sqlalchemy.exc.DBAPIError: it is absent and the role may not create it.
+    Raises sqlalchemy.exc.DBAPIError: the role may not create it.
     """
     wanted = sa.make_url(dagster_url)
     application = sa.make_url(database_url)
@@ -180,12 +180,12 @@ def has_current_tables(dagster_url: str) -> bool:
 def upgrade_tables(dagster_url: str) -> bool:
     """Bring Dagster's tables up to the installed version; returns whether they were older.
 
-    Nothing else may use them meanwhile: processes of the older version fail afterwards.
+    Processes of the older version fail afterwards.
     """
     if has_current_tables(dagster_url):
         return False
     storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=False)
-    # As `dagster instance migrate` does: tables first, then what is computed from them.
+    # As `dagster instance migrate`: tables first, then what is computed from them.
     storage._run_storage.upgrade()
     storage._run_storage.migrate()
     storage._event_log_storage.upgrade()

@@ -29,9 +29,8 @@ QUEUE_LOOP_SECONDS = 0.5
 class LensRunQueueDaemon(QueuedRunCoordinatorDaemon):
     """Looks at the run queue as soon as it changes: workers wait for their next run.
 
-    It begins as many runs as the workers of our release, on all machines, have slots, so that no
-    begun run waits in the broker, which knows no turns and no time limits. Without a worker the
-    runs stay in the queue.
+    It begins as many runs as the workers of our release have slots: in the broker runs would have
+    no turns and no time limits.
     """
 
     def __init__(self) -> None:

@@ -35,8 +35,8 @@ def begin(*groups: str) -> None:
 def handle_interrupts() -> None:
     """Let SIGINT, and with it SIGTERM, end this process in order, however it was begun.
 
-    What a script begins in its background (`nohup lens up &`) ignores SIGINT, and Dagster takes
-    its way to handle SIGTERM from that: only a kill would end it.
+    A script's background process (`nohup lens up &`) ignores SIGINT, and Dagster handles SIGTERM in
+    the same way.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
