@@ -151,15 +151,16 @@ def _shrink(source: Path, header: _Header, longest_edge: int) -> pyvips.Image:
     if header.kind in ("JPEG", "MPO"):
         # Closer to the final size than in `thumbnail_source`, as in sharp: 6 % less time, SSIM
         # differs by 0.001.
-        factor = _jpeg_factor(max(header.width, header.height) / longest_edge)
-        opened = pyvips.Image.jpegload_source(
+        reduction = max(header.width, header.height) / longest_edge
+        factor = next((factor for factor in (8, 4, 2) if reduction >= factor), 1)
+        image = pyvips.Image.jpegload_source(
             stream, shrink=factor, fail_on="error", access="sequential"
-        )
-        image = opened.thumbnail_image(longest_edge, height=longest_edge, size="down")
+        ).thumbnail_image(longest_edge, height=longest_edge, size="down")
     elif header.kind == "AVIF sequence":
         # libvips finds no loader for it.
-        opened = pyvips.Image.heifload_source(stream, fail_on="error")
-        image = opened.thumbnail_image(longest_edge, height=longest_edge, size="down")
+        image = pyvips.Image.heifload_source(stream, fail_on="error").thumbnail_image(
+            longest_edge, height=longest_edge, size="down"
+        )
     else:
         image = pyvips.Image.thumbnail_source(
             stream,
@@ -170,10 +171,6 @@ def _shrink(source: Path, header: _Header, longest_edge: int) -> pyvips.Image:
             option_string="[fail_on=error]",
         )
     return _without_opaque_alpha(_to_srgb(image).copy_memory())
-
-
-def _jpeg_factor(reduction: float) -> int:
-    return next((factor for factor in (8, 4, 2) if reduction >= factor), 1)
 
 
 def _stream(source: Path) -> pyvips.Source:

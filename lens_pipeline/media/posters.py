@@ -116,14 +116,10 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
 
 
 def _video_stream(container: InputContainer) -> av.VideoStream:
-    moving = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic
-    ]
-    if not moving:
+    covers = Disposition.attached_pic
+    stream = next((each for each in container.streams.video if not each.disposition & covers), None)
+    if stream is None:
         raise MediaError("no video track" + (", only audio" if container.streams.audio else ""))
-    stream = moving[0]
     name = stream.codec_context.name if stream.codec_context else "an unknown codec"
     if name not in _DECODERS:
         raise MediaError(f"video is coded with {name}, which is not supported")

@@ -105,11 +105,8 @@ def _matrix(tag: str, width: int, height: int) -> str:
 
 
 def _encoder(target: Target) -> dict[str, object]:
-    tags = {
-        "colorspace": target.colour_space,
-        "color_trc": target.colour_transfer,
-        "color_primaries": target.colour_primaries,
-    }
+    names = ("colorspace", "color_trc", "color_primaries")
+    tags = (target.colour_space, target.colour_transfer, target.colour_primaries)
     return {
         "format": "mp4",
         "vcodec": "libx264",
@@ -119,5 +116,5 @@ def _encoder(target: Target) -> dict[str, object]:
         "x264-params": f"sps-id={PARAMETER_SET_ID}",
         "g": floor(target.frame_rate * _KEY_FRAME_SECONDS),
         "color_range": "tv",
-        **{option: tag for option, tag in tags.items() if tag != "unknown"},
+        **{name: tag for name, tag in zip(names, tags, strict=True) if tag != "unknown"},
     }

@@ -165,6 +165,8 @@ def examine(
 
 @dataclass(frozen=True, slots=True)
 class _WriteOnly:
+    """Finds nothing; keeps what is new, if there is a store."""
+
     store: Pieces | None
 
     def find(self, key: str) -> Path | None:
@@ -205,12 +207,13 @@ def _stored_facts(store: Pieces, key: str) -> Shot | None:
         return None
     try:
         return Shot.from_json(file.read_text("utf-8"))
-    except (ValueError, KeyError, TypeError):
-        # Another version wrote it.
+    except (ValueError, KeyError, TypeError):  # another version wrote it
         return None
 
 
 class _Attempt:
+    """One attempt to make a master by a plan."""
+
     def __init__(
         self, prepared: Sequence[_Prepared], plan: Plan, tools: Tools, work: Work, store: Pieces
     ) -> None:

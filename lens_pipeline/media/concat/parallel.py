@@ -35,14 +35,7 @@ def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Resul
             stop.set()
             for future in futures:
                 future.cancel()
-    failures = [
-        failure
-        for future in futures
-        if not future.cancelled() and (failure := future.exception()) is not None
-    ]
-    for failure in failures:
-        if not isinstance(failure, Cancelled):
-            raise failure
-    if failures:
-        raise failures[0]
+    failures = [future.exception() for future in futures if not future.cancelled()]
+    for failure in sorted(filter(None, failures), key=lambda each: isinstance(each, Cancelled)):
+        raise failure
     return [future.result() for future in futures]

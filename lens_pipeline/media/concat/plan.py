@@ -84,15 +84,9 @@ def make_plan(shots: Sequence[Shot]) -> Plan:
     barrier = _splice_barrier(main.signature)
     if barrier is not None:
         return encode_all(shots, f"the shots differ, and {barrier}")
-    signature = main.signature
-    target = Target(
-        signature.width,
-        signature.height,
-        signature.frame_rate,
-        signature.colour_space,
-        signature.colour_transfer,
-        signature.colour_primaries,
-    )
+    own = main.signature
+    colours = (own.colour_space, own.colour_transfer, own.colour_primaries)
+    target = Target(own.width, own.height, own.frame_rate, *colours)
     return Plan("partial", target, decisions, "some shots differ from the others")
 
 

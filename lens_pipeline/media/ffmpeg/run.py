@@ -127,6 +127,8 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
 
 
 class _Watch:
+    """The progress and the limits of one run."""
+
     def __init__(self, media_seconds: float, stage: str, work: Work) -> None:
         self._media_seconds = media_seconds
         self._stage = stage
@@ -172,15 +174,12 @@ class _Watch:
         if state != self._state:
             self._state, self._progressed = state, now
         if now - self._progressed > self._work.idle_seconds:
-            raise MediaError(
-                f"ffmpeg made no progress for {self._work.idle_seconds:g} s ({self._stage})",
-                over_limit=True,
-            )
-        if now - self._started > self._limit_seconds:
-            raise MediaError(
-                f"ffmpeg took longer than the limit of {self._limit_seconds:g} s ({self._stage})",
-                over_limit=True,
-            )
+            reason = f"made no progress for {self._work.idle_seconds:g} s"
+        elif now - self._started > self._limit_seconds:
+            reason = f"took longer than the limit of {self._limit_seconds:g} s"
+        else:
+            return
+        raise MediaError(f"ffmpeg {reason} ({self._stage})", over_limit=True)
 
 
 def _number(text: str) -> float | None:

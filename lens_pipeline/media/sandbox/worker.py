@@ -89,17 +89,18 @@ def _send(answers: BinaryIO, header: protocol.Header, body: bytes = b"") -> None
 
 def _answer(request: protocol.Header) -> tuple[protocol.Header, bytes]:
     try:
-        return _render(request)
+        picture, times = _render(request["kind"], Path(request["path"]), request["spec"])
     except MediaError as error:
         return {"error": error.reason, "over_limit": error.over_limit}, b""
+    header = {"width": picture.width, "height": picture.height, "thumbhash": picture.thumbhash}
+    body = picture.webp + picture.inline
+    return {"webp_bytes": len(picture.webp), **header, **times}, body
 
 
-def _render(request: protocol.Header) -> tuple[protocol.Header, bytes]:
-    source, spec = Path(request["path"]), request["spec"]
+def _render(kind: str, source: Path, spec: dict[str, int]) -> tuple[Picture, dict[str, float]]:
     try:
-        if request["kind"] == "preview":
-            picture = render_preview(source, PreviewSpec(**spec))
-            return _describe(picture), picture.webp + picture.inline
+        if kind == "preview":
+            return render_preview(source, PreviewSpec(**spec)), {}
         poster = render_poster(source, PosterSpec(**spec))
     except MediaError:
         raise
@@ -108,20 +109,8 @@ def _render(request: protocol.Header) -> tuple[protocol.Header, bytes]:
     except Exception as error:
         # What is unforeseen fails this file only.
         raise MediaError(f"rendering failed: {type(error).__name__}: {error}") from error
-    times = {
-        "duration_seconds": poster.duration_seconds,
-        "poster_at_seconds": poster.poster_at_seconds,
-    }
-    return _describe(poster.picture) | times, poster.picture.webp + poster.picture.inline
-
-
-def _describe(picture: Picture) -> protocol.Header:
-    return {
-        "webp_bytes": len(picture.webp),
-        "width": picture.width,
-        "height": picture.height,
-        "thumbhash": picture.thumbhash,
-    }
+    names = ("duration_seconds", "poster_at_seconds")
+    return poster.picture, {name: getattr(poster, name) for name in names}
 
 
 if __name__ == "__main__":
