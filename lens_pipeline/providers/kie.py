@@ -18,8 +18,8 @@ import certifi
 import httpx2 as httpx
 import tenacity
 
+from lens_pipeline.core.durations import retry_after_seconds
 from lens_pipeline.errors import LensError
-from lens_pipeline.storage.retries import retry_after_seconds
 
 logger = logging.getLogger(__name__)
 

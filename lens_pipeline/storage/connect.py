@@ -10,11 +10,13 @@ from lens_pipeline.storage.s3_store import S3Store
 
 
 def open_store(url: str, endpoint: str | None = None) -> ObjectStore:
-    """The store at `url`: `file:///directory`, or `s3://bucket/prefix` at an S3 `endpoint`.
+    """The store at `file:
 
-    Nothing is contacted or created before the first use.
+    /directory`, or at `s3:
 
-    Raises SettingsError.
+    bucket/prefix` of an S3 `endpoint`.
+
+    Nothing is contacted or created yet. Raises SettingsError.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
