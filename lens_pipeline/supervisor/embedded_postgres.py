@@ -29,8 +29,7 @@ _INITDB_SECONDS = 120
 
 _ADMIN = "postgres"
 _USER = "lens"
-# For four prefork workers, daemon and web server with a pool each; the default is 100. The data is
-# small: an event log and a few tables.
+# For four prefork workers, daemon and web server with pools; the default is 100. The data is small.
 _POSTGRES_OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -44,15 +43,15 @@ _NEW_POSTGRES = "18"
 
 # `nobody`: PostgreSQL refuses to run as root.
 _UNPRIVILEGED_UID = 65534
-# From linux/capability.h. Either lets a process into directories of other users, as `$LENS_HOME`
-# and the wheel may be. The first one only reads.
+# From linux/capability.h. Either opens directories of other users, as `$LENS_HOME` and the wheel
+# may be; the first one only reads.
 _CAPABILITIES = {"dac_read_search": 2, "dac_override": 1}
 
 
 class Postgres:
-    """The PostgreSQL cluster `home/postgres`, made at first use by the owner of `home`.
+    """The PostgreSQL cluster `home/postgres`, for the owner of `home`.
 
-    Raises StackError: the wheel is missing, or this user cannot make or run the cluster.
+    Raises StackError: the wheel is missing, or this user cannot run it.
     """
 
     def __init__(self, home: Path) -> None:
@@ -179,9 +178,9 @@ class Postgres:
                 os.lchown(each, _UNPRIVILEGED_UID, _UNPRIVILEGED_UID)
 
     def _remove_stale_lock(self) -> None:
-        """Remove the lock of a killed server if its process is another one by now.
+        """Remove the lock of a killed server if another process has its number.
 
-        In a restarted container that is usual, and PostgreSQL would refuse to start.
+        That is usual in a restarted container, and PostgreSQL would not start.
         """
         lock = self._data / "postmaster.pid"
         if lock.exists() and not self._is_server(int(lock.read_text().split()[0])):
@@ -195,9 +194,9 @@ class Postgres:
 
 
 def _unprivileged_prefix(program: Path) -> tuple[str, ...]:
-    """The command that keeps a server from running as root; often empty.
+    """The command by which a server does not run as root; often empty.
 
-    Raises StackError: this machine does not let root do that.
+    Raises StackError: root may not do that here.
     """
     if os.geteuid() != 0:
         return ()

@@ -21,7 +21,7 @@ VALKEY = "valkey"
 class Valkey:
     """The Valkey server `home/valkey`, whose queues survive a stop.
 
-    Only the owner of `home` may start it. Raises StackError: the wheel is missing.
+    Only for the owner of `home`. Raises StackError: the wheel is missing.
     """
 
     def __init__(self, home: Path) -> None:

@@ -1,6 +1,6 @@
 """Makes supervisord write every line of every log as one JSON object.
 
-Our processes do so by themselves; other servers and crashing processes do not.
+Other servers and crashing processes do not do so by themselves.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _PLAIN = "%(message)s"
 
 
 def as_object(line: bytes, program: str) -> bytes:
-    """A JSON object as it is, another line within one, nothing for an empty line."""
+    """JSON objects stay as they are; nothing for an empty line."""
     text = line.decode("utf-8", "replace").rstrip()
     if not text.strip():
         return b""

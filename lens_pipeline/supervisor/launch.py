@@ -1,7 +1,7 @@
 """Becomes one supervised program: `launch.py NAME`, run by supervisord in `$LENS_HOME`.
 
-supervisord's configuration would interpret `%`, quotes, `;` and line breaks in arguments and
-environment: they come from a private file. Runs without site-packages.
+A private file has its arguments and environment, since supervisord's configuration interprets `%`,
+quotes, `;` and line breaks. Runs without site-packages.
 """
 
 import json

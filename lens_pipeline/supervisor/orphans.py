@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.02
 
 
 def sweep(home: Path, report: Callable[[str], None]) -> None:
-    """End what an earlier supervisor of `home` left: programs first, servers last.
+    """End programs of an earlier supervisor of `home`, then its servers.
 
     Waits for a supervisor that still stops its programs.
     """
@@ -35,21 +35,21 @@ def sweep(home: Path, report: Callable[[str], None]) -> None:
 
 
 def kill(home: Path) -> None:
-    """Kill the programs of `home`; servers get time to close their files."""
+    """Kill the programs of `home`; servers may close their files."""
     _end([p for p in processes_of(home) if not _is_server(p)], signal.SIGKILL, _PATIENCE_SECONDS)
     _end(_top(processes_of(home)), signal.SIGINT, _PATIENCE_SECONDS)
     _end(processes_of(home), signal.SIGKILL, _PATIENCE_SECONDS)
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Processes that a supervisor of `home` started, without this one and its parents."""
+    """Started by a supervisor of `home`, without this process and its parents."""
     this = psutil.Process()
     spared = {this.pid, *(parent.pid for parent in this.parents())}
     return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
 def stop_seconds(home: Path) -> float:
-    """Seconds that the last supervisor of `home` gives its programs to stop, in all."""
+    """That the last supervisor of `home` gives its programs, in all."""
     try:
         programs = json.loads((home / "run" / "programs.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def _end(processes: Iterable[psutil.Process], sent: signal.Signals, seconds: flo
 
 
 def _runs(process: psutil.Process) -> bool:
-    """A zombie counts as ended: a container's first process may never reap it."""
+    """A container's first process may never reap a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -81,15 +81,15 @@ def _is_marked(process: psutil.Process, home: Path) -> bool:
     except psutil.AccessDenied:
         return _is_postgres_of(process, home)
     except (psutil.NoSuchProcess, OSError):
-        # Reading a zombie's environment is an I/O error on some kernels.
+        # An I/O error for a zombie on some kernels.
         return False
 
 
 def _is_postgres_of(process: psutil.Process, home: Path) -> bool:
-    """Whether a process, whatever its environment, belongs to this PostgreSQL.
+    """Whether a process belongs to this PostgreSQL.
 
-    Titles overwrite the environment, and root without CAP_SYS_PTRACE may not read it. While a
-    frozen process has their shared memory, no new server starts.
+    Titles overwrite the mark, and root without CAP_SYS_PTRACE may not read it. A frozen process
+    keeps the shared memory, without which no new server starts.
     """
     if not _is_server(process):
         return False

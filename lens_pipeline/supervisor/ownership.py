@@ -1,4 +1,4 @@
-"""File locks for the one owner of the servers in a `$LENS_HOME` and their many users.
+"""File locks for the one owner of the servers in a `$LENS_HOME` and their users.
 
 The kernel drops them with their process.
 """
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Lock:
-    """A lock file, held until `release` or the end of the `with` block. Never waits.
+    """Held until `release` or the end of the `with` block. Never waits.
 
     The file stays: two processes could lock two files of one name.
     """

@@ -1,7 +1,4 @@
-"""Command lines and environment of all processes but workers and servers.
-
-`lens up` supervises all of them; `lens run ROLE` becomes one.
-"""
+"""Command lines and environment of processes that are neither workers nor servers."""
 
 import sys
 from collections.abc import Mapping
@@ -45,13 +42,13 @@ def environment(settings: Settings) -> Mapping[str, str]:
         "DAGSTER_HOME": str(home / "dagster"),
         # One insert for the events of a run.
         "DAGSTER_EVENT_BATCH_SIZE": "100",
-        # The backfill compares some ten thousand rows a second in one tick: Dagster's limit of a
-        # minute is too short for a million, this is enough for ten.
+        # For a million rows in one tick, at some ten thousand a second, Dagster's limit of a minute
+        # is too short; this is enough for ten million.
         "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "1200",
         # Nothing calls the code server once the daemon has stopped.
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
-        # uvicorn would believe every process of this machine who a client is: each guess at the
-        # Dagster UI's password would count as another client.
+        # uvicorn would believe this machine's processes who a client is: each guess at the Dagster
+        # UI's password would count as another client.
         "FORWARDED_ALLOW_IPS": ",".join(settings.trusted_proxies),
         "PYTHONUNBUFFERED": "1",
     }

@@ -1,7 +1,6 @@
-"""The embedded servers for one command: running ones, or its own while it runs.
+"""The embedded servers for one command: an owner's, or its own while it runs.
 
-One process owns them. A short command uses those of an owner; one that owns them waits for the
-others before it stops them.
+One process owns them. It waits for its users before it stops them.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, 
 from lens_pipeline.supervisor.supervisor import Program, Supervisor
 
 _POLL_SECONDS = 0.1
-# A first start takes a few seconds, with the tables of two databases.
+# A first start takes a few seconds.
 _JOIN_SECONDS = 30
 
 
@@ -37,7 +36,7 @@ def to_stderr(line: str) -> None:
 class Servers:
     """The embedded servers that `settings` need, for the owner of the home.
 
-    Raises StackError as they do.
+    Raises StackError.
     """
 
     def __init__(self, settings: Settings, *, broker: bool) -> None:
@@ -75,7 +74,7 @@ def running(
     command: str,
     report: Callable[[str], None] = to_stderr,
 ) -> Iterator[Endpoints]:
-    """The endpoints, whose servers run until the end of the block.
+    """The endpoints; their servers run until the end of the block.
 
     Without `broker`, `broker_url` may be empty. `command` follows `lens` in messages to others.
     Raises StackError: the servers cannot be started or joined.
@@ -95,7 +94,7 @@ def running(
 
 
 def _join(settings: Settings, owner: Lock, users: Lock, command: str) -> Services | None:
-    """The services of another owner, with the users' lock held; None: we own them."""
+    """Of another owner, with the users' lock held; None: we own them."""
     home = settings.resolved_home
     deadline = time.monotonic() + _JOIN_SECONDS
     while not try_own(owner, command):
@@ -125,7 +124,7 @@ def _own(
     home = settings.resolved_home
     services_file(home).unlink(missing_ok=True)
     orphans.sweep(home, report)
-    # Valkey starts in 0.1 s: other commands that join may need it.
+    # Valkey starts in 0.1 s: commands that join may need it.
     servers = Servers(settings, broker=broker or Valkey.is_installed())
     with Supervisor(home, servers.programs()) as supervisor:
         servers.start(supervisor)

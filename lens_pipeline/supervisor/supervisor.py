@@ -31,10 +31,10 @@ _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05
 _BOOT_SECONDS = 30
 _RPC_SECONDS = 10
-# A program that crashes this often does not start: say so before the timeout.
+# Reported before the timeout.
 _MAX_CRASHES = 3
 _TAIL_LINES = 20
-# sun_path has 108 bytes on Linux, 104 on macOS; supervisord first binds to path + `.` + pid.
+# sun_path has 108 bytes on Linux, 104 on macOS; supervisord binds path + `.` + pid first.
 _MAX_SOCKET_PATH = 90
 
 _CONFIG = """\
@@ -56,8 +56,7 @@ chmod = 0700
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
 
-# After n crashes in a row supervisord waits n seconds; after `startsecs` of life it counts anew. It
-# never gives up.
+# After n crashes in a row supervisord waits n seconds; it counts anew after `startsecs`.
 _PROGRAM = """
 [program:{name}]
 command = {command}
@@ -86,8 +85,8 @@ class Program:
     """A process to be kept running.
 
     `needs`: programs that must be ready before. `priority`: high ones stop first, equal ones
-    together. `environment` adds to that of the caller. `ready` answers within about a second;
-    without it a started program is ready.
+    together. `environment` adds to the caller's. `ready` answers within about a second; without it
+    a started program is ready.
     """
 
     name: str
@@ -98,7 +97,7 @@ class Program:
     needs: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     ready_timeout: float = 60
-    # Sent to the program alone; after `stop_seconds` it is killed, with its group if `kill_group`.
+    # To the program alone; after `stop_seconds` it is killed, with its group if `kill_group`.
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: float = 10
     kill_group: bool = True
@@ -121,9 +120,9 @@ class _Start:
 class Supervisor:
     """Keeps `programs` running until the end of the `with` block; `start` starts them.
 
-    supervisord stops everything if this process dies. Linux tells it so at the end of the thread
-    that entered, so that thread must live as long. While `hurry()` is true, `stop` kills. With
-    `json_logs` every line of every log is a JSON object.
+    supervisord stops everything at the end of the thread that entered, since Linux tells no more of
+    a parent's death. While `hurry()` is true, `stop` kills. `json_logs`: every line of every log is
+    a JSON object.
 
     Raises StackError on entering: supervisord does not start.
     """
@@ -201,9 +200,9 @@ class Supervisor:
                 time.sleep(_POLL_SECONDS)
 
     def statuses(self) -> dict[str, str]:
-        """supervisord's word for each program: RUNNING, STARTING, BACKOFF, STOPPED, ….
+        """supervisord's words: RUNNING, STARTING (until ready), BACKOFF, STOPPED, ….
 
-        STARTING until it is ready. Raises StackError: supervisord is gone.
+        Raises StackError: supervisord is gone.
         """
         infos = self._infos()
         return {name: self._status(name, infos[name]) for name in self._programs}
@@ -213,7 +212,7 @@ class Supervisor:
         return {name: info["pid"] for name, info in self._infos().items()}
 
     def restart(self, name: str) -> None:
-        """Stop the program, with its grace, start it and wait. Raises as `start`."""
+        """Stop with its grace, start and wait. Raises as `start`."""
         self._ready.discard(name)
         # It crashed or was never started.
         with contextlib.suppress(xmlrpc.client.Fault):
@@ -223,7 +222,7 @@ class Supervisor:
         self.start(name)
 
     def stop(self) -> None:
-        """Stop everything in order, each program with its grace; kill the rest."""
+        """In order, each program with its grace; then kill the rest."""
         daemon, self._daemon = self._daemon, None
         if daemon is None:
             return
@@ -249,7 +248,7 @@ class Supervisor:
         text = _CONFIG.format(
             minfds=1024 if hard_limit == resource.RLIM_INFINITY else min(1024, hard_limit),
             user="user = root\n" if os.geteuid() == 0 else "",
-            # Relative if possible: a home's name may hold what the format interprets.
+            # The format would interpret characters of a home's name.
             socket="run/supervisor.sock" if is_home else _escaped(str(self._socket)),
         )
         for program in self._programs.values():
@@ -312,8 +311,8 @@ class Supervisor:
             ) from None
 
     def _request_stop(self, daemon: subprocess.Popen[bytes]) -> None:
-        # Between calls supervisord looks for signals and ended children once a second only:
-        # repeated calls, answered by a fault, make it look at once.
+        # supervisord looks for signals and ended children once a second, but at each call too,
+        # which it answers by a fault.
         try:
             with contextlib.suppress(xmlrpc.client.Fault):
                 _call(self._socket, "shutdown")
@@ -360,9 +359,9 @@ def _escaped(value: str) -> str:
 
 
 def _socket_path(home: Path) -> Path:
-    """In `home`, or in a temporary directory if its name is too long for a socket.
+    """In `home`, or in a temporary directory if that is too long for a socket.
 
-    Raises StackError: that one is too long as well.
+    Raises StackError: both are too long.
     """
     path = home / "run" / "supervisor.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:

@@ -1,6 +1,6 @@
 """supervisord that stops, in order, when its parent dies.
 
-Usage: supervisord.py PARENT_PID CONFIG json|text, which is the format of all logs.
+Usage: supervisord.py PARENT_PID CONFIG json|text (the format of all logs).
 """
 
 import ctypes
@@ -17,8 +17,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def _forget_handlers() -> None:
     """Let a signal end a new child before it has become its program.
 
-    Inherited handlers would note it and vanish: the program would survive a stop until it is
-    killed.
+    Inherited handlers would note it and vanish: the program would survive a stop.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
@@ -29,7 +28,7 @@ def main() -> None:
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        # Reap orphaned grandchildren, also where `lens up` is a container's first process.
+        # To reap orphaned grandchildren, also as a container's first process.
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
         if os.getppid() != parent:
             sys.exit("the parent died before its supervisor started")

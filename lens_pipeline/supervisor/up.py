@@ -27,12 +27,12 @@ COMMAND = "up"
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 1.0
 _OWNER_SECONDS = 60
-# Dagster's processes import for 3-9 s of CPU each, several at once on a few cores.
+# Dagster's processes import for 3-9 s of CPU each, at once, on a few cores.
 _START_SECONDS = 120
-# For a worker to cancel its runs after their grace, and to record that.
+# For a worker to cancel its runs after their grace.
 _CANCEL_SECONDS = 15
 
-# The highest stops first: the source of runs, runs, then what they report to.
+# The highest stops first: sources of runs, runs, then what they report to.
 _DAEMON, _WORKER, _SERVER = 50, 40, 30
 
 
@@ -67,11 +67,11 @@ def up(
     on_ready: Callable[[Stack], None],
     report: Callable[[str], None],
 ) -> None:
-    """Start everything, call `on_ready`, and keep it running until a signal or `request_stop`.
+    """Run everything, with `on_ready` once it started, until a signal or `request_stop`.
 
-    `prepare` is called once the servers answer, before their tables are needed. SIGINT, SIGTERM and
-    SIGHUP raise KeyboardInterrupt, which stops everything in order; a second Ctrl-C kills. Main
-    thread only.
+    `prepare` is called before the tables of the servers are needed. SIGINT, SIGTERM and SIGHUP
+    raise KeyboardInterrupt, which stops everything in order; a second Ctrl-C kills. Main thread
+    only.
 
     Raises StackError: something cannot be started, another `lens up` runs here, or the supervisor
     was lost. Nothing is left running.
@@ -92,7 +92,7 @@ def up(
 
 
 def programs(settings: Settings, config_dir: Path) -> list[Program]:
-    """All processes but the servers; `config_dir` holds `workspace.yaml`.
+    """All but the servers; `config_dir` holds `workspace.yaml`.
 
     Raises StackError: no port is free for the code server.
     """
@@ -134,7 +134,7 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
             roles.arguments("daemon", local, config_dir),
             environment,
             priority=_DAEMON,
-            # Without the code server it would show an error and wait.
+            # It would show an error and wait.
             needs=("code",),
             stop_seconds=20,
         ),
@@ -144,8 +144,8 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
 class _Signals:
     """The first signal to stop raises KeyboardInterrupt; a later Ctrl-C asks for hurry.
 
-    Later ones raise nothing, so that nothing interrupts the stop. Python drops what a finalizer
-    raises: `is_stopping` must be asked, too.
+    Others raise nothing during the stop. Python drops what a finalizer raises, so `is_stopping`
+    must be asked, too.
     """
 
     _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -214,7 +214,7 @@ def _run(
     with Supervisor(home, everything, signals.hurry, json_logs=json_logs) as supervisor:
         try:
             servers.start(supervisor)
-            # From here on `resolve` works, which `prepare` needs; `lens` commands wait for `ready`.
+            # From here on `resolve` works, for `prepare`; `lens` commands wait for `ready`.
             write_private(services_file(home), starting.to_json())
             prepare(endpoints)
             ready = servers.services(COMMAND, ready=True)
