@@ -1,6 +1,6 @@
-"""HDR (PQ and HLG) to SDR for one decoded frame.
+"""HDR (PQ and HLG) to SDR for one frame.
 
-`ffmpeg.filters` has it for video, apart, since most processes load no numpy.
+For video see `ffmpeg.filters`: most processes load no numpy.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ _HLG_SYSTEM_GAMMA = 1.2
 
 
 def to_srgb(rgb: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
-    """Map `rgb`, 16-bit full-range BT.2020 coded with `transfer` (`PQ` or `HLG`), to 8-bit sRGB."""
+    """Map 16-bit full-range BT.2020, coded with `transfer` (`PQ` or `HLG`), to 8-bit sRGB."""
     coded = rgb.astype(np.float32) / 65535
     nits = _pq_to_nits(coded) if transfer == PQ else _hlg_to_nits(coded)
     mapped = _compress(np.minimum(nits, _PEAK)) / WHITE_NITS
@@ -45,9 +45,9 @@ def to_srgb(rgb: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
 
 
 def _compress(nits: _Floats) -> _Floats:
-    """Roll off highlights of the largest channel (ITU-R BT.2390), which keeps the hue.
+    """Roll off highlights (ITU-R BT.2390) and keep the hue.
 
-    Below half of reference white nothing changes: SDR within HDR looks as it should.
+    Below half of reference white nothing changes.
     """
     peak, white = _nits_to_pq(np.array([_PEAK, WHITE_NITS])).tolist()
     top = white / peak

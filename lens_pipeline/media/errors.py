@@ -2,10 +2,7 @@
 
 
 class MediaError(Exception):
-    """A file cannot be rendered, now or later.
-
-    `over_limit`: it may be fine, but needs more pixels, memory or time than allowed.
-    """
+    """A file cannot be rendered; `over_limit` if it needs too many pixels, memory or time."""
 
     def __init__(self, reason: str, over_limit: bool = False) -> None:
         super().__init__(reason)

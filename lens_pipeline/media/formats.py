@@ -1,4 +1,4 @@
-"""Recognises files by first bytes and boxes, since names and content types prove nothing."""
+"""Recognises files by first bytes and boxes: names and content types prove nothing."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def quote_head(head: bytes) -> str:
 
 
 def video_demuxer(head: bytes) -> str:
-    """The demuxer to force, mov or matroska: a guess lets a playlist named .mp4 read files.
+    """The demuxer to force: with a guess, a playlist named .mp4 reads other files.
 
     Raises MediaError: not the start of an MP4, QuickTime, WebM or Matroska file.
     """
@@ -60,12 +60,12 @@ def video_demuxer(head: bytes) -> str:
 
 
 def mp4_boxes(source: Path) -> Iterator[bytes]:
-    """Types of the top-level boxes of an MP4, up to the first damaged one."""
+    """Top-level boxes of an MP4, up to the first damaged one."""
     return (kind for kind, _ in _boxes_with_end(source))
 
 
 def ends_in_fragment(source: Path) -> bool:
-    """Whether a fragmented MP4 is cut off; it has no index that would tell."""
+    """Whether a fragmented MP4, which has no index, is cut off."""
     boxes = list(_boxes_with_end(source))
     if b"moof" not in dict(boxes):
         return False

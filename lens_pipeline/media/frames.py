@@ -18,7 +18,7 @@ _SMALLEST_DEVIATION = 8.0
 # Luma of a well exposed frame.
 _MIDDLE = 118.0
 
-# Earlier frames are second choice: encoders start badly, and fades come first.
+# Encoders start badly, and fades come first.
 _EARLY_SECONDS = 0.25
 # Frames to judge during a fade.
 _FRAMES_AFTER_FADE = 4

@@ -1,4 +1,4 @@
-"""Photos to previews with libvips, and the encoding of all pictures. Runs in the sandbox."""
+"""Photos to previews with libvips, and the encoding of all pictures. In the sandbox."""
 
 import base64
 import math
@@ -31,17 +31,17 @@ _HEADER_ERRORS = (
     struct.error,
 )
 
-# Pixels, for the inline picture and the ThumbHash, whose 7 frequencies need no more.
+# Pixels; the ThumbHash has 7 frequencies only.
 _MINI_EDGE = 32
-# Longest edge and WebP quality, tried until the inline picture is small enough.
+# Longest edge and WebP quality, tried until it is small enough.
 _INLINE_STEPS = ((32, 70), (32, 40), (24, 40), (16, 40), (8, 20))
 _INLINE_EFFORT = 2
-# Times the pixels of a picture: by default a megapixel at 50 frames a second for 20 s.
+# By default a megapixel at 50 frames a second for 20 s.
 _ANIMATION_FACTOR = 20
 
-# Instead of Pillow's limit of 89 megapixels, the spec's counts; only headers are read.
+# Replaced by the spec's limit; only headers are read.
 Image.MAX_IMAGE_PIXELS = None
-# Generators store workflows in compressed text. The limit of 64 MiB for all text stays.
+# Of workflows in compressed text. The limit of 64 MiB for all text stays.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # A cache would only keep strangers' pixels: no operation is repeated.
 pyvips.cache_set_max(0)
@@ -62,7 +62,7 @@ class _Header:
 def render_preview(source: Path, spec: PreviewSpec) -> Picture:
     """Render a JPEG, PNG, WebP, GIF or AVIF file; of an animation, the first frame.
 
-    Raises MediaError: another kind of file, damaged or truncated, or over the pixel limit.
+    Raises MediaError: another kind, damaged or truncated, or over the pixel limit.
     """
     try:
         header = _check_header(source, spec.max_pixels)
@@ -86,10 +86,7 @@ def _check_header(source: Path, max_pixels: int) -> _Header:
 
 
 def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
-    """Raise MediaError: no pixel, or too many in one frame or in all.
-
-    Only one frame is decoded: all may have `_ANIMATION_FACTOR` times `max_pixels`.
-    """
+    """Raise MediaError: no pixel, or too many in one frame or in all."""
     pixels = width * height
     if pixels * frames <= 0:
         raise MediaError(f"picture has no pixels ({width} x {height})")
@@ -129,7 +126,7 @@ def _read_header(source: Path, head: bytes) -> tuple[_Header, int]:
 
 
 def _frame_count(header: Image.Image) -> int:
-    # Others in an MPO (a phone's depth or gain map) are never decoded.
+    # Of an MPO (a phone's depth or gain map), others are never decoded.
     return 1 if header.format == "MPO" else getattr(header, "n_frames", 1)
 
 
@@ -140,7 +137,7 @@ def _unidentified(head: bytes) -> str:
 
 
 def _megapixels(pixels: int) -> str:
-    """All digits, so that a number just over the limit does not look like it."""
+    """All digits: a number just over the limit must not look like it."""
     whole, fraction = divmod(pixels, 1_000_000)
     return f"{whole}.{f'{fraction:06d}'.rstrip('0') or '0'}"
 
@@ -149,8 +146,7 @@ def _shrink(source: Path, header: _Header, longest_edge: int) -> pyvips.Image:
     """An upright sRGB picture in memory, never enlarged."""
     stream = _stream(source)
     if header.kind in ("JPEG", "MPO"):
-        # Closer to the final size than in `thumbnail_source`, as in sharp: 6 % less time, SSIM
-        # differs by 0.001.
+        # Closer than in `thumbnail_source`, as in sharp: 6 % less time, SSIM differs by 0.001.
         reduction = max(header.width, header.height) / longest_edge
         factor = next((factor for factor in (8, 4, 2) if reduction >= factor), 1)
         image = pyvips.Image.jpegload_source(
@@ -203,7 +199,7 @@ def _webp(image: pyvips.Image, quality: int, effort: int) -> bytes:
 def _mini(image: pyvips.Image) -> pyvips.Image:
     if image.hasalpha():
         return image.thumbnail_image(_MINI_EDGE, height=_MINI_EDGE, size="down").copy_memory()
-    # Looks the same at this size and takes a tenth of the time.
+    # Looks the same and takes a tenth of the time.
     factor = math.ceil(max(image.width, image.height) / _MINI_EDGE)
     return image.shrink(min(factor, image.width), min(factor, image.height)).copy_memory()
 

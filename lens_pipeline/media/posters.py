@@ -1,4 +1,4 @@
-"""Videos to posters, with libav. Runs in the sandbox, since a decoder may crash."""
+"""Videos to posters, with libav. In the sandbox, since a decoder may crash."""
 
 import errno
 import itertools
@@ -26,12 +26,11 @@ from lens_pipeline.media.models import Poster, PosterSpec
 # Other names of decoders for these codecs.
 _DECODERS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
 
-# Looked at first: seconds, seconds between the frames judged, and the most frames decoded (3 s at
-# 24 a second).
+# The beginning: seconds, seconds between judged frames, and most frames (24 a second).
 _BEGINNING_SECONDS = 3.0
 _STEP_SECONDS = 0.25
 _BEGINNING_FRAMES = 72
-# Then shares of the duration, and the most frames decoded from a key frame on.
+# Then shares of the duration, and the most frames from a key frame on.
 _LATER = (0.3, 0.5, 0.8)
 _LATER_FRAMES = 300
 
@@ -67,10 +66,9 @@ class _Video:
 
 
 def render_poster(source: Path, spec: PosterSpec) -> Poster:
-    """Render a poster of an MP4, QuickTime, WebM or Matroska file with one sound frame.
+    """Render a poster of an MP4, QuickTime, WebM or Matroska file.
 
-    Raises MediaError: another kind of file, no video track, nothing to decode, or over the pixel
-    limit.
+    Raises MediaError: another kind, no video track, nothing to decode, or over the pixel limit.
     """
     demuxer = video_demuxer(read_head(source))
     try:

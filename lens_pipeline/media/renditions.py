@@ -1,4 +1,4 @@
-"""Renditions: a master, or a part of it, at a requested size. Joining shots is in `concat`."""
+"""Renditions: a master, or a part of it, at a requested size."""
 
 import math
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ _SAMPLE_RATE = 48_000
 _TIME_DENOMINATOR = 1_000_000
 # Early audio is noticed from 45 ms on (ITU-R BT.1359).
 _MAX_DRIFT_SECONDS = 0.04
-# Decoded before the first frame. A seek to a key frame loses frames shown before it but stored
-# after it, at most as many as H.264 and HEVC can hold back.
+# After a seek to a key frame, frames stored after it but shown before it are missing: at most as
+# many as H.264 and HEVC can hold back.
 _LEAD_FRAMES = 16
 _TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 
@@ -61,8 +61,8 @@ class _Cut:
 def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Rendition:
     """Render a part of a master MP4 with constant frame rate, as H.264 and AAC.
 
-    Frame n is in it if `start_seconds` <= n / rate < `end_seconds`, with times as the fractions
-    that they stand for. The result is verified: frames, lengths, size, that it decodes.
+    Frame n is in it if `start_seconds` <= n / rate < `end_seconds`, with times as exact fractions.
+    The result is verified: frames, lengths, size, that it decodes.
 
     Raises MediaError: the part or the size is impossible, or the master cannot be read; and what
     `run_long` raises.
@@ -117,7 +117,7 @@ def _probe(source: Path, tools: Tools) -> dict[str, Any]:
 
 
 def _rate(video: Mapping[str, Any]) -> Fraction:
-    """Frames per second: the rounder of ffprobe's two, if it explains the length."""
+    """The rounder of ffprobe's two, if it explains the length."""
     base, average = (ffprobe.fraction(video[key]) for key in ("r_frame_rate", "avg_frame_rate"))
     frames, seconds = int(video["nb_frames"]), Fraction(video.get("duration", 0))
     found = base if base and abs(frames / base - seconds) <= 1 / base else average
@@ -150,8 +150,8 @@ def _time(seconds: float | None, name: str) -> Fraction | None:
         raise MediaError(f"the {name} must be a number of seconds, not {seconds}")
     if seconds < 0:
         raise MediaError(f"the {name} must not be negative: {seconds:g} s")
-    # A tenth for 0.1, and 5/12 for 10 / 24: the binary numbers beside them may lie on the other
-    # side of a frame's begin.
+    # A tenth for 0.1, and 5/12 for 10 / 24: binary numbers may lie on the other side of a frame's
+    # begin.
     return Fraction(seconds).limit_denominator(_TIME_DENOMINATOR)
 
 
@@ -195,9 +195,9 @@ def _picture(
         colours["in_color_matrix"] = "bt709" if master.is_hd else "smpte170m"
     # Even: colours are stored for two by two pixels.
     left, top = (width - fitted_width) // 4 * 2, (height - fitted_height) // 4 * 2
-    # Half a frame early, so that no rounding loses the first one.
+    # Half a frame early against rounding.
     skipped = max(Fraction(0), lead - 1 / master.rate / 2)
-    # Cut before anything costs time; new numbers are exact at a constant rate.
+    # Cut before anything costs time.
     picture = (
         source.video.filter("trim", start=f"{round(skipped * 1_000_000)}us")
         .filter("trim", end_frame=cut.frames)

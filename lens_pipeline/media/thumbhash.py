@@ -1,6 +1,4 @@
-"""ThumbHash: a placeholder in about 25 bytes, as of https:
-
-github.com/evanw/thumbhash.
+"""ThumbHash: a placeholder in about 25 bytes, as of https://github.com/evanw/thumbhash.
 
 Own code: packages on PyPI are unmaintained or pin a Pillow before version 11.
 """

@@ -1,8 +1,6 @@
 """Asks the generation provider kie what became of a task. Routes and SQL are elsewhere.
 
-The interface: https:
-
-docs.kie.ai/market/common/get-task-detail
+The interface: https://docs.kie.ai/market/common/get-task-detail
 """
 
 import asyncio

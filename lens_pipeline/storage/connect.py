@@ -10,11 +10,7 @@ from lens_pipeline.storage.s3_store import S3Store
 
 
 def open_store(url: str, endpoint: str | None = None) -> ObjectStore:
-    """The store at `file:
-
-    /directory`, or at `s3:
-
-    bucket/prefix` of an S3 `endpoint`.
+    """The store at `file:///directory`, or at `s3://bucket/prefix` of an S3 `endpoint`.
 
     Nothing is contacted or created yet. Raises SettingsError.
     """

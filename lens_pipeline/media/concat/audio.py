@@ -1,4 +1,4 @@
-"""The audio of a master: each shot's, cut or padded to its video, then encoded."""
+"""The audio of a master: each shot's, cut or padded to its video."""
 
 import contextlib
 import errno
@@ -24,17 +24,17 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sample_at(seconds: Fraction) -> int:
-    """The nearest sample to this time of the master, so that roundings do not add up."""
+    """The nearest sample, so that roundings do not add up."""
     return floor(seconds * SAMPLE_RATE + Fraction(1, 2))
 
 
 def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
-    """Options of an ffmpeg output: at most `samples` of a track, as PCM, with gaps as silence.
+    """Options of an ffmpeg output: at most `samples` of PCM, with gaps as silence.
 
     It starts at `video_start`, seconds on the file's clock (-copyts).
     """
     first = sample_at(video_start)
-    # Cut first: hours of silence could be filled in before later audio.
+    # Later audio could be preceded by hours of silence.
     end = ceil((video_start + Fraction(samples, SAMPLE_RATE)) * 1_000_000)
     filters = (
         f"atrim=end={max(1, end)}us",
@@ -48,7 +48,7 @@ def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
 def encode(
     pieces: Sequence[tuple[Path | None, int]], output: str, tools: Tools, work: Work
 ) -> Path:
-    """Encode PCM files, cut or padded to their numbers of samples, as AAC in an MP4.
+    """Encode PCM files, cut or padded to their samples, as AAC in an MP4.
 
     None is silence. Raises what `run_long` raises.
     """

@@ -1,7 +1,4 @@
-"""Dependences between packets of H.264 and HEVC, by types of NAL units. Nothing is decoded.
-
-ITU-T H.264, 7.4.1, and H.265, 7.4.2.2.
-"""
+"""Dependences between packets of H.264 (7.4.1) and HEVC (H.265, 7.4.2.2), by NAL units."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -37,8 +34,7 @@ def check_independence(
 ) -> None:
     """Raise MediaError: a shot needs the one before, or the `following` one would need it.
 
-    Decoders would show wrong pictures without an error. Other codecs than H.264 and HEVC pass.
-    Raises Cancelled.
+    Decoders would show wrong pictures without an error. Raises Cancelled.
     """
     form = _FORMATS.get(track.entry[4:8])
     if form is None:
@@ -64,7 +60,7 @@ def _starts_with_sets(track: Track, form: _Format) -> bool:
 
 
 def _nal_units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each unit of a packet; of pictures, one byte."""
+    """Type and content; of pictures, one byte."""
     length_bytes = (track.configuration[form.lengths_at] & 3) + 1
     offset = track.offsets[number]
     end = offset + track.sizes[number]

@@ -44,8 +44,8 @@ def encode(
 ) -> Path:
     """Encode the video of `source` to `target` as `output` in `work.directory`.
 
-    The picture is scaled to fit and centred on black, never stretched. Raises what `run_long`
-    raises; MediaError also for HDR without the zscale filter.
+    It is scaled to fit and centred on black. Raises what `run_long` raises; MediaError also for HDR
+    without the zscale filter.
     """
     video = ffmpeg_python.input(
         f"file:{source.resolve()}", f=shot.demuxer, protocol_whitelist="file,pipe"

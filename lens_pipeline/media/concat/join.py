@@ -1,7 +1,4 @@
-"""Makes a master: examines, copies or encodes shots, joins them, verifies the result.
-
-The steps themselves are in the other modules of `concat`.
-"""
+"""Makes a master: examines, copies or encodes shots, joins them, verifies the result."""
 
 import contextlib
 import itertools
@@ -71,7 +68,7 @@ class ShotReport:
 
 @dataclass(frozen=True, slots=True)
 class Master:
-    """An MP4 with H.264, or the codec of all shots, and stereo AAC."""
+    """With H.264, or the codec of all shots, and stereo AAC."""
 
     path: Path
     method: Method
@@ -114,12 +111,11 @@ def join(
 ) -> Master:
     """Join `sources`, in order, into an MP4 in `work.directory`.
 
-    Video that matches most shots is copied bit for bit; the rest is encoded to match. Audio is
-    encoded, cut or padded with silence to its video. If verification fails, all shots are encoded.
+    Video that matches most shots is copied bit for bit; the rest is encoded to match. Audio is cut
+    or padded with silence to its video. If verification fails, all shots are encoded.
 
     Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
-    no sources, too long together, or verification failed. FfmpegDied, Cancelled, DiskFull: worth
-    another try.
+    no sources, too long together, or verification failed. FfmpegDied, Cancelled, DiskFull.
     """
     if not sources:
         raise MediaError("a master needs at least one shot")
@@ -151,7 +147,7 @@ def examine(
 ) -> Shot:
     """Probe and decode a shot, and keep the facts for every later `join`.
 
-    Raises what `join` raises about a shot.
+    Raises what `join` raises.
     """
     known = _stored_facts(pieces, _facts_key(source))
     if known is not None:
@@ -232,7 +228,7 @@ class _Attempt:
             else encode.frames_at(each.shot, self._rate)
             for each, decision in zip(prepared, plan.decisions, strict=True)
         ]
-        # Numbers of the shots' first frames in the master, and of all frames.
+        # Of the shots' first frames in the master, and of all frames.
         self._firsts = list(itertools.accumulate(frames, initial=0))
 
     def run(self, fallback: str | None) -> Master:
@@ -262,7 +258,7 @@ class _Attempt:
         return [number for number, decision in decisions if decision.action == action]
 
     def _unpack(self, each: _Prepared, work: Work) -> Path | None:
-        """Write the audio of a shot as PCM, and its video if that is copied."""
+        """Its audio as PCM, and its video if that is copied."""
         copies = self._plan.decisions[each.number].action == "copy"
         track = each.shot.audio
         if not copies and track is None:
@@ -330,7 +326,7 @@ class _Attempt:
         return _Piece(mux.Part.of(file, facts), facts, cached=False)
 
     def _check_decoding(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
-        """Decode what was not yet decoded of a shot, and the beginning of the next.
+        """Decode what is left of a shot, and the beginning of the next.
 
         Verification proves that the master has these packets.
         """

@@ -1,6 +1,4 @@
-"""Boxes of MP4 (ISO/IEC 14496-12): reads those from ffmpeg, never strangers', and lays out new
-ones.
-"""
+"""Boxes of MP4 (ISO/IEC 14496-12): reads ffmpeg's, never strangers', and lays out new ones."""
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -106,7 +104,7 @@ def box(kind: bytes, *contents: bytes) -> bytes:
 def layout(
     tracks: Sequence[Samples], movie_timescale: int
 ) -> tuple[bytes, list[tuple[int, range]]]:
-    """All of an MP4 before its samples, and their order: runs of about a second.
+    """All before the samples, and their order: runs of about a second.
 
     A run is the number of a track and those of its samples. Raises MediaError: longer than 32 bits
     can count.

@@ -20,7 +20,7 @@ _CHUNK_BYTES = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The video of one shot, ready to be copied; fields as in `Shot`."""
+    """The video of a shot; fields as in `Shot`."""
 
     track: Track
     display_order: tuple[int, ...]
@@ -65,8 +65,8 @@ def write(
 ) -> None:
     """Write `parts`, a frame every 1 / `frame_rate` seconds, and the track of `audio`.
 
-    The index comes first. Parameter sets of H.264 may differ, if their identifiers do; they are
-    those of `configured_for`, if given: of the master of which `parts` are a window.
+    The index comes first. H.264 parameter sets are those of `configured_for`, if given: of the
+    master of which `parts` are a window.
 
     Raises MediaError: the parts do not fit into one track. Cancelled, DiskFull.
     """

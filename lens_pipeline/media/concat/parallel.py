@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 
 
 def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Result]:
-    """The results in order; one task runs per core.
+    """Results in order; one task runs per core.
 
-    Raises what the first failed task raised, once none runs any more.
+    Raises what the first failed task raised, once none runs.
     """
     stop = threading.Event()
     lock = threading.Lock()

@@ -71,8 +71,8 @@ class Plan:
 def make_plan(shots: Sequence[Shot]) -> Plan:
     """Copy shots with the most frequent signature and encode the rest to match.
 
-    Of equally frequent ones, the longest in total wins, then the first. Shots are encoded to H.264
-    only: if another codec wins, all are, unless all match.
+    Of equal ones, the longest in total wins, then the first. Shots are encoded to H.264 only: if
+    another codec wins, all are, unless all match.
     """
     main = _main_shot(shots)
     barrier = _copy_barrier(main)

@@ -137,9 +137,9 @@ class Shot:
 
 
 def probe(source: Path, tools: Tools, work: Work) -> Shot:
-    """Read header and packets of an MP4, QuickTime, WebM or Matroska file.
+    """Of an MP4, QuickTime, WebM or Matroska file.
 
-    Raises MediaError: no usable video; the reason says why. Cancelled.
+    Raises MediaError: no usable video. Cancelled.
     """
     demuxer = video_demuxer(read_head(source))
     described = describe_packets(source, demuxer, _SHOT_FIELDS, tools, work)
@@ -159,7 +159,7 @@ def describe_packets(
 ) -> Mapping[str, Any]:
     """The `streams` of a file and, in its order, `fields` of its `packets`.
 
-    Raises MediaError: the header cannot be read. Cancelled.
+    Raises MediaError: no readable header. Cancelled.
     """
     options = [
         *("-show_entries", f"format=duration:packet={fields}"),
@@ -197,7 +197,7 @@ def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, An
 
 
 def _check_end(source: Path, described: Mapping[str, Any]) -> None:
-    """Raise MediaError: a file without a number of frames (Matroska, fragments) is cut off."""
+    """Raise MediaError: a file without a number of frames is cut off."""
     promised = float(described["format"].get("duration", 0))
     bases = {stream["index"]: Fraction(stream["time_base"]) for stream in described["streams"]}
     end = max(
@@ -252,10 +252,7 @@ def _shot(
 
 
 def _last_key(packets: Sequence[Mapping[str, Any]], display_order: Sequence[int]) -> int:
-    """The last key frame that is shown before all frames decoded after it, or 0.
-
-    Others are followed by frames that need earlier ones.
-    """
+    """The last key frame shown before all frames decoded after it, or 0."""
     earliest = len(display_order)
     for number in range(len(display_order) - 1, 0, -1):
         earliest = min(earliest, display_order[number])
@@ -267,7 +264,7 @@ def _last_key(packets: Sequence[Mapping[str, Any]], display_order: Sequence[int]
 def _constant_rate(
     stream: Mapping[str, Any], times: Sequence[int], last_duration: int, time_base: Fraction
 ) -> Fraction | None:
-    """The rate of all frames, or None: it varies.
+    """None: it varies.
 
     Times may be off by a tick: files round rates such as 30000/1001 to milliseconds.
     """

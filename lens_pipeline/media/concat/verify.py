@@ -25,8 +25,8 @@ def check_structure(
 ) -> None:
     """Compare the packets of a master, as ffprobe reads them, with `parts`.
 
-    Every frame is there, unchanged, at its time, in an order that can be decoded; video and audio
-    start and end together; the index comes first.
+    Every frame is there, unchanged, in time and decoding order; video and audio start and end
+    together; the index comes first.
 
     Raises MediaError: they differ; the reason says how. Cancelled.
     """

@@ -1,7 +1,4 @@
-"""Runs ffmpeg and ffprobe: limits, progress, cancellation, errors.
-
-No other module starts them.
-"""
+"""Runs ffmpeg and ffprobe: limits, progress, cancellation, errors."""
 
 import contextlib
 import functools
@@ -79,7 +76,7 @@ def file_input(file: Path | str, demuxer: str) -> tuple[str, ...]:
 def run(
     arguments: Sequence[str], timeout_seconds: float, cancelled: Callable[[], bool] | None = None
 ) -> bytes:
-    """The stdout of ffmpeg or ffprobe; no process of its group is left, however this ends.
+    """The stdout of ffmpeg or ffprobe; no process of its group is left.
 
     Raises MediaError: failed (with its last messages), or over `timeout_seconds`. ToolUnusable: not
     started. Cancelled: `cancelled`, asked at least five times a second, said so.
@@ -106,13 +103,12 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     """Run ffmpeg on `media_seconds` of media in `work.directory`; its stderr's last 64 KiB.
 
     `arguments` begin with the path of ffmpeg; those for progress and overwriting are added. It has
-    low priority and no environment but PATH and LANG. No process of its group is left, however this
-    ends. Safe to call from several threads.
+    low priority and no environment but PATH and LANG. No process of its group is left. Safe across
+    threads.
 
     Raises MediaError: failed or crashed (with its last messages); `over_limit` without progress for
-    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. FfmpegDied: ended by
-    a signal from outside. Cancelled: `work.cancelled` said so. DiskFull: nothing more could be
-    written. ToolUnusable: not started.
+    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. FfmpegDied.
+    Cancelled: `work.cancelled` said so. DiskFull. ToolUnusable: not started.
     """
     watch = _Watch(media_seconds, stage, work)
     watch.check_cancelled()
@@ -203,7 +199,7 @@ def _started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, of which nothing is left in the end.
 
-    Its environment holds no secret, and the locale of the messages that are parsed here.
+    Its environment holds no secret, and the locale of parsed messages.
     """
     name = Path(arguments[0]).name
     if shutil.which(arguments[0]) is None:
@@ -230,16 +226,16 @@ def _started(
 
 @functools.cache
 def _death_signal_prefix() -> tuple[str, ...]:
-    """Has the kernel kill a process at the end of the thread that started it.
+    """Has the kernel kill a process with the thread that started it.
 
-    Without setpriv (util-linux), an encode outlives a killed worker until it has finished.
+    Without setpriv (util-linux), an encode outlives a killed worker.
     """
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", "KILL") if setpriv else ()
 
 
 def _restrict(pid: int) -> None:
-    """Lower the priority and bound the memory of a process.
+    """Lower priority and memory limit.
 
     Code between fork and exec could deadlock in a process with threads.
     """
@@ -264,7 +260,7 @@ def _lower_limit(pid: int, what: int, value: int) -> None:
 def _follow(
     process: subprocess.Popen[bytes], receive: Callable[[bytes], None], check: Callable[[], None]
 ) -> tuple[int, str]:
-    """Give stdout to `receive` until the end; exit status and last messages.
+    """Give stdout to `receive`; exit status and last messages.
 
     `check` is called at least five times a second and may raise.
     """
@@ -329,7 +325,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the group, and reap its leader last, so that its id is not used again before."""
+    """End the group; reap its leader last, so that its id is not used again before."""
     if process.returncode is not None:
         return
     try:

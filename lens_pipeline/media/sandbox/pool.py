@@ -1,8 +1,7 @@
 """Rendering in processes that can be killed. No decoder is imported here.
 
 Decoders of strangers' files crash, hang and may be taken over: workers hold no secret, have limits,
-and are replaced when they die. They end with their parent: an idle one reads the end of its stdin,
-a busy one notices a new parent within a second.
+and are replaced. They end with their parent: at the end of stdin, or within a second of work.
 """
 
 import contextlib
@@ -56,9 +55,9 @@ _ENVIRONMENT = {
 
 
 class Sandbox:
-    """Up to `workers` processes, started at first need; safe to share between threads.
+    """Up to `workers` processes, started at first need; safe across threads.
 
-    Create it after a fork: the processes belong to the one that started them.
+    Create it after a fork: processes belong to the one that started them.
     """
 
     def __init__(self, workers: int, timeout_seconds: float, memory_mib: int) -> None:
@@ -80,7 +79,7 @@ class Sandbox:
         self.close()
 
     def start(self) -> None:
-        """Start all workers and wait until they are ready.
+        """Start all workers and wait.
 
         Raises SandboxUnavailable: closed, or a process cannot be started.
         """

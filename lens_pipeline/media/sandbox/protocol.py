@@ -27,9 +27,9 @@ def pack(header: Header, body: bytes = b"") -> bytes:
 
 
 def receive(read: Callable[[int], bytes]) -> tuple[Header, bytes]:
-    """Read a message with `read`, which returns exactly as many bytes as it is asked for.
+    """`read` returns exactly as many bytes as it is asked for.
 
-    Raises ProtocolError: it is too long, or its header is no JSON object.
+    Raises ProtocolError: too long, or a header that is no JSON object.
     """
     header_length, body_length = _LENGTHS.unpack(read(_LENGTHS.size))
     if header_length > _HEADER_LIMIT or body_length > _BODY_LIMIT:

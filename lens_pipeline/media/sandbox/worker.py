@@ -50,7 +50,7 @@ def main() -> None:
 def _watch(parent_pid: int) -> None:
     """End this process once its parent is gone, even during a render.
 
-    PR_SET_PDEATHSIG acts at the end of the *thread* that started this process.
+    PR_SET_PDEATHSIG acts at the end of a parent's *thread*.
     """
     while os.getppid() == parent_pid:
         time.sleep(_WATCH_SECONDS)
