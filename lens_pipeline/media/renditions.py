@@ -52,12 +52,6 @@ class _Master:
         return self.frames / self.rate
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    first: int
-    frames: int
-
-
 def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Rendition:
     """Render a part of a master MP4 with constant frame rate, as H.264 and AAC.
 
@@ -70,8 +64,8 @@ def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Re
     width, height = _even(spec.width, "width"), _even(spec.height, "height")
     facts = _probe_master(master, tools)
     cut = _cut(spec, facts)
-    path = work.directory / f"rendition-{width}x{height}-{cut.first}-{cut.frames}.mp4"
-    rendition = Rendition(path, width, height, float(cut.frames / facts.rate), cut.frames)
+    path = work.directory / f"rendition-{width}x{height}-{cut.start}-{len(cut)}.mp4"
+    rendition = Rendition(path, width, height, float(len(cut) / facts.rate), len(cut))
     command = _encode(facts, cut, (width, height), path).compile(cmd=str(tools.ffmpeg))
     with filters.explain_missing_filter():
         run_long(command, rendition.duration_seconds, "scaling", work)
@@ -126,7 +120,7 @@ def _rate(video: Mapping[str, Any]) -> Fraction:
     return found
 
 
-def _cut(spec: ScaleSpec, master: _Master) -> _Cut:
+def _cut(spec: ScaleSpec, master: _Master) -> range:
     start = _time(spec.start_seconds, "start") or Fraction(0)
     end = _time(spec.end_seconds, "end")
     if end is not None and end <= start:
@@ -140,7 +134,7 @@ def _cut(spec: ScaleSpec, master: _Master) -> _Cut:
     after = master.frames if end is None else min(master.frames, math.ceil(end * master.rate))
     if first >= after:
         raise MediaError("no frame begins between the start and the end")
-    return _Cut(first, after - first)
+    return range(first, after)
 
 
 def _time(seconds: float | None, name: str) -> Fraction | None:
@@ -155,8 +149,8 @@ def _time(seconds: float | None, name: str) -> Fraction | None:
     return Fraction(seconds).limit_denominator(_TIME_DENOMINATOR)
 
 
-def _encode(master: _Master, cut: _Cut, size: tuple[int, int], path: Path) -> Stream:
-    begins = master.start + cut.first / master.rate
+def _encode(master: _Master, cut: range, size: tuple[int, int], path: Path) -> Stream:
+    begins = master.start + cut.start / master.rate
     seek_microseconds = max(0, round((begins - _LEAD_FRAMES / master.rate) * 1_000_000))
     source = ffmpeg_python.input(
         f"file:{master.path.resolve()}",
@@ -167,7 +161,7 @@ def _encode(master: _Master, cut: _Cut, size: tuple[int, int], path: Path) -> St
     lead = begins - Fraction(seek_microseconds, 1_000_000)
     streams = [_picture(source, master, cut, lead, size)]
     if master.has_audio:
-        streams.append(_audio(source, lead, cut.frames / master.rate))
+        streams.append(_audio(source, lead, len(cut) / master.rate))
     return ffmpeg_python.output(
         *streams,
         f"file:{path.resolve()}",
@@ -186,7 +180,7 @@ def _encode(master: _Master, cut: _Cut, size: tuple[int, int], path: Path) -> St
 
 
 def _picture(
-    source: Stream, master: _Master, cut: _Cut, lead: Fraction, size: tuple[int, int]
+    source: Stream, master: _Master, cut: range, lead: Fraction, size: tuple[int, int]
 ) -> Stream:
     width, height = size
     fitted_width, fitted_height = _fit(master, size)
@@ -200,7 +194,7 @@ def _picture(
     # Cut before anything costs time.
     picture = (
         source.video.filter("trim", start=f"{round(skipped * 1_000_000)}us")
-        .filter("trim", end_frame=cut.frames)
+        .filter("trim", end_frame=len(cut))
         .filter("settb", f"{master.rate.denominator}/{master.rate.numerator}")
         .filter("setpts", "N")
         .filter("scale", fitted_width, fitted_height, flags=filters.SCALER, **colours)

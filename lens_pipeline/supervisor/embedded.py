@@ -1,4 +1,4 @@
-"""What the embedded servers share. Each server has a module."""
+"""What the embedded servers share."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ RECOVERY_SECONDS = 120
 
 @dataclass(frozen=True)
 class Connection:
-    """The port and passwords of a server, kept across restarts."""
+    """Kept across restarts."""
 
     port: int
     passwords: Mapping[str, str]

@@ -29,7 +29,7 @@ _INITDB_SECONDS = 120
 
 _ADMIN = "postgres"
 _USER = "lens"
-# For four prefork workers, daemon and web server with pools; the default is 100. The data is small.
+# For four prefork workers, daemon and web server with pools, instead of 100. The data is small.
 _POSTGRES_OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -37,7 +37,7 @@ _POSTGRES_OPTIONS = {
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
 }
-# Directories by major version: a database stays with its version.
+# A database stays with its version.
 _POSTGRES_INSTALLS = {"18": "pginstall18", "16": "pginstall"}
 _NEW_POSTGRES = "18"
 
@@ -139,7 +139,7 @@ class Postgres:
         return binaries
 
     def _create_cluster(self) -> None:
-        """Run initdb beside, so that an interrupted one leaves nothing behind."""
+        """Run initdb beside: an interrupted one leaves nothing behind."""
         new = self._directory / "data.new"
         if new.exists():
             shutil.rmtree(new)
@@ -171,7 +171,7 @@ class Postgres:
         new.rename(self._data)
 
     def _give_to_server(self, path: Path) -> None:
-        """As root, give `path` to the server, also if another user made it."""
+        """As root, give `path` to the server."""
         if os.geteuid() == 0 and path.stat().st_uid != _UNPRIVILEGED_UID:
             # `path` last: its owner tells that the rest is done.
             for each in (*path.rglob("*"), path):

@@ -39,12 +39,12 @@ class Valkey:
         return f"redis://:{self._password}@{LOOPBACK}:{self._connection.port}/0"
 
     def program(self) -> Program:
-        # All users of the machine can see arguments of programs.
+        # All users can see arguments of programs.
         write_private(
             self._directory / "valkey.conf",
             f"bind {LOOPBACK}\nport {self._connection.port}\nrequirepass {self._password}\n"
             'appendonly yes\nsave ""\n'
-            # A title would overwrite the environment, which marks orphans.
+            # It would overwrite the environment, which marks orphans.
             "set-proc-title no\n",
         )
         return Program(

@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.02
 def sweep(home: Path, report: Callable[[str], None]) -> None:
     """End programs of an earlier supervisor of `home`, then its servers.
 
-    Waits for a supervisor that still stops its programs.
+    Waits for one that still stops its programs.
     """
     found = _top(processes_of(home))
     if not found:
@@ -35,7 +35,7 @@ def sweep(home: Path, report: Callable[[str], None]) -> None:
 
 
 def kill(home: Path) -> None:
-    """Kill the programs of `home`; servers may close their files."""
+    """Kill programs; servers may close their files."""
     _end([p for p in processes_of(home) if not _is_server(p)], signal.SIGKILL, _PATIENCE_SECONDS)
     _end(_top(processes_of(home)), signal.SIGINT, _PATIENCE_SECONDS)
     _end(processes_of(home), signal.SIGKILL, _PATIENCE_SECONDS)
@@ -49,7 +49,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def stop_seconds(home: Path) -> float:
-    """That the last supervisor of `home` gives its programs, in all."""
+    """For all programs of `home` to stop."""
     try:
         programs = json.loads((home / "run" / "programs.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def _is_supervisor(process: psutil.Process) -> bool:
 
 
 def _top(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those without a parent among them, which would stop them."""
+    """Those without a parent among them."""
     processes = list(processes)
     pids = {process.pid for process in processes}
     top = []

@@ -47,7 +47,7 @@ def environment(settings: Settings) -> Mapping[str, str]:
         "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "1200",
         # Nothing calls the code server once the daemon has stopped.
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
-        # uvicorn would believe this machine's processes who a client is: each guess at the Dagster
+        # uvicorn would believe processes of this machine who a client is: each guess at the Dagster
         # UI's password would count as another client.
         "FORWARDED_ALLOW_IPS": ",".join(settings.trusted_proxies),
         "PYTHONUNBUFFERED": "1",

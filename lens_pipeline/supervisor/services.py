@@ -76,8 +76,8 @@ def running(
 ) -> Iterator[Endpoints]:
     """The endpoints; their servers run until the end of the block.
 
-    Without `broker`, `broker_url` may be empty. `command` follows `lens` in messages to others.
-    Raises StackError: the servers cannot be started or joined.
+    Without `broker`, `broker_url` may be empty. Messages to others name `command`, which follows
+    `lens`. Raises StackError: the servers cannot be started or joined.
     """
     home = settings.resolved_home
     if settings.database_url and (settings.broker_url or not broker):

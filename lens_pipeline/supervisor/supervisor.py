@@ -66,7 +66,7 @@ startsecs = 5
 startretries = 1000000
 stopsignal = {stop_signal}
 stopwaitsecs = {stop_seconds}
-killasgroup = {kill_group}
+killasgroup = true
 redirect_stderr = true
 stdout_logfile = logs/{name}.log
 stdout_logfile_maxbytes = 10MB
@@ -97,10 +97,9 @@ class Program:
     needs: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     ready_timeout: float = 60
-    # To the program alone; after `stop_seconds` it is killed, with its group if `kill_group`.
+    # To the program alone; after `stop_seconds` it is killed, with its group.
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: float = 10
-    kill_group: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
@@ -176,7 +175,7 @@ class Supervisor:
     def start(self, *names: str) -> None:
         """Start these programs (default: all), each once its needs are ready, and wait.
 
-        Raises StackError: one ends or is late; with the end of its log.
+        Raises StackError, with the end of the log: one ends or is late.
         """
         waiting = [self._programs[name] for name in names or self._programs]
         for program in waiting:
@@ -211,16 +210,6 @@ class Supervisor:
         """0: none. Raises as `statuses`."""
         return {name: info["pid"] for name, info in self._infos().items()}
 
-    def restart(self, name: str) -> None:
-        """Stop with its grace, start and wait. Raises as `start`."""
-        self._ready.discard(name)
-        # It crashed or was never started.
-        with contextlib.suppress(xmlrpc.client.Fault):
-            self._call("stopProcess", self._full_name(name), False)
-        while self._infos()[name]["statename"] == "STOPPING":
-            time.sleep(_POLL_SECONDS)
-        self.start(name)
-
     def stop(self) -> None:
         """In order, each program with its grace; then kill the rest."""
         daemon, self._daemon = self._daemon, None
@@ -248,7 +237,7 @@ class Supervisor:
         text = _CONFIG.format(
             minfds=1024 if hard_limit == resource.RLIM_INFINITY else min(1024, hard_limit),
             user="user = root\n" if os.geteuid() == 0 else "",
-            # The format would interpret characters of a home's name.
+            # The format interprets some characters of names.
             socket="run/supervisor.sock" if is_home else _escaped(str(self._socket)),
         )
         for program in self._programs.values():
@@ -258,7 +247,6 @@ class Supervisor:
                 command=_escaped(shlex.join(launcher)),
                 stop_signal=program.stop_signal,
                 stop_seconds=math.ceil(program.stop_seconds),
-                kill_group=str(program.kill_group).lower(),
             )
         for priority in {program.priority for program in self._programs.values()}:
             members = [p for p in self._programs.values() if p.priority == priority]

@@ -38,7 +38,7 @@ _DAEMON, _WORKER, _SERVER = 50, 40, 30
 
 @dataclass(frozen=True)
 class Stack:
-    """What `lens up` runs; safe to use from any thread."""
+    """Safe to use from any thread."""
 
     endpoints: Endpoints
     web_url: str
@@ -69,9 +69,8 @@ def up(
 ) -> None:
     """Run everything, with `on_ready` once it started, until a signal or `request_stop`.
 
-    `prepare` is called before the tables of the servers are needed. SIGINT, SIGTERM and SIGHUP
-    raise KeyboardInterrupt, which stops everything in order; a second Ctrl-C kills. Main thread
-    only.
+    `prepare` comes before the tables of the servers are needed. SIGINT, SIGTERM and SIGHUP raise
+    KeyboardInterrupt, which stops everything in order; a second Ctrl-C kills. Main thread only.
 
     Raises StackError: something cannot be started, another `lens up` runs here, or the supervisor
     was lost. Nothing is left running.
@@ -144,15 +143,14 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
 class _Signals:
     """The first signal to stop raises KeyboardInterrupt; a later Ctrl-C asks for hurry.
 
-    Others raise nothing during the stop. Python drops what a finalizer raises, so `is_stopping`
-    must be asked, too.
+    Python drops what a finalizer raises, so `is_stopping` must be asked, too.
     """
 
     _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.is_stopping = False
-        self._hurry = False
+        self.in_hurry = False
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -164,15 +162,9 @@ class _Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def expect_stop(self) -> None:
-        self.is_stopping = True
-
-    def hurry(self) -> bool:
-        return self._hurry
-
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.is_stopping:
-            self._hurry = self._hurry or number == signal.SIGINT
+            self.in_hurry = self.in_hurry or number == signal.SIGINT
             return
         self.is_stopping = True
         raise KeyboardInterrupt
@@ -211,7 +203,7 @@ def _run(
     product = programs(settings, config_dir)
     everything = [*servers.programs(), *product]
     json_logs = settings.log_format == "json"
-    with Supervisor(home, everything, signals.hurry, json_logs=json_logs) as supervisor:
+    with Supervisor(home, everything, lambda: signals.in_hurry, json_logs=json_logs) as supervisor:
         try:
             servers.start(supervisor)
             # From here on `resolve` works, for `prepare`; `lens` commands wait for `ready`.
@@ -227,13 +219,13 @@ def _run(
             on_ready(stack)
             _watch(stack, signals, report)
         finally:
-            signals.expect_stop()
+            signals.is_stopping = True
             services_file(home).unlink(missing_ok=True)
             report("stopping")
 
 
 def _watch(stack: Stack, signals: _Signals, report: Callable[[str], None]) -> None:
-    """Wait for the request to stop, and report programs that ended by themselves."""
+    """Report programs that ended by themselves, until a stop."""
     known = stack.supervisor.pids()
     while not signals.is_stopping and not stack.wait(_WATCH_SECONDS):
         pids = stack.supervisor.pids()

@@ -91,9 +91,7 @@ def _up(settings: Settings, source: str = SLEEPER, told: str = "") -> None:
 def main() -> None:
     command, home, *arguments = sys.argv[1:]
     # The default ports may be in use where the tests run.
-    settings = settings_for(
-        Path(home), dagster_port=free_port(), api_port=free_port()
-    )
+    settings = settings_for(Path(home), dagster_port=free_port(), api_port=free_port())
     try:
         {"short": _short, "up": _up}[command](settings, *arguments)
     except StackError as error:

@@ -161,7 +161,8 @@ class Sandbox:
             self._changed.wait_for(
                 lambda: self._closed or self._idle or self._count < self._workers
             )
-            self._refuse_if_closed()
+            if self._closed:
+                raise SandboxUnavailable("the sandbox is closed")
             while self._idle:
                 worker = self._idle.pop()
                 if worker.is_alive():
@@ -195,10 +196,6 @@ class Sandbox:
             self._busy.discard(worker)
             self._count -= 1
             self._changed.notify()
-
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is closed")
 
 
 class _DecoderEnded(MediaError):
