@@ -29,7 +29,7 @@ Buffer = bytes | bytearray | memoryview
 
 # Previews keep their key when their source changes: caches ask again after five minutes.
 CACHE_REVALIDATE = "public, max-age=300, must-revalidate"
-# For keys with a revision, whose bytes never change.
+# For keys with a revision (masters, their posters, renditions), whose bytes never change.
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 # UTF-8; S3's limit for a key, and of usual file systems for a name.
 MAX_KEY_BYTES = 1024
