@@ -17,10 +17,10 @@ from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Picture, PreviewSp
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 _LOADERS = ("Jpeg", "Png", "Webp", "Nsgif", "Heif")
-# AVIF's lie at offset 4.
+# First bytes of these formats; AVIF's are at offset 4.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8")
 
-# Of Pillow's header parsers for damaged files.
+# Pillow's header parsers raise these for damaged files.
 _HEADER_ERRORS = (
     OSError,
     SyntaxError,
@@ -31,17 +31,17 @@ _HEADER_ERRORS = (
     struct.error,
 )
 
-# Pixels; the ThumbHash has 7 frequencies only.
+# Pixels, for inline picture and ThumbHash, whose 7 frequencies need no more.
 _MINI_EDGE = 32
 # Longest edge and WebP quality, tried until it is small enough.
 _INLINE_STEPS = ((32, 70), (32, 40), (24, 40), (16, 40), (8, 20))
 _INLINE_EFFORT = 2
-# By default a megapixel at 50 frames a second for 20 s.
+# All frames may have this many times the pixels of one: by default 20 s of a megapixel at 50 Hz.
 _ANIMATION_FACTOR = 20
 
-# Replaced by the spec's limit; only headers are read.
+# The spec's limit replaces Pillow's own of 89 megapixels; only headers are read.
 Image.MAX_IMAGE_PIXELS = None
-# Of workflows in compressed text. The limit of 64 MiB for all text stays.
+# Generators store workflows in compressed text. The limit of 64 MiB for all text stays.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # A cache would only keep strangers' pixels: no operation is repeated.
 pyvips.cache_set_max(0)

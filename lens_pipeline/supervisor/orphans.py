@@ -42,14 +42,14 @@ def kill(home: Path) -> None:
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Started by a supervisor of `home`, without this process and its parents."""
+    """Processes started by a supervisor of `home`, without this process and its parents."""
     this = psutil.Process()
     spared = {this.pid, *(parent.pid for parent in this.parents())}
     return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
 def stop_seconds(home: Path) -> float:
-    """For all programs of `home` to stop."""
+    """How long the programs of `home` may take to stop, in all."""
     try:
         programs = json.loads((home / "run" / "programs.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def _is_marked(process: psutil.Process, home: Path) -> bool:
     except psutil.AccessDenied:
         return _is_postgres_of(process, home)
     except (psutil.NoSuchProcess, OSError):
-        # An I/O error for a zombie on some kernels.
+        # Some kernels report an I/O error for a zombie.
         return False
 
 

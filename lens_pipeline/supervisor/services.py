@@ -94,7 +94,7 @@ def running(
 
 
 def _join(settings: Settings, owner: Lock, users: Lock, command: str) -> Services | None:
-    """Of another owner, with the users' lock held; None: we own them."""
+    """The services of another owner, with the users' lock held; None: we own them."""
     home = settings.resolved_home
     deadline = time.monotonic() + _JOIN_SECONDS
     while not try_own(owner, command):

@@ -31,7 +31,7 @@ _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05
 _BOOT_SECONDS = 30
 _RPC_SECONDS = 10
-# Reported before the timeout.
+# Crashes of a program that will not start: reported before its timeout.
 _MAX_CRASHES = 3
 _TAIL_LINES = 20
 # sun_path has 108 bytes on Linux, 104 on macOS; supervisord binds path + `.` + pid first.
@@ -97,7 +97,7 @@ class Program:
     needs: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     ready_timeout: float = 60
-    # To the program alone; after `stop_seconds` it is killed, with its group.
+    # The signal goes to the program alone; after `stop_seconds` its whole group is killed.
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: float = 10
 
@@ -119,8 +119,8 @@ class _Start:
 class Supervisor:
     """Keeps `programs` running until the end of the `with` block; `start` starts them.
 
-    supervisord stops everything at the end of the thread that entered, since Linux tells no more of
-    a parent's death. While `hurry()` is true, `stop` kills. `json_logs`: every line of every log is
+    supervisord stops everything when the thread that entered ends: Linux tells of no other end of a
+    parent. While `hurry()` is true, `stop` kills. `json_logs`: every line of every log is
     a JSON object.
 
     Raises StackError on entering: supervisord does not start.
@@ -207,7 +207,7 @@ class Supervisor:
         return {name: self._status(name, infos[name]) for name in self._programs}
 
     def pids(self) -> dict[str, int]:
-        """0: none. Raises as `statuses`."""
+        """The process of each program; 0: none. Raises as `statuses`."""
         return {name: info["pid"] for name, info in self._infos().items()}
 
     def stop(self) -> None:

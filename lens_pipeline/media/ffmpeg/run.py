@@ -25,29 +25,29 @@ _TERMINATE_SECONDS = 2.0
 _POLL_SECONDS = 0.01
 _CHECK_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 16
-# In errors: the last lines say why.
+# Characters in an error: the last lines say why.
 _MESSAGE_TAIL = 400
-# Damage can bring millions of warnings.
+# Kept of stderr: damage can bring millions of warnings.
 _MESSAGES_BYTES = 64 * 1024
 # Without -y, ffmpeg keeps a file that exists and reports success.
 _OPTIONS = ("-nostdin", "-hide_banner", "-y", "-nostats", "-progress", "pipe:1")
 _REPORT_SECONDS = 0.5
-# For the start on a busy machine.
+# Besides what the media adds: for the start on a busy machine.
 _LIMIT_SECONDS = 120.0
 _NICENESS = 10
 # Address space: x264 takes 1.5 GB for 2160p, and its threads reserve more.
 _MEMORY_BYTES = 8 << 30
-# A process that ends itself does so again.
+# A file that crashes ffmpeg so does it again.
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
-# Of ffmpeg after SIGINT or SIGTERM.
+# ffmpeg's exit status after SIGINT or SIGTERM.
 _STATUS_AFTER_SIGNAL = 255
-# Of setpriv without a program, and of the dynamic linker without a library.
+# Exit statuses of setpriv without a program, and of the linker without a library.
 _NEVER_STARTED = frozenset({126, 127})
 # ENOSPC, EDQUOT and EFBIG in the C locale.
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
-# Of libgcrypt in Debian's ffmpeg, where memory may not be locked.
+# From libgcrypt in Debian's ffmpeg, where memory may not be locked.
 _NOISE = "Warning: using insecure memory!\n"
 _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
 
@@ -63,9 +63,9 @@ class Work:
     report: Callable[[str, float, float | None], None]
     """Takes the stage, the share that is done, and the speed (x real time) if known."""
     idle_seconds: float = 60.0
-    """Without progress."""
+    """How long ffmpeg may make no progress."""
     limit_per_second: float = 60.0
-    """Of ffmpeg, for a second of media, besides 120 s."""
+    """Seconds that ffmpeg may take for a second of media, besides 120 s."""
 
 
 def file_input(file: Path | str, demuxer: str) -> tuple[str, ...]:

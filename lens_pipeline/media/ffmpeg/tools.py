@@ -76,12 +76,9 @@ def _find(name: str, explicit: Path | None, wheel: Callable[[], Path | None]) ->
 def _wheel_ffmpeg() -> Path | None:
     try:
         import imageio_ffmpeg
-    except ImportError:
-        return None
-    try:
+
         return Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        # It has no binary for this platform.
+    except (ImportError, RuntimeError):  # not installed, or no binary for this platform
         return None
 
 
