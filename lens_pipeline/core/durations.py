@@ -1,4 +1,9 @@
-"""How long something took or is, in words."""
+"""Durations: in words, and from the header Retry-After."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 def spoken(seconds: float) -> str:
@@ -6,3 +11,17 @@ def spoken(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """RFC 9110, 10.2.3: seconds, or a date; None if it is neither."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    # A date that ends in -0000 is UTC too, but comes out naive.
+    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)

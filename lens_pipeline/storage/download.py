@@ -18,6 +18,7 @@ import certifi
 import httpcore2 as httpcore
 
 from lens_pipeline import VERSION
+from lens_pipeline.core.durations import retry_after_seconds
 from lens_pipeline.errors import (
     SourceMissing,
     SourceRefused,
@@ -37,7 +38,6 @@ from lens_pipeline.storage.object_store import Fetched, ObjectStore, save_stream
 from lens_pipeline.storage.retries import (
     FILE_RETRIES,
     RetryPolicy,
-    retry_after_seconds,
     retry_transient,
 )
 

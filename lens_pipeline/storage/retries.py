@@ -1,11 +1,8 @@
 """Retries within one run."""
 
-import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import tenacity
@@ -82,17 +79,3 @@ def _stop(policy: RetryPolicy, within_seconds: float) -> Callable[[tenacity.Retr
 def pause(seconds: float, cancelled: threading.Event) -> None:
     if cancelled.wait(seconds):
         raise FetchCancelled("the run was cancelled")
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """RFC 9110, 10.2.3: seconds, or a date; None if it is neither."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    # A date that ends in -0000 is UTC too, but comes out naive.
-    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)

@@ -7,8 +7,7 @@ from fastapi import Depends, Request
 
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.providers.kie import Provider
-from lens_pipeline.web.routes.deliveries import Deliveries
+from lens_pipeline.providers.kie import Deliveries, Provider
 
 
 @dataclass(frozen=True, slots=True)
