@@ -392,7 +392,7 @@ class Catalog:
             found = self._projects[kind].among(connection, project_id, ids)
         return {listed.row.id: listed for listed in found}
 
-    def insert(self, kind: Kind, row_id: str, values: Mapping[str, Any]) -> bool:
+    def insert(self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]) -> bool:
         """Insert a master, rendition or asset; False if the id is taken, and nothing is changed.
 
         Raises NoRightToWrite. Raises InvalidRow: a value does not fit the host's column.
@@ -400,7 +400,7 @@ class Catalog:
         rows = self._projects[kind]
         with self._writing("INSERT", rows.table) as connection:
             try:
-                return rows.insert(connection, row_id, values)
+                return rows.insert(connection, project_id, row_id, values)
             except DataError as error:
                 raise InvalidRow(_first_line(error)) from error
 

@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -35,11 +35,14 @@ class Deleted:
     renditions: list[str]
 
 
+R = TypeVar("R", bound=MasterVideo | ProjectAsset | ScaledVideo)
+
+
 @dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Generic[R]):
     """A row of a project, and its times."""
 
-    row: MasterVideo | ProjectAsset | ScaledVideo
+    row: R
     project_id: str
     created_at: dt.datetime | None
     changed_at: dt.datetime | None
@@ -86,15 +89,15 @@ class ProjectRows:
         conditions = [self._rows.key.among(connection, wanted)]
         return self._listed(connection, project_id, conditions, (), None)
 
-    def insert(self, connection: sa.Connection, row_id: str, values: Mapping[str, Any]) -> bool:
+    def insert(
+        self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]
+    ) -> bool:
         """Add a row; False if one has this id already, which is left as it is."""
         key = self._rows.key
-        times = {name: sa.func.now() for name in _TIMES if name in self.table.c}
-        statement = (
-            postgresql.insert(self.table)
-            .values({key.column.name: key.bound(connection, row_id), **times, **values})
-            .on_conflict_do_nothing()
-        )
+        own = {name: sa.func.now() for name in _TIMES} | {"project_id": project_id}
+        row = {name: value for name, value in own.items() if name in self.table.c}
+        row |= {key.column.name: key.bound(connection, row_id), **values}
+        statement = postgresql.insert(self.table).values(row).on_conflict_do_nothing()
         return connection.execute(statement).rowcount == 1
 
     def delete(self, connection: sa.Connection, row_id: str) -> Deleted:

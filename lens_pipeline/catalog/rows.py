@@ -59,6 +59,11 @@ class MasterVideo:
     problem: str | None = None
     """What is wrong with `shots_config` as a whole."""
 
+    @property
+    def shots_config(self) -> list[str]:
+        """Ids of assets, as in the column."""
+        return [shot.asset_id for shot in self.shots]
+
 
 @dataclass(frozen=True, slots=True)
 class ScaledVideo:

@@ -61,7 +61,7 @@ _REFUSED = frozenset({401, 402, 403})
 
 
 class TaskState(StrEnum):
-    """The states of a task."""
+    """How far a task is."""
 
     WAITING = "waiting"
     QUEUING = "queuing"

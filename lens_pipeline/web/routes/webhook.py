@@ -20,13 +20,13 @@ from lens_pipeline.providers.kie import (
     Task,
     TaskState,
     UnknownTask,
+    WebhookRefused,
+    verify_webhook,
 )
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem
-from lens_pipeline.web.routes.deliveries import verify
 from lens_pipeline.web.routes.generations import GenerationOut, generation_out, visible_entry
-from lens_pipeline.web.routes.retry import try_again
 
 router = APIRouter(tags=["provider"])
 
@@ -115,7 +115,10 @@ def _delivered(
         raise _unset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY")
     _provider(context)
     task_id = _task_id(body)
-    verify(key, task_id, x_webhook_timestamp, x_webhook_signature)
+    try:
+        verify_webhook(key, task_id, x_webhook_timestamp, x_webhook_signature)
+    except WebhookRefused as error:
+        raise ApiError(401, error.code, str(error)) from error
     name = f"{task_id} {x_webhook_timestamp}"
     if context.deliveries.is_known(name):
         return None
@@ -175,7 +178,7 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
     # Masters and renditions may have the same id.
-    tried = try_again(context, generation_id, [derivative_of(entry.row.kind)])
+    tried = context.retry(generation_id, [derivative_of(entry.row.kind)])
     entry = visible_entry(context, caller, generation_id)
     if not tried:
         raise ApiError(
