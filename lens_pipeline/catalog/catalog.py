@@ -53,7 +53,7 @@ class Catalog:
             permissions.check_reading(connection)
 
     def migrate(self) -> list[str]:
-        """Create the tables that are absent; never alter one that is there. Returns their names."""
+        """Create the absent tables, and alter none. Returns their names."""
         with self._connect() as connection:
             created = [
                 table
@@ -65,10 +65,7 @@ class Catalog:
         return [table.name for table in created]
 
     def create_view(self) -> list[str]:
-        """Create `lens_generations` and its table where absent. Returns their names.
-
-        Raises CatalogError: this role may not. Everything else works without them.
-        """
+        """Create `lens_generations` and its table where absent. Returns their names."""
         with self._connect() as connection:
             created = status_view.create(connection)
             connection.commit()
@@ -82,10 +79,7 @@ class Catalog:
     def project(
         self, asset: str, rows: Iterable[status_view.Projected], gone: Iterable[str]
     ) -> int:
-        """Have `lens_generations` show these rows, and nothing of those `gone`.
-
-        Returns how many it showed otherwise.
-        """
+        """Show these rows in `lens_generations`, and none of those `gone`; returns the changes."""
         wanted = {row.id: row for row in rows}
         dropped = list(gone)
         with self._connect() as connection:
@@ -99,7 +93,7 @@ class Catalog:
         return len(changed) + len(dropped)
 
     def drop_orphans(self) -> int:
-        """Take what is gone or unfinished out of the projection; returns how many rows."""
+        """Delete rows of `lens_generations` that are gone or unfinished; returns their number."""
         with self._connect() as connection:
             count = status_view.delete_orphans(connection, FINISHED)
             connection.commit()
@@ -126,8 +120,7 @@ class Catalog:
     ) -> list[tuple[Position | None, Row | UnusableRow]]:
         """The next `limit` finished rows of `kind` after `position`, oldest first.
 
-        Each comes with its place; rows without any time come last and have none: a reader cannot
-        page past them.
+        Rows without a time come last and have no position.
         """
         rows = self._rows[kind]
         query = (
@@ -147,9 +140,7 @@ class Catalog:
     def waiting_after(
         self, kind: Kind, position: Position | None, oldest: int, newest: int
     ) -> list[tuple[str, str]]:
-        """Ids and owners of the `oldest` first finished rows of `kind` after `position`, and of the
-        `newest` last ones if there are more; oldest first, without the rest of the rows.
-        """
+        """Ids and owners of the `oldest` and the `newest` rows after `position`, oldest first."""
         rows = self._rows[kind]
         query = sa.select(rows.key.text.label("id"), rows.owner.label("owner")).where(rows.counts)
         if position is not None:
@@ -177,7 +168,7 @@ class Catalog:
             return rows.parse(connection, connection.execute(query).all())
 
     def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:
-        """Every finished row of `kind` in pages ordered by id; independent of the rows' times."""
+        """Every finished row of `kind` in pages by id."""
         rows = self._rows[kind]
         last: str | None = None
         while True:
@@ -192,7 +183,7 @@ class Catalog:
             last = found[-1].id
 
     def count_finished(self, kind: Kind, before: dt.datetime) -> int:
-        """How many finished rows of `kind` are older than `before`."""
+        """The number of finished rows of `kind` that are older than `before`."""
         rows = self._rows[kind]
         query = (
             sa.select(sa.func.count())
@@ -208,7 +199,7 @@ class Catalog:
             return connection.execute(sa.select(sa.func.now())).scalar_one()
 
     def invalid(self, limit: int = 1000) -> list[UnusableRow]:
-        """Up to `limit` rows of each table that look finished but can never be processed."""
+        """Up to `limit` rows of each table that look finished and can never be processed."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
             for rows in self._tables:
@@ -217,7 +208,7 @@ class Catalog:
         return [row for row in found if isinstance(row, UnusableRow)]
 
     def problems(self, row_id: str) -> list[str]:
-        """Why each row with this id is not usable now: not finished, or never; empty if none is."""
+        """Why rows with this id cannot be used now."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
             for rows in self._tables:
@@ -237,12 +228,12 @@ class Catalog:
             return self._generations.listed(connection, ids)
 
     def project_ids(self, limit: int) -> list[str]:
-        """Up to `limit` projects that have masters or assets; those of the latest masters first."""
+        """Up to `limit` projects; those of the latest masters first."""
         with self._connect() as connection:
             return read_project_ids(connection, limit)
 
     def lack_of_writing(self) -> permissions.Lack | None:
-        """What `insert` and `delete` may not do; None: they may do all."""
+        """The rights that `insert` and `delete` lack; None: they have all."""
         with self._connect() as connection:
             return permissions.lack_of_writing(connection)
 
@@ -252,7 +243,7 @@ class Catalog:
             permissions.check_tasks(connection)
 
     def of_task(self, task_id: str) -> list[provider_tasks.TaskRow]:
-        """The rows of a task of the provider's."""
+        """The rows of a task of the provider."""
         with self._connect() as connection:
             return self._tasks.of(connection, task_id)
 
@@ -260,10 +251,9 @@ class Catalog:
     def recording(
         self, row: provider_tasks.TaskRow, asset_url: str | None
     ) -> Iterator[provider_tasks.Recorded | None]:
-        """Write what a task came to, see `TaskRows.record`.
+        """Write the result of a task, see `TaskRows.record`.
 
-        The row is locked, and nobody else sees what was written, until the block ends; undone if
-        it raises.
+        The row is locked until the end of the block, which commits; an error in it rolls back.
         """
         with translated():
             connection = self._engine.connect()
@@ -311,23 +301,20 @@ class Catalog:
     def project_page(
         self, kind: Kind, project_id: str, after: Place | None, limit: int
     ) -> list[projects.Listed]:
-        """Up to `limit` masters, renditions or assets of a project after that place, newest first.
-
-        Another page follows exactly if there are `limit`, or none.
-        """
+        """Up to `limit` rows of a project after that place, newest first."""
         with self._connect() as connection:
             return self._projects[kind].page(connection, project_id, after, limit)
 
     def project_rows(
         self, kind: Kind, project_id: str, ids: Iterable[str]
     ) -> dict[str, projects.Listed]:
-        """Those of `ids` that are masters, renditions or assets of the project, by id."""
+        """Those of `ids` that are rows of the project, by id."""
         with self._connect() as connection:
             found = self._projects[kind].among(connection, project_id, ids)
         return {listed.row.id: listed for listed in found}
 
     def insert(self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]) -> bool:
-        """Insert a master, rendition or asset; False if the id is taken, and nothing is changed.
+        """Insert a row of a project; False if the id is taken.
 
         Raises NoRightToWrite. Raises InvalidRow: a value does not fit the host's column.
         """
@@ -339,16 +326,16 @@ class Catalog:
                 raise InvalidRow(first_line(error)) from error
 
     def delete(self, kind: Kind, row_id: str) -> list[str]:
-        """Delete a row, and a master's renditions with it; returns the ids of those.
+        """Delete a row of a project. Returns the ids of a master's renditions, deleted with it.
 
         Raises NoRightToWrite.
         """
         rows = self._projects[kind]
         with self._writing("DELETE", rows.table) as connection:
-            deleted = rows.delete(connection, row_id)
-            if not deleted.row and self.existing(kind, [row_id]):
+            renditions = rows.delete(connection, row_id)
+            if renditions is None and self.existing(kind, [row_id]):
                 raise permissions.no_right(connection, "DELETE", rows.table, by_policy=True)
-        return deleted.renditions
+        return renditions or []
 
     @contextmanager
     def _writing(self, action: str, table: sa.Table) -> Iterator[sa.Connection]:

@@ -62,33 +62,21 @@ class GenerationRows(RowSet):
             *(generations.c[name] for name in ("type", "status", "asset_url")),
             sa.cast(generations.c.created_at, TIME).label("created_at"),
         )
-        self._types = [kind.value for kind in kinds]
         self._user = IdColumn(generations.c.user_id)
-
-    @property
-    def belongs(self) -> sa.ColumnElement[bool]:
-        return generations.c.type.in_(self._types)
-
-    @property
-    def counts(self) -> sa.ColumnElement[bool]:
-        return sa.and_(self.belongs, generations.c.status.in_(FINISHED))
-
-    @property
-    def unusable(self) -> sa.ColumnElement[bool]:
-        return sa.and_(
+        self._is_finished = generations.c.status.in_(FINISHED)
+        self._has_no_key = sa.or_(is_no_key(self.key.text), is_no_key(self.owner))
+        self.belongs = generations.c.type.in_([kind.value for kind in kinds])
+        self.counts = sa.and_(self.belongs, self._is_finished)
+        self.unusable = sa.and_(
             sa.func.lower(sa.func.trim(generations.c.status)).in_(FINISHED),
             sa.or_(
-                generations.c.status.not_in(FINISHED),
+                sa.not_(self._is_finished),
                 # NULL, which a host's table may hold, compares as neither.
                 generations.c.type.is_(None),
                 generations.c.type.not_in([Kind.PHOTO.value, Kind.VIDEO.value]),
                 self._has_no_key,
             ),
         )
-
-    @property
-    def _has_no_key(self) -> sa.ColumnElement[bool]:
-        return sa.or_(is_no_key(self.key.text), is_no_key(self.owner))
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         return [_finished(row) for row in rows]
@@ -98,8 +86,7 @@ class GenerationRows(RowSet):
     ) -> list[ListedGeneration]:
         """Up to `limit` rows older than the place `after`, newest first.
 
-        Rows without a time, and those that can never be used, are left out: `lens dead-letters`
-        shows the latter.
+        Rows without a time, and those that can never be used, are left out.
         """
         conditions = self._conditions(connection, selection)
         if conditions is None:
@@ -128,7 +115,7 @@ class GenerationRows(RowSet):
         if selection.kind is not None:
             conditions.append(generations.c.type == selection.kind.value)
         if selection.finished is not None:
-            is_finished = generations.c.status.in_(FINISHED)
+            is_finished = self._is_finished
             conditions.append(is_finished if selection.finished else sa.not_(is_finished))
         if selection.ids is not None:
             ids = self.key.bindable(connection, selection.ids)

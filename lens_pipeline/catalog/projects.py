@@ -27,14 +27,6 @@ _TIMES = ("created_at", "updated_at")
 _LATEST_MASTERS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """Whether a row was deleted, and the ids of the renditions that went with it."""
-
-    row: bool
-    renditions: list[str]
-
-
 R = TypeVar("R", bound=MasterVideo | ProjectAsset | ScaledVideo)
 
 
@@ -93,8 +85,8 @@ class ProjectRows:
         statement = postgresql.insert(self.table).values(row).on_conflict_do_nothing()
         return connection.execute(statement).rowcount == 1
 
-    def delete(self, connection: sa.Connection, row_id: str) -> Deleted:
-        """Remove a row, and a master's renditions with it."""
+    def delete(self, connection: sa.Connection, row_id: str) -> list[str] | None:
+        """Delete a row, and a master's renditions; returns the ids of these, None if no row was."""
         renditions: list[str] = []
         if self._kind is Kind.MASTER:
             of_master = self._master_of_scaled.among(
@@ -106,7 +98,7 @@ class ProjectRows:
         wanted = self._rows.key.bindable(connection, [row_id])
         this = self._rows.key.among(connection, wanted)
         count = connection.execute(sa.delete(self.table).where(this)).rowcount
-        return Deleted(count > 0, renditions)
+        return renditions if count else None
 
     @property
     def _created(self) -> sa.ColumnElement:

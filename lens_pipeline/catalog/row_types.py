@@ -1,7 +1,4 @@
-"""The rows of each kind: which they are, their order, and their values in Python.
-
-Generations are in `generations`.
-"""
+"""Rows of assets, masters and renditions, and what all kinds of rows share."""
 
 import datetime as dt
 import uuid
@@ -24,6 +21,7 @@ from lens_pipeline.core.ids import KEY_PATTERN, key_problem
 
 # PostgreSQL's $ does not match before a trailing newline, unlike Python's.
 _GOOD_KEY = f"^{KEY_PATTERN.pattern}$"
+_SCALED_COLUMNS = ("start_seconds", "end_seconds", "width", "height")
 _Found = tuple[dict[str, shots.Asset], dict[str, shots.ShotGeneration]]
 
 
@@ -42,7 +40,7 @@ def place(time: dt.datetime, row_id: str) -> sa.Tuple:
 
 
 class IdColumn:
-    """A key that a host's table may hold as text or as uuid."""
+    """A column that a host's table may have as text or as uuid."""
 
     def __init__(self, column: sa.Column) -> None:
         self.column = column
@@ -84,6 +82,13 @@ class IdColumn:
 class RowSet(ABC):
     """The rows of one kind. `owner` is the user or project that waits for the derivative."""
 
+    belongs: sa.ColumnElement[bool] = sa.true()
+    """Whether a row of the table is of this kind."""
+    counts = belongs
+    """Whether it is of this kind and finished."""
+    unusable: sa.ColumnElement[bool]
+    """Whether a row, of any kind in its table, can never be used."""
+
     def __init__(self, key: sa.Column, owner: sa.Column, *columns: sa.ColumnElement) -> None:
         self.key = IdColumn(key)
         self.owner = as_text(owner)
@@ -91,21 +96,6 @@ class RowSet(ABC):
         self.time = sa.cast(row_time(key.table), TIME)
         self.place = sa.tuple_(self.time, self.key.text)
         self._columns = columns
-
-    @property
-    def belongs(self) -> sa.ColumnElement[bool]:
-        """Whether a row of the table is of this kind."""
-        return sa.true()
-
-    @property
-    def counts(self) -> sa.ColumnElement[bool]:
-        """Whether it is of this kind and finished."""
-        return self.belongs
-
-    @property
-    @abstractmethod
-    def unusable(self) -> sa.ColumnElement[bool]:
-        """Whether a row, of any kind in its table, can never be used."""
 
     @abstractmethod
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
@@ -143,11 +133,8 @@ class AssetRows(RowSet):
             text_of(project_assets.c.generation_id),
             project_assets.c.asset_url,
         )
+        self.unusable = is_no_key(self.key.text)
         self._generations = generations
-
-    @property
-    def unusable(self) -> sa.ColumnElement[bool]:
-        return is_no_key(self.key.text)
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         found = self._with_generations(connection, rows)
@@ -181,11 +168,8 @@ class MasterRows(RowSet):
             text_of(master_videos.c.name),
             master_videos.c.shots_config,
         )
+        self.unusable = sa.or_(is_no_key(self.key.text), is_no_key(self.owner))
         self._assets = assets
-
-    @property
-    def unusable(self) -> sa.ColumnElement[bool]:
-        return sa.or_(is_no_key(self.key.text), is_no_key(self.owner))
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         configs = [shots.read_config(row.shots_config) for row in rows]
@@ -204,15 +188,11 @@ class ScaledRows(RowSet):
             scaled_videos.c.scaled_id,
             scaled_videos.c.master_id,
             text_of(scaled_videos.c.master_id),
-            *(scaled_videos.c[name] for name in ("start_seconds", "end_seconds")),
-            *(scaled_videos.c[name] for name in ("width", "height")),
+            *(scaled_videos.c[name] for name in _SCALED_COLUMNS),
         )
-        self._masters = masters
-
-    @property
-    def unusable(self) -> sa.ColumnElement[bool]:
         missing = [scaled_videos.c[name].is_(None) for name in ("master_id", "width", "height")]
-        return sa.or_(is_no_key(self.key.text), *missing)
+        self.unusable = sa.or_(is_no_key(self.key.text), *missing)
+        self._masters = masters
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         masters = self._masters.by_id(connection, {row.master_id for row in rows if row.master_id})
@@ -245,10 +225,7 @@ def _scaled(row: sa.Row, master: Row | UnusableRow | None) -> ScaledVideo | Unus
     return ScaledVideo(
         id=row.id,
         master_id=row.master_id,
-        start_seconds=row.start_seconds,
-        end_seconds=row.end_seconds,
-        width=row.width,
-        height=row.height,
+        **{name: getattr(row, name) for name in _SCALED_COLUMNS},
         finished_at=row.changed_at,
         master=master if isinstance(master, MasterVideo) else None,
     )

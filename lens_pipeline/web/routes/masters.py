@@ -51,7 +51,7 @@ class NewMaster(Wanted):
     shots: Annotated[list[str], Field(min_length=1, max_length=MOST_SHOTS)]
     """Ids of assets of the project, in order; one may come more than once."""
     master_id: Key | None = None
-    """Makes the request safe to repeat; without one, an id is made up."""
+    """Makes the request safe to repeat."""
 
 
 class MasterOut(BaseModel):
@@ -63,14 +63,12 @@ class MasterOut(BaseModel):
     shots: list[str]
     status: State
     waits: str | None
-    """What it waits for before it is made."""
     waits_for: list[str]
-    """The shots among that, each once."""
+    """Shots that are not ready, each once."""
     percent: int | None
     progress: str | None
-    """How far it is, in words, while it is made."""
     method: str | None
-    """How it was joined: copy, partial or encode."""
+    """copy, partial or encode"""
     duration_seconds: float | None
     width: int | None
     height: int | None
@@ -81,7 +79,7 @@ class MasterOut(BaseModel):
     attempts: int
     run_id: str | None
     dagster_path: str
-    """Path of the partition in the Dagster UI."""
+    """Of the partition in the Dagster UI."""
     poster_url: str | None
     video_url: str | None
     download_url: str | None

@@ -66,7 +66,7 @@ class NewAsset(Wanted):
     asset_url: Source | None = None
     """An address `https://…` or `http://…`, or an object key of the store."""
     asset_id: Key | None = None
-    """Makes the request safe to repeat; without one, an id is made up."""
+    """Makes the request safe to repeat."""
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
@@ -83,13 +83,12 @@ class AssetOut(BaseModel):
     generation_id: str | None
     asset_url: str | None
     type: GenerationType | None
-    """None if neither a generation nor the address says what it is."""
+    """None: not known."""
     usable: bool
     """As a shot of a master, now."""
     waits: str | None
-    """What is still to come before it is."""
     problem: str | None
-    """Why it never will be as things stand."""
+    """Why it cannot be used."""
     poster_url: str | None
     thumbhash: str | None
     width: int | None

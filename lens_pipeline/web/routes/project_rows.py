@@ -1,4 +1,4 @@
-"""What the routes of masters, renditions and assets share: inputs, look-ups, answers."""
+"""Inputs, look-ups and answers that the routes of masters, renditions and assets share."""
 
 import unicodedata
 import uuid
@@ -98,14 +98,14 @@ def page_of(kind: Kind) -> Callable[..., Page]:
 
 
 def row_of(
-    kind: Kind, parameter: str, caller: Callable[[Request], Caller] = caller
+    kind: Kind, parameter: str, identify: Callable[[Request], Caller] = caller
 ) -> Callable[..., Listed]:
-    """A dependency: the row that the path names by `parameter`, for this kind of caller."""
+    """A dependency: the row that the path names by `parameter`."""
 
     def row(
         project_id: str,
         row_id: Annotated[str, Path(alias=parameter)],
-        caller: Annotated[Caller, Depends(caller)],
+        caller: Annotated[Caller, Depends(identify)],
         context: ContextDep,
     ) -> Listed:
         """Raises ApiError 404: there is none that the caller may see."""
@@ -172,21 +172,15 @@ def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> N
 
 
 def status_fields(derivative: Derivative, row_id: str, made: Outcome) -> dict[str, Any]:
-    """Fields of an answer that say where a video of a row stands."""
+    """Fields of an answer for the status of a row's video."""
+    names = (
+        *("waits", "percent", "progress", "duration_seconds", "bytes", "thumbhash"),
+        *("error", "error_class", "attempts", "run_id", "ready_at"),
+    )
     return {
         "status": made.state,
-        "waits": made.waits,
-        "percent": made.percent,
-        "progress": made.progress,
-        "duration_seconds": made.duration_seconds,
-        "bytes": made.bytes,
-        "thumbhash": made.thumbhash,
-        "error": made.error,
-        "error_class": made.error_class,
-        "attempts": made.attempts,
-        "run_id": made.run_id,
         "dagster_path": f"/assets/{derivative.asset}?partition={row_id}",
-        "ready_at": made.ready_at,
+        **{name: getattr(made, name) for name in names},
     }
 
 

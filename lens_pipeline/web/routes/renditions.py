@@ -38,7 +38,7 @@ PageDep = Annotated[Page, Depends(page_of(Kind.SCALED))]
 ScaledDep = Annotated[Listed[ScaledVideo], Depends(row_of(Kind.SCALED, "scaled_id"))]
 MediaDep = Annotated[Listed[ScaledVideo], Depends(row_of(Kind.SCALED, "scaled_id", media_caller))]
 
-# Longer than any master; a limit at all, so that a number is a number of seconds.
+# Longer than any master.
 _MOST_SECONDS = 1_000_000
 Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
@@ -55,7 +55,7 @@ class NewScaled(Wanted):
     end_seconds: Seconds | None = None
     """None: to its end."""
     scaled_id: Key | None = None
-    """Makes the request safe to repeat; without one, an id is made up."""
+    """Makes the request safe to repeat."""
 
     @model_validator(mode="after")
     def _ends_after_its_start(self) -> Self:
@@ -76,10 +76,8 @@ class ScaledOut(BaseModel):
     height: int
     status: State
     waits: str | None
-    """What it waits for before it is made."""
     percent: int | None
     progress: str | None
-    """How far it is, in words, while it is made."""
     duration_seconds: float | None
     bytes: int | None
     thumbhash: str | None
@@ -88,7 +86,7 @@ class ScaledOut(BaseModel):
     attempts: int
     run_id: str | None
     dagster_path: str
-    """Path of the partition in the Dagster UI."""
+    """Of the partition in the Dagster UI."""
     video_url: str | None
     created_at: dt.datetime | None
     ready_at: dt.datetime | None

@@ -1,4 +1,4 @@
-"""The generation provider's side: its webhook, looking at a task by hand, and trying again."""
+"""The provider's webhook, a look at a task by hand, and the retry of a generation."""
 
 import json
 import math
@@ -31,7 +31,7 @@ from lens_pipeline.web.routes.generations import GenerationOut, generation_out, 
 router = APIRouter(tags=["provider"])
 
 _MAX_BODY = 1024 * 1024
-# After which the provider may be asked again where it does not say so itself, seconds.
+# Retry-After when the provider names none.
 _RETRY_SECONDS = 5
 
 _PROVIDER_ERRORS: dict[int | str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ class DuplicateOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A genuine webhook: what tells it from others, and the row that it is about."""
+    """A genuine webhook: its name and the row that it is about."""
 
     name: str
     row: TaskRow
@@ -109,7 +109,7 @@ def _delivered(
     x_webhook_timestamp: Annotated[str | None, Header()] = None,
     x_webhook_signature: Annotated[str | None, Header()] = None,
 ) -> Delivery | None:
-    """What a genuine webhook is about; None if the same one was handled before."""
+    """A genuine webhook; None if the same one was handled before."""
     key = context.pipeline.settings.kie_webhook_key
     if not key:
         raise _unset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY")
@@ -177,7 +177,7 @@ def sync_task(
 def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
-    # Masters and renditions may have the same id.
+    # A master or rendition may have the same id.
     tried = context.retry(generation_id, [derivative_of(entry.row.kind)])
     entry = visible_entry(context, caller, generation_id)
     if not tried:
@@ -208,7 +208,7 @@ def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut
 
 
 async def _asked(context: Context, task_id: str) -> Task:
-    """Waited for without a thread: a slow provider must not keep others from being served."""
+    """The state of a task. Asynchronous: a slow provider must not hold a thread."""
     try:
         return await _provider(context).task(task_id)
     except UnknownTask as error:
@@ -251,7 +251,7 @@ def _only_row(context: Context, task_id: str) -> TaskRow:
 
 
 def _task_id(body: bytes) -> str:
-    """The id that a webhook's body is about."""
+    """The task of a webhook's body."""
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
