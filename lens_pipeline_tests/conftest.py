@@ -7,7 +7,7 @@ import pytest
 from lens_pipeline.engine.processes import startup
 
 # Sites with databases and a store, for whichever tests need one.
-pytest_plugins = ["lens_pipeline_tests.pipeline.fixtures"]
+pytest_plugins = ["lens_pipeline_tests.support.fixtures"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 
-from lens_pipeline_tests.web import chromium
+from lens_pipeline_tests.web.pages import chromium
 
 # Debian's package by program. Chromium has several names.
 PACKAGES = {

@@ -23,7 +23,7 @@ from lens_pipeline.derivatives.registry import (
 )
 from lens_pipeline_tests.chaos.world import World
 from lens_pipeline_tests.media.samples import encoded, scene, texture, write_video
-from lens_pipeline_tests.pipeline import sources
+from lens_pipeline_tests.support import sources
 
 USERS = ("ann", "ben", "cem")
 PROJECT = "film"

@@ -11,7 +11,7 @@ import psutil
 
 from lens_pipeline_tests.chaos.proxy import FaultyProxy, Weather
 from lens_pipeline_tests.chaos.world import World
-from lens_pipeline_tests.pipeline.stack import role_of
+from lens_pipeline_tests.support.stack import role_of
 
 Heal = Callable[[], None]
 # Roles whose processes die by themselves on a bad day, or are shot by a kernel short of memory.

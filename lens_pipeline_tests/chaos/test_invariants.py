@@ -16,7 +16,7 @@ from lens_pipeline_tests.chaos.invariants import (
     wrong_standings,
 )
 from lens_pipeline_tests.media.samples import encoded, texture
-from lens_pipeline_tests.pipeline import sources
+from lens_pipeline_tests.support import sources
 
 GOOD, BAD = Expected("photo"), Expected("photo", frozenset({"SourceMissing"}))
 WEBP = encoded(texture(60, 40), "WEBP", quality=80)

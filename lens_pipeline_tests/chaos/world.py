@@ -19,9 +19,9 @@ from lens_pipeline.core.ports import free_port
 from lens_pipeline_tests.chaos.clock import Clock
 from lens_pipeline_tests.chaos.disk import SmallDisk
 from lens_pipeline_tests.chaos.proxy import FaultyProxy
-from lens_pipeline_tests.pipeline.site import Site
-from lens_pipeline_tests.pipeline.stack import Stack
-from lens_pipeline_tests.servers import HostileServer, SeaweedServer
+from lens_pipeline_tests.support.servers import HostileServer, SeaweedServer
+from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.stack import Stack
 
 _SETTINGS = {
     "LENS_BACKFILL_CRON": "* * * * *",

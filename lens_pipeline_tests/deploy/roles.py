@@ -18,8 +18,8 @@ from lens_pipeline.core.ports import free_port
 from lens_pipeline.engine.liveness import problem_of
 from lens_pipeline.settings import PREFIX, Settings, load
 from lens_pipeline.supervisor.services import running
-from lens_pipeline_tests.pipeline.site import eventually
-from lens_pipeline_tests.servers import SeaweedServer
+from lens_pipeline_tests.support.servers import SeaweedServer
+from lens_pipeline_tests.support.site import eventually
 
 TOKEN = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

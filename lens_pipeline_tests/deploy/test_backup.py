@@ -11,7 +11,7 @@ import pytest
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor.services import running
-from lens_pipeline_tests.pipeline.site import Site, lens
+from lens_pipeline_tests.support.site import Site, lens
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,9 @@ from lens_pipeline_tests.deploy.roles import (
     Roles,
     roles_on_servers,
 )
-from lens_pipeline_tests.pipeline import sources
-from lens_pipeline_tests.pipeline.site import eventually
-from lens_pipeline_tests.servers import HostileServer
+from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.servers import HostileServer
+from lens_pipeline_tests.support.site import eventually
 from lens_pipeline_tests.tools import find
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from lens_pipeline_tests.deploy.roles import COMMANDS, Roles, roles_on_servers
-from lens_pipeline_tests.pipeline import sources
-from lens_pipeline_tests.servers import HostileServer
+from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.servers import HostileServer
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/lens-debian:12"

@@ -23,8 +23,8 @@ from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.services import running
 from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.hosts.namespaces import Host, Network
-from lens_pipeline_tests.pipeline.site import Site, eventually
-from lens_pipeline_tests.servers import SeaweedServer
+from lens_pipeline_tests.support.servers import SeaweedServer
+from lens_pipeline_tests.support.site import Site, eventually
 
 _STOP_SECONDS = 60
 

@@ -14,8 +14,8 @@ from lens_pipeline.event_log.reader import EventLog
 from lens_pipeline_tests.hosts.conftest import Machines
 from lens_pipeline_tests.hosts.namespaces import Host
 from lens_pipeline_tests.media.samples import decoded
-from lens_pipeline_tests.pipeline import sources
-from lens_pipeline_tests.pipeline.site import eventually
+from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.site import eventually
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.as_root, pytest.mark.timeout(600)]
 

@@ -17,7 +17,7 @@ from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.server import Server
-from lens_pipeline_tests.pipeline.site import Site, eventually
+from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.web.outages import Gate, Unsteady
 
 

@@ -4,7 +4,7 @@ import dagster as dg
 from dagster import DagsterEvent, DagsterEventType
 
 from lens_pipeline.engine.run_execution import execute
-from lens_pipeline_tests.pipeline.site import Site
+from lens_pipeline_tests.support.site import Site
 
 
 def execute_queued(site: Site) -> int:

@@ -15,9 +15,9 @@ from lens_pipeline.storage import s3_store
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.s3_store import POOL_CONNECTIONS, S3Store
 from lens_pipeline.web.http import streaming
-from lens_pipeline_tests.pipeline.project import PROJECT, Project
-from lens_pipeline_tests.pipeline.site import Site, eventually
-from lens_pipeline_tests.servers import SeaweedServer
+from lens_pipeline_tests.support.project import PROJECT, Project
+from lens_pipeline_tests.support.servers import SeaweedServer
+from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.web.conftest import served_over
 
 pytestmark = pytest.mark.slow

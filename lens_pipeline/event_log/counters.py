@@ -1,0 +1,207 @@
+"""Figures of the event log and the run queue: numbers, durations, ages. Nothing is kept here.
+
+`monitoring/` keeps counters of them; the daily report reads whole days, see `daily.py`.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.reader import event_metadata
+from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
+
+STAGES = ("fetch", "render", "store")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One derivative that a run has made, and how long that took, in seconds where known."""
+
+    asset: str
+    latency: float | None
+    stages: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """One attempt that failed."""
+
+    asset: str
+    error_class: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """Runs that wait in a queue, and since when the first of them does."""
+
+    depth: int
+    since: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HourlyOutcome:
+    """How the files came out that were worked on in an hour; each counts once, as it was last."""
+
+    made: int
+    failed: int
+    main_error: str | None = None
+    """The most frequent error class."""
+
+    @property
+    def percent(self) -> float:
+        """Of files that were made."""
+        total = self.made + self.failed
+        return 100 * self.made / total if total else 100.0
+
+
+class FigureLog:
+    """Reads figures. Safe to share between threads."""
+
+    def __init__(self, dagster_url: str) -> None:
+        self._engine = sa.create_engine(
+            dagster_url,
+            pool_pre_ping=True,
+            pool_size=1,
+            max_overflow=3,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "lens-pipeline-figures",
+                "tcp_user_timeout": 15_000,
+            },
+        )
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def events(
+        self, materialized: Sequence[int], failed: Sequence[int]
+    ) -> tuple[list[Made], list[Missed]]:
+        """The facts of these materializations and of these observations of failures."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_EVENTS, {"ids": list(materialized)})
+            return [_made(row) for row in rows], missed_of(connection, failed)
+
+    def outcome(self, assets: Sequence[str], since: dt.datetime) -> HourlyOutcome:
+        """How the files of these assets came out that were worked on since then.
+
+        Times have no index, but ids rise with them: a few dozen look-ups find where to begin.
+        """
+        with self._engine.connect() as connection:
+            values = {
+                "assets": [json.dumps([asset]) for asset in assets],
+                "after": _last_before(connection, since),
+                "outcome": OUTCOME_TAG,
+                "failed": Outcome.FAILED.value,
+                "error_class": ERROR_CLASS_TAG,
+            }
+            row = connection.execute(_HOURLY, values).one()
+        return HourlyOutcome(row.made, row.failed, row.main_error)
+
+    def queues(self, tag: str) -> dict[str, QueueLoad]:
+        """How many runs wait for the daemon or a worker, by the value of their `tag`."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_QUEUES, {"tag": tag}).all()
+        return {
+            row.queue: QueueLoad(row.depth, row.since and row.since.replace(tzinfo=dt.UTC))
+            for row in rows
+        }
+
+
+def _made(row: sa.Row) -> Made:
+    facts = event_metadata(row)
+    stages = [(stage, _seconds(facts.get(f"{stage}_seconds"))) for stage in STAGES]
+    return Made(
+        json.loads(row.asset_key)[0],
+        _seconds(facts.get("latency_seconds")),
+        tuple((stage, seconds) for stage, seconds in stages if seconds is not None),
+    )
+
+
+def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Missed]:
+    """What those of these observations tell that are failures."""
+    rows = connection.execute(
+        _OUTCOMES,
+        {
+            "ids": list(event_ids),
+            "outcome": OUTCOME_TAG,
+            "failed": Outcome.FAILED.value,
+            "error_class": ERROR_CLASS_TAG,
+            "permanent": PERMANENT_TAG,
+        },
+    )
+    return [
+        Missed(json.loads(row.asset_key)[0], row.error_class or "", row.permanent == "true")
+        for row in rows
+    ]
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+_EVENTS = sa.text('SELECT asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
+
+
+def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
+    """The id of an event after which, as far as ids rise with time, all happened at `moment` or
+    later.
+    """
+    naive_utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    low, high = 0, connection.execute(_LAST_EVENT).scalar_one()
+    while low < high:
+        middle = (low + high + 1) // 2
+        at = connection.execute(_TIME_FROM, {"id": middle}).scalar()
+        low, high = (middle, high) if at is not None and at < naive_utc else (low, middle - 1)
+    return low
+
+
+_LAST_EVENT = sa.text("SELECT coalesce(max(id), 0) FROM event_logs")
+_TIME_FROM = sa.text('SELECT "timestamp" FROM event_logs WHERE id >= :id ORDER BY id LIMIT 1')
+# Materializations without a run record what was there before.
+_HOURLY = sa.text(
+    """
+    WITH hour AS (
+      SELECT asset_key, partition, id, true AS made, NULL AS error_class FROM event_logs
+       WHERE dagster_event_type = 'ASSET_MATERIALIZATION' AND id > :after
+         AND asset_key = ANY(:assets) AND run_id <> ''
+      UNION ALL
+      SELECT e.asset_key, e.partition, e.id, false, c.value FROM asset_event_tags t
+        JOIN event_logs e ON e.id = t.event_id
+        LEFT JOIN asset_event_tags c ON c.event_id = t.event_id AND c.key = :error_class
+       WHERE t.event_id > :after AND t.key = :outcome AND t.value = :failed
+         AND e.asset_key = ANY(:assets))
+    SELECT count(*) FILTER (WHERE made) AS made, count(*) FILTER (WHERE NOT made) AS failed,
+           mode() WITHIN GROUP (ORDER BY error_class) AS main_error
+      FROM (SELECT DISTINCT ON (asset_key, partition) made, error_class FROM hour
+             ORDER BY asset_key, partition, id DESC) AS last
+    """
+)
+_OUTCOMES = sa.text(
+    """
+    SELECT o.asset_key, c.value AS error_class, p.value AS permanent
+      FROM asset_event_tags o
+      LEFT JOIN asset_event_tags c ON c.event_id = o.event_id AND c.key = :error_class
+      LEFT JOIN asset_event_tags p ON p.event_id = o.event_id AND p.key = :permanent
+     WHERE o.event_id = ANY(:ids) AND o.key = :outcome AND o.value = :failed
+    """
+)
+# Times of events are in UTC, those of `runs` in the zone of whoever wrote them.
+_QUEUES = sa.text(
+    """
+    WITH waiting AS (
+      SELECT r.id, r.run_id, t.value AS queue FROM runs r
+        JOIN run_tags t ON t.run_id = r.run_id AND t.key = :tag
+       WHERE r.status IN ('QUEUED', 'NOT_STARTED', 'STARTING'))
+    SELECT w.queue, w.depth, e.at AS since
+      FROM (SELECT queue, count(*) AS depth, min(id) AS first FROM waiting GROUP BY queue) w
+      JOIN waiting f ON f.id = w.first
+      LEFT JOIN LATERAL (
+        SELECT "timestamp" AS at FROM event_logs
+         WHERE run_id = f.run_id ORDER BY id LIMIT 1) e ON true
+    """
+)

@@ -1,0 +1,246 @@
+"""Rows that are gone, and partition keys that have grown old."""
+
+import json
+from collections.abc import Iterable
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from lens_pipeline.definitions import defs
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import removed_generations
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.removal import retire
+from lens_pipeline.engine.run_queue import submit_run
+from lens_pipeline.engine.run_requests import plan_runs
+from lens_pipeline.errors import StoreUnavailable
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline_tests.support.site import Site
+
+URL = "https://example.com/x.jpg"
+
+
+def library(site: Site, ids: Iterable[str]) -> None:
+    """Rows whose previews exist, are recorded, and have a partition."""
+    ids = list(ids)
+    site.add_many(ids, lambda _: URL)
+    folder = site.store / "u1" / "previews"
+    folder.mkdir(parents=True, exist_ok=True)
+    for row_id in ids:
+        (folder / f"{row_id}_preview.webp").write_bytes(b"webp")
+    adopted = site.lens("adopt", "--json").json["adopted"]
+    assert adopted == len(ids)
+    site.dagster.add_dynamic_partitions("photos", ids)
+
+
+def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
+    """The partitions that leave their set, what was said, and the cursor."""
+    context = dg.build_sensor_context(
+        instance=site.dagster, cursor=cursor, resources={"lens": LensResource()}
+    )
+    result = removed_generations(context)
+    if isinstance(result, dg.SkipReason):
+        return [], str(result.skip_message), context.cursor or ""
+    assert isinstance(result, dg.SensorResult)
+    removed = [
+        key
+        for request in result.dynamic_partitions_requests or []
+        if isinstance(request, dg.DeleteDynamicPartitionsRequest)
+        for key in request.partition_keys
+    ]
+    for key in removed:
+        site.dagster.delete_dynamic_partition("photos", key)
+    return removed, "", result.cursor or ""
+
+
+@pytest.mark.slow
+def test_a_deleted_row_takes_its_preview_along(site: Site) -> None:
+    """A user's deleted photo whose preview can still be looked at."""
+    library(site, ["a", "b", "c"])
+    site.sql("DELETE FROM generations WHERE id = 'b'")
+    removed, _, _ = tick(site)
+    assert removed == ["b"]
+    assert site.objects() == {"u1/previews/a_preview.webp", "u1/previews/c_preview.webp"}
+    assert tick(site)[0] == []
+
+
+@pytest.mark.slow
+def test_a_row_that_comes_back_is_made_again(site: Site) -> None:
+    """A restored backup whose photos count as ready without a file."""
+    library(site, ["a"])
+    site.sql("DELETE FROM generations")
+    tick(site)
+    site.add("a", URL)
+    assert site.status("a")["state"] == "none"
+
+
+@pytest.mark.slow
+def test_an_unfinished_row_is_not_a_deleted_one(site: Site) -> None:
+    """A preview that vanishes while its photo is being made again."""
+    library(site, ["a"])
+    site.sql("UPDATE generations SET status = 'processing'")
+    assert tick(site)[0] == []
+    assert len(site.objects()) == 1
+
+
+@pytest.mark.slow
+def test_a_lost_table_deletes_nothing(site: Site) -> None:
+    """A restore in progress that costs every preview there is."""
+    library(site, [f"p{number:03}" for number in range(100)])
+    site.sql("DELETE FROM generations WHERE id >= 'p070'")
+    removed, said, cursor = tick(site)
+    assert removed == []
+    assert "30 of 100 rows are missing" in said
+    assert len(site.objects()) == 100
+    assert json.loads(cursor)["preview"] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", [20, 21])
+def test_a_handful_is_deleted_whatever_its_share(site: Site, gone: int) -> None:
+    """A small site that can never delete a photo."""
+    library(site, [f"p{number:03}" for number in range(30)])
+    site.sql("DELETE FROM generations WHERE id < :end", end=f"p{gone:03}")
+    removed, _, _ = tick(site)
+    assert len(removed) == (20 if gone == 20 else 0)
+    assert len(site.objects()) == (10 if gone == 20 else 30)
+
+
+@pytest.mark.slow
+def test_what_is_in_flight_is_left_for_later(site: Site) -> None:
+    """A preview that is written right after it was deleted, and then belongs to nobody."""
+    library(site, ["a", "b", "kept"])
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["a"], 20, "backfill", force=True)
+    run_id = submit_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
+    site.sql("DELETE FROM generations WHERE id <> 'kept'")
+    assert tick(site)[0] == ["b"]
+    assert site.objects() == {"u1/previews/a_preview.webp", "u1/previews/kept_preview.webp"}
+    run = site.dagster.get_run_by_id(run_id)
+    assert run is not None
+    site.dagster.report_run_canceled(run)
+    assert tick(site)[0] == ["a"]
+    assert site.objects() == {"u1/previews/kept_preview.webp"}
+
+
+def test_an_empty_table_deletes_nothing_of_a_small_library(site: Site) -> None:
+    """The wrong database, which costs a small site everything it has."""
+    library(site, ["a", "b"])
+    site.sql("DELETE FROM generations")
+    removed, said, _ = tick(site)
+    assert removed == []
+    assert "lens remove-missing" in said
+    assert len(site.objects()) == 2
+
+
+def test_a_lost_table_deletes_nothing_of_a_library_that_has_lost_some_before(site: Site) -> None:
+    """A page of which one row was deleted properly, which makes the others fair game."""
+    library(site, [f"p{number:02}" for number in range(21)])
+    site.sql("DELETE FROM generations WHERE id = 'p00'")
+    assert tick(site)[0] == ["p00"]
+    site.sql("DELETE FROM generations")
+    removed, said, _ = tick(site)
+    assert removed == []
+    assert "20 of 20 rows are missing" in said
+    assert len(site.objects()) == 20
+
+
+@pytest.mark.slow
+def test_a_store_that_keeps_what_is_to_go_is_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account's pictures that stay although the command said that all was well."""
+
+    def refuse(*_: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    library(site, ["a", "b"])
+    site.sql("DELETE FROM generations")
+    with monkeypatch.context() as broken:
+        broken.setattr(FileStore, "delete", refuse)
+        done = site.lens("remove-missing", "--yes")
+    assert done.code == 1
+    assert "2 could not be deleted from the store: a, b" in done.out
+    assert site.lens("remove-missing", "--yes").code == 0
+    assert site.objects() == set()
+
+
+@pytest.mark.slow
+def test_people_can_remove_however_many(site: Site) -> None:
+    """An account that is closed, whose pictures then stay for ever."""
+    library(site, ["a", "b"])
+    site.sql("DELETE FROM generations")
+    done = site.lens("remove-missing", "--yes")
+    assert done.code == 0, done.err
+    assert site.objects() == set()
+    assert tick(site)[0] == []
+
+
+@pytest.mark.slow
+def test_the_walk_goes_on_where_it_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of which only the first page is ever looked at."""
+    monkeypatch.setattr("lens_pipeline.derivatives.removal._PAGE", 4)
+    library(site, [f"p{number}" for number in range(10)])
+    site.sql("DELETE FROM generations WHERE id IN ('p1', 'p9')")
+    cursor, removed = None, []
+    for _ in range(4):
+        found, _, cursor = tick(site, cursor)
+        removed += found
+    assert removed == ["p1", "p9"]
+
+
+def age(site: Site, keys: list[str], days: int) -> None:
+    """Let everything that was recorded about these partitions have happened days ago."""
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                'UPDATE event_logs SET "timestamp" = "timestamp" - make_interval(days => :days)'
+                " WHERE partition = ANY(:keys)"
+            ),
+            {"days": days, "keys": keys},
+        )
+
+
+@pytest.mark.slow
+def test_old_keys_leave_the_set_and_nothing_else_does(site: Site) -> None:
+    """A partition set that grows for ever, or a library that is made again as it shrinks."""
+    library(site, ["old", "young"])
+    age(site, ["old"], 91)
+    assert retire(site.pipeline, site.dagster, PREVIEW) == 1
+    assert site.dagster.get_dynamic_partitions("photos") == ["young"]
+    assert len(site.objects()) == 2
+    assert site.status("old")["state"] == "ready"
+    assert site.once()["found"] == 0
+
+
+@pytest.mark.slow
+def test_a_retired_key_comes_back_for_a_forced_backfill(site: Site) -> None:
+    """A photo of last year that can never be made again."""
+    library(site, ["old"])
+    age(site, ["old"], 91)
+    retire(site.pipeline, site.dagster, PREVIEW)
+    site.sql("UPDATE generations SET asset_url = ''")
+    result = site.once()
+    assert (result["found"], result["failed"]) == (1, 1)
+    assert site.dagster.get_dynamic_partitions("photos") == ["old"]
+
+
+@pytest.mark.slow
+def test_a_key_with_something_newer_than_its_preview_stays(site: Site) -> None:
+    """A dead letter that leaves the page on which it is looked for."""
+    library(site, ["old"])
+    site.sql("UPDATE generations SET asset_url = ''")
+    site.once()
+    age(site, ["old"], 91)
+    assert retire(site.pipeline, site.dagster, PREVIEW) == 0
+
+
+def test_a_retired_row_is_still_removed_with_its_file(site: Site) -> None:
+    """Files of deleted rows that stay because their keys had been tidied away."""
+    library(site, ["old"])
+    age(site, ["old"], 91)
+    retire(site.pipeline, site.dagster, PREVIEW)
+    site.sql("DELETE FROM generations")
+    tick(site)
+    assert site.objects() == set()

@@ -1,0 +1,225 @@
+"""Old events, runs and ticks go; what anybody reads from them stays as it was."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from lens_pipeline.core.locks import LockSession, lock_id
+from lens_pipeline.definitions import defs
+from lens_pipeline.defs import retention
+from lens_pipeline.defs.retention import Pruned, prune
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.engine.run_queue import submit_run
+from lens_pipeline.engine.run_requests import plan_runs
+from lens_pipeline.event_log import pruning
+from lens_pipeline.event_log.changes import ChangeLog
+from lens_pipeline.monitoring import feed
+from lens_pipeline_tests.defs.test_removal import tick
+from lens_pipeline_tests.support.servers import HostileServer
+from lens_pipeline_tests.support.site import Site
+
+pytestmark = pytest.mark.slow
+
+Photo = Callable[[str], str]
+IDS = ("made", "again", "healed", "dead", "later", "canceled", "queued", "adopted", "kept")
+IN_40_DAYS = dt.timedelta(days=40)
+
+
+def _sql(site: Site, statement: str, **values: Any) -> list[Any]:
+    """Execute on Dagster's database."""
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        result = connection.execute(sa.text(statement), values)
+        return list(result.all()) if result.returns_rows else []
+
+
+def _submit(site: Site, key: str) -> dg.DagsterRun:
+    (tags,) = plan_runs(site.dagster, PREVIEW, [key], 20, "backfill", force=True)
+    job = defs().get_repository_def().get_job("previews")
+    run = site.dagster.get_run_by_id(submit_run(site.dagster, job, tags))
+    assert run is not None
+    return run
+
+
+def _past(site: Site, server: HostileServer, photo: Photo) -> str:
+    """A site on which everything has happened that can; returns the id of a run under way."""
+    # There before the pipeline was.
+    site.add("adopted", "https://example.com/x.jpg")
+    folder = site.store / "u1" / "previews"
+    folder.mkdir(parents=True)
+    (folder / "adopted_preview.webp").write_bytes(b"webp")
+    site.lens("adopt")
+    for name in ("made", "again", "removed", "kept"):
+        site.add(name, photo(name))
+    site.once()
+    site.add("dead", "http://127.0.0.1/none.jpg")
+    site.add("later", "http://localhost:9/none.jpg")
+    site.once()
+    site.add("healed", server.url("/healed.jpg", host="localhost"))
+    site.lens("backfill", "healed")
+    photo("healed")
+    site.lens("retry", "healed")
+    assert site.lens("backfill", "--force", "again", "healed").code == 0
+    site.lens("backfill", "later")
+    site.sql("DELETE FROM generations WHERE id = 'removed'")
+    assert tick(site)[0] == ["removed"]
+    site.add("canceled", photo("canceled"))
+    site.dagster.report_run_canceled(_submit(site, "canceled"))
+    site.add("queued", photo("queued"))
+    return _submit(site, "queued").run_id
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What everybody reads."""
+
+    status: Any
+    letters: Any
+    feed: list[feed.Status]
+    position: str
+
+
+def _see(site: Site, changes: ChangeLog) -> Seen:
+    status = site.lens("status", *IDS, "removed", "--json").json
+    found = feed.statuses(site.pipeline, {"preview": [*IDS, "removed"]})
+    told = [one for one in found if one.event_id is not None]
+    return Seen(status, site.dead_letters(), told, str(changes.latest()))
+
+
+@pytest.fixture
+def changes(site: Site) -> Iterator[ChangeLog]:
+    log = ChangeLog(site.dagster_url, feed.ASSETS)
+    yield log
+    log.close()
+
+
+def test_what_is_read_is_the_same_before_and_after(
+    site: Site,
+    server: HostileServer,
+    photo: Photo,
+    changes: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A dead letter that comes to life, a preview made anew, a feed that tells old things."""
+    monkeypatch.setattr(retention, "_RUNS", 2)
+    running = _past(site, server, photo)
+    before = _see(site, changes)
+    states = {entry["id"]: entry["state"] for entry in before.status["status"]}
+    assert states == {
+        "made": "ready", "again": "ready", "healed": "ready", "adopted": "ready",
+        "kept": "ready", "dead": "dead", "later": "failed", "canceled": "dead",
+        "queued": "processing", "removed": "none",
+    }  # fmt: skip
+    made = "SELECT partition, count(*) FROM event_logs WHERE asset_key = '[\"preview\"]' AND"
+    made += " dagster_event_type = 'ASSET_MATERIALIZATION' GROUP BY 1 ORDER BY 1"
+    of_run = "SELECT id FROM event_logs WHERE run_id = :run ORDER BY id"
+    under_way = _sql(site, of_run, run=running)
+    runs = {run.run_id: run for run in site.runs()}
+
+    # Nothing is old enough.
+    now = dt.datetime.now(dt.UTC)
+    assert prune(site.pipeline, now) == Pruned()
+
+    # Killed in the middle: what it had begun is undone, the rest is whole.
+    calls: list[int] = []
+    delete = pruning.delete_events
+
+    def fail_later(connection: sa.Connection, ids: Any) -> int:
+        calls.append(len(ids))
+        deleted = delete(connection, ids)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return deleted
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pruning, "delete_events", fail_later)
+        with pytest.raises(KeyboardInterrupt):
+            prune(site.pipeline, now + IN_40_DAYS)
+    assert _see(site, changes) == before
+
+    # Another is at it: it is left alone.
+    session = LockSession(site.dagster_url)
+    assert session.try_all([lock_id("retention")])
+    assert not prune(site.pipeline, now + IN_40_DAYS).is_complete
+    session.close()
+
+    # Out of time: the next one goes on.
+    assert not prune(site.pipeline, now + IN_40_DAYS, most_seconds=0).is_complete
+    done = prune(site.pipeline, now + IN_40_DAYS)
+    assert done.is_complete
+    assert done.events > 20
+    assert _see(site, changes) == before
+
+    # One materialization each; what was removed has none.
+    assert dict(tuple(row) for row in _sql(site, made)) == dict.fromkeys(
+        ("adopted", "again", "healed", "kept", "made"), 1
+    )
+    assert _sql(site, of_run, run=running) == under_way
+    left = {run.run_id for run in site.runs()}
+    gone = [runs[run_id] for run_id in runs.keys() - left]
+    # A failed one, too, once its file was made by another.
+    assert {run.status.value for run in gone} == {"SUCCESS", "FAILURE"}
+    # Those that explain what failed are there, with their logs.
+    explaining = {
+        entry.get("run_id") for entry in before.status["status"] if entry["state"] != "ready"
+    } - {None}
+    assert explaining <= left
+    for run_id in explaining:
+        assert site.dagster.all_logs(run_id)
+    orphans = (
+        "SELECT count(*) FROM asset_event_tags t"
+        " WHERE NOT EXISTS (SELECT FROM event_logs e WHERE e.id = t.event_id)"
+    )
+    assert _sql(site, orphans)[0][0] == 0
+    # A second time there is nothing to do, and who was away misses nothing.
+    assert prune(site.pipeline, now + IN_40_DAYS).events == 0
+    # Dagster's own view of the partitions.
+    records = site.dagster.get_status_by_partition(
+        dg.AssetKey("preview"), ["made", "dead", "queued"], PREVIEW.partitions
+    )
+    assert records is not None
+    assert {key: state.value for key, state in records.items() if state} == {
+        "made": "MATERIALIZED", "dead": "FAILED", "queued": "IN_PROGRESS",
+    }  # fmt: skip
+
+
+def test_events_may_go_before_their_runs(
+    site: Site, photo: Photo, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("LENS_RETAIN_EVENTS_DAYS", "10")
+    environment.setenv("LENS_RETAIN_RUNS_DAYS", "60")
+    site.add("a", photo("a"))
+    site.once()
+    (run,) = site.runs()
+    done = prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
+    assert (done.runs, done.events > 5) == (0, True)
+    assert [one.run_id for one in site.runs()] == [run.run_id]
+    assert site.status("a")["state"] == "ready"
+    assert prune(site.pipeline, dt.datetime.now(dt.UTC) + 2 * IN_40_DAYS).runs == 1
+    assert site.runs() == []
+    assert site.status("a")["state"] == "ready"
+
+
+def test_old_ticks_go_and_the_last_of_each_stays(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that catches up on schedules of years because it knows of no tick."""
+    monkeypatch.setattr(retention, "_TICKS", 2)
+    for selector, days in {"sensor": (20, 12, 9, 8, 1), "schedule": (30, 20)}.items():
+        for ago in days:
+            _sql(
+                site,
+                "INSERT INTO job_ticks (job_origin_id, selector_id, status, type, timestamp)"
+                " VALUES (:s, :s, 'SKIPPED', 'SENSOR',"
+                " (now() AT TIME ZONE 'UTC') - make_interval(days => :ago))",
+                s=selector,
+                ago=ago,
+            )
+    assert prune(site.pipeline, dt.datetime.now(dt.UTC)).ticks == 5
+    left = _sql(site, "SELECT selector_id, count(*) FROM job_ticks GROUP BY 1 ORDER BY 1")
+    assert [tuple(row) for row in left] == [("schedule", 1), ("sensor", 1)]

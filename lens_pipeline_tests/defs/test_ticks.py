@@ -1,0 +1,280 @@
+"""Single ticks of the sensors and of the backfill schedule."""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.rows import Kind, Position
+from lens_pipeline.definitions import defs
+from lens_pipeline.defs.new_rows import Cursor
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.schedules import build_backfill
+from lens_pipeline.defs.sensors import new_photos, new_videos, removed_generations
+from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.ticker import Ticker
+
+URL = "https://example.com/x.jpg"
+
+
+@pytest.fixture
+def ticker(site: Site) -> Ticker:
+    return Ticker(site)
+
+
+def test_a_new_row_is_asked_for_once(site: Site, ticker: Ticker) -> None:
+    """A run for each tick that a file takes."""
+    assert ticker.tick() == []
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+    site.add("b", URL)
+    assert ticker.tick() == ["b"]
+
+
+def test_a_row_that_commits_late_is_found(site: Site, ticker: Ticker) -> None:
+    """A photo whose transaction took longer than its neighbour's, and that nobody sees any more."""
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    site.sql(
+        "INSERT INTO generations (id, user_id, type, status, asset_url, updated_at)"
+        " VALUES ('late', 'u1', 'photo', 'success', :url, now() - interval '30 s')",
+        url=URL,
+    )
+    assert ticker.tick() == ["late"]
+
+
+def test_a_row_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
+    """A wrong clock on one machine that stops every preview until its date has come."""
+    site.add("future", URL, updated_at="2100-01-01T00:00:00Z")
+    assert ticker.tick() == ["future"]
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+
+
+def test_a_cursor_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
+    """A database server whose clock was fast for a minute, and a site that then waits for hours."""
+    place = Position(dt.datetime.now(dt.UTC) + dt.timedelta(hours=4), "seen")
+    ticker.cursor = Cursor(place).dump()
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    site.add("b", URL)
+    assert ticker.tick() == ["b"]
+
+
+def test_many_rows_in_the_future_hide_nothing(
+    site: Site, ticker: Ticker, environment: pytest.MonkeyPatch
+) -> None:
+    """The same, with more of them than a tick looks at."""
+    environment.setenv("LENS_BATCH_SIZE", "2")
+    for number in range(12):
+        site.add(f"future-{number:02}", URL, updated_at=f"2100-01-01T00:00:{number:02}Z")
+    assert len(ticker.tick()) == 10
+    site.add("a", URL)
+    assert "a" in ticker.tick()
+
+
+def test_a_row_without_any_time_is_asked_for_once(site: Site, ticker: Ticker) -> None:
+    """A host's old row that is asked for every second, or never."""
+    site.sql("ALTER TABLE generations ALTER COLUMN created_at DROP NOT NULL")
+    site.add("timeless", URL, created_at=None, updated_at=None)
+    assert ticker.tick() == ["timeless"]
+    assert ticker.tick() == []
+
+
+@pytest.mark.slow
+def test_a_burst_of_rows_of_one_moment_is_paged_through(
+    site: Site, ticker: Ticker, environment: pytest.MonkeyPatch
+) -> None:
+    """A bulk import of which the first page is done, or done again and again."""
+    environment.setenv("LENS_BATCH_SIZE", "4")
+    names = [f"p{number:03}" for number in range(90)]
+    site.add_many(names, lambda _: URL)
+    asked: list[str] = []
+    while found := ticker.tick():
+        assert len(found) <= 5 * 4
+        asked += found
+    assert Counter(asked) == dict.fromkeys(names, 1)
+    assert {len(batch) for batch in ticker.requested} <= {2, 4}
+    assert len(ticker.requested) == 23
+
+
+def test_unfinished_rows_wait_for_their_end(site: Site, ticker: Ticker) -> None:
+    """A preview of a photo that is still being made."""
+    site.add("a", None, status="processing", updated_at="2026-01-01T00:00:00Z")
+    assert ticker.tick() == []
+    site.sql(
+        "UPDATE generations SET status = 'success', asset_url = :url, updated_at = now()", url=URL
+    )
+    assert ticker.tick() == ["a"]
+
+
+@pytest.mark.slow
+def test_a_changed_source_is_asked_for_again(
+    site: Site, ticker: Ticker, photo: Callable[[str], str]
+) -> None:
+    """A re-generated photo that shows its old preview until the next backfill."""
+    site.add("a", photo("a"))
+    site.once()
+    assert ticker.tick() == []
+    site.sql("UPDATE generations SET asset_url = :url, updated_at = now()", url=photo("a2"))
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+
+
+def test_a_cancelled_file_is_asked_for_again_once_its_source_has_changed(
+    site: Site, ticker: Ticker
+) -> None:
+    """A run cancelled by mistake that shuts a photo out whatever its user makes of it later."""
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    _cancel_runs(site)
+    assert ticker.tick() == []
+    site.sql("UPDATE generations SET asset_url = :url, updated_at = now()", url=URL + "?2")
+    assert ticker.tick() == ["a"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "left_alone"), [(501, True), (500, False)])
+def test_a_library_of_old_rows_is_left_to_people(
+    site: Site,
+    ticker: Ticker,
+    rows: int,
+    left_alone: bool,
+    capfd: pytest.CaptureFixture[str],
+    environment: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of existing previews that are made again because of a first start."""
+    environment.setenv("LENS_BATCH_SIZE", "1000")
+    site.add_many([f"old-{number:04}" for number in range(rows)], lambda _: URL, age="3 days")
+    site.add("new", URL)
+    asked = ticker.tick()
+    assert (len(asked), "new" in asked) == (1 if left_alone else 501, True)
+    said = capfd.readouterr()
+    assert ("lens adopt" in said.out + said.err) == left_alone
+
+
+@pytest.mark.parametrize("sensor", [new_photos, new_videos, removed_generations])
+def test_a_disabled_pipeline_starts_nothing(
+    site: Site, environment: pytest.MonkeyPatch, sensor: dg.SensorDefinition
+) -> None:
+    """A maintenance window with traffic."""
+    site.add("a", URL)
+    environment.setenv("LENS_ENABLED", "false")
+    context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
+    result = sensor(context)
+    assert isinstance(result, dg.SkipReason)
+    assert "LENS_ENABLED" in str(result.skip_message)
+
+
+@pytest.mark.slow
+def test_a_disabled_pipeline_still_works_by_hand(
+    site: Site, photo: Callable[[str], str], environment: pytest.MonkeyPatch
+) -> None:
+    """A switch that also takes the tools away."""
+    environment.setenv("LENS_ENABLED", "false")
+    site.add("a", photo("a"))
+    assert "LENS_ENABLED" in _backfill(site)
+    assert site.runs() == []
+    assert site.once()["ready"] == 1
+
+
+@pytest.mark.parametrize("sensor", [new_photos, removed_generations])
+def test_a_table_that_cannot_be_read_is_no_empty_table(
+    site: Site, sensor: dg.SensorDefinition
+) -> None:
+    """A tick that says all is well, or deletes everything, while the database is being moved."""
+    site.add("a", "")
+    site.once()
+    site.sql("ALTER TABLE generations RENAME TO moved")
+    context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
+    if sensor is removed_generations:
+        _materialize(site, "a")
+    with pytest.raises(CatalogError, match="generations"):
+        sensor(context)
+
+
+def test_the_backfill_queues_gaps_in_batches_and_only_once(
+    site: Site, environment: pytest.MonkeyPatch
+) -> None:
+    """The same gap queued every five minutes while the first run waits."""
+    environment.setenv("LENS_BATCH_SIZE", "4")
+    site.add_many([f"p{number}" for number in range(10)], lambda _: URL)
+    assert "10 in 3 runs" in _backfill(site)
+    runs = site.runs()
+    assert [run.status for run in runs] == [dg.DagsterRunStatus.QUEUED] * 3
+    assert {run.tags["lens/origin"] for run in runs} == {"backfill"}
+    assert {int(run.tags["dagster/priority"]) for run in runs} == {-2}
+    assert "preview: nothing to do" in _backfill(site)
+    assert len(site.runs()) == 3
+
+
+@pytest.mark.slow
+def test_the_backfill_asks_for_a_bounded_number(
+    site: Site, environment: pytest.MonkeyPatch
+) -> None:
+    """A queue of ten thousand runs in front of the next new photo."""
+    environment.setenv("LENS_BATCH_SIZE", "2")
+    site.add_many([f"p{number:03}" for number in range(60)], lambda _: URL)
+    assert "50 in 25 runs" in _backfill(site)
+
+
+def test_the_backfill_leaves_an_unadopted_library_alone(site: Site) -> None:
+    """The schedule that does what the sensor was careful not to."""
+    site.add_many([f"old-{number:04}" for number in range(501)], lambda _: URL, age="3 days")
+    assert "preview: nothing to do" in _backfill(site)
+    assert site.runs() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reading", ["after", "between"])
+def test_a_tick_reads_by_an_index(site: Site, reading: str) -> None:
+    """Sensors that read and sort the whole table every second."""
+    site.add_many([f"p{number:05}" for number in range(20_000)], lambda _: URL, age="1 hour")
+    site.sql("UPDATE generations SET updated_at = updated_at + random() * interval '1 hour'")
+    site.sql("ANALYZE generations")
+    catalog = site.pipeline.catalog
+    statements: list[str] = []
+
+    @event.listens_for(catalog._engine, "after_cursor_execute")
+    def keep(_: object, cursor: Any, *__: object) -> None:
+        statements.append(cursor.query.decode())
+
+    position = Position(catalog.now(), "")
+    statements.clear()
+    if reading == "after":
+        catalog.after(Kind.PHOTO, position, 100)
+    else:
+        catalog.between(Kind.PHOTO, position.finished_at - dt.timedelta(seconds=60), position, 100)
+    (statement,) = statements
+    engine = sa.create_engine(site.database_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql("EXPLAIN " + statement.replace("%", "%%")).scalars().all()
+    assert "generations_finished_at_id" in "\n".join(plan), plan
+
+
+def _backfill(site: Site) -> str:
+    """What a tick of the schedule says."""
+    repository = defs().get_repository_def()
+    context = dg.build_schedule_context(
+        instance=site.dagster, resources={"lens": LensResource()}, repository_def=repository
+    )
+    said = build_backfill("* * * * *")(context)
+    assert isinstance(said, dg.SkipReason)
+    return str(said.skip_message)
+
+
+def _cancel_runs(site: Site) -> None:
+    for run in site.runs():
+        site.dagster.report_run_canceled(run)
+
+
+def _materialize(site: Site, key: str) -> None:
+    site.dagster.report_runless_asset_event(dg.AssetMaterialization("preview", partition=key))

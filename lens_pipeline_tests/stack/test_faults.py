@@ -1,0 +1,196 @@
+"""The whole stack while its processes die, stop, or race another stack."""
+
+import contextlib
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lens_pipeline_tests.media.samples import decoded
+from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.servers import HostileServer
+from lens_pipeline_tests.support.site import Databases, Site, eventually
+from lens_pipeline_tests.support.stack import Stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
+
+RECOVERY_SECONDS = 240
+
+
+@pytest.fixture
+def serve(server: HostileServer) -> Callable[[str], str]:
+    """Serves photos large enough that two hundred of them take a while."""
+    body = sources.large_jpeg()
+
+    def put(name: str) -> str:
+        return server.put(f"/{name}.jpg", body)
+
+    return put
+
+
+@pytest.fixture
+def stacks(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    made: list[Stack] = []
+
+    def make(name: str, **variables: str) -> Stack:
+        made.append(Stack(tmp_path / name, **variables))
+        return made[-1]
+
+    yield make
+    for stack in made:
+        stack.stop()
+
+
+def _site(stack: Stack) -> Site:
+    endpoints = stack.pipeline.endpoints
+    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    assert processes
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _ready(stack: Stack) -> int:
+    """How many previews are ready; 0 while the database is away."""
+    with contextlib.suppress(Exception):
+        return stack.tally()["ready"]
+    return 0
+
+
+@pytest.mark.timeout(900)
+def test_two_hundred_photos_survive_the_death_of_every_kind_of_process(
+    stacks: Callable[..., Stack], serve: Callable[[str], str]
+) -> None:
+    """A machine that loses work, or waits for a person, whenever a process is killed."""
+    stack = stacks("home", LENS_BACKFILL_CRON="* * * * *", LENS_BATCH_SIZE="10")
+    stack.start()
+    site = _site(stack)
+    names = [f"p{number:03}" for number in range(200)]
+
+    def run_process() -> list[psutil.Process]:
+        parent, *children = stack.of("worker")
+        return [child for child in children if child.ppid() == parent.pid]
+
+    victims = {
+        "a run": run_process,
+        "the worker": lambda: stack.of("worker"),
+        "the daemon": lambda: stack.of("daemon"),
+        "postgres": lambda: stack.of("postgres"),
+    }
+    # Each dies while the others' loss is still being made up for, but with new work under way.
+    for number, (name, processes) in enumerate(victims.items()):
+        before = _ready(stack)
+        site.add_many(names[50 * number : 50 * (number + 1)], serve)
+        eventually(lambda before=before: _ready(stack) > before, 240, f"work before {name} dies")
+        _kill(processes()[:1])
+
+    def outcome() -> Counter[str]:
+        with contextlib.suppress(Exception):
+            return stack.tally()
+        return Counter()
+
+    with contextlib.suppress(pytest.fail.Exception):
+        eventually(lambda: outcome() == {"ready": 200}, RECOVERY_SECONDS, "all ready", every=1)
+    assert outcome() == {"ready": 200}, _unready(stack)
+    previews = {key for key in site.objects() if not key.startswith(".tmp")}
+    assert previews == {f"u1/previews/{name}_preview.webp" for name in names}
+    assert stack.terminate() == 0
+    assert stack.processes() == []
+
+
+@pytest.mark.timeout(600)
+def test_a_stop_in_the_middle_of_work_is_clean_and_the_next_start_finishes(
+    stacks: Callable[..., Stack], serve: Callable[[str], str], server: HostileServer
+) -> None:
+    """Orphans, torn files and lost work at each deployment."""
+    stack = stacks("home", LENS_BACKFILL_CRON="* * * * *", LENS_BATCH_SIZE="10")
+    stack.start()
+    site = _site(stack)
+    names = [f"p{number:02}" for number in range(60)]
+    site.add_many(names, serve)
+    # Outlasts the grace.
+    site.add("hanging", server.url("/slow-body"))
+    eventually(lambda: _ready(stack) >= 5, 60, "the first previews")
+    eventually(lambda: server.requests["/slow-body"], 60, "the slow download")
+
+    assert stack.terminate() == 0
+    assert stack.processes() == []
+    assert stack.unfinished() == set()
+    for key in site.objects():
+        decoded((site.store / key).read_bytes())
+    finished = len(site.objects())
+
+    server.put("/slow-body", sources.jpeg())
+    stack.start()
+    with contextlib.suppress(pytest.fail.Exception):
+        eventually(lambda: stack.tally() == {"ready": 61}, 240, "all ready", every=1)
+    assert stack.tally() == {"ready": 61}, _unready(stack)
+    assert finished < 61
+
+
+def test_two_stacks_and_a_backfill_make_nothing_twice(
+    stacks: Callable[..., Stack],
+    serve: Callable[[str], str],
+    databases: Databases,
+    tmp_path: Path,
+) -> None:
+    """Double work, and two writers of one object, as soon as there is a second machine."""
+    application, dagster = (
+        databases.create("template_application"),
+        databases.create("template_dagster"),
+    )
+    shared = {
+        "LENS_DATABASE_URL": databases.url(application),
+        "LENS_DAGSTER_URL": databases.url(dagster),
+        "LENS_STORE_URL": (tmp_path / "store").as_uri(),
+        "LENS_BATCH_SIZE": "5",
+        "LENS_BACKFILL_CRON": "* * * * *",
+    }
+    first, second = stacks("first", **shared), stacks("second", **shared)
+    first.start()
+    second.start()
+    site = Site(databases.url(application), databases.url(dagster), tmp_path / "store")
+    names = [f"p{number:02}" for number in range(60)]
+    site.add_many(names[:30], serve)
+    backfill = subprocess.Popen(
+        [sys.executable, "-m", "lens_pipeline.cli", "backfill", "--json"],
+        cwd=tmp_path,
+        env=first.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        site.add_many(names[30:], serve)
+        with contextlib.suppress(pytest.fail.Exception):
+            eventually(lambda: first.tally() == {"ready": 60}, 120, "all ready", every=1)
+        assert first.tally() == {"ready": 60}, _unready(first)
+        assert backfill.wait(60) == 0
+    finally:
+        backfill.kill()
+        backfill.wait()
+    # Whatever is still queued finds nothing left to do.
+    eventually(lambda: _in_flight(first) == 0, 60, "the end of all runs")
+    assert first.made() == dict.fromkeys(names, 1)
+    for name in names:
+        decoded((site.store / f"u1/previews/{name}_preview.webp").read_bytes())
+    assert first.unfinished() == set()
+
+
+def _in_flight(stack: Stack) -> int:
+    return len(
+        stack.dagster("SELECT 1 FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')")
+    )
+
+
+def _unready(stack: Stack) -> str:
+    """What to look at after a failure: states that are not ready, and how their runs ended."""
+    unready = {key: state for key, state in stack.states().items() if state != "ready"}
+    histories = stack.pipeline.log.histories("preview", list(unready)[:5])
+    return f"{unready}\n{histories}"

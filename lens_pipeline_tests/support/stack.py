@@ -1,0 +1,271 @@
+"""The real `lens up`, as a process of its own."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from lens_pipeline.core.endpoints import Services, endpoints_of, services_file
+from lens_pipeline.core.ports import is_free
+from lens_pipeline.derivatives.pipeline import Pipeline, connect
+from lens_pipeline.derivatives.registry import PREVIEW, Derivative
+from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.settings import PREFIX, load
+from lens_pipeline.supervisor import orphans
+from lens_pipeline_tests.support.site import eventually
+
+START_SECONDS = 180
+GRACE_SECONDS = 5
+# The grace, then cancelling and recording it, then the servers.
+STOP_SECONDS = GRACE_SECONDS + 40
+
+# By what of its command line each process is told.
+_ROLES = {
+    "lens_pipeline.engine.processes.daemon": "daemon",
+    "lens_pipeline.web.dagster_ui": "web",
+    "lens_pipeline.web": "api",
+    "lens_pipeline.engine.processes.code_server": "code",
+}
+
+
+# Not where the product looks for free ports: one that is soon ours must not be taken meanwhile.
+_PORTS = range(14_000, 19_000)
+
+
+def _own_ports(count: int) -> list[int]:
+    candidates = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    return list(itertools.islice(filter(is_free, candidates), count))
+
+
+class Stack:
+    """One `lens up` with a home, a web port and settings of its own."""
+
+    def __init__(self, home: Path, **variables: str) -> None:
+        self.home = home
+        self.port, self.api_port = _own_ports(2)
+        self._log = home.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.is_stopping = False
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith((PREFIX, "DAGSTER_", "PREVIEWS_WORKER_"))
+        }
+        own = {
+            "LENS_HOME": str(home),
+            "LENS_DAGSTER_PORT": str(self.port),
+            "LENS_API_PORT": str(self.api_port),
+            "LENS_STORE_URL": (home / "store").as_uri(),
+            "LENS_FETCH_ALLOW_HOSTS": "localhost,127.0.0.1",
+            "LENS_GRACE_SECONDS": str(GRACE_SECONDS),
+            "LENS_PREVIEW_CONCURRENCY": "2",
+            # Only what a test asks for.
+            "LENS_BACKFILL_CRON": "0 0 1 1 *",
+            **variables,
+        }
+        self.environment = {**inherited, **own}
+        self.settings = load(own, dotenv=None)[0]
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            begins = log.tell()
+            self.is_stopping = False
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lens_pipeline.cli", "up"],
+                cwd=self.home.parent,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        process = self._process
+
+        def ready() -> bool:
+            said = self._log.read_bytes()[begins:].decode(errors="replace")
+            assert process.poll() is None, said
+            return "lens: ready:" in said
+
+        try:
+            eventually(ready, START_SECONDS, "the start")
+        except BaseException:
+            self.stop()
+            raise
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL to `lens up` alone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM, and wait; the exit status."""
+        self.begin_to_stop()
+        return self.await_stop()
+
+    def begin_to_stop(self) -> None:
+        assert self._process is not None
+        self.is_stopping = True
+        self._process.send_signal(signal.SIGTERM)
+
+    def await_stop(self, seconds: float = STOP_SECONDS) -> int:
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def stop(self) -> None:
+        """Leave nothing behind, whatever state it is in."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+        orphans.kill(self.home)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that was started from here, `lens up` itself apart."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(orphans.MARK) == str(self.home):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def of(self, role: str) -> list[psutil.Process]:
+        """The processes of one role, the parent before its children."""
+        found = [process for process in self.processes() if role_of(process) == role]
+        pids = {process.pid for process in found}
+        return sorted(found, key=lambda process: process.ppid() in pids)
+
+    def lens(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "lens_pipeline.cli", *arguments],
+            cwd=self.home.parent,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    @property
+    def pipeline(self) -> Pipeline:
+        services = None
+        if services_file(self.home).exists():
+            services = Services(**json.loads(services_file(self.home).read_text()))
+        return connect(self.settings, endpoints_of(self.settings, services, broker=False))
+
+    def states(self, derivative: Derivative = PREVIEW) -> dict[str, str]:
+        """The state of the derivative of every finished row."""
+        pipeline = self.pipeline
+        rows = [
+            row for page in pipeline.catalog.all_finished(derivative.kind) for row in usable(page)
+        ]
+        return {a.row.id: a.standing.state.value for a in assess(pipeline, derivative, rows)}
+
+    def status(self, row_id: str) -> dict[str, Any]:
+        """What `lens status` says of each derivative of an id, by asset."""
+        found = json.loads(self.lens("status", row_id, "--json").stdout)["status"]
+        return {entry["asset"]: entry for entry in found}
+
+    def tally(self) -> Counter[str]:
+        return Counter(self.states().values())
+
+    def dagster(self, query: str) -> list[Any]:
+        """Rows of Dagster's database."""
+        engine = sa.create_engine(self.pipeline.endpoints.dagster_url, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            return list(connection.execute(sa.text(query)).all())
+
+    def made(self) -> Counter[str]:
+        """How often each file was made."""
+        rows = self.dagster(
+            "SELECT partition FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
+        )
+        return Counter(row.partition for row in rows)
+
+    def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> Any:
+        """What the web UI does; the data of the answer."""
+        body = json.dumps({"query": query, "variables": variables or {}}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            body,
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = json.load(response)
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def run(self, run_id: str) -> Any:
+        """Status, tags and materialized partitions of a run."""
+        return self.graphql(
+            """query ($id: ID!) { runOrError(runId: $id) { ... on Run {
+                 status tags { key value }
+                 assetMaterializations { partition } } } }""",
+            {"id": run_id},
+        )["runOrError"]
+
+    def tick_backfill(self) -> None:
+        """Evaluate the schedule now: it puts its runs into the queue itself."""
+        answer = self.graphql(
+            """mutation ($selector: ScheduleSelector!, $at: Float) {
+                 scheduleDryRun(selectorData: $selector, timestamp: $at) { __typename
+                   ... on DryRunInstigationTick { evaluationResult { skipReason
+                     error { message } } }
+                   ... on PythonError { message } } }""",
+            {"selector": {**SELECTOR, "scheduleName": "backfill"}, "at": 1_767_225_600.0},
+        )["scheduleDryRun"]
+        assert answer["__typename"] == "DryRunInstigationTick", answer
+        assert answer["evaluationResult"]["error"] is None, answer
+
+    def unfinished(self) -> set[str]:
+        """Files that a writer has left, in the scratch directory and in the store."""
+        store = Path(self.settings.resolved_store_url.removeprefix("file://"))
+        places = (self.settings.scratch, store / ".tmp")
+        return {str(path) for place in places if place.is_dir() for path in place.rglob("*")}
+
+
+def role_of(process: psutil.Process) -> str | None:
+    """Which of the stack's processes it is, or a child of; None: another."""
+    try:
+        arguments = process.cmdline()
+        if process.name() == "postgres":
+            return "postgres"
+    except psutil.Error:
+        return None
+    if "worker" in arguments:
+        return "worker" if "previews" in arguments else "worker-masters"
+    return next((role for word, role in _ROLES.items() if word in arguments), None)
+
+
+SELECTOR = {"repositoryLocationName": "lens_pipeline", "repositoryName": "__repository__"}

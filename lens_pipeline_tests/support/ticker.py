@@ -1,0 +1,50 @@
+"""Ticks of a sensor, without the daemon."""
+
+import dagster as dg
+
+from lens_pipeline.definitions import defs
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import new_photos
+from lens_pipeline.engine.run_queue import create_run, enqueue
+from lens_pipeline_tests.support.site import Site
+
+
+class Ticker:
+    """Ticks `new_photos` as the daemon does: what it asks for is done, its cursor is kept.
+
+    `queued`: the runs are put into the queue, too.
+    """
+
+    def __init__(self, site: Site, *, queued: bool = False) -> None:
+        self._site = site
+        self._queued = queued
+        self.cursor: str | None = None
+        self.requested: list[list[str]] = []
+
+    def tick(self) -> list[str]:
+        """The ids that this tick asked for."""
+        instance = self._site.dagster
+        context = dg.build_sensor_context(
+            instance=instance, cursor=self.cursor, resources={"lens": LensResource()}
+        )
+        result = new_photos(context)
+        if isinstance(result, dg.SkipReason):
+            self.cursor = context.cursor
+            return []
+        assert isinstance(result, dg.SensorResult)
+        self.cursor = result.cursor
+        for request in result.dynamic_partitions_requests or []:
+            assert isinstance(request, dg.AddDynamicPartitionsRequest)
+            instance.add_dynamic_partitions("photos", request.partition_keys)
+        job = defs().get_repository_def().get_job("previews")
+        order = list(instance.get_dynamic_partitions("photos"))
+        asked = []
+        for request in result.run_requests or []:
+            run = create_run(instance, job, request.tags)
+            if self._queued:
+                enqueue(instance, run)
+            first = order.index(request.tags["dagster/asset_partition_range_start"])
+            last = order.index(request.tags["dagster/asset_partition_range_end"])
+            self.requested.append(order[first : last + 1])
+            asked += self.requested[-1]
+        return asked

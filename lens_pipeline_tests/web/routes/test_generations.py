@@ -1,0 +1,177 @@
+"""Reading generations over HTTP."""
+
+import base64
+import datetime as dt
+import json
+from collections.abc import Callable
+
+import httpx2 as httpx
+import pytest
+from PIL import Image
+
+from lens_pipeline_tests.support.site import Site
+
+
+def _listed(web: httpx.Client, **parameters: object) -> list[str]:
+    answer = web.get("/api/generations", params=parameters)  # pyright: ignore[reportArgumentType]
+    assert answer.status_code == 200, answer.text
+    return [entry["id"] for entry in answer.json()["generations"]]
+
+
+@pytest.mark.slow
+def test_a_photo_from_finished_to_ready(
+    site: Site, web: httpx.Client, photo: Callable[[str], str]
+) -> None:
+    site.add("p1", photo("p1"))
+    before = web.get("/api/generations/p1").json()
+    assert (before["status"], before["path"], before["error"]) == ("none", None, None)
+    site.once()
+    after = web.get("/api/generations/p1").json()
+    assert after["status"] == "ready"
+    assert after["path"] == "u1/previews/p1_preview.webp"
+    with Image.open(site.store / after["path"]) as picture:
+        assert (after["width"], after["height"]) == picture.size
+    assert after["thumbhash"]
+    made = dt.datetime.fromisoformat(after["ready_at"])
+    assert abs((dt.datetime.now(dt.UTC) - made).total_seconds()) < 60
+    assert web.get("/api/generations").json()["generations"] == [after]
+
+
+@pytest.mark.slow
+def test_a_failure_says_why(site: Site, web: httpx.Client) -> None:
+    site.add("bad", "http://localhost:9/none.jpg")
+    site.add("unsafe", "http://127.0.0.1/none.jpg")
+    site.once()
+    found = {entry["id"]: entry for entry in web.get("/api/generations").json()["generations"]}
+    assert found["bad"]["status"] == "failed"
+    assert found["unsafe"]["status"] == "dead"
+    assert found["unsafe"]["error_class"] == "UnsafeAddress"
+    assert "127.0.0.1" in found["unsafe"]["error"]
+    assert _listed(web, status="dead") == ["unsafe"]
+    assert _listed(web, status="failed") == ["bad"]
+    assert _listed(web, status="ready") == []
+
+
+def test_filters(site: Site, web: httpx.Client, photo: Callable[[str], str]) -> None:
+    site.add("a", photo("a"), user_id="ann")
+    site.add("b", photo("b"), user_id="bob")
+    site.add("v", photo("v"), user_id="ann", type="video")
+    site.add("w", None, user_id="ann", status="generating")
+    assert sorted(_listed(web)) == ["a", "b", "v", "w"]
+    assert sorted(_listed(web, user_id="ann")) == ["a", "v", "w"]
+    assert _listed(web, user_id="ann", type="video") == ["v"]
+    assert _listed(web, user_id="nobody") == []
+    waiting = web.get("/api/generations/w").json()
+    assert (waiting["status"], waiting["generation_status"]) == ("none", "generating")
+    assert waiting["file_url"] is None
+
+
+def test_pages_are_whole_and_without_repetition(site: Site, web: httpx.Client) -> None:
+    ids = [f"p{number:03}" for number in range(25)]
+    # All of one moment: the id decides.
+    site.add_many(ids, lambda row_id: f"https://example.org/{row_id}.jpg", age="2 h")
+    # Can never be used, and must not end a page early.
+    site.add("of nobody", None, user_id="a user")
+    site.add("of somebody", None)
+    seen: list[str] = []
+    cursor = None
+    while True:
+        parameters = {"limit": 10} | ({"cursor": cursor} if cursor else {})
+        page = web.get("/api/generations", params=parameters).json()
+        seen += [entry["id"] for entry in page["generations"]]
+        if not seen[10:]:
+            site.add("new", "https://example.org/new.jpg")  # must not shift the pages to come
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == ids[::-1]
+
+
+@pytest.mark.slow
+def test_a_rare_status_is_found_behind_many_others(site: Site, web: httpx.Client) -> None:
+    site.add("rare", "ftp://example.org/none.jpg")
+    site.once()
+    site.sql("UPDATE generations SET updated_at = now() - interval '1 d'")
+    site.add_many([f"p{n:04}" for n in range(2500)], lambda row_id: f"{row_id}.jpg")
+    assert _listed(web, status="dead") == ["rare"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("time", ["20000-01-01", "4000-01-01 BC", "infinity", "-infinity"])
+def test_a_time_beyond_all_others_is_a_matter_of_its_row(
+    site: Site, web: httpx.Client, photo: Callable[[str], str], time: str
+) -> None:
+    """Milliseconds that were taken for seconds stopped the library, and the sensors."""
+    for name in ("odd", "good"):
+        site.add(name, photo(name))
+    site.sql(
+        f"UPDATE generations SET created_at = '{time}', updated_at = '{time}' WHERE id = 'odd'"
+    )
+    first, last = ("good", "odd") if time.startswith("-") or "BC" in time else ("odd", "good")
+    assert _listed(web) == [first, last]
+    site.once()
+    for name in ("odd", "good"):
+        assert web.get(f"/api/generations/{name}").json()["status"] == "ready"
+    assert _listed(web, status="ready") == [first, last]
+    page = web.get("/api/generations", params={"limit": 1}).json()
+    assert _listed(web, cursor=page["next_cursor"]) == [last]
+
+
+def _forged(moment: str, row_id: str) -> str:
+    """A cursor that no page gave."""
+    return base64.urlsafe_b64encode(json.dumps([moment, row_id]).encode()).decode().rstrip("=")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("limit=0", "invalid_request"),
+        ("limit=many", "invalid_request"),
+        ("status=lost", "invalid_request"),
+        ("type=audio", "invalid_request"),
+        ("cursor=x", "invalid_cursor"),
+        ("cursor=WyIyMDI2IiwgNV0", "invalid_cursor"),
+        ("cursor=" + "A" * 600, "invalid_request"),
+        *(
+            (f"cursor={_forged(*place)}", "invalid_cursor")
+            for place in (
+                ("2026-01-01T00:00:00+00:00", "\ud800"),
+                ("2026-01-01T00:00:00+00:00", "a\0b"),
+                ("2026-01-01T00:00:00", "a"),
+                ("0001-01-01T00:00:00+23:59", "a"),
+                ("9999-12-31T23:59:59-23:59", "a"),
+            )
+        ),
+    ],
+)
+def test_bad_questions(web: httpx.Client, query: str, code: str) -> None:
+    answer = web.get(f"/api/generations?{query}")
+    assert (answer.status_code, answer.json()["error"]) == (400, code)
+    assert answer.json()["message"]
+
+
+def test_an_offset_that_the_database_does_not_read(web: httpx.Client) -> None:
+    """It was told that the database was gone."""
+    cursor = _forged("2026-01-01T00:00:00+23:59:59", "a")
+    answer = web.get("/api/generations", params={"cursor": cursor})
+    assert answer.json() == {"generations": [], "next_cursor": None}
+
+
+@pytest.mark.parametrize("row_id", ["none", "%00", "..%2F..%2Fetc", "a'b", "x" * 5000])
+def test_unknown_ids(web: httpx.Client, row_id: str) -> None:
+    answer = web.get(f"/api/generations/{row_id}")
+    assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
+
+
+def test_nothing_is_read_from_ids_that_are_no_text(site: Site, web: httpx.Client) -> None:
+    assert _listed(web, user_id="a\0b") == []
+
+
+def test_without_the_database(site: Site, web: httpx.Client) -> None:
+    site.sql("ALTER TABLE generations RENAME TO hidden")
+    answer = web.get("/api/generations")
+    assert (answer.status_code, answer.json()["error"]) == (503, "database_unavailable")
+    assert answer.headers["Retry-After"]
+    site.sql("ALTER TABLE hidden RENAME TO generations")
+    assert _listed(web) == []

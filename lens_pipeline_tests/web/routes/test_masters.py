@@ -1,0 +1,414 @@
+"""Masters over HTTP: ordered, listed, watched, downloaded, tried again, deleted."""
+
+import io
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import av
+import httpx2 as httpx
+import pytest
+import sqlalchemy as sa
+from fastapi import FastAPI
+from sqlalchemy import event
+
+from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline_tests.support.project import PROJECT, Project
+from lens_pipeline_tests.support.site import Databases, Site
+from lens_pipeline_tests.web.callers import become
+from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.web.queue import execute_queued
+
+pytestmark = pytest.mark.slow
+
+URL = f"/api/projects/{PROJECT}/master-videos"
+
+
+@pytest.fixture
+def project(site: Site) -> Project:
+    return Project(site)
+
+
+@pytest.fixture
+def shots(site: Site, project: Project) -> list[str]:
+    """Two assets whose videos are finished, but nowhere."""
+    for name in ("a", "b"):
+        site.add(name, f"u1/uploads/{name}.mp4", type="video")
+        project.asset(name, generation_id=name)
+    return ["a", "b"]
+
+
+def _order(web: httpx.Client, *, name: Any = "A film", **body: Any) -> httpx.Response:
+    return web.post(URL, json={"name": name, **body})
+
+
+def _queued(site: Site) -> list[tuple[str, str | None]]:
+    """Job and partition of each run that was asked for, newest first."""
+    key = "dagster/asset_partition_range_start"
+    return [(run.job_name, run.tags.get(key)) for run in site.runs()]
+
+
+def test_a_master_from_its_order_to_the_download(
+    site: Site, web: httpx.Client, project: Project
+) -> None:
+    project.shot("a")
+    project.shot("b")
+    ordered = _order(web, name=" Отпуск ", shots=["a", "b", "a"], master_id="m1")
+    assert ordered.status_code == 201
+    master = ordered.json()
+    assert (master["master_id"], master["name"], master["shots"]) == (
+        "m1",
+        "Отпуск",
+        ["a", "b", "a"],
+    )
+    # At once, not when a sensor looks.
+    assert master["status"] == "processing"
+    (run,) = site.runs()
+    assert (run.job_name, run.tags["lens/origin"]) == ("masters", "api")
+    for place in ("video", "download"):
+        early = web.get(f"{URL}/m1/{place}")
+        assert early.status_code == 400
+        assert early.json() == {"error": "Video not ready", "status": "processing"}
+    assert web.get(f"{URL}/m1/poster").json()["error"] == "not_ready"
+    assert execute_queued(site) == 1
+
+    master = web.get(f"{URL}/m1").json()
+    assert (master["status"], master["waits"], master["error"]) == ("ready", None, None)
+    assert (master["width"], master["height"]) == (160, 120)
+    assert master["method"] == "copy"
+    assert master["ready_at"]
+    assert web.get(URL).json() == {"master_videos": [master], "next_cursor": None}
+    video = web.get(master["video_url"])
+    assert video.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert video.headers["Content-Type"] == "video/mp4"
+    assert len(video.content) == master["bytes"]
+    with av.open(io.BytesIO(video.content), "r") as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    assert frames == 72
+    assert web.get(f"{URL}/m1/video").headers["Cache-Control"] == "private, no-cache"
+    part = web.get(master["video_url"], headers={"Range": "bytes=100-199"})
+    assert (part.status_code, part.content) == (206, video.content[100:200])
+    download = web.get(master["download_url"])
+    assert download.content == video.content
+    assert download.headers["Content-Disposition"].endswith(
+        "filename*=UTF-8''%D0%9E%D1%82%D0%BF%D1%83%D1%81%D0%BA_m1.mp4"
+    )
+    assert web.head(master["download_url"]).headers["Content-Length"] == str(master["bytes"])
+    poster = web.get(master["poster_url"])
+    assert poster.headers["Content-Type"] == "image/webp"
+    assert poster.content[8:12] == b"WEBP"
+
+
+def test_a_master_whose_shot_is_still_to_come_is_not_begun(
+    site: Site, web: httpx.Client, project: Project, shots: list[str]
+) -> None:
+    site.add("late", None, type="video", status="generating")
+    project.asset("late", generation_id="late")
+    master = _order(web, shots=["a", "late"]).json()
+    assert master["status"] == "none"
+    assert master["waits"] == "shot 'late': its generation 'late' has status 'generating'"
+    assert master["waits_for"] == ["late"]
+    assert site.runs() == []
+
+
+def test_an_order_may_be_repeated(site: Site, web: httpx.Client, shots: list[str]) -> None:
+    """A client whose connection broke must not pay for two films."""
+    first = _order(web, shots=shots, master_id="m1")
+    again = _order(web, shots=shots, master_id="m1")
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == first.json()
+    assert len(site.runs()) == 1
+    for other in ({"name": "Another", "shots": shots}, {"shots": shots[:1]}):
+        answer = _order(web, **other, master_id="m1")
+        assert (answer.status_code, answer.json()["error"]) == (409, "id_taken")
+    elsewhere = web.post(
+        "/api/projects/p2/master-videos", json={"name": "A film", "shots": ["a"], "master_id": "m1"}
+    )
+    assert elsewhere.json()["error"] == "unknown_shot"
+    assert _order(web, shots=shots).json()["master_id"] != "m1"
+
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no name": ({"shots": ["a"], "name": None}, "invalid_request", "name"),
+    "blank": ({"shots": ["a"], "name": " \t "}, "invalid_request", "1 to 200"),
+    "long": ({"shots": ["a"], "name": "x" * 201}, "invalid_request", "1 to 200"),
+    "newline": ({"shots": ["a"], "name": "a\nb"}, "invalid_request", "one line"),
+    "NUL": ({"shots": ["a"], "name": "a\0b"}, "invalid_request", "one line"),
+    "escape": ({"shots": ["a"], "name": "a\x1b[31mb"}, "invalid_request", "one line"),
+    "unseen": ({"shots": ["a"], "name": "\u200b \u202e"}, "invalid_request", "to see"),
+    "no shots": ({"shots": []}, "invalid_request", "shots"),
+    "too many": ({"shots": ["a"] * 1001}, "invalid_request", "shots"),
+    "no list": ({"shots": "a"}, "invalid_request", "shots"),
+    "a number": ({"shots": [1]}, "invalid_request", "shots"),
+    "unknown": ({"shots": ["a", "nobody"]}, "unknown_shot", "'nobody'"),
+    "NUL in a shot": ({"shots": ["a\0"]}, "unknown_shot", "shot"),
+    "foreign": ({"shots": ["a", "foreign"]}, "unknown_shot", "'foreign'"),
+    "photo": ({"shots": ["a", "photo"]}, "unusable_shot", "is a photo"),
+    "id": ({"shots": ["a"], "master_id": "../x"}, "invalid_request", "master_id"),
+    "empty id": ({"shots": ["a"], "master_id": ""}, "invalid_request", "master_id"),
+    "typing error": ({"shots": ["a"], "masterid": "x"}, "invalid_request", "masterid"),
+}
+
+
+def test_orders_that_are_refused_say_why_and_leave_nothing(
+    site: Site, web: httpx.Client, project: Project, shots: list[str]
+) -> None:
+    project.asset("foreign", project_id="p2", asset_url="https://example.org/a.mp4")
+    site.add("photo", "u1/uploads/p.jpg")
+    project.asset("photo", generation_id="photo")
+    for case, (body, code, word) in BAD.items():
+        answer = _order(web, **body)
+        assert (answer.status_code, answer.json()["error"]) == (400, code), case
+        assert word in answer.json()["message"], case
+    # Halves of characters have no UTF-8.
+    halves = (b'{"name": "\\ud800", "shots": ["a"]}', b'{"name": "x", "shots": ["\\ud800"]}')
+    for raw in (b"", b"{", b"[]", b"null", *halves):
+        answer = web.post(URL, content=raw, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400, raw
+        assert answer.json()["error"] in {"invalid_request", "unknown_shot"}, raw
+    odd = web.post("/api/projects/..x/master-videos", json={"name": "x", "shots": ["a"]})
+    assert (odd.status_code, odd.json()["field"]) == (400, "project_id")
+    assert web.get(URL).json()["master_videos"] == []
+    assert site.runs() == []
+
+
+NAMES = {
+    'a" onload="x': "a%22%20onload%3D%22x",
+    "a\r\nSet-Cookie: b=c": "a__Set-Cookie%3A%20b%3Dc",
+    "../../etc/passwd": "_.._etc_passwd",
+    "gpj.\u202eexe": "gpj._exe",
+    "🎬": "%F0%9F%8E%AC",
+}
+
+
+def test_names_that_other_programs_gave_cannot_harm(
+    site: Site, web: httpx.Client, project: Project
+) -> None:
+    """Rows are not only made here."""
+    project.shot("a")
+    for number, name in enumerate(NAMES):
+        project.master(f"m{number}", ["a"], name)
+    site.once()
+    for number, (name, quoted) in enumerate(NAMES.items()):
+        assert web.get(f"{URL}/m{number}").json()["name"] == name
+        answer = web.get(f"{URL}/m{number}/download")
+        assert answer.status_code == 200
+        disposition = answer.headers["Content-Disposition"]
+        assert disposition.endswith(f"filename*=UTF-8''{quoted}_m{number}.mp4")
+        assert disposition.isascii() and disposition.isprintable()
+        assert "Set-Cookie" not in answer.headers
+
+
+def test_pages_are_whole_and_cost_a_constant_number_of_queries(
+    site: Site, web: httpx.Client, project: Project, shots: list[str]
+) -> None:
+    for number in range(7):
+        project.master(f"m{number}", [shots[number % 2]])
+    site.sql("UPDATE master_videos SET created_at = now()")  # all of one moment
+    # Can never be used, and must not end a page early.
+    project.master("zz..zz", ["a"])
+    seen: list[str] = []
+    cursor = None
+    while True:
+        parameters = {"limit": 3} | ({"cursor": cursor} if cursor else {})
+        page = web.get(URL, params=parameters).json()
+        seen += [master["master_id"] for master in page["master_videos"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == [f"m{number}" for number in reversed(range(7))]
+    assert web.get(URL, params={"cursor": "x"}).json()["error"] == "invalid_cursor"
+    assert web.get("/api/projects/nobody/master-videos").json()["master_videos"] == []
+    few, many = (_queries(lambda n=n: web.get(URL, params={"limit": n})) for n in (1, 7))
+    assert few == many
+
+
+def _queries(ask: Callable[[], object]) -> int:
+    counted: list[str] = []
+
+    def count(*arguments: Any) -> None:
+        # Not those of the threads that follow the event log.
+        if threading.current_thread().name.startswith("AnyIO"):
+            counted.append(arguments[2])
+
+    event.listen(sa.Engine, "before_cursor_execute", count)
+    try:
+        ask()
+    finally:
+        event.remove(sa.Engine, "before_cursor_execute", count)
+    return len(counted)
+
+
+def test_how_far_it_is(site: Site, web: httpx.Client, shots: list[str]) -> None:
+    _order(web, shots=shots, master_id="m1")
+    assert web.get(f"{URL}/m1").json()["percent"] is None
+    (run,) = site.runs()
+    text = "42 %: encoding (1.3 x real time)"
+    tags = {"lens/progress": text, "lens/progress_percent": "42"}
+    site.dagster.add_run_tags(run.run_id, tags)
+    master = web.get(f"{URL}/m1").json()
+    assert (master["percent"], master["progress"]) == (42, text)
+    # Of a run that people have tagged by hand.
+    site.dagster.add_run_tags(run.run_id, {"lens/progress_percent": "most"})
+    master = web.get(f"{URL}/m1").json()
+    assert (master["percent"], master["progress"]) == (None, text)
+
+
+def test_what_failed_says_why_and_is_tried_again(
+    site: Site, web: httpx.Client, project: Project, shots: list[str]
+) -> None:
+    master = _order(web, shots=shots, master_id="m1").json()
+    early = web.post(f"{URL}/m1/retry")
+    assert (early.status_code, early.json()["error"]) == (409, "not_failed")
+    # Something else with the same id, which has failed as well, is not concerned.
+    site.add("m1", "ftp://example.org/x.jpg")
+    assert execute_queued(site) == 1
+    site.once()
+    master = web.get(f"{URL}/m1").json()
+    assert (master["status"], master["error_class"]) == ("dead", "SourceMissing")
+    assert "no such object" in master["error"]
+    before = len(site.runs())
+    # Somebody impatient; each of these was an encode.
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(lambda _: web.post(f"{URL}/m1/retry"), range(6)))
+    assert sorted(answer.status_code for answer in answers) == [200, *[409] * 5]
+    assert [one.json()["status"] for one in answers if one.is_success] == ["processing"]
+    assert len(site.runs()) == before + 1
+    assert web.get("/api/generations/m1").json()["status"] == "dead"
+    assert web.post(f"{URL}/nobody/retry").status_code == 404
+
+
+def test_a_master_that_is_deleted_takes_its_run_along(
+    site: Site, web: httpx.Client, project: Project, shots: list[str]
+) -> None:
+    """A film that nobody wants any more, and both cores busy with it."""
+    _order(web, shots=shots, master_id="m1")
+    _order(web, shots=shots, master_id="m2")
+    project.rendition("s1", "m1")
+    assert web.delete(f"{URL}/m1").status_code == 204
+    statuses = {run.tags["dagster/asset_partition_range_start"]: run.status for run in site.runs()}
+    assert {key: status.value for key, status in statuses.items()} == {
+        "m1": "CANCELED",
+        "m2": "QUEUED",
+    }
+    assert web.get(f"{URL}/m1").status_code == 404
+    assert web.delete(f"{URL}/m1").status_code == 404
+    assert [m["master_id"] for m in web.get(URL).json()["master_videos"]] == ["m2"]
+    assert site.sql("SELECT scaled_id FROM scaled_videos") == []
+    # A new one of the same id is no dead letter because of the old one's run.
+    assert _order(web, shots=shots, master_id="m1").json()["status"] == "processing"
+
+
+def test_projects_of_others_are_as_if_they_did_not_exist(
+    web: httpx.Client, app: FastAPI, shots: list[str]
+) -> None:
+    _order(web, shots=shots, master_id="m1")
+    places = ["", "/video", "/download", "/poster"]
+    become(app, Caller(project_id=PROJECT))
+    assert web.get(f"{URL}/m1").status_code == 200
+    for stranger in (Caller(project_id="p2"), Caller(user_id="u1")):
+        become(app, stranger)
+        for place in places:
+            assert web.get(f"{URL}/m1{place}").status_code == 404, place
+        assert web.delete(f"{URL}/m1").status_code == 404
+        assert web.post(f"{URL}/m1/retry").status_code == 404
+        assert web.get(URL).status_code == 403
+        assert _order(web, shots=shots).status_code == 403
+    become(app, Caller())
+    # By way of a project of one's own neither.
+    for place in places:
+        assert web.get(f"/api/projects/p2/master-videos/m1{place}").status_code == 404
+    assert web.delete("/api/projects/p2/master-videos/m1").status_code == 404
+
+
+def test_without_the_right_to_write(
+    site: Site,
+    databases: Databases,
+    fresh_pair: tuple[str, str],
+    web: httpx.Client,
+    shots: list[str],
+) -> None:
+    """The role that a site gave us may only read: said in words that mend it."""
+    _order(web, shots=shots, master_id="m1")
+    name = fresh_pair[0]
+    owner = "ALTER TABLE {} OWNER TO postgres; GRANT SELECT ON {} TO lens"
+    for table in ("master_videos", "project_assets", "scaled_videos"):
+        databases.execute(owner.format(table, table), name)
+    for answer in (_order(web, shots=shots), web.delete(f"{URL}/m1")):
+        assert (answer.status_code, answer.json()["error"]) == (503, "no_right_to_write")
+        grant = "GRANT INSERT, DELETE ON project_assets, master_videos, scaled_videos TO lens"
+        assert grant in answer.json()["message"]
+    databases.execute(grant, name)
+    assert _order(web, shots=shots).status_code == 201
+    for table in ("master_videos",):
+        databases.execute(
+            f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
+            f" CREATE POLICY reads ON {table} FOR SELECT USING (true)",
+            name,
+        )
+    for answer in (_order(web, shots=shots), web.delete(f"{URL}/m1")):
+        assert (answer.status_code, answer.json()["error"]) == (503, "no_right_to_write")
+        assert "CREATE POLICY lens_writes ON master_videos TO lens" in answer.json()["message"]
+    assert web.get(f"{URL}/m1").status_code == 200
+
+
+def test_without_a_database_and_with_it_again(
+    databases: Databases, fresh_pair: tuple[str, str], web: httpx.Client, shots: list[str]
+) -> None:
+    """Said clearly, whichever of the two it is, and no restart is needed afterwards."""
+    _order(web, shots=shots, master_id="m1")
+    for name in fresh_pair:
+        databases.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        databases.disconnect(name)
+        for answer in (web.get(URL), web.get(f"{URL}/m1/video"), web.get(f"{URL}/m1")):
+            assert (answer.status_code, answer.json()["error"]) == (503, "database_unavailable")
+            assert answer.headers["Retry-After"]
+        databases.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        assert web.get(URL).status_code == 200
+
+
+_UUIDS = {
+    "generations": ("id", "user_id"),
+    "project_assets": ("asset_id", "project_id", "generation_id"),
+    "master_videos": ("master_id", "project_id"),
+    "scaled_videos": ("scaled_id", "master_id"),
+}
+
+
+def test_a_hosts_tables_with_uuids_do_as_well(site: Site, app: FastAPI) -> None:
+    """Supabase's habit; comparing such a column to text is an error, not a mismatch."""
+    for table, columns in _UUIDS.items():
+        for column in columns:
+            site.sql(f"ALTER TABLE {table} ALTER {column} TYPE uuid USING {column}::uuid")
+        site.sql(f"ALTER TABLE {table} ALTER created_at DROP DEFAULT")
+    site.sql("ALTER TABLE master_videos ALTER shots_config TYPE json USING shots_config::json")
+    video, user, project = (str(uuid.uuid4()) for _ in range(3))
+    site.add(video, "u1/v.mp4", type="video", user_id=user, created_at="2026-01-01T00:00:00Z")
+    base = f"/api/projects/{project}"
+    # A process learns the types of columns once.
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
+        asset = web.post(f"{base}/assets", json={"generation_id": video}).json()
+        assert (asset["generation_id"], asset["usable"]) == (video, True)
+        shots = [asset["asset_id"]]
+        for unknown in ("no-uuid", str(uuid.uuid4())):
+            refused = web.post(f"{base}/master-videos", json={"name": "x", "shots": [unknown]})
+            assert refused.json()["error"] == "unknown_shot"
+            assert web.get(f"{base}/master-videos/{unknown}").status_code == 404
+            assert web.post(f"{base}/assets", json={"generation_id": unknown}).status_code == 400
+        master = web.post(f"{base}/master-videos", json={"name": "x", "shots": shots}).json()
+        assert (master["status"], master["shots"]) == ("processing", shots)
+        assert master["created_at"]
+        scaled = {"master_id": master["master_id"], "width": 80, "height": 60}
+        assert web.post(f"{base}/scaled-videos", json=scaled).status_code == 201
+        for kind, name in (("master-videos", "master_videos"), ("scaled-videos", "scaled_videos")):
+            assert len(web.get(f"{base}/{kind}").json()[name]) == 1
+            assert web.get(f"/api/projects/no-uuid/{kind}").json()[name] == []
+        # Of an id that the host's column cannot hold.
+        odd = web.post(
+            f"{base}/master-videos", json={"name": "x", "shots": shots, "master_id": "m1"}
+        )
+        assert (odd.status_code, odd.json()["error"]) == (400, "invalid_request")
+        assert web.delete(f"{base}/master-videos/{master['master_id']}").status_code == 204
+        assert web.get(f"{base}/scaled-videos").json()["scaled_videos"] == []
