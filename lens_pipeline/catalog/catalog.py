@@ -72,14 +72,14 @@ class Catalog:
         return created
 
     def may_write_view(self) -> bool:
-        """Whether `lens_generations` is there, and this role may keep it true."""
+        """Whether `lens_generations` exists, and this role may update it."""
         with self._connect() as connection:
             return status_view.may_write(connection)
 
     def project(
         self, asset: str, rows: Iterable[status_view.Projected], gone: Iterable[str]
     ) -> int:
-        """Show these rows in `lens_generations`, and none of those `gone`; returns the changes."""
+        """Show `rows` and not `gone` in `lens_generations`; returns the number of changes."""
         wanted = {row.id: row for row in rows}
         dropped = list(gone)
         with self._connect() as connection:
@@ -93,19 +93,19 @@ class Catalog:
         return len(changed) + len(dropped)
 
     def drop_orphans(self) -> int:
-        """Delete rows of `lens_generations` that are gone or unfinished; returns their number."""
+        """Delete gone and unfinished rows from `lens_generations`; returns their number."""
         with self._connect() as connection:
             count = status_view.delete_orphans(connection, FINISHED)
             connection.commit()
         return count
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
-        """The finished rows of `kind` among `ids`, by id; unknown, unfinished ones are absent."""
+        """The finished rows of `kind` among `ids`, by id."""
         with self._connect() as connection:
             return self._rows[kind].by_id(connection, ids)
 
     def existing(self, kind: Kind, ids: Iterable[str]) -> set[str]:
-        """Those of `ids` that have a row of `kind`, finished or not."""
+        """Those of `ids` that have a row, finished or not."""
         rows = self._rows[kind]
         with self._connect() as connection:
             wanted = rows.key.bindable(connection, ids)
@@ -156,7 +156,7 @@ class Catalog:
     def between(
         self, kind: Kind, since: dt.datetime, until: Position, limit: int
     ) -> list[Row | UnusableRow]:
-        """Up to `limit` finished rows of `kind` from `since` to the place `until`, newest first."""
+        """Up to `limit` finished rows from `since` to `until`, newest first."""
         rows = self._rows[kind]
         query = (
             rows.select()
@@ -168,7 +168,7 @@ class Catalog:
             return rows.parse(connection, connection.execute(query).all())
 
     def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:
-        """Every finished row of `kind` in pages by id."""
+        """Every finished row of `kind`, in pages by id."""
         rows = self._rows[kind]
         last: str | None = None
         while True:
@@ -183,7 +183,7 @@ class Catalog:
             last = found[-1].id
 
     def count_finished(self, kind: Kind, before: dt.datetime) -> int:
-        """The number of finished rows of `kind` that are older than `before`."""
+        """Finished rows of `kind` that are older than `before`, or have no time."""
         rows = self._rows[kind]
         query = (
             sa.select(sa.func.count())
@@ -218,12 +218,12 @@ class Catalog:
     def library_page(
         self, selection: Selection, after: Place | None, limit: int
     ) -> list[ListedGeneration]:
-        """Up to `limit` generations of the selection after that place, newest first."""
+        """Up to `limit` generations after that place, newest first."""
         with self._connect() as connection:
             return self._generations.page(connection, selection, after, limit)
 
     def library_rows(self, ids: Iterable[str]) -> dict[str, ListedGeneration]:
-        """Those of `ids` that are generations, finished or not, by id."""
+        """Generations among `ids`, finished or not, by id."""
         with self._connect() as connection:
             return self._generations.listed(connection, ids)
 
@@ -243,7 +243,6 @@ class Catalog:
             permissions.check_tasks(connection)
 
     def of_task(self, task_id: str) -> list[provider_tasks.TaskRow]:
-        """The rows of a task of the provider."""
         with self._connect() as connection:
             return self._tasks.of(connection, task_id)
 
@@ -265,7 +264,7 @@ class Catalog:
                 connection.commit()
 
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
-        """Insert one finished generation."""
+        """Insert a finished generation."""
         with self._connect() as connection:
             statement = sa.insert(generations).values(
                 id=self._generations.key.bound(connection, generation_id),
@@ -282,7 +281,7 @@ class Catalog:
     def add_master(
         self, master_id: str, project_id: str, name: str, generation_ids: Sequence[str]
     ) -> None:
-        """Insert a master of these generations, and an asset of the same id for each."""
+        """Insert a master of these generations, with an asset for each."""
         assets = [
             {"asset_id": value, "project_id": project_id, "generation_id": value}
             for value in dict.fromkeys(generation_ids)
@@ -308,7 +307,7 @@ class Catalog:
     def project_rows(
         self, kind: Kind, project_id: str, ids: Iterable[str]
     ) -> dict[str, projects.Listed]:
-        """Those of `ids` that are rows of the project, by id."""
+        """Rows of the project among `ids`, by id."""
         with self._connect() as connection:
             found = self._projects[kind].among(connection, project_id, ids)
         return {listed.row.id: listed for listed in found}

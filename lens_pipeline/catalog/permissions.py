@@ -1,8 +1,4 @@
-"""The rights of this role to the application's tables, and the statements that grant them.
-
-To read the tables is enough, except for rows of projects that are added over HTTP and for results
-of the provider's tasks.
-"""
+"""The rights of this role to the application's tables, and the statements that grant them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +79,7 @@ def may(connection: sa.Connection, action: str, table: str, columns: Iterable[st
 
 
 def check_reading(connection: sa.Connection) -> None:
-    """Raises CatalogError, with the fix, unless this role may read every column of `READ`."""
+    """Raises CatalogError, with the fix, unless this role may read `READ`."""
     role, database = connection.execute(sa.text("SELECT current_user, current_database()")).one()
     for table, needed in READ.items():
         if not exists(connection, table):
@@ -149,7 +145,7 @@ def lack_of_writing(connection: sa.Connection) -> Lack | None:
 
 @contextmanager
 def refusal_explained(connection: sa.Connection, action: str, table: sa.Table) -> Iterator[None]:
-    """Raises NoRightToWrite in place of the server's refusal; the transaction is rolled back."""
+    """Roll back and raise NoRightToWrite if the server refuses."""
     try:
         yield
     except DBAPIError as error:
@@ -163,7 +159,7 @@ def refusal_explained(connection: sa.Connection, action: str, table: sa.Table) -
 def no_right(
     connection: sa.Connection, action: str, table: sa.Table, *, by_policy: bool
 ) -> NoRightToWrite:
-    """The error of a write that row-level security (`by_policy`) or the lack of a GRANT forbids."""
+    """For a write that row-level security (`by_policy`) or a missing GRANT forbids."""
     role = _role(connection)
     if table is generations:
         return NoRightToWrite(_TASK_POLICY.format(role) if by_policy else _TASK_GRANT.format(role))

@@ -41,7 +41,6 @@ class Listed(Generic[R]):
 
     @property
     def place(self) -> Place:
-        """Its place among the rows of its project."""
         return Place(self.created_at or _NEVER, self.row.id)
 
 
@@ -60,7 +59,7 @@ class ProjectRows:
     def page(
         self, connection: sa.Connection, project_id: str, after: Place | None, limit: int
     ) -> list[Listed]:
-        """Up to `limit` rows of the project that were created before the place `after`."""
+        """Up to `limit` rows created before the place `after`."""
         time, key = sa.func.coalesce(self._created, _NEVER), self._rows.key.text
         conditions: list[sa.ColumnElement[bool]] = []
         if after is not None:
@@ -69,7 +68,6 @@ class ProjectRows:
         return self._listed(connection, project_id, conditions, order, limit)
 
     def among(self, connection: sa.Connection, project_id: str, ids: Iterable[str]) -> list[Listed]:
-        """Those of `ids` that belong to the project, in no order."""
         wanted = self._rows.key.bindable(connection, ids)
         conditions = [self._rows.key.among(connection, wanted)]
         return self._listed(connection, project_id, conditions, (), None)
@@ -77,7 +75,7 @@ class ProjectRows:
     def insert(
         self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]
     ) -> bool:
-        """Add a row; False if one has this id already, which is left as it is."""
+        """False: a row has this id already, and is left as it is."""
         key = self._rows.key
         own = {name: sa.func.now() for name in _TIMES} | {"project_id": project_id}
         row = {name: value for name, value in own.items() if name in self.table.c}

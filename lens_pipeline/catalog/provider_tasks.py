@@ -32,14 +32,12 @@ class Recorded:
     changed: bool
     status: str
     generation: Generation | None
-    """What its derivative is made from; None unless it is finished and usable."""
+    """None unless the row is finished and usable."""
     problem: str | None
     """Why a finished row can never be used."""
 
 
 class TaskRows:
-    """Finds rows by task, and writes them."""
-
     def __init__(self, rows: GenerationRows) -> None:
         self._rows = rows
         self._task = IdColumn(generations.c.task_id)

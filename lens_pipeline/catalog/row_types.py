@@ -55,7 +55,6 @@ class IdColumn:
         return sa.cast(bound, postgresql.UUID) if self._uuid(connection) else bound
 
     def equals(self, connection: sa.Connection, value: str) -> sa.ColumnElement[bool]:
-        """Whether the key is this bindable value."""
         return self.column == self.bound(connection, value)
 
     def bindable(self, connection: sa.Connection, ids: Iterable[str]) -> list[str]:
@@ -65,7 +64,6 @@ class IdColumn:
         return [value for value in ids if _is_text(value)]
 
     def among(self, connection: sa.Connection, ids: Sequence[str]) -> sa.ColumnElement[bool]:
-        """Whether the key is one of these bindable `ids`."""
         kind = postgresql.UUID(as_uuid=False) if self._uuid(connection) else sa.Text()
         return self.column == sa.any_(sa.cast(list(ids), postgresql.ARRAY(kind)))
 
@@ -102,7 +100,6 @@ class RowSet(ABC):
         """The values of rows of `select`, in their order."""
 
     def select(self) -> sa.Select:
-        """All rows of the table."""
         key, time = self.key.text.label("id"), self.time.label("changed_at")
         return sa.select(key, time, *self._columns)
 
@@ -117,14 +114,12 @@ class RowSet(ABC):
         return connection.execute(self.select().where(is_one, *conditions)).all()
 
     def by_id(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
-        """Those of `ids` that count; unknown and unfinished ones are absent."""
+        """Those of `ids` that count."""
         found = self.among(connection, ids, self.counts)
         return {row.id: row for row in self.parse(connection, found)}
 
 
 class AssetRows(RowSet):
-    """What projects may use as shots."""
-
     def __init__(self, generations: RowSet) -> None:
         super().__init__(
             project_assets.c.asset_id,
@@ -158,8 +153,6 @@ class AssetRows(RowSet):
 
 
 class MasterRows(RowSet):
-    """Masters, with their shots."""
-
     def __init__(self, assets: AssetRows) -> None:
         super().__init__(
             master_videos.c.master_id,
@@ -181,8 +174,6 @@ class MasterRows(RowSet):
 
 
 class ScaledRows(RowSet):
-    """Renditions, with their masters."""
-
     def __init__(self, masters: MasterRows) -> None:
         super().__init__(
             scaled_videos.c.scaled_id,
@@ -236,7 +227,7 @@ def is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
 
 
 def _is_text(value: str) -> bool:
-    """Whether PostgreSQL could hold it: no NUL, and no half of a character."""
+    """Whether PostgreSQL can hold it: no NUL, no surrogate."""
     return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
 
 

@@ -14,7 +14,7 @@ from lens_pipeline.web.auth.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a request, and of requests of one client address."""
+    """Limits of one request, and of one client address."""
 
     # nginx's default for the first line of a request.
     address_bytes: int = 8 * 1024
@@ -30,8 +30,6 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the gate decides by."""
-
     tokens: Tokens | None
     """None: every client may do everything."""
     links: Links

@@ -20,11 +20,9 @@ class Caller:
         return self.user_id is None and self.project_id is None
 
     def may_see_user(self, user_id: str) -> bool:
-        """Whether it may see generations of this user."""
         return self.project_id is None and self.user_id in (None, user_id)
 
     def may_see_project(self, project_id: str) -> bool:
-        """Whether it may see masters and assets of this project."""
         return self.user_id is None and self.project_id in (None, project_id)
 
 
@@ -48,7 +46,6 @@ def known_until(request: Request) -> int | None:
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
-# For media that pages embed.
 MediaCallerDep = Annotated[Caller, Depends(media_caller)]
 
 KnownUntilDep = Annotated[int | None, Depends(known_until)]

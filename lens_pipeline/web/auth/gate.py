@@ -26,7 +26,6 @@ _LOGIN = frozenset({"/login", "/logout"})
 _STATIC = "/static/"
 # Served without a caller; webhook and login check for themselves.
 _OPEN = frozenset({*_HEALTH, *_LOGIN, _WEBHOOK, "/favicon.ico"})
-# Totals of all users.
 _FOR_ALL_SEEING = frozenset({"/metrics"})
 _FOR_PROGRAMS = ("/api/", *_FOR_ALL_SEEING)
 
@@ -53,7 +52,6 @@ class Gate:
             try:
                 await self._http(scope, receive, send)
             except ClientDisconnect:
-                # The request log shows it.
                 return
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": "there are none here"})

@@ -38,7 +38,7 @@ def serializer(key: bytes, purpose: str) -> URLSafeSerializer:
 
 
 def signer(key: bytes, purpose: str) -> Signer:
-    """The same for text beside its signature."""
+    """For text beside its signature."""
     return Signer(key, salt=purpose, key_derivation="hmac", digest_method=hashlib.sha256)
 
 

@@ -44,7 +44,6 @@ def login(
     form: Annotated[str, Form(max_length=_LONGEST)] = "",
     next: Annotated[str, Form(max_length=_LONGEST)] = _HOME,  # noqa: A002
 ) -> Response:
-    """Exchange a token for a cookie."""
     access = _access(request)
     if access.tokens is None:
         return _redirect(_own_path(next))
@@ -65,7 +64,6 @@ def login(
 
 @router.post("/logout")
 def logout(request: Request) -> Response:
-    """Delete the cookie."""
     response = _redirect("/login")
     sessions.end(response, request)
     return response
@@ -104,7 +102,6 @@ def _form(
 
 
 def _is_ours(request: Request, access: Access, form: str) -> bool:
-    """Whether the form was made for this browser."""
     try:
         nonce: str = access.forms.loads(form)
     except BadData:

@@ -28,9 +28,9 @@ def foreign_host(headers: Headers, hosts: Collection[str] | None) -> str | None:
 
 
 def foreign_origin(headers: Headers, proxies: Collection[str]) -> str | None:
-    """Why the request was not sent by a page of this app; None if it was, or by no page.
+    """Why another site's page sent the request; None if none did.
 
-    `proxies` are further names under which a proxy serves the pages.
+    `proxies` are names under which a proxy serves the pages.
     """
     if "origin" in headers:
         origin = headers["origin"].rpartition("//")[2]

@@ -19,7 +19,6 @@ class RateLimit:
 
     def __init__(self, a_minute: int) -> None:
         self._limit = RateLimitItemPerMinute(a_minute)
-        # Two numbers for each address, forgotten after two minutes.
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def count(self, address: str) -> None:

@@ -28,7 +28,7 @@ def end(response: Response, request: HTTPConnection) -> None:
 
 
 def read(request: HTTPConnection, tokens: Tokens) -> Pass | None:
-    """The owner of the cookie; None: there is none that is valid."""
+    """None: there is no valid cookie."""
     cookie = request.cookies.get(_name(request))
     return tokens.read_session(cookie) if cookie else None
 

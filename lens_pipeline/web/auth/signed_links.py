@@ -1,4 +1,4 @@
-"""Signed links to media, each for one path and until a time, for pages to embed."""
+"""Signed links to media, each for one path and until a time."""
 
 import datetime as dt
 import re
@@ -56,8 +56,6 @@ class LinksOut(BaseModel):
 
 
 class Links:
-    """Signs addresses and verifies the signatures."""
-
     def __init__(self, key: bytes) -> None:
         self._signer = signer(key, "link")
 
@@ -73,7 +71,7 @@ class Links:
         return f"{quote(path)}?{urlencode(asked)}"
 
     def covers(self, path: str, query: bytes) -> bool:
-        """Whether the query has a signature that is valid now for it and the decoded `path`."""
+        """Whether the query has a valid signature for the decoded `path`."""
         asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         own = [pair for pair in asked if pair[0] in _OWN]
         if not is_media(path) or sorted(name for name, _ in own) != list(_OWN):
@@ -117,7 +115,7 @@ def make_links(
 
 
 def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> None:
-    """Raises ApiError for a path that is no media's, or that the caller may not see."""
+    """Raises ApiError 400: no media; 404: not for this caller."""
     generations: dict[str, str] = {}
     for path in paths:
         if match := _OF_GENERATION.fullmatch(path):

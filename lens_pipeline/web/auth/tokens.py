@@ -38,14 +38,14 @@ class Tokens:
         self._sessions = serializer(key, _SESSION)
 
     def scoped(self, caller: Caller, until: dt.datetime | None) -> str:
-        """A token for what this caller may see. Raises ValueError for a caller who sees all."""
+        """A token for this caller. Raises ValueError for one that sees all."""
         if caller.sees_all:
             raise ValueError("a scoped token needs a user or a project")
         ends = int(until.timestamp()) if until else None
         return _MARK + _text(self._scoped.dumps(_packed(Pass(caller, ends))))
 
     def read(self, token: str) -> Pass | None:
-        """The owner of a token; None if it is not valid, or has expired."""
+        """None: the token is not valid, or has expired."""
         if hmac.compare_digest(token.encode(), self._full):
             return Pass(Caller())
         if not token.startswith(_MARK):
@@ -54,13 +54,13 @@ class Tokens:
         return None if found is None or found.caller.sees_all else found
 
     def session(self, owner: Pass, seconds: int) -> tuple[str, int]:
-        """The value of a cookie for this pass, and the seconds until it ends."""
+        """The value of a cookie, and the seconds until it ends."""
         now = int(time.time())
         until = now + seconds if owner.until is None else min(now + seconds, owner.until)
         return _text(self._sessions.dumps(_packed(Pass(owner.caller, until)))), until - now
 
     def read_session(self, cookie: str) -> Pass | None:
-        """The owner of a cookie; None if it is not valid, or has expired."""
+        """None: the cookie is not valid, or has expired."""
         return _loaded(self._sessions, cookie)
 
 

@@ -15,8 +15,6 @@ _DRAINED_SECONDS = 5.0
 
 
 class Body:
-    """The body of one request."""
-
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
         length = headers.get("content-length", "")
@@ -27,7 +25,7 @@ class Body:
 
     @property
     def is_expected(self) -> bool:
-        """Whether some of it is still to come."""
+        """Whether a part is still to come."""
         return self._expected
 
     async def whole(self, limit: int, seconds: float) -> Receive:

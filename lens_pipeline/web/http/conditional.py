@@ -24,7 +24,6 @@ class Verdict(Enum):
     FAILED = auto()
     """A precondition does not hold."""
     UNSATISFIABLE = auto()
-    """The range begins behind the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,6 @@ class Part:
 
 
 def entity_tag(info: ObjectInfo) -> str:
-    """The strong validator of an object."""
     return f'"{info.etag}"'
 
 
@@ -85,7 +83,7 @@ def _number(digits: str) -> int:
 
 
 def _precondition(headers: Mapping[str, str], info: ObjectInfo) -> Verdict | None:
-    """In the order of RFC 9110, 13.2.2."""
+    """RFC 9110, 13.2.2."""
     tag = entity_tag(info)
     wanted = headers.get("if-match")
     since = _date(headers.get("if-unmodified-since")) if wanted is None else None

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 # nginx has 60 s and 32 KiB.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-# A connection whose client reads nothing for this time is closed: its answer holds memory.
+# For a client that reads nothing: its answer holds memory.
 STALL_SECONDS = 60.0
 
 
@@ -119,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _answer(status: int, code: str, message: str) -> bytes:
-    """The answer to a request that never became one, in the shape of `errors`; logs it."""
+    """An answer in the shape of `errors`; logs it."""
     this = uuid.uuid4().hex
     logger.info("%d %s", status, code, extra={FIELDS: {"status": status, "request_id": this}})
     body = json.dumps({"error": code, "message": message, "request_id": this}).encode()

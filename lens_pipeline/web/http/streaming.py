@@ -33,9 +33,9 @@ REVALIDATE = "private, no-cache"
 
 # A reader holds about two chunks.
 _CHUNK_BYTES = 256 * 1024
-# A client that reads nothing for this time is disconnected: its reader holds memory.
+# For a client that reads nothing: its reader holds memory.
 _STALL_SECONDS = 60.0
-# Reads that wait for a disk or the network; apart from the threads of request handlers.
+# Reads that wait for a disk or the network have threads of their own.
 _WAITING_READS = CapacityLimiter(32)
 # An object may be replaced between its look-up and the first byte.
 _ATTEMPTS = 3
@@ -146,7 +146,7 @@ def _without_object(verdict: Verdict, headers: dict[str, str], size: int) -> Res
 
 
 class _Stream(Response):
-    """Sends a part of an object at the pace of the client, and closes the object."""
+    """Sends a part of an object and closes it."""
 
     def __init__(self, reader: ObjectReader, status: int, headers: Mapping[str, str]) -> None:
         super().__init__(status_code=status, headers=headers)

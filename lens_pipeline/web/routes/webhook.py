@@ -30,7 +30,6 @@ from lens_pipeline.web.routes.generations import GenerationOut, generation_out, 
 
 router = APIRouter(tags=["provider"])
 
-_MAX_BODY = 1024 * 1024
 # Retry-After when the provider names none.
 _RETRY_SECONDS = 5
 
@@ -65,19 +64,19 @@ class TaskOut(BaseModel):
     """A task of the provider's, and what became of its row."""
 
     status: Literal["updated", "unchanged", "pending"]
-    """`pending`: the provider is not done yet, and nothing was written."""
+    """`pending`: the task is not finished, and nothing was written."""
     task_id: str
     state: TaskState
     generation_id: str
     generation_status: str
     asset_url: str | None
-    """The provider's first result."""
+    """The first result."""
     extra_urls: list[str]
-    """Its further results, which no row holds."""
+    """Further results, which no row holds."""
     message: str | None
-    """Why the provider failed, or why nothing can be made of the row."""
+    """Why the task failed, or the row cannot be used."""
     run_ids: list[str]
-    """Runs that were queued for it now."""
+    """Runs that were queued now."""
 
 
 class DuplicateOut(BaseModel):
@@ -95,12 +94,7 @@ class Delivery:
 
 
 async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            raise ApiError(413, "too_large", f"the body is over {_MAX_BODY:,} bytes")
-    return bytes(body)
+    return await request.body()
 
 
 def _delivered(
@@ -109,7 +103,7 @@ def _delivered(
     x_webhook_timestamp: Annotated[str | None, Header()] = None,
     x_webhook_signature: Annotated[str | None, Header()] = None,
 ) -> Delivery | None:
-    """A genuine webhook; None if the same one was handled before."""
+    """None: the same webhook was handled before."""
     key = context.pipeline.settings.kie_webhook_key
     if not key:
         raise _unset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY")
