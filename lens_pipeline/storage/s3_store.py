@@ -70,7 +70,7 @@ class S3Store(ObjectStore):
         self._prefix = f"{validate_key(prefix)}/" if prefix else ""
         self._endpoint = endpoint
         self._lock = threading.Lock()
-        # By process and by `postgres.is_set()`.
+        # By process and by `postgres.has_deadline()`.
         self._made: dict[tuple[int, bool], Any] = {}
         self._bucket_seen = False
 

@@ -15,11 +15,10 @@ from fastapi import FastAPI
 
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.providers import kie as provider_module
+from lens_pipeline.providers.kie import signature
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.routes import deliveries
-from lens_pipeline.web.routes.deliveries import signature
 from lens_pipeline_tests.providers.provider_server import PATH, WEBHOOK_KEY, ProviderServer
 from lens_pipeline_tests.support.servers import Answer
 from lens_pipeline_tests.support.site import Databases, Site, eventually
@@ -200,12 +199,12 @@ def test_the_same_delivery_again_does_nothing(
 
 def test_what_was_handled_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that remembers every delivery of a year."""
-    known = deliveries.Deliveries()
-    monkeypatch.setattr(deliveries, "_MOST_REMEMBERED", 3)
+    known = provider_module.Deliveries()
+    monkeypatch.setattr(provider_module, "_MOST_REMEMBERED", 3)
     for name in "abcd":
         known.remember(name)
     assert [name for name in "abcd" if known.is_known(name)] == ["b", "c", "d"]
-    monkeypatch.setattr(deliveries, "SKEW_SECONDS", 0)
+    monkeypatch.setattr(provider_module, "SKEW_SECONDS", 0)
     assert not known.is_known("d")
 
 
