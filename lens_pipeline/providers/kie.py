@@ -100,7 +100,16 @@ class ProviderUnavailable(ProviderError):
 class Provider:
     """The provider at one address. One for a whole process, as its rate limit is; of one loop."""
 
-    def __init__(self, api: str, key: str) -> None:
+    def __init__(
+        self,
+        api: str,
+        key: str,
+        *,
+        attempts: int = _ATTEMPTS,
+        total_seconds: float = TOTAL_SECONDS,
+    ) -> None:
+        self._attempts = attempts
+        self._total_seconds = total_seconds
         self._url = f"{api.rstrip('/')}/api/v1/jobs/recordInfo"
         # Compressed answers could be larger than what is counted; nothing is taken from the
         # environment, where settings alone look.
@@ -117,12 +126,12 @@ class Provider:
         self._free_at = 0.0
 
     async def task(self, task_id: str) -> Task:
-        """What it says of a task, within 10 s; tried again meanwhile if it is down.
+        """What it says of a task, within `total_seconds`; tried again meanwhile if it is down.
 
         Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + TOTAL_SECONDS
+        deadline = clock() + self._total_seconds
         last_turn = deadline - _ANSWER_SECONDS
 
         def is_worth_waiting(error: BaseException) -> bool:
@@ -135,7 +144,8 @@ class Provider:
             retry=tenacity.retry_if_exception(is_worth_waiting),
             wait=tenacity.wait_random_exponential(0.5, 4.0),
             stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(_ATTEMPTS), tenacity.stop_before_delay(TOTAL_SECONDS)
+                tenacity.stop_after_attempt(self._attempts),
+                tenacity.stop_before_delay(self._total_seconds),
             ),
             reraise=True,
         )
@@ -145,7 +155,7 @@ class Provider:
                 return await retrying(self._attempt, task_id, last_turn)
         except TimeoutError:
             raise ProviderUnavailable(
-                f"the provider did not answer within {TOTAL_SECONDS:g} s", is_late=True
+                f"the provider did not answer within {self._total_seconds:g} s", is_late=True
             ) from None
 
     async def _attempt(self, task_id: str, last_turn: float) -> Task:

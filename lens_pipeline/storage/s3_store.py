@@ -72,7 +72,19 @@ class S3Store(ObjectStore):
     The order of `list` is the server's: S3 sorts by key, some other servers by directory.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        endpoint: str | None = None,
+        *,
+        attempts: int = S3_ATTEMPTS,
+        multipart_bytes: int = MULTIPART_BYTES,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        self._attempts = attempts
+        self._multipart_bytes = multipart_bytes
+        self._part_bytes = part_bytes
         self._bucket = bucket
         self._prefix = f"{validate_key(prefix)}/" if prefix else ""
         self._endpoint = endpoint
@@ -193,8 +205,8 @@ class S3Store(ObjectStore):
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(
-            multipart_threshold=MULTIPART_BYTES,
-            multipart_chunksize=PART_BYTES,
+            multipart_threshold=self._multipart_bytes,
+            multipart_chunksize=self._part_bytes,
             max_concurrency=PART_THREADS,
         )
         with path.open("rb") as file:
@@ -251,7 +263,7 @@ class S3Store(ObjectStore):
                 read_timeout=AWAITED_SECONDS if is_awaited else READ_SECONDS,
                 retries={
                     "mode": "standard",
-                    "total_max_attempts": AWAITED_ATTEMPTS if is_awaited else S3_ATTEMPTS,
+                    "total_max_attempts": AWAITED_ATTEMPTS if is_awaited else self._attempts,
                 },
                 max_pool_connections=POOL_CONNECTIONS,
                 # Not every server that speaks S3 knows the checksums boto3 sends by default.

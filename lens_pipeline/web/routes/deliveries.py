@@ -41,7 +41,10 @@ def verify(key: str, task_id: str, timestamp: str | None, signed: str | None) ->
 class Deliveries:
     """Remembers signatures for as long as they are valid. Safe to share between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST_REMEMBERED, skew_seconds: float = SKEW_SECONDS) -> None:
+        self._most = most
+        # One that came early is valid for twice the skew.
+        self._valid_seconds = 2 * skew_seconds
         self._lock = threading.Lock()
         # When each was handled, oldest first, by the monotonic clock.
         self._handled: OrderedDict[str, float] = OrderedDict()
@@ -50,14 +53,13 @@ class Deliveries:
         with self._lock:
             self._handled[signed] = time.monotonic()
             self._handled.move_to_end(signed)
-            if len(self._handled) > _MOST_REMEMBERED:
+            if len(self._handled) > self._most:
                 self._handled.popitem(last=False)
 
     def is_known(self, signed: str) -> bool:
         """Whether the same delivery was handled, and could still be valid."""
         with self._lock:
-            # One that came early is valid for twice the skew.
-            since = time.monotonic() - 2 * SKEW_SECONDS
+            since = time.monotonic() - self._valid_seconds
             while self._handled and next(iter(self._handled.values())) < since:
                 self._handled.popitem(last=False)
             return signed in self._handled
