@@ -24,7 +24,7 @@ from lens_pipeline.supervisor import embedded_postgres
 from lens_pipeline.supervisor.embedded_postgres import Postgres
 from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.supervisor import Supervisor
-from lens_pipeline_tests.supervisor.conftest import eventually
+from lens_pipeline_tests.support.site import eventually
 
 # Real servers start and stop in most of these.
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_a_killed_postgres_recovers_with_its_data(postgres: tuple[Postgres, Supe
     server, supervisor = postgres
     _query(server.url("lens"), "CREATE TABLE kept AS SELECT 1 AS a")
     os.kill(supervisor.pids()["postgres"], signal.SIGKILL)
-    eventually(lambda: supervisor.statuses() == {"postgres": "STARTING"})
+    eventually(lambda: supervisor.statuses() == {"postgres": "STARTING"}, every=0.02)
     eventually(lambda: supervisor.statuses() == {"postgres": "RUNNING"})
     assert _query(server.url("lens"), "SELECT a FROM kept") == [(1,)]
 
@@ -236,7 +236,7 @@ def test_what_is_queued_survives_a_stop_and_a_kill(valkey: tuple[Valkey, Supervi
     client.lpush("previews", "killed")
     # appendfsync everysec: the write is in the kernel at once, which outlives the process.
     os.kill(supervisor.pids()["valkey"], signal.SIGKILL)
-    eventually(lambda: supervisor.statuses() == {"valkey": "STARTING"})
+    eventually(lambda: supervisor.statuses() == {"valkey": "STARTING"}, every=0.02)
     eventually(lambda: supervisor.statuses() == {"valkey": "RUNNING"})
     assert client.lrange("previews", 0, -1) == [b"killed", b"stopped"]
     client.close()

@@ -14,7 +14,8 @@ import pytest
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.supervisor import Program, Supervisor, _socket_path
-from lens_pipeline_tests.supervisor.conftest import eventually, supervisord_of
+from lens_pipeline_tests.support.homes import supervisord_of
+from lens_pipeline_tests.support.site import eventually
 
 # Real servers start and stop in most of these.
 pytestmark = pytest.mark.slow

@@ -1,6 +1,5 @@
 """The HTTP app over a site of its own, served to real clients."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,31 +9,14 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from lens_pipeline.core.ports import LOOPBACK, free_port
+from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.server import Server
-from lens_pipeline_tests.support.site import Site, eventually
+from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.outages import Gate, Unsteady
-
-
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """Serve the app as its process does; yields its URL."""
-    port = free_port()
-    settings = app.state.context.pipeline.settings.model_copy(update={"api_port": port})
-    server = Server(app, settings)
-    thread = threading.Thread(target=server.run, name="web")
-    thread.start()
-    try:
-        eventually(lambda: server.started or not thread.is_alive(), 20, "the start of the app")
-        yield f"http://{LOOPBACK}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
 
 
 @pytest.fixture
@@ -52,15 +34,6 @@ def guarded_app(site: Site, environment: pytest.MonkeyPatch) -> FastAPI:
 @pytest.fixture
 def web(app: FastAPI) -> Iterator[httpx.Client]:
     """Asks the app."""
-    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
-        yield client
-
-
-@contextmanager
-def served_over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
-    """Asks an app whose objects are in another store."""
-    pipeline = replace(site.pipeline, store=store)
-    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 

@@ -20,7 +20,7 @@ from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.monitoring.alerts.inboxes import Hook, Mailbox
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.outages import Gate
 
 pytestmark = pytest.mark.slow

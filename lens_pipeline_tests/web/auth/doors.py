@@ -21,7 +21,7 @@ from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.access import Access, Limits
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.support.web import served
 
 TOKEN = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

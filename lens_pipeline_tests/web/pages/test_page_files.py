@@ -16,8 +16,8 @@ from lens_pipeline.web.context import Context
 from lens_pipeline.web.texts import TEXTS, Language
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.callers import become
-from lens_pipeline_tests.web.conftest import served
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import Hub, View
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.outages import Unsteady
 from lens_pipeline_tests.web.routes.stream import Event, EventSource
 

@@ -24,7 +24,7 @@ from lens_pipeline_tests.providers.provider_server import API_KEY, PATH, WEBHOOK
 from lens_pipeline_tests.support.servers import Answer
 from lens_pipeline_tests.support.site import Databases, Site, eventually
 from lens_pipeline_tests.support.ticker import Ticker
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.routes.signing import headers
 
 pytestmark = pytest.mark.slow
