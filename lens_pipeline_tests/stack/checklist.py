@@ -13,7 +13,7 @@ from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.stack import Stack
-from lens_pipeline_tests.web.routes.signing import headers
+from lens_pipeline_tests.web.routes.signatures import headers
 
 # On two busy cores; most take one.
 SECONDS = 30

@@ -12,15 +12,15 @@ import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from lens_pipeline_tests.core.collectors import Collector, attributes
-from lens_pipeline_tests.deploy.deployed import metrics_used
+from lens_pipeline_tests.core.otlp_collector import Collector, attributes
+from lens_pipeline_tests.deploy.prometheus_files import metrics_used
 from lens_pipeline_tests.providers.provider_server import ProviderServer
 from lens_pipeline_tests.stack.checklist import Checklist
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.stack import Stack
-from lens_pipeline_tests.web.routes.stream import EventSource
+from lens_pipeline_tests.web.routes.event_source import EventSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 

@@ -16,7 +16,7 @@ from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.web import served
-from lens_pipeline_tests.web.outages import Gate, Unsteady
+from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy, TcpProxy
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def web(app: FastAPI) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[Unsteady]:
+def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[AppBehindProxy]:
     """An app of its own whose databases can be taken away; those of `site` stay."""
     url = sa.make_url(site.database_url)
-    with Gate(str(url.host), url.port or 5432) as gate:
+    with TcpProxy(str(url.host), url.port or 5432) as gate:
 
         @contextmanager
         def client(**changed: str) -> Iterator[httpx.Client]:
@@ -57,7 +57,7 @@ def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[Unsteady]:
             with served(made) as url, httpx.Client(base_url=url, timeout=20) as web:
                 yield web
 
-        yield Unsteady(gate, client)
+        yield AppBehindProxy(gate, client)
 
 
 def _moved(url: str, port: int) -> str:

@@ -18,10 +18,10 @@ from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.status.figures import FigureLog
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
-from lens_pipeline_tests.monitoring.alerts.inboxes import Hook, Mailbox
+from lens_pipeline_tests.monitoring.alerts.receivers import Hook, Mailbox
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.web import served
-from lens_pipeline_tests.web.outages import Gate
+from lens_pipeline_tests.web.tcp_proxy import Gate
 
 pytestmark = pytest.mark.slow
 

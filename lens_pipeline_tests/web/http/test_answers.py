@@ -16,7 +16,7 @@ from lens_pipeline.core import logs
 from lens_pipeline.core.logs import JsonFormatter, TextFormatter
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline_tests.support.site import eventually
-from lens_pipeline_tests.web.auth.doors import BEARER, READ, TOKEN, WRITE, door, raw, visiting
+from lens_pipeline_tests.web.auth.gate_app import BEARER, READ, TOKEN, WRITE, door, raw, visiting
 
 LOG = "lens_pipeline.web.http.request_log"
 

@@ -17,7 +17,7 @@ from lens_pipeline.web.texts import TEXTS, Language
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.web import served
-from lens_pipeline_tests.web.callers import become
+from lens_pipeline_tests.web.caller_override import become
 
 pytestmark = pytest.mark.slow
 

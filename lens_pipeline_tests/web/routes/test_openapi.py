@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from lens_pipeline_tests.providers.provider_server import ProviderServer
 from lens_pipeline_tests.support.site import Site
-from lens_pipeline_tests.web.auth.doors import BEARER, TOKEN, visiting
+from lens_pipeline_tests.web.auth.gate_app import BEARER, TOKEN, visiting
 
 # Of each operation; one second all in all for every ten.
 _EXAMPLES = 25

@@ -25,7 +25,7 @@ from lens_pipeline_tests.support.servers import Answer
 from lens_pipeline_tests.support.site import Databases, Site, eventually
 from lens_pipeline_tests.support.ticker import Ticker
 from lens_pipeline_tests.support.web import served
-from lens_pipeline_tests.web.routes.signing import headers
+from lens_pipeline_tests.web.routes.signatures import headers
 
 pytestmark = pytest.mark.slow
 

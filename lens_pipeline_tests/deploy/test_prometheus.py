@@ -5,7 +5,7 @@ import subprocess
 
 import yaml
 
-from lens_pipeline_tests.deploy.deployed import (
+from lens_pipeline_tests.deploy.prometheus_files import (
     RULE_TESTS,
     metrics_used,
     panels,
