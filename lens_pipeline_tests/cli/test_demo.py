@@ -135,7 +135,7 @@ def test_a_sample_that_fails_is_told_with_its_reason(
 
 
 def test_the_samples_are_what_they_are_said_to_be() -> None:
-    """A portrait video shown lying down, or by its black beginning; a file without a licence."""
+    """A portrait video shown on its side or by a black frame, or a file without a licence."""
     assert sum(sample.path.stat().st_size for sample in SAMPLES) < 4_000_000
     licences = (SAMPLES[0].path.parent / "LICENSES.md").read_text(encoding="utf-8")
     assert all(f"`{sample.file}`" in licences for sample in SAMPLES)

@@ -1,4 +1,4 @@
-"""The app as `lens up` runs it: with a real daemon, real workers, and an end."""
+"""The life of one `lens up`: a first photo, a day of work, and its stop."""
 
 import contextlib
 import json
@@ -137,7 +137,7 @@ def test_a_stop_ends_streams_and_leaves_logs_of_json(stack: Stack, web: httpx.Cl
 
 
 def _outlives_the_dagster_ui(stack: Stack, web: httpx.Client) -> None:
-    """Nothing here is asked of it, and it comes back by itself."""
+    """The API needs nothing of the UI, and the UI is started again."""
     ui = f"http://127.0.0.1:{stack.port}/server_info"
     for process in stack.of("web"):
         process.kill()

@@ -72,7 +72,7 @@ def test_both_databases_are_there_for_a_role_without_rights_over_the_server(
 
 
 def test_postgres_wants_its_password(postgres: tuple[Postgres, Supervisor]) -> None:
-    """Every local user as the database's administrator."""
+    """A database that any local user administrates without a password."""
     server, _ = postgres
     for user in ("lens", "postgres"):
         wrong = server.url("lens").replace("//lens:", f"//{user}:x")
@@ -112,7 +112,7 @@ def test_a_lock_file_with_somebody_elses_number_does_not_block(made: Path) -> No
 
 
 def test_files_are_for_their_owner_alone(made: Path) -> None:
-    """Passwords and data for everybody on the machine."""
+    """Passwords and data that every user of the machine can read."""
     Postgres(made)
     Valkey(made).program()
     for path in (made / "postgres", made / "postgres/data", made / "valkey"):
@@ -126,7 +126,7 @@ def test_files_are_for_their_owner_alone(made: Path) -> None:
 
 @pytest.mark.as_root
 def test_a_home_below_a_closed_directory_of_root_works(home: Path) -> None:
-    """PostgreSQL as another user cannot pass /root, so somebody opens /root."""
+    """A PostgreSQL whose user cannot pass /root, so that /root has to be opened."""
     closed = home.parent / "closed"
     closed.mkdir(mode=0o700)
     inside = closed / "home"
@@ -216,7 +216,7 @@ def test_a_root_that_cannot_change_user_is_told_what_to_do(
 
 
 def test_valkey_wants_its_password(valkey: tuple[Valkey, Supervisor]) -> None:
-    """Every local user may queue work for us, which is running code."""
+    """A broker in which any local user may queue tasks, and so run code."""
     server, supervisor = valkey
     port = int(server.url.rpartition(":")[2].partition("/")[0])
     with pytest.raises(redis.AuthenticationError):

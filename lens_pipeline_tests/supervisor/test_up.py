@@ -34,7 +34,7 @@ def _stop(command: subprocess.Popen[str], home: Path, number: int = signal.SIGTE
 
 
 def test_a_signal_in_a_finalizer_stops_everything(made: Path) -> None:
-    """A `lens up` that nobody can stop, because Python lost what its handler raised."""
+    """A `lens up` that cannot be stopped, because Python lost what its signal handler raised."""
     command = spawn("up", made, SLEEPER, "told")
     await_line(command, "'dummy': 'RUNNING'")
     _, errors = command.communicate(timeout=20)
@@ -44,7 +44,7 @@ def test_a_signal_in_a_finalizer_stops_everything(made: Path) -> None:
 
 
 def test_a_second_interrupt_does_not_wait_for_grace(made: Path) -> None:
-    """Thirty seconds of a terminal that cannot be had back."""
+    """A second Ctrl-C that has to wait for the grace of the programs."""
     command = spawn("up", made, STUBBORN)
     await_line(command, "ready")
     command.send_signal(signal.SIGINT)
@@ -164,7 +164,7 @@ def test_a_full_disk_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_products_programs_fit_together(home: Path) -> None:
-    """A code server on one port while everybody looks at another; a worker killed in its grace."""
+    """A code server whose port its clients do not know, or a worker killed in its grace."""
     settings = settings_for(home, grace_seconds=40, preview_concurrency=3, dagster_port=3456)
     made = {program.name: program for program in programs(settings, find_config_dir())}
     code = made["code"]
