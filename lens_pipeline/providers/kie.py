@@ -136,7 +136,10 @@ def verify_webhook(key: str, task_id: str, timestamp: str | None, signed: str | 
 class Deliveries:
     """Remembers handled deliveries as long as their signatures are valid. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST_REMEMBERED, skew_seconds: float = SKEW_SECONDS) -> None:
+        self._most = most
+        # A delivery that came early is valid for twice the skew.
+        self._valid_seconds = 2 * skew_seconds
         self._lock = threading.Lock()
         # When each was handled by the monotonic clock, oldest first.
         self._handled: OrderedDict[str, float] = OrderedDict()
@@ -145,14 +148,13 @@ class Deliveries:
         with self._lock:
             self._handled[name] = time.monotonic()
             self._handled.move_to_end(name)
-            if len(self._handled) > _MOST_REMEMBERED:
+            if len(self._handled) > self._most:
                 self._handled.popitem(last=False)
 
     def is_known(self, name: str) -> bool:
         """Whether the delivery was handled, and could still be valid."""
         with self._lock:
-            # A delivery that came early is valid for twice the skew.
-            since = time.monotonic() - 2 * SKEW_SECONDS
+            since = time.monotonic() - self._valid_seconds
             while self._handled and next(iter(self._handled.values())) < since:
                 self._handled.popitem(last=False)
             return name in self._handled
@@ -161,7 +163,16 @@ class Deliveries:
 class Provider:
     """The provider at one address. One for each process, as the rate limit is; of one loop."""
 
-    def __init__(self, api: str, key: str) -> None:
+    def __init__(
+        self,
+        api: str,
+        key: str,
+        *,
+        attempts: int = _ATTEMPTS,
+        total_seconds: float = TOTAL_SECONDS,
+    ) -> None:
+        self._attempts = attempts
+        self._total_seconds = total_seconds
         self._url = f"{api.rstrip('/')}/api/v1/jobs/recordInfo"
         # A compressed answer could be larger than what is counted.
         headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
@@ -177,12 +188,12 @@ class Provider:
         self._free_at = 0.0
 
     async def task(self, task_id: str) -> Task:
-        """The state of a task, within 10 s; tried again meanwhile if the provider is down.
+        """The state of a task, within `total_seconds`; tried again if the provider is down.
 
         Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + TOTAL_SECONDS
+        deadline = clock() + self._total_seconds
         last_turn = deadline - _ANSWER_SECONDS
 
         def is_worth_waiting(error: BaseException) -> bool:
@@ -195,7 +206,8 @@ class Provider:
             retry=tenacity.retry_if_exception(is_worth_waiting),
             wait=tenacity.wait_random_exponential(0.5, 4.0),
             stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(_ATTEMPTS), tenacity.stop_before_delay(TOTAL_SECONDS)
+                tenacity.stop_after_attempt(self._attempts),
+                tenacity.stop_before_delay(self._total_seconds),
             ),
             reraise=True,
         )
@@ -205,7 +217,7 @@ class Provider:
                 return await retrying(self._attempt, task_id, last_turn)
         except TimeoutError:
             raise ProviderUnavailable(
-                f"the provider did not answer within {TOTAL_SECONDS:g} s", is_late=True
+                f"the provider did not answer within {self._total_seconds:g} s", is_late=True
             ) from None
 
     async def _attempt(self, task_id: str, last_turn: float) -> Task:

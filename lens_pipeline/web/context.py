@@ -25,15 +25,14 @@ class Context:
     queue: RunQueue
     deliveries: Deliveries = field(default_factory=Deliveries)
     """Webhooks handled so far."""
-    provider: Provider | None = field(init=False)
-    """None without LENS_KIE_API_KEY."""
+    provider: Provider | None = None
+    """By default the one of the settings; None without LENS_KIE_API_KEY."""
 
     def __post_init__(self) -> None:
         settings = self.pipeline.settings
-        provider = (
-            Provider(settings.kie_api, settings.kie_api_key) if settings.kie_api_key else None
-        )
-        object.__setattr__(self, "provider", provider)
+        if self.provider is None and settings.kie_api_key:
+            provider = Provider(settings.kie_api, settings.kie_api_key)
+            object.__setattr__(self, "provider", provider)
 
     def retry(self, row_id: str, derivatives: Iterable[Derivative]) -> bool:
         """Forget failures of a row's derivatives and make these now; False: none has failed."""
