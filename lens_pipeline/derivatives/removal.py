@@ -42,6 +42,7 @@ def remove_vanished(
     after: str,
     *,
     however_many: bool = False,
+    page: int = _PAGE,
 ) -> RemovalPage:
     """Delete the objects of the next page of partitions whose row is gone.
 
@@ -49,8 +50,8 @@ def remove_vanished(
     in flight is left for the next round. A page with too many missing rows is refused, unless
     `however_many`. Raises CatalogError if rows cannot be read, so that no table looks empty.
     """
-    keys = pipeline.log.materialized_keys(derivative.asset, after, _PAGE)
-    cursor = keys[-1] if len(keys) == _PAGE else ""
+    keys = pipeline.log.materialized_keys(derivative.asset, after, page)
+    cursor = keys[-1] if len(keys) == page else ""
     existing = pipeline.catalog.existing(derivative.kind, keys)
     gone = sorted(set(keys) - existing)
     recorded = pipeline.log.histories(derivative.asset, gone)

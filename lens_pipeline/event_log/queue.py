@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.core.locks import SLOTS, LockSession
-from lens_pipeline.core.postgres import connect_args, notice_lost_clients
+from lens_pipeline.core import postgres
+from lens_pipeline.core.locks import SLOTS
 from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
 
 
@@ -34,15 +34,9 @@ class RunQueueLog:
     """Reads the run queue without loading runs: Dagster takes 0.5 ms for each. Thread-safe."""
 
     def __init__(self, dagster_url: str) -> None:
-        self._engine = sa.create_engine(
-            dagster_url,
-            isolation_level="AUTOCOMMIT",
-            pool_pre_ping=True,
-            pool_size=1,
-            max_overflow=3,
-            connect_args=connect_args("lens-pipeline-queue"),
+        self._engine = postgres.connect(
+            "lens-pipeline-queue", dagster_url, isolation_level="AUTOCOMMIT"
         )
-        notice_lost_clients(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -74,20 +68,6 @@ class RunQueueLog:
         """How many runs the living workers take at once, by `queue_id`."""
         with self._engine.connect() as connection:
             return {row.queue: int(row.slots) for row in connection.execute(SLOTS)}
-
-
-def run_status(session: LockSession, run_id: str) -> str | None:
-    """The run's status in Dagster's words; None if there is no such run.
-
-    Raises sqlalchemy.exc.OperationalError: the session, and with it its locks, is lost.
-    """
-    query = sa.text("SELECT status FROM runs WHERE run_id = :run_id")
-    return session.scalar(query, {"run_id": run_id})
-
-
-def cursor_value(session: LockSession, key: str) -> str | None:
-    """A value of Dagster's table of cursors, None if there is none. Raises as `run_status`."""
-    return session.scalar(sa.text("SELECT value FROM kvs WHERE key = :key"), {"key": key})
 
 
 # A priority that is no number counts as 0, as in Dagster.

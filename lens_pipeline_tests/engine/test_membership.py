@@ -8,7 +8,7 @@ import pytest
 from lens_pipeline.core.locks import LockSession, queue_id
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers import membership
-from lens_pipeline.engine.workers.membership import Member, await_release, publish
+from lens_pipeline.engine.workers.membership import WorkerRegistration, await_release, publish
 from lens_pipeline.settings import Settings, load
 from lens_pipeline_tests.support.site import Site, eventually
 
@@ -82,7 +82,9 @@ def test_members_count_while_they_live_and_match(
     runs = site.pipeline.runs
     queue = queue_id("previews", OURS.id)
     publish(site.dagster, OURS)
-    first, second = (Member(site.dagster_url, OURS, "previews", slots) for slots in (3, 4))
+    first, second = (
+        WorkerRegistration(site.dagster_url, OURS, "previews", slots) for slots in (3, 4)
+    )
     for member in (first, second):
         member.start()
     assert runs.slots() == {}  # without the broker they can do nothing

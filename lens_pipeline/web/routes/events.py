@@ -284,7 +284,7 @@ async def _greeting(
     parts = []
     if resumed:
         async with broadcaster.missed_at_once:
-            postgres.renew()
+            postgres.restart_deadline()
             batch = await run_in_threadpool(feed.missed, resumed)
         if batch is None:
             parts.append(_RESET + b"\n")
