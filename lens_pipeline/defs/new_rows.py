@@ -98,16 +98,11 @@ def new_rows(
     )
     waited = pipeline.catalog.finished(derivative.kind, seen.waiting)
     rows = _usable(context, [*waited.values(), *reversed(late), *(row for _, row in page), *ahead])
-    missing = [
-        assessed
-        for assessed in assess(pipeline, derivative, rows)
-        if assessed.standing.state is State.NONE
-    ]
-    free = [assessed for assessed in missing if not assessed.waits]
-    free = in_turns(free, lambda assessed: derivative.owner(assessed.row))
+    missing = [s for s in assess(pipeline, derivative, rows) if s.state is State.NONE]
+    free = in_turns([s for s in missing if not s.waits], lambda status: status.owner)
     wanted = free[: 2 * limit]
-    later = [*(a for a in missing if a.waits), *free[2 * limit :]]
-    waiting = tuple(assessed.row.id for assessed in later)[-_MOST_WAITING:]
+    later = [*(s for s in missing if s.waits), *free[2 * limit :]]
+    waiting = tuple(status.id for status in later)[-_MOST_WAITING:]
     # A row stamped in the future must not hide those that finish before then.
     places = [place for place, _ in page if place is not None and place.finished_at <= now]
     cursor = Cursor(places[-1] if places else position, waiting).dump()
@@ -118,12 +113,12 @@ def new_rows(
         )  # fmt: skip
     if not wanted:
         context.update_cursor(cursor or "")
-        waits = "".join(f" {a.row.id}: {a.waits}." for a in missing[:5] if a.waits)
+        waits = "".join(f" {s.id}: {s.waits}." for s in missing[:5] if s.waits)
         return dg.SkipReason(f"No new {derivative.asset} is called for.{waits}")
 
-    keys = [assessed.row.id for assessed in wanted]
-    revisions = {assessed.row.id: assessed.revision for assessed in wanted}
-    owners = {assessed.row.id: derivative.owner(assessed.row) for assessed in wanted}
+    keys = [status.id for status in wanted]
+    revisions = {status.id: status.revision for status in wanted}
+    owners = {status.id: status.owner for status in wanted}
     added = [key for key in keys if key not in known]
     with span(f"sensor of {derivative.asset}", {"rows": len(keys)}, since=began):
         requests = [

@@ -79,7 +79,7 @@ def _prepared(
     if not pipeline.settings.enabled:
         return []
     derivative = derivative_of(generation.kind)
-    (assessed,) = assess(pipeline, derivative, [generation])
-    if assessed.standing.state not in (State.NONE, State.FAILED):
+    (status,) = assess(pipeline, derivative, [generation])
+    if status.state not in (State.NONE, State.FAILED):
         return []
     return queue.prepare({derivative: [generation.id]}, origin, owner=generation.user_id)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import MasterVideo, Shot
+from lens_pipeline.catalog.rows import MasterVideo, Row, Shot
 from lens_pipeline.defs.assets.materializer import Metadata, Workshop, latency_seconds
 from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.defs.assets.progress import Course
 from lens_pipeline.defs.assets.renderers import PosterRenderer
 from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.derivatives.registry import MASTER
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import DerivativeError, ShotUnusable
 from lens_pipeline.media.concat.join import Limits, Master, Source, join
 from lens_pipeline.media.ffmpeg.run import Work
@@ -34,8 +33,7 @@ class MasterMaker:
         self._settings = settings
         self._pictures = PosterRenderer(settings)
 
-    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
-        row = assessed.row
+    def make(self, workshop: Workshop, row: Row, revision: str) -> Metadata:
         if not isinstance(row, MasterVideo):
             raise TypeError(f"{row.id} is no master")
         _refuse_unusable(row)
@@ -48,10 +46,10 @@ class MasterMaker:
             master = self._join(workshop, sources, directory)
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
-            key = MASTER.object_key(row, assessed.revision)
+            key = MASTER.object_key(row, revision)
             workshop.report(98, "storing")
             size = master.path.stat().st_size
-            workshop.keep(key, master.path, "video/mp4", assessed.revision)
+            workshop.keep(key, master.path, "video/mp4", revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -67,7 +65,7 @@ class MasterMaker:
             "duration_seconds": round(master.duration_seconds, 3),
             "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
             "source_sha256": _combined([source.sha256 for source in sources]),
-            "revision": assessed.revision,
+            "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
             "store_seconds": round(stored - render_ended, 4),

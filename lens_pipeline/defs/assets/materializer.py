@@ -10,7 +10,6 @@ from typing import Protocol
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
@@ -67,7 +66,7 @@ class Workshop:
 class Maker(Protocol):
     """Makes and stores the derivative of one row; used by several threads."""
 
-    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
+    def make(self, workshop: Workshop, row: Row, revision: str) -> Metadata:
         """Returns the metadata of what is now in the store.
 
         Raises DerivativeError: the file's own reason. Nothing is left in the scratch directory.

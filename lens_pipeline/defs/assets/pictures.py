@@ -7,14 +7,13 @@ from typing import Any
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import Generation
+from lens_pipeline.catalog.rows import Generation, Row
 from lens_pipeline.defs.assets.batch import materialize_batch
 from lens_pipeline.defs.assets.materializer import Metadata, Workshop, latency_seconds
 from lens_pipeline.defs.assets.renderers import PosterRenderer, PreviewRenderer, Renderer
 from lens_pipeline.defs.partitions import photos, videos
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.object_store import Fetched
 
 # Gets what the picture of a row is made from into a file.
@@ -36,8 +35,7 @@ class PictureMaker:
         self._renderer = renderer
         self._fetch = fetch
 
-    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
-        row = assessed.row
+    def make(self, workshop: Workshop, row: Row, revision: str) -> Metadata:
         file = workshop.scratch / row.id
         started = time.monotonic()
         try:
@@ -47,8 +45,8 @@ class PictureMaker:
         finally:
             file.unlink(missing_ok=True)
         render_ended = time.monotonic()
-        key = self._derivative.object_key(row, assessed.revision)
-        workshop.keep(key, picture.webp, "image/webp", assessed.revision)
+        key = self._derivative.object_key(row, revision)
+        workshop.keep(key, picture.webp, "image/webp", revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -60,7 +58,7 @@ class PictureMaker:
             "height": picture.height,
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
-            "revision": assessed.revision,
+            "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
             "store_seconds": round(stored - render_ended, 4),

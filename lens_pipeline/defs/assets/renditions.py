@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import ScaledVideo
+from lens_pipeline.catalog.rows import Row, ScaledVideo
 from lens_pipeline.defs.assets.batch import materialize_batch
 from lens_pipeline.defs.assets.master_maker import media_work
 from lens_pipeline.defs.assets.materializer import Metadata, Workshop, latency_seconds
@@ -16,7 +16,6 @@ from lens_pipeline.defs.assets.renderers import PosterRenderer
 from lens_pipeline.defs.partitions import scaled
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import MASTER, SCALED
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import ScaleSpec
@@ -31,8 +30,7 @@ class ScaledMaker:
         self._settings = settings
         self._pictures = PosterRenderer(settings)
 
-    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
-        row = assessed.row
+    def make(self, workshop: Workshop, row: Row, revision: str) -> Metadata:
         if not isinstance(row, ScaledVideo):
             raise TypeError(f"{row.id} is no scaled video")
         if row.master is None:
@@ -50,9 +48,9 @@ class ScaledMaker:
                 rendition = render_scaled(master, spec, Tools.find(), work)
             picture, _ = self._pictures.render(rendition.path)
             render_ended = time.monotonic()
-            key = SCALED.object_key(row, assessed.revision)
+            key = SCALED.object_key(row, revision)
             size = rendition.path.stat().st_size
-            workshop.keep(key, rendition.path, "video/mp4", assessed.revision)
+            workshop.keep(key, rendition.path, "video/mp4", revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -65,7 +63,7 @@ class ScaledMaker:
             "duration_seconds": round(rendition.duration_seconds, 3),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
-            "revision": assessed.revision,
+            "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
             "store_seconds": round(stored - render_ended, 4),

@@ -178,7 +178,7 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
         raise ApiError(
             409,
             "not_failed",
-            f"nothing of {generation_id} has failed: it is {entry.outcome.state}",
+            f"nothing of {generation_id} has failed: it is {entry.status.state}",
         )
     return generation_out(entry)
 
