@@ -196,8 +196,8 @@ class S3Store(ObjectStore):
             self._bucket_seen = True
 
     def _client(self) -> Any:
-        """Of this process: a fork must not share connections."""
-        key = os.getpid(), postgres.is_set()
+        """The client of this process: a fork must not share connections."""
+        key = os.getpid(), postgres.has_deadline()
         with self._lock:
             if key not in self._made:
                 self._made[key] = self._connect(is_awaited=key[1])
