@@ -15,11 +15,10 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.providers.kie import Provider
+from lens_pipeline.providers.kie import Deliveries, Provider, signature
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.routes.deliveries import Deliveries, signature
 from lens_pipeline_tests.providers.provider_server import API_KEY, PATH, WEBHOOK_KEY, ProviderServer
 from lens_pipeline_tests.support.servers import Answer
 from lens_pipeline_tests.support.site import Databases, Site, eventually
