@@ -188,7 +188,7 @@ class Provider:
         self._free_at = 0.0
 
     async def task(self, task_id: str) -> Task:
-        """The state of a task within `total_seconds`; tried again meanwhile if it is down.
+        """The state of a task, within `total_seconds`; tried again if the provider is down.
 
         Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
         """

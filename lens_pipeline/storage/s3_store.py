@@ -184,9 +184,9 @@ class S3Store(ObjectStore):
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(
-            self._multipart_bytes,
-            max_concurrency=PART_THREADS,
+            multipart_threshold=self._multipart_bytes,
             multipart_chunksize=self._part_bytes,
+            max_concurrency=PART_THREADS,
         )
         client = self._client()
         with path.open("rb") as file:
