@@ -86,7 +86,7 @@ class Catalog:
         return count
 
     def drop_orphans(self) -> int:
-        """Take what is gone or unfinished out of the view; returns the number of rows."""
+        """Delete gone and unfinished rows from `lens_generations`; returns their number."""
         with self._connect() as connection:
             count = status_view.delete_orphans(connection, FINISHED)
             connection.commit()

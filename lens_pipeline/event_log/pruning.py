@@ -1,8 +1,9 @@
-"""Deletes old events, runs and ticks from Dagster's tables, but nothing that a status comes from.
+"""Deletes old events, runs and ticks from Dagster's tables, but nothing that a status depends on.
 
-An event is *superseded* once its partition was materialized or removed after it. All other events
-of assets stay; so does a run that counts as a failed attempt. Dagster's own `delete_run` would
-delete the materializations too.
+A status depends on the latest materialization of its partition and on later events. An event is
+*superseded* by a later materialization or removal of its partition. All other events of assets
+stay; so does a run that failed or was cancelled as long as it counts as an attempt. Dagster's own
+`delete_run` also deletes materializations.
 """
 
 import datetime as dt
@@ -20,7 +21,7 @@ from lens_pipeline.event_log.tags import OUTCOME_TAG
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """A run that has ended; `row` is its `runs.id`, `ended_at` is in seconds since 1970."""
+    """`row` is its id in the table, `ended_at` in seconds since 1970."""
 
     row: int
     run_id: str
@@ -30,8 +31,9 @@ class EndedRun:
 def ended_runs(
     connection: sa.Connection, after: int, events_before: float, runs_before: float, limit: int
 ) -> list[EndedRun]:
-    """The next `limit` runs that ended before `runs_before`, or that ended before `events_before`
-    and have events of their own left.
+    """The next `limit` runs with something to delete.
+
+    They ended before `runs_before`, or before `events_before` and have events of no asset.
     """
     values = {
         "after": after,
@@ -44,19 +46,19 @@ def ended_runs(
 
 
 def still_counted(connection: sa.Connection, run_ids: Sequence[str]) -> set[str]:
-    """The runs among these that count as attempts: something of theirs was not made since."""
+    """Those of these ended runs that are attempts at partitions not made since."""
     return set(connection.execute(_COUNTED, {"runs": list(run_ids)}).scalars())
 
 
 def superseded_of_runs(connection: sa.Connection, run_ids: Sequence[str]) -> list[int]:
-    """Ids of the events of these runs that no status comes from."""
+    """Ids of all events of these runs that no status depends on."""
     return list(connection.execute(_OF_RUNS, {"runs": list(run_ids)}).scalars())
 
 
 def superseded_of_no_run(
     connection: sa.Connection, after: int, before: float, limit: int
 ) -> tuple[list[int], int | None]:
-    """As `superseded_of_runs`, of the next `limit` events without a run; and the next `after`."""
+    """The same of the next `limit` events without a run, and the last id if there are more."""
     moment = dt.datetime.fromtimestamp(before, dt.UTC).replace(tzinfo=None)
     values = {"after": after, "before": moment, "limit": limit}
     rows = connection.execute(_OF_NO_RUN, values).all()
@@ -65,6 +67,7 @@ def superseded_of_no_run(
 
 
 def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
+    """Delete these events with their tags; returns how many."""
     if not event_ids:
         return 0
     connection.execute(_DELETE_TAGS, {"ids": list(event_ids)})
@@ -72,11 +75,12 @@ def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
 
 
 def delete_runs(connection: sa.Connection, run_ids: Iterable[str]) -> int:
+    """Delete these runs with their tags; returns how many."""
     return connection.execute(_DELETE_RUNS, {"runs": list(run_ids)}).rowcount
 
 
 def delete_ticks(connection: sa.Connection, before: float, limit: int) -> int:
-    """Delete up to `limit` ticks older than `before`; returns their number.
+    """Delete up to `limit` ticks from before `before`; returns how many.
 
     The last tick of each sensor and schedule stays: the daemon continues from it.
     """

@@ -65,7 +65,7 @@ class RunQueueLog:
             return connection.execute(_DEPTH, values).scalar_one()
 
     def slots(self) -> dict[int, int]:
-        """How many runs the living workers take at once, by `queue_id`."""
+        """How many runs the living workers take at once, by `locks.queue_id`."""
         with self._engine.connect() as connection:
             return {row.queue: int(row.slots) for row in connection.execute(SLOTS)}
 
