@@ -15,8 +15,8 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.changes import Position
-from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.status.figures import FigureLog, Made, Missed
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ class Figures:
         """
         before = self._pruned()
         past = Tally.parse(before)
-        for asset, until in zip(ASSETS, position.assets, strict=True):
+        for asset, until in zip(assets(), position.assets, strict=True):
             for made, missed in self._past(asset, until):
                 if self._loading != loading:
                     return None

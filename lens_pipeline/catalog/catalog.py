@@ -154,10 +154,13 @@ class Catalog:
             connection.commit()
         return len(changed) + len(dropped)
 
-    def drop_orphans(self) -> int:
-        """Take what is gone or unfinished out of the projection; returns how many rows."""
+    def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
+        """Take what is gone or unfinished out of the projection; returns how many rows.
+
+        `kinds`: what each asset is made of.
+        """
         with self._connect() as connection:
-            count = status_view.delete_orphans(connection, FINISHED)
+            count = status_view.delete_orphans(connection, FINISHED, kinds)
             connection.commit()
         return count
 

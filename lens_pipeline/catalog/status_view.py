@@ -65,8 +65,9 @@ _DELETE_ORPHANS = sa.text(
     DELETE FROM lens_derivatives d
      WHERE NOT EXISTS (
        SELECT FROM generations g
-        WHERE CAST(g.id AS text) = d.id AND g.status = ANY(:finished)
-          AND d.asset = CASE g.type WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster' END)
+        JOIN unnest(CAST(:assets AS text[]), CAST(:kinds AS text[])) AS k(asset, kind)
+          ON k.kind = g.type
+        WHERE CAST(g.id AS text) = d.id AND g.status = ANY(:finished) AND d.asset = k.asset)
     """
 )
 
@@ -152,9 +153,15 @@ def delete(connection: sa.Connection, asset: str, ids: Sequence[str]) -> None:
     connection.execute(statement)
 
 
-def delete_orphans(connection: sa.Connection, finished: Sequence[str]) -> int:
-    """Delete what is shown of generations that are gone, or are not finished any more."""
-    return connection.execute(_DELETE_ORPHANS, {"finished": list(finished)}).rowcount
+def delete_orphans(
+    connection: sa.Connection, finished: Sequence[str], kinds: Mapping[str, str]
+) -> int:
+    """Delete what is shown of generations that are gone, or are not finished any more.
+
+    `kinds`: the `type` of the generations that each asset is made of.
+    """
+    values = {"finished": list(finished), "assets": [*kinds], "kinds": [*kinds.values()]}
+    return connection.execute(_DELETE_ORPHANS, values).rowcount
 
 
 def _exists(connection: sa.Connection, name: str) -> bool:

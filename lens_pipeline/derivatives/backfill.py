@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from lens_pipeline.catalog.rows import Row, UnusableRow
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.round_robin import in_turns
+from lens_pipeline.derivatives.registry import Derivative, owner
+from lens_pipeline.derivatives.round_robin import round_robin
 from lens_pipeline.derivatives.status import Assessed, assessed_pages
 from lens_pipeline.event_log.history import State
 
@@ -54,14 +54,14 @@ def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int
         found.unrecorded_old = len(old)
     found.needed.sort(key=lambda assessed: assessed.row.id)
     if limit is not None:
-        found.needed = in_turns(found.needed, lambda a: derivative.owner(a.row))[:limit]
+        found.needed = round_robin(found.needed, lambda a: owner(a.row))[:limit]
     return found
 
 
 def adoption_advice(derivative: Derivative, rows: int) -> str:
     """What to tell people who start the pipeline on a library that is already there."""
     return (
-        f"{rows} finished {derivative.partitions.name} over a day old have no record of a"
+        f"{rows} finished {derivative.partition_set} over a day old have no record of a"
         f" {derivative.asset} and are left alone: run `lens adopt` if their {derivative.asset}s"
         " already lie in the store, then `lens backfill` to make the missing ones"
     )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, Row
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import Outcome, Standing, State
 from lens_pipeline.event_log.tags import OUTCOME_TAG
@@ -94,7 +95,7 @@ def dead_letters(pipeline: Pipeline) -> list[Letter]:
             assessed.standing.run_id,
             _source(assessed.row),
         )
-        for derivative in DERIVATIVES
+        for derivative in registry.DERIVATIVES
         for assessed in _dead(pipeline, derivative)
     ]
     letters += [
@@ -139,7 +140,7 @@ def given_up(pipeline: Pipeline) -> tuple[GivenUp, ...]:
     """Every derivative that was given up on, without the words about it."""
     return tuple(
         GivenUp(derivative.kind, derivative.asset, assessed.row.id, assessed.standing)
-        for derivative in DERIVATIVES
+        for derivative in registry.DERIVATIVES
         for assessed in _dead(pipeline, derivative)
     )
 
@@ -148,7 +149,7 @@ def report(pipeline: Pipeline, generation_id: str) -> list[Report]:
     """Where each derivative of a finished row with this id stands; empty if there is none."""
     return [
         _report(pipeline, derivative, assessed)
-        for derivative in DERIVATIVES
+        for derivative in registry.DERIVATIVES
         for row in pipeline.catalog.finished(derivative.kind, [generation_id]).values()
         for assessed in assess(pipeline, derivative, usable([row]))
     ]
@@ -163,14 +164,14 @@ def retry(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     ids: Iterable[str] | None,
-    derivatives: Iterable[Derivative] = DERIVATIVES,
+    derivatives: Iterable[Derivative] | None = None,
 ) -> dict[Derivative, list[str]]:
     """Forget earlier failures of `ids` (None: of every dead letter), so that they are tried again.
 
     Returns the ids that had failed, by derivative.
     """
     revived: dict[Derivative, list[str]] = {}
-    for derivative in derivatives:
+    for derivative in derivatives or registry.DERIVATIVES:
         if ids is None:
             candidates = _dead(pipeline, derivative)
         else:

@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import LensError
 from lens_pipeline.storage.object_store import ObjectInfo
 
-# Of each kind; in the order of their ids, so that they are not all of one day.
+# Of each derivative; in the order of their ids, so that they are not all of one day.
 _SAMPLE = 20
 
 
@@ -25,7 +26,7 @@ def require_own_store(pipeline: Pipeline) -> None:
     Raises ForeignStore; DerivativeError as the store's `stat`; SQLAlchemyError.
     """
     paths: list[str] = []
-    for asset in (PREVIEW.asset, POSTER.asset, MASTER.asset):
+    for asset in registry.assets():
         keys = pipeline.log.materialized_keys(asset, "", _SAMPLE)
         histories = pipeline.log.histories(asset, keys)
         live = [key for key in keys if not histories[key].is_removed]

@@ -17,9 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.core.threads import BackgroundThread
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import GivenUp, given_up
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, QUEUE_TAG, QUEUES, Derivative
+from lens_pipeline.derivatives.registry import QUEUE_TAG, QUEUES, Derivative
 from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.feed import Batch
@@ -166,7 +167,7 @@ class Watch(BackgroundThread):
         super().__init__("lens-backlog")
         self._pipeline = pipeline
         self._log = log
-        self._walks = {d.asset: Walk(pipeline, d) for d in DERIVATIVES}
+        self._walks = {d.asset: Walk(pipeline, d) for d in registry.DERIVATIVES}
         self._known: tuple[float, Backlog] | None = None
         self._letters: tuple[GivenUp, ...] | None = None
         self._letters_at = 0.0
@@ -212,7 +213,7 @@ class Watch(BackgroundThread):
             self._letters = letters = given_up(self._pipeline)
             self._letters_at = now
         oldest: dict[Kind, dt.datetime | None] = {}
-        for derivative in DERIVATIVES:
+        for derivative in registry.DERIVATIVES:
             found = self._walks[derivative.asset].oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)

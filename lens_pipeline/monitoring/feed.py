@@ -13,17 +13,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, Row, ScaledVideo
 from lens_pipeline.core.threads import BackgroundThread
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import EXPLAINED
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import State
 
 logger = logging.getLogger(__name__)
-
-ASSETS = tuple(derivative.asset for derivative in DERIVATIVES)
-_BY_ASSET = {derivative.asset: derivative for derivative in DERIVATIVES}
 
 _POLL_SECONDS = 0.25
 _PROGRESS_SECONDS = 0.8
@@ -106,7 +104,7 @@ Listener = Callable[[Batch], None]
 def statuses(pipeline: Pipeline, touched: Mapping[str, Iterable[str]]) -> list[Status]:
     """Where these partitions, by asset, stand now; a few queries for every 500 of an asset."""
     found: list[Status] = []
-    for derivative in DERIVATIVES:
+    for derivative in registry.DERIVATIVES:
         keys = sorted(touched.get(derivative.asset, ()))
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             found += _statuses(pipeline, derivative, keys[start : start + _KEYS_AT_ONCE])
@@ -192,7 +190,7 @@ class Feed(BackgroundThread):
         self._listeners = listeners
         self._count = count
         self._begin = begin
-        self._changes = ChangeLog(pipeline.endpoints.dagster_url, ASSETS)
+        self._changes = ChangeLog(pipeline.endpoints.dagster_url, registry.assets())
         # What was read and is not told yet.
         self._position: Position | None = None
         self._touched: dict[str, set[str]] = {}
@@ -218,7 +216,7 @@ class Feed(BackgroundThread):
 
         None: that is not known, or too much to be told.
         """
-        position = Position.parse(text, len(ASSETS))
+        position = Position.parse(text, len(registry.DERIVATIVES))
         if position is None or self._told is None:
             return None
         try:
@@ -330,7 +328,7 @@ class Feed(BackgroundThread):
     ) -> dict[str, Progress]:
         found: dict[str, Progress] = {}
         for run, (asset, key) in self._changes.planned(run_ids).items():
-            kind = _BY_ASSET[asset].kind
+            kind = registry.by_asset(asset).kind
             row = self._pipeline.catalog.finished(kind, [key]).get(key)
             user_id, project_id = (
                 _owner(usable([row])[0]) if row and usable([row]) else (None, None)

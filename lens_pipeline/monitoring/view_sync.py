@@ -19,15 +19,13 @@ from lens_pipeline.core.locks import LockSession, projection_lock
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.dead_letters import explain_all
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.registry import Derivative, of_generations
 from lens_pipeline.derivatives.status import Assessed, assessed_pages
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.feed import Batch, Status
 
 logger = logging.getLogger(__name__)
 
-_DERIVATIVES = (PREVIEW, POSTER)
-_ASSETS = {derivative.asset for derivative in _DERIVATIVES}
 # How often a process that does not write tries to, and whether the role may be asked again.
 _TRY_SECONDS = 3.0
 _RIGHTS_SECONDS = 60.0
@@ -52,7 +50,8 @@ class Projector(BackgroundThread):
 
     def tell(self, batch: Batch) -> None:
         """To be called by the feed."""
-        statuses = [status for status in batch.statuses if status.asset in _ASSETS]
+        shown = {derivative.asset for derivative in of_generations()}
+        statuses = [status for status in batch.statuses if status.asset in shown]
         if batch.is_reset:
             self._compare.set()
         if statuses:
@@ -116,7 +115,7 @@ class Projector(BackgroundThread):
         """Compare every finished generation; what is told meanwhile is written after its page."""
         self._compare.clear()
         self._forget()
-        for derivative in _DERIVATIVES:
+        for derivative in of_generations():
             started = time.monotonic()
             for page in assessed_pages(self._pipeline, derivative, []):
                 self._write_page(derivative, page)
@@ -125,7 +124,7 @@ class Projector(BackgroundThread):
                     self._compare.set()
                     return
                 started = time.monotonic()
-        self._pipeline.catalog.drop_orphans()
+        self._pipeline.catalog.drop_orphans({d.asset: d.kind for d in of_generations()})
         self._compared_at = time.monotonic()
 
     def _write_page(self, derivative: Derivative, page: list[Assessed]) -> None:
@@ -183,5 +182,5 @@ class Projector(BackgroundThread):
 def _latest(statuses: list[Status]) -> Iterator[tuple[str, list[Status]]]:
     """The last word about each partition, by asset."""
     last = {(status.asset, status.id): status for status in statuses}
-    for asset in _ASSETS:
+    for asset in dict.fromkeys(asset for asset, _ in last):
         yield asset, [status for (of, _), status in last.items() if of == asset]

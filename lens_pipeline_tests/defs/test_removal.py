@@ -40,8 +40,6 @@ def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
         instance=site.dagster, cursor=cursor, resources={"lens": LensResource()}
     )
     result = removed_generations(context)
-    if isinstance(result, dg.SkipReason):
-        return [], str(result.skip_message), context.cursor or ""
     assert isinstance(result, dg.SensorResult)
     removed = [
         key

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from lens_pipeline.core.ports import LOOPBACK, free_port
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.storage.object_store import ObjectStore
@@ -39,14 +40,14 @@ def served(app: FastAPI) -> Iterator[str]:
 
 @pytest.fixture
 def app(site: Site) -> FastAPI:
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 @pytest.fixture
 def guarded_app(site: Site, environment: pytest.MonkeyPatch) -> FastAPI:
     """The same app where LENS_API_TOKEN is set."""
     environment.setenv("LENS_API_TOKEN", "correct-horse-battery-staple")
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def web(app: FastAPI) -> Iterator[httpx.Client]:
 def served_over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
     """Asks an app whose objects are in another store."""
     pipeline = replace(site.pipeline, store=store)
-    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
+    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 
@@ -80,7 +81,7 @@ def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[Unsteady]:
                 **changed,
             )
             pipeline = connect(site.pipeline.settings, endpoints)
-            made = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
+            made = create_app(Context(pipeline, RunQueue(pipeline, site.dagster, job)))
             with served(made) as url, httpx.Client(base_url=url, timeout=20) as web:
                 yield web
 

@@ -17,7 +17,7 @@ from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.locks import LockSession, partition_lock
 from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
-from lens_pipeline.defs.assets.materializer import Maker, Metadata, Workshop
+from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
@@ -48,7 +48,7 @@ _LINGER_SECONDS = 0.5
 def materialize_batch(
     context: dg.AssetExecutionContext,
     pipeline: Pipeline,
-    *makers: tuple[Derivative, Maker],
+    *pairs: tuple[Derivative, Materializer],
 ) -> None:
     """Make the derivatives of every partition of the run and record each as soon as it is stored.
 
@@ -57,13 +57,15 @@ def materialize_batch(
     Raises dagster.Failure, with a table of them, if any partition failed.
     """
     progress = RunProgress(context)
-    batches = [_Batch(context, pipeline, derivative, maker) for derivative, maker in makers]
-    with _workshop(pipeline, progress) as workshop:
-        for batch, (derivative, _) in zip(batches, makers, strict=True):
+    batches = [
+        _Batch(context, pipeline, derivative, materializer) for derivative, materializer in pairs
+    ]
+    with _batch_context(pipeline, progress) as shared:
+        for batch, (derivative, _) in zip(batches, pairs, strict=True):
             url = pipeline.endpoints.dagster_url
             with closing(_as_locked(url, derivative, context.partition_keys)) as groups:
                 for ours in groups:
-                    batch.work_through(ours, workshop)
+                    batch.work_through(ours, shared)
     _report(context, batches)
 
 
@@ -75,17 +77,17 @@ class _Batch:
         context: dg.AssetExecutionContext,
         pipeline: Pipeline,
         derivative: Derivative,
-        maker: Maker,
+        materializer: Materializer,
     ) -> None:
         self._context = context
         self._pipeline = pipeline
         self._derivative = derivative
-        self._maker = maker
+        self._materializer = materializer
         self.failures: dict[str, Failure] = {}
         self.made = 0
         self.up_to_date = 0
 
-    def work_through(self, keys: Sequence[str], workshop: Workshop) -> None:
+    def work_through(self, keys: Sequence[str], shared: BatchContext) -> None:
         """Make what is needed, on as many threads as configured, recording from this one.
 
         The rows are read here, once the partitions are ours: what was waited for may have changed.
@@ -104,7 +106,7 @@ class _Batch:
         try:
             running = {
                 # Threads know nothing of what is said of the run.
-                threads.submit(copy_context().run, self._make, workshop, assessed): assessed
+                threads.submit(copy_context().run, self._make, shared, assessed): assessed
                 for assessed in wanted
             }
             waiting = set(running)
@@ -112,19 +114,19 @@ class _Batch:
                 done, waiting = _next_done(waiting)
                 self._record({future: running[future] for future in done})
         except BaseException:
-            workshop.cancelled.set()
-            self._maker.interrupt()
+            shared.cancelled.set()
+            self._materializer.interrupt()
             raise
         finally:
             # The threads must end before their files are taken away.
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
+    def _make(self, shared: BatchContext, assessed: Assessed) -> Metadata:
         asked_by = self._context.run.tags.get(TRACE_TAG)
         name = {_id_name(self._derivative.kind): assessed.row.id}
         with bound(**name), span(self.asset, name, linked=asked_by):
             add_wait(assessed.row.finished_at)
-            metadata = self._maker.make(workshop, assessed)
+            metadata = self._materializer.make(shared, assessed)
             add_stages(metadata)
             FILES.info("%s of %s is made", self.asset, assessed.row.id)
             return metadata
@@ -307,7 +309,7 @@ def _as_locked(
 
 
 @contextmanager
-def _workshop(pipeline: Pipeline, progress: RunProgress) -> Iterator[Workshop]:
+def _batch_context(pipeline: Pipeline, progress: RunProgress) -> Iterator[BatchContext]:
     settings = pipeline.settings
     cancelled = threading.Event()
     with (
@@ -320,4 +322,4 @@ def _workshop(pipeline: Pipeline, progress: RunProgress) -> Iterator[Workshop]:
             cancelled=cancelled,
         ) as fetcher,
     ):
-        yield Workshop(fetcher, pipeline.store, scratch, cancelled, progress.show)
+        yield BatchContext(fetcher, pipeline.store, scratch, cancelled, progress.show)

@@ -1,4 +1,4 @@
-"""What makers of derivatives share: where they fetch from, work and store."""
+"""The interface of what materializes a derivative, and what it works with."""
 
 import datetime as dt
 import threading
@@ -15,64 +15,63 @@ from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import Fetched, ObjectStore
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
-# How long a store that does not answer is asked for one file, seconds.
-_STORE_SECONDS = 60.0
-# The same for reading an output, which may have any size.
-_TAKE_SECONDS = 600.0
+# Seconds of attempts at one file while the store fails. A download may have any size.
+_UPLOAD_SECONDS = 60.0
+_DOWNLOAD_SECONDS = 600.0
 _LARGEST = 1 << 40
 
 Metadata = dict[str, dg.MetadataValue | str | int | float]
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
-    """What a batch's threads share."""
+class BatchContext:
+    """What the threads of a batch share."""
 
     fetcher: Fetcher
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Tells people how far a long piece of work is, in words.
+    # Shows how far a long piece of work is, in words.
     report: Callable[[str], None]
 
-    def take(self, key: str, file: Path) -> Fetched:
-        """Fetch an output of ours, however large, into `file`."""
+    def download(self, key: str, file: Path) -> Fetched:
+        """Download a derivative, however large, into `file`."""
         return retry_transient(
             lambda: self.store.read_into(
-                key, file, max_bytes=_LARGEST, deadline_seconds=_TAKE_SECONDS
+                key, file, max_bytes=_LARGEST, deadline_seconds=_DOWNLOAD_SECONDS
             ),
             FILE_RETRIES,
-            within_seconds=_TAKE_SECONDS,
+            within_seconds=_DOWNLOAD_SECONDS,
             cancelled=self.cancelled,
         )
 
-    def keep(self, key: str, body: bytes | Path, content_type: str) -> None:
-        """Store `body` as `key`, trying again for a while."""
+    def upload(self, key: str, body: bytes | Path, content_type: str) -> None:
+        """Store `body` as `key`; retries for 60 seconds."""
         retry_transient(
             lambda: self.store.write(key, body, content_type=content_type),
             FILE_RETRIES,
-            within_seconds=_STORE_SECONDS,
+            within_seconds=_UPLOAD_SECONDS,
             cancelled=self.cancelled,
         )
 
 
-class Maker(Protocol):
-    """Makes and stores the derivative of one row; used by several threads."""
+class Materializer(Protocol):
+    """Makes and stores the derivative of one row, on several threads."""
 
-    def make(self, workshop: Workshop, assessed: Assessed) -> Metadata:
-        """Returns the metadata of what is now in the store.
+    def make(self, batch: BatchContext, assessed: Assessed) -> Metadata:
+        """Return the metadata of the stored file, and leave nothing in the scratch directory.
 
-        Raises DerivativeError: the file's own reason. Nothing is left in the scratch directory.
+        Raises DerivativeError: the reason of this file.
         """
         ...
 
     def interrupt(self) -> None:
-        """Make every `make()` under way fail at once; `workshop.cancelled` is set already."""
+        """Make every `make()` in progress fail at once; `batch.cancelled` is set already."""
         ...
 
 
 def latency_seconds(row: Row) -> float:
-    """From the row's end to now; a row stamped in the future counts as just finished."""
+    """Seconds since the row finished; 0 if its time is in the future or unknown."""
     if row.finished_at is None:
         return 0.0
     elapsed = dt.datetime.now(dt.UTC) - row.finished_at

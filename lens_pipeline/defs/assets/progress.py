@@ -24,7 +24,7 @@ _TAG_EVERY = 1.0
 _LINE_EVERY = 10.0
 
 
-class Course:
+class ProgressEstimate:
     """Percent of a whole piece of media work, from what its stages say; it never goes back.
 
     Safe to share between threads: shots are worked on several at once.

@@ -1,4 +1,4 @@
-"""The renderers of the assets: sandboxed media processes, kept from run to run."""
+"""Renders pictures in sandboxed media processes, which are kept from run to run."""
 
 from functools import cache
 from pathlib import Path
@@ -29,11 +29,10 @@ class Renderer(Protocol):
 class PreviewRenderer:
     """Previews of photos."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, edge: int) -> None:
+        """`edge`: the longest of a preview, in pixels."""
         self._sandbox = _sandbox(settings)
-        self._spec = PreviewSpec(
-            settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels
-        )
+        self._spec = PreviewSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
         with media_failures():
@@ -46,11 +45,10 @@ class PreviewRenderer:
 class PosterRenderer:
     """Posters of videos."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, edge: int) -> None:
+        """`edge`: the longest of a poster, in pixels."""
         self._sandbox = _sandbox(settings)
-        self._spec = PosterSpec(
-            settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels
-        )
+        self._spec = PosterSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
         with media_failures():
@@ -66,7 +64,7 @@ class PosterRenderer:
 
 @cache
 def _sandbox(settings: Settings) -> Sandbox:
-    """This process's media processes: starting one costs more than most pictures."""
+    """The media processes of this process: starting one takes longer than most pictures."""
     return Sandbox(
         workers=settings.threads,
         timeout_seconds=settings.render_timeout_seconds,
@@ -75,6 +73,6 @@ def _sandbox(settings: Settings) -> Sandbox:
 
 
 def _end(sandbox: Sandbox) -> None:
-    """Kill the media processes, and have the next run start new ones."""
+    """Kills the media processes; the next run starts new ones."""
     _sandbox.cache_clear()
     sandbox.close()

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
-from lens_pipeline.derivatives.library import derivative_of
+from lens_pipeline.derivatives.registry import of_kind
 from lens_pipeline.engine.finished_tasks import settle
 from lens_pipeline.providers.kie import (
     TASK_ID,
@@ -175,7 +175,7 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
     # Masters and renditions may have the same id.
-    tried = try_again(context, generation_id, [derivative_of(entry.row.kind)])
+    tried = try_again(context, generation_id, of_kind(entry.row.kind))
     entry = visible_entry(context, caller, generation_id)
     if not tried:
         raise ApiError(

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.providers import kie as provider_module
 from lens_pipeline.web.app import create_app
@@ -44,7 +45,7 @@ def provider(environment: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
 
 @pytest.fixture
 def app(site: Site, provider: ProviderServer) -> FastAPI:
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 def generating(site: Site, row_id: str, **columns: Any) -> str:
@@ -250,7 +251,7 @@ def test_a_row_is_not_seen_as_finished_before_its_run_is_known(
     """A crash of the database in between, and a run for a row that is not finished."""
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    queue = RunQueue(site.pipeline, site.dagster)
+    queue = RunQueue(site.pipeline, site.dagster, job)
     prepare = queue.prepare
 
     def prepare_and_lose_the_database(*arguments: Any, owner: str) -> list[dg.DagsterRun]:
@@ -305,7 +306,7 @@ def test_a_disabled_pipeline_writes_and_starts_nothing(
     environment.setenv("LENS_ENABLED", "false")
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
         answer = deliver(web, task).json()
     assert (answer["status"], answer["run_ids"]) == ("updated", [])
@@ -525,7 +526,7 @@ def test_what_is_not_set_is_named(
     error: str,
 ) -> None:
     environment.delenv(unset)
-    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
         answer = web.post(f"/api/kie/{path}?taskId=t", json={"taskId": "t"}, headers=headers("t"))
     assert refused(answer) == (503, error)
@@ -557,7 +558,7 @@ def test_a_role_that_may_not_write_is_told_what_to_grant(
 ) -> None:
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
         for _ in range(2):  # the grant, then the policy, as the answer itself says
             answer = deliver(web, task)
