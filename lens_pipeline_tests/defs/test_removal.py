@@ -49,7 +49,8 @@ def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
     ]
     for key in removed:
         site.dagster.delete_dynamic_partition("photos", key)
-    return removed, "", result.cursor or ""
+    said = result.skip_reason.skip_message if result.skip_reason else None
+    return removed, said or "", result.cursor or ""
 
 
 @pytest.mark.slow
