@@ -38,10 +38,11 @@ def defs() -> dg.Definitions:
 
 
 def job(name: str) -> dg.JobDefinition:
-    """The job of that name, from definitions that are built once a process."""
-    return _repository().get_job(name)
+    """The job of that name, from the definitions of this process."""
+    return repository().get_job(name)
 
 
 @cache
-def _repository() -> dg.RepositoryDefinition:
+def repository() -> dg.RepositoryDefinition:
+    """The definitions, built once a process."""
     return defs().get_repository_def()

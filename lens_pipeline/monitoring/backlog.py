@@ -22,9 +22,9 @@ from lens_pipeline.derivatives.dead_letters import GivenUp, given_up
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import QUEUE_TAG, QUEUES, Derivative
 from lens_pipeline.derivatives.status import Assessed, assess, usable
+from lens_pipeline.event_log.counters import FigureLog, QueueLoad
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.feed import Batch
-from lens_pipeline.status.figures import FigureLog, QueueLoad
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,13 @@ class Backlog:
     @property
     def oldest_of_all(self) -> dt.datetime | None:
         return min((time for time in self.oldest.values() if time), default=None)
+
+
+def age_seconds(moment: dt.datetime | None) -> float | None:
+    """Seconds since then; a row stamped in the future is as old as one of now."""
+    if moment is None:
+        return None
+    return round(max((dt.datetime.now(dt.UTC) - moment).total_seconds(), 0.0), 3)
 
 
 class Walk:

@@ -50,9 +50,9 @@ class MasterMaterializer:
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
             key = MASTER.object_key(row, assessed.revision)
-            batch.report("98 %: storing")
+            batch.report(98, "storing")
             size = master.path.stat().st_size
-            batch.upload(key, master.path, "video/mp4")
+            batch.upload(key, master.path, "video/mp4", assessed.revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -106,7 +106,7 @@ def media_work(batch: BatchContext, directory: Path, settings: Settings, shots: 
 
     def report(stage: str, share: float, speed: float | None) -> None:
         pace = f" ({speed:.1f} x real time)" if speed else ""
-        batch.report(f"{estimate.percent(stage, share)} %: {stage}{pace}")
+        batch.report(estimate.percent(stage, share), f"{stage}{pace}")
 
     return Work(
         directory=directory,
@@ -130,7 +130,7 @@ def _fetch(
 
     def fetch(item: tuple[int, Shot]) -> Fetched:
         number, shot = item
-        batch.report(f"0 %: fetching shot {shot.asset_id!r}")
+        batch.report(0, f"fetching shot {shot.asset_id!r}")
         try:
             return batch.fetcher.fetch(shot.source, _file(directory, number))
         except DerivativeError as error:

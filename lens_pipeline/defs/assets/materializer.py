@@ -12,7 +12,12 @@ import dagster as dg
 from lens_pipeline.catalog.rows import Row
 from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.download import Fetcher
-from lens_pipeline.storage.object_store import Fetched, ObjectStore
+from lens_pipeline.storage.object_store import (
+    CACHE_IMMUTABLE,
+    CACHE_REVALIDATE,
+    Fetched,
+    ObjectStore,
+)
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
 # Seconds of attempts at one file while the store fails. A download may have any size.
@@ -31,8 +36,8 @@ class BatchContext:
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Shows how far a long piece of work is, in words.
-    report: Callable[[str], None]
+    # Shows how far a long piece of work is: in percent of the whole, and in words.
+    report: Callable[[int, str], None]
 
     def download(self, key: str, file: Path) -> Fetched:
         """Download a derivative, however large, into `file`."""
@@ -45,10 +50,14 @@ class BatchContext:
             cancelled=self.cancelled,
         )
 
-    def upload(self, key: str, body: bytes | Path, content_type: str) -> None:
-        """Store `body` as `key`; retries for 60 seconds."""
+    def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
+        """Store `body` as `key`; retries for 60 seconds.
+
+        It may be cached for ever if the key holds the revision.
+        """
+        caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
         retry_transient(
-            lambda: self.store.write(key, body, content_type=content_type),
+            lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
             FILE_RETRIES,
             within_seconds=_UPLOAD_SECONDS,
             cancelled=self.cancelled,

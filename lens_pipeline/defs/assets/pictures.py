@@ -45,7 +45,7 @@ class PictureMaterializer:
             file.unlink(missing_ok=True)
         render_ended = time.monotonic()
         key = self._derivative.object_key(row, assessed.revision)
-        batch.upload(key, picture.webp, "image/webp")
+        batch.upload(key, picture.webp, "image/webp", assessed.revision)
         stored = time.monotonic()
         return {
             # Shown in this order.

@@ -48,7 +48,7 @@ class RenditionMaterializer:
             render_ended = time.monotonic()
             key = SCALED.object_key(row, assessed.revision)
             size = rendition.path.stat().st_size
-            batch.upload(key, rendition.path, "video/mp4")
+            batch.upload(key, rendition.path, "video/mp4", assessed.revision)
         stored = time.monotonic()
         return {
             # Shown in this order.

@@ -15,13 +15,13 @@ from lens_pipeline.core import postgres
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import assets
+from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, Services, disks, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
 from lens_pipeline.monitoring.alerts.leader import AlertLeader
 from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
 from lens_pipeline.monitoring.backlog import Watch
-from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 
 logger = logging.getLogger(__name__)
 

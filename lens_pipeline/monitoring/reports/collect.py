@@ -12,10 +12,10 @@ from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.event_log.counters import STAGES
 from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.reports import statistics
-from lens_pipeline.status.figures import STAGES
 
 # What was made so soon after its day is read with it; what came later, by its row.
 _AFTERMATH = dt.timedelta(hours=1)

@@ -1,10 +1,9 @@
 """Whether everything works: for load balancers, monitoring and `lens up`."""
 
 import asyncio
-import datetime as dt
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -22,7 +21,7 @@ from lens_pipeline.engine.health import daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.monitoring.backlog import Watch
+from lens_pipeline.monitoring.backlog import Watch, age_seconds
 from lens_pipeline.web.context import Context
 
 router = APIRouter(tags=["health"])
@@ -208,6 +207,11 @@ class Monitor:
             alerts=self.alerts(),
         )
 
+    def workers_alive(self) -> Mapping[str, int] | None:
+        """Workers that answer, by queue; None: that is not known."""
+        answer = self.workers.last()
+        return answer.value if answer else None
+
     def heartbeat_age_seconds(self) -> float | None:
         """Since the daemon last beat; None: it never did, or that is not known."""
         answer = self._heartbeat.last()
@@ -216,13 +220,6 @@ class Monitor:
     def _oldest_seconds(self) -> float | None:
         backlog = self._watch.backlog
         return age_seconds(backlog.oldest_of_all) if backlog else None
-
-
-def age_seconds(moment: dt.datetime | None) -> float | None:
-    """Seconds since then; a row stamped in the future is as old as one of now."""
-    if moment is None:
-        return None
-    return round(max((dt.datetime.now(dt.UTC) - moment).total_seconds(), 0.0), 3)
 
 
 def _database(context: Context) -> None:
