@@ -38,9 +38,9 @@ SPECS = [
 
 
 def service_levels(summary: "pd.DataFrame") -> dg.AssetCheckResult:
-    """Whether each kind of the day's summary (see `reports/statistics`) was ready in time.
+    """Whether each kind of the day's summary was ready in time.
 
-    An error if files were late or failed for now; a warning if only dead letters were.
+    An error if files were late or failed for now; a warning for dead letters.
     """
     missed, late = [], False
     metadata: dict[str, float | int | str] = {"level": _LEVEL}
@@ -67,10 +67,7 @@ def _is_missed(outside: int, judged: int) -> bool:
 
 
 def dead_letters_attended(letters: Sequence[Unattended], now: dt.datetime) -> dg.AssetCheckResult:
-    """Whether there is no dead letter; an error once one is over a day old.
-
-    A retry or a change of its row ends a dead letter.
-    """
+    """Whether there is no dead letter; an error once one is over a day old."""
     long = [letter for letter in letters if letter.since and now - letter.since > _LONG]
     first = letters[0].since if letters else None
     table = [

@@ -1,4 +1,4 @@
-"""The jobs: one for each job name in the registry, and those that report and clean up."""
+"""The jobs: those of the registry, the report, and those that clean up."""
 
 import datetime as dt
 
@@ -13,7 +13,7 @@ from lens_pipeline.derivatives.removal import retire
 
 
 def derivative_jobs() -> list:
-    """One job for all entries of the registry that name it."""
+    """One job for all entries that name it."""
     names = dict.fromkeys(entry.job for entry in registry.entries())
     assets = {name: [e.asset for e in registry.entries() if e.job == name] for name in names}
     return [_asset_job(name, selection) for name, selection in assets.items()]
@@ -63,8 +63,8 @@ def prune_history(context: dg.OpExecutionContext, lens: LensResource) -> None:
     context.log.info("%s", prune(lens.pipeline(), dt.datetime.now(dt.UTC)))
 
 
-# Takes minutes after a large backlog, so it does not use the queue of previews.
+# Takes minutes: it must not delay previews.
 @dg.job(name="retention", tags={QUEUE_TAG: MASTERS})
 def retention_job() -> None:
-    """Keep Dagster's event log, runs and ticks small; the status of every file stays the same."""
+    """Keep Dagster's event log, runs and ticks small."""
     prune_history()

@@ -1,4 +1,4 @@
-"""One tick of a sensor of new rows: which of them to request, and where the next tick goes on."""
+"""One tick of a sensor of new rows: what to request, and where the next tick goes on."""
 
 import datetime as dt
 import json
@@ -28,21 +28,20 @@ from lens_pipeline.event_log.tags import ORIGIN_TAG
 DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 # Least batches a tick: the next one is a second away.
 _BATCHES_A_TICK = 5
-# Batches of one sensor that may wait in the run queue, in ticks. The rows of a backlog wait in
-# their table, where all of them take turns.
+# Ticks of batches that may wait in the run queue. Other rows wait in their table and take turns.
 _TICKS_AHEAD = 2
-# The oldest and newest rows of a backlog that take turns. To read their ids takes 50 ms.
+# Oldest and newest rows of a backlog that take turns; reading the ids takes 50 ms.
 _LOOK_AHEAD, _NEWEST = 10_000, 1_000
-# A row may commit later than one with a younger `updated_at`, so this span is read again.
+# Read again: a row may commit after one with a younger `updated_at`.
 _OVERLAP = dt.timedelta(seconds=60)
-# Most waiting rows that every tick reads again; the backfill finds the others.
+# Most waiting rows read by every tick; the backfill finds others.
 _MOST_WAITING = 500
 _ORIGIN = "sensor"
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The last row that the sensor has seen, in the catalog's order, and those that wait."""
+    """The last row seen, in the catalog's order, and the rows that wait."""
 
     position: Position | None = None
     waiting: tuple[str, ...] = ()
@@ -65,14 +64,14 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """The rows that a tick looks at."""
+    """The rows of a tick."""
 
     new: list[tuple[Position | None, Row | UnusableRow]]
-    """Rows up to which the cursor can move, each with its place."""
+    """Where the cursor can move to."""
     again: list[Row | UnusableRow]
-    """Rows that waited, or that may have committed late."""
+    """Those that waited, or may have committed late."""
     ahead: list[Row | UnusableRow]
-    """Later rows that are first by turns."""
+    """Later ones whose turn it is."""
 
     def rows(self) -> list[Row | UnusableRow]:
         return [*self.again, *(row for _, row in self.new), *self.ahead]
@@ -81,7 +80,7 @@ class _Page:
 def new_rows(
     context: dg.SensorEvaluationContext, pipeline: Pipeline, derivative: Derivative
 ) -> dg.SensorResult | dg.SkipReason:
-    """Request runs for the rows that are new since the cursor and whose derivative is missing."""
+    """Request runs for rows since the cursor whose derivative is missing."""
     if not pipeline.settings.enabled:
         return dg.SkipReason(DISABLED)
     began = dt.datetime.now(dt.UTC)
@@ -126,7 +125,7 @@ def _result(
     order: Sequence[str],
     cursor: str | None,
 ) -> dg.SensorResult:
-    """Runs for `wanted`, whose new keys are added to the partition set, now in `order`."""
+    """`order`: the partition set, to which new keys are added."""
     keys = [assessed.row.id for assessed in wanted]
     revisions = {assessed.row.id: assessed.revision for assessed in wanted}
     owners = {assessed.row.id: registry.owner(assessed.row) for assessed in wanted}
@@ -154,12 +153,9 @@ def _position(
     seen: Cursor,
     now: dt.datetime,
 ) -> Position | None:
-    """Where this tick goes on; None: at the first row.
-
-    Rows that are old at the first tick on an existing library are left to people.
-    """
+    """Where this tick goes on; None: at the first row. Old rows of a new site are left alone."""
     if seen.position is not None:
-        # The database's clock was set back: rows that finish now are behind the cursor.
+        # If the database's clock was set back, rows that finish now are behind the cursor.
         is_ahead = seen.position.finished_at > now
         return Position(now - _OVERLAP, "") if is_ahead else seen.position
     old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
@@ -186,7 +182,7 @@ def _page(
     limit: int,
     known: AbstractSet[str],
 ) -> _Page:
-    """The rows to look at. `known`: the ids that have been requested."""
+    """`known`: the ids that have been requested."""
     catalog, kind = pipeline.catalog, derivative.kind
     new, ahead = _next_in_turn(pipeline, derivative, position, limit, known)
     again = list(catalog.finished(kind, waiting).values())
@@ -205,9 +201,8 @@ def _next_in_turn(
 ) -> tuple[list[tuple[Position | None, Row | UnusableRow]], list[Row | UnusableRow]]:
     """The rows up to which the cursor can move, and later ones whose turn it is.
 
-    Usually the next `limit` rows and no later ones. If there are more, `limit` of those that were
-    never requested are chosen by turns of their owners, and the cursor moves until the first row
-    that is not done. The first row is always among them.
+    If more than `limit` rows are new, those never requested are chosen by turns of their owners,
+    and the cursor stops before the first that is not. The very first row is always chosen.
     """
     page = pipeline.catalog.after(derivative.kind, position, limit)
     if len(page) < limit:

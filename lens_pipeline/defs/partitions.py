@@ -1,4 +1,4 @@
-"""The partition sets: one of keys for each name in the registry, and the days of reports."""
+"""The partition sets: those that the registry names, and the days of reports."""
 
 import dagster as dg
 
@@ -7,5 +7,4 @@ days = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC")
 
 
 def partition_set(name: str) -> dg.DynamicPartitionsDefinition:
-    """The set of that name; two of one name are equal."""
     return dg.DynamicPartitionsDefinition(name=name)

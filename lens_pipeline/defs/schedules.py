@@ -18,7 +18,7 @@ from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY, RETRY_PRIORITY,
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import PRIORITY_TAG
 
-# Most batches of each derivative that a tick requests; the next tick requests more.
+# Most batches of each derivative in one tick.
 _BATCHES_A_TICK = 25
 _LOW_PRIORITY = {PRIORITY_TAG: str(BACKFILL_PRIORITY)}
 
@@ -27,10 +27,7 @@ Evaluate = Callable[[dg.ScheduleEvaluationContext, Pipeline], Evaluation]
 
 
 def _schedule(cron: str, *, job_name: str, timezone: str | None = None):
-    """Makes a schedule of the function, whose docstring becomes its description.
-
-    It is skipped while LENS_ENABLED is false.
-    """
+    """Turns a function into a schedule that is skipped while LENS_ENABLED is false."""
 
     def build(evaluate: Evaluate) -> dg.ScheduleDefinition:
         @dg.schedule(
@@ -53,10 +50,7 @@ def _schedule(cron: str, *, job_name: str, timezone: str | None = None):
 
 
 def build_backfill(cron: str) -> dg.ScheduleDefinition:
-    """The schedule at `cron` (LENS_BACKFILL_CRON).
-
-    It queues its runs itself: a Dagster schedule may only request runs of one job.
-    """
+    """It queues its runs itself: a Dagster schedule may only request runs of one job."""
 
     @_schedule(cron, job_name=registry.PREVIEW.job)
     def backfill(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> dg.SkipReason:

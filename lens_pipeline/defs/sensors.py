@@ -1,4 +1,4 @@
-"""The sensors: one for each entry of the registry that names it, and one for deleted rows."""
+"""The sensors: those that the registry names, and one for deleted rows."""
 
 import json
 
@@ -13,13 +13,10 @@ from lens_pipeline.derivatives.removal import remove_vanished
 
 
 def derivative_sensors() -> list[dg.SensorDefinition]:
-    """The sensors of the registry."""
     return [derivative_sensor(entry) for entry in registry.entries() if entry.sensor]
 
 
 def derivative_sensor(derivative: Derivative) -> dg.SensorDefinition:
-    """The sensor that requests a derivative for new rows."""
-
     @dg.sensor(
         name=derivative.sensor,
         job_name=derivative.job,

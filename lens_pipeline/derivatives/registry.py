@@ -1,7 +1,6 @@
-"""The one list of what is made of which row: its key, revision, queue, job, partition set, sensor.
+"""The one list of what is made of which row: key, revision, queue, job, partition set, sensor.
 
-How a file is made is in `defs/assets`; where one stands is in `status`. Code reads `DERIVATIVES`
-as an attribute of this module when it runs, and keeps no copy of it.
+How it is made is in `defs/assets`. Read `registry.DERIVATIVES` when needed; keep no copy of it.
 """
 
 import hashlib
@@ -24,16 +23,16 @@ from lens_pipeline.settings import Settings
 
 QUEUE_TAG = "dagster-celery/queue"
 PREVIEWS = "previews"
-# Encodes take minutes: they have workers of their own, so that no preview waits for one.
+# Encodes take minutes: they must not delay a preview.
 MASTERS = "masters"
 QUEUES = (PREVIEWS, MASTERS)
 
 REPORT_ASSET = "daily_report"
-# The external assets of the application's rows, each with its partition set.
+# Assets of the application's rows, with their partition sets.
 GENERATIONS = {"photo_generation": "photos", "video_generation": "videos"}
 
-# WebP method. At 2 a preview is made 1.6 times as fast (28 ms less, of about 2 s from row to
-# preview) and has 10 % more bytes at the same SSIM; it is made once and looked at many times.
+# WebP method. Method 2 takes 28 ms less, of about 2 s from row to preview, and 10 % more bytes at
+# the same SSIM.
 WEBP_EFFORT = 4
 
 Parameters = Mapping[str, float | None]
@@ -43,14 +42,14 @@ R = TypeVar("R", bound=Row)
 def revision(sources: list[str], key: str, parameters: Parameters, code_version: str) -> str:
     """First 12 hex digits of a SHA-256 over all that determines an output.
 
-    `sources` are the ordered identities of what it is made from; `key` is where it is stored.
+    `sources`: ordered identities of what it is made from.
     """
     identity = json.dumps([sources, key, parameters, code_version], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def owner(row: Row) -> str:
-    """The user or project that waits for what is made of `row`; "" if none does."""
+    """The user or project that waits for it; "" for none."""
     if isinstance(row, Generation):
         return row.user_id
     if isinstance(row, MasterVideo):
@@ -62,45 +61,44 @@ def owner(row: Row) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Derivative(Generic[R]):
-    """One kind of output, made for every finished row of one kind."""
+    """An output of every finished row of one kind."""
 
     asset: str
     description: str
     kind: Kind
     partition_set: str
-    # The asset that it depends on in the lineage.
     upstream: str
     job: str
     queue: str
-    # Its object key without revision and extension.
+    # Object key without revision and extension.
     stem: Callable[[R], str]
-    # File extension; None: it stores nothing of its own.
+    # None: nothing is stored.
     extension: str | None
-    # Whether the object key has the revision, so that the output of another one lies elsewhere.
+    # Whether the object key has the revision.
     is_versioned: bool = True
     code_version: str = "1"
     group: str
-    # The sensor that requests it for new rows, and the least seconds between its ticks.
+    # Requests it for new rows; seconds between ticks.
     sensor: str | None = None
     sensor_seconds: int = 1
     # Most partitions in one run; None: LENS_BATCH_SIZE.
     most_in_run: int | None = None
-    # The op of the assets of one job that are made in one step; None: its own, named as the asset.
+    # Op of several assets of a job; None: its own, named as the asset.
     shared_op: str | None = None
-    # The derivative whose output this one is made from, and the row of that; None: there is none.
+    # The derivative it is made from, and the row of that.
     made_from: "Derivative | None" = None
     source_row: Callable[[R], Row | None] = lambda _: None
-    # Identities of what it is made from, in order, unless that is `made_from`.
+    # Identities of what it is made from, without `made_from`.
     sources: Callable[[R], list[str]] = lambda _: []
     # Longest edge of a picture in pixels; None: LENS_PREVIEW_EDGE.
     edge: int | None = None
-    # What the row says of the output's form, unless the output is a picture.
+    # Parameters in the row, of outputs other than pictures.
     form: Callable[[R], Parameters] = lambda _: {}
-    # What a row of its own needs before the output can be made, in words.
+    # What the row lacks before it can be made, in words.
     waits_for: Callable[[R], str | None] = lambda _: None
 
     def revision(self, row: R, settings: Settings) -> str:
-        """The revision of an output that matches the row as it is now."""
+        """The revision that matches the row as it is now."""
         if self.made_from is None:
             sources = self.sources(row)
         else:
@@ -110,31 +108,29 @@ class Derivative(Generic[R]):
         return revision(sources, key, self._parameters(row, settings), self.code_version)
 
     def object_key(self, row: R, revision: str) -> str:
-        """Where the output is stored. Raises NotImplementedError: it stores nothing."""
+        """Raises NotImplementedError: nothing is stored."""
         if self.extension is None:
             raise NotImplementedError(f"a {self.asset} stores nothing of its own")
         version = f"_{revision}" if self.is_versioned else ""
         return f"{self.stem(row)}{version}.{self.extension}"
 
     def picture_edge(self, settings: Settings) -> int:
-        """Longest edge of the picture, in pixels."""
         return self.edge or settings.preview_edge
 
     def batch_size(self, settings: Settings) -> int:
-        """Most partitions in one run."""
         return min(self.most_in_run or settings.batch_size, settings.batch_size)
 
     @property
     def run_assets(self) -> tuple[str, ...] | None:
-        """The assets to select in a run of `job`; None: all, so that what follows is made, too."""
+        """The assets to select in a run of `job`; None: all."""
         follows = self.made_from is not None and self.made_from.job == self.job
         return (self.asset,) if follows else None
 
     def materialization_tags(self, row: R, revision: str, settings: Settings) -> dict[str, str]:
         """Dagster's tags for data version and provenance.
 
-        The event log reads the revision from the first. Without the others Dagster's UI shows every
-        partition as out of sync with what it is made from; a row is external and has no events.
+        `event_log` reads the revision from the first; without the others Dagster's UI shows every
+        partition as out of sync. A row is external and has no events.
         """
         source = self.source_row(row)
         version = "INITIAL"
@@ -229,9 +225,9 @@ MASTER = Derivative[MasterVideo](
     group="masters",
     sensor="new_masters",
     sensor_seconds=2,
-    # A run each: one that is cancelled or fails affects no other.
+    # A run that is cancelled or fails affects no other.
     most_in_run=1,
-    # Dagster would skip a second step whenever the first has nothing to do.
+    # Dagster skips a second step when the first does nothing.
     shared_op="master",
     sources=_master_sources,
     waits_for=_master_waits,
@@ -271,10 +267,10 @@ SCALED = Derivative[ScaledVideo](
     source_row=lambda row: row.master,
     form=_scaled_form,
 )
-# What is made from another comes after it.
+# Each comes after what it is made from.
 DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, MASTER_POSTER, SCALED)
 
-# Saves time for later masters. It is no derivative: no gap is filled, and no status is shown.
+# No derivative: it only saves later masters time, so no gap is filled and no status is shown.
 CHECKED_SHOT = Derivative[ProjectAsset](
     asset="checked_shot",
     description="Whether a project's asset can be a shot: saves its masters decoding it.",
@@ -288,21 +284,20 @@ CHECKED_SHOT = Derivative[ProjectAsset](
     group="masters",
     sensor="new_shots",
     sensor_seconds=5,
-    # A master that is asked for meanwhile waits for the end of the run.
+    # A master that is requested meanwhile waits for the run.
     most_in_run=5,
     sources=lambda row: [_shot_source(row.shot)],
-    # Pictures are assets of projects, too: one that is no shot is no fault to report.
+    # An asset may be a picture: that is no fault to report.
     waits_for=lambda row: row.shot.waits or row.shot.problem,
 )
 
 
 def entries() -> tuple[Derivative, ...]:
-    """All that has a job: the derivatives, and the check of shots."""
+    """The derivatives, and the check of shots."""
     return (*DERIVATIVES, CHECKED_SHOT)
 
 
 def assets() -> tuple[str, ...]:
-    """The asset of each derivative."""
     return tuple(derivative.asset for derivative in DERIVATIVES)
 
 
@@ -312,12 +307,10 @@ def by_asset(asset: str) -> Derivative:
 
 
 def kinds() -> tuple[Kind, ...]:
-    """The kinds of rows that something is made of."""
     return tuple(dict.fromkeys(derivative.kind for derivative in DERIVATIVES))
 
 
 def of_kind(*kinds: Kind) -> tuple[Derivative, ...]:
-    """What is made of rows of these kinds."""
     return tuple(derivative for derivative in DERIVATIVES if derivative.kind in kinds)
 
 
@@ -327,11 +320,11 @@ def of_generations() -> tuple[Derivative, ...]:
 
 
 def primary(kind: Kind) -> Derivative:
-    """The derivative that rows of `kind` are listed and reported by: the first one."""
+    """The first of a kind: its rows are listed and reported by it."""
     return of_kind(kind)[0]
 
 
 def queue_of(assets: Iterable[str]) -> str:
-    """The queue of a run of `assets`; runs of none of these go with the previews."""
+    """The queue of a run of `assets`; PREVIEWS if none of them is known."""
     queues = {entry.asset: entry.queue for entry in entries()} | {REPORT_ASSET: MASTERS}
     return next((queues[asset] for asset in assets if asset in queues), PREVIEWS)

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunQueue:
-    """The queue of runs. Safe to share between threads."""
+    """Safe to share between threads."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class RunQueue:
     ) -> list[str]:
         """Queue runs for these derivatives of these ids; returns the ids of the runs.
 
-        `owner`: the user or project that waits for all of them, whose turn they take. Runs lock
-        partitions and skip what is up to date, so nothing is made twice.
+        `owner`: the user or project whose turn they take. Runs lock partitions and skip what is up
+        to date, so nothing is made twice.
         """
         runs = self.prepare(wanted, origin, priority=priority, owner=owner)
         self.release(runs)
@@ -75,9 +75,9 @@ class RunQueue:
         priority: int = NEW_PRIORITY,
         owner: str = "",
     ) -> list[dg.DagsterRun]:
-        """Create the runs that `submit` would queue: they are visible, but do not begin.
+        """Create the runs of `submit`, visible but not queued.
 
-        `release` or `discard` them; the daemon fails others after a minute.
+        The daemon fails those neither released nor discarded within a minute.
         """
         with span("request", {"origin": origin, "request_id": request_id.get()}):
             return self._prepared(wanted, origin, priority, owner)
@@ -102,12 +102,10 @@ class RunQueue:
         ]
 
     def release(self, runs: Iterable[dg.DagsterRun]) -> None:
-        """Put prepared runs into the queue."""
         for run in runs:
             enqueue(self.instance, run)
 
     def discard(self, runs: Iterable[dg.DagsterRun]) -> None:
-        """Delete prepared runs."""
         for run in runs:
             self.instance.delete_run(run.run_id)
 
@@ -123,7 +121,7 @@ class RunQueue:
             try:
                 self.instance.run_coordinator.cancel_run(run_id)
             except OperationalError as error:
-                # The broker need only know of a run that no worker has begun.
+                # The broker only matters to a run that no worker has begun.
                 logger.warning("the broker does not hear that run %s ends: %s", run_id, error)
 
 
@@ -184,7 +182,6 @@ def submit_run(
 
 
 def enqueue(instance: DagsterInstance, run: DagsterRun) -> None:
-    """Put a run that `create_run` made into the queue."""
     instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
 
 

@@ -1,7 +1,4 @@
-"""Plans the runs that cover partitions: batches, which are ranges of a partition set.
-
-How a run gets into the queue is in `run_queue`.
-"""
+"""Plans the runs that cover partitions: batches, which are ranges of a partition set."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +12,7 @@ from lens_pipeline.core.telemetry import carrier
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.event_log.tags import FORCE_TAG, ORIGIN_TAG, PRIORITY_TAG, REQUEST_TAG, USER_TAG
 
-# New rows go before retries, and those before gaps. Shots are checked ahead when nothing else is to
-# be done.
+# New rows first, then retries, gaps, and checks of shots.
 NEW_PRIORITY, RETRY_PRIORITY, BACKFILL_PRIORITY, CHECK_PRIORITY = 0, -1, -2, -3
 
 _RANGE_START = "dagster/asset_partition_range_start"
@@ -25,7 +21,7 @@ _RANGE_END = "dagster/asset_partition_range_end"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The partitions of one run: neighbours in their set, in its order."""
+    """Partitions of one run: neighbours in their set."""
 
     keys: tuple[str, ...]
 
@@ -36,8 +32,8 @@ class Batch:
 def batches(keys: Sequence[str], order: Sequence[str], size: int) -> list[Batch]:
     """Split `keys` into as few runs as the set's order allows.
 
-    `order` is the whole partition set; keys that it lacks will be added to its end in the order
-    given. A run is a range, so only neighbours can share one.
+    `order` is the whole partition set; keys that it lacks follow at its end. Only neighbours can
+    share a run.
     """
     wanted = set(keys)
     places = {key: place for place, key in enumerate(order) if key in wanted}
@@ -96,12 +92,12 @@ def plan_runs(
     priority: int = BACKFILL_PRIORITY,
     owner: str = "",
 ) -> list[dict[str, str]]:
-    """Add `keys` to the partition set, and return the tags of the runs that cover them.
+    """Add `keys` to the partition set; returns the tags of the runs that cover them.
 
-    `owner`: the user or project that waits for all of them.
+    `owner`: the user or project that waits for them.
     """
     instance.add_dynamic_partitions(derivative.partition_set, list(keys))
-    # One key is a range by itself: the set, which may be large, is not read.
+    # For one key the set, which may be large, is not read.
     order = instance.get_dynamic_partitions(derivative.partition_set) if len(keys) > 1 else keys
     tags = {
         ORIGIN_TAG: origin,
@@ -117,6 +113,6 @@ def plan_runs(
 
 
 def _owner_tag(owners: set[str]) -> dict[str, str]:
-    """Empty for a run of several owners."""
+    """Empty for several owners."""
     (owner,) = owners if len(owners) == 1 else ("",)
     return {USER_TAG: owner} if owner else {}

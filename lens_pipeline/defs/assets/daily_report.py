@@ -1,4 +1,4 @@
-"""The asset of daily reports; the figures are made in `monitoring/reports`."""
+"""The asset of daily reports, whose figures `monitoring/reports` computes."""
 
 import datetime as dt
 import math

@@ -1,4 +1,4 @@
-"""The assets of the registry: their definitions, and what materializes each."""
+"""The assets of the registry, and what materializes each."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -30,7 +30,6 @@ MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
 
 
 def derivative_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    """The assets of the registry; those of one op together."""
     ops: dict[str, list[Derivative]] = {}
     for entry in registry.entries():
         ops.setdefault(entry.shared_op or entry.asset, []).append(entry)
@@ -38,7 +37,7 @@ def derivative_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 
 def _assets(op: str, made: Sequence[Derivative], settings: Settings) -> dg.AssetsDefinition:
-    # Each partition is recorded as soon as it is stored, so the step itself has no output.
+    # Partitions are recorded one by one: the step has no output.
     @dg.multi_asset(
         name=op,
         specs=[_spec(derivative) for derivative in made],
@@ -72,9 +71,7 @@ def _spec(derivative: Derivative) -> dg.AssetSpec:
 
 
 def _dependency(derivative: Derivative) -> dg.AssetDep:
-    """What it is made from. Keys of another set are named in the row: it depends on none of them by
-    its own key, and must not look stale because some other video has finished.
-    """
+    """Keys of another set are named in the row: it must not look stale because of others."""
     source = derivative.made_from
     keys = source.partition_set if source else registry.GENERATIONS[derivative.upstream]
     if keys == derivative.partition_set:

@@ -29,8 +29,6 @@ _DOWNLOADS = 4
 
 
 class MasterMaterializer:
-    """Joins shots."""
-
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pictures = PosterRenderer(settings, settings.preview_edge)
@@ -96,12 +94,11 @@ def fetch_master(settings: Settings) -> Fetch:
 
 
 def shot_limits(settings: Settings) -> Limits:
-    """The limits above which a shot is refused."""
     return Limits(settings.max_pixels, settings.max_master_seconds)
 
 
 def media_work(batch: BatchContext, directory: Path, settings: Settings, shots: int) -> Work:
-    """Limits and progress report of ffmpeg's work in `directory` on this number of shots."""
+    """Limits and progress of ffmpeg's work on this number of shots."""
     estimate = ProgressEstimate(shots)
 
     def report(stage: str, share: float, speed: float | None) -> None:

@@ -1,4 +1,4 @@
-"""The interface of what materializes a derivative, and what it works with."""
+"""The interface of materializers, and what they work with."""
 
 import datetime as dt
 import threading
@@ -20,7 +20,7 @@ from lens_pipeline.storage.object_store import (
 )
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
-# Seconds of attempts at one file while the store fails. A download may have any size.
+# Seconds of attempts at one file; a download may have any size.
 _UPLOAD_SECONDS = 60.0
 _DOWNLOAD_SECONDS = 600.0
 _LARGEST = 1 << 40
@@ -30,17 +30,17 @@ Metadata = dict[str, dg.MetadataValue | str | int | float]
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """What the threads of a batch share."""
+    """Shared by the threads of a batch."""
 
     fetcher: Fetcher
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Shows how far a long piece of work is: in percent of the whole, and in words.
+    # Shows progress: percent of the whole, and the stage in words.
     report: Callable[[int, str], None]
 
     def download(self, key: str, file: Path) -> Fetched:
-        """Download a derivative, however large, into `file`."""
+        """Download a stored derivative into `file`."""
         return retry_transient(
             lambda: self.store.read_into(
                 key, file, max_bytes=_LARGEST, deadline_seconds=_DOWNLOAD_SECONDS
@@ -51,10 +51,7 @@ class BatchContext:
         )
 
     def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
-        """Store `body` as `key`; retries for 60 seconds.
-
-        It may be cached for ever if the key holds the revision.
-        """
+        """Store `body`; it is cached for ever if `key` holds the revision."""
         caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
         retry_transient(
             lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
@@ -68,9 +65,9 @@ class Materializer(Protocol):
     """Makes and stores the derivative of one row, on several threads."""
 
     def make(self, batch: BatchContext, assessed: Assessed) -> Metadata:
-        """Return the metadata of the stored file, and leave nothing in the scratch directory.
+        """Return the metadata of the stored file; leave no scratch file.
 
-        Raises DerivativeError: the reason of this file.
+        Raises DerivativeError: the reason.
         """
         ...
 

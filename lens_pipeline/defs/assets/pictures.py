@@ -1,4 +1,4 @@
-"""Materializes WebP pictures: previews and posters. Rendering one is in `renderers`."""
+"""Materializes WebP pictures, which `renderers` renders."""
 
 import time
 from collections.abc import Callable
@@ -19,13 +19,10 @@ Fetch = Callable[[BatchContext, Any, Path], Fetched]
 
 
 def fetch_source(batch: BatchContext, row: Generation, file: Path) -> Fetched:
-    """Downloads the file that the row names."""
     return batch.fetcher.fetch(row.asset_url, file)
 
 
 class PictureMaterializer:
-    """Makes and stores the pictures of one derivative."""
-
     def __init__(
         self, derivative: Derivative, renderer: Renderer, fetch: Fetch = fetch_source
     ) -> None:

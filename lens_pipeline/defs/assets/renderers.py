@@ -22,15 +22,14 @@ class Renderer(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Make every `render()` under way fail at once."""
+        """Make every `render()` in progress fail at once."""
         ...
 
 
 class PreviewRenderer:
-    """Previews of photos."""
+    """Previews of photos; `edge` is the longest, in pixels."""
 
     def __init__(self, settings: Settings, edge: int) -> None:
-        """`edge`: the longest of a preview, in pixels."""
         self._sandbox = _sandbox(settings)
         self._spec = PreviewSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
 
@@ -43,10 +42,9 @@ class PreviewRenderer:
 
 
 class PosterRenderer:
-    """Posters of videos."""
+    """Posters of videos; `edge` is the longest, in pixels."""
 
     def __init__(self, settings: Settings, edge: int) -> None:
-        """`edge`: the longest of a poster, in pixels."""
         self._sandbox = _sandbox(settings)
         self._spec = PosterSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
 
@@ -64,7 +62,7 @@ class PosterRenderer:
 
 @cache
 def _sandbox(settings: Settings) -> Sandbox:
-    """The media processes of this process: starting one takes longer than most pictures."""
+    """Shared in this process: a start takes longer than most pictures."""
     return Sandbox(
         workers=settings.threads,
         timeout_seconds=settings.render_timeout_seconds,

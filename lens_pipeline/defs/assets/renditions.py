@@ -21,8 +21,6 @@ from lens_pipeline.settings import Settings
 
 
 class RenditionMaterializer:
-    """Cuts and scales masters."""
-
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pictures = PosterRenderer(settings, settings.preview_edge)

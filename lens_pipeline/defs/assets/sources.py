@@ -9,7 +9,6 @@ _MEDIA = {"photo": "image", "video": "video"}
 
 
 def generation_assets() -> list[dg.AssetSpec]:
-    """The asset of finished photos, and that of finished videos."""
     return [
         dg.AssetSpec(
             f"{kind}_generation",
