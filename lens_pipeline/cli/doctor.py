@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.core import postgres
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.core.endpoints import Endpoints, Services, StackError, resolve
 from lens_pipeline.core.files import prepare_home
@@ -254,8 +255,8 @@ def _dagster_variable(settings: Settings) -> str:
 def _missing_tables(url: str) -> list[str]:
     from lens_pipeline.engine.dagster_storage.storage import DAGSTER_TABLES
 
-    engine = sa.create_engine(
-        url, poolclass=sa.NullPool, connect_args={"connect_timeout": _CONNECT_SECONDS}
+    engine = postgres.connect(
+        "lens-pipeline-doctor", url, pool_size=0, connect_seconds=_CONNECT_SECONDS
     )
     with engine.connect() as connection:
         return [

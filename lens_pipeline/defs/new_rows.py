@@ -11,7 +11,7 @@ import dagster as dg
 
 from lens_pipeline.catalog.rows import Position, Row, UnusableRow
 from lens_pipeline.core.ids import key_problem
-from lens_pipeline.core.locks import team_of
+from lens_pipeline.core.locks import queue_id
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.derivatives import registry
@@ -168,8 +168,8 @@ def _position(
 
 def _room(pipeline: Pipeline, derivative: Derivative) -> int:
     """Most batches that this tick may request."""
-    team = team_of(derivative.queue, Release.of(pipeline.settings).id)
-    a_tick = max(_BATCHES_A_TICK, pipeline.runs.slots().get(team, 0))
+    queue = queue_id(derivative.queue, Release.of(pipeline.settings).id)
+    a_tick = max(_BATCHES_A_TICK, pipeline.runs.slots().get(queue, 0))
     waiting = pipeline.runs.depth(derivative.job, ORIGIN_TAG, _ORIGIN)
     return min(a_tick, _TICKS_AHEAD * a_tick - waiting)
 

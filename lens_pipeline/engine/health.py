@@ -31,12 +31,6 @@ def daemon_heartbeat_age_seconds(source: Heartbeats) -> float | None:
     return None if heartbeat is None else time.time() - heartbeat.timestamp
 
 
-def daemon_beats(source: Heartbeats) -> bool:
-    """Whether its last heartbeat is recent; one that has just been stopped beats, too."""
-    age = daemon_heartbeat_age_seconds(source)
-    return age is not None and is_recent(age)
-
-
 def is_recent(age_seconds: float) -> bool:
     """Whether a daemon whose last heartbeat is so old may be alive."""
     return age_seconds < _ALIVE_SECONDS

@@ -28,7 +28,7 @@ from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import embedded_valkey
-from lens_pipeline_tests.cli.conftest import Servers
+from lens_pipeline_tests.support.database_server import Servers
 from lens_pipeline_tests.support.servers import SeaweedServer
 
 # Real servers start and stop in most of these.

@@ -22,8 +22,8 @@ from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.conftest import served
-from lens_pipeline_tests.web.routes.stream import EventSource
+from lens_pipeline_tests.support.web import served
+from lens_pipeline_tests.web.routes.event_source import EventSource
 
 KEY = "u1/previews/p1_preview_256.webp"
 

@@ -124,7 +124,7 @@ class Probe:
 
     def _run(self, asking: "Future[Answer]") -> None:
         try:
-            with postgres.within(_ANSWER_SECONDS):
+            with postgres.deadline(_ANSWER_SECONDS):
                 value = self.ask()
             answer = Answer(time.monotonic(), value=value)
         except Trouble as trouble:
