@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lens_pipeline import settings
 from lens_pipeline.cli import lens
-from lens_pipeline.defs.assets import pictures
+from lens_pipeline.defs.assets import derivatives
 from lens_pipeline.defs.assets.renderers import PreviewRenderer
 from lens_pipeline.derivatives.registry import PREVIEWS
 from lens_pipeline.engine.workers.worker import PRELOAD
@@ -35,7 +35,8 @@ def main() -> None:
 
 
 def _sleep_instead(seconds: float, photo: Path) -> None:
-    renderer = PreviewRenderer(settings.load()[0])
+    loaded, _ = settings.load()
+    renderer = PreviewRenderer(loaded, loaded.preview_edge)
     picture, extra = renderer.render(photo)
     renderer.interrupt()  # ends the process that has rendered it
 
@@ -44,7 +45,7 @@ def _sleep_instead(seconds: float, photo: Path) -> None:
             time.sleep(seconds)
             return picture, extra
 
-    pictures.PreviewRenderer = Sleeper
+    derivatives.PreviewRenderer = Sleeper
 
 
 def _fork() -> int:

@@ -1,18 +1,15 @@
-"""The one Definitions object; explicit lists, no logic."""
+"""The one Definitions object, from the definitions in `defs`; no logic."""
+
+from functools import cache
 
 import dagster as dg
 
 from lens_pipeline import settings
-from lens_pipeline.defs import jobs, sensors
-from lens_pipeline.defs.assets.checked_shots import checked_shot
+from lens_pipeline.defs import jobs, schedules, sensors
 from lens_pipeline.defs.assets.daily_report import daily_report
-from lens_pipeline.defs.assets.masters import master_assets
-from lens_pipeline.defs.assets.pictures import build_poster, build_preview
-from lens_pipeline.defs.assets.renditions import scaled_video
-from lens_pipeline.defs.assets.sources import photo_generation, video_generation
+from lens_pipeline.defs.assets.derivatives import derivative_assets
+from lens_pipeline.defs.assets.sources import generation_assets
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.defs.schedules import build_backfill, retention, retire_partitions
-from lens_pipeline.defs.schedules import daily_report as daily_report_schedule
 
 
 @dg.definitions
@@ -20,41 +17,32 @@ def defs() -> dg.Definitions:
     """Evaluated when Dagster loads the code location, not at import: it needs the settings."""
     loaded, _ = settings.load()
     return dg.Definitions(
-        assets=[
-            photo_generation,
-            video_generation,
-            build_preview(loaded.batch_size),
-            build_poster(loaded.batch_size),
-            checked_shot,
-            master_assets,
-            scaled_video,
-            daily_report,
-        ],
+        assets=[*generation_assets(), *derivative_assets(loaded), daily_report],
         jobs=[
-            jobs.previews,
-            jobs.posters,
-            jobs.shot_checks,
-            jobs.masters,
-            jobs.scaled,
+            *jobs.derivative_jobs(),
             jobs.daily_reports,
             jobs.retirement,
             jobs.retention_job,
         ],
-        sensors=[
-            sensors.new_photos,
-            sensors.new_videos,
-            sensors.new_shots,
-            sensors.new_masters,
-            sensors.new_scaled,
-            sensors.removed_generations,
-        ],
+        sensors=[*sensors.derivative_sensors(), sensors.removed_generations],
         schedules=[
-            build_backfill(loaded.backfill_cron),
-            daily_report_schedule,
-            retire_partitions,
-            retention,
+            schedules.build_backfill(loaded.backfill_cron),
+            schedules.daily_report,
+            schedules.retire_partitions,
+            schedules.retention,
         ],
         resources={"lens": LensResource()},
         # A run's process is its worker; a step in a process of its own would cost seconds.
         executor=dg.in_process_executor,
     )
+
+
+def job(name: str) -> dg.JobDefinition:
+    """The job of that name, from the definitions of this process."""
+    return repository().get_job(name)
+
+
+@cache
+def repository() -> dg.RepositoryDefinition:
+    """The definitions, built once a process."""
+    return defs().get_repository_def()

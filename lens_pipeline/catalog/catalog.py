@@ -85,10 +85,13 @@ class Catalog:
             connection.commit()
         return count
 
-    def drop_orphans(self) -> int:
-        """Delete gone and unfinished rows from `lens_generations`; returns their number."""
+    def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
+        """Delete gone and unfinished rows from `lens_generations`; returns their number.
+
+        `kinds`: what each asset is made of.
+        """
         with self._connect() as connection:
-            count = status_view.delete_orphans(connection, FINISHED)
+            count = status_view.delete_orphans(connection, FINISHED, kinds)
             connection.commit()
         return count
 

@@ -57,8 +57,9 @@ _DELETE_ORPHANS = sa.text(
     DELETE FROM lens_derivatives d
      WHERE NOT EXISTS (
        SELECT FROM generations g
-        WHERE CAST(g.id AS text) = d.id AND g.status = ANY(:finished)
-          AND d.asset = CASE g.type WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster' END)
+        JOIN unnest(CAST(:assets AS text[]), CAST(:kinds AS text[])) AS k(asset, kind)
+          ON k.kind = g.type
+        WHERE CAST(g.id AS text) = d.id AND g.status = ANY(:finished) AND d.asset = k.asset)
     """
 )
 
@@ -129,9 +130,15 @@ def _are(asset: str, ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
     return derivatives.c.asset == asset, derivatives.c.id == sa.any_(wanted)
 
 
-def delete_orphans(connection: sa.Connection, finished: Sequence[str]) -> int:
-    """Delete what is shown of generations that are gone, or are not finished any more."""
-    return connection.execute(_DELETE_ORPHANS, {"finished": list(finished)}).rowcount
+def delete_orphans(
+    connection: sa.Connection, finished: Sequence[str], kinds: Mapping[str, str]
+) -> int:
+    """Delete what is shown of generations that are gone, or are not finished any more.
+
+    `kinds`: the `type` of the generations that each asset is made of.
+    """
+    values = {"finished": list(finished), "assets": [*kinds], "kinds": [*kinds.values()]}
+    return connection.execute(_DELETE_ORPHANS, values).rowcount
 
 
 def _row_time(connection: sa.Connection) -> str:

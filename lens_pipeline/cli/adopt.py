@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.engine.events import record_materializations
@@ -36,7 +37,7 @@ def record_stored(
     The object is taken to match the row as it is now. One that holds nothing is not adopted.
     """
     total = Adoption()
-    for derivative in DERIVATIVES:
+    for derivative in registry.DERIVATIVES:
         for page in pipeline.catalog.all_finished(derivative.kind):
             rows = usable(page)
             # What we made ourselves for an earlier state of the row is no one else's work.
@@ -64,9 +65,7 @@ def _record(
     derivative: Derivative,
     found: list[tuple[Row, DerivativeStatus, ObjectInfo]],
 ) -> None:
-    instance.add_dynamic_partitions(
-        str(derivative.partitions.name), [row.id for row, _, _ in found]
-    )
+    instance.add_dynamic_partitions(derivative.partition_set, [row.id for row, _, _ in found])
     record_materializations(
         instance,
         [

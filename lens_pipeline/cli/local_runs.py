@@ -105,7 +105,7 @@ def _wanted(
 def work_off(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
-    repository: dg.RepositoryDefinition,
+    find_job: Callable[[str], dg.JobDefinition],
     works: Sequence[Work],
     *,
     origin: str,
@@ -125,7 +125,7 @@ def work_off(
     for work in works:
         if not work.ids:
             continue
-        job = repository.get_job(work.derivative.job)
+        job = find_job(work.derivative.job)
         size = work.derivative.batch_size(pipeline.settings)
         for start in range(0, len(work.ids), size):
             keys = work.ids[start : start + size]

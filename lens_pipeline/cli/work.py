@@ -13,19 +13,15 @@ from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import Session, print_json, session
 from lens_pipeline.core.startup import say
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import retry as retry_letters
-from lens_pipeline.derivatives.registry import DERIVATIVES
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 
-# What is made from other derivatives is looked for once those are there.
-_PHASES = (
-    [derivative for derivative in DERIVATIVES if derivative.made_from is None],
-    [derivative for derivative in DERIVATIVES if derivative.made_from is not None],
-)
-_KINDS = list(dict.fromkeys(derivative.kind.value for derivative in DERIVATIVES))
+_KINDS = [kind.value for kind in registry.kinds()]
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -38,7 +34,7 @@ def once(limit: int | None, as_json: bool) -> None:
     with session("once") as lens:
         _recover(lens)
         result = Result()
-        for derivatives in _PHASES:
+        for derivatives in _phases():
             works = [
                 find_work(lens.pipeline, derivative, bulk=False, limit=limit, force=False)
                 for derivative in derivatives
@@ -77,7 +73,7 @@ def backfill(
         _recover(lens)
         result = Result()
         known: set[str] = set()
-        for derivatives in _PHASES:
+        for derivatives in _phases():
             works = [
                 find_work(
                     lens.pipeline,
@@ -105,6 +101,14 @@ def backfill(
     _finish(result, as_json, failed=bool(unknown))
 
 
+def _phases() -> tuple[list[Derivative], list[Derivative]]:
+    """What is made from other derivatives is looked for once those are there."""
+    return (
+        [derivative for derivative in registry.DERIVATIVES if derivative.made_from is None],
+        [derivative for derivative in registry.DERIVATIVES if derivative.made_from is not None],
+    )
+
+
 def _recover(lens: Session) -> None:
     """Without a daemon nobody else tells that the files of a killed pass are no longer in work."""
     from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
@@ -117,18 +121,17 @@ def _recover(lens: Session) -> None:
 def _work_off(
     lens: Session, works: list[Work], result: Result, *, origin: str, force: bool
 ) -> None:
-    from lens_pipeline.definitions import defs
+    from lens_pipeline.definitions import job
 
     for work in works:
         if work.advice:
             say(f"lens: {work.advice}")
-    repository = defs().get_repository_def()
     total = result.ready + result.failed + sum(len(work.ids) for work in works)
     with meter("files", total) as progress:
         work_off(
             lens.pipeline,
             lens.instance,
-            repository,
+            job,
             works,
             origin=origin,
             force=force,
@@ -181,9 +184,10 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
         revived = retry_letters(lens.pipeline, lens.instance, None if everything else ids)
         queued = []
         if _daemon_runs(lens):
-            queued = RunQueue(lens.pipeline, lens.instance).submit(
-                revived, "api", priority=RETRY_PRIORITY
-            )
+            from lens_pipeline.definitions import job
+
+            queue = RunQueue(lens.pipeline, lens.instance, job)
+            queued = queue.submit(revived, "api", priority=RETRY_PRIORITY)
     done = sorted(key for keys in revived.values() for key in keys)
     unknown = sorted(set(ids) - set(done))
     if as_json:
@@ -211,7 +215,7 @@ def remove_missing(yes: bool) -> None:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
     with session("remove-missing") as lens:
-        for derivative in DERIVATIVES:
+        for derivative in registry.DERIVATIVES:
             cursor = ""
             while True:
                 walked = remove_vanished(
@@ -220,7 +224,7 @@ def remove_missing(yes: bool) -> None:
                 print(f"{derivative.asset}: {walked.note}")
                 left += walked.left
                 for key in walked.removed:
-                    lens.instance.delete_dynamic_partition(str(derivative.partitions.name), key)
+                    lens.instance.delete_dynamic_partition(derivative.partition_set, key)
                 cursor = walked.cursor
                 if not cursor:
                     break

@@ -1,4 +1,4 @@
-"""What must hold of a day, as asset checks of `daily_report`."""
+"""The asset checks of `daily_report`."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from lens_pipeline.derivatives.registry import REPORT_ASSET
 from lens_pipeline.event_log.history import DerivativeStatus
 
 if TYPE_CHECKING:
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
 SERVICE_LEVELS = "service_levels"
 DEAD_LETTERS = "no_dead_letter_unattended"
 
-# 99 % of photos and videos are ready within 60 s; masters take minutes by their nature.
+# Share of photos and videos ready within 60 s; masters take minutes.
 _LEVEL = 0.99
 _KINDS = ("photo", "video")
-# On a small day one file alone proves nothing.
+# Files that may be late on a day of few files.
 _FORGIVEN = 1
 _LONG = dt.timedelta(days=1)
 _LISTED = 20
@@ -25,22 +26,21 @@ _LISTED = 20
 SPECS = [
     dg.AssetCheckSpec(
         SERVICE_LEVELS,
-        asset="daily_report",
+        asset=REPORT_ASSET,
         description="99 % of the day's photos and videos were ready within 60 s.",
     ),
     dg.AssetCheckSpec(
         DEAD_LETTERS,
-        asset="daily_report",
-        description="Nothing waits for people: no dead letter is left alone.",
+        asset=REPORT_ASSET,
+        description="No dead letter waits to be retried.",
     ),
 ]
 
 
 def service_levels(summary: "pd.DataFrame") -> dg.AssetCheckResult:
-    """Whether each kind of the day's summary (see `reports/figures.py`) was ready in time.
+    """Whether each kind of the day's summary was ready in time.
 
-    An error if files were late, or failed for now; a warning if only dead letters, each with a
-    reason of its own, keep the day from its level.
+    An error if files were late or failed for now; a warning for dead letters.
     """
     missed, late = [], False
     metadata: dict[str, float | int | str] = {"level": _LEVEL}
@@ -69,10 +69,7 @@ def _is_missed(outside: int, judged: int) -> bool:
 def dead_letters_attended(
     letters: Sequence[DerivativeStatus], now: dt.datetime
 ) -> dg.AssetCheckResult:
-    """Whether there is no dead letter; an error once one has waited for over a day.
-
-    Retrying one, or changing its row, attends to it.
-    """
+    """Whether there is no dead letter; an error once one is over a day old."""
     long = [letter for letter in letters if letter.at and now - letter.at > _LONG]
     first = letters[0].at if letters else None
     table = [

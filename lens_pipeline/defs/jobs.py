@@ -1,58 +1,42 @@
-"""The jobs that sensors, the backfill and people start."""
+"""The jobs: those of the registry, the report, and those that clean up."""
 
 import datetime as dt
 
 import dagster as dg
 
-from lens_pipeline.defs.assets.daily_report import NAME as REPORT
 from lens_pipeline.defs.assets.shot_cache import trim
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.retention import prune
-from lens_pipeline.derivatives.registry import (
-    CHECKED_SHOT,
-    DERIVATIVES,
-    MASTER,
-    MASTER_POSTER,
-    MASTERS,
-    POSTER,
-    PREVIEW,
-    QUEUE_TAG,
-    SCALED,
-    Derivative,
-    queue_of,
-)
+from lens_pipeline.derivatives import registry
+from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG, REPORT_ASSET
 from lens_pipeline.derivatives.removal import retire
 
 
-def _job(description: str, *derivatives: Derivative):
-    assets = [derivative.asset for derivative in derivatives]
+def derivative_jobs() -> list:
+    """One job for all entries that name it."""
+    names = dict.fromkeys(entry.job for entry in registry.entries())
+    assets = {name: [e.asset for e in registry.entries() if e.job == name] for name in names}
+    return [_asset_job(name, selection) for name, selection in assets.items()]
+
+
+def _asset_job(name: str, selection: list[str]):
     return dg.define_asset_job(
-        derivatives[0].job,
-        selection=assets,
-        tags={QUEUE_TAG: queue_of(assets)},
-        description=description,
+        name,
+        selection=selection,
+        tags={QUEUE_TAG: registry.queue_of(selection)},
+        description=f"Materialize {' and '.join(selection)}.",
     )
 
 
-previews = _job("Make previews of photos.", PREVIEW)
-posters = _job("Make posters of videos.", POSTER)
-masters = _job("Join shots into master videos, with posters.", MASTER, MASTER_POSTER)
-shot_checks = _job("Check shots ahead of the masters they may be used in.", CHECKED_SHOT)
-scaled = _job("Make renditions of master videos.", SCALED)
-daily_reports = dg.define_asset_job(
-    "daily_reports",
-    selection=[REPORT],
-    tags={QUEUE_TAG: queue_of([REPORT])},
-    description="Report on a day: figures by kind, and whether the service level was kept.",
-)
+daily_reports = _asset_job("daily_reports", [REPORT_ASSET])
 
 
 @dg.op
 def retire_old_keys(context: dg.OpExecutionContext, lens: LensResource) -> None:
     """Take finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
-    for derivative in (*DERIVATIVES, CHECKED_SHOT):
-        count = retire(lens.pipeline(), context.instance, derivative)
-        context.log.info("%s: %d keys retired; files and history stay", derivative.asset, count)
+    for entry in registry.entries():
+        count = retire(lens.pipeline(), context.instance, entry)
+        context.log.info("%s: %d keys retired; files and history stay", entry.asset, count)
 
 
 @dg.op
@@ -68,7 +52,7 @@ def trim_shot_cache(context: dg.OpExecutionContext, lens: LensResource) -> None:
 
 @dg.job
 def retirement() -> None:
-    """Keep what grows small: partition sets (Dagster advises at most 100,000 keys), the cache."""
+    """Keep partition sets (Dagster advises at most 100,000 keys) and the shot cache small."""
     retire_old_keys()
     trim_shot_cache()
 
@@ -79,8 +63,8 @@ def prune_history(context: dg.OpExecutionContext, lens: LensResource) -> None:
     context.log.info("%s", prune(lens.pipeline(), dt.datetime.now(dt.UTC)))
 
 
-# Takes minutes after a large backlog: no preview may wait for it.
+# Takes minutes: it must not delay previews.
 @dg.job(name="retention", tags={QUEUE_TAG: MASTERS})
 def retention_job() -> None:
-    """Keep Dagster's event log, runs and ticks small; what they say of any file stays the same."""
+    """Keep Dagster's event log, runs and ticks small."""
     prune_history()

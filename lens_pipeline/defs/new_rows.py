@@ -1,7 +1,8 @@
-"""What a sensor does with rows that are new."""
+"""One tick of a sensor of new rows: what to request, and where the next tick goes on."""
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import takewhile
@@ -12,39 +13,35 @@ from lens_pipeline.catalog.rows import Position, Row, UnusableRow
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.core.locks import queue_id
 from lens_pipeline.core.telemetry import span
+from lens_pipeline.defs.partitions import partition_set
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import (
-    DERIVATIVES,
-    Derivative,
-    queue_of,
-)
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.release import Release
-from lens_pipeline.derivatives.round_robin import in_turns
+from lens_pipeline.derivatives.round_robin import round_robin
 from lens_pipeline.derivatives.status import assess, usable
-from lens_pipeline.engine.run_requests import NEW_PRIORITY, batches, run_request
-from lens_pipeline.event_log.history import State
+from lens_pipeline.engine.run_requests import CHECK_PRIORITY, NEW_PRIORITY, batches, run_request
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.event_log.tags import ORIGIN_TAG
 
 DISABLED = "LENS_ENABLED is false: nothing is started automatically."
-# Batches a tick, at the least: the next tick is a second away.
+# Least batches a tick: the next one is a second away.
 _BATCHES_A_TICK = 5
-# So many batches of a sensor's may wait in the run queue for each that a tick may ask for. The rows
-# of a backlog wait in their table, where turns are taken among all of them.
+# Ticks of batches that may wait in the run queue. Other rows wait in their table and take turns.
 _TICKS_AHEAD = 2
-# Of a backlog, so many of the oldest rows and of the newest take turns. Reading their ids takes
-# 50 ms.
+# Oldest and newest rows of a backlog that take turns; reading the ids takes 50 ms.
 _LOOK_AHEAD, _NEWEST = 10_000, 1_000
-# Rows may commit later than rows with a younger `updated_at`; looked at again for so long.
+# Read again: a row may commit after one with a younger `updated_at`.
 _OVERLAP = dt.timedelta(seconds=60)
-# Rows that wait for something are looked at in every tick; beyond so many the backfill finds them.
+# Most waiting rows read by every tick; the backfill finds others.
 _MOST_WAITING = 500
 _ORIGIN = "sensor"
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The last row that the sensor has seen, in the catalog's order, and those that wait."""
+    """The last row seen, in the catalog's order, and the rows that wait."""
 
     position: Position | None = None
     waiting: tuple[str, ...] = ()
@@ -65,81 +62,131 @@ class Cursor:
         return json.dumps([*place, *self.waiting])
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The rows of a tick."""
+
+    new: list[tuple[Position | None, Row | UnusableRow]]
+    """Where the cursor can move to."""
+    again: list[Row | UnusableRow]
+    """Those that waited, or may have committed late."""
+    ahead: list[Row | UnusableRow]
+    """Later ones whose turn it is."""
+
+    def rows(self) -> list[Row | UnusableRow]:
+        return [*self.again, *(row for _, row in self.new), *self.ahead]
+
+
 def new_rows(
-    context: dg.SensorEvaluationContext,
-    pipeline: Pipeline,
-    derivative: Derivative,
-    priority: int = NEW_PRIORITY,
+    context: dg.SensorEvaluationContext, pipeline: Pipeline, derivative: Derivative
 ) -> dg.SensorResult | dg.SkipReason:
+    """Request runs for rows since the cursor whose derivative is missing."""
     if not pipeline.settings.enabled:
         return dg.SkipReason(DISABLED)
     began = dt.datetime.now(dt.UTC)
     now = pipeline.catalog.now()
     seen = Cursor.parse(context.cursor)
-    position = seen.position
-    if position is None:
-        position = _first_position(context, pipeline, derivative, now)
-    elif position.finished_at > now:
-        # The database's clock was set back: rows that finish now are behind the cursor.
-        position = Position(now - _OVERLAP, "")
-
+    position = _position(context, pipeline, derivative, seen, now)
     room = _room(pipeline, derivative)
     if room <= 0:
         return dg.SkipReason("Enough runs of this sensor wait in the queue.")
-    batch_size = derivative.batch_size(pipeline.settings)
-    limit = room * batch_size
-    order = derivative.partitions.get_partition_keys(dynamic_partitions_store=context.instance)
-    known = set(order)
-    page, ahead = _next_in_turn(pipeline, derivative, position, limit, known)
-    late = (
-        pipeline.catalog.between(derivative.kind, position.finished_at - _OVERLAP, position, limit)
-        if position
-        else []
-    )
-    waited = pipeline.catalog.finished(derivative.kind, seen.waiting)
-    rows = _usable(context, [*waited.values(), *reversed(late), *(row for _, row in page), *ahead])
+    limit = room * derivative.batch_size(pipeline.settings)
+    order = context.instance.get_dynamic_partitions(derivative.partition_set)
+    page = _page(pipeline, derivative, position, seen.waiting, limit, set(order))
+    rows = _usable(context, page.rows())
     missing = [s for s in assess(pipeline, derivative, rows) if s.state is State.NONE]
-    free = in_turns([s for s in missing if not s.waits], lambda status: status.owner)
+    free = round_robin([s for s in missing if not s.waits], lambda status: status.owner)
     wanted = free[: 2 * limit]
     later = [*(s for s in missing if s.waits), *free[2 * limit :]]
     waiting = tuple(status.id for status in later)[-_MOST_WAITING:]
     # A row stamped in the future must not hide those that finish before then.
-    places = [place for place, _ in page if place is not None and place.finished_at <= now]
+    places = [place for place, _ in page.new if place is not None and place.finished_at <= now]
     cursor = Cursor(places[-1] if places else position, waiting).dump()
     if pipeline.settings.debug:
         context.log.info(
             "%s: %d new rows, %d looked at again, %d waiting, %d wanted",
-            derivative.asset, len(page), len(late), len(waiting), len(wanted),
+            derivative.asset, len(page.new), len(page.again), len(waiting), len(wanted),
         )  # fmt: skip
     if not wanted:
         context.update_cursor(cursor or "")
         waits = "".join(f" {s.id}: {s.waits}." for s in missing[:5] if s.waits)
         return dg.SkipReason(f"No new {derivative.asset} is called for.{waits}")
+    with span(f"sensor of {derivative.asset}", {"rows": len(wanted)}, since=began):
+        return _result(pipeline, derivative, wanted, order, cursor)
 
+
+def _result(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    wanted: list[DerivativeStatus],
+    order: Sequence[str],
+    cursor: str | None,
+) -> dg.SensorResult:
+    """`order`: the partition set, to which new keys are added."""
     keys = [status.id for status in wanted]
     revisions = {status.id: status.revision for status in wanted}
     owners = {status.id: status.owner for status in wanted}
+    known = set(order)
     added = [key for key in keys if key not in known]
-    with span(f"sensor of {derivative.asset}", {"rows": len(keys)}, since=began):
-        requests = [
-            run_request(derivative, batch, revisions, _ORIGIN, priority, owners)
-            for batch in batches(keys, order, batch_size)
-        ]
+    priority = NEW_PRIORITY if derivative in registry.DERIVATIVES else CHECK_PRIORITY
     return dg.SensorResult(
-        dynamic_partitions_requests=[derivative.partitions.build_add_request(added)]
+        dynamic_partitions_requests=[
+            partition_set(derivative.partition_set).build_add_request(added)
+        ]
         if added
         else [],
-        run_requests=requests,
+        run_requests=[
+            run_request(derivative, batch, revisions, _ORIGIN, priority, owners)
+            for batch in batches(keys, order, derivative.batch_size(pipeline.settings))
+        ],
         cursor=cursor,
     )
 
 
+def _position(
+    context: dg.SensorEvaluationContext,
+    pipeline: Pipeline,
+    derivative: Derivative,
+    seen: Cursor,
+    now: dt.datetime,
+) -> Position | None:
+    """Where this tick goes on; None: at the first row. Old rows of a new site are left alone."""
+    if seen.position is not None:
+        # If the database's clock was set back, rows that finish now are behind the cursor.
+        is_ahead = seen.position.finished_at > now
+        return Position(now - _OVERLAP, "") if is_ahead else seen.position
+    old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
+    if old <= ADOPTION_ROWS:
+        return None
+    if derivative in registry.DERIVATIVES:
+        context.log.warning(adoption_advice(derivative, old))
+    return Position(now - ADOPTION_AGE, "")
+
+
 def _room(pipeline: Pipeline, derivative: Derivative) -> int:
-    """How many batches this tick may ask for."""
-    queue = queue_id(queue_of([derivative.asset]), Release.of(pipeline.settings).id)
+    """Most batches that this tick may request."""
+    queue = queue_id(derivative.queue, Release.of(pipeline.settings).id)
     a_tick = max(_BATCHES_A_TICK, pipeline.runs.slots().get(queue, 0))
     waiting = pipeline.runs.depth(derivative.job, ORIGIN_TAG, _ORIGIN)
     return min(a_tick, _TICKS_AHEAD * a_tick - waiting)
+
+
+def _page(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    position: Position | None,
+    waiting: Sequence[str],
+    limit: int,
+    known: AbstractSet[str],
+) -> _Page:
+    """`known`: the ids that have been requested."""
+    catalog, kind = pipeline.catalog, derivative.kind
+    new, ahead = _next_in_turn(pipeline, derivative, position, limit, known)
+    again = list(catalog.finished(kind, waiting).values())
+    if position is not None:
+        since = position.finished_at - _OVERLAP
+        again += reversed(catalog.between(kind, since, position, limit))
+    return _Page(new, again, ahead)
 
 
 def _next_in_turn(
@@ -149,41 +196,25 @@ def _next_in_turn(
     limit: int,
     known: AbstractSet[str],
 ) -> tuple[list[tuple[Position | None, Row | UnusableRow]], list[Row | UnusableRow]]:
-    """The rows up to which the cursor can move, and others whose turn it is.
+    """The rows up to which the cursor can move, and later ones whose turn it is.
 
-    Usually the next `limit` rows and no others. If there are more, `limit` of those that were never
-    asked for are chosen by turns of their owners, and the cursor moves as far as nothing is left.
-    The first row is always among them. `known`: the ids that have been asked for.
+    If more than `limit` rows are new, those never requested are chosen by turns of their owners,
+    and the cursor stops before the first that is not. The very first row is always chosen.
     """
     page = pipeline.catalog.after(derivative.kind, position, limit)
     if len(page) < limit:
         return page, []
     backlog = pipeline.catalog.waiting_after(derivative.kind, position, _LOOK_AHEAD, _NEWEST)
     fresh = [entry for entry in backlog if entry[0] not in known and not key_problem("", entry[0])]
-    chosen = {row_id for row_id, _ in in_turns(fresh, lambda entry: entry[1])[:limit]}
-    passed = list(takewhile(lambda entry: _is_settled(entry[1], known | chosen), page))
+    chosen = {row_id for row_id, _ in round_robin(fresh, lambda entry: entry[1])[:limit]}
+    passed = list(takewhile(lambda entry: _is_done(entry[1], known | chosen), page))
     ahead = chosen.difference(row.id for _, row in passed)
     found = pipeline.catalog.finished(derivative.kind, ahead)
     return passed, [found[row_id] for row_id, _ in backlog if row_id in found]
 
 
-def _is_settled(row: Row | UnusableRow, settled: AbstractSet[str]) -> bool:
-    return isinstance(row, UnusableRow) or row.id in settled
-
-
-def _first_position(
-    context: dg.SensorEvaluationContext,
-    pipeline: Pipeline,
-    derivative: Derivative,
-    now: dt.datetime,
-) -> Position | None:
-    """Where to begin on a library that is there already: its old rows are for people to start."""
-    old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
-    if old <= ADOPTION_ROWS:
-        return None
-    if derivative in DERIVATIVES:
-        context.log.warning(adoption_advice(derivative, old))
-    return Position(now - ADOPTION_AGE, "")
+def _is_done(row: Row | UnusableRow, requested: AbstractSet[str]) -> bool:
+    return isinstance(row, UnusableRow) or row.id in requested
 
 
 def _usable(context: dg.SensorEvaluationContext, rows: list[Row | UnusableRow]) -> list[Row]:

@@ -1,11 +1,10 @@
-"""The partition sets."""
+"""The partition sets: those that the registry names, and the days of reports."""
 
 import dagster as dg
 
-photos = dg.DynamicPartitionsDefinition(name="photos")
-videos = dg.DynamicPartitionsDefinition(name="videos")
-masters = dg.DynamicPartitionsDefinition(name="masters")
-shots = dg.DynamicPartitionsDefinition(name="shots")
-scaled = dg.DynamicPartitionsDefinition(name="scaled")
-# Of reports; days are UTC. No site has an older one.
+# Days are UTC. No site has an older report.
 days = dg.DailyPartitionsDefinition(start_date="2025-01-01", timezone="UTC")
+
+
+def partition_set(name: str) -> dg.DynamicPartitionsDefinition:
+    return dg.DynamicPartitionsDefinition(name=name)

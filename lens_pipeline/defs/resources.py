@@ -1,4 +1,4 @@
-"""The resource through which Dagster's functions reach the pipeline."""
+"""The resource of assets, sensors and schedules."""
 
 import dagster as dg
 
@@ -6,7 +6,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline, current
 
 
 class LensResource(dg.ConfigurableResource):
-    """Gives Dagster's functions the pipeline; reads the environment when it is first used."""
+    """The pipeline; reads the environment at first use."""
 
     def pipeline(self) -> Pipeline:
         return current()

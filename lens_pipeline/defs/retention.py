@@ -1,8 +1,7 @@
-"""Keeps what Dagster has written about runs and ticks from growing for ever.
+"""The nightly pruning of Dagster's tables; its SQL is in `event_log/pruning`.
 
-A night's pruning goes in short transactions, oldest first. Each leaves the log whole: one that is
-broken off, or killed, has only done less. What `status`, the feed and `lens_generations` say is the
-same before and after.
+It goes in short transactions, oldest first, each of which leaves the log whole. Every status stays
+the same.
 """
 
 import datetime as dt
@@ -17,26 +16,26 @@ from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
 
-# Of each transaction: some thousand events, parts of a second.
+# Most rows in one transaction, which takes parts of a second.
 _RUNS = 50
 _EVENTS = 2000
 _TICKS = 5000
-# A night's work takes a minute or two; with years to prune the next one goes on. Masters wait.
+# A night takes a minute or two; years of history take several nights. Masters wait meanwhile.
 _MOST_SECONDS = 900.0
-# Between transactions: others have work to do.
+# Rest between transactions.
 _PAUSE_SECONDS = 0.02
 _LOCK = lock_id("retention")
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a pruning has deleted."""
+    """The numbers of rows deleted."""
 
     events: int = 0
     runs: int = 0
     ticks: int = 0
     is_complete: bool = True
-    """Whether it came to its end within its time."""
+    """Whether it ended within its time."""
 
     def __str__(self) -> str:
         text = f"{self.events} events, {self.runs} runs and {self.ticks} ticks deleted"
@@ -44,8 +43,9 @@ class Pruned:
 
 
 def prune(pipeline: Pipeline, now: dt.datetime, most_seconds: float = _MOST_SECONDS) -> Pruned:
-    """Delete what is older than LENS_RETAIN_…_DAYS and nothing needs; nothing if another one is at
-    it. Raises SQLAlchemyError: what was done until then stays done.
+    """Delete what is older than LENS_RETAIN_…_DAYS and not needed, unless another process does.
+
+    Raises SQLAlchemyError: finished transactions stay.
     """
     session = LockSession(pipeline.endpoints.dagster_url)
     engine = postgres.connect("lens-pipeline-retention", pipeline.endpoints.dagster_url)
@@ -78,7 +78,7 @@ class _Pruning:
         return self._done
 
     def _walk(self, part: Callable[[sa.Connection, int], int | None]) -> None:
-        """Let `part` go on from where it says, a transaction each, to its end or the deadline."""
+        """Call `part` with the place that it returned last, to its end or the deadline."""
         place: int | None = 0
         while place is not None:
             if time.monotonic() >= self._deadline:

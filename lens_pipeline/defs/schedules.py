@@ -1,44 +1,61 @@
-"""Schedules: the reconciling backfill, the daily report, and what keeps things small."""
+"""The schedules: the backfill, the daily report, and what keeps tables and sets small."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import dagster as dg
 
 from lens_pipeline.core.telemetry import span
-from lens_pipeline.defs.jobs import daily_reports, previews, retention_job, retirement
+from lens_pipeline.defs.jobs import daily_reports, retention_job, retirement
 from lens_pipeline.defs.new_rows import DISABLED
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY, RETRY_PRIORITY, plan_runs
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import PRIORITY_TAG
 
-# A tick asks for at most so many batches of each kind; the next one asks for the rest.
+# Most batches of each derivative in one tick.
 _BATCHES_A_TICK = 25
+_LOW_PRIORITY = {PRIORITY_TAG: str(BACKFILL_PRIORITY)}
+
+Evaluation = dg.SkipReason | dg.RunRequest | list[dg.RunRequest]
+Evaluate = Callable[[dg.ScheduleEvaluationContext, Pipeline], Evaluation]
+
+
+def _schedule(cron: str, *, job_name: str, timezone: str | None = None):
+    """Turns a function into a schedule that is skipped while LENS_ENABLED is false."""
+
+    def build(evaluate: Evaluate) -> dg.ScheduleDefinition:
+        @dg.schedule(
+            name=evaluate.__name__,
+            description=evaluate.__doc__,
+            cron_schedule=cron,
+            execution_timezone=timezone,
+            job_name=job_name,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+        def schedule(context: dg.ScheduleEvaluationContext, lens: LensResource) -> Evaluation:
+            pipeline = lens.pipeline()
+            if not pipeline.settings.enabled:
+                return dg.SkipReason(DISABLED)
+            return evaluate(context, pipeline)
+
+        return schedule
+
+    return build
 
 
 def build_backfill(cron: str) -> dg.ScheduleDefinition:
-    """The schedule at `cron` (LENS_BACKFILL_CRON).
+    """It queues its runs itself: a Dagster schedule may only request runs of one job."""
 
-    It puts its runs into the queue itself: a Dagster schedule may only request runs of one job.
-    """
-
-    @dg.schedule(
-        name="backfill",
-        cron_schedule=cron,
-        job=previews,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
-    def backfill(context: dg.ScheduleEvaluationContext, lens: LensResource) -> dg.SkipReason:
-        """Compares finished rows with the event log and asks for what is missing or failed."""
-        pipeline = lens.pipeline()
-        if not pipeline.settings.enabled:
-            return dg.SkipReason(DISABLED)
-        notes = [_fill_gaps(context, pipeline, derivative) for derivative in DERIVATIVES]
+    @_schedule(cron, job_name=registry.PREVIEW.job)
+    def backfill(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> dg.SkipReason:
+        """Compares finished rows with the event log and requests what is missing or failed."""
+        notes = [_fill_gaps(context, pipeline, derivative) for derivative in registry.DERIVATIVES]
         return dg.SkipReason("; ".join(notes))
 
     return backfill
@@ -77,57 +94,27 @@ def _job(context: dg.ScheduleEvaluationContext, derivative: Derivative) -> dg.Jo
     return context.repository_def.get_job(derivative.job)
 
 
-@dg.schedule(
-    cron_schedule="17 4 * * *",
-    job=retirement,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-def retire_partitions(
-    context: dg.ScheduleEvaluationContext, lens: LensResource
-) -> dg.RunRequest | dg.SkipReason:
+@_schedule("17 4 * * *", job_name=retirement.name)
+def retire_partitions(context: dg.ScheduleEvaluationContext, _: Pipeline) -> dg.RunRequest:
     """Keeps the partition sets small, once a day at a quiet hour."""
-    if not lens.pipeline().settings.enabled:
-        return dg.SkipReason(DISABLED)
     return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
 
 
-@dg.schedule(
-    cron_schedule="20 0 * * *",
-    execution_timezone="UTC",
-    job=daily_reports,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-def daily_report(
-    context: dg.ScheduleEvaluationContext, lens: LensResource
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Reports on the day that has ended, and once more on the one before: by then retries have
-    mostly come to an end.
-    """
-    if not lens.pipeline().settings.enabled:
-        yield dg.SkipReason(DISABLED)
-        return
+@_schedule("20 0 * * *", job_name=daily_reports.name, timezone="UTC")
+def daily_report(context: dg.ScheduleEvaluationContext, _: Pipeline) -> list[dg.RunRequest]:
+    """Reports on the day that has ended, and again on the one before, whose retries are over."""
     now = context.scheduled_execution_time
-    for ago in (2, 1):
-        day = (now.astimezone(dt.UTC) - dt.timedelta(days=ago)).date().isoformat()
-        yield dg.RunRequest(
-            run_key=f"{now.isoformat()} {day}",
-            partition_key=day,
-            tags={PRIORITY_TAG: str(BACKFILL_PRIORITY)},
+    days = [(now.astimezone(dt.UTC) - dt.timedelta(days=ago)).date().isoformat() for ago in (2, 1)]
+    return [
+        dg.RunRequest(
+            run_key=f"{now.isoformat()} {day}", partition_key=day, tags=dict(_LOW_PRIORITY)
         )
+        for day in days
+    ]
 
 
-@dg.schedule(
-    cron_schedule="43 4 * * *",
-    job=retention_job,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-def retention(
-    context: dg.ScheduleEvaluationContext, lens: LensResource
-) -> dg.RunRequest | dg.SkipReason:
+@_schedule("43 4 * * *", job_name=retention_job.name)
+def retention(context: dg.ScheduleEvaluationContext, _: Pipeline) -> dg.RunRequest:
     """Keeps Dagster's tables small, once a day at a quiet hour."""
-    if not lens.pipeline().settings.enabled:
-        return dg.SkipReason(DISABLED)
-    return dg.RunRequest(
-        run_key=context.scheduled_execution_time.isoformat(),
-        tags={PRIORITY_TAG: str(BACKFILL_PRIORITY)},
-    )
+    run_key = context.scheduled_execution_time.isoformat()
+    return dg.RunRequest(run_key=run_key, tags=dict(_LOW_PRIORITY))

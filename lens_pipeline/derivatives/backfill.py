@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.round_robin import in_turns
+from lens_pipeline.derivatives.round_robin import round_robin
 from lens_pipeline.derivatives.status import status_pages
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
@@ -49,14 +49,14 @@ def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int
         found.unrecorded_old = len(old)
     found.needed.sort(key=lambda status: status.id)
     if limit is not None:
-        found.needed = in_turns(found.needed, lambda status: status.owner)[:limit]
+        found.needed = round_robin(found.needed, lambda status: status.owner)[:limit]
     return found
 
 
 def adoption_advice(derivative: Derivative, rows: int) -> str:
     """The advice for a library that was there before the pipeline."""
     return (
-        f"{rows} finished {derivative.partitions.name} over a day old have no record of a"
+        f"{rows} finished {derivative.partition_set} over a day old have no record of a"
         f" {derivative.asset} and are left alone: run `lens adopt` if their {derivative.asset}s"
         " already lie in the store, then `lens backfill` to make the missing ones"
     )

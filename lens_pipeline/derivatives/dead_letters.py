@@ -8,8 +8,9 @@ from dataclasses import replace
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Row
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import assess, describe, usable
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
 from lens_pipeline.event_log.tags import OUTCOME_TAG
@@ -42,7 +43,7 @@ def oldest_dead_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
 
 def given_up(pipeline: Pipeline) -> list[DerivativeStatus]:
     """Every derivative that was given up on, without the facts of events."""
-    return [status for derivative in DERIVATIVES for status in _dead(pipeline, derivative)]
+    return [status for derivative in registry.DERIVATIVES for status in _dead(pipeline, derivative)]
 
 
 def why_not(pipeline: Pipeline, row_id: str) -> str | None:
@@ -54,14 +55,14 @@ def retry(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     ids: Iterable[str] | None,
-    derivatives: Iterable[Derivative] = DERIVATIVES,
+    derivatives: Iterable[Derivative] | None = None,
 ) -> dict[Derivative, list[str]]:
     """Forget earlier failures of `ids` (None: of every dead letter), so that they are tried again.
 
     Returns the ids that had failed and can be made now, by derivative.
     """
     revived: dict[Derivative, list[str]] = {}
-    for derivative in derivatives:
+    for derivative in derivatives or registry.DERIVATIVES:
         if ids is None:
             candidates = _dead(pipeline, derivative)
         else:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.registry import Derivative, primary
 from lens_pipeline.derivatives.status import row_statuses
 from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import DerivativeStatus, State
@@ -39,18 +39,21 @@ class Page(NamedTuple):
     cursor: str | None
 
 
-def derivative_of(kind: Kind) -> Derivative:
-    return PREVIEW if kind is Kind.PHOTO else POSTER
-
-
 def entries(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> list[Entry]:
     """The entries of rows, in their order; a constant number of queries."""
     # An unfinished row calls for nothing yet.
-    statuses = {row.id: DerivativeStatus(derivative_of(row.kind).asset, row.id) for row in rows}
+    statuses = {row.id: DerivativeStatus(primary(row.kind).asset, row.id) for row in rows}
     for kind in (Kind.PHOTO, Kind.VIDEO):
         finished = [row.generation() for row in rows if row.kind is kind and row.is_finished]
-        statuses |= row_statuses(pipeline, derivative_of(kind), finished)
+        statuses |= row_statuses(pipeline, primary(kind), finished)
     return [Entry(row, statuses[row.id]) for row in rows]
+
+
+def status(pipeline: Pipeline, entry: Entry, derivative: Derivative) -> DerivativeStatus:
+    """The status of any derivative of an entry's generation."""
+    if derivative is primary(entry.row.kind) or not entry.row.is_finished:
+        return entry.status
+    return row_statuses(pipeline, derivative, [entry.row.generation()])[entry.row.id]
 
 
 def find(pipeline: Pipeline, generation_id: str) -> Entry | None:
@@ -114,7 +117,7 @@ def _narrowed(pipeline: Pipeline, selection: Selection, state: State) -> dict[st
     if state in (State.NONE, State.READY):
         return {"finished": True} if state is State.READY else {}
     kinds = [selection.kind] if selection.kind else [Kind.PHOTO, Kind.VIDEO]
-    assets = [derivative_of(kind).asset for kind in kinds]
+    assets = [primary(kind).asset for kind in kinds]
     known = pipeline.log.in_flight if state is State.PROCESSING else pipeline.log.troubled
     return {"finished": True, "ids": frozenset[str]().union(*map(known, assets))}
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Self
 
 from lens_pipeline import VERSION
-from lens_pipeline.derivatives.registry import CHECKED_SHOT, DERIVATIVES
+from lens_pipeline.derivatives.registry import entries
 from lens_pipeline.settings import Settings
 
 # As of the start of this process.
@@ -27,10 +27,7 @@ class Release:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The release of this process."""
-        facts = _VERSIONS | {
-            f"code of {derivative.asset}": derivative.code_version
-            for derivative in (*DERIVATIVES, CHECKED_SHOT)
-        }
+        facts = _VERSIONS | {f"code of {entry.asset}": entry.code_version for entry in entries()}
         facts |= {
             "LENS_PREVIEW_EDGE": str(settings.preview_edge),
             "LENS_PREVIEW_QUALITY": str(settings.preview_quality),

@@ -69,7 +69,7 @@ def remove_vanished(
         for key in idle
         if key in present and not _remove(pipeline, instance, derivative, key, recorded[key])
     ]
-    in_set = set(derivative.partitions.get_partition_keys(dynamic_partitions_store=instance))
+    in_set = set(instance.get_dynamic_partitions(derivative.partition_set))
     removed = [key for key in idle if key not in kept]
     note = f"{len(keys)} looked at, {len(set(removed) & set(present))} removed"
     if kept:
@@ -118,10 +118,9 @@ def retire(pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivat
 
     Returns their number. A key comes back when its row changes.
     """
-    keys = derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
+    keys = instance.get_dynamic_partitions(derivative.partition_set)
     before = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)
     old = pipeline.log.materialized_before(derivative.asset, keys, before)
-    name = derivative.partitions.name
     for key in sorted(old):
-        instance.delete_dynamic_partition(str(name), key)
+        instance.delete_dynamic_partition(derivative.partition_set, key)
     return len(old)

@@ -10,14 +10,14 @@ T = TypeVar("T")
 O = TypeVar("O", bound=Hashable)  # noqa: E741 - an owner
 
 
-def in_turns(
+def round_robin(
     items: Iterable[T],
     owner: Callable[[T], O],
     taken: Mapping[O, int] | None = None,
 ) -> list[T]:
-    """`items`, which are in order of arrival, in the order of their owners' turns.
+    """`items`, given in order of arrival, by turns of their owners.
 
-    `taken`: how many turns an owner has had.
+    `taken`: the number of turns that an owner has had.
     """
     turns: defaultdict[O, int] = defaultdict(int, taken or {})
     placed: list[tuple[int, T]] = []
@@ -48,7 +48,7 @@ def next_runs(
         if free <= 0:
             continue
         for priority in sorted({run.priority for run in runs}, reverse=True):
-            equal = in_turns(
+            equal = round_robin(
                 (run for run in runs if run.priority == priority), lambda run: run.owner, taken
             )
             chosen += [run.run_id for run in equal[:free]]

@@ -61,7 +61,7 @@ def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> d
     found = {row.id: reason for row in rows if (reason := derivative.waits_for(row))}
     if derivative.made_from is None:
         return found
-    sources = {row.id: source for row in rows if (source := derivative.row_made_from(row))}
+    sources = {row.id: source for row in rows if (source := derivative.source_row(row))}
     distinct = list({source.id: source for source in sources.values()}.values())
     if not distinct:
         return found

@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW
 from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.storage.object_store import ObjectInfo
 
-# Files of each kind, in the order of their ids, so that they are of different days.
+# Of each derivative; in the order of their ids, so that they are not all of one day.
 _SAMPLE = 20
 
 
@@ -23,7 +23,7 @@ def require_own_store(pipeline: Pipeline) -> None:
     Raises ForeignStore; DerivativeError as the store's `stat`; SQLAlchemyError.
     """
     paths: list[str] = []
-    for asset in (PREVIEW.asset, POSTER.asset, MASTER.asset):
+    for asset in registry.assets():
         keys = pipeline.log.materialized_keys(asset, "", _SAMPLE)
         histories = pipeline.log.histories(asset, keys)
         live = [key for key in keys if not histories[key].is_removed]

@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.catalog.rows import Generation
-from lens_pipeline.derivatives.library import derivative_of
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import of_kind
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
@@ -78,8 +78,10 @@ def _prepared(
 ) -> list[dg.DagsterRun]:
     if not pipeline.settings.enabled:
         return []
-    derivative = derivative_of(generation.kind)
-    (status,) = assess(pipeline, derivative, [generation])
-    if status.state not in (State.NONE, State.FAILED):
-        return []
-    return queue.prepare({derivative: [generation.id]}, origin, owner=generation.user_id)
+    wanted = {
+        derivative: [status.id]
+        for derivative in of_kind(generation.kind)
+        for status in assess(pipeline, derivative, [generation])
+        if status.state in (State.NONE, State.FAILED)
+    }
+    return queue.prepare(wanted, origin, owner=generation.user_id)

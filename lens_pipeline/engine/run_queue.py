@@ -1,9 +1,8 @@
-"""Creates runs and puts them into Dagster's queue."""
+"""Creates runs and puts them into Dagster's queue; the daemon takes them out of it."""
 
 import logging
 import sys
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import dagster as dg
 from dagster import (
@@ -38,13 +37,18 @@ logger = logging.getLogger(__name__)
 
 
 class RunQueue:
-    """The queue that the daemon launches runs from. Safe to share between threads."""
+    """Safe to share between threads."""
 
-    def __init__(self, pipeline: Pipeline, instance: dg.DagsterInstance) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        instance: dg.DagsterInstance,
+        job: Callable[[str], dg.JobDefinition],
+    ) -> None:
+        """`job` finds a job by its name."""
         self._pipeline = pipeline
         self.instance = instance
-        self._lock = threading.Lock()
-        self._repository: dg.RepositoryDefinition | None = None
+        self._job = job
 
     def submit(
         self,
@@ -54,12 +58,10 @@ class RunQueue:
         priority: int = NEW_PRIORITY,
         owner: str = "",
     ) -> list[str]:
-        """Ask for these derivatives of these ids; returns the ids of the runs.
+        """Queue runs for these derivatives of these ids; returns the ids of the runs.
 
-        `owner`: the user or project that waits for all of them, whose turn they take.
-
-        A partition that another run works on meanwhile is not made twice: runs lock partitions
-        and skip what is up to date.
+        `owner`: the user or project whose turn they take. Runs lock partitions and skip what is up
+        to date, so nothing is made twice.
         """
         runs = self.prepare(wanted, origin, priority=priority, owner=owner)
         self.release(runs)
@@ -73,9 +75,9 @@ class RunQueue:
         priority: int = NEW_PRIORITY,
         owner: str = "",
     ) -> list[dg.DagsterRun]:
-        """The runs that `submit` would queue: everybody sees that they are to come, none begins.
+        """Create the runs of `submit`, visible but not queued.
 
-        `release` or `discard` them; forgotten ones are failed by the daemon after a minute.
+        The daemon fails those neither released nor discarded within a minute.
         """
         with span("request", {"origin": origin, "request_id": request_id.get()}):
             return self._prepared(wanted, origin, priority, owner)
@@ -85,7 +87,7 @@ class RunQueue:
     ) -> list[dg.DagsterRun]:
         settings = self._pipeline.settings
         return [
-            create_run(self.instance, self._job(derivative), tags, derivative.run_assets)
+            create_run(self.instance, self._job(derivative.job), tags, derivative.run_assets)
             for derivative, keys in wanted.items()
             if keys
             for tags in plan_runs(
@@ -100,17 +102,15 @@ class RunQueue:
         ]
 
     def release(self, runs: Iterable[dg.DagsterRun]) -> None:
-        """Put prepared runs into the queue."""
         for run in runs:
             enqueue(self.instance, run)
 
     def discard(self, runs: Iterable[dg.DagsterRun]) -> None:
-        """Forget prepared runs, as if they had never been."""
         for run in runs:
             self.instance.delete_run(run.run_id)
 
     def cancel(self, unwanted: Mapping[Derivative, Sequence[str]]) -> None:
-        """End the runs that are to make one of these derivatives and nothing else."""
+        """End the runs that make one of these derivatives and nothing else."""
         runs = {
             run_id
             for derivative, keys in unwanted.items()
@@ -121,23 +121,15 @@ class RunQueue:
             try:
                 self.instance.run_coordinator.cancel_run(run_id)
             except OperationalError as error:
-                # Only of a run that no worker has begun would the broker have had to know.
+                # The broker only matters to a run that no worker has begun.
                 logger.warning("the broker does not hear that run %s ends: %s", run_id, error)
-
-    def _job(self, derivative: Derivative) -> dg.JobDefinition:
-        with self._lock:
-            if self._repository is None:
-                from lens_pipeline.definitions import defs
-
-                self._repository = defs().get_repository_def()
-        return self._repository.get_job(derivative.job)
 
 
 LOCATION = "lens_pipeline"
 _MODULE = "lens_pipeline.definitions"
 _ATTRIBUTE = "defs"
 _REPOSITORY = "__repository__"
-# For a command, which itself says how every file came out.
+# A command itself prints the outcome of every file.
 _SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -149,11 +141,10 @@ def create_run(
     *,
     silent: bool = False,
 ) -> DagsterRun:
-    """Create a run of `job`, its planned events included, that `execute` or the queue can take.
+    """Create a run of `job` with its planned events, for `execute` or the queue.
 
-    It makes all that the job does, or only `assets`.
-
-    A `silent` one writes nothing to standard error; its log is in the UI all the same.
+    It makes all assets of the job, or only `assets`. A `silent` one writes nothing to standard
+    error; its log is in the UI.
     """
     chosen = {AssetKey(asset) for asset in assets} if assets else None
     return instance.create_run_for_job(
@@ -184,14 +175,13 @@ def submit_run(
     tags: Mapping[str, str],
     assets: Sequence[str] | None = None,
 ) -> str:
-    """Create a run as `create_run` does and put it into the queue; returns its id."""
+    """Create a run and put it into the queue; returns its id."""
     run = create_run(instance, job, tags, assets)
     enqueue(instance, run)
     return run.run_id
 
 
 def enqueue(instance: DagsterInstance, run: DagsterRun) -> None:
-    """Put a run that `create_run` made into the queue."""
     instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
 
 

@@ -1,4 +1,4 @@
-"""From partitions that need work to runs: batches that are ranges of a partition set."""
+"""Plans the runs that cover partitions: batches, which are ranges of a partition set."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,7 @@ from lens_pipeline.core.telemetry import carrier
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.event_log.tags import FORCE_TAG, ORIGIN_TAG, PRIORITY_TAG, REQUEST_TAG, USER_TAG
 
-# What has just finished goes before what failed, and that before gaps. Checking shots ahead is for
-# when nothing else is to be done: a master that somebody waits for goes before.
+# New rows first, then retries, gaps, and checks of shots.
 NEW_PRIORITY, RETRY_PRIORITY, BACKFILL_PRIORITY, CHECK_PRIORITY = 0, -1, -2, -3
 
 _RANGE_START = "dagster/asset_partition_range_start"
@@ -22,7 +21,7 @@ _RANGE_END = "dagster/asset_partition_range_end"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Partitions that one run works on: neighbours in their set, in the set's order."""
+    """Partitions of one run: neighbours in their set."""
 
     keys: tuple[str, ...]
 
@@ -33,8 +32,8 @@ class Batch:
 def batches(keys: Sequence[str], order: Sequence[str], size: int) -> list[Batch]:
     """Split `keys` into as few runs as the set's order allows.
 
-    `order` is the whole partition set in its own order; keys that it lacks are about to be added
-    to its end in the order given. A run is a range, so only neighbours can share one.
+    `order` is the whole partition set; keys that it lacks follow at its end. Only neighbours can
+    share a run.
     """
     wanted = set(keys)
     places = {key: place for place, key in enumerate(order) if key in wanted}
@@ -64,7 +63,7 @@ def run_request(
     priority: int,
     owners: Mapping[str, str],
 ) -> dg.RunRequest:
-    """The request for one batch; asking twice for the same revisions starts one run."""
+    """The request for one batch; a second one for the same revisions starts no run."""
     identity = "\n".join(f"{key} {revisions[key]}" for key in batch.keys)
     return dg.RunRequest(
         run_key=f"{derivative.asset}:{hashlib.sha256(identity.encode()).hexdigest()[:24]}",
@@ -93,16 +92,13 @@ def plan_runs(
     priority: int = BACKFILL_PRIORITY,
     owner: str = "",
 ) -> list[dict[str, str]]:
-    """Add `keys` to the partition set, and return the tags of the runs that cover them.
+    """Add `keys` to the partition set; returns the tags of the runs that cover them.
 
-    `owner`: who waits for all of them.
+    `owner`: the user or project that waits for them.
     """
-    instance.add_dynamic_partitions(str(derivative.partitions.name), list(keys))
-    order = (
-        derivative.partitions.get_partition_keys(dynamic_partitions_store=instance)
-        if len(keys) > 1
-        else keys  # one is a range of its own, wherever it is in a set that may be large
-    )
+    instance.add_dynamic_partitions(derivative.partition_set, list(keys))
+    # For one key the set, which may be large, is not read.
+    order = instance.get_dynamic_partitions(derivative.partition_set) if len(keys) > 1 else keys
     tags = {
         ORIGIN_TAG: origin,
         PRIORITY_TAG: str(priority),
@@ -117,6 +113,6 @@ def plan_runs(
 
 
 def _owner_tag(owners: set[str]) -> dict[str, str]:
-    """A run for several is nobody's."""
+    """Empty for several owners."""
     (owner,) = owners if len(owners) == 1 else ("",)
     return {USER_TAG: owner} if owner else {}

@@ -18,9 +18,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.core.threads import BackgroundThread
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import given_up
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, QUEUE_TAG, QUEUES, Derivative
+from lens_pipeline.derivatives.registry import QUEUE_TAG, QUEUES, Derivative
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.counters import FigureLog, QueueLoad
 from lens_pipeline.event_log.history import DerivativeStatus
@@ -160,7 +161,7 @@ class BacklogMonitor(BackgroundThread):
         super().__init__("lens-backlog")
         self._pipeline = pipeline
         self._log = log
-        self._scanners = {d.asset: BacklogScanner(pipeline, d) for d in DERIVATIVES}
+        self._scanners = {d.asset: BacklogScanner(pipeline, d) for d in registry.DERIVATIVES}
         self._known: tuple[float, Backlog] | None = None
         self._letters: Sequence[DerivativeStatus] | None = None
         self._letters_at = 0.0
@@ -206,7 +207,7 @@ class BacklogMonitor(BackgroundThread):
             self._letters = letters = given_up(self._pipeline)
             self._letters_at = now
         oldest: dict[Kind, dt.datetime | None] = {}
-        for derivative in DERIVATIVES:
+        for derivative in registry.DERIVATIVES:
             found = self._scanners[derivative.asset].oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)

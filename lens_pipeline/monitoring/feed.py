@@ -13,15 +13,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.core.threads import BackgroundThread
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES
 from lens_pipeline.derivatives.status import statuses_of_partitions
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
 logger = logging.getLogger(__name__)
-
-ASSETS = tuple(derivative.asset for derivative in DERIVATIVES)
 
 _POLL_SECONDS = 0.25
 _PROGRESS_SECONDS = 0.8
@@ -68,7 +66,7 @@ class Feed(BackgroundThread):
         self._pipeline = pipeline
         self._listeners = listeners
         self._count = count
-        self._changes = ChangeLog(pipeline.endpoints.dagster_url, ASSETS)
+        self._changes = ChangeLog(pipeline.endpoints.dagster_url, registry.assets())
         # What was read and is not told yet.
         self._position: Position | None = None
         self._touched: dict[str, set[str]] = {}
@@ -98,7 +96,7 @@ class Feed(BackgroundThread):
 
         None: the position is not known, or more has changed than is told one by one.
         """
-        position = Position.parse(text, len(ASSETS))
+        position = Position.parse(text, len(registry.DERIVATIVES))
         if position is None or self._told is None:
             return None
         try:

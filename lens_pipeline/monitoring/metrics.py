@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lens_pipeline import VERSION
-from lens_pipeline.derivatives.registry import DERIVATIVES
+from lens_pipeline.derivatives.registry import assets, by_asset
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
@@ -21,8 +21,6 @@ from lens_pipeline.monitoring.feed import Feed
 # Upper bounds in seconds: a preview takes parts of one, a master minutes, a backlog hours.
 LATENCY_BOUNDS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 86400)
 STAGE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
-
-_KIND = {derivative.asset: derivative.kind.value for derivative in DERIVATIVES}
 
 # The time at which each counter began would double the number of series.
 disable_created_metrics()
@@ -60,7 +58,8 @@ class EventCounters:
             registry=registry,
         )
         # `increase()` does not see the first value of a series: known ones begin with a zero.
-        for asset, kind in _KIND.items():
+        self._kinds = {asset: by_asset(asset).kind.value for asset in assets()}
+        for asset, kind in self._kinds.items():
             self._made.labels(kind, asset)
             self._latency.labels(kind, asset)
             for error in _subclasses(DerivativeError):
@@ -73,13 +72,15 @@ class EventCounters:
         made, missed = self._log.events(materialized, failed)
         for one in made:
             if one.latency is not None:
-                self._latency.labels(_KIND[one.asset], one.asset).observe(one.latency)
+                self._latency.labels(self._kinds[one.asset], one.asset).observe(one.latency)
             for stage, seconds in one.stages:
                 self._stages.labels(one.asset, stage).observe(seconds)
-            self._made.labels(_KIND[one.asset], one.asset).inc()
+            self._made.labels(self._kinds[one.asset], one.asset).inc()
         for miss in missed:
             permanent = str(miss.permanent).lower()
-            self._missed.labels(_KIND[miss.asset], miss.asset, miss.error_class, permanent).inc()
+            self._missed.labels(
+                self._kinds[miss.asset], miss.asset, miss.error_class, permanent
+            ).inc()
 
 
 class Processes(Protocol):

@@ -17,15 +17,13 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.core.locks import LockSession, projection_lock
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import POSTER, PREVIEW
+from lens_pipeline.derivatives.registry import of_generations
 from lens_pipeline.derivatives.status import describe, status_pages
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.monitoring.feed import Batch
 
 logger = logging.getLogger(__name__)
 
-_DERIVATIVES = (PREVIEW, POSTER)
-_ASSETS = {derivative.asset for derivative in _DERIVATIVES}
 # How often a process without the lock tries to get it.
 _TRY_SECONDS = 3.0
 # How often a role without the right to write is tried again.
@@ -48,7 +46,8 @@ class ViewWriter(BackgroundThread):
         self._said: str | None = None
 
     def tell(self, batch: Batch) -> None:
-        statuses = [status for status in batch.statuses if status.asset in _ASSETS]
+        shown = {derivative.asset for derivative in of_generations()}
+        statuses = [status for status in batch.statuses if status.asset in shown]
         if batch.is_reset:
             self._compare.set()
         if statuses:
@@ -110,7 +109,7 @@ class ViewWriter(BackgroundThread):
         """Write every finished generation; what is told meanwhile is written after its page."""
         self._compare.clear()
         self._forget()
-        for derivative in _DERIVATIVES:
+        for derivative in of_generations():
             started = time.monotonic()
             for page in status_pages(self._pipeline, derivative, []):
                 self._write(derivative.asset, describe(self._pipeline, page, ready=False))
@@ -119,7 +118,7 @@ class ViewWriter(BackgroundThread):
                     self._compare.set()
                     return
                 started = time.monotonic()
-        self._pipeline.catalog.drop_orphans()
+        self._pipeline.catalog.drop_orphans({d.asset: d.kind for d in of_generations()})
         self._compared_at = time.monotonic()
 
     def _write_told_for(self, seconds: float) -> None:
@@ -138,7 +137,7 @@ class ViewWriter(BackgroundThread):
             return
         latest = {(status.asset, status.id): status for status in statuses}.values()
         try:
-            for asset in _ASSETS:
+            for asset in {status.asset for status in latest}:
                 self._write(asset, [status for status in latest if status.asset == asset])
         except BaseException:
             # What was taken from the queue is found by comparing.

@@ -5,6 +5,7 @@ import signal
 import sys
 
 from lens_pipeline.core.startup import load_settings
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import current
 from lens_pipeline.engine.instance import dagster_instance
 from lens_pipeline.engine.run_queue import RunQueue
@@ -18,7 +19,7 @@ def main() -> None:
     raise_connection_limit()
     with dagster_instance(loaded) as instance:
         pipeline = current()
-        app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
+        app = create_app(Context(pipeline, RunQueue(pipeline, instance, job)))
         server = Server(app, loaded)
         # uvicorn raises the signal again at its end; SIGTERM then ends the process like SIGINT.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -51,6 +51,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)
+    app.include_router(generations.picture_routes())
     app.mount("/static", pages.static_files)
     return app
 

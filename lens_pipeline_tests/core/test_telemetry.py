@@ -11,6 +11,7 @@ import sentry_sdk
 
 from lens_pipeline.core import telemetry
 from lens_pipeline.core.logs import bound, request_id
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import RunQueue
@@ -99,7 +100,7 @@ def test_one_trace_from_the_request_to_the_stored_file(
 ) -> None:
     site.add("good", photo("good") + "?token=query-secret")
     site.add("bad", "http://127.0.0.1/none.jpg?token=query-secret")
-    queue = RunQueue(site.pipeline, site.dagster)
+    queue = RunQueue(site.pipeline, site.dagster, job)
     token = request_id.set("request-1")
     runs = queue.prepare({PREVIEW: ["good", "bad"]}, "api")
     request_id.reset(token)

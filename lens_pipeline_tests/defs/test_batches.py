@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from lens_pipeline.defs.assets.pictures import PictureMaker
+from lens_pipeline.defs.assets.pictures import PictureMaterializer
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
@@ -175,7 +175,7 @@ def test_a_session_that_is_lost_in_the_middle_fails_nothing(
 ) -> None:
     """A run that fails although all of its files were made, because of a restarted server."""
 
-    make = PictureMaker.make
+    make = PictureMaterializer.make
 
     def make_and_lose(*arguments: Any) -> Any:
         made = make(*arguments)
@@ -192,7 +192,7 @@ def test_a_session_that_is_lost_in_the_middle_fails_nothing(
 
     for name in ("p1", "p2"):
         site.add(name, photo(name))
-    monkeypatch.setattr(PictureMaker, "make", make_and_lose)
+    monkeypatch.setattr(PictureMaterializer, "make", make_and_lose)
     result = site.once()
     assert (result["ready"], result["failed"]) == (2, 0)
     assert [run.status.value for run in site.runs()] == ["SUCCESS"]

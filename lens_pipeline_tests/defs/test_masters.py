@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.defs.sensors import new_masters, new_shots
+from lens_pipeline.defs.sensors import derivative_sensor
+from lens_pipeline.derivatives.registry import CHECKED_SHOT, MASTER
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.event_log.history import ObservationKind
@@ -249,7 +250,7 @@ def test_shots_are_checked_ahead_of_their_masters(site: Site, project: Project) 
     project.asset("text", asset_url="u1/uploads/text.mp4")
     (site.store / "u1" / "uploads" / "text.mp4").write_bytes(b"no video " * 100)
     context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
-    result = new_shots(context)
+    result = derivative_sensor(CHECKED_SHOT)(context)
     assert isinstance(result, dg.SensorResult)
     (request,) = result.run_requests or []
     assert request.job_name == "shot_checks"
@@ -280,7 +281,7 @@ class Ticker:
         context = dg.build_sensor_context(
             instance=self._site.dagster, cursor=self.cursor, resources={"lens": LensResource()}
         )
-        result = new_masters(context)
+        result = derivative_sensor(MASTER)(context)
         if isinstance(result, dg.SkipReason):
             self.cursor, self.skipped = context.cursor, result.skip_message
             return []

@@ -40,8 +40,6 @@ def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
         instance=site.dagster, cursor=cursor, resources={"lens": LensResource()}
     )
     result = removed_generations(context)
-    if isinstance(result, dg.SkipReason):
-        return [], str(result.skip_message), context.cursor or ""
     assert isinstance(result, dg.SensorResult)
     removed = [
         key
@@ -51,7 +49,8 @@ def tick(site: Site, cursor: str | None = None) -> tuple[list[str], str, str]:
     ]
     for key in removed:
         site.dagster.delete_dynamic_partition("photos", key)
-    return removed, "", result.cursor or ""
+    said = result.skip_reason.skip_message if result.skip_reason else None
+    return removed, said or "", result.cursor or ""
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs import retention
+from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.retention import Pruned, prune
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.derivatives.status import statuses_of_partitions
 from lens_pipeline.engine.run_queue import submit_run
@@ -20,7 +22,6 @@ from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
 from lens_pipeline.event_log.history import DerivativeStatus
-from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline_tests.defs.test_removal import tick
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site
@@ -95,7 +96,7 @@ def _see(site: Site, changes: ChangeLog) -> Seen:
 
 @pytest.fixture
 def changes(site: Site) -> Iterator[ChangeLog]:
-    log = ChangeLog(site.dagster_url, ASSETS)
+    log = ChangeLog(site.dagster_url, registry.assets())
     yield log
     log.close()
 
@@ -182,7 +183,7 @@ def test_what_is_read_is_the_same_before_and_after(
     assert prune(site.pipeline, now + IN_40_DAYS).events == 0
     # Dagster's own view of the partitions.
     records = site.dagster.get_status_by_partition(
-        dg.AssetKey("preview"), ["made", "dead", "queued"], PREVIEW.partitions
+        dg.AssetKey("preview"), ["made", "dead", "queued"], partition_set("photos")
     )
     assert records is not None
     assert {key: state.value for key, state in records.items() if state} == {

@@ -16,7 +16,8 @@ from lens_pipeline.definitions import defs
 from lens_pipeline.defs.new_rows import Cursor
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.schedules import build_backfill
-from lens_pipeline.defs.sensors import new_photos, new_videos, removed_generations
+from lens_pipeline.defs.sensors import derivative_sensor, removed_generations
+from lens_pipeline.derivatives.registry import POSTER, PREVIEW
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.ticker import Ticker
 
@@ -161,7 +162,9 @@ def test_a_library_of_old_rows_is_left_to_people(
     assert ("lens adopt" in said.out + said.err) == left_alone
 
 
-@pytest.mark.parametrize("sensor", [new_photos, new_videos, removed_generations])
+@pytest.mark.parametrize(
+    "sensor", [derivative_sensor(PREVIEW), derivative_sensor(POSTER), removed_generations]
+)
 def test_a_disabled_pipeline_starts_nothing(
     site: Site, environment: pytest.MonkeyPatch, sensor: dg.SensorDefinition
 ) -> None:
@@ -186,7 +189,7 @@ def test_a_disabled_pipeline_still_works_by_hand(
     assert site.once()["ready"] == 1
 
 
-@pytest.mark.parametrize("sensor", [new_photos, removed_generations])
+@pytest.mark.parametrize("sensor", [derivative_sensor(PREVIEW), removed_generations])
 def test_a_table_that_cannot_be_read_is_no_empty_table(
     site: Site, sensor: dg.SensorDefinition
 ) -> None:

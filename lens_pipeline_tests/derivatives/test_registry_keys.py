@@ -72,8 +72,5 @@ def test_whatever_does_not_change_the_output_keeps_the_revision() -> None:
 
 def test_the_code_version_is_part_of_the_revision() -> None:
     """A mended renderer whose broken pictures stay."""
-
-    class Newer(type(PREVIEW)):
-        code_version = PREVIEW.code_version + "x"
-
-    assert Newer().revision(GENERATION, Settings()) != PREVIEW.revision(GENERATION, Settings())
+    newer = replace(PREVIEW, code_version=PREVIEW.code_version + "x")
+    assert newer.revision(GENERATION, Settings()) != PREVIEW.revision(GENERATION, Settings())

@@ -4,7 +4,7 @@ import pytest
 
 from lens_pipeline.derivatives.backfill import survey
 from lens_pipeline.derivatives.registry import PREVIEW
-from lens_pipeline.derivatives.round_robin import in_turns, next_runs
+from lens_pipeline.derivatives.round_robin import next_runs, round_robin
 from lens_pipeline.event_log.queue import Waiting
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.ticker import Ticker
@@ -24,19 +24,19 @@ URL = "https://example.com/x.jpg"
 )
 def test_each_owner_gets_a_turn(arrived: str, order: str) -> None:
     """One who waits for everything that somebody else has asked for."""
-    assert "".join(in_turns(arrived, lambda who: who)) == order
+    assert "".join(round_robin(arrived, lambda who: who)) == order
 
 
 def test_owners_keep_their_own_order() -> None:
     """A user's photos that come in any order."""
     items = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
-    placed = in_turns(items, lambda item: item[0])
+    placed = round_robin(items, lambda item: item[0])
     assert [number for who, number in placed if who == "a"] == [1, 2, 3]
 
 
 def test_turns_under_way_count() -> None:
     """A user whose next run begins each time because the last one is no longer in the queue."""
-    assert in_turns("aabb", lambda who: who, {"a": 2}) == list("bbaa")
+    assert round_robin("aabb", lambda who: who, {"a": 2}) == list("bbaa")
 
 
 def _waiting(text: str) -> list[Waiting]:

@@ -12,20 +12,20 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.definitions import job
+from lens_pipeline.derivatives.registry import PREVIEW, assets
 from lens_pipeline.derivatives.status import statuses_of_partitions
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log import changes
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PROGRESS_TAG
-from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline_tests.support.site import Site
 
 
 @pytest.fixture
 def log(site: Site) -> Iterator[ChangeLog]:
-    opened = ChangeLog(site.dagster_url, ASSETS)
+    opened = ChangeLog(site.dagster_url, assets())
     yield opened
     opened.close()
 
@@ -76,7 +76,7 @@ def test_failures_are_told_from_other_observations(site: Site, log: ChangeLog) -
 def test_the_end_of_a_run_touches_its_partitions(site: Site, log: ChangeLog) -> None:
     for key in ("a", "b"):
         site.add(key, "https://example.org/a.jpg")
-    (run_id,) = RunQueue(site.pipeline, site.dagster).submit({PREVIEW: ["a", "b"]}, "api")
+    (run_id,) = RunQueue(site.pipeline, site.dagster, job).submit({PREVIEW: ["a", "b"]}, "api")
     position = log.read(log.latest(), 100).position
     run = site.dagster.get_run_by_id(run_id)
     assert run is not None
@@ -93,7 +93,7 @@ def test_the_end_of_a_run_touches_its_partitions(site: Site, log: ChangeLog) -> 
 def test_an_end_counts_once_the_run_says_so_too(site: Site, log: ChangeLog) -> None:
     """The event is written before the run's status, in a transaction of its own."""
     site.add("a", "https://example.org/a.jpg")
-    (run_id,) = RunQueue(site.pipeline, site.dagster).submit({PREVIEW: ["a"]}, "api")
+    (run_id,) = RunQueue(site.pipeline, site.dagster, job).submit({PREVIEW: ["a"]}, "api")
     position = log.latest()
     run = site.dagster.get_run_by_id(run_id)
     assert run is not None
@@ -109,15 +109,15 @@ def test_an_end_counts_once_the_run_says_so_too(site: Site, log: ChangeLog) -> N
 
 
 def test_positions_as_text() -> None:
-    position = Position(tuple(range(1, len(ASSETS) + 1)), 7)
-    assert Position.parse(str(position), len(ASSETS)) == position
+    position = Position(tuple(range(1, len(assets()) + 1)), 7)
+    assert Position.parse(str(position), len(assets())) == position
     assert not position.is_beyond(position)
-    assert Position((9,) * len(ASSETS), 0).is_beyond(position)
+    assert Position((9,) * len(assets()), 0).is_beyond(position)
 
 
 @pytest.mark.parametrize("end", ["", "-", "x", "-99999999999999999999", "-9999999999999999999"])
 def test_texts_that_are_no_position(end: str) -> None:
-    assert Position.parse("1-2-3-4-5" + end, len(ASSETS)) is None
+    assert Position.parse("1-2-3-4-5" + end, len(assets())) is None
 
 
 @pytest.mark.slow
@@ -125,8 +125,8 @@ def test_a_long_log_is_read_by_its_indexes(site: Site) -> None:
     """Also of assets that have no events at all, for which the planner likes the primary key."""
     engine = _filled(site)
     asked = {
-        "assets": [json.dumps([asset]) for asset in ASSETS],
-        "after": [0] * len(ASSETS),
+        "assets": [json.dumps([asset]) for asset in assets()],
+        "after": [0] * len(assets()),
         "types": changes.TYPES,
         "limit": 500,
     }
@@ -149,7 +149,7 @@ def test_a_look_reads_what_is_new_and_nothing_of_what_was(site: Site, log: Chang
     _filled(site)
     start = log.latest()
     site.add("a", "https://example.org/a.jpg")
-    (run_id,) = RunQueue(site.pipeline, site.dagster).submit({PREVIEW: ["a"]}, "api")
+    (run_id,) = RunQueue(site.pipeline, site.dagster, job).submit({PREVIEW: ["a"]}, "api")
     site.dagster.add_run_tags(run_id, {PROGRESS_TAG: "10 %"})
     _observe(site, "preview", "a", **{OUTCOME_TAG: ObservationKind.FAILED.value})
     with _asked() as statements:

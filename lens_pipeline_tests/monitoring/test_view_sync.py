@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
@@ -43,7 +44,7 @@ def _state(site: Site, row_id: str) -> str | None:
 
 
 def _other(site: Site) -> FastAPI:
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 def test_it_shows_what_the_old_columns_did(site: Site, web: httpx.Client, photo: Photo) -> None:

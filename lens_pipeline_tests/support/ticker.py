@@ -4,7 +4,8 @@ import dagster as dg
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.defs.sensors import new_photos
+from lens_pipeline.defs.sensors import derivative_sensor
+from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.run_queue import create_run, enqueue
 from lens_pipeline_tests.support.site import Site
 
@@ -27,7 +28,7 @@ class Ticker:
         context = dg.build_sensor_context(
             instance=instance, cursor=self.cursor, resources={"lens": LensResource()}
         )
-        result = new_photos(context)
+        result = derivative_sensor(PREVIEW)(context)
         if isinstance(result, dg.SkipReason):
             self.cursor = context.cursor
             return []

@@ -9,6 +9,7 @@ import httpx2 as httpx
 from fastapi import FastAPI
 
 from lens_pipeline.core.ports import LOOPBACK, free_port
+from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.web.app import create_app
@@ -37,6 +38,6 @@ def served(app: FastAPI) -> Iterator[str]:
 def served_over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
     """Yields a client of an app whose objects are in another store."""
     pipeline = replace(site.pipeline, store=store)
-    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
+    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client

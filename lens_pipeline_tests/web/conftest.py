@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from lens_pipeline.core.ports import LOOPBACK
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
@@ -21,14 +22,14 @@ from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy, TcpProxy
 
 @pytest.fixture
 def app(site: Site) -> FastAPI:
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 @pytest.fixture
 def guarded_app(site: Site, environment: pytest.MonkeyPatch) -> FastAPI:
     """The same app where LENS_API_TOKEN is set."""
     environment.setenv("LENS_API_TOKEN", "correct-horse-battery-staple")
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[AppBehindP
                 **changed,
             )
             pipeline = connect(site.pipeline.settings, endpoints)
-            made = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
+            made = create_app(Context(pipeline, RunQueue(pipeline, site.dagster, job)))
             with served(made) as url, httpx.Client(base_url=url, timeout=20) as web:
                 yield web
 

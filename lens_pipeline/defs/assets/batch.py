@@ -1,4 +1,4 @@
-"""A run's batch of partitions: each file succeeds or fails by itself, and the log says which."""
+"""Materializes the partitions of a run and records the outcome of each."""
 
 import logging
 import socket
@@ -17,7 +17,7 @@ from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.locks import LockSession, partition_lock
 from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
-from lens_pipeline.defs.assets.materializer import Maker, Metadata, Workshop
+from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
@@ -38,57 +38,56 @@ from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)
 
-# How often to look whether another run is done with a partition, seconds.
+# Seconds between attempts to lock a partition that another run has.
 _BUSY_POLL_SECONDS = 0.5
-# Files that are done within so many seconds of each other are recorded together: an event by
-# itself costs three transactions.
+# Files done within these seconds are recorded together: a single event costs three transactions.
 _LINGER_SECONDS = 0.5
 
 
 def materialize_batch(
     context: dg.AssetExecutionContext,
     pipeline: Pipeline,
-    *makers: tuple[Derivative, Maker],
+    *pairs: tuple[Derivative, Materializer],
 ) -> None:
-    """Make the derivatives of every partition of the run and record each as soon as it is stored.
+    """Make derivatives of every partition, in the order given; record each as soon as it is stored.
 
-    The derivatives come in the order given: what is made from another, after it.
-
-    Raises dagster.Failure, with a table of them, if any partition failed.
+    Raises dagster.Failure with a table if any partition failed.
     """
     progress = RunProgress(context)
-    batches = [_Batch(context, pipeline, derivative, maker) for derivative, maker in makers]
-    with _workshop(pipeline, progress) as workshop:
-        for batch, (derivative, _) in zip(batches, makers, strict=True):
+    batches = [
+        _Batch(context, pipeline, derivative, materializer) for derivative, materializer in pairs
+    ]
+    with _batch_context(pipeline, progress) as shared:
+        for batch, (derivative, _) in zip(batches, pairs, strict=True):
             url = pipeline.endpoints.dagster_url
             with closing(_as_locked(url, derivative, context.partition_keys)) as groups:
                 for ours in groups:
-                    batch.work_through(ours, workshop)
+                    batch.work_through(ours, shared)
     _report(context, batches)
 
 
 class _Batch:
-    """The outcome of a run's partitions."""
+    """One derivative of a run's partitions."""
 
     def __init__(
         self,
         context: dg.AssetExecutionContext,
         pipeline: Pipeline,
         derivative: Derivative,
-        maker: Maker,
+        materializer: Materializer,
     ) -> None:
         self._context = context
         self._pipeline = pipeline
         self._derivative = derivative
-        self._maker = maker
+        self._materializer = materializer
         self.failures: dict[str, Failure] = {}
         self.made = 0
         self.up_to_date = 0
 
-    def work_through(self, keys: Sequence[str], workshop: Workshop) -> None:
-        """Make what is needed, on as many threads as configured, recording from this one.
+    def work_through(self, keys: Sequence[str], shared: BatchContext) -> None:
+        """Make what is needed on LENS_THREADS threads; record it from this one.
 
-        The rows are read here, once the partitions are ours: what was waited for may have changed.
+        Rows are read under the partition locks: they may have changed before.
         """
         rows = self._usable_rows(keys)
         statuses = assess(self._pipeline, self._derivative, rows)
@@ -97,7 +96,7 @@ class _Batch:
         self.up_to_date += len(rows) - len(wanted)
         for row, status in wanted:
             if status.waits_for:
-                # Of no revision: no failure of the row as it is, which is still to come.
+                # No revision: the row as it is has not failed.
                 self._record_failure(row.id, None, 0, Failure.of(NotReady(status.waits_for)))
         wanted = [(row, status) for row, status in wanted if not status.waits_for]
         if not wanted:
@@ -105,8 +104,8 @@ class _Batch:
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         try:
             running = {
-                # Threads know nothing of what is said of the run.
-                threads.submit(copy_context().run, self._make, workshop, row, status): (row, status)
+                # Threads do not inherit the run's log context.
+                threads.submit(copy_context().run, self._make, shared, row, status): (row, status)
                 for row, status in wanted
             }
             waiting = set(running)
@@ -114,25 +113,25 @@ class _Batch:
                 done, waiting = _next_done(waiting)
                 self._record({future: running[future] for future in done})
         except BaseException:
-            workshop.cancelled.set()
-            self._maker.interrupt()
+            shared.cancelled.set()
+            self._materializer.interrupt()
             raise
         finally:
-            # The threads must end before their files are taken away.
+            # Threads must end before their files are deleted.
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _make(self, workshop: Workshop, row: Row, status: DerivativeStatus) -> Metadata:
+    def _make(self, shared: BatchContext, row: Row, status: DerivativeStatus) -> Metadata:
         asked_by = self._context.run.tags.get(TRACE_TAG)
         name = {_id_name(self._derivative.kind): row.id}
         with bound(**name), span(self.asset, name, linked=asked_by):
             add_wait(row.finished_at)
-            metadata = self._maker.make(workshop, row, status.revision)
+            metadata = self._materializer.make(shared, row, status.revision)
             add_stages(metadata)
             FILES.info("%s of %s is made", self.asset, row.id)
             return metadata
 
     def _wants(self, status: DerivativeStatus) -> bool:
-        """Work that people ask for is done; what we start ourselves only if it is not done yet."""
+        """Whether to make it: always if a person started the run, otherwise unless it is ready."""
         run = self._context.run
         asked_for = ORIGIN_TAG not in run.tags or FORCE_TAG in run.tags
         return asked_for or status.state is not State.READY
@@ -174,7 +173,7 @@ class _Batch:
             if error is None:
                 continue
             key = row.id
-            if not isinstance(error, DerivativeError):  # a fault of ours: say where it is
+            if not isinstance(error, DerivativeError):
                 self._context.log.error("%s: unforeseen error", key, exc_info=error)
                 with bound(**{_id_name(self._derivative.kind): key}):
                     report(error)
@@ -183,7 +182,7 @@ class _Batch:
     def _record_failure(
         self, key: str, revision: str | None, earlier_attempts: int, failure: Failure
     ) -> None:
-        """Leave the reason on the partition."""
+        """Record the reason on the partition."""
         with bound(**{_id_name(self._derivative.kind): key}):
             FILES.info("%s of %s: %s: %s", self.asset, key, failure.error_class, failure.error)
         self.failures[key] = failure
@@ -210,7 +209,7 @@ class _Batch:
         )
 
     def _drop_earlier(self, made: dg.AssetMaterialization, earlier: Mapping[str, str]) -> None:
-        """Delete the object of an earlier revision, once nothing says any more that it counts."""
+        """Delete the object of an earlier revision."""
         path, new = earlier.get(str(made.partition)), made.metadata.get("path")
         if path is None or new is None or path == new.value:
             return
@@ -225,12 +224,12 @@ class _Batch:
 
 
 def _id_name(kind: Kind) -> str:
-    """What logs call the id of such a row."""
+    """The name of the row's id in logs."""
     return "generation_id" if kind in (Kind.PHOTO, Kind.VIDEO) else f"{kind.value}_id"
 
 
 def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> None:
-    """Say how the run went, and fail it if any file failed."""
+    """Log the outcome, and fail the run if any file failed."""
     for batch in batches:
         context.log.info(
             "%s: %d made, %d up to date, %d failed",
@@ -272,7 +271,7 @@ def _table(failed: Sequence[tuple[_Batch, str, Failure]]) -> dg.TableMetadataVal
 def _next_done(
     waiting: set[Future[Metadata]],
 ) -> tuple[set[Future[Metadata]], set[Future[Metadata]]]:
-    """Wait for the first of `waiting` and shortly for more; returns those done and the others."""
+    """Wait for the first of `waiting` and shortly for more; returns those done and the rest."""
     wait(waiting, return_when=FIRST_COMPLETED)
     done, others = wait(waiting, timeout=_LINGER_SECONDS)
     return done, others
@@ -281,10 +280,9 @@ def _next_done(
 def _as_locked(
     dagster_url: str, derivative: Derivative, keys: Sequence[str]
 ) -> Generator[list[str], None, None]:
-    """Yield the keys in groups as their partitions become ours: first the free ones, then those
-    that another run was working on, once it is done with them.
+    """Yield the keys in groups as their partitions are locked: free ones first.
 
-    Nothing is held while waiting, or two runs could wait for each other.
+    No lock is held while waiting, or two runs could wait for each other.
     """
     waiting = {partition_lock(derivative.asset, key): key for key in keys}
     locks = LockSession(dagster_url)
@@ -297,7 +295,7 @@ def _as_locked(
                 try:
                     locks.release(ours)
                 except SQLAlchemyError as error:
-                    # The server gave them back when the session ended; the work on them is done.
+                    # The locks ended with the session; the work on them is done.
                     logger.warning("lost the session that held partition locks: %s", error)
                     locks.abandon()
                     locks = LockSession(dagster_url)
@@ -308,7 +306,7 @@ def _as_locked(
 
 
 @contextmanager
-def _workshop(pipeline: Pipeline, progress: RunProgress) -> Iterator[Workshop]:
+def _batch_context(pipeline: Pipeline, progress: RunProgress) -> Iterator[BatchContext]:
     settings = pipeline.settings
     cancelled = threading.Event()
     with (
@@ -321,4 +319,4 @@ def _workshop(pipeline: Pipeline, progress: RunProgress) -> Iterator[Workshop]:
             cancelled=cancelled,
         ) as fetcher,
     ):
-        yield Workshop(fetcher, pipeline.store, scratch, cancelled, progress.show)
+        yield BatchContext(fetcher, pipeline.store, scratch, cancelled, progress.show)

@@ -1,4 +1,4 @@
-"""What became of the files of one day."""
+"""The asset of daily reports, whose figures `monitoring/reports` computes."""
 
 import datetime as dt
 import math
@@ -10,17 +10,16 @@ from lens_pipeline.defs import checks
 from lens_pipeline.defs.partitions import days
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
+from lens_pipeline.derivatives.registry import REPORT_ASSET
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lens_pipeline.monitoring.reports.collect import DayReport
 
-NAME = "daily_report"
-
 
 @dg.asset(
-    name=NAME,
+    name=REPORT_ASSET,
     partitions_def=days,
     check_specs=checks.SPECS,
     code_version="1",
@@ -30,7 +29,7 @@ NAME = "daily_report"
 )
 def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.MaterializeResult:
     """How many files of the day were made, how fast, and what failed; by kind."""
-    # Here rather than above: every worker process would hold pandas and matplotlib for it.
+    # Imported here, or every worker process would hold pandas and matplotlib.
     from lens_pipeline.monitoring.reports import archive, chart, collect
 
     pipeline = lens.pipeline()
@@ -54,7 +53,7 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
 
 
 def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
-    """Numbers that the UI draws from day to day, and tables."""
+    """Numbers that the UI plots by day, and tables."""
     summary = report.summary
     found: dict[str, dg.MetadataValue | int | float] = {
         name: sum(summary[name].tolist()) for name in ("finished", "ready", "failed", "dead")
@@ -71,7 +70,7 @@ def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
 
 
 def _table(rows: "pd.DataFrame") -> dg.TableMetadataValue:
-    """As text: what is not known is empty, which numbers cannot be there."""
+    """The rows as text: an unknown number is empty."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord({str(name): _text(value) for name, value in row.items()})

@@ -1,68 +1,165 @@
-"""Master videos and their posters."""
+"""Materializes master videos: download the shots, join them, store the result."""
 
-from collections.abc import Iterator
+import hashlib
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import MasterVideo
-from lens_pipeline.defs.assets.batch import materialize_batch
-from lens_pipeline.defs.assets.master_maker import MasterMaker
-from lens_pipeline.defs.assets.materializer import Workshop
-from lens_pipeline.defs.assets.pictures import PictureMaker
+from lens_pipeline.catalog.rows import MasterVideo, Row, Shot
+from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
+from lens_pipeline.defs.assets.media_errors import media_failures
+from lens_pipeline.defs.assets.pictures import Fetch
+from lens_pipeline.defs.assets.progress import ProgressEstimate
 from lens_pipeline.defs.assets.renderers import PosterRenderer
-from lens_pipeline.defs.partitions import masters
-from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER
+from lens_pipeline.defs.assets.shot_cache import ShotCache
+from lens_pipeline.derivatives.registry import MASTER
+from lens_pipeline.errors import DerivativeError, ShotUnusable
+from lens_pipeline.media.concat.join import Limits, Master, Source, join
+from lens_pipeline.media.ffmpeg.run import Work
+from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.settings import Settings
 from lens_pipeline.storage.object_store import Fetched
 
-# Which videos a master is made of is in its row: it depends on none of them by its key, and must
-# not look stale because some other video has finished.
-_BY_ROW = dg.SpecificPartitionsPartitionMapping([])
-
-_SPECS = (
-    dg.AssetSpec(
-        MASTER.asset,
-        deps=[dg.AssetDep("video_generation", partition_mapping=_BY_ROW)],
-        code_version=MASTER.code_version,
-        skippable=True,
-        group_name="masters",
-        kinds={"mp4"},
-        description="Shots of a project joined into one MP4: copied where they can be, encoded"
-        " anew only where they must be, and proved against their sources.",
-    ),
-    dg.AssetSpec(
-        MASTER_POSTER.asset,
-        deps=[MASTER.asset],
-        code_version=MASTER_POSTER.code_version,
-        skippable=True,
-        group_name="masters",
-        kinds={"webp"},
-        description="WebP poster of one master: its first frame worth looking at.",
-    ),
-)
+# Downloads at once: the shots of a master come from one host.
+_DOWNLOADS = 4
 
 
-# One step for both: Dagster would skip a second one whenever the first has nothing to do.
-@dg.multi_asset(
-    name="master",
-    specs=_SPECS,
-    partitions_def=masters,
-    can_subset=True,
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
-)
-def master_assets(
-    context: dg.AssetExecutionContext, lens: LensResource
-) -> Iterator[dg.MaterializeResult]:
-    """Join the shots of one master, and make its poster."""
-    pipeline = lens.pipeline()
-    settings = pipeline.settings
+class MasterMaterializer:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pictures = PosterRenderer(settings, settings.preview_edge)
 
-    def fetch_master(workshop: Workshop, row: MasterVideo, file: Path) -> Fetched:
-        return workshop.take(MASTER.object_key(row, MASTER.revision(row, settings)), file)
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
+        if not isinstance(row, MasterVideo):
+            raise TypeError(f"{row.id} is no master")
+        _refuse_unusable(row)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=batch.scratch) as name:
+            directory = Path(name)
+            fetched = _fetch(batch, row, directory)
+            fetch_ended = time.monotonic()
+            sources = [Source(s.asset_id, *fetched[str(s.source)][:2]) for s in row.shots]
+            master = self._join(batch, sources, directory)
+            picture, _ = self._pictures.render(master.path)
+            render_ended = time.monotonic()
+            key = MASTER.object_key(row, revision)
+            batch.report(98, "storing")
+            size = master.path.stat().st_size
+            batch.upload(key, master.path, "video/mp4", revision)
+        stored = time.monotonic()
+        return {
+            # Shown in this order.
+            "image": dg.MetadataValue.md(picture.inline_markdown),
+            "method": master.method,
+            "shots": _table(master),
+            **({"fallback": master.fallback} if master.fallback else {}),
+            "path": key,
+            "dagster/uri": batch.store.uri(key),
+            "bytes": size,
+            "width": master.width,
+            "height": master.height,
+            "duration_seconds": round(master.duration_seconds, 3),
+            "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
+            "source_sha256": _combined([source.sha256 for source in sources]),
+            "revision": revision,
+            "fetch_seconds": round(fetch_ended - started, 4),
+            "render_seconds": round(render_ended - fetch_ended, 4),
+            "store_seconds": round(stored - render_ended, 4),
+            "latency_seconds": latency_seconds(row),
+            "thumbhash": picture.thumbhash,
+        }
 
-    posters = PictureMaker(MASTER_POSTER, PosterRenderer(settings), fetch_master)
-    makers = ((MASTER, MasterMaker(settings)), (MASTER_POSTER, posters))
-    chosen = {key.to_user_string() for key in context.selected_asset_keys}
-    materialize_batch(context, pipeline, *(pair for pair in makers if pair[0].asset in chosen))
-    yield from ()
+    def interrupt(self) -> None:
+        self._pictures.interrupt()
+
+    def _join(self, batch: BatchContext, sources: list[Source], directory: Path) -> Master:
+        work = media_work(batch, directory, self._settings, len(sources))
+        with media_failures():
+            cache = ShotCache(batch.store, directory)
+            return join(sources, Tools.find(), work, cache, shot_limits(self._settings))
+
+
+def fetch_master(settings: Settings) -> Fetch:
+    """Returns the download of a master's stored video."""
+
+    def fetch(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:
+        return batch.download(MASTER.object_key(row, MASTER.revision(row, settings)), file)
+
+    return fetch
+
+
+def shot_limits(settings: Settings) -> Limits:
+    return Limits(settings.max_pixels, settings.max_master_seconds)
+
+
+def media_work(batch: BatchContext, directory: Path, settings: Settings, shots: int) -> Work:
+    """Limits and progress of ffmpeg's work on this number of shots."""
+    estimate = ProgressEstimate(shots)
+
+    def report(stage: str, share: float, speed: float | None) -> None:
+        pace = f" ({speed:.1f} x real time)" if speed else ""
+        batch.report(estimate.percent(stage, share), f"{stage}{pace}")
+
+    return Work(
+        directory=directory,
+        cancelled=batch.cancelled.is_set,
+        report=report,
+        idle_seconds=settings.encode_idle_seconds,
+    )
+
+
+def _refuse_unusable(row: MasterVideo) -> None:
+    problem = row.problem or next((shot.problem for shot in row.shots if shot.problem), None)
+    if problem:
+        raise ShotUnusable(problem)
+
+
+def _fetch(
+    batch: BatchContext, row: MasterVideo, directory: Path
+) -> dict[str, tuple[Path, str, int]]:
+    """File, SHA-256 and bytes of each source, each fetched once."""
+    shots = {str(shot.source): shot for shot in reversed(row.shots)}
+
+    def fetch(item: tuple[int, Shot]) -> Fetched:
+        number, shot = item
+        batch.report(0, f"fetching shot {shot.asset_id!r}")
+        try:
+            return batch.fetcher.fetch(shot.source, _file(directory, number))
+        except DerivativeError as error:
+            error.args = (f"shot {shot.asset_id!r}: {error}", *error.args[1:])
+            raise
+
+    with ThreadPoolExecutor(_DOWNLOADS, "fetch") as threads:
+        fetched = list(threads.map(fetch, enumerate(shots.values())))
+    return {
+        source: (_file(directory, number), result.sha256, result.bytes)
+        for number, (source, result) in enumerate(zip(shots, fetched, strict=True))
+    }
+
+
+def _file(directory: Path, number: int) -> Path:
+    return directory / f"source-{number:04}"
+
+
+def _combined(digests: list[str]) -> str:
+    """One SHA-256 for ordered sources."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _table(master: Master) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "shot": shot.name,
+                    "done": f"{shot.action} (cached)" if shot.cached else shot.action,
+                    "why": shot.reason,
+                    "seconds": round(shot.seconds, 3),
+                }
+            )
+            for shot in master.shots
+        ]
+    )

@@ -1,4 +1,4 @@
-"""What makers of derivatives share: where they fetch from, work and store."""
+"""The interface of materializers, and what they work with."""
 
 import datetime as dt
 import threading
@@ -19,67 +19,64 @@ from lens_pipeline.storage.object_store import (
 )
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
-# How long a store that does not answer is asked for one file, seconds.
-_STORE_SECONDS = 60.0
-# The same for reading an output, which may have any size.
-_TAKE_SECONDS = 600.0
+# Seconds of attempts at one file; a download may have any size.
+_UPLOAD_SECONDS = 60.0
+_DOWNLOAD_SECONDS = 600.0
 _LARGEST = 1 << 40
 
 Metadata = dict[str, dg.MetadataValue | str | int | float]
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
-    """What a batch's threads share."""
+class BatchContext:
+    """Shared by the threads of a batch."""
 
     fetcher: Fetcher
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Tells people how far a long piece of work is: in percent of the whole, and in words.
+    # Shows progress: percent of the whole, and the stage in words.
     report: Callable[[int, str], None]
 
-    def take(self, key: str, file: Path) -> Fetched:
-        """Fetch an output of ours, however large, into `file`."""
+    def download(self, key: str, file: Path) -> Fetched:
+        """Download a stored derivative into `file`."""
         return retry_transient(
             lambda: self.store.read_into(
-                key, file, max_bytes=_LARGEST, deadline_seconds=_TAKE_SECONDS
+                key, file, max_bytes=_LARGEST, deadline_seconds=_DOWNLOAD_SECONDS
             ),
             FILE_RETRIES,
-            within_seconds=_TAKE_SECONDS,
+            within_seconds=_DOWNLOAD_SECONDS,
             cancelled=self.cancelled,
         )
 
-    def keep(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
-        """Store `body` as `key`, trying again for a while. It is cached for ever if the key holds
-        the revision.
-        """
+    def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
+        """Store `body`; it is cached for ever if `key` holds the revision."""
         caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
         retry_transient(
             lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
             FILE_RETRIES,
-            within_seconds=_STORE_SECONDS,
+            within_seconds=_UPLOAD_SECONDS,
             cancelled=self.cancelled,
         )
 
 
-class Maker(Protocol):
-    """Makes and stores the derivative of one row; used by several threads."""
+class Materializer(Protocol):
+    """Makes and stores the derivative of one row, on several threads."""
 
-    def make(self, workshop: Workshop, row: Row, revision: str) -> Metadata:
-        """Returns the metadata of what is now in the store.
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
+        """Return the metadata of the stored file; leave no scratch file.
 
-        Raises DerivativeError: the file's own reason. Nothing is left in the scratch directory.
+        Raises DerivativeError: the reason.
         """
         ...
 
     def interrupt(self) -> None:
-        """Make every `make()` under way fail at once; `workshop.cancelled` is set already."""
+        """Make every `make()` in progress fail at once; `batch.cancelled` is set already."""
         ...
 
 
 def latency_seconds(row: Row) -> float:
-    """From the row's end to now; a row stamped in the future counts as just finished."""
+    """Seconds since the row finished; 0 if its time is in the future or unknown."""
     if row.finished_at is None:
         return 0.0
     elapsed = dt.datetime.now(dt.UTC) - row.finished_at

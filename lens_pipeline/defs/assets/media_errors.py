@@ -1,4 +1,4 @@
-"""What the media layer's errors mean for a file of the pipeline."""
+"""Translates errors of `media` into those of the pipeline."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from lens_pipeline.storage.retries import FetchCancelled
 
 @contextmanager
 def media_failures() -> Iterator[None]:
-    """Raise the errors of `media` as `DerivativeError`s."""
+    """Raises DerivativeError instead of errors of `media`."""
     try:
         yield
     except Cancelled as error:

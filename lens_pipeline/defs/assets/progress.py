@@ -1,4 +1,4 @@
-"""How far a long run is: in its log, and as tags that commands and pages read."""
+"""Reports the progress of long runs: in their log, and as tags that commands and pages read."""
 
 import threading
 import time
@@ -7,8 +7,8 @@ import dagster as dg
 
 from lens_pipeline.event_log.tags import PERCENT_TAG, PROGRESS_TAG
 
-# From where to where, in percent of the whole, each stage of media work leads, by how it is called.
-# An encode takes nearly all of the time; what is copied has little of any.
+# Stages of media work, each with the percent of the whole at its start and end. Encodes take nearly
+# all of the time.
 _STAGES = (
     ("checking shot", 5, 10),
     ("unpacking shot", 10, 20),
@@ -24,11 +24,8 @@ _TAG_EVERY = 1.0
 _LINE_EVERY = 10.0
 
 
-class Course:
-    """Percent of a whole piece of media work, from what its stages say; it never goes back.
-
-    Safe to share between threads: shots are worked on several at once.
-    """
+class ProgressEstimate:
+    """Percent of a whole piece of media work; never goes back. Safe to share between threads."""
 
     def __init__(self, shots: int) -> None:
         self._shots = max(shots, 1)
@@ -37,7 +34,7 @@ class Course:
         self._percent = 0
 
     def percent(self, stage: str, share: float) -> int:
-        """Where the whole is, now that `stage` (one shot's, or all) has come to `share`."""
+        """Percent of the whole once `stage`, of one shot or of all, has come to `share`."""
         with self._lock:
             self._shares[stage] = share
             for name, start, end in _STAGES:
@@ -50,7 +47,7 @@ class Course:
 
 
 class RunProgress:
-    """Tells how far a run is; from any thread."""
+    """Reports the progress of a run. Safe to share between threads."""
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
@@ -59,7 +56,6 @@ class RunProgress:
         self._said = 0.0
 
     def show(self, percent: int, stage: str) -> None:
-        """Say that `percent` of the whole are over, and `stage` is under way."""
         text = f"{percent} %: {stage}"
         now = time.monotonic()
         with self._lock:

@@ -1,4 +1,4 @@
-"""The renderers of the assets: sandboxed media processes, kept from run to run."""
+"""Renders pictures in sandboxed media processes, which are kept from run to run."""
 
 from functools import cache
 from pathlib import Path
@@ -22,18 +22,16 @@ class Renderer(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Make every `render()` under way fail at once."""
+        """Make every `render()` in progress fail at once."""
         ...
 
 
 class PreviewRenderer:
-    """Previews of photos."""
+    """Previews of photos; `edge` is the longest, in pixels."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, edge: int) -> None:
         self._sandbox = _sandbox(settings)
-        self._spec = PreviewSpec(
-            settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels
-        )
+        self._spec = PreviewSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
         with media_failures():
@@ -44,13 +42,11 @@ class PreviewRenderer:
 
 
 class PosterRenderer:
-    """Posters of videos."""
+    """Posters of videos; `edge` is the longest, in pixels."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, edge: int) -> None:
         self._sandbox = _sandbox(settings)
-        self._spec = PosterSpec(
-            settings.preview_edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels
-        )
+        self._spec = PosterSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
         with media_failures():
@@ -66,7 +62,7 @@ class PosterRenderer:
 
 @cache
 def _sandbox(settings: Settings) -> Sandbox:
-    """This process's media processes: starting one costs more than most pictures."""
+    """Shared in this process: a start takes longer than most pictures."""
     return Sandbox(
         workers=settings.threads,
         timeout_seconds=settings.render_timeout_seconds,
@@ -75,6 +71,6 @@ def _sandbox(settings: Settings) -> Sandbox:
 
 
 def _end(sandbox: Sandbox) -> None:
-    """Kill the media processes, and have the next run start new ones."""
+    """Kills the media processes; the next run starts new ones."""
     _sandbox.cache_clear()
     sandbox.close()

@@ -1,20 +1,16 @@
-"""Renditions of masters."""
+"""Materializes renditions: masters, or parts of them, fitted into another size."""
 
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row, ScaledVideo
-from lens_pipeline.defs.assets.batch import materialize_batch
-from lens_pipeline.defs.assets.master_maker import media_work
-from lens_pipeline.defs.assets.materializer import Metadata, Workshop, latency_seconds
+from lens_pipeline.defs.assets.masters import media_work
+from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
 from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.defs.assets.renderers import PosterRenderer
-from lens_pipeline.defs.partitions import scaled
-from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.ffmpeg.tools import Tools
@@ -23,40 +19,38 @@ from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline.settings import Settings
 
 
-class ScaledMaker:
-    """Cuts and fits masters."""
-
+class RenditionMaterializer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pictures = PosterRenderer(settings)
+        self._pictures = PosterRenderer(settings, settings.preview_edge)
 
-    def make(self, workshop: Workshop, row: Row, revision: str) -> Metadata:
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         if not isinstance(row, ScaledVideo):
-            raise TypeError(f"{row.id} is no scaled video")
+            raise TypeError(f"{row.id} is no rendition")
         if row.master is None:
             raise SourceMissing(f"no usable master has the id {row.master_id!r}")
         master_key = MASTER.object_key(row.master, MASTER.revision(row.master, self._settings))
         spec = ScaleSpec(row.width, row.height, row.start_seconds, row.end_seconds)
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=workshop.scratch) as name:
+        with tempfile.TemporaryDirectory(dir=batch.scratch) as name:
             directory = Path(name)
             master = directory / "master.mp4"
-            fetched = workshop.take(master_key, master)
+            fetched = batch.download(master_key, master)
             fetch_ended = time.monotonic()
-            work = media_work(workshop, directory, self._settings, 1)
+            work = media_work(batch, directory, self._settings, 1)
             with media_failures():
                 rendition = render_scaled(master, spec, Tools.find(), work)
             picture, _ = self._pictures.render(rendition.path)
             render_ended = time.monotonic()
             key = SCALED.object_key(row, revision)
             size = rendition.path.stat().st_size
-            workshop.keep(key, rendition.path, "video/mp4", revision)
+            batch.upload(key, rendition.path, "video/mp4", revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
             "path": key,
-            "dagster/uri": workshop.store.uri(key),
+            "dagster/uri": batch.store.uri(key),
             "bytes": size,
             "width": rendition.width,
             "height": rendition.height,
@@ -73,25 +67,3 @@ class ScaledMaker:
 
     def interrupt(self) -> None:
         self._pictures.interrupt()
-
-
-# Recorded when it is stored, hence no output; which master it is of is in its row.
-@dg.asset(
-    name=SCALED.asset,
-    partitions_def=scaled,
-    deps=[
-        dg.AssetDep(MASTER.asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([])),
-    ],
-    code_version=SCALED.code_version,
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
-    output_required=False,
-    group_name="masters",
-    kinds={"mp4"},
-)
-def scaled_video(
-    context: dg.AssetExecutionContext, lens: LensResource
-) -> Iterator[dg.Output[None]]:
-    """A master, or a part of it, fitted into another size."""
-    pipeline = lens.pipeline()
-    materialize_batch(context, pipeline, (SCALED, ScaledMaker(pipeline.settings)))
-    yield from ()

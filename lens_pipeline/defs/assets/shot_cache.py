@@ -1,4 +1,4 @@
-"""What was found out and encoded of shots, kept in the store for other masters."""
+"""The cache in the store of what was found out and encoded of shots."""
 
 import datetime as dt
 import logging
@@ -18,19 +18,19 @@ _READ_SECONDS = 60.0
 
 
 class ShotCache:
-    """The store as a cache: when it fails, work is done again rather than given up."""
+    """The store as a cache; while it fails, work is done again."""
 
     def __init__(self, store: ObjectStore, directory: Path) -> None:
-        """`directory` takes the files that were found."""
+        """`directory` takes copies of cached files."""
         self._store = store
         self._directory = directory
 
     def find(self, key: str) -> Path | None:
-        """A copy of what was kept as `key`."""
+        """A copy of the cached file; None if there is none."""
         file = self._directory / key
         if file.exists():
             return file
-        # The same shot may be looked for twice at once: what is half read must not be found.
+        # Another thread may look for the same shot: it must not find a partial file.
         unfinished = self._directory / f"{key}.{threading.get_ident()}"
         try:
             self._store.read_into(
@@ -44,7 +44,6 @@ class ShotCache:
         return unfinished.replace(file)
 
     def keep(self, key: str, file: Path) -> None:
-        """Keep the contents of `file` as `key`."""
         try:
             self._store.write(PREFIX + key, file, content_type=content_type_of(key))
         except DerivativeError as error:
@@ -54,8 +53,7 @@ class ShotCache:
 def trim(store: ObjectStore, now: dt.datetime, days: int, most_bytes: int) -> tuple[int, int]:
     """Delete what is older than `days`, then the oldest above `most_bytes` in all.
 
-    Returns how many objects were deleted and how many bytes are left. Raises DerivativeError: the
-    store does not answer.
+    Returns the objects deleted and the bytes left. Raises DerivativeError: the store fails.
     """
     kept = sorted(store.list(PREFIX), key=lambda info: info.modified)
     total = sum(info.bytes for info in kept)

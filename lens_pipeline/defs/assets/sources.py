@@ -1,20 +1,21 @@
-"""What the application makes: the start of every lineage. Never materialized by us."""
+"""The application's own rows as external assets: the start of every lineage."""
 
 import dagster as dg
 
-from lens_pipeline.defs.partitions import photos, videos
+from lens_pipeline.defs.partitions import partition_set
+from lens_pipeline.derivatives.registry import GENERATIONS
 
-photo_generation = dg.AssetSpec(
-    "photo_generation",
-    partitions_def=photos,
-    group_name="application",
-    kinds={"image"},
-    description="A finished photo: a row of `generations` with type photo.",
-)
-video_generation = dg.AssetSpec(
-    "video_generation",
-    partitions_def=videos,
-    group_name="application",
-    kinds={"video"},
-    description="A finished video: a row of `generations` with type video.",
-)
+_MEDIA = {"photo": "image", "video": "video"}
+
+
+def generation_assets() -> list[dg.AssetSpec]:
+    return [
+        dg.AssetSpec(
+            f"{kind}_generation",
+            partitions_def=partition_set(GENERATIONS[f"{kind}_generation"]),
+            group_name="application",
+            kinds={media},
+            description=f"A finished {kind}: a row of `generations` with type {kind}.",
+        )
+        for kind, media in _MEDIA.items()
+    ]

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.core import postgres
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, Services, disks, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
@@ -21,7 +22,6 @@ from lens_pipeline.monitoring.alerts.leader import AlertLeader
 from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
 from lens_pipeline.monitoring.backlog import BacklogMonitor
-from lens_pipeline.monitoring.feed import ASSETS
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +153,6 @@ class AlertMonitor(BackgroundThread):
     def _hourly_outcome(self) -> HourlyOutcome | None:
         try:
             with postgres.deadline(_ANSWER_SECONDS):
-                return self._log.outcome(ASSETS, dt.datetime.now(dt.UTC) - _HOUR)
+                return self._log.outcome(assets(), dt.datetime.now(dt.UTC) - _HOUR)
         except SQLAlchemyError:
             return None

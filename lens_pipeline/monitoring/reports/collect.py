@@ -8,24 +8,15 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lens_pipeline.catalog.rows import Kind, Position, Row
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import (
-    DERIVATIVES,
-    MASTER,
-    POSTER,
-    PREVIEW,
-    SCALED,
-    Derivative,
-)
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.counters import STAGES
 from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.reports import statistics
 
-# What a kind is reported by: a master counts by its video.
-REPORTED: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, SCALED)
-KINDS = [derivative.kind.value for derivative in REPORTED]
 # What was made so soon after its day is read with it; what came later, by its row.
 _AFTERMATH = dt.timedelta(hours=1)
 # A master has finished when its last shot has, which may be days after its row was changed.
@@ -55,7 +46,9 @@ def report(pipeline: Pipeline, day: dt.date, files: pd.DataFrame | None = None) 
     attempts = _attempts(pipeline, day)
     return DayReport(
         day,
-        statistics.summarize(day, KINDS, files, attempts, as_of),
+        statistics.summarize(
+            day, [kind.value for kind in registry.kinds()], files, attempts, as_of
+        ),
         statistics.extremes(day, files),
     )
 
@@ -65,7 +58,7 @@ def read_files(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
     since, until = _bounds(day)
     rows: list[dict] = []
     with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
-        for derivative in REPORTED:
+        for derivative in map(registry.primary, registry.kinds()):
             kind = derivative.kind.value
             made = _first_made(log, derivative.asset, since, until)
             rows += [_made_row(kind, file) for file in made.values()]
@@ -83,7 +76,7 @@ def _attempts(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
                 "error_class": missed.error_class,
                 "permanent": missed.permanent,
             }
-            for derivative in DERIVATIVES
+            for derivative in registry.DERIVATIVES
             for missed in log.missed(derivative.asset, since, until)
         ]
     return statistics.frame(rows, statistics.ATTEMPTS)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from lens_pipeline.catalog.generations import Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.registry import POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.registry import Derivative, of_generations, primary
 from lens_pipeline.event_log.history import State
 from lens_pipeline.storage.content_types import CONTENT_TYPES
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
@@ -116,7 +116,7 @@ def visible_entry(context: Context, caller: Caller, generation_id: str) -> libra
 
 def generation_out(entry: library.Entry) -> GenerationOut:
     row, made = entry.row, entry.status
-    derivative = library.derivative_of(row.kind)
+    derivative = primary(row.kind)
     url = f"/api/generations/{row.id}"
     return GenerationOut(
         id=row.id,
@@ -149,26 +149,30 @@ def _visible_user(caller: Caller, user_id: str | None) -> str | None:
     return wanted
 
 
-@router.head("/api/generations/{generation_id}/preview", responses=described(_WEBP))
-@router.get(
-    "/api/generations/{generation_id}/preview", response_class=Response, responses=described(_WEBP)
-)
-def preview(
-    generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
-) -> Response:
-    """The preview of a photo."""
-    return _picture(context, caller, request, generation_id, PREVIEW)
+def picture_routes() -> APIRouter:
+    """A route for each picture that is made of generations."""
+    routes = APIRouter(tags=["generations"])
+    for derivative in of_generations():
+        _add_picture_route(routes, derivative)
+    return routes
 
 
-@router.head("/api/generations/{generation_id}/poster", responses=described(_WEBP))
-@router.get(
-    "/api/generations/{generation_id}/poster", response_class=Response, responses=described(_WEBP)
-)
-def poster(
-    generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
-) -> Response:
-    """The poster of a video."""
-    return _picture(context, caller, request, generation_id, POSTER)
+def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
+    def picture(
+        generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+    ) -> Response:
+        return _picture(context, caller, request, generation_id, derivative)
+
+    for method in ("HEAD", "GET"):
+        routes.add_api_route(
+            f"/api/generations/{{generation_id}}/{derivative.asset}",
+            picture,
+            methods=[method],
+            name=derivative.asset,
+            description=f"The {derivative.asset} of a {derivative.kind}.",
+            response_class=Response,
+            responses=described(_WEBP),
+        )
 
 
 @router.head("/api/generations/{generation_id}/file", responses=_FILE)
@@ -189,8 +193,9 @@ def _picture(
     context: Context, caller: Caller, request: Request, generation_id: str, wanted: Derivative
 ) -> Response:
     entry = visible_entry(context, caller, generation_id)
-    if library.derivative_of(entry.row.kind) is not wanted:
+    if entry.row.kind is not wanted.kind:
         raise ApiError(404, "not_found", f"a {entry.row.kind} has no {wanted.asset}")
-    if entry.status.path is None:
-        raise picture_not_ready(entry.status.state)
-    return stream(context.pipeline.store, request, entry.status.path)
+    made = library.status(context.pipeline, entry, wanted)
+    if made.path is None:
+        raise picture_not_ready(made.state)
+    return stream(context.pipeline.store, request, made.path)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
-from lens_pipeline.derivatives.library import derivative_of
+from lens_pipeline.derivatives.registry import of_kind
 from lens_pipeline.engine.finished_tasks import finish_task
 from lens_pipeline.providers.kie import (
     TASK_ID,
@@ -172,7 +172,7 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
     # A master or rendition may have the same id.
-    tried = context.retry(generation_id, [derivative_of(entry.row.kind)])
+    tried = context.retry(generation_id, of_kind(entry.row.kind))
     entry = visible_entry(context, caller, generation_id)
     if not tried:
         raise ApiError(

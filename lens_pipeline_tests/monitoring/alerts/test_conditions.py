@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import Seen, Space, disks, judge
 from lens_pipeline.monitoring.backlog import Backlog
-from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.settings import Settings
 from lens_pipeline_tests.support.site import Site
 
@@ -98,10 +98,10 @@ def test_the_last_hour_counts_each_file_as_it_came_out_last(
     site.once()
     log = FigureLog(site.dagster_url)
     now, error = dt.datetime.now(dt.UTC), "UnsafeAddress"
-    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(1, 2, error)
+    assert log.outcome(assets(), now - dt.timedelta(hours=1)) == HourlyOutcome(1, 2, error)
     site.sql("UPDATE generations SET asset_url = :url WHERE id = 'mended'", url=photo("mended"))
     site.once()
-    assert log.outcome(ASSETS, now - dt.timedelta(hours=1)) == HourlyOutcome(2, 1, error)
-    assert log.outcome(ASSETS, now) == HourlyOutcome(1, 0)
-    assert log.outcome(ASSETS, dt.datetime.now(dt.UTC)) == HourlyOutcome(0, 0)
+    assert log.outcome(assets(), now - dt.timedelta(hours=1)) == HourlyOutcome(2, 1, error)
+    assert log.outcome(assets(), now) == HourlyOutcome(1, 0)
+    assert log.outcome(assets(), dt.datetime.now(dt.UTC)) == HourlyOutcome(0, 0)
     log.close()

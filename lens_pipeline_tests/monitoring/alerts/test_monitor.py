@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from lens_pipeline.core.locks import LockSession, alerts_lock
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.engine.run_queue import RunQueue
@@ -167,7 +168,7 @@ def test_the_app_says_whether_alerts_arrive(
     environment.setenv("LENS_ALERT_URLS", hook.url)
     environment.setenv("LENS_ALERT_DISK_FREE_PERCENT", "99.9")
     hook.refuse = True
-    app = create_app(Context(alerted.pipeline, RunQueue(alerted.pipeline, alerted.dagster)))
+    app = create_app(Context(alerted.pipeline, RunQueue(alerted.pipeline, alerted.dagster, job)))
     with served(app) as address, httpx.Client(base_url=address) as web:
         answer = eventually(lambda: _alerts_of_health(web, "target 1 (json)"), 20, "the failure")
         assert "hook-secret" not in answer

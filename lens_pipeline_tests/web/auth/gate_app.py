@@ -14,6 +14,7 @@ import httpx2 as httpx
 from fastapi import FastAPI
 
 from lens_pipeline.core.endpoints import Endpoints
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.settings import load
@@ -43,7 +44,7 @@ def app_without_services(home: Path, limits: Limits | None = None, **variables: 
     """The app by these settings."""
     settings = load({"LENS_HOME": str(home), **variables}, dotenv=None)[0]
     pipeline = connect(settings, Endpoints(_NOWHERE, _NOWHERE, "", ""))
-    return create_app(Context(pipeline, RunQueue(pipeline, _instance())), limits)
+    return create_app(Context(pipeline, RunQueue(pipeline, _instance(), job)), limits)
 
 
 def access(app: FastAPI) -> Access:

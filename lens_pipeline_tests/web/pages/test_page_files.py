@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline import web as web_package
+from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller
@@ -104,7 +105,7 @@ def test_a_page_links_to_the_dagster_ui_where_people_find_it(
     site: Site, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("LENS_DAGSTER_PUBLIC_URL", "https://dagster.example.org/ui")
-    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url) as web:
         address = 'data-dagster-url="https://dagster.example.org/ui"'
         assert address in web.get("/library").text

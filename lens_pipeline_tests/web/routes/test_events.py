@@ -10,12 +10,13 @@ import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 
-from lens_pipeline.defs.assets.progress import Course
-from lens_pipeline.derivatives.registry import MASTER, PREVIEW
+from lens_pipeline.definitions import job
+from lens_pipeline.defs.assets.progress import ProgressEstimate
+from lens_pipeline.derivatives.registry import MASTER, PREVIEW, assets
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.changes import Position
 from lens_pipeline.event_log.tags import PERCENT_TAG, PROGRESS_TAG
-from lens_pipeline.monitoring.feed import ASSETS, Batch
+from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
@@ -33,7 +34,7 @@ Photo = Callable[[str], str]
 
 def _queued(site: Site, *ids: str) -> str:
     """Have a run queued for previews that nobody executes; returns its id."""
-    (run_id,) = RunQueue(site.pipeline, site.dagster).submit({PREVIEW: ids}, "api")
+    (run_id,) = RunQueue(site.pipeline, site.dagster, job).submit({PREVIEW: ids}, "api")
     return run_id
 
 
@@ -135,7 +136,7 @@ def test_what_was_missed_is_told_later(site: Site, web: httpx.Client, photo: Pho
 def test_nonsense_ids_reset(web: httpx.Client, last_id: str) -> None:
     with EventSource(web, last_id=last_id) as stream:
         stream.await_event(lambda event: event.name == "reset")
-    assert Position.parse(str(stream.last_id), len(ASSETS))
+    assert Position.parse(str(stream.last_id), len(assets()))
 
 
 def test_ids_of_another_log_reset(web: httpx.Client) -> None:
@@ -152,7 +153,7 @@ def test_who_missed_too_much_starts_anew(
         eventually(lambda: stream.last_id, 5)
     ids = [f"p{n:04}" for n in range(1100)]
     site.add_many(ids, lambda row_id: f"https://example.org/{row_id}.jpg")
-    RunQueue(site.pipeline, site.dagster).submit({PREVIEW: ids}, "api")
+    RunQueue(site.pipeline, site.dagster, job).submit({PREVIEW: ids}, "api")
     with EventSource(web, last_id=stream.last_id) as again:
         again.await_event(lambda event: event.name == "reset")
 
@@ -161,7 +162,7 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
     project = Project(site)
     project.asset("s1", asset_url="https://example.org/s1.mp4")
     project.master("m1", ["s1"])
-    (run_id,) = RunQueue(site.pipeline, site.dagster).submit({MASTER: ["m1"]}, "api")
+    (run_id,) = RunQueue(site.pipeline, site.dagster, job).submit({MASTER: ["m1"]}, "api")
     with EventSource(web, project_id=PROJECT) as stream, EventSource(web, user_id="u1") as other:
         site.dagster.add_run_tags(
             run_id,
@@ -188,7 +189,7 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
 
 
 def test_percent_rises_over_all_stages() -> None:
-    course = Course(shots=2)
+    course = ProgressEstimate(shots=2)
     said = [
         course.percent("checking shot 1 of 2", 0.0),
         course.percent("encoding shot a", 0.5),
@@ -206,7 +207,7 @@ def test_percent_rises_over_all_stages() -> None:
 def test_a_queue_of_another_app_shows_too(site: Site, web: httpx.Client, app: FastAPI) -> None:
     """Whichever process of the app a browser is connected to."""
     site.add("p1", "https://example.org/p1.jpg")
-    other_app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    other_app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(other_app) as url, httpx.Client(base_url=url) as other:
         with EventSource(web) as one, EventSource(other) as two:
             _queued(site, "p1")
@@ -261,7 +262,7 @@ def test_many_browsers_and_slow_ones(site: Site, web: httpx.Client, photo: Photo
         streams = [stack.enter_context(EventSource(web)) for _ in range(200)]
         ids = [f"p{n:04}" for n in range(400)]
         site.add_many(ids, lambda row_id: f"https://example.org/{row_id}.jpg")
-        queue = RunQueue(site.pipeline, site.dagster)
+        queue = RunQueue(site.pipeline, site.dagster, job)
         runs = queue.submit({PREVIEW: ids}, "api")
         for stream in streams:
             stream.await_state(ids[-1], "processing", 30)
@@ -284,7 +285,7 @@ def test_many_browsers_and_slow_ones(site: Site, web: httpx.Client, photo: Photo
 
 def test_a_slow_reader_is_reset_and_goes_on() -> None:
     def position(n: int) -> Position:
-        return Position((n,) * len(ASSETS), n)
+        return Position((n,) * len(assets()), n)
 
     async def read() -> list[bool]:
         broadcaster = EventBroadcaster(asyncio.get_running_loop())

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
 
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
@@ -53,7 +54,7 @@ def _missed(web: httpx.Client) -> float:
 
 def _other(site: Site) -> FastAPI:
     """One more process of the app."""
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 def _keep_tally(site: Site) -> None:
@@ -153,7 +154,7 @@ def test_what_waits_in_queues(site: Site, web: httpx.Client) -> None:
     ids = [site.add(f"p{n}", "https://example.org/p.jpg") for n in range(30)]
     moment = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
     site.sql("UPDATE generations SET updated_at = :moment", moment=moment)
-    RunQueue(site.pipeline, site.dagster).submit({PREVIEW: ids}, "api")
+    RunQueue(site.pipeline, site.dagster, job).submit({PREVIEW: ids}, "api")
     eventually(lambda: _figure(web, "lens_queue_depth", queue="previews") == 2, 10)
     assert 0 <= (_figure(web, "lens_queue_age_seconds", queue="previews") or 0) < 20
     assert 3600 <= (_figure(web, "lens_oldest_unprocessed_seconds", kind="photo") or 0) < 3660

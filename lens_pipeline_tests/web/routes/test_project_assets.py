@@ -7,6 +7,7 @@ import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 
+from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.auth.caller import Caller
@@ -83,7 +84,7 @@ def test_a_shot_that_was_looked_at_and_is_no_video_is_not_usable(
     """Known before somebody waits for a master of it."""
     (site.store / "film.mp4").write_text("no film")
     project.asset("bad", asset_url="film.mp4")
-    RunQueue(site.pipeline, site.dagster).submit({CHECKED_SHOT: ["bad"]}, "api")
+    RunQueue(site.pipeline, site.dagster, job).submit({CHECKED_SHOT: ["bad"]}, "api")
     assert execute_queued(site) == 1
     (asset,) = web.get(ASSETS).json()["assets"]
     assert not asset["usable"]

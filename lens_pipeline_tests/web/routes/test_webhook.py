@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.providers.kie import Deliveries, Provider, signature
 from lens_pipeline.web.app import create_app
@@ -43,13 +44,13 @@ def provider(environment: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
 
 @pytest.fixture
 def app(site: Site, provider: ProviderServer) -> FastAPI:
-    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
 
 @contextmanager
 def impatient(site: Site, provider: ProviderServer, **limits: Any) -> Iterator[httpx.Client]:
     """Asks an app that gives the provider less time or fewer attempts."""
-    queue = RunQueue(site.pipeline, site.dagster)
+    queue = RunQueue(site.pipeline, site.dagster, job)
     asked = Provider(provider.url(""), API_KEY, **limits)
     app = create_app(Context(site.pipeline, queue, provider=asked))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
@@ -259,7 +260,7 @@ def test_a_row_is_not_seen_as_finished_before_its_run_is_known(
     """A crash of the database in between, and a run for a row that is not finished."""
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    queue = RunQueue(site.pipeline, site.dagster)
+    queue = RunQueue(site.pipeline, site.dagster, job)
     prepare = queue.prepare
 
     def prepare_and_lose_the_database(*arguments: Any, owner: str) -> list[dg.DagsterRun]:
@@ -314,7 +315,7 @@ def test_a_disabled_pipeline_writes_and_starts_nothing(
     environment.setenv("LENS_ENABLED", "false")
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
         answer = deliver(web, task).json()
     assert (answer["status"], answer["run_ids"]) == ("updated", [])
@@ -534,7 +535,7 @@ def test_what_is_not_set_is_named(
     error: str,
 ) -> None:
     environment.delenv(unset)
-    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
         answer = web.post(f"/api/kie/{path}?taskId=t", json={"taskId": "t"}, headers=headers("t"))
     assert refused(answer) == (503, error)
@@ -566,7 +567,7 @@ def test_a_role_that_may_not_write_is_told_what_to_grant(
 ) -> None:
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
-    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
         for _ in range(2):  # the grant, then the policy, as the answer itself says
             answer = deliver(web, task)

@@ -1,0 +1,81 @@
+"""The assets of the registry, and what materializes each."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import dagster as dg
+
+from lens_pipeline.defs.assets.batch import materialize_batch
+from lens_pipeline.defs.assets.checked_shots import ShotChecker
+from lens_pipeline.defs.assets.masters import MasterMaterializer, fetch_master
+from lens_pipeline.defs.assets.materializer import Materializer
+from lens_pipeline.defs.assets.pictures import PictureMaterializer
+from lens_pipeline.defs.assets.renderers import PosterRenderer, PreviewRenderer
+from lens_pipeline.defs.assets.renditions import RenditionMaterializer
+from lens_pipeline.defs.partitions import partition_set
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives import registry
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.settings import Settings
+
+MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
+    "preview": lambda d, s: PictureMaterializer(d, PreviewRenderer(s, d.picture_edge(s))),
+    "poster": lambda d, s: PictureMaterializer(d, PosterRenderer(s, d.picture_edge(s))),
+    "master_video": lambda _, s: MasterMaterializer(s),
+    "master_poster": lambda d, s: PictureMaterializer(
+        d, PosterRenderer(s, d.picture_edge(s)), fetch_master(s)
+    ),
+    "scaled_video": lambda _, s: RenditionMaterializer(s),
+    "checked_shot": lambda _, s: ShotChecker(s),
+}
+
+
+def derivative_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    ops: dict[str, list[Derivative]] = {}
+    for entry in registry.entries():
+        ops.setdefault(entry.shared_op or entry.asset, []).append(entry)
+    return [_assets(op, made, settings) for op, made in ops.items()]
+
+
+def _assets(op: str, made: Sequence[Derivative], settings: Settings) -> dg.AssetsDefinition:
+    # Partitions are recorded one by one: the step has no output.
+    @dg.multi_asset(
+        name=op,
+        specs=[_spec(derivative) for derivative in made],
+        partitions_def=partition_set(made[0].partition_set),
+        backfill_policy=dg.BackfillPolicy.multi_run(made[0].batch_size(settings)),
+        can_subset=True,
+    )
+    def assets(
+        context: dg.AssetExecutionContext, lens: LensResource
+    ) -> Iterator[dg.MaterializeResult]:
+        pipeline = lens.pipeline()
+        chosen = {key.to_user_string() for key in context.selected_asset_keys}
+        wanted = [derivative for derivative in made if derivative.asset in chosen]
+        pairs = [(d, MATERIALIZERS[d.asset](d, pipeline.settings)) for d in wanted]
+        materialize_batch(context, pipeline, *pairs)
+        yield from ()
+
+    return assets
+
+
+def _spec(derivative: Derivative) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        derivative.asset,
+        deps=[_dependency(derivative)],
+        code_version=derivative.code_version,
+        skippable=True,
+        group_name=derivative.group,
+        kinds={derivative.extension} if derivative.extension else set(),
+        description=derivative.description,
+    )
+
+
+def _dependency(derivative: Derivative) -> dg.AssetDep:
+    """Keys of another set are named in the row: it must not look stale because of others."""
+    source = derivative.made_from
+    keys = source.partition_set if source else registry.GENERATIONS[derivative.upstream]
+    if keys == derivative.partition_set:
+        return dg.AssetDep(derivative.upstream)
+    return dg.AssetDep(
+        derivative.upstream, partition_mapping=dg.SpecificPartitionsPartitionMapping([])
+    )
