@@ -48,17 +48,6 @@ def revision(sources: list[str], key: str, parameters: Parameters, code_version:
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
-def owner(row: Row) -> str:
-    """The user or project that waits for it; "" for none."""
-    if isinstance(row, Generation):
-        return row.user_id
-    if isinstance(row, MasterVideo):
-        return row.project_id
-    if isinstance(row, ScaledVideo) and row.master:
-        return row.master.project_id
-    return ""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Derivative(Generic[R]):
     """An output of every finished row of one kind."""
@@ -257,7 +246,8 @@ SCALED = Derivative[ScaledVideo](
     job="scaled",
     queue=MASTERS,
     # A rendition without a master is never made.
-    stem=lambda row: f"scaled/{owner(row)}/{row.id}",
+    # One without a master is never made.
+    stem=lambda row: f"scaled/{row.master.project_id if row.master else ''}/{row.id}",
     extension="mp4",
     group="masters",
     sensor="new_scaled",

@@ -42,7 +42,7 @@ def _blank(
         project_id=project_id,
         finished_at=row.finished_at,
         revision=revision,
-        key=derivative.object_key(row, revision) or None,
+        key=derivative.object_key(row, revision) if derivative.extension else None,
         waits_for=waits,
     )
 
