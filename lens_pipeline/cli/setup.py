@@ -2,7 +2,6 @@
 
 import datetime as dt
 import sys
-from dataclasses import asdict
 
 import click
 from sqlalchemy.exc import DBAPIError
@@ -103,11 +102,12 @@ def doctor(as_json: bool) -> None:
     settings.export_foreign()
     configure(loaded.log_format, loaded.log_level)
     checks = examination.examine(loaded, warnings)
+    lines = [{"name": one.name, "ok": one.ok, "message": one.message} for one in checks]
     if as_json:
-        print_json({"checks": [asdict(check) for check in checks]})
+        print_json({"checks": lines})
     else:
-        for check in checks:
-            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.message}")
+        for line in lines:
+            print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['name']}: {line['message']}")
     sys.exit(0 if all(check.ok for check in checks) else 1)
 
 

@@ -66,6 +66,13 @@ class Backlog:
         return min((time for time in self.oldest.values() if time), default=None)
 
 
+def age_seconds(moment: dt.datetime | None) -> float | None:
+    """Seconds since then; a row stamped in the future is as old as one of now."""
+    if moment is None:
+        return None
+    return round(max((dt.datetime.now(dt.UTC) - moment).total_seconds(), 0.0), 3)
+
+
 class Walk:
     """The walk over the rows of one derivative."""
 

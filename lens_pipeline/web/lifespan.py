@@ -10,11 +10,11 @@ from lens_pipeline.figures import Figures
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.feed import Feed
+from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.monitoring.view_sync import Projector
 from lens_pipeline.status.figures import FigureLog
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import Hub
-from lens_pipeline.web.routes.health import Monitor
 from lens_pipeline.web.routes.metrics import PipelineCollector
 
 # Threads that are in the middle of a query get so long; one that hangs ends with the process.
@@ -36,12 +36,10 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
         begin=figures.begin,
         count=figures.count,
     )
-    monitor = Monitor(context, watch)
-    alerts = AlertMonitor(
-        context.pipeline, context.queue.instance, watch, log, lambda: asyncio.run(monitor.look())
-    )
-    monitor.alerts = alerts.status
+    monitor = ServiceMonitor(context.pipeline)
+    alerts = AlertMonitor(context.pipeline, context.queue.instance, watch, log, monitor)
     app.state.hub, app.state.feed, app.state.monitor = hub, feed, monitor
+    app.state.watch, app.state.alerts = watch, alerts
     app.state.collector = PipelineCollector(figures, watch, monitor, alerts)
     workers = (feed, watch, projector, alerts)
     for worker in workers:

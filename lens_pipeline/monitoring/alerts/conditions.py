@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from lens_pipeline.catalog.rows import Kind
@@ -24,20 +24,6 @@ _OLDEST, _SUCCESS, _WORKERS = "oldest", "success", "workers "
 # One failure of fewer files in an hour would be a large share.
 _LEAST_FILES = 50
 _GENERATIONS = (Kind.PHOTO, Kind.VIDEO)
-
-
-class Services(Protocol):
-    """What the probes found."""
-
-    @property
-    def known(self) -> Mapping[str, str | None]:
-        """What is wrong with each service of which that is known; None: nothing."""
-        ...
-
-    @property
-    def workers(self) -> Mapping[str, int] | None:
-        """Workers that answer, by queue; None: that is not known."""
-        ...
 
 
 class Space(NamedTuple):

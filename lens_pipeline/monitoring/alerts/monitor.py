@@ -3,6 +3,7 @@
 It runs in the process `api`, which lives when the daemon or the workers do not.
 """
 
+import asyncio
 import datetime as dt
 import logging
 import time
@@ -14,13 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.core import postgres
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, Services, disks, judge
+from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, disks, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
 from lens_pipeline.monitoring.alerts.leader import AlertLeader
 from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
 from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.feed import ASSETS
+from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 
 logger = logging.getLogger(__name__)
@@ -39,14 +41,13 @@ class AlertMonitor(BackgroundThread):
         instance: DagsterInstance,
         watch: Watch,
         log: FigureLog,
-        probes: Callable[[], Services],
+        services: ServiceMonitor,
         *,
         look_seconds: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`probes` asks the services and answers within seconds, also of one that hangs;
-        `look_seconds` is also the least time between two messages; `clock` gives seconds since the
-        epoch.
+        """`look_seconds` is also the least time between two messages; `clock` gives seconds since
+        the epoch.
 
         Raises SettingsError: Apprise does not understand one of LENS_ALERT_URLS.
         """
@@ -54,7 +55,7 @@ class AlertMonitor(BackgroundThread):
         self._pipeline = pipeline
         self._watch = watch
         self._log = log
-        self._probes = probes
+        self._services = services
         self._look_seconds = look_seconds
         self._clock = clock
         self._targets = connect_targets(pipeline.settings.alert_urls)
@@ -93,7 +94,8 @@ class AlertMonitor(BackgroundThread):
         self._leader.leave()
 
     def _look(self) -> None:
-        services, settings, now = self._probes(), self._pipeline.settings, self._clock()
+        services, settings = asyncio.run(self._services.look()), self._pipeline.settings
+        now = self._clock()
         is_to_tell = self._leads(now)
         seen = Seen(
             services.known,

@@ -22,10 +22,10 @@ from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import DERIVATIVES
 from lens_pipeline.figures import Figures, Tally
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
-from lens_pipeline.monitoring.backlog import Backlog, Watch
+from lens_pipeline.monitoring.backlog import Backlog, Watch, age_seconds
+from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.errors import ApiError
-from lens_pipeline.web.routes.health import Monitor, age_seconds
 
 router = APIRouter(tags=["health"])
 
@@ -36,7 +36,7 @@ class PipelineCollector(Collector):
     """What is known now; asks nothing of any service, so it answers whatever is gone."""
 
     def __init__(
-        self, figures: Figures, watch: Watch, monitor: Monitor, alerts: AlertMonitor
+        self, figures: Figures, watch: Watch, monitor: ServiceMonitor, alerts: AlertMonitor
     ) -> None:
         self._figures = figures
         self._watch = watch
@@ -63,12 +63,12 @@ class PipelineCollector(Collector):
         yield build
 
     def _processes(self) -> Iterator[Metric]:
-        workers = self._monitor.workers.last()
-        if workers and workers.value is not None:
+        workers = self._monitor.workers_alive()
+        if workers is not None:
             alive = GaugeMetricFamily(
                 "lens_workers_alive", "Celery workers that answer, by queue.", labels=["queue"]
             )
-            for queue, number in workers.value.items():
+            for queue, number in workers.items():
                 alive.add_metric([queue], number)
             yield alive
         age = self._monitor.heartbeat_age_seconds()
