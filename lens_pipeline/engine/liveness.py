@@ -29,8 +29,10 @@ _DAEMON_SECONDS = 90.0
 # Dagster writes UTC into a column without a time zone.
 _HEARTBEAT = (
     "SELECT extract(epoch FROM now() AT TIME ZONE 'utc' - timestamp)::float FROM daemon_heartbeats"
-    " WHERE daemon_type = 'QUEUED_RUN_COORDINATOR'"
+    " WHERE daemon_type = %s"
 )
+# Dagster's name of the daemon that launches queued runs.
+QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 
 
 def worker_role(queue: str) -> str:
@@ -75,7 +77,7 @@ def heartbeat_age_seconds(dagster_url: str) -> float | None:
     url = dagster_url.replace("+psycopg2", "", 1)
     connecting = psycopg2.connect(url, connect_timeout=_ANSWER_SECONDS)
     with closing(connecting) as connection, connection.cursor() as cursor:
-        cursor.execute(_HEARTBEAT)
+        cursor.execute(_HEARTBEAT, (QUEUE_DAEMON,))
         row = cursor.fetchone()
     return row[0] if row else None
 

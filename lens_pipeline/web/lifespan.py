@@ -36,7 +36,7 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
         begin=figures.begin,
         count=figures.count,
     )
-    monitor = ServiceMonitor(context.pipeline)
+    monitor = ServiceMonitor(context.pipeline, context.queue.instance)
     alerts = AlertMonitor(context.pipeline, context.queue.instance, watch, log, monitor)
     app.state.hub, app.state.feed, app.state.monitor = hub, feed, monitor
     app.state.watch, app.state.alerts = watch, alerts
