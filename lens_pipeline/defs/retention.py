@@ -1,13 +1,13 @@
 """Keeps what Dagster has written about runs and ticks from growing for ever.
 
 A night's pruning goes in short transactions, oldest first. Each leaves the log whole: one that is
-broken off, or killed, has only done less. What `status` says, the feed, `lens_generations` and the
-metrics are the same before and after.
+broken off, or killed, has only done less. What `status`, the feed and `lens_generations` say is the
+same before and after.
 """
 
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -15,8 +15,6 @@ import sqlalchemy as sa
 from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
-from lens_pipeline.figures import Tally
-from lens_pipeline.status.figures import pruned_figures, told_by
 
 # Of each transaction: some thousand events, parts of a second.
 _RUNS = 50
@@ -123,15 +121,8 @@ class _Pruning:
         self._done = replace(self._done, ticks=self._done.ticks + deleted)
         return 0 if deleted == _TICKS else None
 
-    def _delete(self, connection: sa.Connection, superseded: pruning.Superseded) -> None:
-        """Delete these events; what metrics count of them is kept."""
-        told = told_by(connection, superseded.materializations, superseded.observations)
-        if any(told):
-            known = pruned_figures(connection)
-            tally = Tally.parse(known)
-            tally.add(*told)
-            pruning.replace_figures(connection, known, tally.dump())
-        deleted = pruning.delete_events(connection, superseded.all)
+    def _delete(self, connection: sa.Connection, superseded: Sequence[int]) -> None:
+        deleted = pruning.delete_events(connection, superseded)
         self._done = replace(self._done, events=self._done.events + deleted)
 
 

@@ -1,7 +1,6 @@
 """What became of rows: for pages that list generations, masters, renditions and assets."""
 
 import datetime as dt
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +9,7 @@ from lens_pipeline.derivatives.dead_letters import EXPLAINED
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import Assessed, assess
-from lens_pipeline.event_log.history import State
-
-# As `assets/master_maker.py` says it: `encoding: 42 % (1.3 x real time)`.
-_PERCENT = re.compile(r"(\d+) %")
+from lens_pipeline.event_log.history import ReportedProgress, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +24,8 @@ class Outcome:
     run_id: str | None = None
     progress: str | None = None
     """How far the run is that makes it, in words."""
+    percent: int | None = None
+    """The same as a number, if the run says so."""
     path: str | None = None
     """Object key, if it is ready."""
     width: int | None = None
@@ -41,11 +39,6 @@ class Outcome:
     """Why a shot that was checked cannot be used."""
     error: str | None = None
     error_class: str | None = None
-
-    @property
-    def percent(self) -> int | None:
-        found = _PERCENT.search(self.progress or "")
-        return min(int(found[1]), 100) if found else None
 
 
 def outcomes(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> dict[str, Outcome]:
@@ -68,7 +61,7 @@ def outcomes(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) ->
 
 
 def _outcome(
-    assessed: Assessed, facts: Mapping[str, object], progress: Mapping[str, str]
+    assessed: Assessed, facts: Mapping[str, object], progress: Mapping[str, ReportedProgress]
 ) -> Outcome:
     standing = assessed.standing
     if standing.state is State.READY:
@@ -87,13 +80,15 @@ def _outcome(
             reason=_text(facts.get("reason")),
         )
     error = EXPLAINED.get(standing.error_class or "") or _text(facts.get("error"))
+    reported = progress.get(standing.run_id or "")
     return Outcome(
         standing.state,
         assessed.revision,
         waits=assessed.waits if standing.state in (State.NONE, State.FAILED) else None,
         attempts=standing.attempts,
         run_id=standing.run_id,
-        progress=progress.get(standing.run_id or ""),
+        progress=reported.text if reported else None,
+        percent=reported.percent if reported else None,
         error=error if standing.error_class else None,
         error_class=standing.error_class,
     )

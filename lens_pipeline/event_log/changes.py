@@ -15,8 +15,8 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from lens_pipeline.event_log.history import IN_FLIGHT, Outcome
-from lens_pipeline.event_log.tags import OUTCOME_TAG, PROGRESS_TAG
+from lens_pipeline.event_log.history import IN_FLIGHT, Outcome, ReportedProgress
+from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG, PROGRESS_TAG
 
 ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
 _MATERIALIZED, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
@@ -150,11 +150,12 @@ class ChangeLog:
                 touched[self._asset(row.asset)].add(row.partition)
         return Changes(Position(assets, after.ends), touched, more=more or len(ends) > limit)
 
-    def progress(self) -> dict[str, str]:
-        """What each run under way says of how far it is, by run."""
+    def progress(self) -> dict[str, ReportedProgress]:
+        """How far each run under way says it is, by run."""
+        values = {"statuses": list(IN_FLIGHT), "key": PROGRESS_TAG, "percent": PERCENT_TAG}
         with self._engine.connect() as connection:
-            values = {"statuses": list(IN_FLIGHT), "key": PROGRESS_TAG}
-            return {row.run_id: row.value for row in connection.execute(_PROGRESS, values)}
+            rows = connection.execute(_PROGRESS, values)
+            return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def planned(self, run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
         """The first asset, in our order, and its partition that each run is to materialize."""
@@ -298,8 +299,10 @@ _PLANNED = sa.text(
 )
 _PROGRESS = sa.text(
     """
-    SELECT r.run_id, t.value FROM runs r JOIN run_tags t ON t.run_id = r.run_id
-     WHERE r.status = ANY(:statuses) AND t.key = :key
+    SELECT r.run_id, t.value AS text, p.value AS percent FROM runs r
+      JOIN run_tags t ON t.run_id = r.run_id AND t.key = :key
+      LEFT JOIN run_tags p ON p.run_id = r.run_id AND p.key = :percent
+     WHERE r.status = ANY(:statuses)
     """
 )
 _TAGGED = sa.text(

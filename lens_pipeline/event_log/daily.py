@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from lens_pipeline.event_log.counters import STAGES, Missed, missed_of
 from lens_pipeline.event_log.reader import event_metadata
-from lens_pipeline.status.figures import STAGES, Missed, missed_of
 
 _MADE, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
 # An event has its time from the worker and its id from the database: a clock may be so far off.

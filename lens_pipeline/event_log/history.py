@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 
@@ -99,6 +100,19 @@ class Standing:
 
 CANCELED = "Canceled"
 RUN_FAILED = "RunFailed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedProgress:
+    """How far a run under way says it is."""
+
+    text: str
+    percent: int | None
+
+    @classmethod
+    def of(cls, text: str, percent: str | None) -> Self:
+        """From the values of PROGRESS_TAG and PERCENT_TAG; people may tag runs as they like."""
+        return cls(text, int(percent) if percent and percent.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ the materializations along.
 """
 
 import datetime as dt
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,6 @@ from dagster._core.storage.runs.schema import RunsTable
 
 from lens_pipeline.event_log.history import Outcome
 from lens_pipeline.event_log.tags import OUTCOME_TAG
-from lens_pipeline.status.figures import PRUNED_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +27,6 @@ class EndedRun:
     row: int
     run_id: str
     ended_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Superseded:
-    """Events of assets that are to go."""
-
-    materializations: tuple[int, ...]
-    observations: tuple[int, ...]
-    others: tuple[int, ...]
-
-    @property
-    def all(self) -> list[int]:
-        return [*self.materializations, *self.observations, *self.others]
 
 
 def ended_runs(
@@ -65,21 +50,20 @@ def still_counted(connection: sa.Connection, run_ids: Sequence[str]) -> set[str]
     return set(connection.execute(_COUNTED, {"runs": list(run_ids)}).scalars())
 
 
-def superseded_of_runs(connection: sa.Connection, run_ids: Sequence[str]) -> Superseded:
-    """All events of these runs but those that say how a partition stands."""
-    rows = connection.execute(_OF_RUNS, {"runs": list(run_ids)}).all()
-    return _by_type(rows)
+def superseded_of_runs(connection: sa.Connection, run_ids: Sequence[str]) -> list[int]:
+    """Ids of all events of these runs but those that say how a partition stands."""
+    return list(connection.execute(_OF_RUNS, {"runs": list(run_ids)}).scalars())
 
 
 def superseded_of_no_run(
     connection: sa.Connection, after: int, before: float, limit: int
-) -> tuple[Superseded, int | None]:
+) -> tuple[list[int], int | None]:
     """The same of the next `limit` events without a run, recorded by commands and sensors."""
     moment = dt.datetime.fromtimestamp(before, dt.UTC).replace(tzinfo=None)
     values = {"after": after, "before": moment, "limit": limit}
     rows = connection.execute(_OF_NO_RUN, values).all()
-    going = [row for row in rows if row.is_superseded]
-    return _by_type(going), rows[-1].id if len(rows) == limit else None
+    going = [row.id for row in rows if row.is_superseded]
+    return going, rows[-1].id if len(rows) == limit else None
 
 
 def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
@@ -101,23 +85,6 @@ def delete_ticks(connection: sa.Connection, before: float, limit: int) -> int:
     The last tick of each sensor and schedule stays: the daemon goes on from it.
     """
     return connection.execute(_DELETE_TICKS, {"before": before, "limit": limit}).rowcount
-
-
-def replace_figures(connection: sa.Connection, before: str | None, after: dict) -> None:
-    """Write what was counted of events that are gone.
-
-    Raises RuntimeError: somebody else has written it since `before` was read.
-    """
-    values = {"key": PRUNED_KEY, "value": json.dumps(after), "before": before}
-    if connection.execute(_REPLACE_FIGURES, values).rowcount != 1:
-        raise RuntimeError("the figures of pruned events were written by somebody else meanwhile")
-
-
-def _by_type(rows: Iterable[sa.Row]) -> Superseded:
-    ids: dict[str, list[int]] = {_MATERIALIZATION: [], _OBSERVATION: [], "": []}
-    for row in rows:
-        ids[row.type if row.type in ids else ""].append(row.id)
-    return Superseded(tuple(ids[_MATERIALIZATION]), tuple(ids[_OBSERVATION]), tuple(ids[""]))
 
 
 _MATERIALIZATION, _OBSERVATION = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
@@ -170,7 +137,7 @@ _COUNTED = (
         ~_IS_SUPERSEDED,
     )
 )
-_OF_RUNS = sa.select(_event.c.id, _event.c.dagster_event_type.label("type")).where(
+_OF_RUNS = sa.select(_event.c.id).where(
     _event.c.run_id.in_(sa.bindparam("runs", expanding=True)),
     sa.or_(~_SPEAKS, sa.and_(_event.c.partition.is_not(None), _IS_SUPERSEDED)),
 )
@@ -178,7 +145,6 @@ _OF_RUNS = sa.select(_event.c.id, _event.c.dagster_event_type.label("type")).whe
 _OF_NO_RUN = (
     sa.select(
         _event.c.id,
-        _event.c.dagster_event_type.label("type"),
         sa.and_(
             _event.c.timestamp < sa.bindparam("before", type_=sa.TIMESTAMP),
             _event.c.partition.is_not(None),
@@ -215,11 +181,5 @@ _DELETE_TICKS = sa.text(
            SELECT FROM job_ticks n
             WHERE n.selector_id = t.selector_id AND n."timestamp" > t."timestamp")
        ORDER BY t.id LIMIT :limit))
-    """
-)
-_REPLACE_FIGURES = sa.text(
-    """
-    INSERT INTO kvs (key, value) VALUES (:key, :value)
-    ON CONFLICT (key) DO UPDATE SET value = :value WHERE kvs.value IS NOT DISTINCT FROM :before
     """
 )

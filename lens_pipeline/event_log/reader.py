@@ -16,6 +16,7 @@ from lens_pipeline.event_log.history import (
     Materialized,
     Outcome,
     Planned,
+    ReportedProgress,
     Standing,
     Wanted,
     standing,
@@ -25,6 +26,7 @@ from lens_pipeline.event_log.tags import (
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
     OUTCOME_TAG,
+    PERCENT_TAG,
     PERMANENT_TAG,
     PROGRESS_TAG,
     REVISION_TAG,
@@ -110,14 +112,19 @@ class EventLog:
         with self._engine.connect() as connection:
             return connection.execute(query, {"run_id": run_id, "key": PROGRESS_TAG}).scalar()
 
-    def progresses(self, run_ids: Iterable[str]) -> dict[str, str]:
-        """How far each run says it is, in words, by run id; absent if it does not say."""
+    def progresses(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
+        """How far each run says it is, by run id; absent if it does not say."""
         query = sa.text(
-            "SELECT run_id, value FROM run_tags WHERE run_id = ANY(:ids) AND key = :key"
+            """
+            SELECT t.run_id, t.value AS text, p.value AS percent FROM run_tags t
+              LEFT JOIN run_tags p ON p.run_id = t.run_id AND p.key = :percent
+             WHERE t.run_id = ANY(:ids) AND t.key = :key
+            """
         )
+        values = {"ids": list(run_ids), "key": PROGRESS_TAG, "percent": PERCENT_TAG}
         with self._engine.connect() as connection:
-            rows = connection.execute(query, {"ids": list(run_ids), "key": PROGRESS_TAG})
-            return {row.run_id: row.value for row in rows}
+            rows = connection.execute(query, values)
+            return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def runs_of(self, asset: str, key: str) -> list[str]:
         """Runs queued or under way that are to materialize this partition, and no other."""

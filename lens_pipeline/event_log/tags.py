@@ -10,6 +10,7 @@ PERMANENT_TAG = "lens/permanent"
 BLAMELESS_TAG = "lens/blameless"
 # Ours, on runs.
 PROGRESS_TAG = "lens/progress"
+PERCENT_TAG = "lens/progress_percent"
 # Ours, on runs that make files of one user alone.
 USER_TAG = "lens/user"
 PRIORITY_TAG = "dagster/priority"

@@ -21,9 +21,9 @@ from lens_pipeline.derivatives.dead_letters import GivenUp, given_up
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import DERIVATIVES, QUEUE_TAG, QUEUES, Derivative
 from lens_pipeline.derivatives.status import Assessed, assess, usable
+from lens_pipeline.event_log.counters import FigureLog, QueueLoad
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.feed import Batch
-from lens_pipeline.status.figures import FigureLog, QueueLoad
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import logging
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +34,6 @@ _MOST_MISSED = 1000
 _KEYS_AT_ONCE = 500
 # Partitions of which the last word is kept, to tell only of changes: some 30 MiB.
 _REMEMBERED = 50_000
-_PERCENT = re.compile(r"(\d{1,3}) %")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +180,14 @@ class Feed(BackgroundThread):
         pipeline: Pipeline,
         listeners: Sequence[Listener],
         count: Callable[[Sequence[int], Sequence[int]], None],
-        begin: Callable[[Position], None],
     ) -> None:
-        """`begin` is told where the reading starts; `count` of the ids of new materializations
-        and failures after that, each once. Both may raise SQLAlchemyError, and are called again.
+        """`count` is given the ids of new materializations and failures, each once. If it raises
+        SQLAlchemyError it is given them again.
         """
         super().__init__("lens-feed")
         self._pipeline = pipeline
         self._listeners = listeners
         self._count = count
-        self._begin = begin
         self._changes = ChangeLog(pipeline.endpoints.dagster_url, ASSETS)
         # What was read and is not told yet.
         self._position: Position | None = None
@@ -202,6 +198,11 @@ class Feed(BackgroundThread):
         self._known: OrderedDict[tuple[str, str], Status] = OrderedDict()
         self._progress: dict[str, Progress] = {}
         self._progress_at = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it knows its place in the log: what happens from now on is read."""
+        return self._position is not None
 
     @property
     def progress(self) -> tuple[Progress, ...]:
@@ -284,7 +285,7 @@ class Feed(BackgroundThread):
             return self._position
         latest = self._changes.latest()
         if self._position is None or self._position.is_beyond(latest):
-            self._begin(latest)
+            self._uncounted = ([], [])
             self._known.clear()
             self._position = latest
         return self._position
@@ -312,12 +313,12 @@ class Feed(BackgroundThread):
         now = time.monotonic()
         if now - self._progress_at < _PROGRESS_SECONDS:
             return []
-        texts = self._changes.progress()
-        unknown = [run for run in texts if run not in self._progress]
-        found = {run: self._progress[run] for run in texts if run in self._progress}
-        found |= self._first_progress(unknown, texts) if unknown else {}
+        reported = self._changes.progress()
+        unknown = [run for run in reported if run not in self._progress]
+        found = {run: self._progress[run] for run in reported if run in self._progress}
+        found |= self._first_progress(unknown) if unknown else {}
         current = {
-            run: replace(progress, text=texts[run], percent=_percent(texts[run]))
+            run: replace(progress, text=reported[run].text, percent=reported[run].percent)
             for run, progress in found.items()
         }
         new = [progress for run, progress in current.items() if self._progress.get(run) != progress]
@@ -325,9 +326,8 @@ class Feed(BackgroundThread):
         self._progress_at = now
         return new
 
-    def _first_progress(
-        self, run_ids: Sequence[str], texts: Mapping[str, str]
-    ) -> dict[str, Progress]:
+    def _first_progress(self, run_ids: Sequence[str]) -> dict[str, Progress]:
+        """What these runs make; how far they are is still to be filled in."""
         found: dict[str, Progress] = {}
         for run, (asset, key) in self._changes.planned(run_ids).items():
             kind = _BY_ASSET[asset].kind
@@ -335,13 +335,8 @@ class Feed(BackgroundThread):
             user_id, project_id = (
                 _owner(usable([row])[0]) if row and usable([row]) else (None, None)
             )
-            found[run] = Progress(kind, asset, key, user_id, project_id, None, texts[run])
+            found[run] = Progress(kind, asset, key, user_id, project_id, None, "")
         return found
-
-
-def _percent(text: str) -> int | None:
-    match = _PERCENT.match(text)
-    return min(int(match[1]), 100) if match else None
 
 
 def _reason(error: Exception) -> str:

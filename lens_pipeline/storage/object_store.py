@@ -30,7 +30,7 @@ Buffer = bytes | bytearray | memoryview
 # Previews keep their key when their source changes, so copies must expire: five minutes, after
 # which a cache asks again and is answered 304 as long as the ETag is the same.
 CACHE_REVALIDATE = "public, max-age=300, must-revalidate"
-# For keys that hold a revision (masters, scaled videos) and so never get other bytes.
+# For keys that hold a revision (masters, their posters, renditions): they never get other bytes.
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 # S3's limit for a key, and the usual file systems' limit for one name, in bytes of UTF-8.
 MAX_KEY_BYTES = 1024

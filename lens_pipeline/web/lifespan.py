@@ -1,21 +1,21 @@
-"""What the app does besides answering: follows the event log, and keeps figures and views true."""
+"""What the app does besides answering: follows the event log, and keeps counters and views true."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
-from lens_pipeline.figures import Figures
+from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.feed import Feed
+from lens_pipeline.monitoring.metrics import EventCounters, PipelineCollector
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.monitoring.view_sync import Projector
-from lens_pipeline.status.figures import FigureLog
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import Hub
-from lens_pipeline.web.routes.metrics import PipelineCollector
 
 # Threads that are in the middle of a query get so long; one that hangs ends with the process.
 _STOP_SECONDS = 2.0
@@ -26,28 +26,27 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
     """Runs all of it for as long as the app serves; needs no service to be there yet."""
     context: Context = app.state.context
     log = FigureLog(context.pipeline.endpoints.dagster_url)
-    figures = Figures(log)
+    registry = CollectorRegistry()
     watch = Watch(context.pipeline, log)
     projector = Projector(context.pipeline)
     hub = Hub(asyncio.get_running_loop())
     feed = Feed(
         context.pipeline,
         listeners=(hub.tell, watch.tell, projector.tell),
-        begin=figures.begin,
-        count=figures.count,
+        count=EventCounters(log, registry).count,
     )
     monitor = ServiceMonitor(context.pipeline, context.queue.instance)
     alerts = AlertMonitor(context.pipeline, context.queue.instance, watch, log, monitor)
     app.state.hub, app.state.feed, app.state.monitor = hub, feed, monitor
     app.state.watch, app.state.alerts = watch, alerts
-    app.state.collector = PipelineCollector(figures, watch, monitor, alerts)
+    registry.register(PipelineCollector(feed, watch, monitor, alerts))
+    app.state.metrics = registry
     workers = (feed, watch, projector, alerts)
     for worker in workers:
         worker.start()
     try:
         yield
     finally:
-        figures.stop()
         stops = (asyncio.to_thread(worker.stop, _STOP_SECONDS) for worker in workers)
         await asyncio.gather(*stops)
         log.close()

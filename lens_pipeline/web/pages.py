@@ -16,7 +16,7 @@ from starlette.types import Scope
 from lens_pipeline.settings import Settings
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import ContextDep
-from lens_pipeline.web.texts import TEXTS, Text, choose_language
+from lens_pipeline.web.translations import TEXTS, Text, choose_language
 
 router = APIRouter(include_in_schema=False)
 

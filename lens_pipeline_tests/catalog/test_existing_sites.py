@@ -1,12 +1,15 @@
 """Sites that were there before the pipeline: their tables, roles, stores and previews."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from lens_pipeline.storage.object_store import CACHE_IMMUTABLE, CACHE_REVALIDATE
 from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.servers import HostileServer, SeaweedServer
 from lens_pipeline_tests.support.site import Databases, Site
 
@@ -177,17 +180,55 @@ def test_a_file_that_cannot_be_added_is_told_in_one_line(site: Site) -> None:
         assert reason in added.err
 
 
-@pytest.mark.slow
-def test_an_s3_bucket_serves_sources_and_takes_previews(
-    site: Site, environment: pytest.MonkeyPatch, tmp_path: Path, photo: Callable[[str], str]
-) -> None:
-    """A store that works on the developer's disk only."""
+@contextmanager
+def _bucket(environment: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SeaweedServer]:
+    """An S3 server whose bucket is the site's store."""
     (tmp_path / "seaweed").mkdir()
     with SeaweedServer(tmp_path / "seaweed") as seaweed:
         for name, value in seaweed.environment.items():
             environment.setenv(name, value)
         environment.setenv("LENS_STORE_URL", f"s3://{seaweed.bucket}/media")
         environment.setenv("LENS_S3_ENDPOINT", seaweed.endpoint)
+        yield seaweed
+
+
+@pytest.mark.slow
+def test_what_a_bucket_holds_under_a_revision_is_cached_for_ever(
+    site: Site, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A film that each visitor's browser asks for again after five minutes."""
+    project = Project(site)
+    with _bucket(environment, tmp_path) as seaweed:
+        client = seaweed.client()
+        key = "u1/uploads/a.mp4"
+        client.put_object(Bucket=seaweed.bucket, Key=f"media/{key}", Body=sources.mp4())
+        site.add("a", key, type="video")
+        project.asset("a", generation_id="a")
+        project.master("m1", ["a"])
+        assert site.once()["failed"] == 0
+        project.rendition("s1", "m1")
+        assert site.once()["failed"] == 0
+        caching = {}
+        for asset, row in (
+            ("poster", "a"),
+            ("master_video", "m1"),
+            ("master_poster", "m1"),
+            ("scaled_video", "s1"),
+        ):
+            name = f"media/{site.metadata(asset, row)['path'].value}"
+            stored = client.head_object(Bucket=seaweed.bucket, Key=name)
+            caching[asset] = stored["CacheControl"]
+    # A video's poster keeps its key when its source changes.
+    assert caching.pop("poster") == CACHE_REVALIDATE
+    assert set(caching.values()) == {CACHE_IMMUTABLE}
+
+
+@pytest.mark.slow
+def test_an_s3_bucket_serves_sources_and_takes_previews(
+    site: Site, environment: pytest.MonkeyPatch, tmp_path: Path, photo: Callable[[str], str]
+) -> None:
+    """A store that works on the developer's disk only."""
+    with _bucket(environment, tmp_path) as seaweed:
         client = seaweed.client()
         client.put_object(Bucket=seaweed.bucket, Key="media/u1/uploads/a.jpg", Body=sources.jpeg())
         site.add("a", "u1/uploads/a.jpg")
@@ -198,7 +239,8 @@ def test_an_s3_bucket_serves_sources_and_takes_previews(
         assert result["failures"][0]["error_class"] == "SourceMissing"
         stored = client.get_object(Bucket=seaweed.bucket, Key="media/u1/previews/a_preview.webp")
         assert stored["ContentType"] == "image/webp"
-        assert stored["CacheControl"]
+        # Its key stays when its source changes.
+        assert stored["CacheControl"] == CACHE_REVALIDATE
         assert stored["Body"].read()[8:12] == b"WEBP"
         uri = site.metadata("preview", "b")["dagster/uri"].value
         assert uri == f"s3://{seaweed.bucket}/media/u1/previews/b_preview.webp"

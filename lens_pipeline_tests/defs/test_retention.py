@@ -18,12 +18,10 @@ from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
-from lens_pipeline.figures import Figures, Tally
 from lens_pipeline.monitoring import feed
-from lens_pipeline.status.figures import FigureLog
 from lens_pipeline_tests.defs.test_removal import tick
 from lens_pipeline_tests.support.servers import HostileServer
-from lens_pipeline_tests.support.site import Site, eventually
+from lens_pipeline_tests.support.site import Site
 
 pytestmark = pytest.mark.slow
 
@@ -83,44 +81,14 @@ class Seen:
     status: Any
     letters: Any
     feed: list[feed.Status]
-    tally: dict[str, Any]
     position: str
-
-
-def _tally(site: Site, changes: ChangeLog) -> dict[str, Any]:
-    """What `/metrics` of a process shows that has just begun."""
-    log = FigureLog(site.dagster_url)
-    figures = Figures(log)
-    figures.begin(changes.latest())
-    loaded: list[Tally] = []
-
-    def is_loaded() -> bool:
-        with figures.tally() as (tally, is_all):
-            loaded[:] = [Tally.parse(None)]
-            loaded[0].merge(tally.dump())
-        return is_all
-
-    eventually(is_loaded, 30, "the past")
-    figures.stop()
-    log.close()
-    dumped = loaded[0].dump()
-    # In which order it was added does not count; sums are rounded.
-    return {
-        "made": dumped["made"],
-        "missed": sorted(dumped["missed"]),
-        "latency": {k: (v["counts"], round(v["sum"], 6)) for k, v in dumped["latency"].items()},
-        "stages": {
-            (asset, stage): (one["counts"], round(one["sum"], 6))
-            for asset, stage, one in dumped["stages"]
-        },
-    }
 
 
 def _see(site: Site, changes: ChangeLog) -> Seen:
     status = site.lens("status", *IDS, "removed", "--json").json
     found = feed.statuses(site.pipeline, {"preview": [*IDS, "removed"]})
     told = [one for one in found if one.event_id is not None]
-    return Seen(status, site.dead_letters(), told, _tally(site, changes), str(changes.latest()))
+    return Seen(status, site.dead_letters(), told, str(changes.latest()))
 
 
 @pytest.fixture
@@ -137,7 +105,7 @@ def test_what_is_read_is_the_same_before_and_after(
     changes: ChangeLog,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A dead letter that comes to life, a preview made anew, a counter that jumps."""
+    """A dead letter that comes to life, a preview made anew, a feed that tells old things."""
     monkeypatch.setattr(retention, "_RUNS", 2)
     running = _past(site, server, photo)
     before = _see(site, changes)

@@ -1,8 +1,8 @@
-"""A home of its own for each test, in which nothing may be left running."""
+"""What tests of the supervisor share: settings, and a database cluster to be copied."""
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -10,7 +10,6 @@ import pytest
 
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.settings import Settings, load
-from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.embedded_postgres import Postgres
 
 
@@ -30,15 +29,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "home"
-    yield directory
-    left = [process.name() for process in orphans.processes_of(directory)]
-    orphans.kill(directory)
-    assert left == []
 
 
 @pytest.fixture(scope="session")

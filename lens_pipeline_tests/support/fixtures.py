@@ -15,6 +15,7 @@ from lens_pipeline.engine.dagster_storage import storage
 from lens_pipeline.engine.dagster_storage.event_log_storage import partition_lists_of
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.settings import PREFIX, Settings
+from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
@@ -82,6 +83,16 @@ def fresh_pair(databases: Databases, pair: tuple[str, str]) -> tuple[str, str]:
     catalog.close()
     databases.execute(_EMPTY, dagster)
     return pair
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A LENS_HOME in which nothing may be left running."""
+    directory = tmp_path / "home"
+    yield directory
+    left = [process.name() for process in orphans.processes_of(directory)]
+    orphans.kill(directory)
+    assert left == []
 
 
 @pytest.fixture

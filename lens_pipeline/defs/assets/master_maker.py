@@ -49,9 +49,9 @@ class MasterMaker:
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
             key = MASTER.object_key(row, assessed.revision)
-            workshop.report("98 %: storing")
+            workshop.report(98, "storing")
             size = master.path.stat().st_size
-            workshop.keep(key, master.path, "video/mp4")
+            workshop.keep(key, master.path, "video/mp4", assessed.revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -96,7 +96,7 @@ def media_work(workshop: Workshop, directory: Path, settings: Settings, shots: i
 
     def report(stage: str, share: float, speed: float | None) -> None:
         pace = f" ({speed:.1f} x real time)" if speed else ""
-        workshop.report(f"{course.percent(stage, share)} %: {stage}{pace}")
+        workshop.report(course.percent(stage, share), f"{stage}{pace}")
 
     return Work(
         directory=directory,
@@ -120,7 +120,7 @@ def _fetch(
 
     def fetch(item: tuple[int, Shot]) -> Fetched:
         number, shot = item
-        workshop.report(f"0 %: fetching shot {shot.asset_id!r}")
+        workshop.report(0, f"fetching shot {shot.asset_id!r}")
         try:
             return workshop.fetcher.fetch(shot.source, _file(directory, number))
         except DerivativeError as error:

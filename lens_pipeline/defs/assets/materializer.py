@@ -12,7 +12,12 @@ import dagster as dg
 from lens_pipeline.catalog.rows import Row
 from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.download import Fetcher
-from lens_pipeline.storage.object_store import Fetched, ObjectStore
+from lens_pipeline.storage.object_store import (
+    CACHE_IMMUTABLE,
+    CACHE_REVALIDATE,
+    Fetched,
+    ObjectStore,
+)
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
 # How long a store that does not answer is asked for one file, seconds.
@@ -32,8 +37,8 @@ class Workshop:
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Tells people how far a long piece of work is, in words.
-    report: Callable[[str], None]
+    # Tells people how far a long piece of work is: in percent of the whole, and in words.
+    report: Callable[[int, str], None]
 
     def take(self, key: str, file: Path) -> Fetched:
         """Fetch an output of ours, however large, into `file`."""
@@ -46,10 +51,13 @@ class Workshop:
             cancelled=self.cancelled,
         )
 
-    def keep(self, key: str, body: bytes | Path, content_type: str) -> None:
-        """Store `body` as `key`, trying again for a while."""
+    def keep(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
+        """Store `body` as `key`, trying again for a while. It is cached for ever if the key holds
+        the revision.
+        """
+        caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
         retry_transient(
-            lambda: self.store.write(key, body, content_type=content_type),
+            lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
             FILE_RETRIES,
             within_seconds=_STORE_SECONDS,
             cancelled=self.cancelled,

@@ -48,7 +48,7 @@ class PictureMaker:
             file.unlink(missing_ok=True)
         render_ended = time.monotonic()
         key = self._derivative.object_key(row, assessed.revision)
-        workshop.keep(key, picture.webp, "image/webp")
+        workshop.keep(key, picture.webp, "image/webp", assessed.revision)
         stored = time.monotonic()
         return {
             # Shown in this order.

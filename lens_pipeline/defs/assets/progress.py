@@ -1,11 +1,11 @@
-"""How far a long run is: in its log, and as a tag that commands and pages read."""
+"""How far a long run is: in its log, and as tags that commands and pages read."""
 
 import threading
 import time
 
 import dagster as dg
 
-from lens_pipeline.event_log.tags import PROGRESS_TAG
+from lens_pipeline.event_log.tags import PERCENT_TAG, PROGRESS_TAG
 
 # From where to where, in percent of the whole, each stage of media work leads, by how it is called.
 # An encode takes nearly all of the time; what is copied has little of any.
@@ -19,7 +19,7 @@ _STAGES = (
     ("verifying", 95, 98),
 )
 
-# Seconds between updates of the tag and between lines of the log.
+# Seconds between updates of the tags and between lines of the log.
 _TAG_EVERY = 1.0
 _LINE_EVERY = 10.0
 
@@ -58,10 +58,9 @@ class RunProgress:
         self._tagged = 0.0
         self._said = 0.0
 
-    def show(self, text: str) -> None:
-        """`text` is what is done now, after how much of the whole is over if that is known: pages
-        read a number of percent from its beginning.
-        """
+    def show(self, percent: int, stage: str) -> None:
+        """Say that `percent` of the whole are over, and `stage` is under way."""
+        text = f"{percent} %: {stage}"
         now = time.monotonic()
         with self._lock:
             tag = now - self._tagged >= _TAG_EVERY
@@ -69,6 +68,7 @@ class RunProgress:
             self._tagged = now if tag else self._tagged
             self._said = now if line else self._said
         if tag:
-            self._context.instance.add_run_tags(self._context.run.run_id, {PROGRESS_TAG: text})
+            tags = {PROGRESS_TAG: text, PERCENT_TAG: str(percent)}
+            self._context.instance.add_run_tags(self._context.run.run_id, tags)
         if line:
             self._context.log.info("%s", text)

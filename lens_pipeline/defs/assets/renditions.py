@@ -52,7 +52,7 @@ class ScaledMaker:
             render_ended = time.monotonic()
             key = SCALED.object_key(row, assessed.revision)
             size = rendition.path.stat().st_size
-            workshop.keep(key, rendition.path, "video/mp4")
+            workshop.keep(key, rendition.path, "video/mp4", assessed.revision)
         stored = time.monotonic()
         return {
             # Shown in this order.

@@ -12,11 +12,11 @@ from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.derivatives.dead_letters import counted
 from lens_pipeline.derivatives.registry import QUEUES
+from lens_pipeline.event_log.counters import HourlyOutcome
 from lens_pipeline.monitoring.alerts.messages import dagster_link, page_link
 from lens_pipeline.monitoring.alerts.state import Problem
 from lens_pipeline.monitoring.backlog import Backlog
 from lens_pipeline.settings import Settings
-from lens_pipeline.status.figures import HourlyOutcome
 
 DEAD = "dead_letters"
 _SERVICES = frozenset({"database", "broker", "store", "daemon"})

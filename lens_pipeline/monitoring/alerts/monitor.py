@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.core import postgres
 from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, disks, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
 from lens_pipeline.monitoring.alerts.leader import AlertLeader
@@ -23,7 +24,6 @@ from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Noti
 from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
-from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from lens_pipeline.derivatives.registry import (
     Derivative,
 )
 from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.event_log.counters import STAGES
 from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.reports import statistics
-from lens_pipeline.status.figures import STAGES
 
 # What a kind is reported by: a master counts by its video.
 REPORTED: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, SCALED)

@@ -9,7 +9,7 @@ import json
 
 import pandas as pd
 
-from lens_pipeline.status.figures import STAGES
+from lens_pipeline.event_log.counters import STAGES
 
 # The service level: so many seconds from a row's end to its derivative stored.
 IN_TIME_SECONDS = 60.0

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from lens_pipeline.web.auth import sessions
 from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.errors import ApiError
-from lens_pipeline.web.texts import Language, choose_language
+from lens_pipeline.web.translations import TEXTS, choose_language
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,27 +26,6 @@ _LONGEST = 4096
 # Proves that the form came from us and was not made elsewhere for somebody to log in by.
 _FORM_COOKIE = "lens_login"
 _FORM_SECONDS = 3600
-
-_TEXTS: dict[Language, Mapping[str, str]] = {
-    Language.ENGLISH: {
-        "title": "Log in",
-        "token": "Access token",
-        "hint": "Ask whoever runs this pipeline for one.",
-        "submit": "Log in",
-        "wrong": "This token is not valid, or has expired.",
-        "stale": "This form is too old. Please try again.",
-        "often": "Too many attempts. Please wait a minute.",
-    },
-    Language.RUSSIAN: {
-        "title": "Вход",
-        "token": "Токен доступа",
-        "hint": "Его выдаёт тот, кто обслуживает этот сервис.",
-        "submit": "Войти",
-        "wrong": "Токен неверен или его срок истёк.",
-        "stale": "Форма устарела. Попробуйте ещё раз.",
-        "often": "Слишком много попыток. Подождите минуту.",
-    },
-}
 
 
 @router.api_route("/login", methods=["GET", "HEAD"])
@@ -103,7 +82,7 @@ def _form(
     language = choose_language(request.headers.get("accept-language", ""))
     values = {
         "language": language.value,
-        "texts": _TEXTS[language],
+        "texts": TEXTS[language],
         "problem": problem,
         "next": _own_path(next_path),
         "form": _access(request).forms.dumps(nonce),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import Seen, Space, disks, judge
 from lens_pipeline.monitoring.backlog import Backlog
 from lens_pipeline.monitoring.feed import ASSETS
 from lens_pipeline.settings import Settings
-from lens_pipeline.status.figures import FigureLog, HourlyOutcome
 from lens_pipeline_tests.support.site import Site
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

@@ -13,10 +13,10 @@ from lens_pipeline.core.locks import LockSession, alerts_lock
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.probes.services import ServiceHealth, ServiceMonitor
-from lens_pipeline.status.figures import FigureLog
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.monitoring.alerts.inboxes import Hook, Mailbox

@@ -13,7 +13,7 @@ from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.texts import TEXTS, Language
+from lens_pipeline.web.translations import TEXTS, Language
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.web.callers import become

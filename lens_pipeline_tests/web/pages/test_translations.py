@@ -9,11 +9,13 @@ from lens_pipeline import errors, web
 from lens_pipeline.derivatives.dead_letters import EXPLAINED
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.history import State
-from lens_pipeline.web.texts import TEXTS, Language, Text, choose_language
+from lens_pipeline.web.translations import TEXTS, Language, Text, choose_language
 
 _WEB = Path(web.__file__).parent
 _SCRIPTS = sorted((_WEB / "static").glob("*.js"))
-_TEMPLATES = [_WEB / "templates" / f"{name}.html" for name in ("page", "library", "masters")]
+_TEMPLATES = [
+    _WEB / "templates" / f"{name}.html" for name in ("page", "library", "masters", "login")
+]
 # CLDR's categories of whole numbers, by which `Intl.PluralRules` chooses; `other`: of fractions.
 _FORMS = {Language.ENGLISH: {"one", "other"}, Language.RUSSIAN: {"one", "few", "many", "other"}}
 # Keys that are put together, by their beginning.
@@ -22,6 +24,7 @@ _FAMILIES = {
     "type": {"photo", "video"},
     "nav": {"library", "masters"},
     "action": {"previous", "next"},
+    "login": {"wrong", "stale", "often"},
     "method": {"copy", "partial", "encode"},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),

@@ -14,7 +14,7 @@ from lens_pipeline.defs.assets.progress import Course
 from lens_pipeline.derivatives.registry import MASTER, PREVIEW
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.changes import Position
-from lens_pipeline.event_log.tags import PROGRESS_TAG
+from lens_pipeline.event_log.tags import PERCENT_TAG, PROGRESS_TAG
 from lens_pipeline.monitoring.feed import ASSETS, Batch
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller
@@ -164,7 +164,8 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
     (run_id,) = RunQueue(site.pipeline, site.dagster).submit({MASTER: ["m1"]}, "api")
     with EventSource(web, project_id=PROJECT) as stream, EventSource(web, user_id="u1") as other:
         site.dagster.add_run_tags(
-            run_id, {PROGRESS_TAG: "37 %: encoding shot s1 (2.0 x real time)"}
+            run_id,
+            {PROGRESS_TAG: "37 %: encoding shot s1 (2.0 x real time)", PERCENT_TAG: "37"},
         )
         asked = time.monotonic()
         event = stream.await_event(lambda event: event.name == "progress")
@@ -178,7 +179,7 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
             "percent": 37,
             "text": "37 %: encoding shot s1 (2.0 x real time)",
         }
-        site.dagster.add_run_tags(run_id, {PROGRESS_TAG: "storing"})
+        site.dagster.add_run_tags(run_id, {PROGRESS_TAG: "storing", PERCENT_TAG: ""})
         stream.await_event(lambda e: e.name == "progress" and e.data["percent"] is None)
         assert other.named("progress") == []
     # Who comes later need not wait for the next word.

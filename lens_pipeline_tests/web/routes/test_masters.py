@@ -245,9 +245,15 @@ def test_how_far_it_is(site: Site, web: httpx.Client, shots: list[str]) -> None:
     _order(web, shots=shots, master_id="m1")
     assert web.get(f"{URL}/m1").json()["percent"] is None
     (run,) = site.runs()
-    site.dagster.add_run_tags(run.run_id, {"lens/progress": "encoding: 42 % (1.3 x real time)"})
+    text = "42 %: encoding (1.3 x real time)"
+    tags = {"lens/progress": text, "lens/progress_percent": "42"}
+    site.dagster.add_run_tags(run.run_id, tags)
     master = web.get(f"{URL}/m1").json()
-    assert (master["percent"], master["progress"]) == (42, "encoding: 42 % (1.3 x real time)")
+    assert (master["percent"], master["progress"]) == (42, text)
+    # Of a run that people have tagged by hand.
+    site.dagster.add_run_tags(run.run_id, {"lens/progress_percent": "most"})
+    master = web.get(f"{URL}/m1").json()
+    assert (master["percent"], master["progress"]) == (None, text)
 
 
 def test_what_failed_says_why_and_is_tried_again(

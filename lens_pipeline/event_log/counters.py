@@ -1,4 +1,7 @@
-"""What the event log and the run queue hold of figures: how many, how long, how old."""
+"""Figures of the event log and the run queue: numbers, durations, ages. Nothing is kept here.
+
+`monitoring/` keeps counters of them; the daily report reads whole days, see `daily.py`.
+"""
 
 import datetime as dt
 import json
@@ -12,8 +15,6 @@ from lens_pipeline.event_log.reader import event_metadata
 from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
 
 STAGES = ("fetch", "render", "store")
-# In Dagster's store of keys and values: what was counted of events that are gone.
-PRUNED_KEY = "lens/pruned_figures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,43 +78,13 @@ class FigureLog:
     def close(self) -> None:
         self._engine.dispose()
 
-    def made(self, event_ids: Sequence[int]) -> list[Made]:
-        """What these materializations tell."""
-        if not event_ids:
-            return []
+    def events(
+        self, materialized: Sequence[int], failed: Sequence[int]
+    ) -> tuple[list[Made], list[Missed]]:
+        """The facts of these materializations and of these observations of failures."""
         with self._engine.connect() as connection:
-            return [_made(row) for row in connection.execute(_EVENTS, {"ids": list(event_ids)})]
-
-    def missed(self, event_ids: Sequence[int]) -> list[Missed]:
-        """What these observations of failures tell."""
-        if not event_ids:
-            return []
-        with self._engine.connect() as connection:
-            return missed_of(connection, event_ids)
-
-    def made_before(
-        self, asset: str, after: int, until: int, limit: int
-    ) -> tuple[list[Made], int | None]:
-        """The next `limit` of an asset's past, up to the event `until`; and where to go on."""
-        values = {"asset": json.dumps([asset]), "after": after, "until": until, "limit": limit}
-        with self._engine.connect() as connection:
-            rows = connection.execute(_PAST_MADE, values).all()
-        # Those without a run record what was there before.
-        return [_made(row) for row in rows if row.run_id], _next(rows, limit)
-
-    def missed_before(
-        self, asset: str, after: int, until: int, limit: int
-    ) -> tuple[list[Missed], int | None]:
-        """As `made_before`, of attempts that failed."""
-        values = {"asset": json.dumps([asset]), "after": after, "until": until, "limit": limit}
-        with self._engine.connect() as connection:
-            rows = connection.execute(_PAST_OBSERVED, values).all()
-            return missed_of(connection, [row.id for row in rows]), _next(rows, limit)
-
-    def pruned(self) -> str | None:
-        """What was counted of events that are gone, as `engine/pruning.py` has written it."""
-        with self._engine.connect() as connection:
-            return pruned_figures(connection)
+            rows = connection.execute(_EVENTS, {"ids": list(materialized)})
+            return [_made(row) for row in rows], missed_of(connection, failed)
 
     def outcome(self, assets: Sequence[str], since: dt.datetime) -> HourlyOutcome:
         """How the files of these assets came out that were worked on since then.
@@ -139,18 +110,6 @@ class FigureLog:
             row.queue: QueueLoad(row.depth, row.since and row.since.replace(tzinfo=dt.UTC))
             for row in rows
         }
-
-
-def told_by(
-    connection: sa.Connection, materializations: Sequence[int], observations: Sequence[int]
-) -> tuple[list[Made], list[Missed]]:
-    """What these events tell, as it is counted: nothing of what no run has made."""
-    rows = connection.execute(_EVENTS, {"ids": list(materializations)}).all()
-    return [_made(row) for row in rows if row.run_id], missed_of(connection, observations)
-
-
-def pruned_figures(connection: sa.Connection) -> str | None:
-    return connection.scalar(_PRUNED, {"key": PRUNED_KEY})
 
 
 def _made(row: sa.Row) -> Made:
@@ -181,18 +140,11 @@ def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Misse
     ]
 
 
-def _next(rows: Sequence[sa.Row], limit: int) -> int | None:
-    return rows[-1].id if len(rows) == limit else None
-
-
 def _seconds(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-_EVENTS = sa.text(
-    'SELECT id, run_id, asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)'
-)
-_PRUNED = sa.text("SELECT value FROM kvs WHERE key = :key")
+_EVENTS = sa.text('SELECT asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
 
 
 def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
@@ -227,25 +179,6 @@ _HOURLY = sa.text(
            mode() WITHIN GROUP (ORDER BY error_class) AS main_error
       FROM (SELECT DISTINCT ON (asset_key, partition) made, error_class FROM hour
              ORDER BY asset_key, partition, id DESC) AS last
-    """
-)
-# As rows, for the reason given in `changes.py`.
-_PAST_MADE = sa.text(
-    """
-    SELECT id, run_id, asset_key, "timestamp", event FROM event_logs
-     WHERE asset_key IS NOT NULL
-       AND (asset_key, dagster_event_type, id) > (:asset, 'ASSET_MATERIALIZATION', :after)
-       AND (asset_key, dagster_event_type, id) <= (:asset, 'ASSET_MATERIALIZATION', :until)
-     ORDER BY asset_key, dagster_event_type, id LIMIT :limit
-    """
-)
-_PAST_OBSERVED = sa.text(
-    """
-    SELECT id FROM event_logs
-     WHERE asset_key IS NOT NULL
-       AND (asset_key, dagster_event_type, id) > (:asset, 'ASSET_OBSERVATION', :after)
-       AND (asset_key, dagster_event_type, id) <= (:asset, 'ASSET_OBSERVATION', :until)
-     ORDER BY asset_key, dagster_event_type, id LIMIT :limit
     """
 )
 _OUTCOMES = sa.text(

@@ -1,0 +1,172 @@
+"""The metrics for Prometheus: counters of what the feed reads, and gauges of what is known now.
+
+Counters start at zero with the process; `rate()` and `increase()` expect that. No route is here.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lens_pipeline import VERSION
+from lens_pipeline.derivatives.registry import DERIVATIVES
+from lens_pipeline.errors import DerivativeError
+from lens_pipeline.event_log.counters import FigureLog
+from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
+from lens_pipeline.monitoring.backlog import Backlog, Watch, age_seconds
+from lens_pipeline.monitoring.feed import Feed
+from lens_pipeline.monitoring.probes.services import ServiceMonitor
+
+# Upper bounds in seconds: a preview takes parts of one, a master minutes, a backlog hours.
+LATENCY_BOUNDS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 86400)
+STAGE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
+
+_KIND = {derivative.asset: derivative.kind.value for derivative in DERIVATIVES}
+
+# The time at which each counter began would double the number of series.
+disable_created_metrics()
+
+
+class EventCounters:
+    """Counts materializations and failures from the start of the process. For one thread."""
+
+    def __init__(self, log: FigureLog, registry: CollectorRegistry) -> None:
+        self._log = log
+        self._made = Counter(
+            "lens_processed",
+            "Derivatives made and stored.",
+            ["kind", "asset"],
+            registry=registry,
+        )
+        self._missed = Counter(
+            "lens_failed",
+            "Attempts that failed, by class of error; permanent: given up on at once.",
+            ["kind", "asset", "error_class", "permanent"],
+            registry=registry,
+        )
+        self._latency = Histogram(
+            "lens_latency_seconds",
+            "From the end of a row's generation to its derivative stored.",
+            ["kind", "asset"],
+            buckets=LATENCY_BOUNDS,
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "lens_stage_seconds",
+            "Time of each stage of one file.",
+            ["asset", "stage"],
+            buckets=STAGE_BOUNDS,
+            registry=registry,
+        )
+        # `increase()` does not see the first value of a series: known ones begin with a zero.
+        for asset, kind in _KIND.items():
+            self._made.labels(kind, asset)
+            self._latency.labels(kind, asset)
+            for error in _subclasses(DerivativeError):
+                self._missed.labels(kind, asset, error.__name__, str(error.permanent).lower())
+
+    def count(self, materialized: Sequence[int], failed: Sequence[int]) -> None:
+        """Count these events, by id. Raises SQLAlchemyError: none of them is counted."""
+        if not materialized and not failed:
+            return
+        made, missed = self._log.events(materialized, failed)
+        for one in made:
+            if one.latency is not None:
+                self._latency.labels(_KIND[one.asset], one.asset).observe(one.latency)
+            for stage, seconds in one.stages:
+                self._stages.labels(one.asset, stage).observe(seconds)
+            self._made.labels(_KIND[one.asset], one.asset).inc()
+        for miss in missed:
+            permanent = str(miss.permanent).lower()
+            self._missed.labels(_KIND[miss.asset], miss.asset, miss.error_class, permanent).inc()
+
+
+class PipelineCollector(Collector):
+    """What is known now; asks nothing of any service, so it answers whatever is gone."""
+
+    def __init__(
+        self, feed: Feed, watch: Watch, services: ServiceMonitor, alerts: AlertMonitor
+    ) -> None:
+        self._feed = feed
+        self._watch = watch
+        self._services = services
+        self._alerts = alerts
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "lens_metrics_loaded",
+            "1 once this process reads the event log, and so counts what happens.",
+            value=float(self._feed.has_begun),
+        )
+        backlog = self._watch.backlog
+        if backlog is not None:
+            yield from _waiting(backlog)
+        yield from self._alive()
+        yield from self._told()
+        build = GaugeMetricFamily("lens_build_info", "The version that runs.", labels=["version"])
+        build.add_metric([VERSION], 1)
+        yield build
+
+    def _alive(self) -> Iterator[Metric]:
+        workers = self._services.workers_alive()
+        if workers is not None:
+            alive = GaugeMetricFamily(
+                "lens_workers_alive", "Celery workers that answer, by queue.", labels=["queue"]
+            )
+            for queue, number in workers.items():
+                alive.add_metric([queue], number)
+            yield alive
+        age = self._services.heartbeat_age_seconds()
+        if age is not None:
+            yield GaugeMetricFamily(
+                "lens_daemon_heartbeat_age_seconds",
+                "Seconds since the daemon that launches runs last beat; it does every 30.",
+                value=age,
+            )
+
+    def _told(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "lens_alerts_open",
+            "Problems that people were told of; 0 but in the process that sends the alerts.",
+            value=self._alerts.open,
+        )
+        yield GaugeMetricFamily(
+            "lens_alert_targets_failing",
+            "Addresses of LENS_ALERT_URLS that do not take messages from this process.",
+            value=self._alerts.failing_targets,
+        )
+
+
+def _waiting(backlog: Backlog) -> Iterator[Metric]:
+    depth = GaugeMetricFamily(
+        "lens_queue_depth", "Runs that no worker has begun, by queue.", labels=["queue"]
+    )
+    age = GaugeMetricFamily(
+        "lens_queue_age_seconds", "Age of the first of them; 0 if none.", labels=["queue"]
+    )
+    for queue, load in sorted(backlog.queues.items()):
+        depth.add_metric([queue], load.depth)
+        age.add_metric([queue], age_seconds(load.since) or 0.0)
+    yield depth
+    yield age
+    oldest = GaugeMetricFamily(
+        "lens_oldest_unprocessed_seconds",
+        "Age of the oldest finished row whose derivative is still to be made; 0 if none.",
+        labels=["kind"],
+    )
+    for kind, moment in sorted(backlog.oldest.items()):
+        oldest.add_metric([kind.value], age_seconds(moment) or 0.0)
+    yield oldest
+    dead = GaugeMetricFamily(
+        "lens_dead_letters", "Derivatives that were given up on.", labels=["kind"]
+    )
+    for kind, number in sorted(backlog.dead.items()):
+        dead.add_metric([kind.value], number)
+    yield dead
+
+
+def _subclasses(base: type[DerivativeError]) -> Iterator[type[DerivativeError]]:
+    for error in base.__subclasses__():
+        yield error
+        yield from _subclasses(error)

@@ -1,1 +1,0 @@
-"""What is left of the figures of the event log."""

@@ -1,0 +1,49 @@
+"""The texts of the pages by language, from `texts/*.json`, and the choice of the language.
+
+A text with a number in it is a mapping by the plural categories of CLDR, which `Intl.PluralRules`
+chooses from; `{name}` is where a value goes. Messages of the API and of commands are not here.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent / "texts"
+
+
+class Language(StrEnum):
+    """The languages of the pages; the first is the default."""
+
+    ENGLISH = "en"
+    RUSSIAN = "ru"
+
+
+Text = str | Mapping[str, str]
+
+TEXTS: Mapping[Language, Mapping[str, Text]] = {
+    language: json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    for language in Language
+}
+
+
+def choose_language(accept_language: str) -> Language:
+    """The language that the header `Accept-Language` (RFC 9110) prefers."""
+    best, best_weight = next(iter(Language)), 0.0
+    for part in accept_language.split(","):
+        tag, _, parameter = part.partition(";")
+        primary = tag.strip().lower().partition("-")[0]
+        weight = _weight(parameter)
+        if primary in {language.value for language in Language} and weight > best_weight:
+            best, best_weight = Language(primary), weight
+    return best
+
+
+def _weight(parameter: str) -> float:
+    """The number of `q=0.5`; 1 without one, 0 for nonsense."""
+    name, _, value = parameter.strip().partition("=")
+    if not name:
+        return 1.0
+    digits = value.strip()
+    is_number = digits.replace(".", "", 1).isdecimal() and digits.isascii()
+    return min(float(digits), 1.0) if name.strip().lower() == "q" and is_number else 0.0
