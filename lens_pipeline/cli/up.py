@@ -32,13 +32,7 @@ _STORE_SECONDS = 20
 @click.command()
 def up() -> None:
     """Run and supervise every process of this machine; Ctrl-C or SIGTERM stops all of them."""
-    loaded = load_settings()
-    run_stack(
-        loaded,
-        prepare=lambda endpoints: _prepare(loaded, endpoints),
-        on_ready=_tell,
-        report=lambda line: say(f"lens: {line}"),
-    )
+    _run(load_settings(), _tell)
 
 
 def _tell(stack: Stack) -> None:
@@ -60,14 +54,18 @@ def demo(exit_when_done: bool) -> None:
         if exit_when_done:
             stack.request_stop()
 
+    _run(loaded, show)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _run(loaded: Settings, on_ready: Callable[[Stack], None]) -> None:
     run_stack(
         loaded,
         prepare=lambda endpoints: _prepare(loaded, endpoints),
-        on_ready=show,
+        on_ready=on_ready,
         report=lambda line: say(f"lens: {line}"),
     )
-    if failed:
-        raise click.exceptions.Exit(1)
 
 
 @click.command()

@@ -1,6 +1,6 @@
-"""The thread that looks for problems and has people told.
+"""The thread that looks for problems and sends alerts.
 
-It runs in the process `api`, which lives when the daemon or the workers do not.
+It runs in the process `api`, which lives on without daemon and workers.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from lens_pipeline.monitoring.probes.services import ServiceMonitor
 
 logger = logging.getLogger(__name__)
 
-# Waits at most this long for a database.
+# For a database.
 _ANSWER_SECONDS = 3.0
 _HOUR = dt.timedelta(hours=1)
 
 
 class AlertMonitor(BackgroundThread):
-    """Tells all that is new in one message, if its process is the leader."""
+    """Sends all that is new in one message, if its process is the leader."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class AlertMonitor(BackgroundThread):
 
     @property
     def open(self) -> int:
-        """How many problems this process has told and not yet that they are over."""
+        """Problems that this process has told, and not that they are over."""
         return self._state.open
 
     @property
@@ -110,10 +110,10 @@ class AlertMonitor(BackgroundThread):
             self._tell(notices, now)
 
     def _leads(self, now: float) -> bool:
-        """Whether this process is to tell.
+        """Whether this process sends.
 
-        Without the database the leader goes on, and after a while each process tells: twice is
-        better than not at all.
+        Without the database the leader goes on, and after `HOLD_SECONDS` every process sends: a
+        message that comes twice is better than none.
         """
         try:
             with postgres.within(_ANSWER_SECONDS):
