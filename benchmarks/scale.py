@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack, without_settings
 from benchmarks.usage import Usage, cpu_seconds, usage
-from lens_pipeline.core.locks import team_of
+from lens_pipeline.core.locks import queue_id
 from lens_pipeline.derivatives.registry import PREVIEWS, WEBP_EFFORT
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.media.models import PreviewSpec
@@ -166,9 +166,9 @@ def sleeping_workers(
 
 
 def _await_slots(stack: RunningStack, count: int) -> None:
-    team = team_of(PREVIEWS, Release.of(stack.settings).id)
+    queue = queue_id(PREVIEWS, Release.of(stack.settings).id)
     deadline = time.monotonic() + _START_SECONDS
-    while (offered := stack.pipeline.runs.slots().get(team, 0)) != count:
+    while (offered := stack.pipeline.runs.slots().get(queue, 0)) != count:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{offered} workers are there, not {count}")
         time.sleep(_POLL_SECONDS)

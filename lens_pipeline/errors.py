@@ -1,31 +1,31 @@
-"""What can go wrong with one file, and whether trying again can help."""
+"""What can go wrong with a file or command, and whether another attempt can help."""
 
 from dataclasses import dataclass
 
 
 class LensError(Exception):
-    """Something that people can mend: told in one line that says how, without a traceback."""
+    """People can correct it; they see the message in one line, without a traceback."""
 
 
 class DerivativeError(LensError):
     """One file could not be processed; the rest of its batch is unaffected.
 
-    Subclasses are the `error_class` that people see, so their names say what happened.
+    People see the names of subclasses as `error_class`.
     """
 
     permanent = True
-    # The fault of our own set-up or surroundings: no attempt that counts against the file.
+    # Our own set-up or surroundings are at fault: the attempt does not count against the file.
     blameless = False
 
 
 class TransientError(DerivativeError):
-    """Worth trying again: the fault lies in the moment, not in the file."""
+    """Another attempt may succeed: the file is not at fault."""
 
     permanent = False
 
 
 class UnsafeAddress(DerivativeError):
-    """The URL leads to an address that is not public, or is no http(s) URL at all."""
+    """The URL leads to an address that is not public, or is no http(s) URL."""
 
 
 class SourceMissing(DerivativeError):
@@ -33,7 +33,7 @@ class SourceMissing(DerivativeError):
 
 
 class SourceRefused(DerivativeError):
-    """The server refuses to hand the source out (401, 403 and other final 4xx)."""
+    """The server refuses the source (401, 403 and other final 4xx)."""
 
 
 class SourceTooLarge(DerivativeError):
@@ -41,7 +41,7 @@ class SourceTooLarge(DerivativeError):
 
 
 class SourceUnavailable(TransientError):
-    """The source could not be read now: time-out, broken connection, 5xx, 429."""
+    """The source cannot be read now: time-out, broken connection, 5xx, 429."""
 
     def __init__(self, reason: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(reason)
@@ -49,27 +49,27 @@ class SourceUnavailable(TransientError):
 
 
 class StoreUnavailable(TransientError):
-    """The object store could not be read or written now."""
+    """The object store cannot be read or written now."""
 
     blameless = True
 
 
 class DiskFull(TransientError):
-    """No room for the source in the scratch directory."""
+    """The scratch directory has no room for the source."""
 
     blameless = True
 
 
 class SourceUnreadable(DerivativeError):
-    """The bytes are not a picture or video that can be decoded."""
+    """The bytes are no picture or video that can be decoded."""
 
 
 class SourceOverLimit(DerivativeError):
-    """Decoding would need more pixels, frames, memory or time than allowed."""
+    """Decoding needs more pixels, frames, memory or time than allowed."""
 
 
 class InvalidRow(DerivativeError):
-    """The application's row cannot be used as it is."""
+    """The application's row is not usable."""
 
 
 class ShotUnusable(DerivativeError):
@@ -77,24 +77,24 @@ class ShotUnusable(DerivativeError):
 
 
 class NotReady(TransientError):
-    """What it is to be made from is not there yet."""
+    """The source of a derivative does not exist yet."""
 
     blameless = True
 
 
 class EncoderDied(TransientError):
-    """ffmpeg was ended from outside."""
+    """A signal from outside ended ffmpeg."""
 
 
 class EncoderUnusable(TransientError):
-    """ffmpeg or ffprobe is absent on the worker's machine, or does not start."""
+    """ffmpeg or ffprobe is absent on the worker, or does not start."""
 
     blameless = True
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed file as it is recorded in the event log."""
+    """A failed file as recorded in the event log."""
 
     error: str
     error_class: str
@@ -103,10 +103,9 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Describe `error`; anything that is not a `DerivativeError` counts as transient.
+        """Describe `error`; an unforeseen one counts as transient.
 
-        An unforeseen exception says nothing about the file, so it is retried up to the limit
-        rather than given up on at once.
+        It says nothing about the file, so the limit of attempts applies.
         """
         permanent = error.permanent if isinstance(error, DerivativeError) else False
         reason = " ".join(str(error).split()) or type(error).__name__

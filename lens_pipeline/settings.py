@@ -1,7 +1,6 @@
-"""Every setting, validated once. The only reader of the environment.
+"""Every setting, validated once, by the only reader of the environment.
 
-Nothing is read at import: `load()` reads `LENS_…` variables and `./.env` when a process starts or
-a resource is set up.
+`load()` reads `LENS_…` variables and `./.env`; importing this reads nothing.
 """
 
 import ipaddress
@@ -19,23 +18,23 @@ from lens_pipeline.errors import LensError
 
 PREFIX = "LENS_"
 
-# The old workers' names, where the meaning is the same.
+# Names in the old workers, where the meaning is the same.
 ALIASES = {
     "PREVIEWS_WORKER_ENABLED": "LENS_ENABLED",
     "PREVIEWS_WORKER_CONCURRENCY": "LENS_PREVIEW_CONCURRENCY",
     "PREVIEWS_WORKER_DEBUG": "LENS_DEBUG",
 }
 
-# Set by `lens up` for the processes it starts; not for people.
+# For processes of `lens up` only.
 INTERNAL = frozenset({"LENS_SUPERVISED"})
-# By which others' documentation and samples call it: as good as ours.
+# Names in documentation of others, without a warning.
 SYNONYMS = {"KIE_CALLBACK_SECRET": "LENS_KIE_WEBHOOK_KEY", "SENTRY_DSN": "LENS_SENTRY_DSN"}
-# Never repeated in a message.
+# Never in a message.
 _SECRET = frozenset({"api_token", "kie_api_key", "kie_webhook_key", "alert_urls", "sentry_dsn"})
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
-# What each field of a cron schedule may name: minute, hour, day, month, weekday.
+# Values of minute, hour, day, month and weekday in a cron schedule.
 _CRON_FIELDS = tuple(
     frozenset([*map(str, numbers), *names])
     for numbers, names in (
@@ -59,7 +58,7 @@ def _comma_list(value: object) -> object:
 
 
 def _url_list(value: object) -> object:
-    """Addresses may have commas in them, but for those before the next address."""
+    """A comma separates only before the next address: addresses may have commas."""
     if isinstance(value, str):
         parts = re.split(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)", value.strip().strip(","))
         return tuple(part.strip() for part in parts if part.strip())
@@ -78,7 +77,7 @@ def _default_preview_concurrency() -> int:
 class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """The settings of one process; field `x` is the variable `LENS_X`.
 
-    The text below each field is its meaning in docs/settings.md: `make docs` writes that file.
+    `make docs` writes the text below each field to docs/settings.md.
     """
 
     home: Path = Path(".lens")
@@ -214,7 +213,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
 
     @property
     def scratch(self) -> Path:
-        """Directory for temporary files; everything in it may be swept at start."""
+        """For temporary files; a start may remove all of them."""
         return self.resolved_home / "scratch"
 
     @model_validator(mode="after")
@@ -279,7 +278,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach a server that is bound to `address`."""
+    """Whether only this machine reaches a server at `address`."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -288,7 +287,7 @@ def is_loopback(address: str) -> bool:
 
 def _check_addresses(variable: str, values: Iterable[str]) -> None:
     if any("://" not in value for value in values):
-        # Not repeated: all of it may be secret.
+        # Without the value, which may be secret.
         raise ValueError(
             f"{variable} has a part that is no address: use Apprise's, separated by commas, for"
             " example mailtos://user:password@example.org,tgram://token/chat"
@@ -316,9 +315,9 @@ def _check_network(variable: str, value: str) -> None:
 
 
 def _is_cron(text: str) -> bool:
-    """Whether it has minute, hour, day, month and weekday, each a list of values or ranges.
+    """Whether `text` has five fields, each a list of values or ranges.
 
-    Dagster, which would tell in full, takes seconds to import.
+    Dagster's own check takes seconds to import.
     """
     fields = text.split()
     return len(fields) == len(_CRON_FIELDS) and all(
@@ -346,7 +345,7 @@ def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:
     try:
         _ = parts.port
     except ValueError:
-        # Not repeated: it may be a part of the password.
+        # Without the value, which may be a part of the password.
         raise ValueError(f"{variable} has a port that is no number up to 65535") from None
     if scheme not in schemes:
         raise ValueError(
@@ -358,12 +357,10 @@ def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:
 def load(
     environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")
 ) -> tuple[Settings, list[str]]:
-    """Read the settings from `environ` (default: the process's) over those of the file `dotenv`.
+    """Read the settings from `environ` (default: the process's) over the file `dotenv`.
 
-    Returns the settings and one warning line for each old name in use.
-
-    Raises SettingsError: an unknown `LENS_…` variable, a value out of range, or two settings that
-    contradict each other.
+    Returns the settings and a warning for each old name in use. Raises SettingsError: an unknown
+    `LENS_…` variable, a value out of range, or settings that contradict each other.
     """
     environ = os.environ if environ is None else environ
     raw: dict[str, str] = {}
@@ -404,7 +401,7 @@ def load(
 
 
 def export_foreign(dotenv: Path = Path(".env")) -> None:
-    """Hand the variables of the file `dotenv` to boto3 and OpenTelemetry, which read no file."""
+    """Give variables of the file `dotenv` to boto3 and OpenTelemetry, which read no file."""
     if not dotenv.is_file():
         return
     for name, value in dotenv_values(dotenv).items():
@@ -413,7 +410,7 @@ def export_foreign(dotenv: Path = Path(".env")) -> None:
 
 
 def traces_wanted(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether OpenTelemetry's own variables say where traces go."""
+    """Whether OpenTelemetry's variables say where traces go."""
     environ = os.environ if environ is None else environ
     is_off = (
         environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
@@ -426,7 +423,7 @@ def traces_wanted(environ: Mapping[str, str] | None = None) -> bool:
 def _closest(name: str, names: Mapping[str, str]) -> str | None:
     from difflib import get_close_matches
 
-    # The common beginning would make any two of them look alike.
+    # The common prefix would make all names look alike.
     own = [other.removeprefix(PREFIX) for other in names]
     matches = get_close_matches(name.removeprefix(PREFIX), own, n=1)
     return PREFIX + matches[0] if matches else None

@@ -12,7 +12,7 @@ pytest_plugins = ["lens_pipeline_tests.support.fixtures"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hear SIGINT, which tests send, also where a shell runs them in the background."""
-    startup.hear()
+    startup.handle_interrupts()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -44,7 +44,6 @@ from lens_pipeline.catalog.tables import (
 )
 from lens_pipeline.catalog.timestamps import read_any_time
 from lens_pipeline.core import postgres
-from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.errors import InvalidRow
 
 # Row-level security is in force for this role, and no policy lets it read.
@@ -67,18 +66,10 @@ class Catalog:
     """
 
     def __init__(self, url: str) -> None:
-        # pre_ping: a restarted server must not cost a failed tick or file.
-        self._engine = sa.create_engine(
-            url,
-            pool_pre_ping=True,
-            pool_size=2,
-            max_overflow=8,
-            connect_args=connect_args("lens-pipeline"),
-            json_deserializer=_json_or_text,
+        self._engine = postgres.connect(
+            "lens-pipeline", url, pool_size=2, max_overflow=8, json_deserializer=_json_or_text
         )
-        notice_lost_clients(self._engine)
         event.listen(self._engine, "connect", _use_utc)
-        postgres.bound_transactions(self._engine)
         event.listen(self._engine, "connect", lambda session, _: read_any_time(session))
         self._generation_key = IdColumn(generations.c.id)
         masters = MasterRows(self._generation_key)

@@ -135,7 +135,7 @@ def _look_at_store(look: Callable[[], None]) -> None:
     Raises StoreRefused: the store answers, and refuses us.
     """
     try:
-        with postgres.within(_STORE_SECONDS):
+        with postgres.deadline(_STORE_SECONDS):
             look()
     except StoreRefused:
         raise

@@ -1,6 +1,6 @@
-"""Where the database and the broker are: what the settings say, else what runs in `$LENS_HOME`.
+"""Where database and broker are: by the settings, else what runs in `$LENS_HOME`.
 
-Every process asks here, so this module imports nothing that is slow.
+Every process asks here, so this module imports nothing slow.
 """
 
 import json
@@ -20,22 +20,22 @@ class StackError(LensError):
 
 
 class NotRunning(StackError):
-    """An embedded service is needed and nobody runs it."""
+    """An embedded service is needed and not running."""
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """URLs of everything that is reached over the network, passwords included."""
+    """URLs with passwords."""
 
     database_url: str
     dagster_url: str
-    # Empty if no broker is known and the caller said it needs none.
     broker_url: str
-    # Empty if results go nowhere.
+    """Empty if none is known and the caller needs none."""
     result_url: str
+    """Empty if results are dropped."""
 
     def environment(self) -> dict[str, str]:
-        """Settings by which a process finds them without asking who runs the services."""
+        """Settings that make a process independent of the services' owner."""
         return {
             "LENS_DATABASE_URL": self.database_url,
             "LENS_DAGSTER_URL": self.dagster_url,
@@ -45,19 +45,19 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class Services:
-    """What the owner of `$LENS_HOME` runs there; None for what its settings gave by URL."""
+    """What the owner of `$LENS_HOME` runs there; None for services that its settings name."""
 
     pid: int
     command: str
     database_url: str | None
     dagster_url: str | None
     broker_url: str | None
-    # The owner has done all it does before others may use the services.
     ready: bool
+    """Others may use the services."""
 
     @classmethod
     def read(cls, home: Path) -> "Services | None":
-        """Those of a living owner, or None."""
+        """Those of a living owner, or None. Raises StackError."""
         try:
             services = cls(**json.loads(services_file(home).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
@@ -80,8 +80,7 @@ def services_file(home: Path) -> Path:
 def resolve(settings: Settings, *, broker: bool = True) -> Endpoints:
     """The endpoints of this process. `broker=False`: a missing broker is no error.
 
-    Raises NotRunning: an embedded service is needed and not running. Raises StackError: the
-    settings name one database for two purposes.
+    Raises NotRunning. Raises StackError: the settings name one database for two purposes.
     """
     services = None
     if not settings.database_url or not settings.broker_url:
@@ -107,7 +106,7 @@ def endpoints_of(settings: Settings, services: Services | None, *, broker: bool)
     if broker and not broker_url:
         raise _not_running(settings, services, "LENS_BROKER_URL")
     result_url = settings.result_url or ""
-    # Results would pile up in a queue of who sent the task, and who sends ours waits for none.
+    # Results would pile up in a queue of the sender, which reads none.
     if result_url.startswith("rpc"):
         result_url = ""
     return Endpoints(database_url, dagster_url, broker_url, result_url)
@@ -125,7 +124,7 @@ def _not_running(settings: Settings, services: Services | None, variable: str) -
 
 
 def _with_database(url: str, database: str) -> str:
-    """`url` with another database name; host, options and the odd `postgresql:///` stay."""
+    """Also of `postgresql:///`, which urllib does not put together again."""
     return re.sub(r"^([^:]+://[^/?#]*)(/[^?#]*)?", rf"\g<1>/{database}", url)
 
 

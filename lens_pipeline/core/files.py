@@ -1,4 +1,4 @@
-"""Private files and directories, and temporary ones that vanish with their process."""
+"""Private files and directories, and temporary ones that end with their process."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ _YOUNG_SECONDS = 5.0
 
 @contextmanager
 def scratch_directory(parent: Path) -> Iterator[Path]:
-    """A directory below `parent` that goes away at the end, or by `sweep` after a kill -9."""
+    """A directory below `parent`, removed at the end, or by `sweep` after a kill."""
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     sweep(parent)
     with tempfile.TemporaryDirectory(dir=parent, prefix="run-") as name:
@@ -28,7 +28,7 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> int:
-    """Remove the directories below `parent` whose process is gone; returns how many."""
+    """Remove scratch directories whose process is gone; returns how many."""
     if not parent.is_dir():
         return 0
     return sum(_remove_if_abandoned(directory) for directory in parent.glob("run-*"))
@@ -36,24 +36,23 @@ def sweep(parent: Path) -> int:
 
 def _remove_if_abandoned(directory: Path) -> bool:
     try:
-        # One that was made this moment is about to be locked.
+        # A new one is about to be locked.
         if time.time() - directory.stat().st_mtime < _YOUNG_SECONDS:
             return False
         with (directory / _LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(directory)
-    except (BlockingIOError, FileNotFoundError):  # in use, or its owner is just cleaning up
+    except (BlockingIOError, FileNotFoundError):  # in use, or just being removed
         return False
     return True
 
 
-# PostgreSQL's first start takes 40 MB and its log grows to 1 GB under load; less than this fails
-# within the first minutes, in places that say little.
+# PostgreSQL's first start takes 40 MB and its log grows to 1 GB under load.
 _MIN_FREE_MIB = 256
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step, readable by its owner only (0600)."""
+    """Replace `path` in one step, readable by its owner only (0600)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -63,7 +62,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """Make `path` if need be, and make it its owner's alone (0700)."""
+    """Make `path` where absent, and its owner's alone (0700)."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
     return path

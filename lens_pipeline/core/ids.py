@@ -2,14 +2,13 @@
 
 import re
 
-# Interface: also what may become part of an object key.
 KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def key_problem(what: str, value: str) -> str | None:
-    """Why `value` may not become a partition key or part of an object key, or None if it may.
+    """What is wrong with `value`, or None.
 
-    Dagster itself accepts empty keys, newlines and `a...b`, which it then reads as a range.
+    Dagster accepts empty keys, newlines and `a...b`, which it then reads as a range.
     """
     if value == "":
         return f"{what} is empty"

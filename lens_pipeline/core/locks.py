@@ -1,10 +1,9 @@
-"""Advisory locks in Dagster's database: they vanish with the process that holds them.
+"""Advisory locks in Dagster's database, and their names. No statement on a table.
 
-A run holds one for itself, which tells the daemon that its worker lives, and one for each partition
-it works on, which keeps two runs from making the same output twice. A worker holds one that says
-how many runs it takes. PostgreSQL ties them to the session, so a killed process frees them at once
-and a lost machine within `database.GONE_SECONDS`, without anyone's help. They need a session of
-their own: a pooler in transaction mode (Supabase's port 6543) cannot hold them.
+A run holds its own, which tells the daemon that its worker lives, and one for each partition that
+it works on, so that no two runs make the same output. A worker holds one for its slots. A killed
+process frees its locks at once, a lost machine within 15 s. A pooler in transaction mode cannot
+hold them (port 6543 of Supabase).
 """
 
 import hashlib
@@ -12,28 +11,26 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
-from lens_pipeline.core.postgres import connect_args, notice_lost_clients
+from lens_pipeline.core import postgres
 
 
 def lock_id(*parts: str) -> int:
-    """The signed 64-bit advisory lock key of a name."""
+    """The signed 64-bit key of a name."""
     digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
 class LockSession:
-    """One database session that holds advisory locks until `close()` or the end of the process."""
+    """A database session that holds locks until `close()` or the end of the process.
 
-    def __init__(self, dagster_url: str) -> None:
-        self._engine = sa.create_engine(
-            dagster_url,
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args=connect_args("lens-pipeline-locks"),
+    Methods raise sqlalchemy.exc.OperationalError if it, and with it the locks, is lost.
+    """
+
+    def __init__(self, dagster_url: str, name: str = "lens-pipeline-locks") -> None:
+        self._engine = postgres.connect(
+            name, dagster_url, pool_size=0, isolation_level="AUTOCOMMIT"
         )
-        notice_lost_clients(self._engine)
         self._connection = self._engine.connect()
 
     def close(self) -> None:
@@ -45,78 +42,69 @@ class LockSession:
         self._connection.invalidate()
         self.close()
 
+    def execute(self, statement: sa.Executable, **values: Any) -> sa.CursorResult[Any]:
+        return self._connection.execute(statement, values)
+
+    @property
+    def driver(self) -> Any:
+        """The connection of psycopg2."""
+        return self._connection.connection.dbapi_connection
+
     def release(self, locks: Iterable[int]) -> None:
-        """Give `locks` of ours back."""
-        query = sa.text("SELECT pg_advisory_unlock(k) FROM unnest(CAST(:keys AS bigint[])) AS k")
-        self._connection.execute(query, {"keys": list(locks)}).all()
+        self.execute(_UNLOCK, keys=list(locks)).all()
 
     def try_all(self, locks: Iterable[int]) -> set[int]:
-        """Those of `locks` that are ours now; the others are held elsewhere. Never waits."""
-        # Already held ones would be counted twice by PostgreSQL, and need two unlocks.
-        query = sa.text(
-            "SELECT k FROM unnest(CAST(:keys AS bigint[])) AS k WHERE pg_try_advisory_lock(k)"
-        )
-        return set(self._connection.execute(query, {"keys": list(locks)}).scalars())
+        """Take those of `locks` that no other session holds; never waits.
 
-    def run_status(self, run_id: str) -> str | None:
-        """The run's status in Dagster's words, None if the run is unknown.
-
-        Raises sqlalchemy.exc.OperationalError if the session, and with it the locks, is lost.
+        PostgreSQL counts: a lock that is taken twice must be released twice.
         """
-        query = sa.text("SELECT status FROM runs WHERE run_id = :run_id")
-        return self._connection.execute(query, {"run_id": run_id}).scalar()
-
-    def offer_slots(self, team: int, slots: int) -> None:
-        """Say that `slots` more runs of `team` can be worked on, for as long as we live."""
-        self._connection.execute(_OFFER, {"team": team, "slots": slots})
-
-    def withdraw_slots(self, team: int, slots: int) -> None:
-        """Take back what `offer_slots` said."""
-        self._connection.execute(_WITHDRAW, {"team": team, "slots": slots})
-
-    def cursor_value(self, key: str) -> str | None:
-        """What Dagster's daemons keep under `key`."""
-        query = sa.text("SELECT value FROM kvs WHERE key = :key")
-        return self._connection.execute(query, {"key": key}).scalar()
-
-    def fileno(self) -> int:
-        """Of the session's socket."""
-        driver: Any = self._connection.connection.dbapi_connection
-        return driver.fileno()
+        return set(self.execute(_TRY_LOCK, keys=list(locks)).scalars())
 
     def is_held(self, lock: int) -> bool:
         """Whether any session holds `lock`."""
-        query = sa.text(
-            """
-            SELECT EXISTS (
-              SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND classid = (CAST(:key AS bigint) >> 32 & 4294967295)::oid
-                AND objid = (CAST(:key AS bigint) & 4294967295)::oid)
-            """
-        )
-        return bool(self._connection.execute(query, {"key": lock}).scalar())
+        return bool(self.execute(_IS_HELD, key=lock).scalar())
+
+    def offer_slots(self, queue: int, slots: int) -> None:
+        """Tell the daemon that `slots` more runs of this `queue_id` can begin."""
+        self.execute(_OFFER, queue=queue, slots=slots)
+
+    def withdraw_slots(self, queue: int, slots: int) -> None:
+        """End an `offer_slots`."""
+        self.execute(_WITHDRAW, queue=queue, slots=slots)
 
 
-# One shared lock a worker, on the pair (team, slots): PostgreSQL lists it once for each session.
-_OFFER = sa.text("SELECT pg_advisory_lock_shared(CAST(:team AS int), CAST(:slots AS int))")
-_WITHDRAW = sa.text("SELECT pg_advisory_unlock_shared(CAST(:team AS int), CAST(:slots AS int))")
-# What workers offer now, by team.
+_UNLOCK = sa.text("SELECT pg_advisory_unlock(k) FROM unnest(CAST(:keys AS bigint[])) AS k")
+_TRY_LOCK = sa.text(
+    "SELECT k FROM unnest(CAST(:keys AS bigint[])) AS k WHERE pg_try_advisory_lock(k)"
+)
+_IS_HELD = sa.text(
+    """
+    SELECT EXISTS (
+      SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND classid = (CAST(:key AS bigint) >> 32 & 4294967295)::oid
+        AND objid = (CAST(:key AS bigint) & 4294967295)::oid)
+    """
+)
+# A shared lock on the pair (queue, slots), which PostgreSQL lists once for each worker's session.
+_OFFER = sa.text("SELECT pg_advisory_lock_shared(CAST(:queue AS int), CAST(:slots AS int))")
+_WITHDRAW = sa.text("SELECT pg_advisory_unlock_shared(CAST(:queue AS int), CAST(:slots AS int))")
+# What workers offer now, by `queue_id`.
 SLOTS = sa.text(
     """
-    SELECT CASE WHEN team > 2147483647 THEN team - 4294967296 ELSE team END AS team,
+    SELECT CASE WHEN queue > 2147483647 THEN queue - 4294967296 ELSE queue END AS queue,
            sum(slots) AS slots, count(*) AS workers
-      FROM (SELECT CAST(classid AS bigint) AS team, CAST(objid AS bigint) AS slots FROM pg_locks
+      FROM (SELECT CAST(classid AS bigint) AS queue, CAST(objid AS bigint) AS slots FROM pg_locks
              WHERE locktype = 'advisory' AND objsubid = 2 AND granted
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
            AS offered
-     GROUP BY team
+     GROUP BY queue
     """
 )
 
 
-def team_of(queue: str, release: str) -> int:
-    """The workers that take runs of `queue` planned by `release`; a signed 32-bit number."""
+def queue_id(queue: str, release: str) -> int:
+    """The signed 32-bit key of `queue` in `release`."""
     digest = hashlib.blake2b(f"{queue}\0{release}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big", signed=True)
 

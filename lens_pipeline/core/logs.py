@@ -1,4 +1,4 @@
-"""Logging of our own processes: text for people, or one JSON object a line."""
+"""Logs of all processes: text for people, or one JSON object a line."""
 
 import datetime as dt
 import json
@@ -11,28 +11,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 
-# Of the request that is being answered, in the HTTP app; in a run, of the one that asked for it.
+# Of the request that the HTTP app answers, or that asked for the run.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-# What else is being worked on: fields of every record meanwhile.
+# Other fields of every record in this context.
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxyType({}))
 
-# Attribute of a record, a mapping: what is a field of its own in JSON.
+# Attribute of a record: a mapping of more fields for JSON.
 FIELDS = "lens_fields"
-# Dagster's, of records that belong to a run.
+# Dagster's attribute of records that belong to a run.
 _DAGSTER = "dagster_meta"
 
 logger = logging.getLogger(__name__)
 
-# Says of each file what became of it. Only workers let it: commands say so themselves.
+# One record a file. Silent but in workers: commands print results themselves.
 FILES = logging.getLogger("lens_pipeline.files")
 
-# C0, DEL and C1, and what some viewers take for the end of a line.
+# C0, DEL and C1, and what some viewers take for ends of lines.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @contextmanager
 def bound(**ids: str) -> Iterator[None]:
-    """Until the end of the block every record of this context has these ids as fields."""
+    """Every record of the block has these ids as fields."""
     token = _bound.set({**_bound.get(), **ids})
     try:
         yield
@@ -41,7 +41,7 @@ def bound(**ids: str) -> Iterator[None]:
 
 
 def ids() -> dict[str, str]:
-    """The ids of what is being worked on now."""
+    """The current ids."""
     current = request_id.get()
     return {**({"request_id": current} if current else {}), **_bound.get()}
 
@@ -63,10 +63,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, message and request; then the traceback.
+    """Time, level, logger, message and ids; then the traceback.
 
-    Only a record's first line begins at the margin: a message, which may hold what strangers wrote,
-    cannot pass for a record of its own.
+    Only a record's first line begins at the margin: text of strangers in a message cannot pass for
+    a record.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _of_run(record: logging.LogRecord) -> dict[str, str]:
-    """What Dagster says of the run that a record belongs to."""
+    """Fields of a record that belongs to a run."""
     meta = getattr(record, _DAGSTER, None) or {}
     event = meta.get("dagster_event")
     asset = getattr(event, "asset_key", None)
@@ -98,15 +98,15 @@ def _of_run(record: logging.LogRecord) -> dict[str, str]:
 
 
 def configure(log_format: str, log_level: str) -> None:
-    """Send every log line of this process to standard error; warnings and tracebacks, too."""
+    """Send all records, warnings and tracebacks of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # They tell at each start of every plugin, and where credentials were found.
+    # At each start: every plugin, and the place of credentials.
     for name in ("alembic", "botocore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # These tell whole addresses, in which there may be secrets.
+    # Whole addresses, in which there may be secrets.
     for name in ("urllib3", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if log_format == "json":
@@ -115,7 +115,6 @@ def configure(log_format: str, log_level: str) -> None:
 
 
 def speaks_json() -> bool:
-    """Whether `configure` made this process write JSON."""
     return any(isinstance(h.formatter, JsonFormatter) for h in logging.getLogger().handlers)
 
 

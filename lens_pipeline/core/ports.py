@@ -1,4 +1,4 @@
-"""TCP ports on this machine: free ones, taken ones, and who has them."""
+"""TCP ports on this machine: free or taken, and by which process."""
 
 import errno
 import http.client
@@ -12,16 +12,16 @@ import psutil
 from lens_pipeline.core.endpoints import StackError
 
 LOOPBACK = "127.0.0.1"
-# Below the range outgoing connections take theirs from (32768 on Linux), so that none of them has
-# a server's port while that server is being restarted.
+# Below the range of outgoing connections (from 32768 on Linux), of which one could take a server's
+# port while that is being restarted.
 _RANGE = range(20_000, 32_000)
 _ATTEMPTS = 100
-# By which others know what this process has drawn.
+# Claims of this process.
 _drawn: list[socket.socket] = []
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen there now; one that stopped a moment ago is no hindrance."""
+    """Whether a server could listen there now."""
     return _hindrance(port, host) is None
 
 
@@ -37,10 +37,9 @@ def _hindrance(port: int, host: str) -> OSError | None:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on, nor any other process has drawn here.
+    """A port on loopback without a listener, which no other process has drawn here.
 
-    A server takes seconds until it listens: two that start at once must not draw the same.
-
+    A server takes seconds until it listens: two that start at once must not draw the same port.
     Raises StackError if none is found.
     """
     for port in random.SystemRandom().sample(_RANGE, _ATTEMPTS):
@@ -50,21 +49,20 @@ def free_port() -> int:
 
 
 def _draw(port: int) -> bool:
-    """Claim `port` for as long as this process lives; False: somebody has."""
+    """Claim `port` for the life of this process; False: another process has."""
     claim = socket.socket(socket.AF_UNIX)
     try:
-        # An abstract name: it belongs to the network namespace, as ports do, and leaves no file.
+        # An abstract name belongs to the network namespace, as ports do, and leaves no file.
         claim.bind(f"\0lens-port-{port}")
     except OSError as error:
         claim.close()
-        # Elsewhere than on Linux there are no such names.
+        # Only Linux has such names.
         return error.errno != errno.EADDRINUSE
     _drawn.append(claim)
     return True
 
 
 def accepts(port: int, host: str = LOOPBACK) -> bool:
-    """Whether something accepts connections there."""
     try:
         socket.create_connection((host, port), timeout=1).close()
     except OSError:
@@ -95,7 +93,7 @@ def reachable_host(bind: str) -> str:
 
 
 def require_free(variable: str, port: int, host: str) -> None:
-    """Raises StackError, naming the variable and if possible the holder, if `port` is taken."""
+    """Raises StackError with the variable, and if possible the holder, if `port` is taken."""
     hindrance = _hindrance(port, host)
     if hindrance is None:
         return
@@ -109,7 +107,7 @@ def require_free(variable: str, port: int, host: str) -> None:
 
 
 def _holder(port: int) -> str:
-    """` by name (pid N)`, or nothing where the system does not tell."""
+    """` by name (pid N)`, or "" where the system does not tell."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status != psutil.CONN_LISTEN or not connection.laddr:
@@ -121,5 +119,5 @@ def _holder(port: int) -> str:
     return ""
 
 
-# What `lens run` takes for a code server's port if none is set: all roles must agree on it.
+# Of `lens run` if none is set: all roles must agree on it.
 CODE_PORT = 4000

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: how a lost peer is noticed, and how long an answer is waited for."""
+"""Connections to PostgreSQL: every engine, and deadlines for answers. No statement on a table."""
 
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -12,124 +12,102 @@ import sqlalchemy as sa
 from psycopg2 import extensions
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import NullPool
 
-# Seconds of silence, then probes; and how long sent data may stay unacknowledged. Each side gives
-# up after 5 + 3 x 3 = 14 s, or 15 s with data on the way.
+# Seconds of silence, then probes: each side gives up after 5 + 3 x 3 = 14 s, or 15 s with
+# unacknowledged data.
 _IDLE, _INTERVAL, _COUNT = 5, 3, 3
 _UNACKNOWLEDGED_MS = 15_000
-GONE_SECONDS = 15.0
-# The client's side: libpq.
+# For libpq.
 _CLIENT = {
-    "connect_timeout": 10,
     "keepalives_idle": _IDLE,
     "keepalives_interval": _INTERVAL,
     "keepalives_count": _COUNT,
     "tcp_user_timeout": _UNACKNOWLEDGED_MS,
 }
-# The server's side: settings of the session, which libpq's of the same names do not reach.
-SERVER_SIDE = (
+# For the server.
+SESSION_SETTINGS = (
     f"SET tcp_keepalives_idle = {_IDLE}; SET tcp_keepalives_interval = {_INTERVAL};"
     f" SET tcp_keepalives_count = {_COUNT}; SET tcp_user_timeout = {_UNACKNOWLEDGED_MS}"
 )
 
-
-def connect_args(name: str) -> dict[str, Any]:
-    """For `create_engine`; `name` is what `pg_stat_activity` shows."""
-    return {**_CLIENT, "application_name": name}
-
-
-def notice_lost_clients(engine: sa.Engine, *more: str) -> None:
-    """Have the server end the sessions of clients that are gone; `more` settings go with it."""
-    statement = "; ".join((SERVER_SIDE, *more))
-
-    # Before SQLAlchemy's own first queries, which are in a transaction.
-    @event.listens_for(engine, "connect", insert=True)
-    def set_up(connection: Any, _record: Any) -> None:
-        # In no transaction: a client that is lost just here must not leave one open.
-        autocommit, connection.autocommit = connection.autocommit, True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-        connection.autocommit = autocommit
-
-
-# The server itself ends a statement of ours after so long, also one that waits for a lock: it would
-# not notice that nobody waits for it any more.
+# The server ends statements with a deadline, also those that wait for a lock: it does not notice
+# that the client has given up.
 STATEMENT_SECONDS = 5
-# Who comes late, such as after waiting for a thread, still gets what a server that works needs.
-_LEAST_SECONDS = 0.2
+# Enough for a healthy server, however late a query begins.
+_MIN_SECONDS = 0.2
 # libpq keeps `connect_timeout` only where it waits itself.
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 10
 _CONNECTED = (extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED)
 _IS_BOUNDED = "lens_is_bounded"
 
 
-class _Deadline:
-    """A moment that can be put off, for everybody who looks at it."""
+def connect(
+    name: str,
+    url: str,
+    *,
+    pool_size: int = 1,
+    max_overflow: int = 3,
+    recycle_seconds: int = -1,
+    pre_ping: bool = True,
+    isolation_level: Any = None,
+    connect_seconds: int = _CONNECT_SECONDS,
+    session_settings: str = "",
+    json_deserializer: Callable[[str], Any] | None = None,
+) -> sa.Engine:
+    """An engine whose two sides notice a lost peer within 15 s, and keep `deadline`.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        self._at = time.monotonic() + self._seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds."""
-        return self._at - time.monotonic()
-
-
-_deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Wait for databases so long at the most, all together; also on threads that are asked in here.
-
-    What takes longer fails as it does without a server: psycopg2.OperationalError.
+    `pg_stat_activity` shows `name`. `pool_size=0`: no pool. `pre_ping` asks a connection for a sign
+    of life before each use: a restarted server must not cost a failed tick or file.
     """
-    token = _deadline.set(_Deadline(seconds))
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if pool_size:
+        pool = {
+            "pool_size": pool_size,
+            "max_overflow": max_overflow,
+            "pool_recycle": recycle_seconds,
+            "pool_pre_ping": pre_ping,
+        }
+    if isolation_level:
+        pool["isolation_level"] = isolation_level
+    engine = sa.create_engine(
+        url,
+        json_deserializer=json_deserializer,
+        connect_args={
+            **_CLIENT,
+            "connect_timeout": connect_seconds,
+            "application_name": name,
+        },
+        **pool,
+    )
+    _set_up_sessions(engine, "; ".join(filter(None, (SESSION_SETTINGS, session_settings))))
+    if isolation_level == "AUTOCOMMIT":
+        event.listen(engine, "checkout", _bound_session)
+    else:
+        # Not for the session: a pooler in transaction mode may give it to another client.
+        event.listen(engine, "begin", _bound_transaction)
+    return engine
 
 
-def renew() -> None:
-    """Begin anew to count, after something else was waited for."""
-    deadline = _deadline.get()
-    if deadline is not None:
-        deadline.renew()
-
-
-def is_set() -> bool:
-    """Whether somebody waits for what is done here."""
-    return _deadline.get() is not None
-
-
-def install() -> None:
-    """Keep deadlines in this process. Connections made before it may wait a little longer."""
-    extensions.set_wait_callback(_wait)
-
-
-def bound_transactions(engine: sa.Engine) -> None:
-    """Have the server end what takes too long in transactions with a deadline."""
-    event.listen(engine, "begin", _bound_transaction)
-
-
-def bound_sessions(engine: sa.Engine) -> None:
-    """As `bound_transactions`, for an engine without transactions and with sessions of its own."""
-    event.listen(engine, "checkout", _bound_session)
+def _set_up_sessions(engine: sa.Engine, settings: str) -> None:
+    # Before SQLAlchemy's own first queries, which are in a transaction.
+    @event.listens_for(engine, "connect", insert=True)
+    def set_up(connection: Any, _record: Any) -> None:
+        # A client that is lost just here must not leave a transaction open.
+        autocommit, connection.autocommit = connection.autocommit, True
+        with connection.cursor() as cursor:
+            cursor.execute(settings)
+        connection.autocommit = autocommit
 
 
 def _bound_transaction(connection: sa.Connection) -> None:
-    if is_set():
+    if has_deadline():
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
 
 
 def _bound_session(connection: Any, record: Any, _proxy: Any) -> None:
     """Raises DisconnectionError, for which SQLAlchemy makes a new connection."""
-    wanted = is_set()
+    wanted = has_deadline()
     if record.info.get(_IS_BOUNDED, False) is wanted:
         return
     bound = f"SET statement_timeout = '{STATEMENT_SECONDS}s'"
@@ -141,10 +119,58 @@ def _bound_session(connection: Any, record: Any, _proxy: Any) -> None:
     record.info[_IS_BOUNDED] = wanted
 
 
+class _Deadline:
+    """A moment that `restart_deadline` puts off, also for threads that copied the context."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        self._at = time.monotonic() + self._seconds
+
+    @property
+    def seconds_left(self) -> float:
+        return self._at - time.monotonic()
+
+
+_deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Waits for databases in the block, and on its threads, end after `seconds` all together.
+
+    They raise psycopg2.OperationalError, as without a server. Without `enforce_deadlines` only the
+    server ends statements.
+    """
+    token = _deadline.set(_Deadline(seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def restart_deadline() -> None:
+    """Count its seconds anew, after a wait for something else."""
+    current = _deadline.get()
+    if current is not None:
+        current.restart()
+
+
+def has_deadline() -> bool:
+    return _deadline.get() is not None
+
+
+def enforce_deadlines() -> None:
+    """Keep deadlines also in this process. Connections made before may wait a little longer."""
+    extensions.set_wait_callback(_wait)
+
+
 def _wait(connection: Any) -> None:
-    """Wait until psycopg2 is done with what it does. An error closes the connection."""
-    deadline = _deadline.get()
-    seconds = None if deadline is None else max(deadline.left, _LEAST_SECONDS)
+    """Called by psycopg2 while it waits. An error closes the connection."""
+    current = _deadline.get()
+    seconds = None if current is None else max(current.seconds_left, _MIN_SECONDS)
     if connection.status not in _CONNECTED:
         seconds = min(seconds or _CONNECT_SECONDS, _CONNECT_SECONDS)
     until = None if seconds is None else time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""What every process of the product does first."""
+"""Settings and logs at the start of a process, and lines for people."""
 
 import logging
 import sys
@@ -8,12 +8,12 @@ from lens_pipeline.core import telemetry
 from lens_pipeline.core.logs import configure, speaks_json
 from lens_pipeline.settings import Settings
 
-# Whatever LENS_LOG_LEVEL is: what is said to people is no log.
+# For lines to people, at any LENS_LOG_LEVEL.
 logger = logging.getLogger("lens")
 
 
 def say(line: str) -> None:
-    """Tell people something; standard output is for results."""
+    """Print a line for people; standard output is for results."""
     if speaks_json():
         logger.info("%s", line)
     else:
@@ -21,7 +21,7 @@ def say(line: str) -> None:
 
 
 def load_settings() -> Settings:
-    """The settings, with their warnings said and logging set up."""
+    """The settings, after their warnings, and with logging set up. Raises SettingsError."""
     loaded, notes = settings.load()
     settings.export_foreign()
     configure(loaded.log_format, loaded.log_level)

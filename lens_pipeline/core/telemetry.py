@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, and reports of faults of ours to Sentry.
+"""Traces by OpenTelemetry, and reports of our faults to Sentry.
 
-Without their settings nothing of either is imported, and each call here returns at once. No text of
-an error goes into a trace, and no address with its query or password into either.
+Without their settings neither is imported, and calls return at once. No text of an error goes into
+a trace, and no query or password of an address into either.
 """
 
 import datetime as dt
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-# On a run: which span asked for it, as the header `traceparent` says it.
+# On a run: the header `traceparent` of the span that asked for it.
 TRACE_TAG = "lens/traceparent"
 _HEADER = "traceparent"
-# What a worker that is stopped has not sent is lost.
+# A worker that is killed loses what it has not sent.
 _SEND_EVERY_MS = 1000
-# A file whose row finished before that was not waited for.
+# A row that finished longer ago was not waited for.
 _WAITED = dt.timedelta(hours=1)
 _STAGES = ("fetch", "render", "store")
 
@@ -35,7 +35,7 @@ _CREDENTIALS = re.compile(r"(\w+://)[^\s/@'\"<>]+@")
 
 @functools.cache
 def _provider() -> "TracerProvider | None":
-    """None: traces are not wanted. Made in the process that uses it, after any fork."""
+    """None: traces are off. Made after any fork."""
     if not settings.traces_wanted():
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -67,8 +67,9 @@ def span(
     linked: str | None = None,
     since: dt.datetime | None = None,
 ) -> Iterator[None]:
-    """Trace the block, as a part of what is traced now or of `parent`; both it and `linked`, which
-    is only referred to, as `carrier` gave them. `since`: it began before.
+    """Trace the block, as a part of the current span or of `parent`, with a link to `linked`.
+
+    Both are values that `carrier` gave. `since`: when it began, if before the block.
     """
     tracer = _tracer()
     if tracer is None:
@@ -96,7 +97,7 @@ def span(
 
 
 def carrier() -> dict[str, str]:
-    """The run's tag by which its spans become a part of what is traced now."""
+    """The tag that makes a run's spans a part of the current one."""
     if _tracer() is None:
         return {}
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -114,7 +115,7 @@ def add_wait(finished_at: dt.datetime | None) -> None:
 
 
 def add_stages(metadata: Mapping[str, Any]) -> None:
-    """Spans of the stages of what was made just now, by the seconds that its metadata tell."""
+    """Spans of the stages that ended just now, by the seconds in `metadata`."""
     if _tracer() is None:
         return
     end = dt.datetime.now(dt.UTC)
@@ -127,16 +128,16 @@ def add_stages(metadata: Mapping[str, Any]) -> None:
 
 
 def flush(seconds: float) -> None:
-    """Send what has not been sent, if that does not take longer."""
+    """Send what is left, for at most `seconds`."""
     provider = _provider()
     if provider is not None:
         provider.force_flush(int(seconds * 1000))
 
 
 def begin_reports(loaded: Settings) -> None:
-    """Report what this process logs as an error, and whatever ends it, if LENS_SENTRY_DSN is set.
+    """Report logged errors and uncaught ones, if LENS_SENTRY_DSN is set. Raises SettingsError.
 
-    Runs that fail because of a file are dead letters, and no faults of ours. Raises SettingsError.
+    A run that fails because of a file is a dead letter, no fault of ours.
     """
     if not loaded.sentry_dsn:
         return
@@ -173,7 +174,7 @@ def begin_reports(loaded: Settings) -> None:
 
 
 def report(error: BaseException) -> None:
-    """Tell Sentry of a fault of ours, if LENS_SENTRY_DSN is set."""
+    """Send a fault to Sentry, if LENS_SENTRY_DSN is set."""
     if settings.load()[0].sentry_dsn:
         import sentry_sdk
 
@@ -197,7 +198,7 @@ def _nanoseconds(moment: dt.datetime) -> int:
 
 
 def _scrubbed(value: Any) -> Any:
-    """Without the query and the password of any address in it."""
+    """`value` without queries and passwords of addresses."""
     if isinstance(value, str):
         return _CREDENTIALS.sub(r"\1…@", _QUERY.sub(r"\1?…", value))
     if isinstance(value, Mapping):

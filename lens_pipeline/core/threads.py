@@ -1,4 +1,4 @@
-"""What goes on in a process beside its requests."""
+"""Threads beside the requests of a process."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ class BackgroundThread(ABC):
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """End the thread; a query that hangs is waited for so long at the most."""
+        """End the thread, or wait at most `seconds` for it."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(seconds)

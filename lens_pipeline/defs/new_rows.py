@@ -10,7 +10,7 @@ import dagster as dg
 
 from lens_pipeline.catalog.rows import Position, Row, UnusableRow
 from lens_pipeline.core.ids import key_problem
-from lens_pipeline.core.locks import team_of
+from lens_pipeline.core.locks import queue_id
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
 from lens_pipeline.derivatives.pipeline import Pipeline
@@ -141,8 +141,8 @@ def new_rows(
 
 def _room(pipeline: Pipeline, derivative: Derivative) -> int:
     """How many batches this tick may ask for."""
-    team = team_of(queue_of([derivative.asset]), Release.of(pipeline.settings).id)
-    a_tick = max(_BATCHES_A_TICK, pipeline.runs.slots().get(team, 0))
+    queue = queue_id(queue_of([derivative.asset]), Release.of(pipeline.settings).id)
+    a_tick = max(_BATCHES_A_TICK, pipeline.runs.slots().get(queue, 0))
     waiting = pipeline.runs.depth(derivative.job, ORIGIN_TAG, _ORIGIN)
     return min(a_tick, _TICKS_AHEAD * a_tick - waiting)
 

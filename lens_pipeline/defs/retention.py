@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
+from lens_pipeline.core import postgres
 from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
@@ -47,11 +48,7 @@ def prune(pipeline: Pipeline, now: dt.datetime, most_seconds: float = _MOST_SECO
     it. Raises SQLAlchemyError: what was done until then stays done.
     """
     session = LockSession(pipeline.endpoints.dagster_url)
-    engine = sa.create_engine(
-        pipeline.endpoints.dagster_url,
-        pool_size=1,
-        connect_args={"connect_timeout": 10, "application_name": "lens-pipeline-retention"},
-    )
+    engine = postgres.connect("lens-pipeline-retention", pipeline.endpoints.dagster_url)
     try:
         if not session.try_all([_LOCK]):
             return Pruned(is_complete=False)

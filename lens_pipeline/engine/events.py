@@ -1,4 +1,4 @@
-"""Writes many materializations in few inserts."""
+"""Materializations in few inserts."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def log_materializations(
 def record_materializations(
     instance: DagsterInstance, materializations: Sequence[AssetMaterialization]
 ) -> None:
-    """Record them, made by no run, in one batch; all belong to one asset.
+    """Record materializations of one asset, made by no run, in one batch.
 
     One by one (`report_runless_asset_event`) each costs two transactions.
     """

@@ -1,4 +1,4 @@
-"""What becomes of a row once the provider is done with its task: written, and worked on at once."""
+"""The end of a provider's task: its row is written, and its derivative asked for."""
 
 import logging
 from collections.abc import Iterator
@@ -37,11 +37,10 @@ def settle(
 ) -> Settled | None:
     """Bring the row in line with its task, and ask for its derivative; None if the row is gone.
 
-    Doing it again, or at once with others, changes nothing: the row is locked meanwhile. The run is
-    prepared before the finished row can be seen, so that the sensors find it in work already, and
-    begins only after that, so that it finds the row.
-
-    Without Dagster's database the row is finished all the same: the sensors take it up later.
+    A repetition, also at the same time, changes nothing: the row is locked meanwhile. The run is
+    prepared before the finished row is visible, so that the sensors find it in work already, and
+    begins after that, so that it finds the row. Without Dagster's database the row is finished all
+    the same: the sensors take it up later.
 
     Raises CatalogError, NoRightToWrite among them.
     """

@@ -1,4 +1,4 @@
-"""Dagster's instance by our `dagster.yaml`."""
+"""Dagster's instance: its `dagster.yaml`, and how a process opens it."""
 
 import os
 import sys
@@ -11,14 +11,14 @@ import dagster as dg
 
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import private_directory, write_private
+from lens_pipeline.engine import upstream
 from lens_pipeline.settings import Settings
 
 
 def write_instance(settings: Settings) -> Path:
     """Put our `dagster.yaml` where Dagster looks for it; returns that directory.
 
-    In one step: several processes with one LENS_HOME may do so at the same time. Raises StackError
-    as `find_config_dir` does.
+    Several processes may do so at the same time. Raises StackError as `find_config_dir` does.
     """
     directory = private_directory(settings.resolved_home / "dagster")
     ours = (find_config_dir() / "dagster.yaml").read_text(encoding="utf-8")
@@ -27,9 +27,9 @@ def write_instance(settings: Settings) -> Path:
 
 
 def find_config_dir() -> Path:
-    """Where `dagster.yaml` and `workspace.yaml` are: in a checkout or with the installed package.
+    """Where `dagster.yaml` and `workspace.yaml` are: in a checkout or an installation.
 
-    Raises StackError: neither has them.
+    Raises StackError: in neither.
     """
     checkout = Path(__file__).parents[2]
     installed = Path(sys.prefix) / "share" / "lens-pipeline"
@@ -44,15 +44,16 @@ def find_config_dir() -> Path:
 
 @contextmanager
 def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance by our `dagster.yaml`, with its local files below LENS_HOME."""
+    """Dagster's instance, with its local files below LENS_HOME. Raises UnknownDagster."""
     set_up_dagster(loaded)
+    upstream.check("storage", "submission")
     with dg.DagsterInstance.get() as instance:
         yield instance
 
 
 def set_up_dagster(loaded: Settings) -> None:
-    """Have this process find our `dagster.yaml`, as those that `lens up` starts do."""
-    # Dagster itself says something is beta or deprecated on every start.
+    """Have this process find our `dagster.yaml`."""
+    # Dagster says that something is beta or deprecated on every start.
     warnings.filterwarnings("ignore", module="dagster")
     os.environ["DAGSTER_HOME"] = str(write_instance(loaded))
     os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"

@@ -1,11 +1,10 @@
-"""Hands runs to warm Celery workers."""
+"""The launch of runs on warm Celery workers, their health and their end."""
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from dagster import DagsterRun
-from dagster._config.config_schema import UserConfigSchema
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
@@ -25,17 +24,16 @@ from lens_pipeline.engine.workers.app import (
     launch_signature,
 )
 
-# A worker re-takes its lock a second after a restart of the database; a run whose lock stays free
-# for longer than this has no worker. Also covers the time between two of a run's polls.
+# A worker takes its lock again a second after a restart of the database. Longer than the time
+# between two polls of a run.
 _LOST_SECONDS = 15.0
 
 
 class LensRunLauncher(CeleryRunLauncher):
-    """`CeleryRunLauncher` with broker and queues from our settings, and a lock as the sign of life.
+    """`CeleryRunLauncher` by our settings, with a lock as the sign of life.
 
-    The stock launcher kills a cancelled run's process before reporting it as canceling, so that it
-    ends as a failure; and it believes a run alive as long as the result backend says STARTED, which
-    a worker killed with its machine leaves for ever.
+    With the stock launcher a cancelled run ends as a failure, and a run whose machine is gone lives
+    for ever: its result stays STARTED.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class LensRunLauncher(CeleryRunLauncher):
         self._missing_since: dict[str, float] = {}
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> dict[str, Any]:
         return {}
 
     @classmethod
@@ -79,14 +77,14 @@ class LensRunLauncher(CeleryRunLauncher):
         )
 
     def terminate(self, run_id: str) -> bool:
-        """Report the run as canceling; its worker sees that within a second and stops."""
+        """Report the run as canceling; its worker stops within about a second."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
         task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
         if task_id is not None:
-            # Without terminate: only drops a task that no worker has begun.
+            # Drops only a task that no worker has begun.
             self.celery.control.revoke(task_id)
         if not self._has_worker(run_id):
             self._instance.report_run_canceled(run, "Cancelled before a worker began.")
@@ -109,7 +107,7 @@ class LensRunLauncher(CeleryRunLauncher):
     def get_run_worker_debug_info(
         self, run: DagsterRun, include_container_logs: bool | None = True
     ) -> None:
-        """Nothing: the stock launcher asks the result backend, of which we need none."""
+        """Return nothing: the stock launcher needs a result backend."""
 
     def _has_worker(self, run_id: str) -> bool:
         session = LockSession(self._dagster_url)

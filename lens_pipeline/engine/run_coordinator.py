@@ -1,10 +1,9 @@
-"""Dagster's run queue; `daemon` takes runs out of it."""
+"""What puts runs into Dagster's queue; `processes.run_queue_daemon` takes them out."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from dagster import DagsterRun
-from dagster._config.config_schema import UserConfigSchema
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._serdes import ConfigurableClassData
@@ -15,10 +14,10 @@ from lens_pipeline.event_log.tags import PRIORITY_TAG
 
 
 class LensRunCoordinator(QueuedRunCoordinator):
-    """Queues every run, wherever it was started from, for the Celery queue that it belongs to."""
+    """Queues every run, whatever started it, for its Celery queue."""
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> dict[str, Any]:
         return {}
 
     @classmethod
@@ -26,7 +25,7 @@ class LensRunCoordinator(QueuedRunCoordinator):
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> "LensRunCoordinator":
         return cls(
-            # How many begin is for the daemon to say, by the workers that live.
+            # No limit here: the daemon counts the slots of the workers that live.
             max_concurrent_runs=-1,
             dequeue_interval_seconds=1,
             dequeue_use_threads=True,

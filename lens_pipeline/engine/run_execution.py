@@ -1,4 +1,4 @@
-"""Executes one Dagster run in this process, watched over by a thread."""
+"""The execution of one Dagster run in this process, which a thread can interrupt."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+import sqlalchemy as sa
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._cli.api import _execute_run_command_body
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,11 +22,12 @@ from lens_pipeline.event_log.tags import ORIGIN_TAG, REQUEST_TAG
 
 logger = logging.getLogger(__name__)
 
-# A cancelled run should look cancelled at once; one query a second and run is nothing.
+# A cancelled run should look cancelled at once; a query costs little.
 _POLL_SECONDS = 1.0
-# A signal between two steps is only noted, so it is repeated; not soon, because one that arrives
-# while an interrupted step cleans up would break that off.
+# Dagster only notes a signal between two steps, so it is repeated; not soon, because it would end
+# the clean-up of an interrupted step.
 _SIGNAL_AGAIN_POLLS = 30
+_STATUS = sa.text("SELECT status FROM runs WHERE run_id = :run")
 _ENDED = frozenset({"CANCELING", "CANCELED", "FAILURE"})
 _TO_BEGIN = frozenset({DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING})
 _LAST_EVENTS = frozenset(
@@ -38,10 +40,10 @@ _LAST_EVENTS = frozenset(
 
 
 class RunWatch:
-    """Holds the run's lock and interrupts the main thread when the run is to end.
+    """Holds the run's lock, and interrupts the main thread when the run is to end.
 
-    The lock tells the daemon that this worker lives (see `launcher.check_run_worker_health`). The
-    status is polled rather than signalled so that cancelling works over any broker and machine.
+    By the lock the launcher knows that this worker lives. The status is polled so that a run can be
+    cancelled over any broker and machine.
     """
 
     def __init__(self, dagster_url: str, run_id: str) -> None:
@@ -68,7 +70,7 @@ class RunWatch:
             self._session.close()
 
     def notice(self, event: DagsterEvent) -> None:
-        """Stop watching once the run says how it ended: there is nothing left to interrupt."""
+        """Stop at the run's last event: there is nothing left to interrupt."""
         if event.event_type in _LAST_EVENTS:
             self._done.set()
 
@@ -78,7 +80,7 @@ class RunWatch:
             polls_since_signal += 1
             status = self._status()
             looks += status in _ENDED
-            # The run records its own end a moment before `notice` hears of it.
+            # The run records its own end a moment before `notice` is called.
             decided = status == "CANCELING" or (status in _ENDED and looks > 1)
             if decided and polls_since_signal > _SIGNAL_AGAIN_POLLS and not self._done.is_set():
                 polls_since_signal = 0
@@ -86,11 +88,11 @@ class RunWatch:
                 os.kill(os.getpid(), signal.SIGINT)
 
     def _status(self) -> str | None:
-        """The run's status; None while the database is away, or the lock is not ours again."""
+        """None while the database is away, or until the lock is ours again."""
         try:
             if self._session is None:
                 self._session = self._locked_session()
-            return self._session.run_status(self._run_id) if self._session else None
+            return self._session and self._session.execute(_STATUS, run=self._run_id).scalar()
         except SQLAlchemyError as error:
             logger.warning("run %s: lost its database session: %s", self._run_id, error)
             if self._session is not None:
@@ -107,10 +109,10 @@ class RunWatch:
 
 
 def execute(instance: DagsterInstance, run_id: str) -> int:
-    """Execute a run that was created and launched. Returns 1 if it failed, else 0.
+    """Execute a launched run. Returns 1 if it failed, else 0.
 
-    A run that another worker began, or that has ended, is left alone: a broker delivers a task
-    again while its run is under way, or after its worker died.
+    A run that another worker began, or that has ended, is left alone: a broker may deliver a task
+    again.
     """
     with RunWatch(resolve(settings.load()[0], broker=False).dagster_url, run_id) as watch:
         if not watch.owned:
@@ -131,7 +133,7 @@ def execute(instance: DagsterInstance, run_id: str) -> int:
 
 @contextmanager
 def _logged(run: DagsterRun) -> Iterator[None]:
-    """Every record and trace meanwhile tells of the run, and of what asked for it."""
+    """Log records and traces of the block name the run, and the request that asked for it."""
     token = request_id.set(run.tags.get(REQUEST_TAG))
     try:
         parent, origin = run.tags.get(TRACE_TAG), run.tags.get(ORIGIN_TAG)

@@ -15,6 +15,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
+from lens_pipeline.core import postgres
 from lens_pipeline.event_log.history import IN_FLIGHT, Outcome, ReportedProgress
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG, PROGRESS_TAG
 
@@ -75,21 +76,12 @@ class ChangeLog:
     def __init__(self, dagster_url: str, assets: Sequence[str]) -> None:
         self._assets = tuple(assets)
         self._keys = [json.dumps([asset]) for asset in assets]
-        self._engine = sa.create_engine(
+        self._engine = postgres.connect(
+            "lens-pipeline-changes",
             dagster_url,
             isolation_level="REPEATABLE READ",
-            pool_pre_ping=True,
-            pool_size=1,
             max_overflow=4,
-            connect_args={
-                "connect_timeout": 5,
-                "application_name": "lens-pipeline-changes",
-                # A network that swallows everything shows after so many milliseconds.
-                "tcp_user_timeout": 15_000,
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 2,
-            },
+            connect_seconds=5,
         )
         # Ends that were seen lately, and runs that have an end in the log only.
         self._ended: set[int] = set()

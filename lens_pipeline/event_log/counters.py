@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from lens_pipeline.core import postgres
 from lens_pipeline.event_log.history import Outcome
 from lens_pipeline.event_log.reader import event_metadata
 from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
@@ -63,17 +64,7 @@ class FigureLog:
     """Reads figures. Safe to share between threads."""
 
     def __init__(self, dagster_url: str) -> None:
-        self._engine = sa.create_engine(
-            dagster_url,
-            pool_pre_ping=True,
-            pool_size=1,
-            max_overflow=3,
-            connect_args={
-                "connect_timeout": 5,
-                "application_name": "lens-pipeline-figures",
-                "tcp_user_timeout": 15_000,
-            },
-        )
+        self._engine = postgres.connect("lens-pipeline-figures", dagster_url, connect_seconds=5)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from lens_pipeline.core import postgres
 from lens_pipeline.event_log.counters import STAGES, Missed, missed_of
 from lens_pipeline.event_log.reader import event_metadata
 
@@ -45,12 +46,7 @@ class DayLog:
     """Reads spans of the event log. Safe to share between threads."""
 
     def __init__(self, dagster_url: str) -> None:
-        self._engine = sa.create_engine(
-            dagster_url,
-            pool_pre_ping=True,
-            pool_size=1,
-            connect_args={"connect_timeout": 10, "application_name": "lens-pipeline-days"},
-        )
+        self._engine = postgres.connect("lens-pipeline-days", dagster_url)
 
     def close(self) -> None:
         self._engine.dispose()

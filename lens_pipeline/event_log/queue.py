@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from lens_pipeline.core import postgres
 from lens_pipeline.core.locks import SLOTS
-from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
 
 
@@ -34,15 +34,9 @@ class RunQueueLog:
     """Reads the run queue; Dagster's own reading takes 0.5 ms a run. Safe to share by threads."""
 
     def __init__(self, dagster_url: str) -> None:
-        self._engine = sa.create_engine(
-            dagster_url,
-            isolation_level="AUTOCOMMIT",
-            pool_pre_ping=True,
-            pool_size=1,
-            max_overflow=3,
-            connect_args=connect_args("lens-pipeline-queue"),
+        self._engine = postgres.connect(
+            "lens-pipeline-queue", dagster_url, isolation_level="AUTOCOMMIT"
         )
-        notice_lost_clients(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -71,9 +65,9 @@ class RunQueueLog:
             return connection.execute(_DEPTH, values).scalar_one()
 
     def slots(self) -> dict[int, int]:
-        """How many runs the living workers take at once, by team (see `locks.team_of`)."""
+        """How many runs the living workers take at once, by `locks.queue_id`."""
         with self._engine.connect() as connection:
-            return {row.team: int(row.slots) for row in connection.execute(SLOTS)}
+            return {row.queue: int(row.slots) for row in connection.execute(SLOTS)}
 
 
 # A priority that is no number counts as none, as for Dagster.

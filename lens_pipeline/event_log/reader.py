@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
-from lens_pipeline.core.postgres import connect_args, notice_lost_clients
 from lens_pipeline.event_log.history import (
     IN_FLIGHT,
     History,
@@ -39,18 +38,15 @@ class EventLog:
     """Reads Dagster's storage. Safe to share between threads, not between processes."""
 
     def __init__(self, dagster_url: str) -> None:
-        self._engine = sa.create_engine(
+        self._engine = postgres.connect(
+            "lens-pipeline-status",
             dagster_url,
             # One snapshot for all queries of a reading: a run that ends between two of them would
             # look as if it had ended without a materialization.
             isolation_level="REPEATABLE READ",
-            pool_pre_ping=True,
             pool_size=2,
             max_overflow=8,
-            connect_args=connect_args("lens-pipeline-status"),
         )
-        notice_lost_clients(self._engine)
-        postgres.bound_transactions(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -1,1 +1,1 @@
-"""Pictures and videos: paths and frozen specs in, bytes out. Knows no Dagster, SQL or store."""
+"""Rendering: paths and frozen specs in, files or bytes out. No Dagster, SQL or object store."""

@@ -1,58 +1,86 @@
-"""Colours of video in filters of ffmpeg: HDR to SDR, which `tonemap` does for one frame."""
+"""HDR (PQ and HLG) to SDR for one frame.
 
-import contextlib
-from collections.abc import Iterator
+For video see `ffmpeg.filters`: most processes load no numpy.
+"""
+
 from typing import Any
 
-from lens_pipeline.media.errors import MediaError
+import numpy as np
+from numpy.typing import NDArray
 
-# For the scale filter. Without full_chroma_int, a change of the matrix makes grey darker or purple
-# by a step.
-SCALER = "lanczos+accurate_rnd+full_chroma_int"
-# PQ and HLG (ITU-R BT.2100), as ffprobe calls them.
-HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
-# Nits of SDR white within HDR (ITU-R BT.2408), and the curve for what is brighter. Unlike hable,
-# it leaves everything below a third of white as it is.
-WHITE_NITS = 203
-_CURVE = "mobius"
+from lens_pipeline.media.ffmpeg.filters import WHITE_NITS
 
-# From this size on, players take untagged video for BT.709, below it for BT.601.
-_HD_WIDTH, _HD_HEIGHT = 1280, 577
+_Floats = NDArray[np.floating[Any]]
 
-# ffmpeg-python gives its streams their methods at run time.
-_Stream = Any
+# Values of `AVColorTransferCharacteristic` (ITU-T H.273).
+PQ, HLG = 16, 18
+
+# The brightest highlight kept: ITU-R BT.2408.
+_PEAK = 1000.0
+
+# ITU-R BT.2087, linear light.
+_BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
+    dtype=np.float32,
+)
+_BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
+
+# SMPTE ST 2084.
+_M1, _M2 = 2610 / 16384, 2523 / 4096 * 128
+_C1, _C2, _C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+_PQ_NITS = 10_000.0
+
+# ARIB STD-B67.
+_HLG_A, _HLG_B, _HLG_C = 0.17883277, 0.28466892, 0.55991073
+_HLG_SYSTEM_GAMMA = 1.2
 
 
-def is_hd(width: int, height: int) -> bool:
-    """Whether untagged video of this size is shown as BT.709 rather than BT.601."""
-    return width >= _HD_WIDTH or height >= _HD_HEIGHT
+def to_srgb(rgb: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
+    """Map 16-bit full-range BT.2020, coded with `transfer` (`PQ` or `HLG`), to 8-bit sRGB."""
+    coded = rgb.astype(np.float32) / 65535
+    nits = _pq_to_nits(coded) if transfer == PQ else _hlg_to_nits(coded)
+    mapped = _compress(np.minimum(nits, _PEAK)) / WHITE_NITS
+    linear = np.clip(mapped @ _BT2020_TO_BT709.T, 0, 1)
+    return np.rint(_srgb_code(linear) * 255).astype(np.uint8)
 
 
-def to_sdr(picture: _Stream, matrix: str, primaries: str) -> _Stream:
-    """8-bit BT.709 of an HDR picture: linear light in the primaries of BT.709, then bent.
+def _compress(nits: _Floats) -> _Floats:
+    """Roll off highlights (ITU-R BT.2390) and keep the hue.
 
-    `matrix` and `primaries` are its tags, which may be unknown.
+    Below half of reference white nothing changes.
     """
-    if matrix == "unknown":
-        picture = picture.filter("setparams", colorspace="bt2020nc")
-    if primaries == "unknown":
-        picture = picture.filter("setparams", color_primaries="bt2020")
-    return (
-        picture.filter("zscale", t="linear", npl=WHITE_NITS)
-        .filter("format", "gbrpf32le")
-        .filter("zscale", p="bt709")
-        .filter("tonemap", _CURVE, desat=0)
-        .filter("zscale", t="bt709", m="bt709", r="tv")
-        .filter("format", "yuv420p")
+    peak, white = _nits_to_pq(np.array([_PEAK, WHITE_NITS])).tolist()
+    top = white / peak
+    knee = 1.5 * top - 0.5
+    largest = np.maximum(nits.max(axis=-1, keepdims=True), 1e-4)
+    e = _nits_to_pq(largest) / peak
+    t = (e - knee) / (1 - knee)
+    spline = (
+        (2 * t**3 - 3 * t**2 + 1) * knee
+        + (t**3 - 2 * t**2 + t) * (1 - knee)
+        + (-2 * t**3 + 3 * t**2) * top
     )
+    mapped = np.where(e < knee, largest, _pq_to_nits(np.clip(spline, 0, 1) * peak))
+    return nits * (mapped / largest)
 
 
-@contextlib.contextmanager
-def told_if_impossible() -> Iterator[None]:
-    """Say what an ffmpeg lacks that cannot run the filters of `to_sdr`."""
-    try:
-        yield
-    except MediaError as error:
-        if "No such filter: 'zscale'" in error.reason:
-            raise MediaError("HDR video needs an ffmpeg with the zscale filter") from error
-        raise
+def _pq_to_nits(coded: _Floats) -> _Floats:
+    root = coded ** np.float32(1 / _M2)
+    return _PQ_NITS * (np.maximum(root - _C1, 0) / (_C2 - _C3 * root)) ** np.float32(1 / _M1)
+
+
+def _nits_to_pq(nits: _Floats) -> _Floats:
+    power = (nits / _PQ_NITS) ** np.float32(_M1)
+    return ((_C1 + _C2 * power) / (1 + _C3 * power)) ** np.float32(_M2)
+
+
+def _hlg_to_nits(coded: _Floats) -> _Floats:
+    scene = np.where(coded <= 0.5, coded**2 / 3, (np.exp((coded - _HLG_C) / _HLG_A) + _HLG_B) / 12)
+    luma = np.maximum(scene @ _BT2020_LUMA, 1e-6)[..., None]
+    return _PEAK * luma ** np.float32(_HLG_SYSTEM_GAMMA - 1) * scene
+
+
+def _srgb_code(linear: _Floats) -> _Floats:
+    return np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055
+    )

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: names and content types of strangers' files prove nothing."""
+"""Recognises files by first bytes and boxes: names and content types prove nothing."""
 
 import os
 import re
@@ -10,25 +10,22 @@ from lens_pipeline.media.errors import MediaError
 
 _HEAD_BYTES = 64
 
-# Types of the first box of MP4 and QuickTime files; the older ones have no `ftyp`.
+# Old files have no `ftyp`.
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _EBML = b"\x1aE\xdf\xa3"
-# Size, type, and the size again if it needs 64 bits.
+# Size, type, and a 64-bit size.
 _BOX = struct.Struct(">I4sQ")
 _BOX_HEADER_BYTES = 8
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
-# Codecs that cameras, generators and browsers write. Every other decoder is only attack surface.
+# Of cameras, generators and browsers. Every other decoder is only attack surface.
 VIDEO_CODECS = frozenset(
     {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "h263", "theora", "ffv1"}
 )
 
 
 def read_head(source: Path) -> bytes:
-    """The first bytes of `source`.
-
-    Raises MediaError: the file is empty.
-    """
+    """Raises MediaError: `source` is empty."""
     with source.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
@@ -37,16 +34,14 @@ def read_head(source: Path) -> bytes:
 
 
 def quote_head(head: bytes) -> str:
-    """The start of a file for an error message: its first tag if it is markup, or 16 bytes."""
+    """For messages: the first tag of markup, else 16 bytes."""
     head = head.lstrip()
     tag = re.match(rb"<[^>]{1,40}>", head)
     return repr(tag.group() if tag else head[:16]).removeprefix("b")
 
 
 def video_demuxer(head: bytes) -> str:
-    """The demuxer to force for a video that starts with `head`: mov or matroska.
-
-    Guessing would let a playlist that is named .mp4 read other files.
+    """The demuxer to force: with a guess, a playlist named .mp4 reads other files.
 
     Raises MediaError: not the start of an MP4, QuickTime, WebM or Matroska file.
     """
@@ -65,12 +60,12 @@ def video_demuxer(head: bytes) -> str:
 
 
 def mp4_boxes(source: Path) -> Iterator[bytes]:
-    """Types of the top-level boxes of an MP4, in order, up to the first that is damaged."""
+    """Top-level boxes of an MP4, up to the first damaged one."""
     return (kind for kind, _ in _boxes_with_end(source))
 
 
 def ends_in_fragment(source: Path) -> bool:
-    """Whether a fragmented MP4 is cut off within a fragment: it has no index that would tell."""
+    """Whether a fragmented MP4, which has no index, is cut off."""
     boxes = list(_boxes_with_end(source))
     if b"moof" not in dict(boxes):
         return False
@@ -85,14 +80,13 @@ def _boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
             size, kind, large_size = _BOX.unpack(header.ljust(_BOX.size, b"\0"))
             size = large_size if size == 1 else size
             yield kind, file.tell() - len(header) + size
-            # 0 is a box up to the end of the file; other sizes than these are damage.
+            # Size 0 reaches to the end of the file; others are damage.
             if not _BOX_HEADER_BYTES <= size <= file_bytes:
                 return
             file.seek(size - len(header), os.SEEK_CUR)
 
 
 def header_error(source: Path, demuxer: str) -> MediaError:
-    """Why the header of a video cannot be read, for a file that `demuxer` has refused."""
     if demuxer == "mov" and b"moov" not in mp4_boxes(source):
         return MediaError("video is incomplete: it has no index (moov)")
     return MediaError("video is truncated or damaged: its header cannot be read")

@@ -1,35 +1,28 @@
-"""What rendering takes and what it gives back. Imports no decoder."""
+"""What rendering takes and returns. No decoder is imported here."""
 
 import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-# The longest Markdown of an inline picture, characters: Dagster shows it with each event.
+# Characters: Dagster shows it with each event.
 INLINE_MARKDOWN_LIMIT = 2048
-
-_INLINE_MARKDOWN = "![](data:image/webp;base64,{})"
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewSpec:
-    """How a photo becomes a preview."""
-
     longest_edge: int
-    """Pixels; a smaller photo keeps its size."""
+    """Pixels; smaller photos keep their size."""
     quality: int
     """Of lossy WebP, 1 to 100."""
     effort: int
     """Of the WebP encoder, 0 (fast) to 6 (small)."""
     max_pixels: int
-    """Width x height x frames above which a file is refused before anything is decoded."""
+    """Width x height x frames; more is refused before decoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class PosterSpec:
-    """How a video becomes a poster; the fields mean what they mean in `PreviewSpec`.
-
-    `max_pixels` limits one frame: the number of frames costs nothing.
-    """
+    """As `PreviewSpec`, but `max_pixels` limits one frame."""
 
     longest_edge: int
     quality: int
@@ -39,7 +32,7 @@ class PosterSpec:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A rendered picture: upright, sRGB, without metadata."""
+    """Upright, sRGB, without metadata."""
 
     webp: bytes
     width: int
@@ -47,11 +40,11 @@ class Picture:
     thumbhash: str
     """ThumbHash (https://evanw.github.io/thumbhash/) in base64."""
     inline: bytes
-    """The picture as a WebP of at most 32 pixels, small enough to be written into text."""
+    """A WebP of at most 32 pixels, for use within text."""
 
     @property
     def inline_markdown(self) -> str:
-        """The inline picture as Markdown, at most `INLINE_MARKDOWN_LIMIT` characters."""
+        """At most `INLINE_MARKDOWN_LIMIT` characters."""
         return inline_markdown(self.inline)
 
 
@@ -62,27 +55,25 @@ class Poster:
     picture: Picture
     duration_seconds: float
     poster_at_seconds: float
-    """Time of the frame from the start of the video."""
+    """From the start of the video."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleSpec:
-    """Which part of a master a rendition shows, and at what size."""
+    """Which part of a master a rendition shows, and its size."""
 
     width: int
-    """Pixels, 2 to 8192; of an odd number the even one below, since H.264 halves the colours."""
+    """Pixels, 2 to 8192, made even: H.264 halves the colours."""
     height: int
     """As `width`. What the master's shape leaves free is black."""
     start_seconds: float | None = None
-    """The first frame is the first that begins at or after this time; None: the master's first."""
+    """The first frame begins at or after this; None: the master's first."""
     end_seconds: float | None = None
-    """The last frame is the last that begins before this time; None: the master's last."""
+    """The last frame begins before this; None: the master's last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendition:
-    """A master, or a part of it, at another size."""
-
     path: Path
     width: int
     height: int
@@ -91,5 +82,4 @@ class Rendition:
 
 
 def inline_markdown(webp: bytes) -> str:
-    """Write `webp` as a Markdown picture that needs no server."""
-    return _INLINE_MARKDOWN.format(base64.b64encode(webp).decode("ascii"))
+    return f"![](data:image/webp;base64,{base64.b64encode(webp).decode('ascii')})"

@@ -1,4 +1,4 @@
-"""Videos to posters, with libav in this process: run it where a decoder may crash."""
+"""Videos to posters, with libav. In the sandbox, since a decoder may crash."""
 
 import errno
 import itertools
@@ -15,27 +15,26 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from lens_pipeline.media import images, tonemap
-from lens_pipeline.media.color import is_hd
+from lens_pipeline.media import color, images
 from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.ffmpeg.ffprobe import display_size
+from lens_pipeline.media.ffmpeg.filters import is_hd
 from lens_pipeline.media.formats import VIDEO_CODECS, header_error, read_head, video_demuxer
 from lens_pipeline.media.frames import Candidate, Chooser
 from lens_pipeline.media.models import Poster, PosterSpec
 
-# Decoders of the codecs known here, where they are named otherwise.
-_CODECS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
+# Other names of decoders for these codecs.
+_DECODERS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
 
-# The beginning of a video in which a poster is looked for: its length, the distance of the frames
-# judged, and the most frames decoded (3 s at 24 per second).
+# The beginning: seconds, seconds between judged frames, and most frames (24 a second).
 _BEGINNING_SECONDS = 3.0
 _STEP_SECONDS = 0.25
 _BEGINNING_FRAMES = 72
-# Where to look next, as shares of the duration, and the most frames decoded to get there from the
-# last key frame.
+# Then shares of the duration, and the most frames from a key frame on.
 _LATER = (0.3, 0.5, 0.8)
 _LATER_FRAMES = 300
 
-_HDR = (tonemap.PQ, tonemap.HLG)
+_HDR = (color.PQ, color.HLG)
 _MATRICES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -57,16 +56,19 @@ _SCALER = (
 class _Video:
     container: InputContainer
     stream: av.VideoStream
-    # Time of the first packet of any stream, which players show as 0.
     start_seconds: float
+    """Of the first packet of any stream, which players show as 0."""
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """As the container states it."""
+        return self.container.duration / av.time_base if self.container.duration else None
 
 
 def render_poster(source: Path, spec: PosterSpec) -> Poster:
-    """Render the poster of an MP4, QuickTime, WebM or Matroska file.
+    """Render a poster of an MP4, QuickTime, WebM or Matroska file.
 
-    A damaged file is no error as long as one frame can be decoded.
-
-    Raises MediaError: no such video, no video track, nothing to decode, or over the pixel limit.
+    Raises MediaError: another kind, no video track, nothing to decode, or over the pixel limit.
     """
     demuxer = video_demuxer(read_head(source))
     try:
@@ -86,7 +88,7 @@ def _open(source: Path, demuxer: str) -> InputContainer:
             f"file:{source.resolve()}",
             format=demuxer,
             options={"protocol_whitelist": "file"},
-            # Names and comments in any encoding must not matter.
+            # The encoding of names and comments must not matter.
             metadata_errors="replace",
         )
     except InvalidDataError as error:
@@ -99,10 +101,9 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     if codec.width and codec.height:
         images.check_pixels(codec.width, codec.height, 1, spec.max_pixels)
     codec.options = {"max_pixels": str(spec.max_pixels)}
-    # One or two frames are decoded: threads would only delay the first.
+    # Threads would only delay the first frame.
     codec.thread_count = 1
-    start = (container.start_time or 0) / av.time_base
-    video = _Video(container, stream, start)
+    video = _Video(container, stream, (container.start_time or 0) / av.time_base)
     chosen = _choose(video)
     picture = _upright(_to_srgb(chosen.frame, stream, spec), chosen.frame)
     return Poster(
@@ -113,16 +114,12 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
 
 
 def _video_stream(container: InputContainer) -> av.VideoStream:
-    moving = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic
-    ]
-    if not moving:
+    covers = Disposition.attached_pic
+    stream = next((each for each in container.streams.video if not each.disposition & covers), None)
+    if stream is None:
         raise MediaError("no video track" + (", only audio" if container.streams.audio else ""))
-    stream = moving[0]
     name = stream.codec_context.name if stream.codec_context else "an unknown codec"
-    if name not in _CODECS:
+    if name not in _DECODERS:
         raise MediaError(f"video is coded with {name}, which is not supported")
     return stream
 
@@ -130,21 +127,19 @@ def _video_stream(container: InputContainer) -> av.VideoStream:
 def _choose(video: _Video) -> Candidate:
     chooser = Chooser()
     chooser.watch(_beginning(video))
-    if chooser.usable is None and video.container.duration:
-        duration = video.container.duration / av.time_base
-        for share in _LATER:
-            found = _frame_at(video, share * duration)
-            if found is not None:
-                chooser.consider(found)
-            if chooser.usable is not None:
-                break
+    for seconds in [share * (video.duration_seconds or 0.0) for share in _LATER]:
+        if chooser.usable is not None or not seconds:
+            break
+        found = _frame_at(video, seconds)
+        if found is not None:
+            chooser.consider(found)
     if chooser.any is None:
         raise MediaError("no frame of the video can be decoded")
     return chooser.any
 
 
 def _beginning(video: _Video) -> Iterator[Candidate]:
-    """About four frames a second of the first seconds."""
+    """About four frames a second."""
     due = 0.0
     for candidate in itertools.islice(_decode(video), _BEGINNING_FRAMES):
         if candidate.seconds >= due:
@@ -158,7 +153,7 @@ def _frame_at(video: _Video, seconds: float) -> Candidate | None:
     try:
         video.container.seek(round((video.start_seconds + seconds) * av.time_base))
     except FFmpegError:
-        # A file without an index, or one that ends before: what was seen so far must do.
+        # The file has no index, or ends before.
         return None
     last = None
     for candidate in itertools.islice(_decode(video), _LATER_FRAMES):
@@ -169,11 +164,10 @@ def _frame_at(video: _Video, seconds: float) -> Candidate | None:
 
 
 def _decode(video: _Video) -> Iterator[Candidate]:
-    """Every frame from here on that can be decoded: damaged packets are skipped."""
+    """Damaged packets are skipped."""
     packets = video.container.demux(video.stream)
     rate = video.stream.average_rate or Fraction(25)
     for number, frame in enumerate(_frames(packets)):
-        # A frame without a time stamp is placed by its number.
         seconds = number / rate if frame.time is None else frame.time - video.start_seconds
         yield Candidate(frame, max(0.0, float(seconds)))
 
@@ -183,7 +177,7 @@ def _frames(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
         try:
             packet = next(packets, None)
         except FFmpegError:
-            # The end of a file that was cut off: keep what was decoded.
+            # The file is cut off here.
             return
         if packet is None:
             return
@@ -197,9 +191,9 @@ def _frames(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
 
 
 def _duration(video: _Video, chosen: Candidate) -> float:
-    """Seconds, from the container or, if it is silent, from the last packet."""
-    if video.container.duration:
-        return video.container.duration / av.time_base
+    """As the container or the stream states it, else of the last packet."""
+    if video.duration_seconds:
+        return video.duration_seconds
     if video.stream.duration and video.stream.time_base:
         return float(video.stream.duration * video.stream.time_base)
     end = chosen.seconds
@@ -210,13 +204,13 @@ def _duration(video: _Video, chosen: Candidate) -> float:
                 stop = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 end = max(end, stop - video.start_seconds)
     except FFmpegError:
-        # Cut off: the packets so far are all there is.
+        # The file is cut off here.
         return end
     return end
 
 
 def _to_srgb(frame: av.VideoFrame, stream: av.VideoStream, spec: PosterSpec) -> pyvips.Image:
-    """Scale `frame` to square sRGB pixels, not yet turned upright."""
+    """Square pixels, not yet upright."""
     images.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
     width, height = _fit(frame, stream, spec.longest_edge)
     is_hdr = frame.color_trc in _HDR
@@ -229,7 +223,7 @@ def _to_srgb(frame: av.VideoFrame, stream: av.VideoStream, spec: PosterSpec) -> 
         dst_color_range=ColorRange.JPEG,
     ).to_ndarray()
     if is_hdr:
-        scaled = tonemap.to_srgb(scaled.astype(np.uint16), frame.color_trc)
+        scaled = color.to_srgb(scaled.astype(np.uint16), frame.color_trc)
     return pyvips.Image.new_from_array(np.ascontiguousarray(scaled), interpretation="srgb")
 
 
@@ -239,25 +233,20 @@ def _matrix(frame: av.VideoFrame) -> Colorspace:
         return known
     if frame.color_trc in _HDR:
         return Colorspace.BT2020
-    # FFmpeg would take BT.601 for HD as well.
+    # FFmpeg takes BT.601 for HD as well.
     return Colorspace.ITU709 if is_hd(frame.width, frame.height) else Colorspace.ITU601
 
 
 def _fit(frame: av.VideoFrame, stream: av.VideoStream, longest_edge: int) -> tuple[int, int]:
-    """Size of `frame` with square pixels, within `longest_edge` and not enlarged."""
-    ratio = stream.sample_aspect_ratio or Fraction(1)
-    width, height = Fraction(frame.width), Fraction(frame.height)
-    # Widened as players do, rather than losing lines.
-    if ratio > 1:
-        width *= ratio
-    elif 0 < ratio < 1:
-        height /= ratio
+    """With square pixels, not enlarged."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    width, height = display_size(frame.width, frame.height, aspect)
     scale = min(Fraction(1), longest_edge / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _upright(picture: pyvips.Image, frame: av.VideoFrame) -> pyvips.Image:
-    """Apply the display matrix: quarter turns and mirroring, as cameras write them."""
+    """Apply quarter turns and mirroring, as cameras write them."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return picture

@@ -1,8 +1,7 @@
-"""Renditions: a master, or a part of it, at the size somebody asks for."""
+"""Renditions: a master, or a part of it, at a requested size."""
 
-import json
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import ffmpeg as ffmpeg_python
 
-from lens_pipeline.media import color
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.ffmpeg.run import Work, run, run_long
+from lens_pipeline.media.ffmpeg import ffprobe, filters
+from lens_pipeline.media.ffmpeg.filters import Stream
+from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes, read_head, video_demuxer
 from lens_pipeline.media.models import Rendition, ScaleSpec
@@ -20,16 +20,14 @@ from lens_pipeline.media.models import Rendition, ScaleSpec
 SMALLEST, LARGEST = 2, 8192
 _PROBE_SECONDS = 30.0
 _SAMPLE_RATE = 48_000
-# Holds microseconds and the times of frames at any usual rate, such as 60000/1001.
+# Enough for microseconds and for frames at usual rates, such as 60000/1001.
 _TIME_DENOMINATOR = 1_000_000
-# Players notice sound that is early by more than this (ITU-R BT.1359: 45 ms).
+# Early audio is noticed from 45 ms on (ITU-R BT.1359).
 _MAX_DRIFT_SECONDS = 0.04
-# What is decoded before the first frame: after a seek to a key frame, those shown before it but
-# stored after it are missing, at most as many as H.264 and HEVC can hold back.
+# After a seek to a key frame, frames stored after it but shown before it are missing: at most as
+# many as H.264 and HEVC can hold back.
 _LEAD_FRAMES = 16
 _TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
-# ffmpeg-python gives its streams their methods at run time.
-_Stream = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +38,11 @@ class _Master:
     # As shown: upright, with square pixels.
     width: Fraction
     height: Fraction
-    # Of the first frame, from the first packet of any stream.
+    # Seconds from the first packet to the first frame.
     start: Fraction
     has_audio: bool
     is_hdr: bool
-    # Tags of its colours, or unknown.
+    # Tags, or unknown.
     matrix: str
     primaries: str
     is_hd: bool
@@ -54,31 +52,25 @@ class _Master:
         return self.frames / self.rate
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    first: int
-    frames: int
-
-
 def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Rendition:
-    """Render a part of a master MP4 with constant frame rate at another size, as H.264 and AAC.
+    """Render a part of a master MP4 with constant frame rate, as H.264 and AAC.
 
-    The picture keeps its shape: what it leaves free of the size is black. Frame n is in it if
-    `start_seconds` <= n / rate < `end_seconds`, the times taken as the fractions they stand for.
-    What is returned is verified: frames, lengths of picture and sound, size, that it decodes.
+    Frame n is in it if `start_seconds` <= n / rate < `end_seconds`, with times as exact fractions.
+    The result is verified: frames, lengths, size, that it decodes.
 
-    Raises MediaError: the part or the size cannot be, or the master cannot be read, with the
-    reason; and whatever `run_long` raises.
+    Raises MediaError: the part or the size is impossible, or the master cannot be read; and what
+    `run_long` raises.
     """
     width, height = _even(spec.width, "width"), _even(spec.height, "height")
-    facts = _facts(master, tools)
+    facts = _probe_master(master, tools)
     cut = _cut(spec, facts)
-    path = work.directory / f"rendition-{width}x{height}-{cut.first}-{cut.frames}.mp4"
+    path = work.directory / f"rendition-{width}x{height}-{cut.start}-{len(cut)}.mp4"
+    rendition = Rendition(path, width, height, float(len(cut) / facts.rate), len(cut))
     command = _encode(facts, cut, (width, height), path).compile(cmd=str(tools.ffmpeg))
-    with color.told_if_impossible():
-        run_long(command, float(cut.frames / facts.rate), "scaling", work)
-    rendition = Rendition(path, width, height, float(cut.frames / facts.rate), cut.frames)
-    return _verified(rendition, tools, work)
+    with filters.explain_missing_filter():
+        run_long(command, rendition.duration_seconds, "scaling", work)
+    _verify(rendition, tools, work)
+    return rendition
 
 
 def _even(pixels: int, name: str) -> int:
@@ -87,17 +79,13 @@ def _even(pixels: int, name: str) -> int:
     return pixels - pixels % 2
 
 
-def _facts(master: Path, tools: Tools) -> _Master:
+def _probe_master(master: Path, tools: Tools) -> _Master:
     probed = _probe(master, tools)
-    streams = probed["streams"]
-    videos = [s for s in streams if s["codec_type"] == "video" and not _is_cover(s)]
-    has_audio = any(s["codec_type"] == "audio" for s in streams)
-    if not videos:
-        raise MediaError("no video track" + (", only audio" if has_audio else ""))
-    video = videos[0]
+    video = ffprobe.first_video(probed["streams"])
     if "nb_frames" not in video:
         raise MediaError("the master has no index of its frames")
-    width, height = _displayed_size(video)
+    aspect, rotation = ffprobe.sample_aspect(video), ffprobe.rotation(video)
+    width, height = ffprobe.display_size(video["width"], video["height"], aspect, rotation)
     start = Fraction(video.get("start_time", 0)) - Fraction(probed["format"].get("start_time", 0))
     return _Master(
         path=master,
@@ -106,11 +94,11 @@ def _facts(master: Path, tools: Tools) -> _Master:
         width=width,
         height=height,
         start=start,
-        has_audio=has_audio,
-        is_hdr=video.get("color_transfer") in color.HDR_TRANSFERS,
+        has_audio=any(stream["codec_type"] == "audio" for stream in probed["streams"]),
+        is_hdr=video.get("color_transfer") in filters.HDR_TRANSFERS,
         matrix=video.get("color_space", "unknown"),
         primaries=video.get("color_primaries", "unknown"),
-        is_hd=color.is_hd(video["width"], video["height"]),
+        is_hd=filters.is_hd(video["width"], video["height"]),
     )
 
 
@@ -119,24 +107,12 @@ def _probe(source: Path, tools: Tools) -> dict[str, Any]:
         raise MediaError("the master is not an MP4")
     if b"moov" not in mp4_boxes(source):
         raise MediaError("video is incomplete: it has no index (moov)")
-    answer = run(
-        [
-            str(tools.ffprobe),
-            *("-loglevel", "error", "-f", "mov", "-protocol_whitelist", "file,pipe"),
-            *("-show_streams", "-show_format", "-of", "json", f"file:{source.resolve()}"),
-        ],
-        _PROBE_SECONDS,
-    )
-    return json.loads(answer)
+    return ffprobe.describe(source, "mov", ["-show_format"], tools, _PROBE_SECONDS)
 
 
-def _is_cover(stream: dict[str, Any]) -> bool:
-    return bool(stream["disposition"]["attached_pic"])
-
-
-def _rate(video: dict[str, Any]) -> Fraction:
-    """Frames per second: the rounder of the two that ffprobe finds, if it explains the length."""
-    base, average = (_ratio(video[key]) for key in ("r_frame_rate", "avg_frame_rate"))
+def _rate(video: Mapping[str, Any]) -> Fraction:
+    """The rounder of ffprobe's two, if it explains the length."""
+    base, average = (ffprobe.fraction(video[key]) for key in ("r_frame_rate", "avg_frame_rate"))
     frames, seconds = int(video["nb_frames"]), Fraction(video.get("duration", 0))
     found = base if base and abs(frames / base - seconds) <= 1 / base else average
     if not found:
@@ -144,22 +120,7 @@ def _rate(video: dict[str, Any]) -> Fraction:
     return found
 
 
-def _ratio(text: str) -> Fraction:
-    """Such as 24000/1001 or 4:3; 0 if it is unknown, which ffprobe writes as 0/0 or 0:1."""
-    over, under = (int(part) for part in re.split("[/:]", text))
-    return Fraction(over, under) if under else Fraction(0)
-
-
-def _displayed_size(video: dict[str, Any]) -> tuple[Fraction, Fraction]:
-    width, height = Fraction(video["width"]), Fraction(video["height"])
-    # Widened as players do, rather than losing lines.
-    aspect = _ratio(video.get("sample_aspect_ratio", "1:1")) or Fraction(1)
-    width, height = width * max(aspect, Fraction(1)), height / min(aspect, Fraction(1))
-    turns = [data["rotation"] for data in video.get("side_data_list", []) if "rotation" in data]
-    return (height, width) if turns and turns[0] % 180 else (width, height)
-
-
-def _cut(spec: ScaleSpec, master: _Master) -> _Cut:
+def _cut(spec: ScaleSpec, master: _Master) -> range:
     start = _time(spec.start_seconds, "start") or Fraction(0)
     end = _time(spec.end_seconds, "end")
     if end is not None and end <= start:
@@ -173,7 +134,7 @@ def _cut(spec: ScaleSpec, master: _Master) -> _Cut:
     after = master.frames if end is None else min(master.frames, math.ceil(end * master.rate))
     if first >= after:
         raise MediaError("no frame begins between the start and the end")
-    return _Cut(first, after - first)
+    return range(first, after)
 
 
 def _time(seconds: float | None, name: str) -> Fraction | None:
@@ -183,13 +144,13 @@ def _time(seconds: float | None, name: str) -> Fraction | None:
         raise MediaError(f"the {name} must be a number of seconds, not {seconds}")
     if seconds < 0:
         raise MediaError(f"the {name} must not be negative: {seconds:g} s")
-    # One tenth for 0.1, and 5/12 for 10 / 24, not the binary numbers beside them, which may lie on
-    # the other side of a frame's begin.
+    # A tenth for 0.1, and 5/12 for 10 / 24: binary numbers may lie on the other side of a frame's
+    # begin.
     return Fraction(seconds).limit_denominator(_TIME_DENOMINATOR)
 
 
-def _encode(master: _Master, cut: _Cut, size: tuple[int, int], path: Path) -> _Stream:
-    begins = master.start + cut.first / master.rate
+def _encode(master: _Master, cut: range, size: tuple[int, int], path: Path) -> Stream:
+    begins = master.start + cut.start / master.rate
     seek_microseconds = max(0, round((begins - _LEAD_FRAMES / master.rate) * 1_000_000))
     source = ffmpeg_python.input(
         f"file:{master.path.resolve()}",
@@ -200,7 +161,7 @@ def _encode(master: _Master, cut: _Cut, size: tuple[int, int], path: Path) -> _S
     lead = begins - Fraction(seek_microseconds, 1_000_000)
     streams = [_picture(source, master, cut, lead, size)]
     if master.has_audio:
-        streams.append(_sound(source, lead, cut.frames / master.rate))
+        streams.append(_audio(source, lead, len(cut) / master.rate))
     return ffmpeg_python.output(
         *streams,
         f"file:{path.resolve()}",
@@ -219,8 +180,8 @@ def _encode(master: _Master, cut: _Cut, size: tuple[int, int], path: Path) -> _S
 
 
 def _picture(
-    source: _Stream, master: _Master, cut: _Cut, lead: Fraction, size: tuple[int, int]
-) -> _Stream:
+    source: Stream, master: _Master, cut: range, lead: Fraction, size: tuple[int, int]
+) -> Stream:
     width, height = size
     fitted_width, fitted_height = _fit(master, size)
     colours = {} if master.is_hdr else {"out_color_matrix": "bt709", "out_range": "tv"}
@@ -228,18 +189,18 @@ def _picture(
         colours["in_color_matrix"] = "bt709" if master.is_hd else "smpte170m"
     # Even: colours are stored for two by two pixels.
     left, top = (width - fitted_width) // 4 * 2, (height - fitted_height) // 4 * 2
-    # Half a frame before the first, so that no rounding can lose it.
+    # Half a frame early against rounding.
     skipped = max(Fraction(0), lead - 1 / master.rate / 2)
-    # Cut before anything costs time; numbered anew, since frames of a constant rate are exact.
+    # Cut before anything costs time.
     picture = (
         source.video.filter("trim", start=f"{round(skipped * 1_000_000)}us")
-        .filter("trim", end_frame=cut.frames)
+        .filter("trim", end_frame=len(cut))
         .filter("settb", f"{master.rate.denominator}/{master.rate.numerator}")
         .filter("setpts", "N")
-        .filter("scale", fitted_width, fitted_height, flags=color.SCALER, **colours)
+        .filter("scale", fitted_width, fitted_height, flags=filters.SCALER, **colours)
     )
     if master.is_hdr:
-        picture = color.to_sdr(picture, master.matrix, master.primaries)
+        picture = filters.to_sdr(picture, master.matrix, master.primaries)
     return (
         picture.filter("format", "yuv420p")
         .filter("pad", width, height, left, top)
@@ -249,14 +210,13 @@ def _picture(
 
 
 def _fit(master: _Master, size: tuple[int, int]) -> tuple[int, int]:
-    """The largest even size within `size` that has the shape of the master, to the nearest."""
+    """The nearest even numbers to the largest size with the master's shape."""
     scale = min(size[0] / master.width, size[1] / master.height)
-    fitted = (2 * round(edge * scale / 2) for edge in (master.width, master.height))
-    width, height = (max(2, edge) for edge in fitted)
+    width, height = (max(2, 2 * round(edge * scale / 2)) for edge in (master.width, master.height))
     return width, height
 
 
-def _sound(source: _Stream, lead: Fraction, seconds: Fraction) -> _Stream:
+def _audio(source: Stream, lead: Fraction, seconds: Fraction) -> Stream:
     samples = round(seconds * _SAMPLE_RATE)
     return (
         source.audio.filter("aresample", _SAMPLE_RATE, **{"async": 1, "first_pts": 0})
@@ -268,41 +228,29 @@ def _sound(source: _Stream, lead: Fraction, seconds: Fraction) -> _Stream:
     )
 
 
-def _verified(rendition: Rendition, tools: Tools, work: Work) -> Rendition:
-    """`rendition`, if it is what it says.
-
-    Raises MediaError: it is not, for example since the master is damaged.
-    """
+def _verify(rendition: Rendition, tools: Tools, work: Work) -> None:
+    """Raise MediaError: it is wrong, for example since the master is damaged."""
     probed = _probe(rendition.path, tools)
-    lengths = {s["codec_type"]: float(s["duration"]) for s in probed["streams"]}
-    video = next(s for s in probed["streams"] if s["codec_type"] == "video")
+    streams = {stream["codec_type"]: stream for stream in probed["streams"]}
+    video = streams["video"]
+    seconds = float(video["duration"])
+    audio_seconds = float(streams.get("audio", video)["duration"])
     frame_seconds = rendition.duration_seconds / rendition.frames
     for name, found, wanted, tolerance in (
         ("frames", int(video["nb_frames"]), rendition.frames, 0),
         ("pixels in width", video["width"], rendition.width, 0),
         ("pixels in height", video["height"], rendition.height, 0),
-        ("seconds", lengths["video"], rendition.duration_seconds, frame_seconds),
-        (
-            "seconds of sound",
-            lengths.get("audio", lengths["video"]),
-            lengths["video"],
-            _MAX_DRIFT_SECONDS,
-        ),
+        ("seconds", seconds, rendition.duration_seconds, frame_seconds),
+        ("seconds of sound", audio_seconds, seconds, _MAX_DRIFT_SECONDS),
     ):
         if abs(found - wanted) > tolerance:
             raise MediaError(f"the rendition has {found:g} {name} instead of {wanted:g}")
     boxes = list(mp4_boxes(rendition.path))
     if boxes.index(b"moov") > boxes.index(b"mdat"):
         raise MediaError("the rendition has its index at its end")
-    _decode(rendition, tools, work)
-    return rendition
-
-
-def _decode(rendition: Rendition, tools: Tools, work: Work) -> None:
     command = [
         *(str(tools.ffmpeg), "-loglevel", "warning", "-xerror"),
-        *("-f", "mov", "-protocol_whitelist", "file,pipe"),
-        *("-i", f"file:{rendition.path.resolve()}", "-f", "null", "-"),
+        *(*file_input(rendition.path.resolve(), "mov"), "-f", "null", "-"),
     ]
     messages = run_long(command, rendition.duration_seconds, "verifying", work)
     if messages:

@@ -1,7 +1,6 @@
-"""ThumbHash: an image placeholder in about 25 bytes.
+"""ThumbHash: a placeholder in about 25 bytes, as of https://github.com/evanw/thumbhash.
 
-Follows the reference encoder of https://github.com/evanw/thumbhash byte for byte. Own code since
-the packages on PyPI are unmaintained or pin a Pillow from before version 11.
+Own code: packages on PyPI are unmaintained or pin a Pillow before version 11.
 """
 
 import math
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 
 _Floats = NDArray[np.float64]
 
-# Side of the largest picture the format allows, pixels.
+# Pixels, by the format.
 MAX_EDGE = 100
 
 
 def encode(rgba: NDArray[np.uint8]) -> bytes:
-    """The ThumbHash of `rgba`, an array (height, width, 4) without premultiplied alpha.
+    """Hash an array (height, width, 4) without premultiplied alpha.
 
     Raises ValueError: a side is longer than `MAX_EDGE`.
     """
@@ -26,7 +25,7 @@ def encode(rgba: NDArray[np.uint8]) -> bytes:
         raise ValueError(f"{width}x{height} does not fit in {MAX_EDGE}x{MAX_EDGE}")
     luma, yellow_blue, red_green, alpha = _channels(rgba)
     has_alpha = bool(alpha.min() < 1)
-    # Fewer luminance terms if there is alpha, to make room for it.
+    # Fewer luminance terms make room for alpha.
     limit = 5 if has_alpha else 7
     columns = max(1, _round(limit * width / max(width, height)))
     rows = max(1, _round(limit * height / max(width, height)))
@@ -58,7 +57,7 @@ def encode(rgba: NDArray[np.uint8]) -> bytes:
 
 
 def _channels(rgba: NDArray[np.uint8]) -> tuple[_Floats, _Floats, _Floats, _Floats]:
-    """Luminance, yellow-blue, red-green and alpha, composited atop the average colour."""
+    """Luminance, yellow-blue, red-green and alpha, atop the average colour."""
     scaled = rgba.astype(np.float64) / 255
     colour, alpha = scaled[..., :3], scaled[..., 3]
     weight = alpha.sum()
@@ -69,10 +68,9 @@ def _channels(rgba: NDArray[np.uint8]) -> tuple[_Floats, _Floats, _Floats, _Floa
 
 
 def _cosine_terms(channel: _Floats, columns: int, rows: int) -> tuple[float, list[float], float]:
-    """The constant, the varying terms scaled to 0…1, and their scale, of the low frequencies."""
+    """The constant, the low frequencies scaled to 0…1, and their scale."""
     height, width = channel.shape
     spectrum = _cosines(rows, height) @ channel @ _cosines(columns, width).T / (width * height)
-    # Only the triangle of low frequencies counts.
     varying = [
         float(spectrum[y, x])
         for y in range(rows)
@@ -91,11 +89,11 @@ def _cosines(terms: int, size: int) -> _Floats:
 
 
 def _pack_nibbles(nibbles: list[int]) -> bytes:
-    """Two to a byte, the first in the low half."""
+    """The first in the low half of a byte."""
     padded = nibbles + [0] * (len(nibbles) % 2)
     return bytes(low | high << 4 for low, high in zip(padded[::2], padded[1::2], strict=True))
 
 
 def _round(value: float) -> int:
-    """As JavaScript rounds: halves go up."""
+    """Halves go up, as in JavaScript."""
     return math.floor(value + 0.5)

@@ -95,7 +95,7 @@ class Projector(BackgroundThread):
             self._compare.set()
             while not self._stop.is_set():
                 # Also shows whether the session, and with it the lock, is still there.
-                session.run_status("")
+                session.is_held(projection_lock())
                 if self._compare.is_set() or self._is_due():
                     self._compare_all()
                 self._write_told(1.0)

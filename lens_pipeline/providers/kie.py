@@ -1,6 +1,6 @@
-"""Asks the service that generates photos and videos what became of a task.
+"""Asks the generation provider kie what became of a task. Routes and SQL are elsewhere.
 
-Its interface: https://docs.kie.ai/market/common/get-task-detail
+The interface: https://docs.kie.ai/market/common/get-task-detail
 """
 
 import asyncio
@@ -18,26 +18,26 @@ import certifi
 import httpx2 as httpx
 import tenacity
 
+from lens_pipeline.core.durations import retry_after_seconds
 from lens_pipeline.errors import LensError
-from lens_pipeline.storage.retries import retry_after_seconds
 
 logger = logging.getLogger(__name__)
 
-# What a task's id may be; also keeps it harmless in addresses, logs and messages.
+# Harmless in addresses, logs and messages.
 TASK_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
-# All attempts together: the provider itself waits 15 s for the answer to a webhook.
+# For all attempts: the provider waits 15 s for the answer to a webhook.
 TOTAL_SECONDS = 10.0
 _ATTEMPT_SECONDS = 5.0
 _ATTEMPTS = 3
-# Left of the time after a wait, or it is not worth waiting for.
+# Shorter remaining times are not worth a wait.
 _ANSWER_SECONDS = 2.0
 _MAX_BYTES = 1024 * 1024
 _MOST_URLS = 100
 _MAX_URL = 4096
-# Where it limits us and does not say for how long: its limits are counted over 10 s.
+# Without Retry-After: the limits are counted over 10 s.
 _PAUSE_SECONDS = 10.0
-# A longer Retry-After is taken for a fault: it would keep us silent for days.
+# A longer Retry-After is a fault: it would keep us silent for days.
 _LONGEST_PAUSE_SECONDS = 3600.0
 
 _OK, _FAILED = 200, 501
@@ -49,8 +49,6 @@ _REFUSED = frozenset({401, 402, 403})
 
 
 class TaskState(StrEnum):
-    """How far a task is."""
-
     WAITING = "waiting"
     QUEUING = "queuing"
     GENERATING = "generating"
@@ -64,14 +62,14 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the provider says of a task."""
+    """A task as the provider describes it."""
 
     id: str
     state: TaskState
     urls: tuple[str, ...] = ()
-    """Of what was made; one at least if it succeeded."""
+    """Of results; at least one after success."""
     failure: str | None = None
-    """Why it failed, in the provider's words."""
+    """In the provider's words."""
 
 
 class ProviderError(LensError):
@@ -83,11 +81,11 @@ class UnknownTask(ProviderError):
 
 
 class ProviderInvalid(ProviderError):
-    """Its answer makes no sense, or it refuses us: trying again does not help."""
+    """The answer makes no sense, or refuses us: another attempt does not help."""
 
 
 class ProviderUnavailable(ProviderError):
-    """It is down, slow, or limits us."""
+    """The provider is down, slow, or limits us."""
 
     def __init__(
         self, reason: str, *, is_late: bool = False, retry_after_seconds: float | None = None
@@ -98,26 +96,29 @@ class ProviderUnavailable(ProviderError):
 
 
 class Provider:
-    """The provider at one address. One for a whole process, as its rate limit is; of one loop."""
+    """The provider at one address, for one event loop.
+
+    A process has one, since the rate limit is shared.
+    """
 
     def __init__(self, api: str, key: str) -> None:
         self._url = f"{api.rstrip('/')}/api/v1/jobs/recordInfo"
-        # Compressed answers could be larger than what is counted; nothing is taken from the
-        # environment, where settings alone look.
+        # Compressed answers could be larger than what is counted. Only the settings read the
+        # environment.
         headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=_ATTEMPT_SECONDS,
             trust_env=False,
             follow_redirects=False,
-            # The client's default is the machine's certificates, and a slim image has none.
+            # A slim image has no certificates.
             verify=ssl.create_default_context(cafile=certifi.where()),
         )
-        # When it may be asked again, by the clock of the loop.
+        # When the next request is allowed, by the loop's clock.
         self._free_at = 0.0
 
     async def task(self, task_id: str) -> Task:
-        """What it says of a task, within 10 s; tried again meanwhile if it is down.
+        """The state of a task, within 10 s and several attempts.
 
         Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
         """
@@ -158,7 +159,7 @@ class Provider:
         except httpx.TimeoutException:
             raise ProviderUnavailable("the provider does not answer", is_late=True) from None
         except httpx.TransportError as error:
-            # Not its words: they may quote what was sent.
+            # Its words may quote the request.
             raise ProviderUnavailable(
                 f"the provider cannot be reached: {type(error).__name__}"
             ) from None
@@ -173,7 +174,7 @@ class Provider:
             await asyncio.sleep(pause)
 
     async def _body(self, response: httpx.Response) -> dict[str, Any]:
-        """The JSON object of a response that is one."""
+        """The JSON object of a response."""
         if response.status_code >= 500:
             raise ProviderUnavailable(f"the provider answers {response.status_code}")
         if response.status_code == _LIMITED:
@@ -195,7 +196,7 @@ class Provider:
         return body
 
     def _limit(self, headers: Mapping[str, str]) -> NoReturn:
-        """Let nobody ask before the provider wants to be asked again. Raises _Limited."""
+        """Delay all requests as the provider wants. Raises _Limited."""
         wished = retry_after_seconds(headers)
         pause = min(_PAUSE_SECONDS if wished is None else wished, _LONGEST_PAUSE_SECONDS)
         logger.warning("the provider limits us for %g s", pause)
@@ -205,7 +206,7 @@ class Provider:
 
 
 class _Limited(ProviderUnavailable):
-    """It answers 429, or has lately."""
+    """The answer is 429, or was lately."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -214,7 +215,7 @@ class _Limited(ProviderUnavailable):
 
 
 def read_task(task_id: str, body: Mapping[str, Any]) -> Task:
-    """What an answer to `recordInfo` says.
+    """Parse an answer to `recordInfo`.
 
     Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
     """
@@ -261,7 +262,7 @@ def _is_url(value: object) -> bool:
         return False
     try:
         parts = urlsplit(value)
-        # The port is only looked at, and refused, when it is asked for.
+        # Reading the port validates it.
         is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
@@ -269,7 +270,7 @@ def _is_url(value: object) -> bool:
 
 
 def _words(value: object) -> str | None:
-    """One line of it, for people; what cannot be shown, such as half a character, is left out."""
+    """One printable line for people."""
     if not isinstance(value, str):
         return None
     line = " ".join(value.split())

@@ -1,30 +1,23 @@
-"""Which addresses may be fetched from."""
+"""Which addresses a download may connect to."""
 
 import concurrent.futures
-import contextvars
 import ipaddress
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lens_pipeline.errors import (
-    SourceUnavailable,
-    UnsafeAddress,
-)
+from lens_pipeline.errors import SourceUnavailable, UnsafeAddress
 from lens_pipeline.settings import SettingsError
-from lens_pipeline.storage.retries import FetchCancelled, pause
+from lens_pipeline.storage.retries import POLL_SECONDS, Deadline
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Called like `socket.getaddrinfo`.
 Lookup = Callable[..., Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]]
-# How late a cancellation may be noticed while waiting for the network.
-POLL_SECONDS = 0.2
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-# Not for the public although `is_global` of some supported Python says so.
+# Not public, although `is_global` of some supported Python says so.
 # https://www.iana.org/assignments/iana-ipv4-special-registry
 _SPECIAL_V4 = (
     ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata service
@@ -34,7 +27,7 @@ _SPECIAL_V4 = (
     ipaddress.IPv4Network("240.0.0.0/4"),  # reserved, broadcast
 )
 # https://www.iana.org/assignments/iana-ipv6-special-registry
-_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")  # the only space given out for global unicast
+_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")  # all global unicast
 _SPECIAL_V6 = (
     ipaddress.IPv6Network("2001::/23"),  # protocol assignments: Teredo, ORCHID, benchmarking
     ipaddress.IPv6Network("2001:db8::/32"),  # documentation
@@ -43,40 +36,8 @@ _SPECIAL_V6 = (
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class Deadline:
-    """What is left of the time of one fetch, in seconds; also where a cancellation is noticed."""
-
-    def __init__(self, seconds: float, cancelled: threading.Event) -> None:
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
-        self._cancelled = cancelled
-        # The host or object that the time goes to, for the message.
-        self.waiting_for = "the source"
-
-    def check(self) -> None:
-        """Raise FetchCancelled or SourceUnavailable if it is time to stop."""
-        if self._cancelled.is_set():
-            raise FetchCancelled("the run was cancelled")
-        if time.monotonic() >= self._end:
-            raise SourceUnavailable(f"{self.waiting_for}: not fetched within {self._seconds:g} s")
-
-    def remaining(self) -> float:
-        """More than 0, or it raises as `check` does."""
-        self.check()
-        # Time has passed since the check, and a time-out of 0 would mean "do not block".
-        return max(self._end - time.monotonic(), 0.001)
-
-    def pause(self, seconds: float) -> None:
-        pause(min(seconds, self.remaining()), self._cancelled)
-
-
-# The deadline of the fetch that this thread is in: connections outlive fetches, so they can't
-# hold it themselves, and httpcore knows time-outs for single reads only.
-current_deadline: contextvars.ContextVar[Deadline] = contextvars.ContextVar("deadline")
-
-
 def is_public(address: IPAddress) -> bool:
-    """Whether an address belongs to the public internet, seen through IPv4-in-IPv6 disguises."""
+    """Whether an address, also of IPv4 within IPv6, is of the public internet."""
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not _in_any(address, _SPECIAL_V4)
     embedded = _embedded(address)
@@ -90,7 +51,7 @@ def _in_any(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
 
 
 def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to a mapped, 6to4 or NAT64 address end up at."""
+    """Of a mapped, 6to4 or NAT64 address."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -99,7 +60,7 @@ def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
 
 
 class AddressGuard:
-    """Resolves hosts and lets only addresses through that are public or exempt."""
+    """Resolves hosts; only public or exempt addresses pass."""
 
     def __init__(self, allow_hosts: Iterable[str], lookup: Lookup) -> None:
         self._lookup = lookup
@@ -109,15 +70,15 @@ class AddressGuard:
             self._allow(entry)
 
     def addresses(self, host: str, port: int, deadline: Deadline) -> list[str]:
-        """Addresses of `host`, all of them checked.
+        """All addresses of `host`.
 
-        Raises UnsafeAddress if any is not public, and SourceUnavailable if there is none.
+        Raises UnsafeAddress: one is not public. SourceUnavailable: there is none.
         """
         addresses = [str(found[4][0]) for found in self._resolve(host, port, deadline)]
         if not addresses:
             raise SourceUnavailable(f"{host}: the name has no address")
         if host not in self._names and not all(map(self._allowed, addresses)):
-            # The address stays out of the message: it would tell strangers about the network.
+            # The address would tell strangers about the network.
             raise UnsafeAddress(f"{host}: not a public address (see LENS_FETCH_ALLOW_HOSTS)")
         return addresses
 
@@ -144,9 +105,9 @@ class AddressGuard:
     def _resolve(
         self, host: str, port: int, deadline: Deadline
     ) -> Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]:
-        """Look up in a thread of its own: a look-up takes as long as it likes, we do not.
+        """Look up in a thread, which is left behind if it hangs.
 
-        One that hangs is left behind; the system's resolver gives up on it within a minute.
+        The system's resolver gives up within a minute.
         """
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 

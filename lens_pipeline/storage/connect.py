@@ -10,11 +10,9 @@ from lens_pipeline.storage.s3_store import S3Store
 
 
 def open_store(url: str, endpoint: str | None = None) -> ObjectStore:
-    """The store at `url`: `file:///directory`, or `s3://bucket/prefix` at an S3 `endpoint`.
+    """The store at `file:///directory`, or at `s3://bucket/prefix` of an S3 `endpoint`.
 
-    Nothing is contacted or created before the first use.
-
-    Raises SettingsError.
+    Nothing is contacted or created yet. Raises SettingsError.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:

@@ -1,9 +1,8 @@
-"""Content types of the objects that are stored."""
+"""Content types of stored objects."""
 
 from pathlib import PurePosixPath
 
-# Types by suffix, for stores that keep none. A table of our own, because that of `mimetypes`
-# depends on the machine.
+# By suffix, for stores that keep none. The table of `mimetypes` depends on the machine.
 CONTENT_TYPES = {
     ".avif": "image/avif",
     ".csv": "text/csv; charset=utf-8",
@@ -24,6 +23,6 @@ CONTENT_TYPES = {
 
 
 def content_type_of(key: str) -> str:
-    """Type of an object by the suffix of its key: what a server of a file store must send."""
+    """By the suffix of the key."""
     suffix = PurePosixPath(key).suffix.lower()
     return CONTENT_TYPES.get(suffix, "application/octet-stream")

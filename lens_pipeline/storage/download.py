@@ -1,4 +1,7 @@
-"""Downloads from strangers' URLs into files: checked addresses, one deadline, a cap on bytes."""
+"""Downloads of strangers' URLs into files: one deadline, a cap on bytes.
+
+Allowed addresses are in `address_guard`, attempts in `retries`.
+"""
 
 import functools
 import ipaddress
@@ -10,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -18,6 +20,7 @@ import certifi
 import httpcore2 as httpcore
 
 from lens_pipeline import VERSION
+from lens_pipeline.core.durations import retry_after_seconds
 from lens_pipeline.errors import (
     SourceMissing,
     SourceRefused,
@@ -25,40 +28,35 @@ from lens_pipeline.errors import (
     SourceUnreadable,
     UnsafeAddress,
 )
-from lens_pipeline.storage.address_guard import (
-    HOST,
-    POLL_SECONDS,
-    AddressGuard,
-    Deadline,
-    Lookup,
-    current_deadline,
-)
+from lens_pipeline.storage.address_guard import HOST, AddressGuard, Lookup
 from lens_pipeline.storage.object_store import Fetched, ObjectStore, save_stream
 from lens_pipeline.storage.retries import (
     FILE_RETRIES,
+    POLL_SECONDS,
+    Deadline,
     RetryPolicy,
-    retry_after_seconds,
+    current_deadline,
     retry_transient,
 )
 
 MAX_REDIRECTS = 5
-# An address that swallows packets must leave time for the host's next one.
+# An address that swallows packets must leave time for the next one.
 CONNECT_SECONDS = 10.0
-# A file that was stored a moment ago may not be visible at each of a provider's edges yet.
+# A new file may be missing at some of a provider's edges.
 RECHECK_SECONDS = 1.0
 KEEPALIVE_SECONDS = 15.0
 KEEPALIVE_CONNECTIONS = 20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PORTS = {"http": 80, "https": 443}
-# Left as they are in a path or query; everything else that is no letter or digit is quoted.
+# Not quoted, besides letters and digits.
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~-._[]"
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NOT_NOW = {408, 425, 429}
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    """Opens the connections of a pool, to checked addresses only."""
+    """Opens connections to checked addresses only."""
 
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
@@ -92,7 +90,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    """A connection whose every operation ends with the deadline of the fetch that uses it."""
+    """A connection with the deadline of the fetch that uses it."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -105,7 +103,7 @@ class _DeadlineStream(httpcore.NetworkStream):
                 return self._stream.read(max_bytes, slice_seconds)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # A request without a body fits into the socket's buffer, so this does not block.
+        # A request without a body fits into the buffer.
         self._stream.write(buffer, current_deadline.get().remaining())
 
     def close(self) -> None:
@@ -135,7 +133,7 @@ class _Link:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Raises UnsafeAddress for anything that is no plain http(s) URL."""
+        """Raises UnsafeAddress: no plain http(s) URL."""
         try:
             parts = urlsplit(url)
             port = parts.port or _PORTS.get(parts.scheme, 0)
@@ -144,7 +142,7 @@ class _Link:
             raise UnsafeAddress("asset_url is not a valid URL") from None
         if parts.scheme not in _PORTS:
             raise UnsafeAddress(f"{parts.scheme[:20]}: only http and https URLs are fetched")
-        # urlsplit drops tabs and line ends, other software may not: two readings of one URL.
+        # urlsplit drops tabs and line ends, other software may not.
         if not url.isprintable():
             raise UnsafeAddress(f"{host}: the URL has characters that are not allowed")
         if "@" in parts.netloc:
@@ -160,10 +158,9 @@ class _Link:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     def redirected(self, location: str) -> "_Link":
-        """The link that a Location header leads to.
+        """The link of a Location header.
 
-        From https to http is refused: what was asked for over a protected connection must not
-        come over one where anybody on the way can exchange it.
+        Raises UnsafeAddress: also from https to http, where the file can be exchanged on the way.
         """
         try:
             url = urljoin(f"{self.scheme}://{self.authority}{self.target}", location)
@@ -176,7 +173,7 @@ class _Link:
 
 
 def _ascii_host(host: str) -> str:
-    """Raises ValueError for what is neither a host name nor an address."""
+    """Raises ValueError: neither a host name nor an address."""
     if ":" in host:
         if "%" in host:
             raise ValueError("names an interface of this machine")
@@ -188,14 +185,13 @@ def _ascii_host(host: str) -> str:
 
 
 class Fetcher:
-    """Fetches sources into files, from several threads at once; close it after use.
+    """Fetches sources into files, from several threads; made after a fork, closed after use.
 
-    Connections are kept for the next file of the same host: they lead to an address that was
-    checked when they were opened. Make it after a fork, never before.
+    Connections are kept for the host's next file, at the checked address.
 
-    `allow_hosts`: host names, addresses and networks that may be private. `timeout_seconds` is
-    for one file with everything that belongs to it: look-ups, redirects, retries and waits.
-    `cancelled` ends every wait when it is set. Raises SettingsError for a wrong `allow_hosts`.
+    `allow_hosts`: names, addresses and networks that may be private. `timeout_seconds` is for one
+    file with look-ups, redirects, retries and waits. `cancelled` ends every wait. Raises
+    SettingsError: a wrong `allow_hosts`.
     """
 
     def __init__(
@@ -228,21 +224,14 @@ class Fetcher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         self._pool.close()
 
     def fetch(self, asset_url: str | None, into: Path) -> Fetched:
-        """Fetch an http(s) URL, or an object of the store, into the file `into`.
-
-        After a failure or an interruption `into` does not exist.
+        """Fetch an http(s) URL, or an object, into `into`, which does not exist after a failure.
 
         Raises UnsafeAddress, SourceMissing, SourceRefused, SourceTooLarge, SourceUnreadable (an
         empty or compressed body), SourceUnavailable, StoreUnavailable, DiskFull, FetchCancelled.
@@ -267,15 +256,13 @@ class Fetcher:
     def _attempt(self, source: str, into: Path, deadline: Deadline) -> Fetched:
         if not _SCHEME.match(source):
             if "?" in source or "#" in source:
-                # Perhaps a signed link that lacks its scheme: what follows may be a secret.
+                # A signed link without its scheme may have a secret there.
                 raise UnsafeAddress(
                     f"{re.split('[?#]', source)[0]}: neither an http(s) URL nor an object key"
                 )
+            seconds = deadline.remaining()
             return self._store.read_into(
-                source,
-                into,
-                max_bytes=self._max_bytes,
-                deadline_seconds=deadline.remaining(),
+                source, into, max_bytes=self._max_bytes, deadline_seconds=seconds
             )
         link = _Link.parse(source)
         try:
@@ -293,7 +280,7 @@ class Fetcher:
         raise SourceRefused(f"{link.host}: more than {MAX_REDIRECTS} redirects")
 
     def _visit(self, link: _Link, into: Path, deadline: Deadline) -> Fetched | _Link:
-        """One request; returns the file, or the link it redirects to."""
+        """The file, or the link of a redirect."""
         request = httpcore.URL(
             scheme=link.scheme, host=link.host, port=link.port, target=link.target
         )
@@ -324,10 +311,7 @@ class Fetcher:
 
 @functools.cache
 def _ssl_context() -> ssl.SSLContext:
-    """The authorities of certifi, and those that this machine trusts besides.
-
-    One for the process, since loading them takes 0.1 s.
-    """
+    """The authorities of certifi and of this machine; loading them takes 0.1 s."""
     context = ssl.create_default_context(cafile=certifi.where())
     context.load_default_certs()
     return context
@@ -344,7 +328,7 @@ def _entered(deadline: Deadline) -> Iterator[None]:
 
 @contextmanager
 def _named_errors(host: str) -> Iterator[None]:
-    """Say what httpcore's errors mean, in words that hold nothing of the URL but its host."""
+    """Translate errors of httpcore, with no more of the URL than its host."""
     try:
         yield
     except httpcore.ConnectError as error:
@@ -365,13 +349,13 @@ def _headers(response: httpcore.Response) -> dict[str, str]:
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:
-    """Bytes that are announced; h11 has refused a length that is no number."""
+    """h11 refuses a length that is no number."""
     length = headers.get("content-length")
     return None if length is None else int(length)
 
 
 def _require_ok(host: str, status: int, headers: Mapping[str, str]) -> None:
-    """Raise what an answer means that does not bring the plain bytes of the file."""
+    """Raise for an answer without the plain bytes."""
     if status in {404, 410}:
         raise SourceMissing(f"{host}: answered {status}")
     if status in _NOT_NOW or status >= 500:
@@ -379,6 +363,6 @@ def _require_ok(host: str, status: int, headers: Mapping[str, str]) -> None:
         raise SourceUnavailable(f"{host}: answered {status}", retry_after_seconds=retry_after)
     if status != 200:
         raise SourceRefused(f"{host}: answered {status}")
-    # Never unpacked: there is no need for it, and a small body could become an endless one.
+    # Never unpacked: a small body could become endless.
     if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise SourceUnreadable(f"{host}: sends a compressed body although asked not to")

@@ -1,6 +1,7 @@
 """An object store in a directory."""
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -12,11 +13,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from lens_pipeline.errors import (
-    DerivativeError,
-    SourceMissing,
-    StoreUnavailable,
-)
+from lens_pipeline.errors import DerivativeError, SourceMissing, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
     NO_ROOM,
@@ -31,10 +28,8 @@ from lens_pipeline.storage.object_store import (
     StoreReadOnly,
     StoreRefused,
     deadline,
-    open_body,
     save_stream,
     validate_key,
-    validate_prefix,
 )
 
 CHUNK_BYTES = 1024 * 1024
@@ -43,10 +38,9 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
 class FileStore(ObjectStore):
-    """Objects as files below a directory.
+    """Objects as files; their content types follow from suffixes.
 
-    A file keeps no content type: `content_type_of` tells it from the suffix. Symbolic links below
-    the root are not followed, so no key leads out of it.
+    Symbolic links below the root are not followed, so no key leads out of it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -64,7 +58,8 @@ class FileStore(ObjectStore):
     ) -> None:
         target = self._path(key)
         temporary = self._root / TEMPORARY / f"{uuid.uuid4().hex}.part"
-        with open_body(body) as source, self._errors("write", key), ExitStack() as undo:
+        source = io.BytesIO(body) if isinstance(body, bytes) else body.open("rb")
+        with source, self._errors("write", key), ExitStack() as undo:
             _make_directory(temporary.parent)
             undo.callback(temporary.unlink, missing_ok=True)
             with temporary.open("xb") as file:
@@ -78,15 +73,10 @@ class FileStore(ObjectStore):
     def read_into(
         self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
     ) -> Fetched:
-        info = self.stat(key)
-        if info is None:
-            raise SourceMissing(f"{key}: no such object")
+        size = self._require(key).bytes
+        check = deadline(key, deadline_seconds)
         return save_stream(
-            self._chunks(key),
-            path,
-            max_bytes=max_bytes,
-            expected_bytes=info.bytes,
-            check=deadline(key, deadline_seconds),
+            self._chunks(key), path, max_bytes=max_bytes, expected_bytes=size, check=check
         )
 
     def open(self, key: str) -> ObjectReader:
@@ -107,9 +97,8 @@ class FileStore(ObjectStore):
         except SourceMissing:
             return None
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        # Not a generator itself, so that a wrong prefix is reported by the call.
-        return self._walk("", validate_prefix(prefix))
+    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return self._walk("", prefix)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -131,7 +120,7 @@ class FileStore(ObjectStore):
         return removed
 
     def ping(self) -> None:
-        # A new store has no directory before its first object.
+        # A new store has no directory yet.
         with self._errors("open", ""):
             try:
                 os.scandir(self._root).close()
@@ -153,7 +142,7 @@ class FileStore(ObjectStore):
                 yield chunk
 
     def _walk(self, parent: str, prefix: str) -> Iterator[ObjectInfo]:
-        """Depth first, with directories sorted as `name/`: that is the order of whole keys."""
+        """In the order of whole keys: depth first, directories sorted as `name/`."""
         try:
             with self._errors("read", parent), os.scandir(self._root / parent) as entries:
                 names = sorted(
@@ -168,7 +157,7 @@ class FileStore(ObjectStore):
                 if key != f"{TEMPORARY}/" and (key.startswith(prefix) or prefix.startswith(key)):
                     yield from self._walk(key, prefix)
             elif key.startswith(prefix):
-                # Files that were put here by hand under names that are no keys are not objects.
+                # Other names than keys are no objects.
                 with suppress(InvalidKey):
                     info = self.stat(key)
                     if info is not None:
@@ -183,7 +172,7 @@ class FileStore(ObjectStore):
 
     def _named_error(self, action: str, key: str, error: OSError) -> DerivativeError:
         if action == "open" and error.errno in _ABSENT and not self._root.is_dir():
-            # What is opened was stored: a disk that is not mounted holds no proof of absence.
+            # A disk that is not mounted does not prove absence.
             return StoreUnavailable(f"{self._root} is no directory: is its disk mounted?")
         if action in {"open", "read", "delete"} and error.errno in _ABSENT:
             return SourceMissing(f"{key}: no such object")
@@ -200,12 +189,12 @@ class FileStore(ObjectStore):
 
 
 def _open_object(path: str, flags: int) -> int:
-    """Neither through a symbolic link, nor waiting for whoever writes into a pipe."""
+    """Without symbolic links and waits at pipes."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 class _FileReader(ObjectReader):
-    """Holds the file open: a write puts a new one in its place and leaves this one as it is."""
+    """Holds the file open, which a write replaces but does not change."""
 
     def __init__(self, info: ObjectInfo, file: FileIO) -> None:
         super().__init__(info)
@@ -218,13 +207,11 @@ class _FileReader(ObjectReader):
             raise StoreUnavailable(f"cannot read {self.info.key}: {error.strerror}") from error
 
     def read_at_once(self, most_bytes: int) -> Buffer | None:
-        # Linux can say "only what is in memory", though not of every file system.
+        # Linux can read only from memory, on some file systems.
         flag = getattr(os, "RWF_NOWAIT", None)
-        if flag is None:
-            return None
         try:
-            return self._read(most_bytes, flag)
-        except OSError:  # if it is more than not being in memory, `read` will say so
+            return None if flag is None else self._read(most_bytes, flag)
+        except OSError:  # `read` reports other errors
             return None
 
     def close(self) -> None:
@@ -244,17 +231,13 @@ class _FileReader(ObjectReader):
 def _file_info(key: str, status: os.stat_result) -> ObjectInfo | None:
     if not stat.S_ISREG(status.st_mode):
         return None
-    return ObjectInfo(
-        key,
-        status.st_size,
-        datetime.fromtimestamp(status.st_mtime, UTC),
-        # The inode too: every write makes a new file, even within one tick of the clock.
-        f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}",
-    )
+    # Every write makes a new inode, even within one tick of the clock.
+    etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+    return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC), etag)
 
 
 def _make_directory(path: Path) -> None:
-    """Create `path` and its parents, each one recorded on the disk."""
+    """And parents, each recorded on the disk."""
     if path.is_dir():
         return
     if path != path.parent:

@@ -1,8 +1,7 @@
-"""The interface of object stores, their errors, and which keys they take."""
+"""The interface of object stores, their errors, and valid keys."""
 
 import errno
 import hashlib
-import io
 import shutil
 import tempfile
 import time
@@ -13,29 +12,29 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
+    SourceMissing,
     SourceTooLarge,
     StoreUnavailable,
     TransientError,
 )
 from lens_pipeline.storage.content_types import content_type_of
 
-# What a socket takes as it is.
+# A socket takes these.
 Buffer = bytes | bytearray | memoryview
 
-# Previews keep their key when their source changes, so copies must expire: five minutes, after
-# which a cache asks again and is answered 304 as long as the ETag is the same.
+# Previews keep their key when their source changes: caches ask again after five minutes.
 CACHE_REVALIDATE = "public, max-age=300, must-revalidate"
-# For keys that hold a revision (masters, their posters, renditions): they never get other bytes.
+# For keys with a revision (masters, their posters, renditions), whose bytes never change.
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
-# S3's limit for a key, and the usual file systems' limit for one name, in bytes of UTF-8.
+# UTF-8; S3's limit for a key, and of usual file systems for a name.
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
-# Left free on the scratch disk, so that rendering and the logs do not run out of room either.
+# For rendering and logs.
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 DISK_CHECK_BYTES = 16 * 1024 * 1024
 TEMPORARY = ".tmp"
@@ -43,11 +42,11 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class InvalidKey(DerivativeError):
-    """The text is no object key: it is empty, too long, or would leave the store."""
+    """An object key is empty, too long, or leads out of the store."""
 
 
 class StoreRefused(TransientError):
-    """The object store turns the request down until its set-up is mended.
+    """The object store refuses until its set-up is corrected.
 
     The file is not to blame: a wrong password must not make dead letters.
     """
@@ -56,7 +55,7 @@ class StoreRefused(TransientError):
 
 
 class StoreReadOnly(StoreRefused):
-    """The object store can't be written to by this user."""
+    """This user cannot write to the object store."""
 
 
 class NoSuchBucket(StoreRefused):
@@ -64,16 +63,16 @@ class NoSuchBucket(StoreRefused):
 
 
 class WrongCredentials(StoreRefused):
-    """There are no credentials for the bucket, or its server does not accept them."""
+    """Credentials are missing or not accepted."""
 
 
 class ObjectReplaced(StoreUnavailable):
-    """The object was replaced or deleted while it was read; what is there now is another one."""
+    """The object changed while it was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A source as it arrived: its size in bytes and the SHA-256 of them, in hex."""
+    """Size and SHA-256, in hex, of a fetched source."""
 
     bytes: int
     sha256: str
@@ -81,7 +80,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One stored object; `modified` is aware, `etag` changes whenever the bytes do."""
+    """`modified` is aware; `etag` changes with the bytes."""
 
     key: str
     bytes: int
@@ -90,12 +89,10 @@ class ObjectInfo:
 
 
 def validate_key(key: str) -> str:
-    """Return `key` if it is a key in every store.
+    """Return a `key` that is valid in every store; else raise InvalidKey.
 
-    Segments joined by single slashes, none of them `.` or `..`; printable characters only, no
+    Segments are joined by single slashes, none of them `.` or `..`; only printable characters, no
     backslash; not below `.tmp/`, where the file store keeps unfinished objects.
-
-    Raises InvalidKey.
     """
     if not key.isprintable() or "\\" in key:
         raise InvalidKey(f"object key {key[:80]!r} has characters that are not allowed")
@@ -111,14 +108,8 @@ def validate_key(key: str) -> str:
     return key
 
 
-def validate_prefix(prefix: str) -> str:
-    if prefix:
-        validate_key(prefix.removesuffix("/"))
-    return prefix
-
-
-def require_room(directory: Path, wanted_bytes: int) -> None:
-    """Raise DiskFull unless `wanted_bytes` and a reserve fit on the disk of `directory`."""
+def _require_room(directory: Path, wanted_bytes: int) -> None:
+    """Raise DiskFull: `wanted_bytes` and a reserve do not fit."""
     if shutil.disk_usage(directory).free < wanted_bytes + DISK_RESERVE_BYTES:
         raise DiskFull(f"no room for {wanted_bytes} bytes in the scratch directory")
 
@@ -131,18 +122,16 @@ def save_stream(
     expected_bytes: int | None = None,
     check: Callable[[], None],
 ) -> Fetched:
-    """Write `chunks` to `path`, which does not exist afterwards unless all of them arrived.
+    """Write `chunks` to `path`, which does not exist after a failure.
 
-    `check` is called before each chunk is written and raises when it is time to stop.
-
-    Raises SourceTooLarge above `max_bytes`, whatever `expected_bytes` promised; DiskFull.
+    `check` runs before each chunk and may raise. Raises SourceTooLarge above `max_bytes`, whatever
+    `expected_bytes` promised; DiskFull.
     """
     if expected_bytes is not None:
         _refuse_above(max_bytes, expected_bytes)
-        require_room(path.parent, expected_bytes)
+        _require_room(path.parent, expected_bytes)
     digest = hashlib.sha256()
-    total = 0
-    checked = 0
+    total = checked = 0
     with ExitStack() as undo, _disk_full():
         undo.callback(path.unlink, missing_ok=True)
         with path.open("wb") as file:
@@ -151,7 +140,7 @@ def save_stream(
                 total += len(chunk)
                 _refuse_above(max_bytes, total)
                 if total - checked >= DISK_CHECK_BYTES:
-                    require_room(path.parent, len(chunk))
+                    _require_room(path.parent, len(chunk))
                     checked = total
                 digest.update(chunk)
                 file.write(chunk)
@@ -174,14 +163,10 @@ def _disk_full() -> Iterator[None]:
         raise
 
 
-def open_body(body: bytes | Path) -> BinaryIO:
-    return io.BytesIO(body) if isinstance(body, bytes) else body.open("rb")
-
-
 class ObjectReader(ABC):
-    """Reads a range of one object: every byte is of the object that `info` describes.
+    """Reads a range of the object `info`, in one thread at a time.
 
-    For one thread at a time. After `select`; ends with `close`, which may be repeated.
+    `select` comes first; `close` may be repeated.
     """
 
     def __init__(self, info: ObjectInfo) -> None:
@@ -191,30 +176,27 @@ class ObjectReader(ABC):
 
     @property
     def left(self) -> int:
-        """Bytes of the range that are still to be read."""
+        """Bytes of the range that are still unread."""
         return self._end - self._place
 
     def select(self, start: int, end: int) -> None:
-        """Go to the byte `start`, to read up to `end`, which is not read; what is needed is opened.
-
-        Raises as `read` does.
-        """
+        """Choose `start` to before `end`. Raises what `read` raises."""
         self._place, self._end = start, end
 
     @abstractmethod
     def read(self, most_bytes: int) -> Buffer:
-        """The next bytes of the range, up to so many; none at its end. May wait for the store.
+        """At most `most_bytes`, none at the end of the range; may wait.
 
         Raises ObjectReplaced, SourceRefused, StoreRefused, StoreUnavailable.
         """
 
     def read_at_once(self, most_bytes: int) -> Buffer | None:
-        """As `read` if that takes no waiting, so that an event loop may call it; otherwise None."""
+        """As `read`, but None instead of waiting."""
         return None
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what it holds."""
+        pass
 
     def __enter__(self) -> Self:
         return self
@@ -224,7 +206,7 @@ class ObjectReader(ABC):
 
 
 class ObjectStore(ABC):
-    """Objects by key. Safe to use from several threads, and across a fork."""
+    """Objects by key. Safe across threads and forks."""
 
     @abstractmethod
     def write(
@@ -235,55 +217,65 @@ class ObjectStore(ABC):
         content_type: str,
         cache_control: str = CACHE_REVALIDATE,
     ) -> None:
-        """Store `body` (bytes, or the file at a path) as `key`, in place of what was there."""
+        """Store bytes, or the file at a path, in place of an older object."""
 
     @abstractmethod
     def read_into(
         self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
     ) -> Fetched:
-        """Copy an object to the file `path`, which does not exist after a failure.
+        """Copy an object to `path`, which does not exist after a failure.
 
-        The deadline is looked at between chunks: the operator's store is trusted not to trickle.
-
-        Raises SourceMissing, SourceTooLarge, DiskFull, SourceRefused, StoreUnavailable.
+        The deadline is checked between chunks. Raises SourceMissing, SourceTooLarge, DiskFull,
+        SourceRefused, StoreUnavailable.
         """
 
     @abstractmethod
     def open(self, key: str) -> ObjectReader:
-        """A reader of the object that is stored as `key` now.
-
-        Raises SourceMissing, SourceRefused, StoreRefused, StoreUnavailable.
-        """
+        """Raises SourceMissing, SourceRefused, StoreRefused, StoreUnavailable."""
 
     @abstractmethod
     def stat(self, key: str) -> ObjectInfo | None:
-        """What is stored as `key`; None if nothing is."""
+        """None: no such object."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose keys start with `prefix`, in their order, read lazily.
+
+        Raises InvalidKey at once.
+        """
+        if prefix:
+            validate_key(prefix.removesuffix("/"))
+        return self._list(prefix)
 
     @abstractmethod
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects whose keys start with `prefix`, in the order of their keys, read lazily."""
+    def _list(self, prefix: str) -> Iterator[ObjectInfo]: ...
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object; it is fine if there is none."""
+        """Absence is no error."""
 
     @abstractmethod
     def uri(self, key: str) -> str:
-        """Where the object lies, for people: `file://…` or `s3://…`."""
+        """For people: `file://…` or `s3://…`."""
 
     @abstractmethod
     def ping(self) -> None:
-        """Look whether the store can be read at all, without writing. Raises as `check` does."""
+        """Raises what `check` raises, but does not write."""
 
     @abstractmethod
     def sweep(self, older_than_seconds: float) -> int:
-        """Remove what killed writers left behind; returns how many leftovers there were."""
+        """Remove leftovers of killed writers; returns their number."""
+
+    def _require(self, key: str) -> ObjectInfo:
+        info = self.stat(key)
+        if info is None:
+            raise SourceMissing(f"{key}: no such object")
+        return info
 
     def check(self) -> None:
         """Write, read and delete a probe.
 
-        Raises StoreReadOnly, NoSuchBucket, WrongCredentials, SourceRefused or StoreUnavailable,
-        each with the fix in its message.
+        Raises StoreReadOnly, NoSuchBucket, WrongCredentials, SourceRefused, StoreUnavailable, each
+        with the fix.
         """
         key = f"lens-check-{uuid.uuid4().hex}.txt"
         body = f"written by a check of the store: {key}\n".encode()

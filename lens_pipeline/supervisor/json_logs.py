@@ -1,9 +1,9 @@
 """Makes supervisord write every line of every log as one JSON object.
 
-Our own processes do so by themselves. Servers that cannot, and what is written past any logger,
-such as the last words of a process that crashes, are put into an object here.
+Other servers and crashing processes do not do so by themselves.
 """
 
+import contextlib
 import datetime as dt
 import json
 from typing import Any
@@ -11,22 +11,19 @@ from typing import Any
 import supervisor.dispatchers
 import supervisor.options
 
-# A line that does not end is cut.
+# Longer lines are cut.
 _LONGEST_LINE = 1 << 20
 _PLAIN = "%(message)s"
 
 
 def as_object(line: bytes, program: str) -> bytes:
-    """The line itself if it is a JSON object, else one that holds it; nothing of an empty line."""
+    """JSON objects stay as they are; nothing for an empty line."""
     text = line.decode("utf-8", "replace").rstrip()
     if not text.strip():
         return b""
     if text.startswith("{"):
-        try:
+        with contextlib.suppress(ValueError):
             json.loads(text)
-        except ValueError:
-            pass
-        else:
             return text.encode() + b"\n"
     return _entry("info", program, text).encode()
 
@@ -37,7 +34,7 @@ def _entry(level: str, name: str, message: str) -> str:
 
 
 class JsonOutput(supervisor.dispatchers.POutputDispatcher):
-    """Hands a program's output on by lines."""
+    """Splits the output of a program into lines."""
 
     _rest = b""
 
@@ -54,7 +51,7 @@ class JsonOutput(supervisor.dispatchers.POutputDispatcher):
 
 
 class _JsonFormat(str):
-    """The format of supervisord's own log."""
+    """Of supervisord's own log."""
 
     __slots__ = ()
 
@@ -71,6 +68,5 @@ def _handle_json_file(logger: Any, filename: str, fmt: str, *args: Any, **kwargs
 
 
 def write_json() -> None:
-    """From now on, in this process."""
     supervisor.dispatchers.POutputDispatcher = JsonOutput
     supervisor.options.loggers.handle_file = _handle_json_file

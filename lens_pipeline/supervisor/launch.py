@@ -1,7 +1,7 @@
-"""Become one supervised program: `launch.py NAME`, run by supervisord in `$LENS_HOME`.
+"""Becomes one supervised program: `launch.py NAME`, run by supervisord in `$LENS_HOME`.
 
-Arguments and environment come from a private file instead of supervisord's configuration, whose
-format would interpret `%`, quotes, `;` and line breaks in them. Runs without site-packages.
+A private file has its arguments and environment, since supervisord's configuration interprets `%`,
+quotes, `;` and line breaks. Runs without site-packages.
 """
 
 import json

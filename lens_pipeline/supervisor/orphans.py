@@ -1,4 +1,4 @@
-"""Processes that outlived their supervisor, found by the mark it left in their environment."""
+"""Processes that outlived their supervisor, found by a mark in their environment."""
 
 import contextlib
 import json
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import psutil
 
-# Set to the absolute `$LENS_HOME` for supervisord and, by inheritance, for all it starts.
+# The absolute `$LENS_HOME`, for supervisord and, by inheritance, its programs.
 MARK = "LENS_SUPERVISED"
 
-# They close their files on SIGINT; anything else is told by SIGTERM.
+# These close their files on SIGINT; others get SIGTERM.
 _SERVERS = frozenset({"postgres", "valkey-server"})
 _PATIENCE_SECONDS = 10
 _POLL_SECONDS = 0.02
 
 
 def sweep(home: Path, report: Callable[[str], None]) -> None:
-    """End whatever an earlier supervisor of `home` left running: programs first, servers last.
+    """End programs of an earlier supervisor of `home`, then its servers.
 
-    Waits for a supervisor that is still stopping its programs, as long as it gives them.
+    Waits for one that still stops its programs.
     """
     found = _top(processes_of(home))
     if not found:
@@ -35,21 +35,21 @@ def sweep(home: Path, report: Callable[[str], None]) -> None:
 
 
 def kill(home: Path) -> None:
-    """Kill whatever is left of `home`'s programs; servers get a moment to close their files."""
+    """Kill programs; servers may close their files."""
     _end([p for p in processes_of(home) if not _is_server(p)], signal.SIGKILL, _PATIENCE_SECONDS)
     _end(_top(processes_of(home)), signal.SIGINT, _PATIENCE_SECONDS)
     _end(processes_of(home), signal.SIGKILL, _PATIENCE_SECONDS)
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Whatever a supervisor of `home` started, without this process and those it runs in."""
+    """Processes started by a supervisor of `home`, without this process and its parents."""
     this = psutil.Process()
     spared = {this.pid, *(parent.pid for parent in this.parents())}
     return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
 def stop_seconds(home: Path) -> float:
-    """What the supervisor that last ran in `home` gives its programs to stop, in all."""
+    """How long the programs of `home` may take to stop, in all."""
     try:
         programs = json.loads((home / "run" / "programs.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def _end(processes: Iterable[psutil.Process], sent: signal.Signals, seconds: flo
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Zombies do not: a container's first process may never reap them."""
+    """A container's first process may never reap a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -81,15 +81,15 @@ def _is_marked(process: psutil.Process, home: Path) -> bool:
     except psutil.AccessDenied:
         return _is_postgres_of(process, home)
     except (psutil.NoSuchProcess, OSError):
-        # A zombie has no environment: on some kernels reading it is an I/O error.
+        # Some kernels report an I/O error for a zombie.
         return False
 
 
 def _is_postgres_of(process: psutil.Process, home: Path) -> bool:
-    """PostgreSQL's processes write their titles over their environment.
+    """Whether a process belongs to this PostgreSQL.
 
-    One that is frozen outlives the others, and while it has their shared memory no new server
-    starts. And root without CAP_SYS_PTRACE may not read the environment of another user's.
+    Titles overwrite the mark, and root without CAP_SYS_PTRACE may not read it. A frozen process
+    keeps the shared memory, without which no new server starts.
     """
     if not _is_server(process):
         return False
@@ -115,7 +115,7 @@ def _is_supervisor(process: psutil.Process) -> bool:
 
 
 def _top(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those whose parent is not among them: the others are theirs to stop."""
+    """Those without a parent among them."""
     processes = list(processes)
     pids = {process.pid for process in processes}
     top = []

@@ -1,6 +1,6 @@
-"""Who runs the servers of a `$LENS_HOME` (one owner) and who else uses them (many users).
+"""File locks for the one owner of the servers in a `$LENS_HOME` and their users.
 
-Both are file locks of the kernel: they vanish with the process that holds them, whatever ends it.
+The kernel drops them with their process.
 """
 
 import fcntl
@@ -11,9 +11,9 @@ from typing import Self
 
 
 class Lock:
-    """A lock file, held until `release` or the end of the `with` block. Never waits.
+    """Held until `release` or the end of the `with` block. Never waits.
 
-    The file stays: removing it would let two processes lock two files of one name.
+    The file stays: two processes could lock two files of one name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class Lock:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def write(self, text: str) -> None:
-        """Leave a note for those who find the lock taken."""
+        """Leave a note to other processes."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text.encode(), 0)
 
@@ -52,7 +52,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that runs the servers; `command` is the word after `lens`."""
+    """The process that runs the servers; `command` follows `lens`."""
 
     pid: int
     command: str
@@ -62,17 +62,17 @@ class Owner:
 
 
 def owner_lock(home: Path) -> Lock:
-    """Held exclusively by the process that runs the servers."""
+    """Held exclusively by the owner."""
     return Lock(home / "owner.lock")
 
 
 def users_lock(home: Path) -> Lock:
-    """Shared by all others that use the servers."""
+    """Shared by other processes that use the servers."""
     return Lock(home / "users.lock")
 
 
 def try_own(lock: Lock, command: str) -> bool:
-    """Take the owner's lock, if it is free, and say so in it."""
+    """Take a free lock, and write this process into it."""
     if not lock.try_exclusive():
         return False
     lock.write(f"{os.getpid()} {command}")
@@ -80,6 +80,6 @@ def try_own(lock: Lock, command: str) -> bool:
 
 
 def current_owner(lock: Lock) -> Owner | None:
-    """Whoever holds the owner's lock; None if that was taken this very moment."""
+    """None: the owner took the lock this moment."""
     pid, _, command = lock.read().partition(" ")
     return Owner(int(pid), command) if command else None

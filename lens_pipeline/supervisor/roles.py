@@ -1,7 +1,4 @@
-"""The processes of the product that are not workers: command line, environment, files.
-
-`lens up` supervises all of them; `lens run ROLE` becomes one of them.
-"""
+"""Command lines and environment of processes that are neither workers nor servers."""
 
 import sys
 from collections.abc import Mapping
@@ -16,7 +13,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ...]:
-    """The command line of a role; `config_dir` holds `workspace.yaml`."""
+    """`config_dir` holds `workspace.yaml`."""
     python = (sys.executable, "-m")
     workspace = ("-w", str(config_dir / "workspace.yaml"))
     match role:
@@ -36,22 +33,22 @@ def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ..
 
 
 def environment(settings: Settings) -> Mapping[str, str]:
-    """What every process needs besides the settings."""
+    """Of every process, besides the settings."""
     home = settings.resolved_home
     return {
         "LENS_HOME": str(home),
         "LENS_CODE_HOST": settings.code_host,
         "LENS_CODE_PORT": str(settings.code_port or CODE_PORT),
         "DAGSTER_HOME": str(home / "dagster"),
-        # One insert for a run's events instead of one each.
+        # One insert for the events of a run.
         "DAGSTER_EVENT_BATCH_SIZE": "100",
-        # The backfill compares all rows in one tick, some ten thousand a second: with Dagster's own
-        # limit of a minute nothing would be found in a library of a million. This does for ten.
+        # For a million rows in one tick, at some ten thousand a second, Dagster's limit of a minute
+        # is too short; this is enough for ten million.
         "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "1200",
-        # Nobody calls the code server any more once the daemon has stopped.
+        # Nothing calls the code server once the daemon has stopped.
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
-        # Whom uvicorn believes who a client is: by itself whatever is on this machine, so that
-        # whoever guesses at the Dagster UI's password would count as somebody else each time.
+        # uvicorn would believe processes of this machine who a client is: each guess at the Dagster
+        # UI's password would count as another client.
         "FORWARDED_ALLOW_IPS": ",".join(settings.trusted_proxies),
         "PYTHONUNBUFFERED": "1",
     }

@@ -1,7 +1,6 @@
-"""The embedded servers for one command: those that run already, or its own for as long as it runs.
+"""The embedded servers for one command: an owner's, or its own while it runs.
 
-One process at a time owns them. A short command that finds an owner uses what that one runs; a
-short command that owns them waits for the others before it stops them.
+One process owns them. It waits for its users before it stops them.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, 
 from lens_pipeline.supervisor.supervisor import Program, Supervisor
 
 _POLL_SECONDS = 0.1
-# A first start takes a few seconds on an idle machine, with the tables of two databases.
+# A first start takes a few seconds.
 _JOIN_SECONDS = 30
 
 
@@ -35,9 +34,9 @@ def to_stderr(line: str) -> None:
 
 
 class Servers:
-    """The embedded servers that `settings` leave to us, made ready to be started.
+    """The embedded servers that `settings` need, for the owner of the home.
 
-    Only the owner of the home may make one. Raises StackError as those servers do.
+    Raises StackError.
     """
 
     def __init__(self, settings: Settings, *, broker: bool) -> None:
@@ -49,7 +48,7 @@ class Servers:
         return [server.program() for server in (self._postgres, self._valkey) if server]
 
     def start(self, supervisor: Supervisor) -> None:
-        """Start them and wait. `supervisor` must know `programs()`. Raises as its `start`."""
+        """Start and wait. `supervisor` must know `programs()`. Raises as its `start`."""
         names = [program.name for program in self.programs()]
         if names:
             supervisor.start(*names)
@@ -75,10 +74,10 @@ def running(
     command: str,
     report: Callable[[str], None] = to_stderr,
 ) -> Iterator[Endpoints]:
-    """The endpoints, with everything behind them running until the end of the block.
+    """The endpoints; their servers run until the end of the block.
 
-    `broker`: whether one is needed; if not, `broker_url` may be empty. `command`: the word after
-    `lens`, for the messages of others. Raises StackError: the servers cannot be started or joined.
+    Without `broker`, `broker_url` may be empty. Messages to others name `command`, which follows
+    `lens`. Raises StackError: the servers cannot be started or joined.
     """
     home = settings.resolved_home
     if settings.database_url and (settings.broker_url or not broker):
@@ -95,7 +94,7 @@ def running(
 
 
 def _join(settings: Settings, owner: Lock, users: Lock, command: str) -> Services | None:
-    """The services of the present owner, with the users' lock held; None if we are the owner."""
+    """The services of another owner, with the users' lock held; None: we own them."""
     home = settings.resolved_home
     deadline = time.monotonic() + _JOIN_SECONDS
     while not try_own(owner, command):
@@ -125,7 +124,7 @@ def _own(
     home = settings.resolved_home
     services_file(home).unlink(missing_ok=True)
     orphans.sweep(home, report)
-    # Valkey starts in a tenth of a second: also for commands that join us and do need a broker.
+    # Valkey starts in 0.1 s: commands that join may need it.
     servers = Servers(settings, broker=broker or Valkey.is_installed())
     with Supervisor(home, servers.programs()) as supervisor:
         servers.start(supervisor)
@@ -141,7 +140,7 @@ def _own(
 
 
 def _await_users(users: Lock, report: Callable[[str], None]) -> None:
-    """Take the users' lock exclusively: from then on nobody joins us any more."""
+    """Take the users' lock, after which no process joins."""
     if users.try_exclusive():
         return
     report("waiting for other `lens` commands that use the servers started here (Ctrl-C: stop)")

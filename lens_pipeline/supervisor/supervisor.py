@@ -1,4 +1,4 @@
-"""Supervision of the processes of one machine, by supervisord as a child process."""
+"""Keeps the processes of one machine running, by supervisord as a child process."""
 
 import contextlib
 import hashlib
@@ -31,10 +31,10 @@ _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05
 _BOOT_SECONDS = 30
 _RPC_SECONDS = 10
-# A program that ends this often while it starts will not start: say so before the timeout.
+# Crashes of a program that will not start: reported before its timeout.
 _MAX_CRASHES = 3
 _TAIL_LINES = 20
-# sun_path is 108 bytes on Linux and 104 on macOS; supervisord binds to the path + `.` + pid first.
+# sun_path has 108 bytes on Linux, 104 on macOS; supervisord binds path + `.` + pid first.
 _MAX_SOCKET_PATH = 90
 
 _CONFIG = """\
@@ -56,8 +56,7 @@ chmod = 0700
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
 
-# After n crashes in a row supervisord waits n seconds; a program that lived for `startsecs` starts
-# the count anew. With a million retries it never gives up.
+# After n crashes in a row supervisord waits n seconds; it counts anew after `startsecs`.
 _PROGRAM = """
 [program:{name}]
 command = {command}
@@ -67,7 +66,7 @@ startsecs = 5
 startretries = 1000000
 stopsignal = {stop_signal}
 stopwaitsecs = {stop_seconds}
-killasgroup = {kill_group}
+killasgroup = true
 redirect_stderr = true
 stdout_logfile = logs/{name}.log
 stdout_logfile_maxbytes = 10MB
@@ -85,10 +84,9 @@ priority = {priority}
 class Program:
     """A process to be kept running.
 
-    `needs`: names of programs that must be ready before this one starts. `priority`: programs stop
-    from the highest to the lowest, those of one priority together. `environment` is added to that
-    of the calling process. `ready` must answer within about a second; without it a program is
-    ready once it is started.
+    `needs`: programs that must be ready before. `priority`: high ones stop first, equal ones
+    together. `environment` adds to the caller's. `ready` answers within about a second; without it
+    a started program is ready.
     """
 
     name: str
@@ -99,10 +97,9 @@ class Program:
     needs: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     ready_timeout: float = 60
-    # Sent to the program alone; after `stop_seconds` it is killed, with its group if `kill_group`.
+    # The signal goes to the program alone; after `stop_seconds` its whole group is killed.
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: float = 10
-    kill_group: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
@@ -115,19 +112,16 @@ class Program:
 
 @dataclass
 class _Start:
-    """One program on its way to being ready."""
-
     deadline: float
     crashes: set[int] = field(default_factory=set)
 
 
 class Supervisor:
-    """Keeps `programs` running until the end of the `with` block; starts none by itself.
+    """Keeps `programs` running until the end of the `with` block; `start` starts them.
 
-    Entering starts supervisord, which stops everything by itself should this process die. It must
-    be entered in a thread that lives as long as the process: Linux tells of the death of a parent
-    when the thread that started the child ends. While `hurry()` is true, `stop` kills. With
-    `json_logs` every line of every log is one JSON object, whatever wrote it.
+    supervisord stops everything when the thread that entered ends: Linux tells of no other end of a
+    parent. While `hurry()` is true, `stop` kills. `json_logs`: every line of every log is
+    a JSON object.
 
     Raises StackError on entering: supervisord does not start.
     """
@@ -157,7 +151,7 @@ class Supervisor:
         log = self.log("supervisord-start")
         with log.open("wb") as output:
             self._daemon = subprocess.Popen(
-                # Without -P the name of this module would hide the package `supervisor`.
+                # Without -P this module would hide the package `supervisor`.
                 [sys.executable, "-P", str(_HERE / "supervisord.py"), str(os.getpid()),
                  "run/supervisord.conf", "json" if self._json_logs else "text"],
                 cwd=self._home,
@@ -165,7 +159,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C in the terminal is for this process, which then stops supervisord.
+                # Ctrl-C is for this process, which then stops supervisord.
                 start_new_session=True,
             )  # fmt: skip
         try:
@@ -179,10 +173,9 @@ class Supervisor:
         self.stop()
 
     def start(self, *names: str) -> None:
-        """Start these programs (default: all) and wait until they are ready.
+        """Start these programs (default: all), each once its needs are ready, and wait.
 
-        Each starts as soon as those it needs are ready, so that independent ones start in parallel.
-        Raises StackError: one ends or does not get ready in time; with the end of its log.
+        Raises StackError, with the end of the log: one ends or is late.
         """
         waiting = [self._programs[name] for name in names or self._programs]
         for program in waiting:
@@ -197,7 +190,7 @@ class Supervisor:
                 starting[program.name] = _Start(time.monotonic() + program.ready_timeout)
             infos = self._infos()
             for name, start in list(starting.items()):
-                if self._is_up(name, infos[name]):
+                if self._status(name, infos[name]) == "RUNNING":
                     self._ready.add(name)
                     del starting[name]
                 else:
@@ -206,33 +199,23 @@ class Supervisor:
                 time.sleep(_POLL_SECONDS)
 
     def statuses(self) -> dict[str, str]:
-        """supervisord's word for each program: RUNNING, STARTING, BACKOFF, STOPPED, ….
+        """supervisord's words: RUNNING, STARTING (until ready), BACKOFF, STOPPED, ….
 
-        A program counts as STARTING until it is ready. Raises StackError: supervisord is gone.
+        Raises StackError: supervisord is gone.
         """
         infos = self._infos()
         return {name: self._status(name, infos[name]) for name in self._programs}
 
     def pids(self) -> dict[str, int]:
-        """The process of each program, 0 where it has none. Raises as `statuses`."""
+        """The process of each program; 0: none. Raises as `statuses`."""
         return {name: info["pid"] for name, info in self._infos().items()}
 
-    def restart(self, name: str) -> None:
-        """Stop the program, with its grace, start it again and wait. Raises as `start`."""
-        self._ready.discard(name)
-        # NOT_RUNNING: it crashed or was never started; then there is nothing to stop.
-        with contextlib.suppress(xmlrpc.client.Fault):
-            self._call("stopProcess", self._full_name(name), False)
-        while self._infos()[name]["statename"] == "STOPPING":
-            time.sleep(_POLL_SECONDS)
-        self.start(name)
-
     def stop(self) -> None:
-        """Stop everything in order, each program with its grace; kill what is left after that."""
+        """In order, each program with its grace; then kill the rest."""
         daemon, self._daemon = self._daemon, None
         if daemon is None:
             return
-        # Programs of one priority stop together, so this is more than it can take.
+        # More than needed: programs of one priority stop together.
         deadline = time.monotonic() + orphans.stop_seconds(self._home) + _RPC_SECONDS
         while daemon.poll() is None and time.monotonic() < deadline and not self._hurry():
             self._request_stop(daemon)
@@ -240,7 +223,7 @@ class Supervisor:
         daemon.kill()
         daemon.wait()
         orphans.kill(self._home)
-        # It holds the programs' environments.
+        # It holds environments.
         (self._home / "run" / "programs.json").unlink(missing_ok=True)
         if self._socket.parent != self._home / "run":
             shutil.rmtree(self._socket.parent)
@@ -254,7 +237,7 @@ class Supervisor:
         text = _CONFIG.format(
             minfds=1024 if hard_limit == resource.RLIM_INFINITY else min(1024, hard_limit),
             user="user = root\n" if os.geteuid() == 0 else "",
-            # Relative where possible: a home's name may hold what the format would interpret.
+            # The format interprets some characters of names.
             socket="run/supervisor.sock" if is_home else _escaped(str(self._socket)),
         )
         for program in self._programs.values():
@@ -264,7 +247,6 @@ class Supervisor:
                 command=_escaped(shlex.join(launcher)),
                 stop_signal=program.stop_signal,
                 stop_seconds=math.ceil(program.stop_seconds),
-                kill_group=str(program.kill_group).lower(),
             )
         for priority in {program.priority for program in self._programs.values()}:
             members = [p for p in self._programs.values() if p.priority == priority]
@@ -281,16 +263,11 @@ class Supervisor:
             time.sleep(_POLL_SECONDS / 5)
         raise StackError(f"supervisord did not start\n{self._tail('supervisord-start')}")
 
-    def _is_up(self, name: str, info: Mapping[str, Any]) -> bool:
-        if info["statename"] not in ("STARTING", "RUNNING"):
-            return False
-        ready = self._programs[name].ready
-        return ready is None or ready()
-
     def _status(self, name: str, info: Mapping[str, Any]) -> str:
         if info["statename"] not in ("STARTING", "RUNNING"):
             return info["statename"]
-        return "RUNNING" if self._is_up(name, info) else "STARTING"
+        ready = self._programs[name].ready
+        return "RUNNING" if ready is None or ready() else "STARTING"
 
     def _check_start(self, name: str, start: _Start, info: Mapping[str, Any]) -> None:
         if info["statename"] in ("BACKOFF", "EXITED", "FATAL"):
@@ -302,10 +279,9 @@ class Supervisor:
             raise StackError(f"{name} was not ready after {seconds:g} s\n{self._tail(name)}")
 
     def _tail(self, name: str) -> str:
-        try:
+        lines: list[str] = []
+        with contextlib.suppress(FileNotFoundError):
             lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            lines = []
         return "\n".join([f"the end of {self.log(name)}:", *lines[-_TAIL_LINES:]])
 
     def _full_name(self, name: str) -> str:
@@ -323,24 +299,13 @@ class Supervisor:
             ) from None
 
     def _request_stop(self, daemon: subprocess.Popen[bytes]) -> None:
-        # Between calls supervisord looks for signals and ended children only once a second: calling
-        # it again and again, which it answers by a fault, makes it see them at once.
+        # supervisord looks for signals and ended children once a second, but at each call too,
+        # which it answers by a fault.
         try:
             with contextlib.suppress(xmlrpc.client.Fault):
                 _call(self._socket, "shutdown")
         except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError):
             daemon.send_signal(signal.SIGTERM)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, host: str, path: Path) -> None:
-        super().__init__(host, timeout=_RPC_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_RPC_SECONDS)
-        self.sock.connect(str(self._path))
 
 
 class _UnixTransport(xmlrpc.client.Transport):
@@ -349,39 +314,42 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: object) -> http.client.HTTPConnection:
-        return _UnixConnection(str(host), self._path)
+        connection = http.client.HTTPConnection(str(host), timeout=_RPC_SECONDS)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(_RPC_SECONDS)
+        connection.sock.connect(str(self._path))
+        return connection
 
 
 def _call(path: Path, method: str, *arguments: object) -> Any:
-    """One call on a connection of its own, so that threads may call at the same time."""
+    """On a connection of its own, for threads."""
     with xmlrpc.client.ServerProxy("http://localhost", _UnixTransport(path)) as proxy:
         return getattr(proxy.supervisor, method)(*arguments)
 
 
 def _specifications(programs: Iterable[Program]) -> str:
-    """What launch.py and orphans.py read, as JSON."""
-    return json.dumps(
-        {
-            program.name: {
-                "argv": program.argv,
-                "environment": dict(program.environment),
-                "cwd": str(program.cwd.absolute()),
-                "stop_seconds": program.stop_seconds,
-            }
-            for program in programs
+    """Read by launch.py and orphans.py."""
+    specifications = {
+        program.name: {
+            "argv": program.argv,
+            "environment": dict(program.environment),
+            "cwd": str(program.cwd.absolute()),
+            "stop_seconds": program.stop_seconds,
         }
-    )
+        for program in programs
+    }
+    return json.dumps(specifications)
 
 
 def _escaped(value: str) -> str:
-    """`value` for supervisord's configuration, where % begins an expansion."""
+    """% begins an expansion in supervisord's configuration."""
     return value.replace("%", "%%")
 
 
 def _socket_path(home: Path) -> Path:
-    """In `home`, or if its name is too long for a socket, in a temporary directory of its own.
+    """In `home`, or in a temporary directory if that is too long for a socket.
 
-    Raises StackError: that one's name is too long as well.
+    Raises StackError: both are too long.
     """
     path = home / "run" / "supervisor.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
@@ -394,7 +362,7 @@ def _socket_path(home: Path) -> Path:
 
 
 def _make_socket_directory(directory: Path) -> None:
-    """Raises StackError: somebody else made it, who could then control what we run."""
+    """Raises StackError: another user made it, and could control our programs."""
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():

@@ -1,7 +1,6 @@
 """supervisord that stops, in order, when its parent dies.
 
-`supervisord.py PARENT_PID CONFIG json|text`: in which way it writes its log and those of its
-programs.
+Usage: supervisord.py PARENT_PID CONFIG json|text (the format of all logs).
 """
 
 import ctypes
@@ -18,8 +17,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def _forget_handlers() -> None:
     """Let a signal end a new child before it has become its program.
 
-    Inherited handlers would note it and be gone with the next line: a program that is started at
-    the very moment of a stop would run on until it is killed.
+    Inherited handlers would note it and vanish: the program would survive a stop.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
@@ -30,8 +28,7 @@ def main() -> None:
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        # Orphaned grandchildren come here to be reaped, also where `lens up` is a container's
-        # first process.
+        # To reap orphaned grandchildren, also as a container's first process.
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
         if os.getppid() != parent:
             sys.exit("the parent died before its supervisor started")

@@ -10,22 +10,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from lens_pipeline.core import files
+from lens_pipeline.core import files, ports
 from lens_pipeline.core.endpoints import Endpoints, StackError, endpoints_of, services_file
 from lens_pipeline.core.files import prepare_home, write_private
-from lens_pipeline.core.ports import (
-    LOOPBACK,
-    accepts,
-    free_port,
-    reachable_host,
-    require_free,
-    serves,
-)
+from lens_pipeline.core.ports import LOOPBACK, accepts, serves
 from lens_pipeline.engine import instance
-from lens_pipeline.engine.instance import find_config_dir
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import orphans, roles
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own
+from lens_pipeline.supervisor.roles import Role
 from lens_pipeline.supervisor.services import Servers
 from lens_pipeline.supervisor.supervisor import Program, Supervisor
 
@@ -34,18 +27,18 @@ COMMAND = "up"
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 1.0
 _OWNER_SECONDS = 60
-# Dagster's processes import for 3-9 s of CPU each, several of them at once on a few cores.
+# Dagster's processes import for 3-9 s of CPU each, at once, on a few cores.
 _START_SECONDS = 120
-# What a worker does after its runs' grace has ended: cancelling them and recording that.
+# For a worker to cancel its runs after their grace.
 _CANCEL_SECONDS = 15
 
-# Stop order, highest first: nothing new is launched, runs end, then what they report to.
+# The highest stops first: sources of runs, runs, then what they report to.
 _DAEMON, _WORKER, _SERVER = 50, 40, 30
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What `lens up` runs, for those who show or steer it; safe to use from any thread."""
+    """Safe to use from any thread."""
 
     endpoints: Endpoints
     web_url: str
@@ -60,11 +53,10 @@ class Stack:
         return self.supervisor.statuses()
 
     def request_stop(self) -> None:
-        """Let `up` stop everything and return."""
         self._stop.set()
 
     def wait(self, seconds: float) -> bool:
-        """Whether a stop was requested, waiting at most so long for it."""
+        """Whether a stop was requested; waits at most `seconds`."""
         return self._stop.wait(seconds)
 
 
@@ -75,14 +67,13 @@ def up(
     on_ready: Callable[[Stack], None],
     report: Callable[[str], None],
 ) -> None:
-    """Start everything, call `on_ready`, and keep it running until a signal or `request_stop`.
+    """Run everything, with `on_ready` once it started, until a signal or `request_stop`.
 
-    `prepare` is called once the servers answer, before anything that needs their tables. SIGINT,
-    SIGTERM and SIGHUP raise KeyboardInterrupt in whatever is being called, which stops everything
-    in order; Ctrl-C once more kills. Main thread only.
+    `prepare` comes before the tables of the servers are needed. SIGINT, SIGTERM and SIGHUP raise
+    KeyboardInterrupt, which stops everything in order; a second Ctrl-C kills. Main thread only.
 
     Raises StackError: something cannot be started, another `lens up` runs here, or the supervisor
-    was lost. Nothing is left running then either.
+    was lost. Nothing is left running.
     """
     home = settings.resolved_home
     prepare_home(home)
@@ -91,8 +82,8 @@ def up(
             _own(owner, home, report)
             services_file(home).unlink(missing_ok=True)
             orphans.sweep(home, report)
-            require_free("LENS_DAGSTER_PORT", settings.dagster_port, settings.bind)
-            require_free("LENS_API_PORT", settings.api_port, settings.bind)
+            ports.require_free("LENS_DAGSTER_PORT", settings.dagster_port, settings.bind)
+            ports.require_free("LENS_API_PORT", settings.api_port, settings.bind)
             files.sweep(settings.scratch)
             _run(settings, signals, prepare=prepare, on_ready=on_ready, report=report)
         except KeyboardInterrupt:
@@ -100,63 +91,49 @@ def up(
 
 
 def programs(settings: Settings, config_dir: Path) -> list[Program]:
-    """The product's processes, without the servers they use.
+    """All but the servers; `config_dir` holds `workspace.yaml`.
 
-    `config_dir` holds `workspace.yaml`. Raises StackError: no port is free for the code server.
+    Raises StackError: no port is free for the code server.
     """
-    code_port = settings.code_port or free_port()
+    code_port = settings.code_port or ports.free_port()
     local = settings.model_copy(
         update={"code_host": LOOPBACK, "code_port": code_port, "code_bind": LOOPBACK}
     )
     environment = roles.environment(local)
-    python = (sys.executable, "-m")
-    previews = ("--queue", "previews", "--concurrency", str(settings.preview_concurrency))
-    masters = ("--queue", "masters", "--concurrency", str(settings.master_concurrency))
+
+    def server(name: str, role: Role, ready: Callable[[], bool]) -> Program:
+        return Program(
+            name,
+            roles.arguments(role, local, config_dir),
+            environment,
+            priority=_SERVER,
+            ready=ready,
+            ready_timeout=_START_SECONDS,
+        )
+
+    def worker(queue: str, concurrency: int) -> Program:
+        command = (sys.executable, "-m", "lens_pipeline.cli", "worker")
+        return Program(
+            f"worker-{queue}",
+            (*command, "--queue", queue, "--concurrency", str(concurrency)),
+            environment,
+            priority=_WORKER,
+            stop_seconds=settings.grace_seconds + _CANCEL_SECONDS,
+        )
+
+    bind = settings.bind
     return [
+        server("code", "code", lambda: accepts(code_port)),
+        worker("previews", settings.preview_concurrency),
+        worker("masters", settings.master_concurrency),
+        server("web", "dagster", lambda: serves(bind, settings.dagster_port, "/server_info")),
+        server("api", "api", lambda: serves(bind, settings.api_port, "/api/health/live")),
         Program(
-            name="code",
-            argv=roles.arguments("code", local, config_dir),
-            environment=environment,
-            priority=_SERVER,
-            ready=lambda: accepts(code_port),
-            ready_timeout=_START_SECONDS,
-        ),
-        Program(
-            name="worker-previews",
-            argv=(*python, "lens_pipeline.cli", "worker", *previews),
-            environment=environment,
-            priority=_WORKER,
-            stop_seconds=settings.grace_seconds + _CANCEL_SECONDS,
-        ),
-        Program(
-            name="worker-masters",
-            argv=(*python, "lens_pipeline.cli", "worker", *masters),
-            environment=environment,
-            priority=_WORKER,
-            stop_seconds=settings.grace_seconds + _CANCEL_SECONDS,
-        ),
-        Program(
-            name="web",
-            argv=roles.arguments("dagster", local, config_dir),
-            environment=environment,
-            priority=_SERVER,
-            ready=lambda: serves(settings.bind, settings.dagster_port, "/server_info"),
-            ready_timeout=_START_SECONDS,
-        ),
-        Program(
-            name="api",
-            argv=roles.arguments("api", local, config_dir),
-            environment=environment,
-            priority=_SERVER,
-            ready=lambda: serves(settings.bind, settings.api_port, "/api/health/live"),
-            ready_timeout=_START_SECONDS,
-        ),
-        Program(
-            name="daemon",
-            argv=roles.arguments("daemon", local, config_dir),
-            environment=environment,
+            "daemon",
+            roles.arguments("daemon", local, config_dir),
+            environment,
             priority=_DAEMON,
-            # A daemon that starts without the code server shows an error and looks again later.
+            # It would show an error and wait.
             needs=("code",),
             stop_seconds=20,
         ),
@@ -164,17 +141,16 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
 
 
 class _Signals:
-    """The first signal to stop raises KeyboardInterrupt, once; Ctrl-C after it asks for hurry.
+    """The first signal to stop raises KeyboardInterrupt; a later Ctrl-C asks for hurry.
 
-    Later ones raise nothing, so that no signal can interrupt the stopping itself. Python drops what
-    is raised within a finalizer, such as that of a socket: so `is_stopping` is to be asked, too.
+    Python drops what a finalizer raises, so `is_stopping` must be asked, too.
     """
 
     _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.is_stopping = False
-        self._hurry = False
+        self.in_hurry = False
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -186,23 +162,16 @@ class _Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def expect_stop(self) -> None:
-        """From now on signals raise nothing."""
-        self.is_stopping = True
-
-    def hurry(self) -> bool:
-        return self._hurry
-
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.is_stopping:
-            self._hurry = self._hurry or number == signal.SIGINT
+            self.in_hurry = self.in_hurry or number == signal.SIGINT
             return
         self.is_stopping = True
         raise KeyboardInterrupt
 
 
 def _own(owner: Lock, home: Path, report: Callable[[str], None]) -> None:
-    """Become the owner of `home`, after a short command that is. Raises StackError."""
+    """Become the owner of `home`, after a short command. Raises StackError."""
     deadline = time.monotonic() + _OWNER_SECONDS
     told = False
     while not try_own(owner, COMMAND):
@@ -226,7 +195,7 @@ def _run(
     report: Callable[[str], None],
 ) -> None:
     home = settings.resolved_home
-    config_dir = find_config_dir()
+    config_dir = instance.find_config_dir()
     instance.write_instance(settings)
     servers = Servers(settings, broker=True)
     starting = servers.services(COMMAND, ready=False)
@@ -234,43 +203,38 @@ def _run(
     product = programs(settings, config_dir)
     everything = [*servers.programs(), *product]
     json_logs = settings.log_format == "json"
-    with Supervisor(home, everything, signals.hurry, json_logs=json_logs) as supervisor:
+    with Supervisor(home, everything, lambda: signals.in_hurry, json_logs=json_logs) as supervisor:
         try:
             servers.start(supervisor)
-            # Before `prepare`: from here on `resolve` works; `lens` commands wait for `ready`.
+            # From here on `resolve` works, for `prepare`; `lens` commands wait for `ready`.
             write_private(services_file(home), starting.to_json())
             prepare(endpoints)
             ready = servers.services(COMMAND, ready=True)
             write_private(services_file(home), ready.to_json())
             report(f"starting {', '.join(program.name for program in product)}")
             supervisor.start(*(program.name for program in product))
-            stack = Stack(
-                endpoints,
-                _url(settings.bind, settings.dagster_port),
-                _url(settings.bind, settings.api_port),
-                supervisor,
-            )
+            web_url = _url(settings.bind, settings.dagster_port)
+            pages_url = _url(settings.bind, settings.api_port)
+            stack = Stack(endpoints, web_url, pages_url, supervisor)
             on_ready(stack)
-            _watch(stack, supervisor, signals, report)
+            _watch(stack, signals, report)
         finally:
-            signals.expect_stop()
+            signals.is_stopping = True
             services_file(home).unlink(missing_ok=True)
             report("stopping")
 
 
-def _watch(
-    stack: Stack, supervisor: Supervisor, signals: _Signals, report: Callable[[str], None]
-) -> None:
-    """Wait for the request to stop, telling of programs that ended by themselves."""
-    known = supervisor.pids()
+def _watch(stack: Stack, signals: _Signals, report: Callable[[str], None]) -> None:
+    """Report programs that ended by themselves, until a stop."""
+    known = stack.supervisor.pids()
     while not signals.is_stopping and not stack.wait(_WATCH_SECONDS):
-        pids = supervisor.pids()
+        pids = stack.supervisor.pids()
         for name, pid in known.items():
             if pid and pids[name] != pid:
-                report(f"{name} ended and is started again: see {supervisor.log(name)}")
+                report(f"{name} ended and is started again: see {stack.supervisor.log(name)}")
         known = pids
 
 
 def _url(bind: str, port: int) -> str:
-    host = reachable_host(bind)
+    host = ports.reachable_host(bind)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

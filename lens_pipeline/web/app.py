@@ -83,7 +83,7 @@ class App(FastAPI):
 
 def install(app: App, settings: Settings, limits: Limits | None = None) -> None:
     """Let nobody in but by these settings. Raises SettingsError: the signing key is damaged."""
-    postgres.install()
+    postgres.enforce_deadlines()
     app.state.access = access_of(settings, limits or Limits())
     app.add_middleware(Gate, access=app.state.access)
     for router in (signed_links.router, login.router):

@@ -1,8 +1,7 @@
-"""`dagster-webserver`, which other web sites cannot use through the browser of one of our people.
+"""Guards of the Dagster UI: against pages of other sites, and a login if LENS_API_TOKEN is set.
 
-The stock server executes what any page sends to it: a GET of `/graphql?query=mutation…`, which an
-image's address is enough for, starts a run. It asks nobody who they are either; ours does, where
-LENS_API_TOKEN is set.
+Dagster's own server executes what any page sends to it: an image with the address
+`/graphql?query=mutation…` starts a run.
 """
 
 import base64
@@ -10,20 +9,13 @@ import binascii
 from collections.abc import Collection
 from urllib.parse import parse_qs
 
-import dagster_webserver.app
-import dagster_webserver.cli
-from dagster_webserver.cli import main as run_webserver
-from dagster_webserver.webserver import DagsterWebserver
-from starlette.datastructures import Headers
-from starlette.middleware import Middleware
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.config import LOGGING_CONFIG
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lens_pipeline import settings
-from lens_pipeline.engine.processes import startup
-from lens_pipeline.engine.processes.startup import log_as_ours
+from lens_pipeline.engine.processes import startup, webserver
 from lens_pipeline.web.auth import sessions
 from lens_pipeline.web.auth.access import Limits, access_of
 from lens_pipeline.web.auth.origin import allowed_hosts, foreign_host, foreign_origin
@@ -33,15 +25,15 @@ from lens_pipeline.web.errors import ApiError
 
 # Browsers send these from one site to another only if the other allows it, which Dagster does not.
 _PREFLIGHTED = ("application/json", "application/graphql")
-# Says which version answers, to whoever starts or watches the server. No other path that ends so:
-# those of assets may, and a POST to one writes to the event log.
+# Tells the version, to programs that start or watch the server. The whole path: those of assets may
+# end so, and a POST to one writes to the event log.
 _OPEN = "/server_info"
 
 
 class SameOriginOnly:
-    """ASGI middleware that refuses what another site's page may have sent.
+    """ASGI middleware that refuses what another site's page may have sent, or may show in a frame.
 
-    `hosts` and `proxies` as in `web.origin`.
+    `hosts` and `proxies` as in `web.auth.origin`.
     """
 
     def __init__(
@@ -56,7 +48,7 @@ class SameOriginOnly:
         if scope["type"] in ("http", "websocket"):
             reason = self._reason_to_refuse(scope, Headers(scope=scope))
         if reason is None:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _unframed(send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
@@ -73,10 +65,22 @@ class SameOriginOnly:
         return reason
 
 
+def _unframed(send: Send) -> Send:
+    """Else a page shows ours in a frame, and has people click there."""
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["X-Frame-Options"] = "SAMEORIGIN"
+        await send(message)
+
+    return answer
+
+
 class TokenRequired:
-    """ASGI middleware that serves those who may see everything: by LENS_API_TOKEN as a bearer or as
-    the password of HTTP's own login, or by the cookie of those who logged in to our pages, which
-    browsers send to every port of a host.
+    """ASGI middleware that serves callers that may see everything.
+
+    They give LENS_API_TOKEN as a bearer or as the password of HTTP's own login, or the cookie of a
+    login to our pages, which browsers send to every port of a host.
     """
 
     def __init__(self, app: ASGIApp, tokens: Tokens, wrong_tokens: RateLimit) -> None:
@@ -132,34 +136,22 @@ def _token(authorization: str) -> str | None:
         return None
 
 
-class LensWebserver(DagsterWebserver):
-    """Dagster's webserver behind `SameOriginOnly`, and `TokenRequired` if there is a token."""
-
-    def make_security_headers(self) -> dict[str, str]:
-        """Also against a page that shows ours in a frame, and has people click there."""
-        return {**super().make_security_headers(), "X-Frame-Options": "SAMEORIGIN"}
-
-    def build_middleware(self) -> list[Middleware]:
-        lens = settings.load()[0]
-        own = Middleware(
-            SameOriginOnly,
-            hosts=allowed_hosts(lens.bind, lens.allowed_hosts),
-            proxies=frozenset(map(str.lower, lens.allowed_hosts)),
-        )
-        access = access_of(lens, Limits())
-        token = (
-            [Middleware(TokenRequired, access.tokens, access.wrong_tokens)] if access.tokens else []
-        )
-        return [own, *token, *super().build_middleware()]
+def guarded(app: ASGIApp) -> ASGIApp:
+    """`app` behind `SameOriginOnly`, and behind `TokenRequired` if there is a token."""
+    lens = settings.load()[0]
+    access = access_of(lens, Limits())
+    if access.tokens:
+        app = TokenRequired(app, access.tokens, access.wrong_tokens)
+    return SameOriginOnly(
+        app,
+        hosts=allowed_hosts(lens.bind, lens.allowed_hosts),
+        proxies=frozenset(map(str.lower, lens.allowed_hosts)),
+    )
 
 
 def main() -> None:
-    startup.hear()
-    log_as_ours(dagster_webserver.cli)
-    # Without loggers of its own, uvicorn's lines go where all others do.
-    LOGGING_CONFIG["loggers"] = {}
-    dagster_webserver.app.DagsterWebserver = LensWebserver  # pyright: ignore[reportPrivateImportUsage]
-    run_webserver()
+    startup.begin("webserver")
+    webserver.serve(guarded)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,18 @@ from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializa
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import pg_alembic_config
+from sqlalchemy import event
 
 from lens_pipeline.cli.role import become
+from lens_pipeline.core import postgres
 from lens_pipeline.core.endpoints import resolve
-from lens_pipeline.core.postgres import SERVER_SIDE, notice_lost_clients
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
 from lens_pipeline.engine.dagster_storage.pool import create_pool, shared_pool
 from lens_pipeline.engine.dagster_storage.storage import has_current_tables, upgrade_tables
 from lens_pipeline.engine.instance import dagster_instance
-from lens_pipeline.engine.processes.notify import RING, Bell
+from lens_pipeline.engine.processes.notify import NOTIFY, RunQueueListener
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.settings import load
@@ -164,6 +165,19 @@ def test_instances_of_a_process_share_their_connections(site: Site) -> None:
     assert 1 <= sessions(site, "lens-pipeline-dagster") <= 3
 
 
+def test_a_web_server_keeps_the_one_pool(site: Site) -> None:
+    """The Dagster UI with three pools, which know nothing of a lost server."""
+    shared = shared_pool(site.dagster_url)
+    with dagster_instance(load()[0]) as instance:
+        instance.optimize_for_webserver(15_000, pool_recycle=3600, max_overflow=20)
+        storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
+        assert [storage._engine for storage in storages] == [shared] * 3  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        # Connections that are there already keep what they have.
+        shared.dispose()
+        with shared.connect() as connection:
+            assert connection.scalar(sa.text("SHOW statement_timeout")) == "15s"
+
+
 def test_a_child_does_not_use_its_parents_connections(site: Site) -> None:
     """Two processes that talk to the server on one socket."""
     parent = shared_pool(site.dagster_url)
@@ -184,42 +198,42 @@ def test_a_worker_forks_without_an_open_connection(site: Site) -> None:
     assert sessions(site, "lens-pipeline") == 0
 
 
-def ringing(bell: Bell, seconds: float = 10) -> bool:
-    """Whether something rang within so many seconds."""
+def notified(listener: RunQueueListener, seconds: float = 10) -> bool:
+    """Whether a notification came within `seconds`."""
     started = time.monotonic()
-    bell.wait(seconds, threading.Event())
+    listener.wait(seconds, threading.Event())
     return time.monotonic() - started < seconds
 
 
-def test_a_run_that_comes_to_the_queue_rings(site: Site) -> None:
+def test_a_run_that_comes_to_the_queue_notifies_the_daemon(site: Site) -> None:
     """A free worker that waits for the daemon's next look."""
     site.add("a", "https://example.com/x.jpg")
     (tags,) = plan_runs(site.dagster, PREVIEW, ["a"], 20, "backfill")
-    with closing(Bell(site.dagster_url)) as bell:
-        assert not ringing(bell, 0.1)
+    with closing(RunQueueListener(site.dagster_url)) as listener:
+        assert not notified(listener, 0.1)
         run_id = submit_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
-        assert ringing(bell)
-        while ringing(bell, 0.1):
+        assert notified(listener)
+        while notified(listener, 0.1):
             pass
         run = site.dagster.get_run_by_id(run_id)
         assert run is not None
         site.dagster.report_run_canceled(run)
-        assert ringing(bell)
+        assert notified(listener)
 
 
-def test_a_bell_survives_the_server(site: Site, pool: sa.Engine) -> None:
+def test_a_listener_survives_the_server(site: Site, pool: sa.Engine) -> None:
     """A daemon that never looks at its queue again."""
     end_all = sa.text(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE application_name = 'lens-pipeline-bell'"
+        " WHERE application_name = 'lens-pipeline-run-queue'"
     )
-    with closing(Bell(site.dagster_url)) as bell, pool.connect() as connection:
-        assert not ringing(bell, 0.1)
+    with closing(RunQueueListener(site.dagster_url)) as listener, pool.connect() as connection:
+        assert not notified(listener, 0.1)
         connection.execute(end_all).all()
         for _ in range(3):  # hears of the end, finds the connection closed, listens anew
-            bell.wait(0.1, threading.Event())
-        connection.execute(RING)
-        assert ringing(bell)
+            listener.wait(0.1, threading.Event())
+        connection.execute(NOTIFY)
+        assert notified(listener)
 
 
 @pytest.mark.slow
@@ -253,10 +267,14 @@ def test_a_client_that_is_lost_while_it_connects_leaves_no_transaction(site: Sit
             said.append((str(query), self.connection.autocommit))
             super().execute(query, vars)
 
-    engine = sa.create_engine(site.dagster_url, connect_args={"cursor_factory": Telling})
-    notice_lost_clients(engine)
+    engine = postgres.connect("tests", site.dagster_url)
+
+    @event.listens_for(engine, "do_connect")
+    def tell(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+        parameters["cursor_factory"] = Telling
+
     with engine.connect():
         pass
     engine.dispose()
-    assert said[0] == (SERVER_SIDE, True)
+    assert said[0] == (postgres.SESSION_SETTINGS, True)
     assert len(said) > 1

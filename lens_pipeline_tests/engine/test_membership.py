@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.core.locks import LockSession, team_of
+from lens_pipeline.core.locks import LockSession, queue_id
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers import membership
-from lens_pipeline.engine.workers.membership import Member, await_release, publish
+from lens_pipeline.engine.workers.membership import WorkerRegistration, await_release, publish
 from lens_pipeline.settings import Settings, load
 from lens_pipeline_tests.support.site import Site, eventually
 
@@ -80,19 +80,21 @@ def test_members_count_while_they_live_and_match(
     stopped: list[int] = []
     environment.setattr(membership.os, "kill", lambda _, number: stopped.append(number))
     runs = site.pipeline.runs
-    team = team_of("previews", OURS.id)
+    queue = queue_id("previews", OURS.id)
     publish(site.dagster, OURS)
-    first, second = (Member(site.dagster_url, OURS, "previews", slots) for slots in (3, 4))
+    first, second = (
+        WorkerRegistration(site.dagster_url, OURS, "previews", slots) for slots in (3, 4)
+    )
     for member in (first, second):
         member.start()
     assert runs.slots() == {}  # without the broker they can do nothing
     first.connected()
     second.connected()
-    eventually(lambda: runs.slots() == {team: 7}, 10)
+    eventually(lambda: runs.slots() == {queue: 7}, 10)
     second.disconnected()
-    eventually(lambda: runs.slots() == {team: 3}, 10)
+    eventually(lambda: runs.slots() == {queue: 3}, 10)
     _end_sessions(site)
-    eventually(lambda: runs.slots() == {team: 3}, 10, "the return")
+    eventually(lambda: runs.slots() == {queue: 3}, 10, "the return")
     assert not stopped
     publish(site.dagster, Release.of(load()[0]))
     # Both, each the last thing its thread does: one that is late would stop the tests themselves.

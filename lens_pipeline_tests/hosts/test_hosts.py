@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from lens_pipeline.core.locks import team_of
+from lens_pipeline.core.locks import queue_id
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.derivatives.status import assess, usable
@@ -86,8 +86,8 @@ def _states(machines: Machines) -> dict[str, str]:
 
 
 def _eventually_slots(machines: Machines, slots: int) -> None:
-    team = team_of("previews", Release.of(machines.pipeline.settings).id)
-    eventually(lambda: machines.pipeline.runs.slots().get(team, 0) == slots, 90, f"{slots} slots")
+    queue = queue_id("previews", Release.of(machines.pipeline.settings).id)
+    eventually(lambda: machines.pipeline.runs.slots().get(queue, 0) == slots, 90, f"{slots} slots")
 
 
 def _eventually_works(machines: Machines, *hosts: Host) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
+from lens_pipeline.core.ports import free_port
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import up as stack_up
 from lens_pipeline.supervisor.services import running
@@ -90,9 +91,7 @@ def _up(settings: Settings, source: str = SLEEPER, told: str = "") -> None:
 def main() -> None:
     command, home, *arguments = sys.argv[1:]
     # The default ports may be in use where the tests run.
-    settings = settings_for(
-        Path(home), dagster_port=stack_up.free_port(), api_port=stack_up.free_port()
-    )
+    settings = settings_for(Path(home), dagster_port=free_port(), api_port=free_port())
     try:
         {"short": _short, "up": _up}[command](settings, *arguments)
     except StackError as error:

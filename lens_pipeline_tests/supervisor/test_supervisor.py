@@ -8,7 +8,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from lens_pipeline.core.endpoints import StackError
@@ -143,16 +142,6 @@ def test_a_program_that_cannot_start_fails_before_its_timeout(home: Path) -> Non
         pytest.raises(StackError, match=r"broken ends as soon as it starts\n.*\nno module x"),
     ):
         supervisor.start()
-
-
-def test_a_restart_stops_and_starts(home: Path) -> None:
-    """A restart that leaves the old process beside the new one."""
-    with Supervisor(home, [Program("a", SLEEP)]) as supervisor:
-        supervisor.start()
-        before = supervisor.pids()["a"]
-        supervisor.restart("a")
-        assert supervisor.pids()["a"] not in (0, before)
-        assert not psutil.pid_exists(before)
 
 
 def test_any_text_reaches_the_program(tmp_path: Path) -> None:

@@ -20,14 +20,16 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.settings import Settings
+from lens_pipeline.engine.instance import dagster_instance
+from lens_pipeline.engine.processes import webserver
+from lens_pipeline.settings import Settings, load
 from lens_pipeline.supervisor.up import programs
 from lens_pipeline.web.auth.access import Access, Limits, access_of
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.origin import allowed_hosts
 from lens_pipeline.web.auth.tokens import Pass
-from lens_pipeline.web.dagster_ui import SameOriginOnly, TokenRequired
-from lens_pipeline_tests.support.site import eventually
+from lens_pipeline.web.dagster_ui import SameOriginOnly, TokenRequired, guarded
+from lens_pipeline_tests.support.site import Site, eventually
 
 JSON = {"content-type": "application/json; charset=utf-8"}
 
@@ -237,3 +239,22 @@ def test_tokens_cannot_be_guessed_for_long(
         assert {status for status, _ in answers} == {401, 429}
         assert answers[-1][0] == 429
         assert ask(address, "GET", "/", _password(TOKEN))[0] == 200
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_what_is_served_is_guarded(
+    site: Site, tmp_path: Path, environment: pytest.MonkeyPatch, token: str | None
+) -> None:
+    """Guards that stand before nothing."""
+    if token is not None:
+        environment.setenv("LENS_API_TOKEN", token)
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text("load_from: []")
+    served: list[ASGIApp] = []
+    environment.setattr(uvicorn, "run", lambda app, **_: served.append(app))
+    environment.setattr("sys.argv", ["web", "-h", "127.0.0.1", "-p", "1", "-w", str(workspace)])
+    with dagster_instance(load()[0]):
+        webserver.serve(guarded)
+    (app,) = served
+    assert isinstance(app, SameOriginOnly)
+    assert isinstance(app._app, TokenRequired) is (token is not None)

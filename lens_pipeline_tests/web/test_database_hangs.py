@@ -137,11 +137,11 @@ def test_only_who_has_a_deadline_gives_up(site: Site) -> None:
     found: list[object] = []
     waiting = threading.Thread(target=lambda: found.append(site.dagster.get_runs_count()))
     with _locked(site.dagster_url, "runs"):
-        with postgres.within(30), pytest.raises(OperationalError, match="statement timeout"):
+        with postgres.deadline(30), pytest.raises(OperationalError, match="statement timeout"):
             site.dagster.get_runs_count()
         # Perhaps on the same connection.
         waiting.start()
-        with postgres.within(30), pytest.raises(OperationalError, match="statement timeout"):
+        with postgres.deadline(30), pytest.raises(OperationalError, match="statement timeout"):
             site.dagster.get_runs_count()
         assert found == []
     waiting.join(30)
@@ -149,7 +149,7 @@ def test_only_who_has_a_deadline_gives_up(site: Site) -> None:
     engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
     with (
         engine.connect() as connection,
-        postgres.within(0.5),
+        postgres.deadline(0.5),
         pytest.raises(OperationalError, match="does not answer in time"),
     ):
         connection.execute(sa.text("SELECT pg_sleep(60)"))

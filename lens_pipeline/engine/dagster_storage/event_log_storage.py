@@ -12,6 +12,7 @@ from dagster._core.storage.event_log import DynamicPartitionsTable, SqlEventLogS
 from dagster_postgres import PostgresEventLogStorage
 
 from lens_pipeline.core.locks import lock_id
+from lens_pipeline.engine.dagster_storage.pool import PooledStorage
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
@@ -20,11 +21,11 @@ _INSERT = SqlEventLogStorageTable.insert().returning(
 _LOCK_ASSET = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
 _COMPARED_SECONDS = 1.0
-# `status/` reads what our observations say from tags of this prefix.
+# Of tags that `event_log` reads.
 _OWN_TAGS = "lens/"
 
 
-class LensEventLogStorage(PostgresEventLogStorage):
+class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
     """The event log on the shared pool; see the methods for what differs."""
 
     def __init__(self, postgres_url: str, engine: sa.Engine, schema: Schema) -> None:
@@ -34,17 +35,15 @@ class LensEventLogStorage(PostgresEventLogStorage):
         self._partition_lists = partition_lists_of(postgres_url)
 
     def store_event(self, event: EventLogEntry) -> None:
-        """Store an event; see `store_event_batch`."""
         self.store_event_batch([event])
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store events, of any kinds, in the order given.
+        """Store events of any kinds in the order given.
 
-        An asset's event becomes visible together with its tags. The stock storage writes them
-        one after the other, so that a reader can find a materialization that has no revision yet;
-        and it writes the events of a planned run one by one, three transactions each. Events of
-        one asset become visible in the order of their ids: Dagster's cache of partition states
-        reads on from the last one it has seen.
+        An asset's event becomes visible together with its tags, else a reader finds a
+        materialization without a revision; and in the order of ids, because Dagster's cache of
+        partition states reads on from the last one. The stock storage takes three transactions for
+        each event of a planned run.
         """
         kept = [event for event in events if not _is_left_out(event)]
         of_assets = [event for event in kept if _type(event) in ASSET_EVENTS and _asset(event)]
@@ -59,7 +58,7 @@ class LensEventLogStorage(PostgresEventLogStorage):
             if of_assets:
                 asset_ids = [id_of[id(event)] for event in of_assets]
                 self._store_asset_event_tags(connection, of_assets, asset_ids)
-            # Only an asset's last event leaves a trace there; in an order, against deadlocks.
+            # Only an asset's last event stays there. Sorted, against deadlocks.
             last = {_asset(event): event for event in of_assets}
             for asset in sorted(last):
                 self._store_asset_event(connection, last[asset], id_of[id(last[asset])])
@@ -72,7 +71,7 @@ class LensEventLogStorage(PostgresEventLogStorage):
         return self._schema.has(f"table {table_name}", lambda: ask(table_name))
 
     def get_dynamic_partitions(self, partitions_def_name: str) -> Sequence[str]:
-        """The keys of a set in insertion order, from memory as far as possible."""
+        """As the stock storage, from memory as far as possible."""
         return self._partition_lists.get(self._engine, partitions_def_name)
 
     def delete_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> None:
@@ -80,7 +79,7 @@ class LensEventLogStorage(PostgresEventLogStorage):
         self._partition_lists.forget(partitions_def_name)
 
     def get_asset_tags_to_index(self, tag_keys: set[str]) -> set[str]:
-        """Also our own tags get rows in `asset_event_tags`; Dagster picks only some of its own."""
+        """Dagster indexes only some of its own tags."""
         own = {key for key in tag_keys if key.startswith(_OWN_TAGS)}
         return super().get_asset_tags_to_index(tag_keys) | own
 
@@ -95,17 +94,16 @@ def _asset(event: EventLogEntry) -> str:
 
 
 def _is_left_out(event: EventLogEntry) -> bool:
-    """As by the stock storage: such events are for Dagster's own hosted service."""
+    """As the stock storage: such events are for Dagster's hosted service."""
     return event.is_dagster_event and event.get_dagster_event().is_asset_failed_to_materialize
 
 
 class PartitionLists:
-    """The keys of each dynamic partition set of one database, read whole only when the set has
-    changed otherwise than by appending. Safe to share between threads.
+    """The keys of each dynamic partition set of one database. Safe to share between threads.
 
-    Dagster reads the whole set to resolve any range of keys: at 100,000 keys about a second for
-    each run, in the daemon and again in the worker. It also opens a storage anew for every tick
-    that the code server answers, so the lists outlive the storage that asked for them.
+    A set is read whole only after keys have left it. Dagster reads it for every range: at 100,000
+    keys about a second a run, in the daemon and again in the worker. The lists outlive their
+    storage, which the code server makes anew for every tick.
     """
 
     def __init__(self) -> None:
@@ -115,7 +113,7 @@ class PartitionLists:
         self._lock = Lock()
 
     def get(self, engine: sa.Engine, partitions_def_name: str) -> Sequence[str]:
-        """The keys of the set in insertion order; callers must not change the list."""
+        """In insertion order; callers must not change the list."""
         name = partitions_def_name
         with self._lock, engine.connect() as connection:
             last_id, keys = self._known.get(name, (0, []))
@@ -133,7 +131,7 @@ class PartitionLists:
             self._known.pop(partitions_def_name, None)
 
     def _is_whole(self, connection: sa.Connection, name: str, last_id: int, known: int) -> bool:
-        """Whether none of the known keys has left the set; compared once a second at the most."""
+        """Whether no known key has left the set; compared at most once a second."""
         now = time.monotonic()
         if now - self._compared_at.get(name, 0.0) < _COMPARED_SECONDS:
             return True

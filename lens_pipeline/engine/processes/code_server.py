@@ -1,14 +1,13 @@
-"""`dagster api grpc`: answers what sensors, schedules and jobs there are, and ticks them."""
-
-import dagster._cli.api
+"""`dagster api grpc`: tells what sensors, schedules and jobs there are, and ticks them."""
 
 from lens_pipeline.engine.processes import startup
-from lens_pipeline.engine.processes.startup import log_as_ours
 
 
 def main() -> None:
-    startup.hear()
-    log_as_ours(dagster._cli.api)
+    startup.begin("code server")
+    import dagster._cli.api
+
+    startup.keep_logging(dagster._cli.api)
     dagster._cli.api.grpc_command()
 
 

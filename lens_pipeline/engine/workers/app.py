@@ -1,6 +1,7 @@
-"""The Celery app: one task, which executes a Dagster run in a warm process."""
+"""The Celery app: its configuration, and its one task, which executes a Dagster run."""
 
 import logging
+import os
 import signal
 import socket
 from functools import cache
@@ -8,7 +9,6 @@ from typing import Any
 
 from celery import Celery, signals
 from dagster import DagsterInstance
-from dagster_celery.make_app import make_app
 from kombu.entity import Queue
 
 from lens_pipeline.core.endpoints import Endpoints
@@ -20,19 +20,19 @@ EXECUTE_RUN = "lens.execute_run"
 
 # A run holds at most a batch of encoded pictures; a child above this is leaking (KiB).
 _MAX_CHILD_KIB = 800 * 1024
-# After so many seconds Redis hands a task that no worker has finished to the next one: a worker
-# that was killed before it began the run must not cost more. A run under way refuses the copy.
+# After this time Redis hands an unfinished task to another worker: the cost of a worker that was
+# killed before it began the run. A run under way refuses the copy.
 _VISIBILITY_SECONDS = 30
 _RESTORE_EVERY_SECONDS = 5
-# What the last traces of a child may take.
+# For the last traces of a child.
 _SEND_SECONDS = 1.0
-# RabbitMQ drops the queues of a release that has no workers any more. Runs are long failed then.
+# RabbitMQ drops the queues of a release without workers. Their runs have long failed then.
 _QUEUE_EXPIRES_MS = 24 * 3600 * 1000
-# So long RabbitMQ may take to say that a task is on its disk, before it is sent again.
+# A task is sent again if RabbitMQ does not confirm within this time that it is on disk.
 _CONFIRM_SECONDS = 5
-# RabbitMQ gives the tasks of a worker that is cut off to another one after two missed beats.
+# After two missed beats RabbitMQ gives the tasks of a worker to another one.
 _HEARTBEAT_SECONDS = 10
-# The broker's side: see `database`. Options of TCP, by their numbers.
+# As the keepalives of `core.postgres`.
 _TCP = {
     socket.TCP_KEEPIDLE: 5,
     socket.TCP_KEEPINTVL: 3,
@@ -40,8 +40,8 @@ _TCP = {
     socket.TCP_USER_TIMEOUT: 15_000,
 }
 
-# What Dagster does not turn into a failed run, such as a database that is being restarted, keeps a
-# run from beginning: it is tried again for 30 s in all, within the time that a start may take.
+# What Dagster does not turn into a failed run, such as a restart of the database, is tried again
+# for 30 s in all: within the time that a run may take to start.
 _AGAIN = {
     "autoretry_for": (Exception,),
     "retry_backoff": 1,
@@ -57,9 +57,9 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
     config: dict[str, Any] = {
         "worker_prefetch_multiplier": 1,
         "task_acks_late": True,
-        # A run that its child had begun refuses to be executed again.
+        # A run that has begun refuses to be executed again.
         "task_reject_on_worker_lost": True,
-        # A run's lock and its events tell how it fares; results only interest who asked for them.
+        # Results are for those that set LENS_RESULT_URL: the product uses locks and events.
         "task_ignore_result": not endpoints.result_url,
         "task_track_started": True,
         "result_expires": 3600,
@@ -70,9 +70,9 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
         "worker_send_task_events": False,
         "broker_heartbeat": _HEARTBEAT_SECONDS,
         "broker_connection_retry_on_startup": True,
-        # Without a limit: a broker that is down for an hour must not end the worker.
+        # No limit: a broker that is down for an hour must not end the worker.
         "broker_connection_max_retries": None,
-        # On a lost connection running tasks go on; the run lock refuses their redelivery.
+        # Tasks outlive a lost connection; the run's lock refuses their redelivery.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
             "max_retries": 3,
@@ -82,10 +82,10 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
         },
     }
     if endpoints.broker_url.startswith("amqp"):
-        # RabbitMQ closes the channel of who has not acknowledged a task for half an hour
-        # (`consumer_timeout`): as any lost connection, it must not end the worker.
+        # RabbitMQ closes a channel after half an hour without an acknowledgement
+        # (`consumer_timeout`): that must not end the worker.
         config["broker_channel_error_retry"] = True
-        # Else a task that is lost with the broker looks like one that was sent.
+        # Else a task that is lost with the broker counts as sent.
         config["broker_transport_options"]["confirm_publish"] = True
     if endpoints.broker_url.startswith("redis"):
         config["broker_transport_options"] |= {
@@ -94,24 +94,24 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
             "socket_keepalive_options": _TCP,
-            # A worker that the network has forgotten takes a new connection after about 20 s.
+            # A worker that the network has forgotten reconnects after about 20 s.
             "health_check_interval": 10,
         }
     return config
 
 
 def celery_queue(queue: str, release: Release) -> str:
-    """The broker's queue for runs of `queue`: workers of another release never see them."""
+    """The broker's queue for runs of `queue`, hidden from workers of another release."""
     return f"{queue}.{release.id}"
 
 
 def queue_name(celery_queue: str) -> str:
-    """The queue that a broker's queue is of."""
+    """The inverse of `celery_queue`."""
     return celery_queue.partition(".")[0]
 
 
 def declare_queues(app: Celery, release: Release) -> None:
-    """Those who send and those who take tasks must declare the queues alike (RabbitMQ)."""
+    """RabbitMQ wants the same declaration from senders and workers."""
     app.conf.task_queues = [
         Queue(
             name,
@@ -123,7 +123,7 @@ def declare_queues(app: Celery, release: Release) -> None:
 
 
 def app_arguments(endpoints: Endpoints) -> dict[str, Any]:
-    """Arguments of `make_app`, the same for those who send tasks and those who execute them."""
+    """Arguments of `make_app`, the same for senders and workers."""
     return {
         "broker": endpoints.broker_url,
         "backend": endpoints.result_url or None,
@@ -133,13 +133,12 @@ def app_arguments(endpoints: Endpoints) -> dict[str, Any]:
 
 
 def launch_signature(task: Any, run_id: str) -> Any:
-    """What `task` is sent as to execute a run."""
-    # Redis has nothing to confirm, and minds nothing.
+    # Redis ignores the time-out.
     return task.si(run_id=run_id).set(confirm_timeout=_CONFIRM_SECONDS)
 
 
 def execute_run_task(app: Celery) -> Any:
-    """Register and return the task `lens.execute_run(run_id)`."""
+    """Register and return the task."""
 
     @app.task(name=EXECUTE_RUN, **_AGAIN)
     def execute_run(run_id: str) -> int:
@@ -148,7 +147,7 @@ def execute_run_task(app: Celery) -> Any:
         try:
             return execute(_instance(), run_id)
         finally:
-            # Dagster leaves its own handlers behind; the pool stops idle children by SIGTERM.
+            # Dagster leaves handlers of its own; the pool stops idle children by SIGTERM.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -156,7 +155,9 @@ def execute_run_task(app: Celery) -> Any:
 
 
 def worker_app(endpoints: Endpoints, release: Release) -> Celery:
-    """The app of a worker process."""
+    # Not before the process has checked that Dagster has it.
+    from dagster_celery.make_app import make_app
+
     app = make_app(app_args=app_arguments(endpoints))
     declare_queues(app, release)
     execute_run_task(app)
@@ -165,24 +166,22 @@ def worker_app(endpoints: Endpoints, release: Release) -> Celery:
 
 @cache
 def _instance() -> DagsterInstance:
-    """The child's own Dagster instance, kept from run to run: making one costs about 0.1 s."""
+    """Of this child, for all its runs: making one takes about 0.1 s."""
     return DagsterInstance.get()
 
 
 @signals.setup_logging.connect
 def _leave_logging(**_: object) -> None:
-    """What is connected here is done instead of Celery's own set-up: it is set up already."""
+    """Replaces Celery's own set-up."""
 
 
 @signals.worker_process_shutdown.connect
 def _send_traces(**_: object) -> None:
-    """A child ends without doing what others do at their end."""
+    """A child ends without exit handlers."""
     flush(_SEND_SECONDS)
 
 
 @signals.worker_process_init.connect
 def _leave_terminal_group(**_: object) -> None:
-    """Ctrl-C in a terminal reaches the whole group: the parent decides what its children do."""
-    import os
-
+    """Ctrl-C reaches the whole group: the parent decides what its children do."""
     os.setpgid(0, 0)

@@ -1,4 +1,4 @@
-"""How a worker bears a broker that does not take it."""
+"""A worker's attempts to reach its broker."""
 
 import time
 
@@ -10,10 +10,9 @@ _LOOK_SECONDS = 0.1
 
 
 class PatientConsumer(Consumer):
-    """Waits between attempts: Celery only does so for a broker that is not there.
+    """Waits between attempts also after a refusal, where Celery does not.
 
-    RabbitMQ refuses a wrong password, a virtual host that nobody has made, or a queue that the user
-    has no right to, within milliseconds.
+    RabbitMQ refuses a wrong password, virtual host or right within milliseconds.
     """
 
     _last_attempt = float("-inf")

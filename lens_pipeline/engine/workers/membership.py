@@ -1,4 +1,4 @@
-"""How workers join and leave, and who may: they say what they take, and match those who plan."""
+"""The registration of workers with the daemon: release, slots, and when both end."""
 
 import logging
 import os
@@ -8,32 +8,34 @@ import time
 from collections.abc import Callable
 
 import psycopg2
+import sqlalchemy as sa
 from celery import bootsteps
 from dagster import DagsterInstance
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.core.locks import LockSession, team_of
+from lens_pipeline.core.locks import LockSession, queue_id
 from lens_pipeline.derivatives.release import Release
 
 logger = logging.getLogger(__name__)
 
 RELEASE_KEY = "lens/release"
-# How often a worker looks whether the release has changed, and whether its session lives.
+_PUBLISHED = sa.text("SELECT value FROM kvs WHERE key = :key")
+# Between two looks of a worker at the published release, and at its session.
 _LOOK_SECONDS = 2.0
-# A worker may be started before those that plan: so long it waits for them to become like it.
+# A worker may be started before a daemon of its release.
 _AWAIT_SECONDS = 45.0
 
 
 def publish(instance: DagsterInstance, release: Release) -> None:
-    """Tell all workers what they must match; called by the daemon, which launches the runs."""
+    """Tell all workers the release of the daemon, which they must match."""
     instance.run_storage.set_cursor_values({RELEASE_KEY: release.to_json()})
 
 
 def await_release(dagster_url: str, release: Release, report: Callable[[str], None]) -> None:
-    """Return once the daemon's release is ours, or none was ever published.
+    """Return once the daemon's release is ours, or if none was ever published.
 
-    Raises StackError: it is another one, still after 45 s; or the database cannot be asked.
+    Raises StackError: it still is another one after 45 s, or the database does not answer.
     """
     deadline = time.monotonic() + _AWAIT_SECONDS
     told = False
@@ -50,7 +52,7 @@ def _mismatch(dagster_url: str, release: Release) -> str | None:
     try:
         session = LockSession(dagster_url)
         try:
-            published = session.cursor_value(RELEASE_KEY)
+            published = _published(session)
         finally:
             session.close()
     except OperationalError as error:
@@ -59,6 +61,10 @@ def _mismatch(dagster_url: str, release: Release) -> str | None:
             f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {reason}"
         ) from error
     return _difference(release, published)
+
+
+def _published(session: LockSession) -> str | None:
+    return session.execute(_PUBLISHED, key=RELEASE_KEY).scalar()
 
 
 def _difference(release: Release, published: str | None) -> str | None:
@@ -74,28 +80,27 @@ def _difference(release: Release, published: str | None) -> str | None:
     )
 
 
-class Member:
-    """A worker process as the daemon sees it: so many slots, as long as it lives and is connected.
+class WorkerRegistration:
+    """Offers the daemon the slots of this worker, as long as it lives and has the broker.
 
-    `connected` and `disconnected` are called as Celery gains and loses the broker.
+    It ends the process once the daemon is of another release.
     """
 
     def __init__(self, dagster_url: str, release: Release, queue: str, slots: int) -> None:
         self._url = dagster_url
         self._release = release
         self._queue = queue
-        self._team = team_of(queue, release.id)
+        self._queue_id = queue_id(queue, release.id)
         self._slots = slots
         self._session: LockSession | None = None
         self._offered = False
         self._has_broker = threading.Event()
         self._look = threading.Event()
         self.problem: str | None = None
-        """Why it has stopped itself, if it has."""
+        """Why the worker ends, once it does."""
 
     def start(self) -> None:
-        """Begin to look, in a thread of its own."""
-        threading.Thread(target=self._watch, name="lens-member", daemon=True).start()
+        threading.Thread(target=self._watch, name="worker-registration", daemon=True).start()
 
     def connected(self) -> None:
         self._has_broker.set()
@@ -106,9 +111,9 @@ class Member:
         self._look.set()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: drop its copy of the session, which must end with the parent."""
+        """Drop a forked child's copy of the session, which must end with the parent."""
         if self._session is not None:
-            os.close(self._session.fileno())
+            os.close(self._session.driver.fileno())
 
     def _watch(self) -> None:
         while self.problem is None:
@@ -116,7 +121,7 @@ class Member:
                 self._update()
             except (SQLAlchemyError, psycopg2.Error) as error:
                 reason = str(error).strip().splitlines()[0]
-                logger.warning("cannot say that this worker lives: %s", reason)
+                logger.warning("cannot register this worker: %s", reason)
                 self._drop_session()
             self._look.wait(_LOOK_SECONDS)
             self._look.clear()
@@ -128,13 +133,13 @@ class Member:
     def _update(self) -> None:
         if self._session is None:
             self._session, self._offered = LockSession(self._url), False
-        self.problem = _difference(self._release, self._session.cursor_value(RELEASE_KEY))
+        self.problem = _difference(self._release, _published(self._session))
         offers = self._has_broker.is_set() and self.problem is None
         if offers and not self._offered:
-            self._session.offer_slots(self._team, self._slots)
+            self._session.offer_slots(self._queue_id, self._slots)
             logger.info("offering %d slots for %s", self._slots, self._queue)
         elif self._offered and not offers:
-            self._session.withdraw_slots(self._team, self._slots)
+            self._session.withdraw_slots(self._queue_id, self._slots)
         self._offered = offers
 
     def _drop_session(self) -> None:
@@ -143,16 +148,16 @@ class Member:
             self._session = None
 
 
-def membership_step(member: Member) -> type[bootsteps.StartStopStep]:
-    """Tells `member` when Celery begins and ceases to take tasks."""
+def registration_step(registration: WorkerRegistration) -> type[bootsteps.StartStopStep]:
+    """Tells `registration` when Celery begins and ceases to take tasks."""
 
-    class Membership(bootsteps.StartStopStep):
+    class RegistrationStep(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, parent: object) -> None:
-            member.connected()
+            registration.connected()
 
         def stop(self, parent: object) -> None:
-            member.disconnected()
+            registration.disconnected()
 
-    return Membership
+    return RegistrationStep

@@ -1,4 +1,4 @@
-"""The Celery worker process: a warm parent whose forked children execute runs."""
+"""The worker process: a warm parent whose forked children execute runs."""
 
 import importlib
 import logging
@@ -13,13 +13,13 @@ from celery import signals
 from lens_pipeline.core.endpoints import Endpoints, StackError
 from lens_pipeline.core.logs import FILES
 from lens_pipeline.derivatives.release import Release
-from lens_pipeline.engine import liveness
-from lens_pipeline.engine.processes.startup import log_as_ours
+from lens_pipeline.engine import liveness, upstream
+from lens_pipeline.engine.processes import startup
 from lens_pipeline.engine.workers.app import celery_queue, worker_app
-from lens_pipeline.engine.workers.membership import Member, membership_step
+from lens_pipeline.engine.workers.membership import WorkerRegistration, registration_step
 from lens_pipeline.settings import Settings
 
-# Imported before the fork; without them each child pays about 3 s of imports at its first run.
+# Imported before the fork; else each child takes about 3 s longer for its first run.
 PRELOAD = (
     "dagster._cli.api",
     "dagster._grpc.server",
@@ -38,12 +38,13 @@ PRELOAD = (
 def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency: int) -> None:
     """Work on `queue` until SIGTERM or SIGINT; runs in progress then get the grace period.
 
-    Raises StackError: the daemon is of another release now, and runs of it are not for us.
+    Raises StackError: the daemon is of another release now, or Dagster is not supported.
     """
-    # `lens up` takes back its word on where the services are as soon as it stops; the runs that are
-    # finishing then, and those that begin at this moment, still need them.
+    # `lens up` removes the addresses of its services as soon as it stops; runs that are finishing
+    # then, and those that begin at this moment, still need them.
     os.environ.update(endpoints.environment())
-    log_as_ours()
+    startup.set_up_logging()
+    upstream.check("storage", "submission", "launcher", "worker")
     FILES.setLevel(logging.NOTSET)
     for module in PRELOAD:
         importlib.import_module(module)
@@ -59,14 +60,13 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
         liveness.beat(settings.resolved_home, queue)
 
     release = Release.of(settings)
-    member = Member(endpoints.dagster_url, release, queue, concurrency)
-    signals.worker_process_init.connect(lambda **_: member.leave_to_parent(), weak=False)
+    registration = WorkerRegistration(endpoints.dagster_url, release, queue, concurrency)
+    signals.worker_process_init.connect(lambda **_: registration.leave_to_parent(), weak=False)
     app = worker_app(endpoints, release)
-    app.steps["consumer"].add(membership_step(member))  # pyright: ignore[reportOptionalSubscript] - set by Celery()
-    member.start()
+    app.steps["consumer"].add(registration_step(registration))  # pyright: ignore[reportOptionalSubscript] - set by Celery()
+    registration.start()
     app.worker_main(
         [
-            # No banner.
             "--quiet",
             "worker",
             f"--queues={celery_queue(queue, release)}",
@@ -78,15 +78,12 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
             f"--loglevel={settings.log_level}",
         ]
     )
-    if member.problem is not None:
-        raise StackError(member.problem)
+    if registration.problem is not None:
+        raise StackError(registration.problem)
 
 
 def _interrupt_children() -> None:
-    """Interrupt the runs that are still under way; idle children ignore it.
-
-    Dagster then reports such a run as failed by interruption, and the backfill takes it up again.
-    """
+    """Interrupt the runs under way, which the backfill then takes up; idle children ignore it."""
     for child in psutil.Process().children():
         try:
             child.send_signal(signal.SIGINT)

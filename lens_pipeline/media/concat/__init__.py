@@ -1,1 +1,1 @@
-"""Joining shots, in order, into one master video."""
+"""Shots to one master video."""

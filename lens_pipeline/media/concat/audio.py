@@ -1,4 +1,4 @@
-"""The sound of a master: every shot's cut or padded to its video, encoded in one go."""
+"""The audio of a master: each shot's, cut or padded to its video."""
 
 import contextlib
 import errno
@@ -9,14 +9,13 @@ from math import ceil, floor
 from pathlib import Path
 
 from lens_pipeline.media.errors import Cancelled, DiskFull
-from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
 SAMPLE_RATE = 48_000
-"""Samples a second of the master's sound, which is stereo."""
+"""Samples a second; the master is stereo."""
 _BITS_PER_SECOND = 160_000
-# Enough bits for no tricks: against the default search, 0.45 of the time, 1 dB more of signal to
-# noise (synthetic music and noise, FFmpeg 9.0).
+# Against the default: 0.45 of the time, 1 dB more of signal to noise (synthetic, FFmpeg 9.0).
 _SEARCH = ("-aac_coder", "fast", "-aac_pns", "0", "-aac_is", "0")
 # Two channels of 16 bits.
 _SAMPLE_BYTES = 4
@@ -25,21 +24,17 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sample_at(seconds: Fraction) -> int:
-    """The number of the sample at this time of the master.
-
-    Shots are cut at these: what is rounded off at one join is not carried to the next.
-    """
+    """The nearest sample, so that roundings do not add up."""
     return floor(seconds * SAMPLE_RATE + Fraction(1, 2))
 
 
 def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
-    """Options of an ffmpeg output: an audio track as PCM that starts with the video.
+    """Options of an ffmpeg output: at most `samples` of PCM, with gaps as silence.
 
-    `video_start` is in seconds on the file's clock (-copyts). Gaps are filled with silence. At
-    most `samples` are written.
+    It starts at `video_start`, seconds on the file's clock (-copyts).
     """
     first = sample_at(video_start)
-    # What comes later is not heard, and could have hours of silence made up before it.
+    # Later audio could be preceded by hours of silence.
     end = ceil((video_start + Fraction(samples, SAMPLE_RATE)) * 1_000_000)
     filters = (
         f"atrim=end={max(1, end)}us",
@@ -53,31 +48,29 @@ def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
 def encode(
     pieces: Sequence[tuple[Path | None, int]], output: str, tools: Tools, work: Work
 ) -> Path:
-    """Encode PCM files, each taken for exactly so many samples, as AAC in an MP4.
+    """Encode PCM files, cut or padded to their samples, as AAC in an MP4.
 
-    What a file lacks is silence, as is all of None. Raises what `run_long` does.
+    None is silence. Raises what `run_long` raises.
     """
-    joined = work.directory / f"{output}.pcm"
-    with told_if_full(), joined.open("wb", buffering=0) as sound:
+    pcm = work.directory / f"{output}.pcm"
+    with explain_disk_full(), pcm.open("wb", buffering=0) as file:
         end = 0
         for piece, samples in pieces:
             if work.cancelled():
                 raise Cancelled("joining")
             if piece is not None:
-                _append(piece, samples * _SAMPLE_BYTES, sound.fileno())
+                _append(piece, samples * _SAMPLE_BYTES, file.fileno())
             end += samples * _SAMPLE_BYTES
-            # Either end: what is cut off, and zeros up to where the next shot starts.
-            sound.truncate(end)
-            sound.seek(end)
-    seconds = end / _SAMPLE_BYTES / SAMPLE_RATE
+            # Cuts, or pads with zeros.
+            file.truncate(end)
+            file.seek(end)
     command = [
-        *(str(tools.ffmpeg), "-y", "-v", "error", "-f", "s16le"),
-        *("-ar", str(SAMPLE_RATE), "-ac", "2"),
-        *("-protocol_whitelist", "file,pipe", "-i", f"file:{joined.name}"),
-        *("-c:a", "aac", "-b:a", str(_BITS_PER_SECOND), *_SEARCH, "-f", "mp4", f"file:{output}"),
+        *(str(tools.ffmpeg), "-y", "-v", "error", "-ar", str(SAMPLE_RATE), "-ac", "2"),
+        *(*file_input(pcm.name, "s16le"), "-c:a", "aac", "-b:a", str(_BITS_PER_SECOND)),
+        *(*_SEARCH, "-f", "mp4", f"file:{output}"),
     ]
-    run_long(command, seconds, "encoding sound", work)
-    joined.unlink()
+    run_long(command, end / _SAMPLE_BYTES / SAMPLE_RATE, "encoding sound", work)
+    pcm.unlink()
     return work.directory / output
 
 
@@ -92,8 +85,8 @@ def _append(piece: Path, size: int, descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def told_if_full() -> Iterator[None]:
-    """Raise DiskFull for what the system says of a full disk, quota or file size."""
+def explain_disk_full() -> Iterator[None]:
+    """Raise DiskFull for a full disk, quota or file size."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""H.264's decoder configuration (avcC, ISO/IEC 14496-15, 5.3.3.1): its parameter sets."""
+"""The decoder configuration of H.264 (avcC, ISO/IEC 14496-15, 5.3.3.1)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,27 +9,25 @@ from lens_pipeline.media.errors import MediaError
 
 # Version, profile, compatibility, level, size of NAL lengths (two bits), number of SPS (five).
 _FIXED_BYTES = 6
-# Profile, constraints and level stand between an SPS's NAL header and its identifier.
+# NAL header, profile, constraints and level stand before the identifier of an SPS.
 _SPS_HEADER_BYTES = 4
 _PPS_HEADER_BYTES = 1
 _MOST_SPS = 31
-# An identifier is at most 255, which takes 17 bits.
+# The largest identifier, 255, takes 17 bits.
 _IDENTIFIER_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """An avcC box's content."""
-
     fixed: bytes
     sps: tuple[bytes, ...]
     pps: tuple[bytes, ...]
     extension: bytes
-    """Chroma format and bit depths, for profiles from High on."""
+    """Chroma format and bit depths, from profile High on."""
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the content of an avcC box. Raises MediaError: it is none."""
+        """Raises MediaError: `data` is no avcC."""
         if len(data) <= _FIXED_BYTES or data[0] != 1:
             raise MediaError("H.264 without parameter sets in its header")
         sps, offset = _sets(data, _FIXED_BYTES, data[5] & 0x1F)
@@ -40,25 +38,17 @@ class Configuration:
 
     def serialise(self) -> bytes:
         sps, pps = (
-            b"".join(len(unit).to_bytes(2, "big") + unit for unit in units)
-            for units in (self.sps, self.pps)
+            bytes([flags | len(units)])
+            + b"".join(len(unit).to_bytes(2, "big") + unit for unit in units)
+            for flags, units in ((0xE0, self.sps), (0, self.pps))
         )
-        return b"".join(
-            (
-                self.fixed,
-                bytes([0xE0 | len(self.sps)]),
-                sps,
-                bytes([len(self.pps)]),
-                pps,
-                self.extension,
-            )
-        )
+        return self.fixed + sps + pps + self.extension
 
 
 def merge(configurations: Sequence[bytes]) -> bytes:
-    """One avcC with the parameter sets of all, for a track that holds packets of all.
+    """One avcC with all parameter sets.
 
-    Raises MediaError: not avcC, or two different sets have the same identifier.
+    Raises MediaError: not avcC, or different sets have one identifier.
     """
     parsed = [Configuration.parse(data) for data in configurations]
     first = parsed[0]
@@ -68,7 +58,7 @@ def merge(configurations: Sequence[bytes]) -> bytes:
     pps = _distinct((other.pps for other in parsed), _PPS_HEADER_BYTES)
     if len(sps) > _MOST_SPS:
         raise MediaError("too many parameter sets for one track")
-    # A decoder that looks at the header alone must be made for the most demanding shot.
+    # As the most demanding shot needs.
     profile, _, level = (max(other.fixed[at] for other in parsed) for at in (1, 2, 3))
     compatibility = next(other.fixed[2] for other in parsed if other.fixed[1] == profile)
     extension = max((other.extension for other in parsed), key=len)
@@ -96,7 +86,7 @@ def _distinct(groups: Iterable[tuple[bytes, ...]], header_bytes: int) -> tuple[b
 
 
 def _identifier(unit: bytes, header_bytes: int) -> int:
-    """The first Exp-Golomb number (ITU-T H.264, 9.1) of a parameter set."""
+    """The first Exp-Golomb number (ITU-T H.264, 9.1)."""
     data = unit[header_bytes : header_bytes + _IDENTIFIER_BYTES].ljust(_IDENTIFIER_BYTES, b"\0")
     bits = f"{int.from_bytes(data, 'big'):024b}"
     zeros = len(bits) - len(bits.lstrip("0"))

@@ -1,7 +1,4 @@
-"""Whether packets of H.264 and HEVC depend on what is decoded before them. Nothing is decoded.
-
-ITU-T H.264, 7.4.1, and H.265, 7.4.2.2: types of NAL units.
-"""
+"""Dependences between packets of H.264 (7.4.1) and HEVC (H.265, 7.4.2.2), by NAL units."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,55 +13,54 @@ _CHECK_EVERY = 64
 @dataclass(frozen=True, slots=True)
 class _Format:
     lengths_at: int
-    """Byte of the configuration whose last two bits are the bytes of a unit's length, less one."""
+    """Byte of the configuration; its last two bits are the length's bytes, less one."""
     shift: int
     mask: int
-    """Where in the first byte of a unit its type is."""
-    fresh: frozenset[int]
-    """Types of pictures with which a decoder forgets everything before."""
+    """Of the type in a unit's first byte."""
+    refresh: frozenset[int]
+    """Pictures at which a decoder forgets all before."""
     sets: frozenset[int]
-    """Types of parameter sets."""
+    """Parameter sets."""
 
 
 _H264 = _Format(4, 0, 0x1F, frozenset({5}), frozenset({7, 8}))
-# CRA pictures (21) may begin a file, but do not make a decoder forget in the middle of one.
+# Not CRA (21): a decoder forgets nothing at a later one.
 _HEVC = _Format(21, 1, 0x3F, frozenset(range(16, 21)), frozenset({32, 33, 34}))
 _FORMATS = {b"avc1": _H264, b"avc3": _H264, b"hvc1": _HEVC, b"hev1": _HEVC}
 
 
-def check_alone(track: Track, following: Track | None, cancelled: Callable[[], bool]) -> None:
-    """Check that a shot's pictures do not depend on the shot before, nor the next one's on it.
+def check_independence(
+    track: Track, following: Track | None, cancelled: Callable[[], bool]
+) -> None:
+    """Raise MediaError: a shot needs the one before, or the `following` one would need it.
 
-    Decoders show wrong pictures rather than complain. The tracks are of MP4s that ffmpeg has
-    written; those of other codecs than H.264 and HEVC are not looked at.
-
-    Raises MediaError: there is such a dependence; the reason says which. Cancelled.
+    Decoders would show wrong pictures without an error. Raises Cancelled.
     """
     form = _FORMATS.get(track.entry[4:8])
     if form is None:
         return
     if len(track.configuration) <= form.lengths_at:
         raise MediaError("it has no parameter sets in its header")
-    if not any(kind in form.fresh for kind, _ in _units(track, form, 0)):
+    if not any(kind in form.refresh for kind, _ in _nal_units(track, form, 0)):
         raise MediaError("its first frame needs frames before it")
-    if following is None or _brings_its_sets(following, form):
+    if following is None or _starts_with_sets(following, form):
         return
     for number in range(len(track.sizes)):
         if number % _CHECK_EVERY == 0 and cancelled():
             raise Cancelled("checking")
-        for kind, unit in _units(track, form, number):
+        for kind, unit in _nal_units(track, form, number):
             if kind in form.sets and unit not in track.configuration:
                 raise MediaError("its parameter sets change on the way")
 
 
-def _brings_its_sets(track: Track, form: _Format) -> bool:
+def _starts_with_sets(track: Track, form: _Format) -> bool:
     if _FORMATS.get(track.entry[4:8]) != form:
         return False
-    return form.sets <= {kind for kind, _ in _units(track, form, 0)}
+    return form.sets <= {kind for kind, _ in _nal_units(track, form, 0)}
 
 
-def _units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each unit of a packet; of pictures, the first byte only."""
+def _nal_units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, bytes]]:
+    """Type and content; of pictures, one byte."""
     length_bytes = (track.configuration[form.lengths_at] & 3) + 1
     offset = track.offsets[number]
     end = offset + track.sizes[number]

@@ -1,8 +1,8 @@
-"""Shots to a master: what can be copied is copied, the rest encoded, and all of it proved."""
+"""Makes a master: examines, copies or encodes shots, joins them, verifies the result."""
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,44 +12,41 @@ from lens_pipeline.media.concat import audio, bitstream, encode, mux, verify
 from lens_pipeline.media.concat.parallel import run_all
 from lens_pipeline.media.concat.plan import Action, Method, Plan, encode_all, make_plan
 from lens_pipeline.media.concat.probe import Shot, probe
-from lens_pipeline.media.errors import FfmpegDied, MediaError, ShotError
-from lens_pipeline.media.ffmpeg.run import Work, run_long
+from lens_pipeline.media.errors import MediaError, ShotError
+from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
-# Of the stored facts about a shot: to be raised when `Shot` or what it means changes.
+# Of stored facts: raise it when `Shot` or its meaning changes.
 _FACTS_VERSION = 2
-# Packets of the next shot that are decoded with the end of the one before.
+# Of the next shot, decoded after the end of a shot.
 _PACKETS_PAST_JOIN = 4
-# Finds damage in what is coded without computing the pixels: 0.8 of the time for H.264.
+# Find damage without computing pixels: 0.8 of the time for H.264.
 _DECODE_OPTIONS = ("-threads", "1", "-skip_idct", "all", "-skip_loop_filter", "all")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A shot's file."""
-
     name: str
     """For messages and the table of shots."""
     path: Path
     sha256: str
-    """Of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is refused before anything is decoded; None: nothing is."""
+    """None: no limit."""
 
     pixels: int | None = None
-    """In a frame of a shot."""
+    """In a frame."""
     seconds: float | None = None
-    """Of all shots together: a file of a few bytes may promise days."""
+    """Of all shots: a small file may promise days."""
 
 
 _NO_LIMITS = Limits()
 
 
 class Pieces(Protocol):
-    """Keeps intermediate results under short safe names, for later masters."""
+    """A cache for later masters, under short safe names."""
 
     def find(self, key: str) -> Path | None: ...
 
@@ -64,14 +61,14 @@ class ShotReport:
     action: Action
     reason: str
     seconds: float
-    """Its length in the master."""
+    """In the master."""
     cached: bool
-    """Whether an earlier result was used: of its encoding, or of its examination if copied."""
+    """Whether an earlier encoding, or examination if copied, was used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Master:
-    """A finished master video: an MP4 with H.264 or what the shots had, and stereo AAC."""
+    """With H.264, or the codec of all shots, and stereo AAC."""
 
     path: Path
     method: Method
@@ -82,13 +79,11 @@ class Master:
     """As shown: upright, with square pixels."""
     height: int
     fallback: str | None
-    """Why the result of the first plan was thrown away and all shots were encoded."""
+    """Why the first result was discarded and all shots were encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A shot on its way into the master."""
-
     number: int
     source: Source
     shot: Shot
@@ -97,16 +92,14 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A shot's video as it goes into the master."""
-
     part: mux.Part
     shot: Shot
-    """What the piece itself is; of a copied shot, what its source is."""
+    """Of the piece; if copied, of its source."""
     cached: bool
 
 
-class _Unproven(Exception):
-    """The result of a plan did not pass verification."""
+class _VerificationFailed(Exception):
+    """A result is wrong, and no shot is to blame."""
 
 
 def join(
@@ -116,21 +109,18 @@ def join(
     pieces: Pieces | None = None,
     limits: Limits = _NO_LIMITS,
 ) -> Master:
-    """Join the videos of `sources` in order, with their sound, into an MP4 in `work.directory`.
+    """Join `sources`, in order, into an MP4 in `work.directory`.
 
-    Video that matches what most shots have is copied bit for bit; the rest is encoded to match
-    it. Sound is always encoded: each shot's is cut or padded with silence to its video. The
-    result is verified; if that fails, all shots are encoded and the result is verified again.
-    `pieces` saves examining and encoding again what an earlier master has had.
+    Video that matches most shots is copied bit for bit; the rest is encoded to match. Audio is cut
+    or padded with silence to its video. If verification fails, all shots are encoded.
 
     Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
-    there are no sources, they are too long together, or the result cannot be verified.
-    FfmpegDied, Cancelled, DiskFull: may be tried again.
+    no sources, too long together, or verification failed. FfmpegDied, Cancelled, DiskFull.
     """
     if not sources:
         raise MediaError("a master needs at least one shot")
-    store = pieces or _NoPieces()
-    prepared = _examine(sources, tools, work, store)
+    store = pieces or _WriteOnly(None)
+    prepared = _examine_all(sources, tools, work, store)
     for each in prepared:
         _refuse_large(each.source, each.shot, limits)
     total = float(sum(each.shot.length for each in prepared))
@@ -141,70 +131,66 @@ def join(
         )
     plan = make_plan([each.shot for each in prepared])
     try:
-        return _Joining(prepared, plan, tools, work, store).run(None)
-    except _Unproven as failure:
+        return _Attempt(prepared, plan, tools, work, store).run(None)
+    except _VerificationFailed as failure:
         reason = str(failure)
     plan = encode_all([each.shot for each in prepared], f"verification failed: {reason}")
     try:
-        # Without earlier results, which may be what is wrong.
-        return _Joining(prepared, plan, tools, work, _Forgetful(store)).run(reason)
-    except _Unproven as failure:
+        # Earlier results may be what is wrong.
+        return _Attempt(prepared, plan, tools, work, _WriteOnly(store)).run(reason)
+    except _VerificationFailed as failure:
         raise MediaError(f"the master cannot be verified: {failure}") from failure
 
 
 def examine(
     source: Source, tools: Tools, work: Work, pieces: Pieces, limits: Limits = _NO_LIMITS
 ) -> Shot:
-    """Find out about a shot what joining needs to know, decode all of it, and keep what was found.
+    """Probe and decode a shot, and keep the facts for every later `join`.
 
-    Saves every later `join` with these `pieces` from decoding it. Raises what `join` raises of a
-    shot.
+    Raises what `join` raises.
     """
     known = _stored_facts(pieces, _facts_key(source))
     if known is not None:
         return known
-    with _naming(source):
-        shot = probe(source.path, tools, work)
+    shot = _probe(source, tools, work)
     _refuse_large(source, shot, limits)
     _refuse_damaged(source, shot, tools, work)
     _keep_facts(_facts_key(source), shot, work, pieces)
     return shot
 
 
-class _NoPieces:
-    """Keeps nothing."""
-
-    def find(self, key: str) -> Path | None:
-        return None
-
-    def keep(self, key: str, file: Path) -> None:
-        return
-
-
 @dataclass(frozen=True, slots=True)
-class _Forgetful:
-    """Keeps what is new and finds nothing."""
+class _WriteOnly:
+    """Finds nothing; keeps what is new, if there is a store."""
 
-    store: Pieces
+    store: Pieces | None
 
     def find(self, key: str) -> Path | None:
         return None
 
     def keep(self, key: str, file: Path) -> None:
-        self.store.keep(key, file)
+        if self.store is not None:
+            self.store.keep(key, file)
 
 
-def _examine(sources: Sequence[Source], tools: Tools, work: Work, store: Pieces) -> list[_Prepared]:
-    def examine(number: int, source: Source, work: Work) -> _Prepared:
+def _examine_all(
+    sources: Sequence[Source], tools: Tools, work: Work, store: Pieces
+) -> list[_Prepared]:
+    def prepare(number: int, source: Source, work: Work) -> _Prepared:
         work.report(f"checking shot {number + 1} of {len(sources)}", 0.0, None)
         known = _stored_facts(store, _facts_key(source))
-        if known is not None:
-            return _Prepared(number, source, known, cached=True)
-        with _naming(source):
-            return _Prepared(number, source, probe(source.path, tools, work), cached=False)
+        shot = known or _probe(source, tools, work)
+        return _Prepared(number, source, shot, cached=known is not None)
 
-    tasks = [partial(examine, number, source) for number, source in enumerate(sources)]
+    tasks = [partial(prepare, number, source) for number, source in enumerate(sources)]
     return run_all(tasks, work)
+
+
+def _probe(source: Source, tools: Tools, work: Work) -> Shot:
+    try:
+        return probe(source.path, tools, work)
+    except MediaError as error:
+        raise ShotError(source.name, error.reason, error.over_limit) from error
 
 
 def _facts_key(source: Source) -> str:
@@ -217,23 +203,11 @@ def _stored_facts(store: Pieces, key: str) -> Shot | None:
         return None
     try:
         return Shot.from_json(file.read_text("utf-8"))
-    except (ValueError, KeyError, TypeError):
-        # Written by another version: as good as nothing.
+    except (ValueError, KeyError, TypeError):  # another version wrote it
         return None
 
 
-@contextlib.contextmanager
-def _naming(source: Source) -> Iterator[None]:
-    """Tell in errors about a file which shot it is."""
-    try:
-        yield
-    except (FfmpegDied, ShotError):
-        raise
-    except MediaError as error:
-        raise ShotError(source.name, error.reason, error.over_limit) from error
-
-
-class _Joining:
+class _Attempt:
     """One attempt to make a master by a plan."""
 
     def __init__(
@@ -254,34 +228,28 @@ class _Joining:
             else encode.frames_at(each.shot, self._rate)
             for each, decision in zip(prepared, plan.decisions, strict=True)
         ]
-        # The number of each shot's first frame in the master, and that of all frames.
+        # Of the shots' first frames in the master, and of all frames.
         self._firsts = list(itertools.accumulate(frames, initial=0))
 
     def run(self, fallback: str | None) -> Master:
-        """Make the master and prove it.
-
-        Raises _Unproven: it is not what it should be, though no shot is to blame.
-        """
+        """Raises _VerificationFailed, besides what `join` raises."""
         tracks = run_all([partial(self._unpack, each) for each in self._prepared], self._work)
         encodings = self._numbers("encode")
-        sound_task = partial(self._encode_sound, tracks)
-        pieces: dict[int, _Piece] = {
-            number: self._copied(number) for number in self._numbers("copy")
-        }
+        pieces = {number: self._copied(number) for number in self._numbers("copy")}
         encoded = run_all([partial(self._encode, number) for number in encodings], self._work)
         pieces |= zip(encodings, encoded, strict=True)
         parts = [pieces[number].part for number in range(len(self._prepared))]
         checks = [partial(self._check_decoding, parts, number) for number in range(len(parts))]
-        sound_file, *_ = run_all([sound_task, *checks], self._work)
+        audio_file, *_ = run_all([partial(self._encode_audio, tracks), *checks], self._work)
         master = self._work.directory / "master.mp4"
         self._work.report("joining", 0.0, None)
         try:
-            mux.write(parts, sound_file, self._rate, master, self._work.cancelled)
+            mux.write(parts, audio_file, self._rate, master, self._work.cancelled)
             self._work.report("verifying", 0.0, None)
             verify.check_structure(master, parts, self._rate, self._tools, self._work)
         except MediaError as error:
             master.unlink(missing_ok=True)
-            raise _Unproven(error.reason) from error
+            raise _VerificationFailed(error.reason) from error
         self._keep(pieces)
         return self._master(master, pieces, fallback)
 
@@ -290,39 +258,37 @@ class _Joining:
         return [number for number, decision in decisions if decision.action == action]
 
     def _unpack(self, each: _Prepared, work: Work) -> Path | None:
-        """Take from a shot's file its sound, as PCM, and its video if that is copied."""
+        """Its audio as PCM, and its video if that is copied."""
         copies = self._plan.decisions[each.number].action == "copy"
-        sound = each.shot.audio
-        if not copies and sound is None:
+        track = each.shot.audio
+        if not copies and track is None:
             return None
         outputs: list[str] = []
         if copies:
             outputs += ["-map", f"0:{each.shot.stream}", "-c", "copy", "-f", "mp4"]
-            # The name of the encoder would be written into the sample entry.
+            # The encoder's name would go into the sample entry.
             outputs += ["-map_metadata", "-1"]
             if each.shot.signature.codec == "hevc":
-                # What Apple's players want; FFmpeg's own choice is hev1.
+                # For Apple's players; FFmpeg's own choice is hev1.
                 outputs += ["-tag:v", "hvc1"]
             outputs.append(f"file:{_copy_name(each.number)}")
-        if sound is not None:
+        pcm = f"audio-{each.number}.pcm"
+        if track is not None:
             samples = self._samples(each.number) + 1
-            outputs += audio.pcm_options(sound.stream, each.shot.start, samples)
-            outputs.append(f"file:{_sound_name(each.number)}")
+            outputs += audio.pcm_options(track.stream, each.shot.start, samples)
+            outputs.append(f"file:{pcm}")
         command = [
             *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-copyts"),
-            *_input(each.source, each.shot),
-            *outputs,
+            *(*file_input(each.source.path.resolve(), each.shot.demuxer), *outputs),
         ]
         stage = f"unpacking shot {each.number + 1} of {len(self._prepared)}"
         try:
             run_long(command, float(each.shot.length), stage, work)
-        except FfmpegDied:
-            raise
         except MediaError as error:
             _refuse_damaged(each.source, each.shot, self._tools, work)
             reason = error.reason if error.over_limit else f"sound is damaged: {error.reason}"
             raise ShotError(each.source.name, reason, error.over_limit) from error
-        return work.directory / _sound_name(each.number) if sound is not None else None
+        return None if track is None else work.directory / pcm
 
     def _samples(self, number: int) -> int:
         first, end = (audio.sample_at(self._firsts[at] / self._rate) for at in (number, number + 1))
@@ -333,58 +299,49 @@ class _Joining:
         file = self._work.directory / _copy_name(number)
         return _Piece(mux.Part.of(file, each.shot), each.shot, each.cached)
 
-    def _encode_sound(self, tracks: Sequence[Path | None], work: Work) -> Path | None:
-        samples = [self._samples(number) for number in range(len(tracks))]
-        return audio.encode(list(zip(tracks, samples, strict=True)), "sound.mp4", self._tools, work)
+    def _encode_audio(self, tracks: Sequence[Path | None], work: Work) -> Path | None:
+        pieces = [(track, self._samples(number)) for number, track in enumerate(tracks)]
+        return audio.encode(pieces, "audio.mp4", self._tools, work)
 
     def _encode(self, number: int, work: Work) -> _Piece:
         each = self._prepared[number]
         key = encode.identity(each.source.sha256, self._plan.target)
         file, facts = self._store.find(f"{key}.mp4"), _stored_facts(self._store, f"{key}.json")
         if file is not None and facts is not None:
-            # What cannot be read was damaged in the store: as good as nothing.
+            # One that was damaged in the store is made again.
             with contextlib.suppress(MediaError):
                 return _Piece(mux.Part.of(file, facts), facts, cached=True)
-        stage = f"encoding shot {each.source.name}"
+        stage, output = f"encoding shot {each.source.name}", f"encoded-{number}.mp4"
+        shot, target = each.shot, self._plan.target
         try:
-            file = encode.encode(
-                each.source.path,
-                each.shot,
-                self._plan.target,
-                f"encoded-{number}.mp4",
-                stage,
-                self._tools,
-                work,
-            )
-        except FfmpegDied:
-            raise
+            file = encode.encode(each.source.path, shot, target, output, stage, self._tools, work)
         except MediaError as error:
-            _refuse_damaged(each.source, each.shot, self._tools, work)
+            _refuse_damaged(each.source, shot, self._tools, work)
             raise ShotError(each.source.name, error.reason, error.over_limit) from error
         facts = probe(file, self._tools, work)
         if facts.frames != self._firsts[number + 1] - self._firsts[number]:
-            raise _Unproven(f"shot {each.source.name} has a wrong number of frames when encoded")
+            raise _VerificationFailed(
+                f"shot {each.source.name} has a wrong number of frames when encoded"
+            )
         return _Piece(mux.Part.of(file, facts), facts, cached=False)
 
     def _check_decoding(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
-        """Decode what no one has decoded yet of a shot, on into the beginning of the next.
+        """Decode what is left of a shot, and the beginning of the next.
 
-        Only packets count for that, since verification proves that they are those of the master.
+        Verification proves that the master has these packets.
         """
-        self._check_alone(parts, number, work)
+        self._check_independence(parts, number, work)
         first = parts[number].last_key if parts[number].undamaged else 0
         following = parts[number + 1 : number + 2]
         if parts[number].undamaged and not following:
             return
-        window = [
-            parts[number].cut(first, None),
-            *(part.cut(0, _PACKETS_PAST_JOIN) for part in following),
-        ]
+        ends = [part.cut(0, _PACKETS_PAST_JOIN) for part in following]
+        window = [parts[number].cut(first, None), *ends]
         file = work.directory / f"check-{number}.mp4"
         try:
             mux.write(window, None, self._rate, file, work.cancelled, parts)
         except MediaError as error:
-            raise _Unproven(error.reason) from error
+            raise _VerificationFailed(error.reason) from error
         seconds = float(sum(part.frames for part in window) / self._rate)
         messages = self._decode(file, seconds, f"checking shot {number + 1} of {len(parts)}", work)
         file.unlink()
@@ -392,36 +349,36 @@ class _Joining:
             for each in self._prepared[number : number + 2]:
                 _refuse_damaged(each.source, each.shot, self._tools, work)
             name = self._prepared[number].source.name
-            raise _Unproven(f"shot {name} does not decode together with the next: {messages}")
+            raise _VerificationFailed(
+                f"shot {name} does not decode together with the next: {messages}"
+            )
 
-    def _check_alone(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
-        """Raise _Unproven if a shot would decode, but to other pictures, after the one before."""
-        if self._plan.decisions[number].action == "copy":
-            try:
-                following = parts[number + 1].track if number + 1 < len(parts) else None
-                bitstream.check_alone(parts[number].track, following, work.cancelled)
-            except MediaError as error:
-                name = self._prepared[number].source.name
-                raise _Unproven(f"shot {name} cannot be copied: {error.reason}") from error
+    def _check_independence(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
+        """Raise _VerificationFailed: a copy would decode to other pictures."""
+        if self._plan.decisions[number].action != "copy":
+            return
+        following = parts[number + 1].track if number + 1 < len(parts) else None
+        try:
+            bitstream.check_independence(parts[number].track, following, work.cancelled)
+        except MediaError as error:
+            name = self._prepared[number].source.name
+            raise _VerificationFailed(f"shot {name} cannot be copied: {error.reason}") from error
 
     def _decode(self, file: Path, seconds: float, stage: str, work: Work) -> str:
-        """What ffmpeg has to say against `file`: nothing, if all of it decodes."""
+        """Complaints of ffmpeg; empty if all of it decodes."""
         command = [
             *(str(self._tools.ffmpeg), "-v", "warning", "-xerror", *_DECODE_OPTIONS),
-            *("-f", "mov", "-protocol_whitelist", "file,pipe", "-i", f"file:{file.name}"),
-            *("-f", "null", "-"),
+            *(*file_input(file.name, "mov"), "-f", "null", "-"),
         ]
         try:
             return run_long(command, seconds, stage, work).strip()
-        except FfmpegDied:
-            raise
         except MediaError as error:
             if error.over_limit:
                 raise
             return error.reason
 
     def _keep(self, pieces: Mapping[int, _Piece]) -> None:
-        """Store what was found out and made: all of it has been decoded without an error."""
+        """All of it was decoded without an error."""
         for each in self._prepared:
             piece = pieces[each.number]
             if not each.shot.undamaged:
@@ -464,25 +421,24 @@ def _refuse_large(source: Source, shot: Shot, limits: Limits) -> None:
     width, height = shot.signature.width, shot.signature.height
     if limits.pixels is not None and width * height > limits.pixels:
         reason = f"{width} x {height} pixels are over the limit of {limits.pixels}"
-        raise ShotError(source.name, reason, over_limit=True)
-    if limits.seconds is not None and shot.length > limits.seconds:
+    elif limits.seconds is not None and shot.length > limits.seconds:
         reason = f"its {float(shot.length):.0f} s are over the limit of {limits.seconds:g} s"
-        raise ShotError(source.name, reason, over_limit=True)
+    else:
+        return
+    raise ShotError(source.name, reason, over_limit=True)
 
 
 def _refuse_damaged(source: Source, shot: Shot, tools: Tools, work: Work) -> None:
-    """Raise ShotError, with the time, if the shot's own file does not decode."""
+    """Raise ShotError, with the time, if the file does not decode."""
     times = work.directory / f"damage-{source.sha256}.txt"
     command = [
         *(str(tools.ffmpeg), "-y", "-v", "error", "-xerror", "-threads", "1"),
-        *_input(source, shot),
+        *file_input(source.path.resolve(), shot.demuxer),
         *("-map", f"0:{shot.stream}", "-fps_mode", "passthrough", "-flush_packets", "1"),
         *("-f", "framecrc", f"file:{times.name}"),
     ]
     try:
         run_long(command, float(shot.length), f"looking for damage in {source.name}", work)
-    except FfmpegDied:
-        raise
     except MediaError as error:
         lines = times.read_text("ascii").splitlines() if times.is_file() else []
         frames = sum(not line.startswith("#") for line in lines)
@@ -492,23 +448,12 @@ def _refuse_damaged(source: Source, shot: Shot, tools: Tools, work: Work) -> Non
 
 
 def _keep_facts(key: str, shot: Shot, work: Work, store: Pieces) -> None:
-    """Store what is known of a shot of which all has been decoded without an error."""
+    """Of a shot that was decoded without an error."""
     file = work.directory / "facts.json"
-    with audio.told_if_full():
+    with audio.explain_disk_full():
         file.write_text(replace(shot, undamaged=True).to_json(), "utf-8")
     store.keep(key, file)
 
 
-def _input(source: Source, shot: Shot) -> list[str]:
-    return [
-        *("-f", shot.demuxer, "-protocol_whitelist", "file,pipe"),
-        *("-i", f"file:{source.path.resolve()}"),
-    ]
-
-
 def _copy_name(number: int) -> str:
     return f"copied-{number}.mp4"
-
-
-def _sound_name(number: int) -> str:
-    return f"sound-{number}.pcm"

@@ -1,7 +1,4 @@
-"""Reading tracks of MP4s that ffmpeg has written, and writing MP4s of their samples.
-
-ISO/IEC 14496-12. Nothing is decoded, and strangers' files are not read here.
-"""
+"""Boxes of MP4 (ISO/IEC 14496-12): reads ffmpeg's, never strangers', and lays out new ones."""
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +10,8 @@ from lens_pipeline.media.errors import MediaError
 
 _HEADER = struct.Struct(">I4s")
 _LARGE_HEADER = struct.Struct(">I4sQ")
-# Bytes of an uncompressed header: 32 bits cannot tell the size of more.
 _MOST_32_BITS = (1 << 32) - 1
-# Fields of a VisualSampleEntry and an AudioSampleEntry before the boxes within.
+# Fields of a VisualSampleEntry before its boxes.
 _VISUAL_ENTRY_BYTES = 78
 _CONFIGURATIONS = (b"avcC", b"hvcC", b"vpcC", b"av1C")
 _TRACK_IN_MOVIE_AND_ENABLED = 3
@@ -23,31 +19,29 @@ _TRACK_IN_MOVIE_AND_ENABLED = 3
 _UNDETERMINED_LANGUAGE = 0x55C4
 _FULL_VOLUME = 0x0100
 _UNITY = 1 << 16
-# 1 in 16.16, and in 2.30 for the corner of a display matrix.
+# 1 in 16.16; in 2.30 in the corner.
 _IDENTITY = struct.pack(">9i", _UNITY, 0, 0, 0, _UNITY, 0, 0, 0, 1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """The only track of an MP4."""
-
     file: Path
     entry: bytes
-    """The sample entry: which codec, and its configuration."""
+    """With codec and configuration."""
     display: bytes
-    """Display matrix, width and height, as in the track header."""
+    """Matrix, width and height, as in the track header."""
     sizes: tuple[int, ...]
     offsets: tuple[int, ...]
     keys: frozenset[int] | None
-    """Numbers of the samples that are key frames; None if all are."""
+    """Numbers from 0; None: all."""
     durations: tuple[int, ...]
-    """In ticks of the track's clock."""
+    """Ticks."""
     media_start: int
-    """Ticks of the track that come before the time 0 of the file."""
+    """Ticks before the time 0 of the file."""
 
     @property
     def configuration(self) -> bytes:
-        """The content of the box that configures a video decoder, or nothing."""
+        """The content of the box that configures a video decoder; may be empty."""
         return b"".join(
             content for kind, content in _video_boxes(self.entry) if kind in _CONFIGURATIONS
         )
@@ -55,7 +49,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a written track consists of."""
+    """A track to be written; fields as in `Track`."""
 
     entry: bytes
     display: bytes
@@ -66,16 +60,15 @@ class Samples:
     """File, offset and size of each sample."""
     durations: Sequence[int]
     delays: Sequence[int]
-    """Ticks from the decoding of a sample to its display, or none."""
+    """Ticks from decoding to display; empty: 0."""
     keys: Sequence[int] | None
-    """Numbers of key frames from 0; None if all are."""
     media_start: int
     length: int
-    """Ticks to show from `media_start` on."""
+    """Ticks shown from `media_start` on."""
 
 
 def read_track(file: Path) -> Track:
-    """The only track of an MP4 that ffmpeg has written. Raises MediaError: it has none."""
+    """Raises MediaError: `file` is no MP4 from ffmpeg."""
     try:
         tables = dict(_leaves(_moov(file)))
         sizes = _sizes(tables[b"stsz"])
@@ -94,11 +87,10 @@ def read_track(file: Path) -> Track:
 
 
 def with_configuration(entry: bytes, configuration: bytes) -> bytes:
-    """A video's sample entry with another decoder configuration."""
     content = entry[_HEADER.size : _HEADER.size + _VISUAL_ENTRY_BYTES] + b"".join(
         box(kind, configuration if kind in _CONFIGURATIONS else old)
         for kind, old in _video_boxes(entry)
-        # The bit rate, which is optional, is that of one shot only.
+        # The optional bit rate is that of one shot.
         if kind != b"btrt"
     )
     return box(entry[4:8], content)
@@ -112,10 +104,10 @@ def box(kind: bytes, *contents: bytes) -> bytes:
 def layout(
     tracks: Sequence[Samples], movie_timescale: int
 ) -> tuple[bytes, list[tuple[int, range]]]:
-    """Everything of an MP4 that comes before its samples, and the order of the samples after.
+    """All before the samples, and their order: runs of about a second.
 
-    The order is of runs: number of the track and of its samples. About a second of each track
-    follow one another. Raises MediaError: longer than 32 bits can count.
+    A run is the number of a track and those of its samples. Raises MediaError: longer than 32 bits
+    can count.
     """
     if any(sum(track.durations) > _MOST_32_BITS for track in tracks):
         raise MediaError("the master is too long", over_limit=True)
@@ -128,7 +120,7 @@ def layout(
         if large
         else _HEADER.pack(payload + _HEADER.size, b"mdat")
     )
-    # The size of the index does not depend on the offsets in it.
+    # The offsets do not change its size.
     index_bytes = len(_index(tracks, order, 0, large, movie_timescale))
     start = len(ftyp) + index_bytes + len(header)
     return ftyp + _index(tracks, order, start, large, movie_timescale) + header, order

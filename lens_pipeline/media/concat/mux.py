@@ -1,4 +1,4 @@
-"""Packets of several MP4s to one MP4, bit for bit."""
+"""Copies packets of several MP4s into one, bit for bit. The boxes are in `mp4`."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -8,38 +8,31 @@ from pathlib import Path
 from typing import Self
 
 from lens_pipeline.media.concat import avcc
-from lens_pipeline.media.concat.audio import SAMPLE_RATE, told_if_full
+from lens_pipeline.media.concat.audio import SAMPLE_RATE, explain_disk_full
 from lens_pipeline.media.concat.mp4 import Samples, Track, layout, read_track, with_configuration
 from lens_pipeline.media.concat.probe import Shot
 from lens_pipeline.media.errors import Cancelled, MediaError
 
-# Ticks a second that a video track has at least, as FFmpeg writes them.
+# As FFmpeg writes them.
 _LEAST_TIMESCALE = 10_000
 _CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The video of one shot, ready to be copied."""
+    """The video of a shot; fields as in `Shot`."""
 
     track: Track
     display_order: tuple[int, ...]
-    """For each packet, the number of its frame within the shot."""
     packet_hashes: tuple[str, ...]
-    """As `Shot.packet_hashes`: what has to arrive in the master."""
     last_key: int
-    """As `Shot.last_key`."""
     undamaged: bool
-    """Whether all of it has been decoded before."""
     first: int = 0
-    """Packets of the track that are left out before."""
+    """Packets left out before."""
 
     @classmethod
     def of(cls, file: Path, shot: Shot) -> Self:
-        """The whole of `file`, an MP4 that ffmpeg has written with the video packets of `shot`.
-
-        Raises MediaError: it has other packets.
-        """
+        """All of `file`, an MP4 from ffmpeg. Raises MediaError: not the packets of `shot`."""
         track = read_track(file)
         if len(track.sizes) != shot.frames:
             raise MediaError(f"{len(track.sizes)} of {shot.frames} frames were copied")
@@ -50,12 +43,11 @@ class Part:
         return len(self.display_order)
 
     def cut(self, first: int, end: int | None) -> Self:
-        """The packets from `first` to before `end`."""
         return replace(self, first=first, display_order=self.display_order[first:end])
 
 
 def delay(parts: Sequence[Part]) -> int:
-    """Frames by which decoding must be ahead for every frame to be there when it is shown."""
+    """Frames by which decoding must be ahead of display."""
     return max(
         number - place
         for part in parts
@@ -65,26 +57,25 @@ def delay(parts: Sequence[Part]) -> int:
 
 def write(
     parts: Sequence[Part],
-    sound: Path | None,
+    audio: Path | None,
     frame_rate: Fraction,
     output: Path,
     cancelled: Callable[[], bool],
     configured_for: Sequence[Part] = (),
 ) -> None:
-    """Write all frames of `parts`, one every 1 / `frame_rate` seconds, and the track of `sound`.
+    """Write `parts`, a frame every 1 / `frame_rate` seconds, and the track of `audio`.
 
-    The index comes first. Parts of H.264 may have different parameter sets, if their identifiers
-    differ. The track has those of `configured_for`, if given: of a master of which `parts` are a
-    window.
+    The index comes first. H.264 parameter sets are those of `configured_for`, if given: of the
+    master of which `parts` are a window.
 
     Raises MediaError: the parts do not fit into one track. Cancelled, DiskFull.
     """
     tracks = [_video(parts, frame_rate, configured_for or parts)]
     length = Fraction(sum(part.frames for part in parts)) / frame_rate
-    if sound is not None:
-        tracks.append(_audio(read_track(sound), length))
+    if audio is not None:
+        tracks.append(_audio(read_track(audio), length))
     head, order = layout(tracks, SAMPLE_RATE)
-    with told_if_full(), output.open("wb", buffering=0) as file:
+    with explain_disk_full(), output.open("wb", buffering=0) as file:
         file.write(head)
         runs = (tracks[number].sources[sample] for number, samples in order for sample in samples)
         _copy(_contiguous(runs), file.fileno(), cancelled)
@@ -150,16 +141,16 @@ def _audio(track: Track, length: Fraction) -> Samples:
 
 
 def _contiguous(sources: Iterator[tuple[Path, int, int]]) -> Iterator[tuple[Path, int, int]]:
-    """Fewer and longer pieces of files that say the same."""
+    """The same bytes in fewer, longer pieces."""
     held: tuple[Path, int, int] | None = None
     for file, offset, size in sources:
-        if held is not None and held[0] == file and held[1] + held[2] == offset:
+        if held and held[0] == file and held[1] + held[2] == offset:
             held = (file, held[1], held[2] + size)
             continue
-        if held is not None:
+        if held:
             yield held
         held = (file, offset, size)
-    if held is not None:
+    if held:
         yield held
 
 

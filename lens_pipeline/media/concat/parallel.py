@@ -1,4 +1,4 @@
-"""Several ffmpeg processes side by side: the first failure ends the others."""
+"""Runs tasks side by side; the first failure ends the others."""
 
 import os
 import threading
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 
 
 def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Result]:
-    """Run all `tasks`, as many at once as there are cores; their results in order.
+    """Results in order; one task runs per core.
 
-    Raises what the first task to fail raises, once none is running any more.
+    Raises what the first failed task raised, once none runs.
     """
     stop = threading.Event()
     lock = threading.Lock()
@@ -31,18 +31,11 @@ def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Resul
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            # Also if the wait was interrupted: leaving the pool waits for what is running.
+            # Also after an interrupted wait: leaving the pool waits for running tasks.
             stop.set()
             for future in futures:
                 future.cancel()
-    failures = [
-        failure
-        for future in futures
-        if not future.cancelled() and (failure := future.exception()) is not None
-    ]
-    for failure in failures:
-        if not isinstance(failure, Cancelled):
-            raise failure
-    if failures:
-        raise failures[0]
+    failures = [future.exception() for future in futures if not future.cancelled()]
+    for failure in sorted(filter(None, failures), key=lambda each: isinstance(each, Cancelled)):
+        raise failure
     return [future.result() for future in futures]

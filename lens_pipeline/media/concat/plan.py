@@ -1,4 +1,4 @@
-"""Which shots are copied, which are encoded, and to what: decided from the shots alone."""
+"""Decides from the shots alone which are copied, which are encoded, and to what."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from lens_pipeline.media.concat.probe import Shot, Signature
 Action = Literal["copy", "encode"]
 Method = Literal["copy", "partial", "encode"]
 
-# What browsers play in an MP4 and FFmpeg writes there without changing packets.
+# Browsers play these in an MP4, and FFmpeg writes them there unchanged.
 _COPIED_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
-# Rates that players and editors know, for shots whose own rate varies (SMPTE ST 2036-1).
+# SMPTE ST 2036-1.
 _STANDARD_RATES = tuple(
     Fraction(rate)
     for rate in ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
 )
-# Tags of standard video, which a decoder may also guess if there are none.
+# Decoders also guess these for unknown.
 _SDR_TAGS = frozenset({"unknown", "bt709", "smpte170m", "bt470bg"})
-# Parameters in the order in which a difference is best explained.
+# People read the first difference.
 _EXPLAINED = {
     "codec": "codec",
     "width": "width",
@@ -43,29 +43,25 @@ _EXPLAINED = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a shot is encoded to: H.264, square pixels, 8 bits, a constant rate."""
+    """H.264, square pixels, 8 bits, a constant rate."""
 
     width: int
     height: int
     frame_rate: Fraction
     colour_space: str = "bt709"
-    """Tag of the matrix; unknown for none, where the shots beside have none."""
+    """Unknown if the other shots have none."""
     colour_transfer: str = "bt709"
     colour_primaries: str = "bt709"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is done with a shot's video, and why."""
-
     action: Action
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is done with all shots, in order."""
-
     method: Method
     target: Target
     decisions: tuple[Decision, ...]
@@ -73,11 +69,10 @@ class Plan:
 
 
 def make_plan(shots: Sequence[Shot]) -> Plan:
-    """Copy what most shots have in common and encode the rest to match.
+    """Copy shots with the most frequent signature and encode the rest to match.
 
-    Of signatures that equally many shots have, that of the longer shots in total wins, then that
-    of the first shot. Shots are encoded to H.264 only: beside copied shots of another codec, all
-    are.
+    Of equal ones, the longest in total wins, then the first. Shots are encoded to H.264 only: if
+    another codec wins, all are, unless all match.
     """
     main = _main_shot(shots)
     barrier = _copy_barrier(main)
@@ -89,32 +84,24 @@ def make_plan(shots: Sequence[Shot]) -> Plan:
     barrier = _splice_barrier(main.signature)
     if barrier is not None:
         return encode_all(shots, f"the shots differ, and {barrier}")
-    signature = main.signature
-    target = Target(
-        signature.width,
-        signature.height,
-        signature.frame_rate,
-        signature.colour_space,
-        signature.colour_transfer,
-        signature.colour_primaries,
-    )
+    own = main.signature
+    colours = (own.colour_space, own.colour_transfer, own.colour_primaries)
+    target = Target(own.width, own.height, own.frame_rate, *colours)
     return Plan("partial", target, decisions, "some shots differ from the others")
 
 
 def encode_all(shots: Sequence[Shot], reason: str) -> Plan:
-    """Encode every shot to what most shots look like, for `reason`."""
     decisions = tuple(Decision("encode", reason) for _ in shots)
     return Plan("encode", _target(_main_shot(shots)), decisions, reason)
 
 
 def _main_shot(shots: Sequence[Shot]) -> Shot:
-    """The first of those that are to be matched."""
+    """The first shot with the signature to match."""
 
     def rank(candidate: Shot) -> tuple[int, Fraction]:
         alike = [shot for shot in shots if _kind(shot) == _kind(candidate)]
         return len(alike), sum((shot.length for shot in alike), Fraction(0))
 
-    # The first of equal ones.
     return max(dict.fromkeys(shots), key=rank)
 
 
@@ -123,7 +110,7 @@ def _kind(shot: Shot) -> tuple[Signature, bool]:
 
 
 def _copy_barrier(shot: Shot) -> str | None:
-    """Why the packets of this shot cannot be copied, whatever the others are."""
+    """Why this shot cannot be copied, whatever the others are."""
     if shot.signature.codec not in _COPIED_CODECS:
         return f"{shot.signature.codec} is not played in an MP4"
     if shot.variable_rate:
@@ -138,7 +125,7 @@ def _copy_barrier(shot: Shot) -> str | None:
 
 
 def _splice_barrier(signature: Signature) -> str | None:
-    """Why encoded shots cannot live in one track with copied shots of this signature."""
+    """Why encoded shots cannot share a track with copies of this signature."""
     if signature.codec != "h264":
         return f"shots are not encoded to {signature.codec}"
     if signature.pixel_format != "yuv420p" or signature.colour_range not in ("unknown", "tv"):
@@ -161,19 +148,16 @@ def _decide(shot: Shot, main: Shot) -> Decision:
         return Decision("encode", barrier)
     if shot.signature == main.signature:
         return Decision("copy", "matches")
-    name = next(
-        name
-        for name in _EXPLAINED
-        if getattr(shot.signature, name) != getattr(main.signature, name)
-    )
+    values = ((name, getattr(shot.signature, name)) for name in _EXPLAINED)
+    name, own = next(each for each in values if each[1] != getattr(main.signature, each[0]))
     if name == "extradata_sha256":
         return Decision("encode", f"its {_EXPLAINED[name]} differs")
-    own, others = getattr(shot.signature, name), getattr(main.signature, name)
+    others = getattr(main.signature, name)
     return Decision("encode", f"its {_EXPLAINED[name]} is {own}, not {others}")
 
 
 def _target(main: Shot) -> Target:
-    """Geometry and rate of `main` as H.264 can have them: even numbers, a rate players know."""
+    """Even numbers and a rate that players know, close to those of `main`."""
     width, height = (max(2, int(edge) // 2 * 2) for edge in main.display_size)
     rate = main.signature.frame_rate
     if main.variable_rate or rate > _STANDARD_RATES[-1]:

@@ -1,4 +1,4 @@
-"""What is to know about a shot before it is joined: one ffprobe tells it."""
+"""Facts about a shot, from ffprobe. What follows from them is in `plan`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from lens_pipeline.media import color
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.ffmpeg.run import Work, run
+from lens_pipeline.media.ffmpeg import ffprobe
+from lens_pipeline.media.ffmpeg.filters import HDR_TRANSFERS
+from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import (
     VIDEO_CODECS,
@@ -19,20 +20,20 @@ from lens_pipeline.media.formats import (
     video_demuxer,
 )
 
-# A few seconds for gigabytes; more means that the disk hangs.
+# Gigabytes take a few seconds; more means that the disk hangs.
 _PROBE_SECONDS = 120.0
-# Of the length that a file states, the least at which its packets may end.
+# Of the stated length.
 _WHOLE_SHARE = 0.9
-# Hours of video with sound. An index of a few bytes can promise billions of packets.
+# Hours. An index of a few bytes can promise billions.
 _MOST_PACKETS = 2_000_000
-# Frame rates above are no rates but the resolution of a clock.
+# Higher ones are the resolution of a clock.
 _HIGHEST_RATE = 1000
 _SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What two shots must share for their packets to live in one track."""
+    """What packets of one track share."""
 
     codec: str
     profile: str
@@ -47,21 +48,19 @@ class Signature:
     colour_transfer: str
     colour_primaries: str
     has_b_frames: int
-    """Frames by which the decoder is ahead of the display."""
+    """Frames by which decoding is ahead of display."""
     frame_rate: Fraction
-    """Frames per second; of a variable rate, the mean."""
+    """Of a variable rate, the mean."""
     rotation: int
-    """Degrees counter-clockwise that the display matrix turns the picture by."""
+    """Degrees counter-clockwise, by the display matrix."""
     mirrored: bool
-    """Whether the display matrix mirrors the picture as well."""
+    """By the display matrix."""
     extradata_sha256: str
-    """Of the codec's configuration (for H.264: SPS and PPS): packets decode only with their own."""
+    """Of the codec's configuration (for H.264: SPS and PPS), which packets need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """The first audio track."""
-
     stream: int
     codec: str
     sample_rate: int
@@ -72,30 +71,30 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One shot, as its file describes it."""
+    """A shot as its file describes it. `join` stores these names."""
 
     signature: Signature
     demuxer: str
     stream: int
     time_base: Fraction
     start: Fraction
-    """Time of the first frame shown, seconds on the clock of the file."""
+    """Of the first frame shown, seconds on the clock of the file."""
     length: Fraction
-    """Seconds of video, exactly."""
+    """Seconds, exactly."""
     variable_rate: bool
     edited: bool
-    """Whether an edit list hides frames: to show the rest, the hidden ones have to be decoded."""
+    """An edit list hides frames, which must be decoded nevertheless."""
     starts_clean: bool
-    """Whether the first packet is a key frame and the first frame shown."""
+    """The first packet is a key frame and shown first."""
     display_order: tuple[int, ...]
-    """For each packet, in the order of decoding, the number of its frame in display order."""
+    """For each packet, in decoding order, the number of its frame."""
     last_key: int
-    """Number of the last packet, in the order of decoding, from which all the rest decodes."""
+    """The last packet, in decoding order, from which the rest decodes."""
     packet_hashes: tuple[str, ...]
-    """SHA-256 of each packet, in the order of decoding."""
+    """SHA-256, in decoding order."""
     audio: Audio | None
     undamaged: bool = False
-    """Whether all of it was decoded without an error."""
+    """All of it was decoded without an error."""
 
     @property
     def frames(self) -> int:
@@ -103,28 +102,20 @@ class Shot:
 
     @property
     def is_hdr(self) -> bool:
-        return self.signature.colour_transfer in color.HDR_TRANSFERS
+        return self.signature.colour_transfer in HDR_TRANSFERS
 
     @property
     def display_size(self) -> tuple[Fraction, Fraction]:
-        """Width and height as shown: upright, with square pixels."""
-        signature = self.signature
-        width, height = Fraction(signature.width), Fraction(signature.height)
-        if signature.sample_aspect > 1:
-            width *= signature.sample_aspect
-        else:
-            height /= signature.sample_aspect
-        return (height, width) if signature.rotation % 180 else (width, height)
+        """As shown: upright, with square pixels."""
+        own = self.signature
+        return ffprobe.display_size(own.width, own.height, own.sample_aspect, own.rotation)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The shot that `to_json` wrote.
-
-        Raises ValueError, KeyError or TypeError: it did not write this text.
-        """
+        """Raises ValueError, KeyError or TypeError: not from `to_json`."""
         fields: dict[str, Any] = json.loads(text)
         signature, audio = fields["signature"], fields["audio"]
         if len(fields["display_order"]) != len(fields["packet_hashes"]):
@@ -146,14 +137,12 @@ class Shot:
 
 
 def probe(source: Path, tools: Tools, work: Work) -> Shot:
-    """Read the header and the packets of an MP4, QuickTime, WebM or Matroska file.
+    """Of an MP4, QuickTime, WebM or Matroska file.
 
-    Nothing is decoded: damage within the packets shows later.
-
-    Raises MediaError: no video that can be joined; the reason says why. Cancelled.
+    Raises MediaError: no usable video. Cancelled.
     """
     demuxer = video_demuxer(read_head(source))
-    described = describe(source, demuxer, _SHOT_FIELDS, tools, work)
+    described = describe_packets(source, demuxer, _SHOT_FIELDS, tools, work)
     stream = _video_stream(described["streams"])
     packets = [
         packet for packet in described["packets"] if packet["stream_index"] == stream["index"]
@@ -165,23 +154,20 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     return _shot(demuxer, stream, packets, _audio(described["streams"]))
 
 
-def describe(
-    file: Path, demuxer: str, packet_fields: str, tools: Tools, work: Work
+def describe_packets(
+    file: Path, demuxer: str, fields: str, tools: Tools, work: Work
 ) -> Mapping[str, Any]:
-    """What ffprobe tells of a file's `streams` and, in the order of the file, its `packets`.
+    """The `streams` of a file and, in its order, `fields` of its `packets`.
 
-    Raises MediaError: the header cannot be read. Cancelled.
+    Raises MediaError: no readable header. Cancelled.
     """
-    hashing = ("-show_data_hash", "sha256") if "data_hash" in packet_fields else ()
-    command = [
-        *(str(tools.ffprobe), "-v", "error", "-f", demuxer),
-        *("-protocol_whitelist", "file,pipe"),
-        *("-show_streams", "-show_entries", f"format=duration:packet={packet_fields}", *hashing),
+    options = [
+        *("-show_entries", f"format=duration:packet={fields}"),
         *("-read_intervals", f"%+#{_MOST_PACKETS}"),
-        *("-of", "json=compact=1", f"file:{file.resolve()}"),
+        *(("-show_data_hash", "sha256") if "data_hash" in fields else ()),
     ]
     try:
-        return json.loads(run(command, _PROBE_SECONDS, work.cancelled))
+        return ffprobe.describe(file, demuxer, options, tools, _PROBE_SECONDS, work.cancelled)
     except MediaError as error:
         if error.over_limit:
             raise
@@ -189,15 +175,7 @@ def describe(
 
 
 def _video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    kinds = [stream.get("codec_type") for stream in streams]
-    moving = [
-        stream
-        for stream in streams
-        if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]
-    ]
-    if not moving:
-        raise MediaError("no video track" + (", only audio" if "audio" in kinds else ""))
-    stream = moving[0]
+    stream = ffprobe.first_video(streams)
     codec = stream.get("codec_name", "an unknown codec")
     if codec not in VIDEO_CODECS:
         raise MediaError(f"video is coded with {codec}, which is not supported")
@@ -219,7 +197,7 @@ def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, An
 
 
 def _check_end(source: Path, described: Mapping[str, Any]) -> None:
-    """Raise MediaError if a file that counts no frames is cut off: Matroska, or in fragments."""
+    """Raise MediaError: a file without a number of frames is cut off."""
     promised = float(described["format"].get("duration", 0))
     bases = {stream["index"]: Fraction(stream["time_base"]) for stream in described["streams"]}
     end = max(
@@ -274,10 +252,7 @@ def _shot(
 
 
 def _last_key(packets: Sequence[Mapping[str, Any]], display_order: Sequence[int]) -> int:
-    """The last key frame before all that is decoded after it, or 0.
-
-    Frames shown before a key frame but decoded after it need the frames before, too.
-    """
+    """The last key frame shown before all frames decoded after it, or 0."""
     earliest = len(display_order)
     for number in range(len(display_order) - 1, 0, -1):
         earliest = min(earliest, display_order[number])
@@ -289,13 +264,13 @@ def _last_key(packets: Sequence[Mapping[str, Any]], display_order: Sequence[int]
 def _constant_rate(
     stream: Mapping[str, Any], times: Sequence[int], last_duration: int, time_base: Fraction
 ) -> Fraction | None:
-    """The rate at which all frames follow one another, or None: the rate varies.
+    """None: it varies.
 
-    Times may be off by one tick, since rates such as 30000/1001 are rounded to milliseconds.
+    Times may be off by a tick: files round rates such as 30000/1001 to milliseconds.
     """
     for name in ("r_frame_rate", "avg_frame_rate"):
         rate = _rate(stream, name)
-        # A tick must be well below a frame for this to prove anything.
+        # Coarse ticks prove nothing.
         if rate is None or time_base * rate > Fraction(1, 4):
             continue
         # In units of 1 / (rate.numerator * time_base.denominator) seconds.
@@ -311,19 +286,12 @@ def _constant_rate(
 
 
 def _rate(stream: Mapping[str, Any], name: str) -> Fraction | None:
-    rate = _fraction(stream.get(name, "0/0"))
-    return rate if rate is not None and 0 < rate <= _HIGHEST_RATE else None
-
-
-def _fraction(text: str) -> Fraction | None:
-    """A number as ffprobe writes it (30000/1001, 16:9); None for 0/0 and 0:1."""
-    numerator, denominator = (int(part) for part in text.replace(":", "/").split("/"))
-    return Fraction(numerator, denominator) if numerator > 0 and denominator > 0 else None
+    rate = ffprobe.fraction(stream.get(name, "0/0"))
+    return rate if rate is not None and rate <= _HIGHEST_RATE else None
 
 
 def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
-    side_data = stream.get("side_data_list", [])
-    rotations = [data["rotation"] for data in side_data if "rotation" in data]
+    matrices = [data.get("displaymatrix", "") for data in stream.get("side_data_list", [])]
     return Signature(
         codec=stream["codec_name"],
         profile=stream.get("profile", "unknown"),
@@ -331,7 +299,7 @@ def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
         width=stream["width"],
         height=stream["height"],
         pixel_format=stream.get("pix_fmt", "unknown"),
-        sample_aspect=_fraction(stream.get("sample_aspect_ratio", "1:1")) or Fraction(1),
+        sample_aspect=ffprobe.sample_aspect(stream),
         field_order=stream.get("field_order", "unknown"),
         colour_range=stream.get("color_range", "unknown"),
         colour_space=stream.get("color_space", "unknown"),
@@ -339,14 +307,14 @@ def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
         colour_primaries=stream.get("color_primaries", "unknown"),
         has_b_frames=stream.get("has_b_frames", 0),
         frame_rate=frame_rate,
-        rotation=rotations[0] if rotations else 0,
-        mirrored=any(_mirrors(data.get("displaymatrix", "")) for data in side_data),
+        rotation=ffprobe.rotation(stream),
+        mirrored=any(map(_mirrors, matrices)),
         extradata_sha256=stream.get("extradata_hash", "").rpartition(":")[2],
     )
 
 
 def _mirrors(matrix: str) -> bool:
-    """Whether a display matrix, as ffprobe writes it in rows with their offsets, is a mirror."""
+    """Reads ffprobe's rows with offsets."""
     rows = [[int(number) for number in line.split()[1:]] for line in matrix.strip().splitlines()]
     if len(rows) != 3:
         return False
@@ -356,7 +324,7 @@ def _mirrors(matrix: str) -> bool:
 
 def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:
     for stream in streams:
-        # A track that no decoder knows has no rate: the shot is as good as silent.
+        # A track without a decoder has no rate, and counts as silence.
         if stream.get("codec_type") == "audio" and int(stream.get("sample_rate", 0)):
             return Audio(
                 stream=stream["index"],

@@ -1,4 +1,4 @@
-"""Proof that a master is what its shots say, before anyone sees it."""
+"""Compares a master with the parts that went into it. Nothing is decoded."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lens_pipeline.media.concat.mux import Part, delay
-from lens_pipeline.media.concat.probe import describe
+from lens_pipeline.media.concat.probe import describe_packets
 from lens_pipeline.media.errors import Cancelled, MediaError
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes
 
-# Lip sync is noticed from about 45 ms on (ITU-R BT.1359-1).
+# Lip sync errors are noticed from about 45 ms on (ITU-R BT.1359-1).
 _SYNC_SECONDS = Fraction(40, 1000)
 _CHECK_EVERY = 64
 _FIELDS = "stream_index,pts,dts,pos,size"
@@ -23,32 +23,31 @@ _FIELDS = "stream_index,pts,dts,pos,size"
 def check_structure(
     master: Path, parts: Sequence[Part], frame_rate: Fraction, tools: Tools, work: Work
 ) -> None:
-    """Compare a master's packets, as ffprobe reads them, with what went into it.
+    """Compare the packets of a master, as ffprobe reads them, with `parts`.
 
-    Every frame of every part is there, unchanged, at its time, in an order that can be decoded;
-    video and sound start together and end together; the index comes first. Whether the packets
-    decode is not looked at.
+    Every frame is there, unchanged, in time and decoding order; video and audio start and end
+    together; the index comes first.
 
     Raises MediaError: they differ; the reason says how. Cancelled.
     """
     boxes = list(mp4_boxes(master))
     if b"moov" not in boxes or boxes.index(b"moov") > boxes.index(b"mdat"):
         raise MediaError("the index of the master does not come first")
-    described = describe(master, "mov", _FIELDS, tools, work)
+    described = describe_packets(master, "mov", _FIELDS, tools, work)
     if [stream["codec_type"] for stream in described["streams"]] != ["video", "audio"]:
         raise MediaError("the master has other tracks than one of video and one of sound")
     video, audio = described["streams"]
     length = sum(part.frames for part in parts) / frame_rate
     _check_length("video", video, length, Fraction(1, 1000) + Fraction(video["time_base"]))
     _check_length("sound", audio, length, _SYNC_SECONDS)
-    in_video, in_sound = (
+    video_packets, audio_packets = (
         [packet for packet in described["packets"] if packet["stream_index"] == index]
         for index in (0, 1)
     )
-    _check_order(in_video)
-    _check_order(in_sound)
-    _check_times(in_video, Fraction(video["time_base"]) * frame_rate, parts)
-    _check_payload(master, in_video, parts, work.cancelled)
+    _check_order(video_packets)
+    _check_order(audio_packets)
+    _check_times(video_packets, Fraction(video["time_base"]) * frame_rate, parts)
+    _check_payload(master, video_packets, parts, work.cancelled)
 
 
 def _check_length(

@@ -1,1 +1,1 @@
-"""ffmpeg and ffprobe: where they are, and how they are run."""
+"""ffmpeg and ffprobe: finding and running them, and what their callers share."""

@@ -1,4 +1,4 @@
-"""Runs ffmpeg and ffprobe: the only module that starts them."""
+"""Runs ffmpeg and ffprobe: limits, progress, cancellation, errors."""
 
 import contextlib
 import functools
@@ -20,66 +20,66 @@ import psutil
 
 from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
 
-# Seconds that a process gets to finish after SIGTERM before it is killed.
+# From SIGTERM to SIGKILL.
 _TERMINATE_SECONDS = 2.0
 _POLL_SECONDS = 0.01
-# How often a running process is looked at, and one that is about to end.
 _CHECK_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 16
-# Characters of ffmpeg's messages that are repeated in an error: the last lines say why.
+# Characters in an error: the last lines say why.
 _MESSAGE_TAIL = 400
-# Of ffmpeg's messages that are kept: warnings come by the line, damage can bring millions.
+# Kept of stderr: damage can bring millions of warnings.
 _MESSAGES_BYTES = 64 * 1024
-# -y: over a file that exists, ffmpeg without a terminal does nothing and calls that a success.
+# Without -y, ffmpeg keeps a file that exists and reports success.
 _OPTIONS = ("-nostdin", "-hide_banner", "-y", "-nostats", "-progress", "pipe:1")
 _REPORT_SECONDS = 0.5
-# What a long run may take at least, beside what its media adds: start-up on a busy machine.
+# Besides what the media adds: for the start on a busy machine.
 _LIMIT_SECONDS = 120.0
 _NICENESS = 10
-# Address space: x264 takes 1.5 GB for 2160p, and each of its threads reserves more.
+# Address space: x264 takes 1.5 GB for 2160p, and its threads reserve more.
 _MEMORY_BYTES = 8 << 30
-# Of a process that ends itself: damage makes it do so again.
+# A file that crashes ffmpeg so does it again.
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
-# ffmpeg's own exit status after SIGINT or SIGTERM.
+# ffmpeg's exit status after SIGINT or SIGTERM.
 _STATUS_AFTER_SIGNAL = 255
-# Of setpriv, if it cannot execute what it is to start, and of the dynamic linker, if a library is
-# missing.
+# Exit statuses of setpriv without a program, and of the linker without a library.
 _NEVER_STARTED = frozenset({126, 127})
 # ENOSPC, EDQUOT and EFBIG in the C locale.
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
-# Of libgcrypt, which Debian's ffmpeg is linked with, where memory may not be locked: no complaint
-# about a file, whose check must be silent.
+# From libgcrypt in Debian's ffmpeg, where memory may not be locked.
 _NOISE = "Warning: using insecure memory!\n"
 _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A piece of work that takes long: where it writes, and who follows it."""
+    """Where long work writes, how it is followed, and its limits."""
 
     directory: Path
-    """Scratch for this piece of work; the caller removes it."""
+    """Scratch; the caller removes it."""
     cancelled: Callable[[], bool]
-    """Whether to stop: asked at least five times a second, in any thread."""
+    """Asked at least five times a second, in any thread."""
     report: Callable[[str, float, float | None], None]
-    """Told the stage, the share of it that is done, and the speed (x real time) if it is known."""
+    """Takes the stage, the share that is done, and the speed (x real time) if known."""
     idle_seconds: float = 60.0
     """How long ffmpeg may make no progress."""
     limit_per_second: float = 60.0
-    """Seconds that ffmpeg may take for a second of media, beside 120 s in any case."""
+    """Seconds that ffmpeg may take for a second of media, besides 120 s."""
+
+
+def file_input(file: Path | str, demuxer: str) -> tuple[str, ...]:
+    """Read `file` with this demuxer, and nothing that it refers to."""
+    return ("-f", demuxer, "-protocol_whitelist", "file,pipe", "-i", f"file:{file}")
 
 
 def run(
     arguments: Sequence[str], timeout_seconds: float, cancelled: Callable[[], bool] | None = None
 ) -> bytes:
-    """Run ffmpeg or ffprobe in a process group of its own and return what it writes to stdout.
-
-    However this ends, no process of the group is left.
+    """The stdout of ffmpeg or ffprobe; no process of its group is left.
 
     Raises MediaError: failed (with its last messages), or over `timeout_seconds`. ToolUnusable: not
-    started. Cancelled: `cancelled`, which is asked at least five times a second, said so.
+    started. Cancelled: `cancelled`, asked at least five times a second, said so.
     """
     name = Path(arguments[0]).name
     deadline = time.monotonic() + timeout_seconds
@@ -100,17 +100,15 @@ def run(
 
 
 def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: Work) -> str:
-    """Run ffmpeg on `media_seconds` of media in `work.directory`; return its stderr's last 64 KiB.
+    """Run ffmpeg on `media_seconds` of media in `work.directory`; its stderr's last 64 KiB.
 
-    `arguments` begin with the path of ffmpeg; options for reporting progress and overwriting are
-    added here. It runs at low priority in a process group of its own, with no environment but PATH
-    and LANG. However this ends, no process of the group is left. Several threads may call this at
-    once.
+    `arguments` begin with the path of ffmpeg; those for progress and overwriting are added. It has
+    low priority and no environment but PATH and LANG. No process of its group is left. Safe across
+    threads.
 
-    Raises MediaError: failed or crashed (with its last messages); `over_limit` if it made no
-    progress for `work.idle_seconds`, took longer than `work.limit_per_second` allows, or needed
-    more memory than allowed. FfmpegDied: ended by a signal from outside. Cancelled:
-    `work.cancelled` said so. DiskFull: nothing more could be written. ToolUnusable: not started.
+    Raises MediaError: failed or crashed (with its last messages); `over_limit` without progress for
+    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. FfmpegDied.
+    Cancelled: `work.cancelled` said so. DiskFull. ToolUnusable: not started.
     """
     watch = _Watch(media_seconds, stage, work)
     watch.check_cancelled()
@@ -125,7 +123,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
 
 
 class _Watch:
-    """Follows one run: reports its progress, and raises when it has to end."""
+    """The progress and the limits of one run."""
 
     def __init__(self, media_seconds: float, stage: str, work: Work) -> None:
         self._media_seconds = media_seconds
@@ -140,12 +138,12 @@ class _Watch:
         self._state: tuple[float, int] = (0.0, 0)
 
     def read(self, data: bytes) -> None:
-        """Take in a part of what `-progress` writes: blocks of key=value lines."""
+        """Parse a part of the output of `-progress`: key=value lines."""
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
             key, _, value = line.decode("ascii", "replace").partition("=")
             if key == "out_time_us":
-                # N/A before the first packet; below 0 while there is nothing but priming.
+                # N/A before the first packet; below 0 during priming.
                 microseconds = _number(value) or 0.0
                 self._done_seconds = min(max(0.0, microseconds / 1e6), self._media_seconds)
             elif key == "speed":
@@ -167,20 +165,17 @@ class _Watch:
     def check(self, pid: int) -> None:
         self.check_cancelled()
         now = time.monotonic()
-        # ffmpeg reports no time while it seeks or moves the index to the front, but it reads.
+        # ffmpeg reports no time while it seeks or moves the index, but it reads.
         state = (self._done_seconds, _characters_read(pid))
         if state != self._state:
             self._state, self._progressed = state, now
         if now - self._progressed > self._work.idle_seconds:
-            raise MediaError(
-                f"ffmpeg made no progress for {self._work.idle_seconds:g} s ({self._stage})",
-                over_limit=True,
-            )
-        if now - self._started > self._limit_seconds:
-            raise MediaError(
-                f"ffmpeg took longer than the limit of {self._limit_seconds:g} s ({self._stage})",
-                over_limit=True,
-            )
+            reason = f"made no progress for {self._work.idle_seconds:g} s"
+        elif now - self._started > self._limit_seconds:
+            reason = f"took longer than the limit of {self._limit_seconds:g} s"
+        else:
+            return
+        raise MediaError(f"ffmpeg {reason} ({self._stage})", over_limit=True)
 
 
 def _number(text: str) -> float | None:
@@ -191,7 +186,7 @@ def _number(text: str) -> float | None:
 
 
 def _characters_read(pid: int) -> int:
-    """Bytes the process has read by any means; 0 once it has ended."""
+    """By any means; 0 once it has ended."""
     try:
         return psutil.Process(pid).io_counters().read_chars
     except psutil.Error:
@@ -202,16 +197,16 @@ def _characters_read(pid: int) -> int:
 def _started(
     arguments: Sequence[str], directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, of which nothing is left when the context ends.
+    """A process in a group of its own, of which nothing is left in the end.
 
-    Its environment holds no setting or credential; in the C locale messages are as expected here.
+    Its environment holds no secret, and the locale of parsed messages.
     """
     name = Path(arguments[0]).name
     if shutil.which(arguments[0]) is None:
         raise ToolUnusable(f"{name} cannot be started: No such file, or it may not be executed")
     try:
         process = subprocess.Popen(
-            [*_ending_with_us(), *arguments],
+            [*_death_signal_prefix(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -230,30 +225,29 @@ def _started(
 
 
 @functools.cache
-def _ending_with_us() -> tuple[str, ...]:
-    """What has the kernel kill a process when the thread that started it, and waits, is gone.
+def _death_signal_prefix() -> tuple[str, ...]:
+    """Has the kernel kill a process with the thread that started it.
 
-    ffmpeg itself goes on when nobody reads its progress any more. Where there is no setpriv
-    (util-linux), an encode outlives a worker that was killed until it has finished.
+    Without setpriv (util-linux), an encode outlives a killed worker.
     """
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", "KILL") if setpriv else ()
 
 
 def _restrict(pid: int) -> None:
-    """Let others go first, and bound what a decoder that runs wild can take.
+    """Lower priority and memory limit.
 
-    From here, not between fork and exec: code there may deadlock in a process with threads.
+    Code between fork and exec could deadlock in a process with threads.
     """
     try:
-        # Of the group: threads that exist already have a niceness of their own.
+        # Existing threads have a niceness of their own.
         os.setpriority(os.PRIO_PGRP, pid, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-        # The last to be served of those that are served at all: idle could starve.
+        # The lowest priority but idle, which could starve.
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_BE, 7)
         _lower_limit(pid, resource.RLIMIT_AS, _MEMORY_BYTES)
         _lower_limit(pid, resource.RLIMIT_CORE, 0)
     except (ProcessLookupError, psutil.NoSuchProcess):
-        # It has ended already, which its exit status explains.
+        # Its exit status says why it has ended.
         return
 
 
@@ -264,13 +258,11 @@ def _lower_limit(pid: int, what: int, value: int) -> None:
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
-    receive: Callable[[bytes], None],
-    check: Callable[[], None],
+    process: subprocess.Popen[bytes], receive: Callable[[bytes], None], check: Callable[[], None]
 ) -> tuple[int, str]:
-    """Hand on what `process` writes to stdout until it ends; its exit status and last messages.
+    """Give stdout to `receive`; exit status and last messages.
 
-    `check` is called at least five times a second and may raise to give up.
+    `check` is called at least five times a second and may raise.
     """
     messages = bytearray()
 
@@ -282,7 +274,7 @@ def _follow(
         selector.register(cast("IO[bytes]", process.stdout), selectors.EVENT_READ, receive)
         selector.register(cast("IO[bytes]", process.stderr), selectors.EVENT_READ, keep)
         while selector.get_map():
-            # Looked at first: what was written before the end is then in the pipes already.
+            # Before the pipes are read: they then hold all that was written.
             has_ended = _has_ended(process)
             ready = selector.select(0 if has_ended else _CHECK_SECONDS)
             for key, _ in ready:
@@ -293,7 +285,7 @@ def _follow(
                     selector.unregister(key.fileobj)
             check()
             if has_ended and not ready:
-                # A child of its own still holds the pipes.
+                # A child process still holds the pipes.
                 break
     while not _has_ended(process):
         check()
@@ -326,14 +318,14 @@ def _tail(messages: str) -> str:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the process has ended; it is not reaped, so that its id stays its own."""
+    """Without reaping it, so that its id is not used again."""
     if process.returncode is not None:
         return True
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of the group, and reap its leader last: until then the id is not reused."""
+    """End the group; reap its leader last, so that its id is not used again before."""
     if process.returncode is not None:
         return
     try:
@@ -343,6 +335,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             while not _has_ended(process) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
     finally:
-        # Also if the wait was interrupted.
+        # Also after an interrupted wait.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,4 +1,4 @@
-"""Which ffmpeg and ffprobe are used, and what they can do."""
+"""Finds ffmpeg and ffprobe, and what they can do."""
 
 import os
 import re
@@ -19,22 +19,17 @@ _FIX = "install it (apt install ffmpeg, or pip install 'lens-pipeline[embedded]'
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The programs that read and write videos."""
-
     ffmpeg: Path
     ffprobe: Path
 
     @classmethod
     def find(cls, ffmpeg: Path | None = None, ffprobe: Path | None = None) -> Self:
-        """Both as `find_ffmpeg` and `find_ffprobe` find them.
-
-        Raises ToolUnusable: there is none; the message says how to get one.
-        """
+        """Raises what `find_ffmpeg` raises."""
         return cls(find_ffmpeg(ffmpeg), find_ffprobe(ffprobe))
 
 
 def find_ffmpeg(explicit: Path | None = None) -> Path:
-    """The ffmpeg to use: `explicit`, else the one on PATH, else that of the imageio-ffmpeg wheel.
+    """`explicit`, else from PATH, else from the imageio-ffmpeg wheel.
 
     Raises ToolUnusable: there is none; the message says how to get one.
     """
@@ -42,28 +37,22 @@ def find_ffmpeg(explicit: Path | None = None) -> Path:
 
 
 def find_ffprobe(explicit: Path | None = None) -> Path:
-    """The ffprobe to use: `explicit`, else on PATH, else that of the shaka-streamer wheel.
+    """`explicit`, else from PATH, else from the shaka-streamer wheel.
 
-    Raises ToolUnusable: there is none; the message says how to get one.
+    Raises what `find_ffmpeg` raises.
     """
     return _find("ffprobe", explicit, _wheel_ffprobe)
 
 
 def capabilities(ffmpeg: Path) -> frozenset[str]:
-    """Names of the encoders that `ffmpeg` has, for example libx264 and libwebp.
-
-    Raises MediaError, ToolUnusable: it does not run.
-    """
+    """Names of encoders, such as libx264. Raises MediaError, ToolUnusable: it does not run."""
     listing = run([str(ffmpeg), "-hide_banner", "-encoders"], _CAPABILITIES_SECONDS)
     # Six flags (type, threads, …), the name, a description.
     return frozenset(re.findall(r"^ [VAS][A-Z.]{5} (\S+) ", listing.decode("utf-8"), re.MULTILINE))
 
 
 def try_encoder(ffmpeg: Path, encoder: str) -> None:
-    """Encode two black frames with the video encoder of this name, and throw them away.
-
-    Raises MediaError, ToolUnusable: it does not work, with ffmpeg's reason.
-    """
+    """Encode two black frames. Raises MediaError, ToolUnusable: with ffmpeg's reason."""
     black = ffmpeg_python.input("color=black:size=64x64:rate=25", format="lavfi")
     discarded = black.output("-", format="null", vcodec=encoder, vframes=2)
     command = discarded.global_args("-hide_banner", "-nostdin", "-loglevel", "error")
@@ -87,12 +76,9 @@ def _find(name: str, explicit: Path | None, wheel: Callable[[], Path | None]) ->
 def _wheel_ffmpeg() -> Path | None:
     try:
         import imageio_ffmpeg
-    except ImportError:
-        return None
-    try:
+
         return Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        # The wheel of a platform for which it brings no binary.
+    except (ImportError, RuntimeError):  # not installed, or no binary for this platform
         return None
 
 

@@ -1,1 +1,1 @@
-"""Rendering in processes of its own that can be killed."""
+"""Processes that render: the pool, its workers, and their messages."""

@@ -1,12 +1,10 @@
-"""Rendering in long-lived processes that can be killed.
+"""Rendering in processes that can be killed. No decoder is imported here.
 
-Decoders of strangers' files crash, hang and may be taken over: they run in workers that hold no
-secret, have limits, and are replaced when they die. Imports no decoder itself.
-
-A worker ends when its parent does, however that ends: an idle one reads the end of its stdin, a
-busy one notices within a second that it has another parent (see `worker`).
+Decoders of strangers' files crash, hang and may be taken over: workers hold no secret, have limits,
+and are replaced. They end with their parent: at the end of stdin, or within a second of work.
 """
 
+import contextlib
 import os
 import re
 import select
@@ -15,9 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self, cast
 
 import lens_pipeline
@@ -25,12 +23,13 @@ from lens_pipeline.media.errors import MediaError, SandboxUnavailable
 from lens_pipeline.media.models import Picture, Poster, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import protocol
 
-# Seconds a worker may take to import its decoders; 0.4 s is usual, a cold disk can take 20 s.
+# For the import of decoders: usually 0.4 s, from a cold disk 20 s.
 _START_SECONDS = 60.0
-# Renders after which a worker is replaced: bounds what leaks and fragmentation can add up to.
+# Bounds leaks and fragmentation.
 _RENDERS_PER_WORKER = 1000
-# Seconds that a worker which closed its pipe gets to end, so that its exit status tells why.
+# From the end of its answers to its exit status.
 _EXIT_SECONDS = 1.0
+_WORKER = "lens_pipeline.media.sandbox.worker"
 _CHUNK_BYTES = 1 << 20
 _MESSAGE_BYTES = 64 * 1024
 
@@ -38,56 +37,49 @@ _OUT_OF_MEMORY = re.compile(
     rb"bad_alloc|out of memory|failed to allocate|cannot allocate", re.IGNORECASE
 )
 
-# All of a worker's environment, besides PATH: no setting, credential or home directory.
+# Besides PATH: no setting, credential or home directory.
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": str(Path(lens_pipeline.__file__).parent.parent),
-    # One thread per worker: the number of workers sets the parallelism.
+    # The number of workers sets the parallelism.
     "VIPS_CONCURRENCY": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # Large pictures stay within the memory limit instead of being written to a temporary file.
+    # Large pictures meet the memory limit instead of becoming a file.
     "VIPS_DISC_THRESHOLD": "64g",
-    # Each arena reserves address space, which is what is limited.
+    # Each arena reserves address space, which is limited.
     "MALLOC_ARENA_MAX": "2",
-    # Up to 64 MiB stay with the worker instead of being given back and cleared again for each
-    # file: 3 % less time.
+    # 64 MiB stay with the worker instead of being cleared for each file: 3 % less time.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 
 
 class Sandbox:
-    """Up to `workers` rendering processes, shared by any number of threads.
+    """Up to `workers` processes, started at first need; safe across threads.
 
-    Create it after forking, not before: the processes belong to the one that started them. They
-    are started when first needed.
+    Create it after a fork: processes belong to the one that started them.
     """
 
     def __init__(self, workers: int, timeout_seconds: float, memory_mib: int) -> None:
-        """`timeout_seconds` limits one render, `memory_mib` the address space of one worker."""
+        """`timeout_seconds` limits a render, `memory_mib` the address space of a worker."""
         self._workers = workers
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
-        # Workers that exist or are about to.
+        # Also those that are being started.
         self._count = 0
         self._closed = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> None:
-        """Start all workers now and wait until they are ready.
+        """Start all workers and wait.
 
         Raises SandboxUnavailable: closed, or a process cannot be started.
         """
@@ -105,30 +97,26 @@ class Sandbox:
             self._release(worker)
 
     def preview(self, source: Path, spec: PreviewSpec) -> Picture:
-        """Render a preview, as `image.render_preview` does.
+        """Call `images.render_preview` in a worker.
 
-        Raises MediaError: as there, or the decoder crashed, or it took more time or memory than
-        allowed (`over_limit`). SandboxUnavailable: closed, also while this waits or renders.
-        FileNotFoundError: no such file.
+        Raises MediaError: as there, or it crashed, or took too much time or memory (`over_limit`).
+        SandboxUnavailable: closed, even meanwhile. FileNotFoundError.
         """
         return _picture(*self._ask("preview", source, asdict(spec)))
 
     def poster(self, source: Path, spec: PosterSpec) -> Poster:
-        """Render a poster, as `video.render_poster` does; raises what `preview` raises."""
+        """Call `posters.render_poster` in a worker. Raises what `preview` raises."""
         header, body = self._ask("poster", source, asdict(spec))
-        picture = _picture(header, body)
-        try:
-            times = float(header["duration_seconds"]), float(header["poster_at_seconds"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _nonsense(error) from error
-        return Poster(picture, *times)
+        with _parsing():
+            duration, at = float(header["duration_seconds"]), float(header["poster_at_seconds"])
+        return Poster(_picture(header, body), duration, at)
 
     def close(self) -> None:
         """Kill all workers; calls in progress raise SandboxUnavailable. May be called twice."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
-            # Of a busy worker only the process is ended: its pipes belong to the waiting thread.
+            # Its pipes belong to the waiting thread.
             for worker in self._busy:
                 worker.kill()
             self._changed.notify_all()
@@ -145,8 +133,7 @@ class Sandbox:
         try:
             return self._ask_once(request)
         except _DecoderEnded:
-            # Killed from outside perhaps, or before it was asked: a file that crashes the decoder
-            # does so again.
+            # It may have been killed from outside.
             return self._ask_once(request)
 
     def _ask_once(self, request: protocol.Header) -> tuple[protocol.Header, bytes]:
@@ -161,7 +148,7 @@ class Sandbox:
             if reason is not None:
                 raise reason from error
             if isinstance(error, protocol.ProtocolError):
-                raise _nonsense(error) from error
+                raise _improper_answer(error) from error
             raise
         self._release(worker)
         if "error" in header:
@@ -169,12 +156,13 @@ class Sandbox:
         return header, body
 
     def _acquire(self) -> "_Worker":
-        """An idle worker, a new one if there may be more, or the next that gets idle."""
+        """An idle worker, or a new one up to the limit."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._idle or self._count < self._workers
             )
-            self._refuse_if_closed()
+            if self._closed:
+                raise SandboxUnavailable("the sandbox is closed")
             while self._idle:
                 worker = self._idle.pop()
                 if worker.is_alive():
@@ -209,33 +197,26 @@ class Sandbox:
             self._count -= 1
             self._changed.notify()
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise SandboxUnavailable("the sandbox is closed")
-
 
 class _DecoderEnded(MediaError):
-    """The process ended without an answer."""
+    pass
 
 
 class _Worker:
-    """One process and its pipes; used by one thread at a time, except for `kill`."""
+    """For one thread at a time, except for `kill`."""
 
     def __init__(self, memory_mib: int) -> None:
         self.renders = 0
         self._ready = False
         self._ending = threading.Lock()
         self._messages, write_end = os.pipe()
-        # Nobody reads while a decoder complains: what does not fit is lost instead of blocking.
+        # What does not fit is lost instead of blocking.
         os.set_blocking(write_end, False)
         os.set_blocking(self._messages, False)
         try:
             self._process = subprocess.Popen(
                 # -P: the current directory is not searched for modules.
-                [
-                    *(sys.executable, "-P", "-m", "lens_pipeline.media.sandbox.worker"),
-                    *(str(os.getpid()), str(memory_mib)),
-                ],
+                [sys.executable, "-P", "-m", _WORKER, str(os.getpid()), str(memory_mib)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=write_end,
@@ -259,7 +240,7 @@ class _Worker:
             return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
-        """Raises SandboxUnavailable: the worker does not come up."""
+        """Raise SandboxUnavailable: the worker does not come up."""
         if self._ready:
             return
         try:
@@ -273,10 +254,9 @@ class _Worker:
     def ask(
         self, request: protocol.Header, timeout_seconds: float
     ) -> tuple[protocol.Header, bytes]:
-        """Have `request` rendered.
+        """Raises MediaError: over `timeout_seconds`. EOFError: the process ended. ProtocolError.
 
-        Raises MediaError: over `timeout_seconds`. EOFError: the process ended. ProtocolError: it
-        answers nonsense. SandboxUnavailable: it does not come up.
+        SandboxUnavailable: it does not come up.
         """
         self.wait_until_ready()
         self.renders += 1
@@ -292,7 +272,7 @@ class _Worker:
             ) from error
 
     def explain_end(self) -> MediaError:
-        """Why the process ended, once it closed its pipe."""
+        """Why the process, which has closed its pipe, ended."""
         try:
             self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -305,15 +285,14 @@ class _Worker:
         return _DecoderEnded(f"the decoder ended (exit status {status})")
 
     def kill(self) -> None:
-        """End the process and whatever it started, and wait for its end; from any thread."""
+        """End the process and its children, and wait for its end; from any thread."""
         with self._ending:
             if self._process.poll() is None:
-                # Its session has its own process group.
+                # Its session has its own group.
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
 
     def dispose(self) -> None:
-        """End the process and close its pipes."""
         self.kill()
         self._requests.close()
         self._answers.close()
@@ -343,7 +322,7 @@ class _Worker:
 
 
 def _picture(header: protocol.Header, body: bytes) -> Picture:
-    try:
+    with _parsing():
         size = int(header["webp_bytes"])
         return Picture(
             webp=body[:size],
@@ -352,9 +331,15 @@ def _picture(header: protocol.Header, body: bytes) -> Picture:
             thumbhash=str(header["thumbhash"]),
             inline=body[size:],
         )
+
+
+@contextlib.contextmanager
+def _parsing() -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
-        raise _nonsense(error) from error
+        raise _improper_answer(error) from error
 
 
-def _nonsense(error: Exception) -> MediaError:
+def _improper_answer(error: Exception) -> MediaError:
     return MediaError(f"the decoder gave no proper answer ({type(error).__name__}: {error})")

@@ -1,6 +1,6 @@
-"""Messages between the sandbox and its workers: a JSON header and raw bytes.
+"""Messages between pool and workers: a JSON header and raw bytes.
 
-JSON, since a decoder that was taken over could answer with a pickle that runs code here.
+A pickle from a decoder that was taken over would run code here.
 """
 
 import json
@@ -8,10 +8,9 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-# Header and body lengths, bytes.
+# Bytes of header and body.
 _LENGTHS = struct.Struct(">II")
-# A worker that answers with more is broken: a header is some fields, a body two pictures of at
-# most 16383 x 16383 pixels, in practice below 1 MB.
+# A header is a few fields, a body two pictures of at most 16383 x 16383 pixels.
 _HEADER_LIMIT = 64 * 1024
 _BODY_LIMIT = 64 * 1024 * 1024
 
@@ -19,19 +18,18 @@ Header = dict[str, Any]
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is no message."""
+    pass
 
 
 def pack(header: Header, body: bytes = b"") -> bytes:
-    """One message as bytes."""
     text = json.dumps(header).encode("ascii")
     return _LENGTHS.pack(len(text), len(body)) + text + body
 
 
 def receive(read: Callable[[int], bytes]) -> tuple[Header, bytes]:
-    """Read one message with `read`, which returns exactly as many bytes as asked for.
+    """`read` returns exactly as many bytes as it is asked for.
 
-    Raises ProtocolError: a message is too long or its header is no JSON object.
+    Raises ProtocolError: too long, or a header that is no JSON object.
     """
     header_length, body_length = _LENGTHS.unpack(read(_LENGTHS.size))
     if header_length > _HEADER_LIMIT or body_length > _BODY_LIMIT:

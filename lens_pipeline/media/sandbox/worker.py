@@ -1,4 +1,4 @@
-"""A rendering process: reads requests from stdin, writes pictures to stdout. See `sandbox`.
+"""A rendering process of `pool`: requests on stdin, pictures on stdout.
 
 Usage: python -m lens_pipeline.media.sandbox.worker PARENT_PID MEMORY_MIB
 """
@@ -18,10 +18,8 @@ from lens_pipeline.media.models import Picture, PosterSpec, PreviewSpec
 from lens_pipeline.media.posters import render_poster
 from lens_pipeline.media.sandbox import protocol
 
-# How often the worker looks whether its parent is still there, seconds.
 _WATCH_SECONDS = 0.5
-# Time beyond the limit of a render after which a worker ends by itself, seconds: by then a living
-# parent has killed it.
+# After it a worker ends by itself: a living parent has killed it by then.
 _OVERTIME_SECONDS = 5.0
 _OPEN_FILES = 64
 
@@ -42,8 +40,7 @@ def main() -> None:
             request, _ = protocol.receive(lambda size: _read(requests, size))
         except EOFError:
             return
-        # Its thread runs without the interpreter's lock: it ends the process even if a decoder
-        # never gives the lock back and so `_watch` cannot run.
+        # It needs no interpreter lock, which a decoder may keep from `_watch`.
         faulthandler.dump_traceback_later(request["timeout_seconds"] + _OVERTIME_SECONDS, exit=True)
         header, body = _answer(request)
         faulthandler.cancel_dump_traceback_later()
@@ -51,9 +48,9 @@ def main() -> None:
 
 
 def _watch(parent_pid: int) -> None:
-    """End this process once its parent is gone, even in the middle of a render.
+    """End this process once its parent is gone, even during a render.
 
-    Not PR_SET_PDEATHSIG: that fires when the parent's *thread* which started this process ends.
+    PR_SET_PDEATHSIG acts at the end of a parent's *thread*.
     """
     while os.getppid() == parent_pid:
         time.sleep(_WATCH_SECONDS)
@@ -61,7 +58,7 @@ def _watch(parent_pid: int) -> None:
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The request and answer pipes, out of reach of native code that prints to stdout."""
+    """The pipes, out of reach of native code that prints."""
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
@@ -72,7 +69,7 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _limit(what: int, value: int) -> None:
-    """Lower a limit for good: a value above the inherited one would not be accepted."""
+    """The inherited limit cannot be raised."""
     _, hard = resource.getrlimit(what)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(what, (value, value))
@@ -92,39 +89,28 @@ def _send(answers: BinaryIO, header: protocol.Header, body: bytes = b"") -> None
 
 def _answer(request: protocol.Header) -> tuple[protocol.Header, bytes]:
     try:
-        return _render(request)
+        picture, times = _render(request["kind"], Path(request["path"]), request["spec"])
     except MediaError as error:
         return {"error": error.reason, "over_limit": error.over_limit}, b""
+    header = {"width": picture.width, "height": picture.height, "thumbhash": picture.thumbhash}
+    body = picture.webp + picture.inline
+    return {"webp_bytes": len(picture.webp), **header, **times}, body
 
 
-def _render(request: protocol.Header) -> tuple[protocol.Header, bytes]:
-    source, spec = Path(request["path"]), request["spec"]
+def _render(kind: str, source: Path, spec: dict[str, int]) -> tuple[Picture, dict[str, float]]:
     try:
-        if request["kind"] == "preview":
-            picture = render_preview(source, PreviewSpec(**spec))
-            return _describe(picture), picture.webp + picture.inline
+        if kind == "preview":
+            return render_preview(source, PreviewSpec(**spec)), {}
         poster = render_poster(source, PosterSpec(**spec))
     except MediaError:
         raise
     except MemoryError as error:
         raise MediaError("rendering needs more memory than allowed", over_limit=True) from error
     except Exception as error:
-        # What no one foresaw fails this file only: the edge of the process.
+        # What is unforeseen fails this file only.
         raise MediaError(f"rendering failed: {type(error).__name__}: {error}") from error
-    times = {
-        "duration_seconds": poster.duration_seconds,
-        "poster_at_seconds": poster.poster_at_seconds,
-    }
-    return _describe(poster.picture) | times, poster.picture.webp + poster.picture.inline
-
-
-def _describe(picture: Picture) -> protocol.Header:
-    return {
-        "webp_bytes": len(picture.webp),
-        "width": picture.width,
-        "height": picture.height,
-        "thumbhash": picture.thumbhash,
-    }
+    names = ("duration_seconds", "poster_at_seconds")
+    return poster.picture, {name: getattr(poster, name) for name in names}
 
 
 if __name__ == "__main__":

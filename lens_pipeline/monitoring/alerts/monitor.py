@@ -116,7 +116,7 @@ class AlertMonitor(BackgroundThread):
         message that comes twice is better than none.
         """
         try:
-            with postgres.within(_ANSWER_SECONDS):
+            with postgres.deadline(_ANSWER_SECONDS):
                 is_leader = self._leader.take()
                 if is_leader and not self._is_leader:
                     self._state.restore(self._leader.load())
@@ -147,14 +147,14 @@ class AlertMonitor(BackgroundThread):
     def _dead_letters(self) -> list[str]:
         backlog = self._watch.backlog
         try:
-            with postgres.within(_ANSWER_SECONDS):
+            with postgres.deadline(_ANSWER_SECONDS):
                 return dead_letter_lines(self._pipeline, backlog.letters if backlog else ())
         except SQLAlchemyError:
             return ["Their reasons cannot be read now: `lens dead-letters` lists them."]
 
     def _hourly_outcome(self) -> HourlyOutcome | None:
         try:
-            with postgres.within(_ANSWER_SECONDS):
+            with postgres.deadline(_ANSWER_SECONDS):
                 return self._log.outcome(ASSETS, dt.datetime.now(dt.UTC) - _HOUR)
         except SQLAlchemyError:
             return None

@@ -112,7 +112,7 @@ class Probe:
 
     def _run(self, asking: Future[Result]) -> None:
         try:
-            with postgres.within(ANSWER_SECONDS):
+            with postgres.deadline(ANSWER_SECONDS):
                 result = ask(self.name, self.look)
         except Exception as error:  # noqa: BLE001 - any error is what the probe finds
             result = Result(self.name, problem=f"fails: {type(error).__name__}")

@@ -74,7 +74,7 @@ class Gate:
         except ApiError as error:
             refusal = error.response()
         if refusal is None:
-            with postgres.within(_DATABASE_SECONDS):
+            with postgres.deadline(_DATABASE_SECONDS):
                 await self._app(scope, receive, send)
             return
         if has_body:

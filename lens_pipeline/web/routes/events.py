@@ -279,7 +279,7 @@ async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: s
     parts = []
     if resumed:
         async with hub.missed_at_once:
-            postgres.renew()
+            postgres.restart_deadline()
             batch = await run_in_threadpool(feed.missed, resumed)
         if batch is None:
             parts.append(_RESET + b"\n")

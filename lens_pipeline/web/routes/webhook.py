@@ -221,7 +221,7 @@ async def _asked(context: Context, task_id: str) -> Task:
             headers={"Retry-After": str(seconds)},
         ) from error
     finally:
-        postgres.renew()
+        postgres.restart_deadline()
 
 
 def _provider(context: Context) -> Provider:

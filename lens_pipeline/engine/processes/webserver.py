@@ -1,0 +1,51 @@
+"""`dagster-webserver`, behind guards that its caller gives."""
+
+import argparse
+import contextlib
+import signal
+from collections.abc import Callable
+from importlib import metadata
+
+import uvicorn
+from dagster import DagsterInstance
+from starlette.types import ASGIApp
+from uvicorn.config import LOGGING_CONFIG
+
+# What Dagster's own command gives `optimize_for_webserver`; the pool is the process's own.
+_STATEMENT_MS = 15_000
+# Between two looks of an open page, milliseconds: Dagster's default.
+_POLL_MS = 2000
+
+
+def serve(guard: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Serve the UI by the arguments of this process until SIGINT or SIGTERM.
+
+    Not by Dagster's command, into which guards get by a patch only: they would be absent, and
+    nothing would tell, when that no longer fits.
+    """
+    parser = argparse.ArgumentParser(prog="dagster-webserver", add_help=False)
+    parser.add_argument("-h", "--host", required=True)
+    parser.add_argument("-p", "--port", type=int, required=True)
+    parser.add_argument("-w", "--workspace", required=True)
+    arguments = parser.parse_args()
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster_webserver.app import create_app_from_workspace_process_context
+
+    # Without loggers of its own, uvicorn's lines go where all others do.
+    LOGGING_CONFIG["loggers"] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), DagsterInstance.get() as instance:
+        instance.optimize_for_webserver(_STATEMENT_MS, pool_recycle=-1, max_overflow=0)
+        target = WorkspaceFileTarget(paths=[arguments.workspace])
+        with WorkspaceProcessContext(
+            instance, target, version=metadata.version("dagster-webserver")
+        ) as context:
+            app = create_app_from_workspace_process_context(context, live_data_poll_rate=_POLL_MS)
+            uvicorn.run(
+                guard(app),
+                host=arguments.host,
+                port=arguments.port,
+                log_level="warning",
+                lifespan="off",
+            )

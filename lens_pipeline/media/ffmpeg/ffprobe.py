@@ -1,0 +1,61 @@
+"""Runs ffprobe and reads its answers. Judging a file is the callers'."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.ffmpeg.run import file_input, run
+from lens_pipeline.media.ffmpeg.tools import Tools
+
+
+def describe(
+    file: Path,
+    demuxer: str,
+    options: Sequence[str],
+    tools: Tools,
+    timeout_seconds: float,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """The `streams` of a file, and what `options` ask for. Raises what `run` raises."""
+    command = [
+        *(str(tools.ffprobe), "-v", "error", "-show_streams", *options),
+        *("-of", "json=compact=1", *file_input(file.resolve(), demuxer)),
+    ]
+    return json.loads(run(command, timeout_seconds, cancelled))
+
+
+def first_video(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Not a cover picture. Raises MediaError: there is none."""
+    for stream in streams:
+        if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]:
+            return stream
+    has_audio = any(stream.get("codec_type") == "audio" for stream in streams)
+    raise MediaError("no video track" + (", only audio" if has_audio else ""))
+
+
+def fraction(text: str) -> Fraction | None:
+    """A number such as 30000/1001 or 16:9; None for 0/0 and 0:1: unknown."""
+    numerator, denominator = (int(part) for part in text.replace(":", "/").split("/"))
+    return Fraction(numerator, denominator) if numerator > 0 and denominator > 0 else None
+
+
+def sample_aspect(stream: Mapping[str, Any]) -> Fraction:
+    """Width of a pixel divided by its height."""
+    return fraction(stream.get("sample_aspect_ratio", "1:1")) or Fraction(1)
+
+
+def rotation(stream: Mapping[str, Any]) -> int:
+    """Degrees counter-clockwise, by the display matrix."""
+    side_data = stream.get("side_data_list", [])
+    return next((data["rotation"] for data in side_data if "rotation" in data), 0)
+
+
+def display_size(
+    width: int, height: int, aspect: Fraction, degrees: int = 0
+) -> tuple[Fraction, Fraction]:
+    """As shown: upright, with square pixels, and widened rather than losing lines."""
+    shown_width, shown_height = width * max(aspect, Fraction(1)), height / min(aspect, Fraction(1))
+    return (shown_height, shown_width) if degrees % 180 else (shown_width, shown_height)

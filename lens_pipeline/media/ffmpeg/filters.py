@@ -1,0 +1,56 @@
+"""Colours in ffmpeg's filters. `color` has them for one decoded frame."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from lens_pipeline.media.errors import MediaError
+
+# Without full_chroma_int, a change of the matrix makes grey darker or purple by a step.
+SCALER = "lanczos+accurate_rnd+full_chroma_int"
+# PQ and HLG (ITU-R BT.2100), as ffprobe calls them.
+HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
+# SDR white within HDR (ITU-R BT.2408).
+WHITE_NITS = 203
+# Unlike hable, it keeps everything below a third of white.
+_CURVE = "mobius"
+
+# From here on, players take untagged video for BT.709, below for BT.601.
+_HD_WIDTH, _HD_HEIGHT = 1280, 577
+
+# ffmpeg-python adds the methods at run time.
+Stream = Any
+
+
+def is_hd(width: int, height: int) -> bool:
+    return width >= _HD_WIDTH or height >= _HD_HEIGHT
+
+
+def to_sdr(picture: Stream, matrix: str, primaries: str) -> Stream:
+    """8-bit BT.709 of HDR, mapped in linear light with the primaries of BT.709.
+
+    The tags `matrix` and `primaries` may be unknown.
+    """
+    if matrix == "unknown":
+        picture = picture.filter("setparams", colorspace="bt2020nc")
+    if primaries == "unknown":
+        picture = picture.filter("setparams", color_primaries="bt2020")
+    return (
+        picture.filter("zscale", t="linear", npl=WHITE_NITS)
+        .filter("format", "gbrpf32le")
+        .filter("zscale", p="bt709")
+        .filter("tonemap", _CURVE, desat=0)
+        .filter("zscale", t="bt709", m="bt709", r="tv")
+        .filter("format", "yuv420p")
+    )
+
+
+@contextlib.contextmanager
+def explain_missing_filter() -> Iterator[None]:
+    """Raise MediaError in plain words: this ffmpeg lacks zscale."""
+    try:
+        yield
+    except MediaError as error:
+        if "No such filter: 'zscale'" in error.reason:
+            raise MediaError("HDR video needs an ffmpeg with the zscale filter") from error
+        raise

@@ -1,1 +1,0 @@
-"""Joining shots, in order, into one master video."""
