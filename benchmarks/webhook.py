@@ -23,7 +23,7 @@ from benchmarks.bare import bare_worker
 from benchmarks.latency import Poller
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import USER, RunningStack, running_stack
-from lens_pipeline.web.routes.deliveries import signature
+from lens_pipeline.providers.kie import signature
 
 _ROWS, _QUICK_ROWS = 30, 8
 _EVERY_SECONDS = 4.0

@@ -1,22 +1,20 @@
-"""Generations as a library shows them: newest first, finished or not."""
+"""Rows of `generations`: finished ones for the pipeline, and all of them as libraries show them."""
 
 import datetime as dt
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.catalog.row_types import IdColumn, as_text, is_no_key
-from lens_pipeline.catalog.rows import FINISHED, Generation, Kind
-from lens_pipeline.catalog.tables import TIME, generations, row_time
+from lens_pipeline.catalog.row_types import IdColumn, RowSet, is_no_key, place, text_of
+from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow
+from lens_pipeline.catalog.tables import TIME, generations
 from lens_pipeline.core.ids import key_problem
-
-_TIME = sa.cast(row_time(generations), TIME)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedGeneration:
-    """A row of `generations`, whatever its status."""
+    """A row of `generations` with any status."""
 
     id: str
     user_id: str
@@ -47,83 +45,108 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page ends, in the order (time of the row, id)."""
+    """The end of a page, in the order (time of the row, id)."""
 
     changed_at: dt.datetime
     id: str
 
 
-def read_page(
-    connection: sa.Connection, key: IdColumn, selection: Selection, after: Place | None, limit: int
-) -> list[ListedGeneration]:
-    """Up to `limit` generations older than the place `after`, newest first.
+class GenerationRows(RowSet):
+    """Photos, videos, or both."""
 
-    Rows that can never be used (their ids could not be part of a key) or have no time are left out:
-    `lens dead-letters` tells of them.
-    """
-    user = generations.c.user_id
-    conditions: list[sa.ColumnElement[bool]] = [
-        generations.c.type.in_([Kind.PHOTO.value, Kind.VIDEO.value]),
-        _TIME.is_not(None),
-        # Left out here rather than afterwards: a page that is not full is taken for the last.
-        sa.not_(is_no_key(key.text)),
-        sa.not_(is_no_key(as_text(user))),
-    ]
-    if selection.user_id is not None:
-        user_key = IdColumn(user)
-        if not user_key.bindable(connection, [selection.user_id]):
-            return []
-        conditions.append(user == user_key.bound(connection, selection.user_id))
-    if selection.kind is not None:
-        conditions.append(generations.c.type == selection.kind.value)
-    if selection.finished is not None:
-        is_finished = generations.c.status.in_(FINISHED)
-        conditions.append(is_finished if selection.finished else sa.not_(is_finished))
-    if selection.ids is not None:
-        conditions.append(key.among(connection, key.bindable(connection, selection.ids)))
-    if after is not None:
-        place = sa.tuple_(sa.literal(after.changed_at, TIME), sa.literal(after.id, sa.Text))
-        conditions.append(sa.tuple_(_TIME, key.text) < place)
-    query = _select(key).where(*conditions).order_by(_TIME.desc(), key.text.desc()).limit(limit)
-    return _usable(connection.execute(query))
-
-
-def read_rows(
-    connection: sa.Connection, key: IdColumn, ids: Iterable[str]
-) -> dict[str, ListedGeneration]:
-    """Those of `ids` that are generations, by id."""
-    wanted = key.bindable(connection, ids)
-    if not wanted:
-        return {}
-    rows = connection.execute(_select(key).where(key.among(connection, wanted)))
-    return {row.id: row for row in _usable(rows)}
-
-
-def _select(key: IdColumn) -> sa.Select:
-    return sa.select(
-        key.text.label("id"),
-        as_text(generations.c.user_id).label("user_id"),
-        generations.c.type.label("type"),
-        generations.c.status.label("status"),
-        generations.c.asset_url.label("asset_url"),
-        sa.cast(generations.c.created_at, TIME).label("created_at"),
-        _TIME.label("changed_at"),
-    )
-
-
-def _usable(rows: Iterable[sa.Row]) -> list[ListedGeneration]:
-    return [
-        ListedGeneration(
-            row.id,
-            row.user_id,
-            Kind(row.type),
-            row.status,
-            row.asset_url or "",
-            row.created_at,
-            row.changed_at,
+    def __init__(self, *kinds: Kind) -> None:
+        super().__init__(
+            generations.c.id,
+            generations.c.user_id,
+            text_of(generations.c.user_id),
+            *(generations.c[name] for name in ("type", "status", "asset_url")),
+            sa.cast(generations.c.created_at, TIME).label("created_at"),
         )
-        for row in rows
-        if row.type in {Kind.PHOTO.value, Kind.VIDEO.value}
-        and not key_problem("id", row.id)
-        and not key_problem("user_id", row.user_id or "")
-    ]
+        self._user = IdColumn(generations.c.user_id)
+        self._is_finished = generations.c.status.in_(FINISHED)
+        self._has_no_key = sa.or_(is_no_key(self.key.text), is_no_key(self.owner))
+        self.belongs = generations.c.type.in_([kind.value for kind in kinds])
+        self.counts = sa.and_(self.belongs, self._is_finished)
+        self.unusable = sa.and_(
+            sa.func.lower(sa.func.trim(generations.c.status)).in_(FINISHED),
+            sa.or_(
+                sa.not_(self._is_finished),
+                # NULL, which a host's table may hold, compares as neither.
+                generations.c.type.is_(None),
+                generations.c.type.not_in([Kind.PHOTO.value, Kind.VIDEO.value]),
+                self._has_no_key,
+            ),
+        )
+
+    def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
+        return [_finished(row) for row in rows]
+
+    def page(
+        self, connection: sa.Connection, selection: Selection, after: Place | None, limit: int
+    ) -> list[ListedGeneration]:
+        """Up to `limit` rows older than the place `after`, newest first.
+
+        Rows without a time, and those that can never be used, are left out.
+        """
+        conditions = self._conditions(connection, selection)
+        if conditions is None:
+            return []
+        # In SQL rather than afterwards: a page that is not full is taken for the last one.
+        conditions += [self.belongs, self.time.is_not(None), sa.not_(self._has_no_key)]
+        if after is not None:
+            conditions.append(self.place < place(after.changed_at, after.id))
+        order = (self.time.desc(), self.key.text.desc())
+        query = self.select().where(*conditions).order_by(*order).limit(limit)
+        return _listable(connection.execute(query).all())
+
+    def listed(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, ListedGeneration]:
+        """Those of `ids` that can be used, finished or not, by id."""
+        return {row.id: row for row in _listable(self.among(connection, ids))}
+
+    def _conditions(
+        self, connection: sa.Connection, selection: Selection
+    ) -> list[sa.ColumnElement[bool]] | None:
+        """None: the table can hold no such row."""
+        conditions: list[sa.ColumnElement[bool]] = []
+        if selection.user_id is not None:
+            if not self._user.bindable(connection, [selection.user_id]):
+                return None
+            conditions.append(self._user.equals(connection, selection.user_id))
+        if selection.kind is not None:
+            conditions.append(generations.c.type == selection.kind.value)
+        if selection.finished is not None:
+            is_finished = self._is_finished
+            conditions.append(is_finished if selection.finished else sa.not_(is_finished))
+        if selection.ids is not None:
+            ids = self.key.bindable(connection, selection.ids)
+            conditions.append(self.key.among(connection, ids))
+        return conditions
+
+
+def _finished(row: sa.Row) -> Generation | UnusableRow:
+    if row.status not in FINISHED:
+        expected = f"finished rows have {', '.join(FINISHED)}, in lower case"
+        return UnusableRow(row.id, f"status is {row.status!r}: {expected}")
+    listed = _listed(row)
+    return listed.generation() if isinstance(listed, ListedGeneration) else listed
+
+
+def _listable(rows: Iterable[sa.Row]) -> list[ListedGeneration]:
+    return [row for row in map(_listed, rows) if isinstance(row, ListedGeneration)]
+
+
+def _listed(row: sa.Row) -> ListedGeneration | UnusableRow:
+    if row.type not in {Kind.PHOTO.value, Kind.VIDEO.value}:
+        return UnusableRow(row.id, f"type is {row.type!r}: only photo and video are known")
+    problem = key_problem("id", row.id) or key_problem("user_id", row.user_id or "")
+    if problem:
+        return UnusableRow(row.id, problem)
+    return ListedGeneration(
+        row.id,
+        row.user_id,
+        Kind(row.type),
+        row.status,
+        row.asset_url or "",
+        row.created_at,
+        row.changed_at,
+    )

@@ -1,41 +1,59 @@
-"""The rights to write rows of projects, which only those need who have that done over HTTP."""
+"""The rights of this role to the application's tables, and the statements that grant them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
-from lens_pipeline.catalog.errors import NoRightToWrite
-from lens_pipeline.catalog.tables import READ, master_videos, project_assets, scaled_videos
-
-_TABLES = tuple(table.name for table in (project_assets, master_videos, scaled_videos))
-_NEEDED = tuple(
-    (action, table.name)
-    for action, tables in (
-        ("INSERT", (project_assets, master_videos, scaled_videos)),
-        ("DELETE", (master_videos, scaled_videos)),
-    )
-    for table in tables
+from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
+from lens_pipeline.catalog.tables import (
+    READ,
+    generations,
+    master_videos,
+    project_assets,
+    scaled_videos,
 )
-# Who may insert needs all columns, by a right to the table or to each of them.
-_MAY = {
-    "INSERT": sa.text(
-        "SELECT bool_and(has_column_privilege(:name, c, 'INSERT')) FROM unnest(:columns) c"
-    ),
-    "DELETE": sa.text("SELECT has_table_privilege(:name, 'DELETE')"),
-}
+
+_PROJECT_TABLES = tuple(table.name for table in (project_assets, master_videos, scaled_videos))
+# Assets are not deleted.
+_PROJECT_WRITES = (
+    *(("INSERT", name) for name in _PROJECT_TABLES),
+    *(("DELETE", name) for name in _PROJECT_TABLES[1:]),
+)
+_TASK_COLUMNS = ("status", "asset_url", "updated_at")
+_INSUFFICIENT_PRIVILEGE = "42501"
+
+_MAY = sa.text("SELECT has_table_privilege(:table, :action)")
+# A right to the table counts as well.
+_MAY_COLUMNS = sa.text(
+    "SELECT bool_and(has_column_privilege(:table, c, :action)) FROM unnest(:columns) c"
+)
 # Row-level security is in force for this role, and no policy lets it do that.
 _IS_KEPT_OUT = sa.text(
     """
-    SELECT row_security_active(:name) AND NOT EXISTS (
+    SELECT row_security_active(:table) AND NOT EXISTS (
       SELECT FROM pg_policy p
-       WHERE p.polrelid = to_regclass(:name) AND p.polcmd IN (:command, '*')
+       WHERE p.polrelid = to_regclass(:table) AND p.polcmd IN (:command, '*')
          AND p.polpermissive
          AND EXISTS (SELECT FROM unnest(p.polroles) r
                       WHERE r = 0 OR pg_has_role(current_user, r, 'MEMBER')))
     """
 )
-_COMMANDS = {"INSERT": "a", "DELETE": "d"}
+# As `pg_policy.polcmd` has them.
+_COMMANDS = {"SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
+# A partial index serves if it only leaves out rows without a task.
+_TASKS_ARE_INDEXED = sa.text(
+    """
+    SELECT EXISTS (
+      SELECT FROM pg_index i
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+       WHERE i.indrelid = to_regclass('generations') AND a.attname = 'task_id' AND i.indisvalid
+         AND (i.indpred IS NULL
+              OR pg_get_expr(i.indpred, i.indrelid) = '(task_id IS NOT NULL)'))
+    """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,55 +61,148 @@ class Lack:
     """Rights that this role does not have."""
 
     message: str
-    """What is lacking, and the statements that mend it."""
+    """With the statements that grant them."""
     is_whole: bool
-    """It has none of these rights: perhaps as somebody wants it."""
+    """It has none of these rights, which may be on purpose."""
+
+
+def exists(connection: sa.Connection, table: str) -> bool:
+    return bool(
+        connection.scalar(sa.text("SELECT to_regclass(:table) IS NOT NULL"), {"table": table})
+    )
+
+
+def may(connection: sa.Connection, action: str, table: str, columns: Iterable[str] = ()) -> bool:
+    """Whether this role has the right to the table, or to each of `columns`."""
+    values = {"action": action, "table": table, "columns": list(columns)}
+    return bool(connection.scalar(_MAY_COLUMNS if values["columns"] else _MAY, values))
+
+
+def check_reading(connection: sa.Connection) -> None:
+    """Raises CatalogError, with the fix, unless this role may read `READ`."""
+    role, database = connection.execute(sa.text("SELECT current_user, current_database()")).one()
+    for table, needed in READ.items():
+        if not exists(connection, table):
+            raise CatalogError(
+                f"table {table} does not exist in database {database}: run `lens migrate`"
+            )
+        columns = _columns(connection, table)
+        missing = [name for name in needed if name not in columns]
+        if missing:
+            raise CatalogError(
+                f"table {table} in database {database} lacks {', '.join(missing)}:"
+                " add the column or point LENS_DATABASE_URL at the right database"
+            )
+        if not may(connection, "SELECT", table, needed):
+            raise CatalogError(
+                f"role {role} may not SELECT from table {table}:"
+                f" run GRANT SELECT ON {', '.join(READ)} TO {role}"
+            )
+        if _is_kept_out(connection, "SELECT", table):
+            raise CatalogError(
+                f"row-level security hides every row of {table} from role {role}: run"
+                f" CREATE POLICY lens_reads ON {table} FOR SELECT TO {role} USING (true)"
+            )
+
+
+def check_tasks(connection: sa.Connection) -> None:
+    """Raises CatalogError, with the fix, unless this role may write results of tasks."""
+    if "task_id" not in _columns(connection, "generations"):
+        raise CatalogError(
+            "table generations lacks task_id, by which the provider's tasks are found:"
+            " run ALTER TABLE generations ADD COLUMN task_id text UNIQUE"
+        )
+    rights = (("UPDATE", _TASK_COLUMNS), ("SELECT", ("task_id",)))
+    if not all(may(connection, action, "generations", columns) for action, columns in rights):
+        raise no_right(connection, "UPDATE", generations, by_policy=False)
+    if _is_kept_out(connection, "UPDATE", "generations"):
+        raise no_right(connection, "UPDATE", generations, by_policy=True)
+    if not connection.scalar(_TASKS_ARE_INDEXED):
+        raise CatalogError(
+            "generations.task_id has no index, so that each webhook reads the whole table (leave"
+            " out UNIQUE if a task may have several rows): run CREATE UNIQUE INDEX CONCURRENTLY"
+            " generations_task_id ON generations (task_id)"
+        )
 
 
 def lack_of_writing(connection: sa.Connection) -> Lack | None:
     """What this role may not write of projects; None: it may write all."""
-    role = _role(connection)
-    lacking = [(action, table) for action, table in _NEEDED if not _may(connection, action, table)]
+    lacking = [
+        (action, table)
+        for action, table in _PROJECT_WRITES
+        if not may(connection, action, table, READ[table] if action == "INSERT" else ())
+    ]
     if lacking:
-        return Lack(_grant(role, lacking), is_whole=len(lacking) == len(_NEEDED))
+        is_whole = len(lacking) == len(_PROJECT_WRITES)
+        return Lack(_grant(_role(connection), lacking), is_whole)
     kept_out = {
-        table: None
-        for action, table in _NEEDED
-        if connection.scalar(_IS_KEPT_OUT, {"name": table, "command": _COMMANDS[action]})
+        table: None for action, table in _PROJECT_WRITES if _is_kept_out(connection, action, table)
     }
-    return Lack(_policy(role, "writing", kept_out), is_whole=False) if kept_out else None
+    if kept_out:
+        return Lack(_policy(_role(connection), "writing", list(kept_out)), is_whole=False)
+    return None
+
+
+@contextmanager
+def refusal_explained(connection: sa.Connection, action: str, table: sa.Table) -> Iterator[None]:
+    """Roll back and raise NoRightToWrite if the server refuses."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "pgcode", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        connection.rollback()
+        by_policy = "row-level security" in str(error.orig)
+        raise no_right(connection, action, table, by_policy=by_policy) from error
 
 
 def no_right(
     connection: sa.Connection, action: str, table: sa.Table, *, by_policy: bool
 ) -> NoRightToWrite:
-    """Why the server has refused that, `by_policy` of row-level security or for lack of a GRANT."""
+    """For a write that row-level security (`by_policy`) or a missing GRANT forbids."""
     role = _role(connection)
+    if table is generations:
+        return NoRightToWrite(_TASK_POLICY.format(role) if by_policy else _TASK_GRANT.format(role))
     if by_policy:
         return NoRightToWrite(_policy(role, action, [table.name]))
     return NoRightToWrite(_grant(role, [(action, table.name)]))
 
 
-def _may(connection: sa.Connection, action: str, table: str) -> bool:
-    return bool(connection.scalar(_MAY[action], {"name": table, "columns": list(READ[table])}))
+_TASK_GRANT = (
+    "role {0} may not write what the provider says into generations: run"
+    f" GRANT SELECT (task_id), UPDATE ({', '.join(_TASK_COLUMNS)}) ON generations TO {{0}}"
+)
+_TASK_POLICY = (
+    "row-level security keeps role {0} from writing generations: run"
+    " CREATE POLICY lens_writes ON generations FOR UPDATE TO {0} USING (true)"
+)
+
+
+def _grant(role: str, lacking: Iterable[tuple[str, str]]) -> str:
+    said = ", ".join(f"{action} on {table}" for action, table in lacking)
+    tables = ", ".join(_PROJECT_TABLES)
+    return f"role {role} may not {said}: run GRANT INSERT, DELETE ON {tables} TO {role}"
+
+
+def _policy(role: str, action: str, tables: Sequence[str]) -> str:
+    statements = "; ".join(
+        f"CREATE POLICY lens_writes ON {name} TO {role} USING (true) WITH CHECK (true)"
+        for name in tables
+    )
+    return (
+        f"row-level security keeps role {role} from {action} on {', '.join(tables)}:"
+        f" run {statements}"
+    )
 
 
 def _role(connection: sa.Connection) -> str:
     return connection.execute(sa.text("SELECT current_user")).scalar_one()
 
 
-def _grant(role: str, lacking: Iterable[tuple[str, str]]) -> str:
-    said = ", ".join(f"{action} on {table}" for action, table in lacking)
-    return f"role {role} may not {said}: run GRANT INSERT, DELETE ON {', '.join(_TABLES)} TO {role}"
+def _columns(connection: sa.Connection, table: str) -> set[str]:
+    return {column["name"] for column in sa.inspect(connection).get_columns(table)}
 
 
-def _policy(role: str, action: str, tables: Iterable[str]) -> str:
-    names = list(tables)
-    statements = "; ".join(
-        f"CREATE POLICY lens_writes ON {name} TO {role} USING (true) WITH CHECK (true)"
-        for name in names
-    )
-    return (
-        f"row-level security keeps role {role} from {action} on {', '.join(names)}:"
-        f" run {statements}"
-    )
+def _is_kept_out(connection: sa.Connection, action: str, table: str) -> bool:
+    values = {"table": table, "command": _COMMANDS[action]}
+    return bool(connection.scalar(_IS_KEPT_OUT, values))

@@ -1,15 +1,15 @@
-"""What belongs to projects, as their pages list it, and the rows that people add and delete."""
+"""Rows of projects: listed newest first, added and deleted."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from lens_pipeline.catalog.generations import Place
-from lens_pipeline.catalog.row_types import IdColumn, RowSet, as_text
+from lens_pipeline.catalog.row_types import IdColumn, RowSet, as_text, place
 from lens_pipeline.catalog.rows import Kind, MasterVideo, ProjectAsset, ScaledVideo
 from lens_pipeline.catalog.tables import (
     TIME,
@@ -19,101 +19,87 @@ from lens_pipeline.catalog.tables import (
     scaled_videos,
 )
 
-# The table of each kind.
-_TABLES = {Kind.MASTER: master_videos, Kind.SCALED: scaled_videos, Kind.SHOT: project_assets}
-# Where a host's rows without a time stand.
+# The time of a host's rows without one.
 _NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-# Set by hand: a host's columns need not have defaults.
+# A host's columns need not have defaults.
 _TIMES = ("created_at", "updated_at")
+# The projects of this many masters come first in the list.
+_LATEST_MASTERS = 500
+
+
+R = TypeVar("R", bound=MasterVideo | ProjectAsset | ScaledVideo)
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
-    """Whether a row was deleted, and the ids of the renditions that went with it."""
-
-    row: bool
-    renditions: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Generic[R]):
     """A row of a project, and its times."""
 
-    row: MasterVideo | ProjectAsset | ScaledVideo
+    row: R
     project_id: str
     created_at: dt.datetime | None
     changed_at: dt.datetime | None
 
     @property
     def place(self) -> Place:
-        """Where it stands among the others of its project."""
         return Place(self.created_at or _NEVER, self.row.id)
 
 
 class ProjectRows:
-    """The rows of one kind by project, newest first.
-
-    Those that can never be used are left out: `lens dead-letters` tells of them.
-    """
+    """The rows of one kind by project, without those that can never be used."""
 
     def __init__(self, kind: Kind, rows: RowSet) -> None:
         self._kind = kind
         self._rows = rows
+        self.table: sa.Table = rows.key.column.table
         self._masters = IdColumn(master_videos.c.master_id)
         self._master_of_scaled = IdColumn(scaled_videos.c.master_id)
         of_master, of_asset = master_videos.c.project_id, project_assets.c.project_id
         self._project = IdColumn(of_asset if kind is Kind.SHOT else of_master)
 
-    @property
-    def table(self) -> sa.Table:
-        return _TABLES[self._kind]
-
     def page(
         self, connection: sa.Connection, project_id: str, after: Place | None, limit: int
     ) -> list[Listed]:
-        """Up to `limit` rows of the project that were created before the place `after`."""
+        """Up to `limit` rows created before the place `after`."""
         time, key = sa.func.coalesce(self._created, _NEVER), self._rows.key.text
         conditions: list[sa.ColumnElement[bool]] = []
         if after is not None:
-            place = sa.tuple_(sa.literal(after.changed_at, TIME), sa.literal(after.id, sa.Text))
-            conditions.append(sa.tuple_(time, key) < place)
+            conditions.append(sa.tuple_(time, key) < place(after.changed_at, after.id))
         order = (time.desc(), key.desc())
         return self._listed(connection, project_id, conditions, order, limit)
 
     def among(self, connection: sa.Connection, project_id: str, ids: Iterable[str]) -> list[Listed]:
-        """Those of `ids` that belong to the project, in no order."""
         wanted = self._rows.key.bindable(connection, ids)
         conditions = [self._rows.key.among(connection, wanted)]
         return self._listed(connection, project_id, conditions, (), None)
 
-    def insert(self, connection: sa.Connection, row_id: str, values: Mapping[str, Any]) -> bool:
-        """Add a row; False if one has this id already, which is left as it is."""
+    def insert(
+        self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]
+    ) -> bool:
+        """False: a row has this id already, and is left as it is."""
         key = self._rows.key
-        times = {name: sa.func.now() for name in _TIMES if name in self.table.c}
-        statement = (
-            postgresql.insert(self.table)
-            .values({key.column.name: key.bound(connection, row_id), **times, **values})
-            .on_conflict_do_nothing()
-        )
+        own = {name: sa.func.now() for name in _TIMES} | {"project_id": project_id}
+        row = {name: value for name, value in own.items() if name in self.table.c}
+        row |= {key.column.name: key.bound(connection, row_id), **values}
+        statement = postgresql.insert(self.table).values(row).on_conflict_do_nothing()
         return connection.execute(statement).rowcount == 1
 
-    def delete(self, connection: sa.Connection, row_id: str) -> Deleted:
-        """Remove a row, and a master's renditions with it."""
+    def delete(self, connection: sa.Connection, row_id: str) -> list[str] | None:
+        """Delete a row, and a master's renditions; returns the ids of these, None if no row was."""
         renditions: list[str] = []
         if self._kind is Kind.MASTER:
-            ids = self._master_of_scaled.bindable(connection, [row_id])
-            of_master = self._master_of_scaled.among(connection, ids)
+            of_master = self._master_of_scaled.among(
+                connection, self._master_of_scaled.bindable(connection, [row_id])
+            )
+            query = sa.delete(scaled_videos).where(of_master)
             key = as_text(scaled_videos.c.scaled_id)
-            query = sa.delete(scaled_videos).where(of_master).returning(key)
-            renditions += connection.execute(query).scalars()
+            renditions += connection.execute(query.returning(key)).scalars()
         wanted = self._rows.key.bindable(connection, [row_id])
         this = self._rows.key.among(connection, wanted)
         count = connection.execute(sa.delete(self.table).where(this)).rowcount
-        return Deleted(count > 0, renditions)
+        return renditions if count else None
 
     @property
     def _created(self) -> sa.ColumnElement:
-        # The cast only changes columns without time zone, read as UTC.
         return sa.cast(self.table.c.created_at, TIME)
 
     def _listed(
@@ -142,17 +128,13 @@ class ProjectRows:
         ]
 
     def _belongs(self, connection: sa.Connection, project_id: str) -> sa.ColumnElement[bool]:
-        own = self._project.column == self._project.bound(connection, project_id)
+        own = self._project.equals(connection, project_id)
         if self._kind is not Kind.SCALED:
             return own
-        # Two queries rather than a join: a host's columns may be of different types.
+        # No join: a host's columns may be of different types.
         masters = connection.execute(sa.select(self._masters.text).where(own)).scalars().all()
         ids = self._master_of_scaled.bindable(connection, masters)
         return self._master_of_scaled.among(connection, ids)
-
-
-# Whose projects come first.
-_LATEST_MASTERS = 500
 
 
 def read_project_ids(connection: sa.Connection, limit: int) -> list[str]:
@@ -174,7 +156,7 @@ def read_project_ids(connection: sa.Connection, limit: int) -> list[str]:
 
 
 def _of_assets(limit: int) -> sa.Select:
-    """The first ids in the order of their index, from one to the next: not by reading every row."""
+    """The first ids, each found by the index after the one before: no scan of the table."""
     project = project_assets.c.project_id
     first = sa.select(project.label("id")).order_by(project).limit(1)
     known = sa.select(first.subquery().c.id).cte("known", recursive=True)

@@ -1,15 +1,15 @@
-"""The application's rows as frozen values."""
+"""Rows of the application as frozen values."""
 
 import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 
-# What `status` of a finished generation says.
+# `status` of a finished generation.
 FINISHED = ("success", "succeeded", "completed")
 
 
 class Kind(StrEnum):
-    """What a row stands for; one table each, but photos and videos share one."""
+    """Kinds of rows: one table each, except that photos and videos share one."""
 
     PHOTO = "photo"
     VIDEO = "video"
@@ -31,10 +31,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One place of a master: the asset it names, and what that leads to.
-
-    Exactly one of `source`, `waits` and `problem` is set.
-    """
+    """A shot of a master. Exactly one of `source`, `waits` and `problem` is set."""
 
     asset_id: str
     source: str | None = None
@@ -42,7 +39,7 @@ class Shot:
     waits: str | None = None
     """What it waits for, in words."""
     problem: str | None = None
-    """Why it can never be used as things stand, in words."""
+    """Why it cannot be used, in words."""
     finished_at: dt.datetime | None = None
 
 
@@ -55,14 +52,19 @@ class MasterVideo:
     name: str
     shots: tuple[Shot, ...]
     finished_at: dt.datetime | None
-    """When all that it is made of was there."""
+    """The latest time of its row and its shots."""
     problem: str | None = None
-    """What is wrong with `shots_config` as a whole."""
+    """Of `shots_config` as a whole."""
+
+    @property
+    def shots_config(self) -> list[str]:
+        """Ids of assets, as in the column."""
+        return [shot.asset_id for shot in self.shots]
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledVideo:
-    """A rendition of a master: a part of it, or all, in another size."""
+    """A rendition: all of a master or a part, at another size."""
 
     id: str
     master_id: str
@@ -72,7 +74,7 @@ class ScaledVideo:
     height: int
     finished_at: dt.datetime | None
     master: MasterVideo | None
-    """None if there is no such master, or its row cannot be used."""
+    """None: there is none that can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class UnusableRow:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the order (time of the row, id) that sensors page by."""
+    """A place in the order (time of the row, id)."""
 
     finished_at: dt.datetime
     id: str

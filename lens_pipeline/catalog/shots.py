@@ -1,4 +1,4 @@
-"""What the shots of a master lead to. Pure: the rows are given."""
+"""The shots of a master, resolved to files. Pure: rows in, shots out."""
 
 import datetime as dt
 import json
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lens_pipeline.catalog.rows import FINISHED, Kind, Shot
 
-# Far above what anybody joins; a limit at all, since a row comes from outside.
+# Rows come from outside, so that there is a limit.
 MOST_SHOTS = 1000
 
 
@@ -23,7 +23,7 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class ShotGeneration:
-    """The generation that an asset names, finished or not."""
+    """The generation of an asset, finished or not."""
 
     kind: str
     status: str
@@ -32,7 +32,7 @@ class ShotGeneration:
 
 
 def read_config(config: object) -> tuple[list[str], str | None]:
-    """The asset ids of a `shots_config`, or none and what is wrong with it."""
+    """The asset ids of a `shots_config`, or none and the problem."""
     if isinstance(config, str):  # a column of text, or JSON within JSON
         try:
             config = json.loads(config)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from lens_pipeline.catalog.permissions import exists, may
 from lens_pipeline.catalog.tables import TIME
 
 VIEW = "lens_generations"
@@ -51,15 +52,6 @@ _GRANTEES = sa.text(
      WHERE c.oid = to_regclass(:name) AND a.grantee <> c.relowner
     """
 )
-_MAY_WRITE = sa.text(
-    """
-    SELECT to_regclass(:view) IS NOT NULL
-       AND coalesce(has_table_privilege(to_regclass(:table), 'SELECT'), false)
-       AND coalesce(has_table_privilege(to_regclass(:table), 'INSERT'), false)
-       AND coalesce(has_table_privilege(to_regclass(:table), 'UPDATE'), false)
-       AND coalesce(has_table_privilege(to_regclass(:table), 'DELETE'), false)
-    """
-)
 _DELETE_ORPHANS = sa.text(
     """
     DELETE FROM lens_derivatives d
@@ -95,7 +87,7 @@ def create(connection: sa.Connection) -> list[str]:
 
     Raises DBAPIError: the role may not, or there is no table `generations`.
     """
-    created = [name for name in (TABLE, VIEW) if not _exists(connection, name)]
+    created = [name for name in (TABLE, VIEW) if not exists(connection, name)]
     if TABLE in created:
         derivatives.create(connection)
     if VIEW in created:
@@ -108,7 +100,9 @@ def create(connection: sa.Connection) -> list[str]:
 
 def may_write(connection: sa.Connection) -> bool:
     """Whether the view is there and this role may keep it true."""
-    return bool(connection.execute(_MAY_WRITE, {"view": VIEW, "table": TABLE}).scalar())
+    return all(exists(connection, name) for name in (VIEW, TABLE)) and all(
+        may(connection, action, TABLE) for action in ("SELECT", "INSERT", "UPDATE", "DELETE")
+    )
 
 
 def read(connection: sa.Connection, asset: str, ids: Sequence[str]) -> dict[str, Projected]:
@@ -155,11 +149,6 @@ def delete(connection: sa.Connection, asset: str, ids: Sequence[str]) -> None:
 def delete_orphans(connection: sa.Connection, finished: Sequence[str]) -> int:
     """Delete what is shown of generations that are gone, or are not finished any more."""
     return connection.execute(_DELETE_ORPHANS, {"finished": list(finished)}).rowcount
-
-
-def _exists(connection: sa.Connection, name: str) -> bool:
-    query = sa.text("SELECT to_regclass(:name) IS NOT NULL")
-    return bool(connection.execute(query, {"name": name}).scalar())
 
 
 def _row_time(connection: sa.Connection) -> str:

@@ -1,4 +1,4 @@
-"""The application's tables as this project creates them where they are absent."""
+"""The application's tables, as this project creates them where absent."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -50,7 +50,7 @@ scaled_videos = sa.Table(
     sa.Column("created_at", TIME, nullable=False, server_default=_now),
 )
 
-# Rows as another service of the same site may already have them: only these columns are read.
+# The columns that are read; a host's own tables need no others.
 READ = {
     "generations": ("id", "user_id", "type", "status", "asset_url", "created_at", "updated_at"),
     "project_assets": ("asset_id", "project_id", "generation_id", "asset_url", "created_at"),
@@ -72,7 +72,7 @@ def row_time(table: sa.Table) -> sa.ColumnElement:
     return table.c.created_at
 
 
-# In the order that sensors page by, and libraries backwards.
+# The order of sensors and, backwards, of libraries.
 sa.Index("generations_finished_at_id", row_time(generations), generations.c.id)
 sa.Index(
     "generations_user_id_finished_at_id",

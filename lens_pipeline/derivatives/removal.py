@@ -42,6 +42,7 @@ def remove_vanished(
     after: str,
     *,
     however_many: bool = False,
+    page: int = _PAGE,
 ) -> Walked:
     """Look at the next page of partitions; delete the objects of those whose row is gone.
 
@@ -50,8 +51,8 @@ def remove_vanished(
     be read raises: it must never look like an empty table. A page with too many rows missing is
     passed over, unless `however_many`.
     """
-    keys = pipeline.log.materialized_keys(derivative.asset, after, _PAGE)
-    cursor = keys[-1] if len(keys) == _PAGE else ""
+    keys = pipeline.log.materialized_keys(derivative.asset, after, page)
+    cursor = keys[-1] if len(keys) == page else ""
     existing = pipeline.catalog.existing(derivative.kind, keys)
     gone = sorted(set(keys) - existing)
     recorded = pipeline.log.histories(derivative.asset, gone)

@@ -46,9 +46,10 @@ class RunWatch:
     cancelled over any broker and machine.
     """
 
-    def __init__(self, dagster_url: str, run_id: str) -> None:
+    def __init__(self, dagster_url: str, run_id: str, poll_seconds: float = _POLL_SECONDS) -> None:
         self._url = dagster_url
         self._run_id = run_id
+        self._poll_seconds = poll_seconds
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="run-watch", daemon=True)
         self._session: LockSession | None = LockSession(dagster_url)
@@ -76,7 +77,7 @@ class RunWatch:
 
     def _watch(self) -> None:
         looks, polls_since_signal = 0, _SIGNAL_AGAIN_POLLS
-        while not self._done.wait(_POLL_SECONDS):
+        while not self._done.wait(self._poll_seconds):
             polls_since_signal += 1
             status = self._status()
             looks += status in _ENDED

@@ -1,1 +1,1 @@
-"""The services that generate: a file each. No routes, no SQL."""
+"""Services that generate: one file each. No routes, no SQL."""

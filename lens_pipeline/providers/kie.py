@@ -1,13 +1,20 @@
-"""Asks the generation provider kie what became of a task. Routes and SQL are elsewhere.
+"""The provider kie.ai: the state of a task, and the signatures of its webhook.
 
-The interface: https://docs.kie.ai/market/common/get-task-detail
+https://docs.kie.ai/market/common/get-task-detail
+https://docs.kie.ai/common-api/webhook-verification
 """
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import json
 import logging
 import re
 import ssl
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,22 +30,27 @@ from lens_pipeline.errors import LensError
 
 logger = logging.getLogger(__name__)
 
-# Harmless in addresses, logs and messages.
+# Keeps an id harmless in addresses, logs and messages.
 TASK_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
-# For all attempts: the provider waits 15 s for the answer to a webhook.
+# All attempts together: the provider waits 15 s for the answer to a webhook.
 TOTAL_SECONDS = 10.0
 _ATTEMPT_SECONDS = 5.0
 _ATTEMPTS = 3
-# Shorter remaining times are not worth a wait.
+# A wait that leaves less time than this for an answer is not begun.
 _ANSWER_SECONDS = 2.0
 _MAX_BYTES = 1024 * 1024
 _MOST_URLS = 100
 _MAX_URL = 4096
-# Without Retry-After: the limits are counted over 10 s.
+# The pause after an answer 429 without Retry-After: the limits are counted over 10 s.
 _PAUSE_SECONDS = 10.0
-# A longer Retry-After is a fault: it would keep us silent for days.
+# A longer Retry-After is taken for a fault.
 _LONGEST_PAUSE_SECONDS = 3600.0
+
+# How far the provider's clock may be from ours, and how long a delivery may take.
+SKEW_SECONDS = 300
+# Beyond this number the oldest is forgotten: to handle a delivery again changes nothing.
+_MOST_REMEMBERED = 10_000
 
 _OK, _FAILED = 200, 501
 # 422 with "recordInfo is null".
@@ -62,18 +74,18 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as the provider describes it."""
+    """A task of the provider."""
 
     id: str
     state: TaskState
     urls: tuple[str, ...] = ()
-    """Of results; at least one after success."""
+    """Of the results; at least one if the task succeeded."""
     failure: str | None = None
     """In the provider's words."""
 
 
 class ProviderError(LensError):
-    """The provider does not say what became of a task."""
+    """The provider cannot be relied on for the state of a task."""
 
 
 class UnknownTask(ProviderError):
@@ -81,7 +93,7 @@ class UnknownTask(ProviderError):
 
 
 class ProviderInvalid(ProviderError):
-    """The answer makes no sense, or refuses us: another attempt does not help."""
+    """The answer makes no sense, or the provider refuses us: another attempt does not help."""
 
 
 class ProviderUnavailable(ProviderError):
@@ -95,35 +107,93 @@ class ProviderUnavailable(ProviderError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class WebhookRefused(ProviderError):
+    """A delivery is not the provider's (`bad_signature`), or not of now (`expired`)."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def signature(key: str, task_id: str, timestamp: str) -> str:
+    """The value of X-Webhook-Signature: it covers the task's id and the time, not the body."""
+    signed = f"{task_id}.{timestamp}".encode()
+    return base64.b64encode(hmac.digest(key.encode(), signed, hashlib.sha256)).decode()
+
+
+def verify_webhook(key: str, task_id: str, timestamp: str | None, signed: str | None) -> None:
+    """Raises WebhookRefused."""
+    expected = signature(key, task_id, timestamp or "")
+    genuine = hmac.compare_digest(expected.encode(), (signed or "").encode(errors="replace"))
+    if not genuine or not timestamp:
+        raise WebhookRefused("bad_signature", "the signature does not fit the task and the time")
+    if not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        raise WebhookRefused("expired", "X-Webhook-Timestamp is no time in seconds")
+    if abs(time.time() - int(timestamp)) > SKEW_SECONDS:
+        raise WebhookRefused("expired", f"the delivery is over {SKEW_SECONDS} s old, or from ahead")
+
+
+class Deliveries:
+    """Remembers handled deliveries as long as their signatures are valid. Thread-safe."""
+
+    def __init__(self, most: int = _MOST_REMEMBERED, skew_seconds: float = SKEW_SECONDS) -> None:
+        self._most = most
+        # A delivery that came early is valid for twice the skew.
+        self._valid_seconds = 2 * skew_seconds
+        self._lock = threading.Lock()
+        # When each was handled by the monotonic clock, oldest first.
+        self._handled: OrderedDict[str, float] = OrderedDict()
+
+    def remember(self, name: str) -> None:
+        with self._lock:
+            self._handled[name] = time.monotonic()
+            self._handled.move_to_end(name)
+            if len(self._handled) > self._most:
+                self._handled.popitem(last=False)
+
+    def is_known(self, name: str) -> bool:
+        """Whether the delivery was handled, and could still be valid."""
+        with self._lock:
+            since = time.monotonic() - self._valid_seconds
+            while self._handled and next(iter(self._handled.values())) < since:
+                self._handled.popitem(last=False)
+            return name in self._handled
+
+
 class Provider:
-    """The provider at one address, for one event loop.
+    """The provider at one address. One for each process, as the rate limit is; of one loop."""
 
-    A process has one, since the rate limit is shared.
-    """
-
-    def __init__(self, api: str, key: str) -> None:
+    def __init__(
+        self,
+        api: str,
+        key: str,
+        *,
+        attempts: int = _ATTEMPTS,
+        total_seconds: float = TOTAL_SECONDS,
+    ) -> None:
+        self._attempts = attempts
+        self._total_seconds = total_seconds
         self._url = f"{api.rstrip('/')}/api/v1/jobs/recordInfo"
-        # Compressed answers could be larger than what is counted. Only the settings read the
-        # environment.
+        # A compressed answer could be larger than what is counted.
         headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=_ATTEMPT_SECONDS,
             trust_env=False,
             follow_redirects=False,
-            # A slim image has no certificates.
+            # A slim image has no certificates of its own.
             verify=ssl.create_default_context(cafile=certifi.where()),
         )
         # When the next request is allowed, by the loop's clock.
         self._free_at = 0.0
 
     async def task(self, task_id: str) -> Task:
-        """The state of a task, within 10 s and several attempts.
+        """The state of a task, within `total_seconds`; tried again if the provider is down.
 
         Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + TOTAL_SECONDS
+        deadline = clock() + self._total_seconds
         last_turn = deadline - _ANSWER_SECONDS
 
         def is_worth_waiting(error: BaseException) -> bool:
@@ -136,17 +206,18 @@ class Provider:
             retry=tenacity.retry_if_exception(is_worth_waiting),
             wait=tenacity.wait_random_exponential(0.5, 4.0),
             stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(_ATTEMPTS), tenacity.stop_before_delay(TOTAL_SECONDS)
+                tenacity.stop_after_attempt(self._attempts),
+                tenacity.stop_before_delay(self._total_seconds),
             ),
             reraise=True,
         )
         try:
-            # Time-outs of single reads do not end an answer that trickles.
+            # The time-out of a read does not end an answer that trickles.
             async with asyncio.timeout_at(deadline):
                 return await retrying(self._attempt, task_id, last_turn)
         except TimeoutError:
             raise ProviderUnavailable(
-                f"the provider did not answer within {TOTAL_SECONDS:g} s", is_late=True
+                f"the provider did not answer within {self._total_seconds:g} s", is_late=True
             ) from None
 
     async def _attempt(self, task_id: str, last_turn: float) -> Task:
@@ -159,7 +230,7 @@ class Provider:
         except httpx.TimeoutException:
             raise ProviderUnavailable("the provider does not answer", is_late=True) from None
         except httpx.TransportError as error:
-            # Its words may quote the request.
+            # Without its text, which may quote the request.
             raise ProviderUnavailable(
                 f"the provider cannot be reached: {type(error).__name__}"
             ) from None
@@ -196,7 +267,7 @@ class Provider:
         return body
 
     def _limit(self, headers: Mapping[str, str]) -> NoReturn:
-        """Delay all requests as the provider wants. Raises _Limited."""
+        """Hold all requests until the provider takes them again. Raises _Limited."""
         wished = retry_after_seconds(headers)
         pause = min(_PAUSE_SECONDS if wished is None else wished, _LONGEST_PAUSE_SECONDS)
         logger.warning("the provider limits us for %g s", pause)
@@ -206,7 +277,7 @@ class Provider:
 
 
 class _Limited(ProviderUnavailable):
-    """The answer is 429, or was lately."""
+    """The provider answers 429, or has lately."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -215,7 +286,7 @@ class _Limited(ProviderUnavailable):
 
 
 def read_task(task_id: str, body: Mapping[str, Any]) -> Task:
-    """Parse an answer to `recordInfo`.
+    """The task in an answer to `recordInfo`.
 
     Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
     """
@@ -262,7 +333,7 @@ def _is_url(value: object) -> bool:
         return False
     try:
         parts = urlsplit(value)
-        # Reading the port validates it.
+        # Reading the port raises ValueError if it is impossible.
         is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
@@ -270,7 +341,7 @@ def _is_url(value: object) -> bool:
 
 
 def _words(value: object) -> str | None:
-    """One printable line for people."""
+    """One line for people, without unprintable characters; at most 500 characters."""
     if not isinstance(value, str):
         return None
     line = " ".join(value.split())

@@ -65,12 +65,24 @@ class S3Store(ObjectStore):
     servers list by directory instead of by key.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        endpoint: str | None = None,
+        *,
+        attempts: int = S3_ATTEMPTS,
+        multipart_bytes: int = MULTIPART_BYTES,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        self._attempts = attempts
+        self._multipart_bytes = multipart_bytes
+        self._part_bytes = part_bytes
         self._bucket = bucket
         self._prefix = f"{validate_key(prefix)}/" if prefix else ""
         self._endpoint = endpoint
         self._lock = threading.Lock()
-        # By process and by `postgres.is_set()`.
+        # By process and by `postgres.has_deadline()`.
         self._made: dict[tuple[int, bool], Any] = {}
         self._bucket_seen = False
 
@@ -172,7 +184,9 @@ class S3Store(ObjectStore):
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(
-            MULTIPART_BYTES, max_concurrency=PART_THREADS, multipart_chunksize=PART_BYTES
+            multipart_threshold=self._multipart_bytes,
+            multipart_chunksize=self._part_bytes,
+            max_concurrency=PART_THREADS,
         )
         client = self._client()
         with path.open("rb") as file:
@@ -209,7 +223,7 @@ class S3Store(ObjectStore):
         from botocore.config import Config
 
         session = boto3.session.Session()
-        attempts = AWAITED_ATTEMPTS if is_awaited else S3_ATTEMPTS
+        attempts = AWAITED_ATTEMPTS if is_awaited else self._attempts
         return session.client(
             "s3",
             endpoint_url=self._endpoint,

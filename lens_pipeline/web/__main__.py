@@ -20,7 +20,7 @@ def main() -> None:
         pipeline = current()
         app = create_app(Context(pipeline, RunQueue(pipeline, instance)))
         server = Server(app, loaded)
-        # Raised again once everything has ended; both signals in the same way.
+        # uvicorn raises the signal again at its end; SIGTERM then ends the process like SIGINT.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()

@@ -1,4 +1,4 @@
-"""Puts the app together."""
+"""The app: its routes, middleware and OpenAPI document."""
 
 from typing import Any
 
@@ -30,12 +30,12 @@ from lens_pipeline.web.routes import (
 
 
 def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
-    """The app over this pipeline. Raises SettingsError: its signing key is damaged."""
+    """The app over this pipeline. Raises SettingsError: the signing key is damaged."""
     app = App(
         title="Lens Pipeline",
         version=VERSION,
         description="Previews, posters and master videos of AI-generated photos and videos.",
-        # Its own pages of documentation load scripts from a CDN.
+        # FastAPI's pages of documentation load scripts from a CDN.
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -43,7 +43,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         lifespan=lifespan.running,
     )
     app.state.context = context
-    install(app, context.pipeline.settings, limits)
+    _secure(app, context.pipeline.settings, limits or Limits())
     app.openapi = lambda: _described(app)
     errors.install(app)
     for module in (
@@ -56,7 +56,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; without the answer 422, in place of which the app gives 400."""
+    """The OpenAPI document; without the answer 422, for which the app has 400."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -69,29 +69,29 @@ def _described(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for schema in ("HTTPValidationError", "ValidationError"):
             document.get("components", {}).get("schemas", {}).pop(schema, None)
-        describe(app, document)
+        _describe_proofs(app, document)
         app.openapi_schema = document
     return app.openapi_schema
 
 
 class App(FastAPI):
-    """With what holds for answers to our own faults as well, which FastAPI gives outermost."""
+    """Log and security headers go around the answers to internal errors, too."""
 
     def build_middleware_stack(self) -> ASGIApp:
         return RequestLog(SecurityHeaders(super().build_middleware_stack()))
 
 
-def install(app: App, settings: Settings, limits: Limits | None = None) -> None:
-    """Let nobody in but by these settings. Raises SettingsError: the signing key is damaged."""
+def _secure(app: App, settings: Settings, limits: Limits) -> None:
+    """Raises SettingsError: the signing key is damaged."""
     postgres.enforce_deadlines()
-    app.state.access = access_of(settings, limits or Limits())
+    app.state.access = access_of(settings, limits)
     app.add_middleware(Gate, access=app.state.access)
     for router in (signed_links.router, login.router):
         app.include_router(router)
 
 
-def describe(app: FastAPI, document: dict[str, Any]) -> None:
-    """Say in the OpenAPI document what needs which proof."""
+def _describe_proofs(app: FastAPI, document: dict[str, Any]) -> None:
+    """Add the security schemes of each operation."""
     access: Access = app.state.access
     if access.tokens is None:
         return

@@ -1,33 +1,48 @@
-"""What the request handlers work with, set up once a process."""
+"""What the request handlers work with, set up once for a process."""
 
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from lens_pipeline.derivatives import dead_letters
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.providers.kie import Provider
-from lens_pipeline.web.routes.deliveries import Deliveries
+from lens_pipeline.engine.run_requests import RETRY_PRIORITY
+from lens_pipeline.providers.kie import Deliveries, Provider
+
+_RETRY_LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The pipeline, the queue that runs are put into, and what the process knows beside them."""
+    """The pipeline, its run queue and the provider."""
 
     pipeline: Pipeline
     queue: RunQueue
     deliveries: Deliveries = field(default_factory=Deliveries)
     """Webhooks handled so far."""
-    provider: Provider | None = field(init=False)
-    """None without LENS_KIE_API_KEY."""
+    provider: Provider | None = None
+    """By default the one of the settings; None without LENS_KIE_API_KEY."""
 
     def __post_init__(self) -> None:
         settings = self.pipeline.settings
-        provider = (
-            Provider(settings.kie_api, settings.kie_api_key) if settings.kie_api_key else None
-        )
-        object.__setattr__(self, "provider", provider)
+        if self.provider is None and settings.kie_api_key:
+            provider = Provider(settings.kie_api, settings.kie_api_key)
+            object.__setattr__(self, "provider", provider)
+
+    def retry(self, row_id: str, derivatives: Iterable[Derivative]) -> bool:
+        """Forget failures of a row's derivatives and make these now; False: none has failed."""
+        # Two requests at once are one retry.
+        with _RETRY_LOCKS[hash(row_id) % len(_RETRY_LOCKS)]:
+            queue = self.queue
+            revived = dead_letters.retry(self.pipeline, queue.instance, [row_id], derivatives)
+            if revived:
+                queue.submit(revived, "api", priority=RETRY_PRIORITY)
+            return bool(revived)
 
 
 def context(request: Request) -> Context:

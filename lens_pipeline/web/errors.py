@@ -1,7 +1,7 @@
-"""Errors as JSON: a code that programs can rely on, and words for people."""
+"""Errors as JSON: a stable code for programs and a message for people."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,8 +22,16 @@ from lens_pipeline.storage.object_store import StoreRefused
 
 logger = logging.getLogger(__name__)
 
-# After which a client may try again what failed because a service is gone, seconds.
+# Retry-After when a service is gone.
 _RETRY_SECONDS = "5"
+_STORE_GONE = ("store", "the object store cannot be read now")
+_OUTAGES: dict[type[Exception], tuple[str, str]] = {
+    CatalogError: ("database", "the application's database does not answer now"),
+    DBAPIError: ("database", "Dagster's database does not answer now"),
+    PoolExhausted: ("database", "too many others wait for a database"),
+    StoreUnavailable: _STORE_GONE,
+    StoreRefused: _STORE_GONE,
+}
 _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -34,10 +42,10 @@ class Problem(BaseModel):
     """Stable code in snake case."""
     message: str
     request_id: str | None
-    """By which the log tells more."""
+    """Of the lines of this request in the log."""
 
 
-# What any request may be answered with.
+# Answers that every endpoint may give.
 DESCRIBED: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
@@ -56,7 +64,7 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
 
 
 class ApiError(Exception):
-    """An answer that is no success; `more` are further fields of its body."""
+    """An error answer; `more` are further fields of its body."""
 
     def __init__(
         self,
@@ -85,18 +93,18 @@ class ApiError(Exception):
 
 
 def not_found(what: str, which: str) -> ApiError:
-    """For what does not exist, and for what the caller may not know of."""
+    """There is none, or the caller may not see it."""
     return ApiError(404, "not_found", f"no {what} has the id {which[:200]!r}")
 
 
 def unauthorized(message: str = "this needs a token", error: str | None = None) -> ApiError:
-    """Nobody we know; `error` is RFC 6750's word for a token that is no good."""
+    """The caller is not known; `error` is RFC 6750's code for a bad token."""
     challenge = 'Bearer realm="lens"' + (f', error="{error}"' if error else "")
     return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
 
 
 def unavailable(service: str, reason: str) -> ApiError:
-    """Something we depend on is gone for the moment."""
+    """A service does not work for the moment."""
     return ApiError(503, f"{service}_unavailable", reason, headers={"Retry-After": _RETRY_SECONDS})
 
 
@@ -106,12 +114,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(InvalidCursor, _invalid_cursor)
-    app.add_exception_handler(CatalogError, _no_database)
     app.add_exception_handler(NoRightToWrite, _no_right_to_write)
-    app.add_exception_handler(DBAPIError, _no_dagster_database)
-    app.add_exception_handler(PoolExhausted, _no_connection)
-    for refused in (StoreUnavailable, StoreRefused):
-        app.add_exception_handler(refused, _no_store)
+    for failure, (service, reason) in _OUTAGES.items():
+        app.add_exception_handler(failure, _outage(service, reason))
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -123,7 +128,7 @@ async def _api_error(_: Request, error: Exception) -> JSONResponse:
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    # Such a body is not looked into, as forms of other sites can be sent as anything else.
+    # FastAPI leaves bodies of other types unread, as forms of other sites may have them.
     if first["loc"] == ("body",) and isinstance(error.body, bytes) and error.body:
         problem = "send it with Content-Type: application/json"
         return ApiError(415, "unsupported_media_type", problem).response()
@@ -141,7 +146,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method of the path: each is a route of its own, and the router names those of one."""
+    """Every method of the path; each is a route of its own, and Starlette names only one."""
     routes = iter_route_contexts(request.app.routes)
     matching = [
         one for one in routes if one.original_route.matches(request.scope)[0] is not Match.NONE
@@ -153,29 +158,17 @@ async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:
     return ApiError(400, "invalid_cursor", str(error), field="cursor").response()
 
 
-async def _no_database(_: Request, error: Exception) -> JSONResponse:
-    logger.warning("%s", error)
-    return unavailable("database", "the application's database does not answer now").response()
-
-
 async def _no_right_to_write(_: Request, error: Exception) -> JSONResponse:
     logger.warning("%s", error)
     return ApiError(503, "no_right_to_write", str(error)).response()
 
 
-async def _no_dagster_database(_: Request, error: Exception) -> JSONResponse:
-    logger.warning("Dagster's database: %s", str(error).splitlines()[0])
-    return unavailable("database", "Dagster's database does not answer now").response()
+def _outage(service: str, reason: str) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    async def handler(_: Request, error: Exception) -> JSONResponse:
+        logger.warning("%s: %s", reason, str(error).partition("\n")[0])
+        return unavailable(service, reason).response()
 
-
-async def _no_connection(_: Request, error: Exception) -> JSONResponse:
-    logger.warning("%s", error)
-    return unavailable("database", "too many others wait for a database").response()
-
-
-async def _no_store(_: Request, error: Exception) -> JSONResponse:
-    logger.warning("%s", error)
-    return unavailable("store", "the object store cannot be read now").response()
+    return handler
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What the app does besides answering: follows the event log, and keeps counters and views true."""
+"""Background work of the app: it follows the event log for pages, metrics, views and alerts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,13 +17,13 @@ from lens_pipeline.monitoring.view_sync import Projector
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import Hub
 
-# Threads that are in the middle of a query get so long; one that hangs ends with the process.
+# For threads in the middle of a query; one that hangs ends with the process.
 _STOP_SECONDS = 2.0
 
 
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[None]:
-    """Runs all of it for as long as the app serves; needs no service to be there yet."""
+    """Runs while the app serves; needs no service to be there yet."""
     context: Context = app.state.context
     log = FigureLog(context.pipeline.endpoints.dagster_url)
     registry = CollectorRegistry()

@@ -1,7 +1,6 @@
-"""The two pages for people: the library and the masters of a project.
+"""The pages for people: the library and the masters of a project.
 
-They are all static but for the language, what the caller is restricted to and where Dagster's UI
-is: everything they show comes from the API, so that a page has no rights of its own.
+Everything they show comes from the API, so that a page has no rights of its own.
 """
 
 from pathlib import Path
@@ -25,8 +24,7 @@ _templates = Jinja2Templates(directory=_HERE / "templates")
 
 
 class RevalidatedFiles(StaticFiles):
-    """Files that browsers keep, and ask about each time: modules import each other by bare names,
-    so that a new version must not meet parts of an old one."""
+    """Files that browsers revalidate: a new module must not import an old one by its name."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -39,7 +37,7 @@ static_files = RevalidatedFiles(directory=_HERE / "static")
 
 @router.api_route("/", methods=["GET", "HEAD"])
 def index(caller: CallerDep) -> RedirectResponse:
-    """The first page that is of use to them."""
+    """The first page for this caller."""
     return RedirectResponse(f"/{_pages(caller)[0]}", status_code=302)
 
 
@@ -51,7 +49,7 @@ def library_page(request: Request, caller: CallerDep, context: ContextDep) -> Re
 
 @router.api_route("/masters", methods=["GET", "HEAD"])
 def masters_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
-    """The masters of a project, and where new ones are put together."""
+    """Masters of a project, and the editor of new ones."""
     return _page(request, "masters", caller, context.pipeline.settings)
 
 
@@ -63,7 +61,7 @@ def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Re
     values: dict[str, Any] = {
         "page": name,
         "pages": _pages(caller),
-        # Whoever came by a token of their own, not by a browser's login, has none to end.
+        # A caller with a token in its header has no session to end.
         "logged_in": any(cookie.endswith("lens_session") for cookie in request.cookies),
         "language": language.value,
         "texts": texts,
@@ -82,7 +80,7 @@ def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Re
 
 
 def _pages(caller: Caller) -> list[str]:
-    """Those with something to see: a user's token covers no project, a project's no user."""
+    """A user's token covers no project, a project's token no user."""
     return [
         name
         for name, hidden in (("library", caller.project_id), ("masters", caller.user_id))
@@ -91,10 +89,7 @@ def _pages(caller: Caller) -> list[str]:
 
 
 def _dagster_port(caller: Caller, port: int) -> int | None:
-    """The port of Dagster's UI, which is on the same machine as this app.
-
-    None for those who are restricted to what is theirs: whoever may use that UI may do anything.
-    """
+    """The port of Dagster's UI on this machine; None for callers who do not see all."""
     return port if caller.sees_all else None
 
 

@@ -1,4 +1,4 @@
-"""The server of the app: uvicorn, with an end that does not wait for streams without end."""
+"""The server of the app: uvicorn, with a stop that does not wait for event streams."""
 
 import asyncio
 import contextlib
@@ -12,18 +12,16 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.web.http.http1 import BoundedProtocol
 from lens_pipeline.web.routes.events import PATH, Hub
 
-# Requests under way get so long to end.
+# For requests under way.
 _STOP_SECONDS = 5
-# Clients that read nothing keep their streams from ending in order; seconds.
+# A stream whose client reads nothing does not end by itself.
 _ABORT_SECONDS = 1.0
 
 
 def raise_connection_limit() -> None:
-    """Take as many open files as this process may have; a shell's usual 1024 are as many browsers,
-    beyond which nobody is served, and no database is reached either.
-    """
+    """Raise the limit of open files: a shell's usual 1024 leave room for fewer browsers."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems say that there is no limit, and have one.
+    # Some systems report no limit, and have one.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -55,12 +53,11 @@ def _configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
         host=settings.bind,
         port=settings.api_port,
         http=BoundedProtocol,
-        # There are none.
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        # By itself uvicorn believes what any client on this machine says of its address.
+        # uvicorn's default trusts every client on this machine.
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=_STOP_SECONDS,

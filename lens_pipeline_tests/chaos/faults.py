@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from lens_pipeline_tests.chaos.deployment import Deployment
 from lens_pipeline_tests.chaos.proxy import FaultyProxy, Weather
-from lens_pipeline_tests.chaos.world import World
 from lens_pipeline_tests.support.stack import role_of
 
 Heal = Callable[[], None]
@@ -36,47 +36,47 @@ class Fault:
     heal: Heal | None = None
 
 
-def draw(world: World, rng: random.Random) -> Fault:
+def draw(deployment: Deployment, rng: random.Random) -> Fault:
     """Let something go wrong."""
-    kinds: list[tuple[Callable[[World, random.Random], Fault], int]] = [
+    kinds: list[tuple[Callable[[Deployment, random.Random], Fault], int]] = [
         (_kill, 10), (_freeze, 3), (_restart_server, 2), (_break_store, 4), (_break_sources, 4),
         (_step_clock, 1), (_kill_everything, 1), (_stop_everything, 1),
     ]  # fmt: skip
-    if world.disk.is_usable:
+    if deployment.disk.is_usable:
         kinds.append((_fill_disk, 2))
     choices, weights = zip(*kinds, strict=True)
-    return rng.choices(choices, weights)[0](world, rng)
+    return rng.choices(choices, weights)[0](deployment, rng)
 
 
-def _kill(world: World, rng: random.Random) -> Fault:
+def _kill(deployment: Deployment, rng: random.Random) -> Fault:
     """kill -9, or now and then SIGTERM, of any process."""
-    role, victim = _victim(world, rng)
+    role, victim = _victim(deployment, rng)
     number = signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
     _send(victim, number)
     return Fault(f"{number.name} to {role}", 0)
 
 
-def _freeze(world: World, rng: random.Random) -> Fault:
+def _freeze(deployment: Deployment, rng: random.Random) -> Fault:
     """A process that is there and does nothing, as on a host that swaps."""
-    role, victim = _victim(world, rng)
+    role, victim = _victim(deployment, rng)
     _send(victim, signal.SIGSTOP)
     return Fault(f"{role} is frozen", rng.uniform(2, 25), lambda: _send(victim, signal.SIGCONT))
 
 
-def _restart_server(world: World, rng: random.Random) -> Fault:
+def _restart_server(deployment: Deployment, rng: random.Random) -> Fault:
     """A server that somebody restarts in order."""
     role = rng.choice(["postgres", "valkey"])
-    for process in _by_role(world).get(role, [])[:1]:
+    for process in _by_role(deployment).get(role, [])[:1]:
         _send(process, signal.SIGINT)
     return Fault(f"{role} is restarted", 0)
 
 
-def _break_store(world: World, rng: random.Random) -> Fault:
-    return _break(world.store_proxy, "store", rng)
+def _break_store(deployment: Deployment, rng: random.Random) -> Fault:
+    return _break(deployment.store_proxy, "store", rng)
 
 
-def _break_sources(world: World, rng: random.Random) -> Fault:
-    return _break(world.source_proxy, "sources", rng)
+def _break_sources(deployment: Deployment, rng: random.Random) -> Fault:
+    return _break(deployment.source_proxy, "sources", rng)
 
 
 def _break(proxy: FaultyProxy, name: str, rng: random.Random) -> Fault:
@@ -88,36 +88,36 @@ def _break(proxy: FaultyProxy, name: str, rng: random.Random) -> Fault:
     return Fault(f"{name}: {proxy.weather}", rng.uniform(3, 20), heal)
 
 
-def _step_clock(world: World, rng: random.Random) -> Fault:
+def _step_clock(deployment: Deployment, rng: random.Random) -> Fault:
     seconds = rng.choice(_CLOCK_STEPS_SECONDS)
-    world.clock.set(seconds)
-    return Fault(f"clock {seconds:+d} s", rng.uniform(5, 30), lambda: world.clock.set(0))
+    deployment.clock.set(seconds)
+    return Fault(f"clock {seconds:+d} s", rng.uniform(5, 30), lambda: deployment.clock.set(0))
 
 
-def _fill_disk(world: World, rng: random.Random) -> Fault:
-    world.disk.fill()
-    return Fault("scratch disk full", rng.uniform(3, 15), world.disk.empty)
+def _fill_disk(deployment: Deployment, rng: random.Random) -> Fault:
+    deployment.disk.fill()
+    return Fault("scratch disk full", rng.uniform(3, 15), deployment.disk.empty)
 
 
-def _kill_everything(world: World, rng: random.Random) -> Fault:
+def _kill_everything(deployment: Deployment, rng: random.Random) -> Fault:
     """kill -9 to `lens up` itself, which is then started again."""
-    world.stack.kill()
+    deployment.stack.kill()
     return Fault("SIGKILL to lens up", 0)
 
 
-def _stop_everything(world: World, rng: random.Random) -> Fault:
+def _stop_everything(deployment: Deployment, rng: random.Random) -> Fault:
     """A machine that is rebooted in order."""
-    world.stack.begin_to_stop()
+    deployment.stack.begin_to_stop()
     return Fault("SIGTERM to lens up", 0)
 
 
-def _victim(world: World, rng: random.Random) -> tuple[str, psutil.Process | None]:
+def _victim(deployment: Deployment, rng: random.Random) -> tuple[str, psutil.Process | None]:
     role = rng.choice(_VICTIMS)
     end = time.monotonic() + (_AWAIT_SECONDS if role in _PASSING else 0)
-    found = _by_role(world)
+    found = _by_role(deployment)
     while not found.get(role) and time.monotonic() < end:
         time.sleep(0.05)
-        found = _by_role(world)
+        found = _by_role(deployment)
     there = [role for role in _VICTIMS if found.get(role)]
     if not there:
         return "nobody", None
@@ -125,10 +125,10 @@ def _victim(world: World, rng: random.Random) -> tuple[str, psutil.Process | Non
     return role, rng.choice(found[role])
 
 
-def _by_role(world: World) -> dict[str, list[psutil.Process]]:
+def _by_role(deployment: Deployment) -> dict[str, list[psutil.Process]]:
     """Parents before their children."""
     found: dict[str, list[psutil.Process]] = {}
-    for process in world.processes():
+    for process in deployment.processes():
         with contextlib.suppress(psutil.Error):
             found.setdefault(_role(process), []).append(process)
     return found

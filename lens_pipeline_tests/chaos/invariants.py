@@ -9,7 +9,7 @@ import av
 from av.error import FFmpegError
 from PIL import Image
 
-from lens_pipeline_tests.chaos.arrivals import MADE_FROM, Expected
+from lens_pipeline_tests.chaos.workload import MADE_FROM, Expected
 
 # What a store holds beside the outputs of rows.
 _KEPT_ELSEWHERE = ("cache/", "reports/")

@@ -17,9 +17,9 @@ import numpy as np
 from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline_tests.chaos import evidence, faults, invariants
-from lens_pipeline_tests.chaos.arrivals import Arrivals
-from lens_pipeline_tests.chaos.world import World, world
+from lens_pipeline_tests.chaos import faults, invariants, observations
+from lens_pipeline_tests.chaos.deployment import Deployment, deployment
+from lens_pipeline_tests.chaos.workload import Workload
 
 _LOOK_SECONDS = 0.25
 _TELL_SECONDS = 30.0
@@ -50,39 +50,39 @@ class Verdict:
 @dataclass
 class Chaos:
     plan: Plan
-    world: World
+    deployment: Deployment
     say: Callable[[str], None]
     _faults: Counter[str] = field(default_factory=Counter)
     _healing: list[tuple[float, int, str, faults.Heal]] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def run(self) -> Verdict:
-        arrivals = Arrivals(
-            self.world, random.Random(f"{self.plan.seed} rows"), self.plan.rows_per_second
+        workload = Workload(
+            self.deployment, random.Random(f"{self.plan.seed} rows"), self.plan.rows_per_second
         )
-        arrivals.begin()
+        workload.begin()
         try:
-            self._break_things(arrivals)
+            self._break_things(workload)
         finally:
             self._heal_all()
-            arrivals.end()
+            workload.end()
         self.say("everything is healed")
-        return self._judge(arrivals)
+        return self._judge(workload)
 
-    def _break_things(self, arrivals: Arrivals) -> None:
+    def _break_things(self, workload: Workload) -> None:
         rng = random.Random(self.plan.seed)
         end = time.monotonic() + 60 * self.plan.minutes
         due = tell = time.monotonic()
         while (now := time.monotonic()) < end:
             self._heal(until=now)
-            self.world.keep_running()
-            self.world.processes()
+            self.deployment.keep_running()
+            self.deployment.processes()
             if now >= tell:
                 tell = now + _TELL_SECONDS
-                self.say(f"{len(arrivals.rows)} rows, {self._faults.total()} faults")
-            if now >= due and not self.world.stack.is_stopping:
+                self.say(f"{len(workload.rows)} rows, {self._faults.total()} faults")
+            if now >= due and not self.deployment.stack.is_stopping:
                 due = now + rng.expovariate(1 / self.plan.fault_seconds)
-                self._begin(faults.draw(self.world, rng))
+                self._begin(faults.draw(self.deployment, rng))
             time.sleep(_LOOK_SECONDS)
 
     def _begin(self, fault: faults.Fault) -> None:
@@ -101,98 +101,100 @@ class Chaos:
 
     def _heal_all(self) -> None:
         self._heal(until=float("inf"))
-        self.world.await_end_of_stop()
-        self.world.keep_running()
+        self.deployment.await_end_of_stop()
+        self.deployment.keep_running()
 
     # --- the end
 
-    def _judge(self, arrivals: Arrivals) -> Verdict:
-        wrong = self._settle(arrivals, forgive=invariants.TOO_OFTEN)
+    def _judge(self, workload: Workload) -> Verdict:
+        wrong = self._settle(workload, forgive=invariants.TOO_OFTEN)
         tired = [
             standing
-            for standing in evidence.standings(self.world)
-            if standing.state == "dead" and not arrivals.rows[standing.row_id].reasons
+            for standing in observations.standings(self.deployment)
+            if standing.state == "dead" and not workload.rows[standing.row_id].reasons
         ]
         if tired:
             self.say(f"{len(tired)} good files had too many attempts: they are tried again")
-            answer = self.world.stack.lens("retry", "--all", timeout=180)
+            answer = self.deployment.stack.lens("retry", "--all", timeout=180)
             wrong += [f"lens retry: {answer.stderr}"] if answer.returncode else []
-            wrong += self._settle(arrivals, forgive=())
-        made = evidence.made(self.world)
-        live = [r for r in made.records.values() if r.row_id in arrivals.rows]
-        objects = evidence.objects(self.world)
+            wrong += self._settle(workload, forgive=())
+        made = observations.made(self.deployment)
+        live = [r for r in made.records.values() if r.row_id in workload.rows]
+        objects = observations.objects(self.deployment)
         wrong += invariants.wrong_objects(live, objects)
         wrong += invariants.orphan_objects(live, objects)
         wrong += invariants.made_too_often(made.times, made.broken_off)
-        wrong += evidence.unfinished_uploads(self.world)
+        wrong += observations.unfinished_uploads(self.deployment)
         wrong += self._unwell()
         wrong += self._stop()
-        return Verdict(wrong, self._figures(arrivals, made, len(tired)))
+        return Verdict(wrong, self._figures(workload, made, len(tired)))
 
-    def _settle(self, arrivals: Arrivals, *, forgive: frozenset[str] | tuple[()]) -> list[str]:
+    def _settle(self, workload: Workload, *, forgive: frozenset[str] | tuple[()]) -> list[str]:
         """Wait until nothing is left to do; what is still wrong then."""
         end = time.monotonic() + _SETTLE_SECONDS
         while True:
-            self.world.keep_running()
-            wrong, busy = self._left_to_do(arrivals, forgive)
+            self.deployment.keep_running()
+            wrong, busy = self._left_to_do(workload, forgive)
             if not (wrong or busy) or time.monotonic() > end:
                 break
             self.say(f"{len(wrong + busy)} things to do, as: {(wrong + busy)[0]}")
             time.sleep(5)
-        why = evidence.reasons(self.world) if wrong else {}
+        why = observations.reasons(self.deployment) if wrong else {}
         return [f"{line} ({_reason(why, line)})" for line in wrong] + busy
 
     def _left_to_do(
-        self, arrivals: Arrivals, forgive: frozenset[str] | tuple[()]
+        self, workload: Workload, forgive: frozenset[str] | tuple[()]
     ) -> tuple[list[str], list[str]]:
         """What is not as it should be, and what goes on or is to be cleared away."""
         try:
-            found = evidence.standings(self.world)
-            wrong = invariants.wrong_standings(arrivals.rows, found, forgive=forgive)
-            busy = evidence.unfinished_runs(self.world) + evidence.held_locks(self.world)
+            found = observations.standings(self.deployment)
+            wrong = invariants.wrong_standings(workload.rows, found, forgive=forgive)
+            busy = observations.unfinished_runs(self.deployment) + observations.held_locks(
+                self.deployment
+            )
         except (DBAPIError, StackError) as error:
             # `lens up` finds late that its supervisor was frozen, and stops; then it is restarted.
             return [], [f"nothing runs: {error}"]
-        return wrong, busy + self._left_of_deleted(arrivals)
+        return wrong, busy + self._left_of_deleted(workload)
 
-    def _left_of_deleted(self, arrivals: Arrivals) -> list[str]:
+    def _left_of_deleted(self, workload: Workload) -> list[str]:
         """Objects of rows that are gone; a sensor deletes them within a minute."""
-        gone = set(arrivals.deleted)
+        gone = set(workload.deleted)
         return [
             f"{key} is left of a deleted row"
-            for key in evidence.keys(self.world)
+            for key in observations.keys(self.deployment)
             if key.rpartition("/")[2].partition("_")[0] in gone
         ]
 
     def _unwell(self) -> list[str]:
         wrong = []
-        url = f"http://127.0.0.1:{self.world.stack.api_port}/api/health"
+        url = f"http://127.0.0.1:{self.deployment.stack.api_port}/api/health"
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 json.load(answer)
         except (urllib.error.URLError, TimeoutError) as error:
             wrong.append(f"/api/health: {error}")
-        doctor = self.world.stack.lens("doctor", timeout=120)
+        doctor = self.deployment.stack.lens("doctor", timeout=120)
         if doctor.returncode:
             wrong.append(f"lens doctor: {doctor.stdout}{doctor.stderr}")
         return wrong
 
     def _stop(self) -> list[str]:
-        self.world.processes()
-        wrong = self.world.stop()
-        wrong += [f"still running: {process}" for process in self.world.survivors()]
-        wrong += [f"left in the scratch directory: {path}" for path in self.world.disk.left()]
+        self.deployment.processes()
+        wrong = self.deployment.stop()
+        wrong += [f"still running: {process}" for process in self.deployment.survivors()]
+        wrong += [f"left in the scratch directory: {path}" for path in self.deployment.disk.left()]
         return wrong
 
-    def _figures(self, arrivals: Arrivals, made: evidence.Made, tired: int) -> dict[str, Any]:
+    def _figures(self, workload: Workload, made: observations.Made, tired: int) -> dict[str, Any]:
         latencies = np.array(made.latencies or [0.0])
         return {
             "seed": self.plan.seed,
             "minutes": self.plan.minutes,
-            "rows": len(arrivals.rows),
-            "bad_rows": sum(bool(row.reasons) for row in arrivals.rows.values()),
-            "deleted_rows": len(arrivals.deleted),
-            "arrivals": arrivals.done,
+            "rows": len(workload.rows),
+            "bad_rows": sum(bool(row.reasons) for row in workload.rows.values()),
+            "deleted_rows": len(workload.deleted),
+            "arrivals": workload.done,
             "faults": self._faults.total(),
             "faults_by_name": dict(self._faults.most_common()),
             "files_made": made.times.total(),
@@ -210,6 +212,6 @@ def _reason(why: dict[tuple[str, str], str], line: str) -> str:
 
 
 def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> Verdict:
-    """Build a world in `directory`, break it, judge it; nothing of it runs on."""
-    with world(directory, random.Random(f"{plan.seed} network")) as built:
+    """Build a deployment in `directory`, break it, judge it; nothing of it runs on."""
+    with deployment(directory, random.Random(f"{plan.seed} network")) as built:
         return Chaos(plan, built, say).run()

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from lens_pipeline_tests.chaos.arrivals import Expected
 from lens_pipeline_tests.chaos.invariants import (
     TOO_OFTEN,
     Record,
@@ -15,6 +14,7 @@ from lens_pipeline_tests.chaos.invariants import (
     wrong_objects,
     wrong_standings,
 )
+from lens_pipeline_tests.chaos.workload import Expected
 from lens_pipeline_tests.media.samples import encoded, texture
 from lens_pipeline_tests.support import sources
 

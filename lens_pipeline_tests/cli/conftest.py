@@ -3,44 +3,17 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg2
 import pytest
 
 from lens_pipeline.catalog.catalog import Catalog
-from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.engine.dagster_storage.storage import create_tables
 from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.supervisor.services import running
+from lens_pipeline_tests.support.database_server import Servers
 from lens_pipeline_tests.support.servers import SeaweedServer
-
-
-@dataclass(frozen=True)
-class Servers:
-    """A database server with two finished databases, and a broker."""
-
-    endpoints: Endpoints
-    admin: dict[str, str]
-
-    @property
-    def password(self) -> str:
-        return self.endpoints.database_url.split(":")[2].split("@")[0]
-
-    def url(self, database: str, user: str = "lens", password: str | None = None) -> str:
-        port = self.admin["port"]
-        return f"postgresql://{user}:{password or self.password}@127.0.0.1:{port}/{database}"
-
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        """As the server's administrator."""
-        connection = psycopg2.connect(self.url(database, "postgres", self.admin["password"]))
-        connection.autocommit = True
-        try:
-            connection.cursor().execute(statement)
-        finally:
-            connection.close()
 
 
 @pytest.fixture(scope="session")

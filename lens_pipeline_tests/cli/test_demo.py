@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -14,17 +14,21 @@ import pytest
 
 from lens_pipeline.cli.demo import show
 from lens_pipeline.cli.demo.show import EXPECTED, SAMPLES
+from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.media import images, posters
 from lens_pipeline.media.models import PosterSpec, PreviewSpec
-from lens_pipeline.settings import PREFIX
+from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor.supervisor import Supervisor
+from lens_pipeline.supervisor.up import Stack
+from lens_pipeline_tests.support.site import Site
 
 _SECONDS = 240
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[Mapping[str, str]]:
+def variables(tmp_path: Path) -> Iterator[Mapping[str, str]]:
     """Of a fresh home; nothing may be left running in it."""
     inherited = {
         name: value
@@ -46,11 +50,11 @@ def _is_of(process: psutil.Process, home: Path) -> bool:
         return False
 
 
-def _demo(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
+def _demo(variables: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lens_pipeline.cli", "demo", *arguments],
-        cwd=Path(environment["LENS_HOME"]).parent,
-        env=environment,
+        cwd=Path(variables["LENS_HOME"]).parent,
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -65,27 +69,27 @@ def _ready(output: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.stack
 def test_a_demonstration_makes_every_sample_once_and_stops(
-    environment: Mapping[str, str],
+    variables: Mapping[str, str],
 ) -> None:
     """The first five minutes with the product; and a second time that adds everything again."""
-    first = _demo(environment, "--exit-when-done")
+    first = _demo(variables, "--exit-when-done")
     output, _ = first.communicate(timeout=_SECONDS)
     assert first.returncode == 0, output
     made = _ready(output)
     assert made.keys() == {expected.id for expected in EXPECTED}, output
     assert all(re.fullmatch(r"\d+\.\d s", when) for when in made.values()), output
-    store = Path(environment["LENS_HOME"]) / "store"
+    store = Path(variables["LENS_HOME"]) / "store"
     for sample in SAMPLES:
         assert (store / sample.key).is_file()
         (webp,) = store.glob(f"{show.USER}/*/{sample.id}_*.webp")
         assert webp.stat().st_size > 1000
 
-    second = _demo(environment)
+    second = _demo(variables)
     try:
         output = _read_until(second, "Ctrl-C")
         assert "added by an earlier" in output
         assert set(_ready(output).values()) == {"already"}
-        assert f"http://127.0.0.1:{environment['LENS_DAGSTER_PORT']}/assets/preview" in output
+        assert f"http://127.0.0.1:{variables['LENS_DAGSTER_PORT']}/assets/preview" in output
         assert second.poll() is None
     finally:
         second.send_signal(signal.SIGINT)
@@ -106,20 +110,32 @@ def _read_until(process: subprocess.Popen[str], text: str) -> str:
     return "".join(lines)
 
 
+def _without_processes(
+    settings: Settings, *, on_ready: Callable[[Stack], None], **_: object
+) -> None:
+    """`lens up` of which nothing but the servers of the tests run."""
+    supervisor = Supervisor(settings.resolved_home, [])
+    on_ready(Stack(resolve(settings, broker=False), "http://ui", "http://pages", supervisor))
+
+
 @pytest.mark.slow
-@pytest.mark.stack
-def test_a_sample_that_fails_is_told_with_its_reason(environment: Mapping[str, str]) -> None:
+def test_a_sample_that_fails_is_told_with_its_reason(
+    site: Site, environment: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A demonstration that hangs, or says that all is well, on a machine that makes nothing."""
-    limited = {**environment, "LENS_MAX_PIXELS": "240000"}
-    command = _demo(limited, "--exit-when-done")
-    output, _ = command.communicate(timeout=_SECONDS)
-    assert command.returncode == 1, output
+    environment.setenv("LENS_MAX_PIXELS", "240000")
+    environment.setattr("lens_pipeline.cli.up.run_stack", _without_processes)
+    show.add_missing(site.pipeline)
+    site.once()
+    told = site.lens("demo", "--exit-when-done")
+    output = told.out + told.err + capfd.readouterr().err
+    assert told.code == 1, output
     assert re.search(r"FAILED +sample-hubble +SourceOverLimit: .*pixels", output), output
     assert "sample-coffee" in _ready(output), output
 
 
 def test_the_samples_are_what_they_are_said_to_be() -> None:
-    """A portrait video shown lying down, or by its black beginning; a file without a licence."""
+    """A portrait video shown on its side or by a black frame, or a file without a licence."""
     assert sum(sample.path.stat().st_size for sample in SAMPLES) < 4_000_000
     licences = (SAMPLES[0].path.parent / "LICENSES.md").read_text(encoding="utf-8")
     assert all(f"`{sample.file}`" in licences for sample in SAMPLES)

@@ -30,7 +30,7 @@ from lens_pipeline.monitoring.probes import host, services
 from lens_pipeline.monitoring.probes.probe import Result
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import embedded_valkey
-from lens_pipeline_tests.cli.conftest import Servers
+from lens_pipeline_tests.support.database_server import Servers
 from lens_pipeline_tests.support.servers import SeaweedServer
 
 # Real servers start and stop in most of these.

@@ -39,7 +39,7 @@ def _elsewhere(environment: pytest.MonkeyPatch, site: Site) -> None:
 def test_a_store_that_is_away_keeps_nothing_else_down(
     capfd: pytest.CaptureFixture[str], start: Callable[[], None]
 ) -> None:
-    """Pages and health that are gone until a provider is back, after a reboot meanwhile."""
+    """A machine that starts while its store is down, and serves no page until that is back."""
     start()
     told = capfd.readouterr().err
     assert "cannot write s3://photos/lens-check-" in told
@@ -76,13 +76,13 @@ def test_a_worker_with_a_directory_of_its_own_for_a_store_is_refused(
     environment.setenv("LENS_STORE_URL", (tmp_path / "own").as_uri())
     with pytest.raises(ForeignStore, match="none of 1 files that were made .*own: mount it, or"):
         _start_worker()
-    # Something else lies there: the disk's own directory, or the check of the worker beside it.
+    # Other files there prove nothing: the disk's own directory, or another worker's check.
     (tmp_path / "own" / "lost+found").mkdir(mode=0o700)
     (tmp_path / "own" / "lens-check-1.txt").touch()
     with pytest.raises(ForeignStore):
         _start_worker()
     assert "FAIL store: none of 1 files that were made" in site.lens("doctor").out
-    # Nobody calls what is there lost because of what is mounted here.
+    # Files must not be called lost because the wrong directory is mounted.
     lost = site.lens("backfill", "--lost", "--json")
     assert (lost.code, "none of 1 files" in lost.err) == (2, True)
     assert site.status("a")["state"] == "ready"

@@ -10,7 +10,7 @@ import pytest
 
 from lens_pipeline.core import ports
 from lens_pipeline.core.endpoints import NotRunning, Services, StackError, resolve, services_file
-from lens_pipeline_tests.supervisor.conftest import settings_for
+from lens_pipeline_tests.support.homes import settings_for
 
 DATABASE = "postgresql://u:p%40@db.example/app?sslmode=require"
 BROKER = "redis://:p@broker.example/0"

@@ -16,7 +16,7 @@ from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.tags import REQUEST_TAG
 from lens_pipeline.settings import Settings, SettingsError, traces_wanted
-from lens_pipeline_tests.core.collectors import Collector, attributes
+from lens_pipeline_tests.core.otlp_collector import Collector, attributes
 from lens_pipeline_tests.support.site import Site, eventually
 
 _LOADS_ALL = """

@@ -52,7 +52,7 @@ def test_a_site_is_the_same_after_a_restore_and_goes_on(
     environment: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A backup that nobody has ever restored."""
+    """A backup that was never restored."""
     for name in ("a", "b"):
         site.add(name, photo(name))
     site.add("gone", "http://localhost:9/gone.jpg")
@@ -95,7 +95,7 @@ def test_a_site_is_the_same_after_a_restore_and_goes_on(
 
 
 def test_the_databases_are_found_as_the_services_find_them(site: Site, tmp_path: Path) -> None:
-    """A nightly backup that says LENS_DATABASE_URL is not set, to nobody."""
+    """A nightly backup that fails unseen because LENS_DATABASE_URL is not set."""
     file = tmp_path / "lens.env"
     known = urls(site.database_url, site.dagster_url)
     file.write_text("".join(f'# {name}=no\n{name} = "{url}" \r\n' for name, url in known.items()))
@@ -110,7 +110,7 @@ def test_the_databases_are_found_as_the_services_find_them(site: Site, tmp_path:
 
 
 def test_restoring_over_a_site_is_refused(site: Site, tmp_path: Path) -> None:
-    """A slip of the hand that mixes two states of one site."""
+    """A command typed by mistake that mixes two states of one site."""
     backup = tmp_path / "backup"
     here = urls(site.database_url, site.dagster_url)
     assert script("backup.sh", backup, **here).returncode == 0

@@ -111,7 +111,7 @@ def test_a_misspelt_value_is_refused() -> None:
 
 
 def test_dagsters_chart_is_told_of_our_code_and_of_valid_settings() -> None:
-    """Runs that belong to a code location which nobody has."""
+    """Runs that belong to a code location which does not exist."""
     values = yaml.safe_load((HELM / "dagster-values.yaml").read_text())
     web, daemon = values["dagsterWebserver"], values["dagsterDaemon"]
     (server,) = web["workspace"]["servers"]

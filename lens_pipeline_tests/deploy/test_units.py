@@ -52,10 +52,3 @@ def test_the_units_environment_is_valid_and_fits_their_stop() -> None:
     stop = re.search(r"^TimeoutStopSec=(\d+)$", worker, re.MULTILINE)
     assert stop is not None
     assert int(stop[1]) >= settings.grace_seconds + CANCEL_SECONDS
-
-
-def test_pip_is_told_to_install_what_is_pinned_and_no_more() -> None:
-    """The second command of an installation, at which pip asks for a pin of `gql[requests]`."""
-    text = (UNITS.parent / "README.md").read_text()
-    (command,) = re.findall(r"^.*pip install .*requirements-production.*$", text, re.MULTILINE)
-    assert "--no-deps --require-hashes" in command

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.derivatives.registry import PREVIEW
-from lens_pipeline.engine import run_execution
 from lens_pipeline.engine.run_execution import RunWatch
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.engine.run_requests import plan_runs
@@ -18,8 +17,7 @@ _POLL_SECONDS = 0.5
 
 
 @pytest.fixture
-def run(site: Site, monkeypatch: pytest.MonkeyPatch) -> dg.DagsterRun:
-    monkeypatch.setattr(run_execution, "_POLL_SECONDS", _POLL_SECONDS)
+def run(site: Site) -> dg.DagsterRun:
     site.add("p1", "u1/x.jpg")
     (tags,) = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "once")
     return create_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
@@ -38,7 +36,7 @@ def test_a_run_that_others_ended_is_interrupted(
 ) -> None:
     """A worker that goes on with what somebody has cancelled, or the daemon has given up on."""
     _set_status(site, status)
-    with RunWatch(site.dagster_url, run.run_id), pytest.raises(KeyboardInterrupt):
+    with RunWatch(site.dagster_url, run.run_id, _POLL_SECONDS), pytest.raises(KeyboardInterrupt):
         time.sleep(30)
 
 
@@ -46,7 +44,7 @@ def test_a_run_that_others_ended_is_interrupted(
 def test_a_run_that_ends_by_itself_is_not_interrupted(site: Site, run: dg.DagsterRun) -> None:
     """`lens once` that says it was interrupted, because a run failed just as it was looked at."""
     _set_status(site, "FAILURE")
-    with RunWatch(site.dagster_url, run.run_id) as watch:
+    with RunWatch(site.dagster_url, run.run_id, _POLL_SECONDS) as watch:
         # It has looked once.
         time.sleep(1.3 * _POLL_SECONDS)
         watch.notice(dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, "previews"))

@@ -11,7 +11,7 @@ from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.reader import EventLog
-from lens_pipeline_tests.hosts.conftest import Machines
+from lens_pipeline_tests.hosts.machines import Machines
 from lens_pipeline_tests.hosts.namespaces import Host
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.support import sources

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -37,8 +38,10 @@ class _Follower:
         self.times.append(time.monotonic())
         self.on_report()
 
-    def work(self, directory: Path, idle: float = 60.0, per_second: float = 60.0) -> Work:
-        return Work(directory, self.stop.is_set, self.report, idle, per_second)
+    def work(
+        self, directory: Path, idle: float = 60.0, per_second: float = 60.0, **limits: Any
+    ) -> Work:
+        return Work(directory, self.stop.is_set, self.report, idle, per_second, **limits)
 
 
 @pytest.fixture
@@ -237,16 +240,15 @@ def test_reading_counts_as_progress(tmp_path: Path, follower: _Follower) -> None
 
 @pytest.mark.slow
 def test_an_encode_that_goes_on_and_on_hits_the_hard_limit(
-    tmp_path: Path, follower: _Follower, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, follower: _Follower
 ) -> None:
     """A file that makes an encoder progress for ever."""
-    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._LIMIT_SECONDS", 0.5)
     with pytest.raises(MediaError, match=r"longer than the limit of 0\.7 s \(encoding\)") as e:
         run_long(
             [*_pattern(60, real_time=True), "out.mp4"],
             2,
             "encoding",
-            follower.work(tmp_path, per_second=0.1),
+            follower.work(tmp_path, per_second=0.1, limit_seconds=0.5),
         )
     assert e.value.over_limit
 
@@ -301,17 +303,13 @@ def test_a_file_size_limit_is_a_full_disk(tmp_path: Path, follower: _Follower) -
     limiter.join()
 
 
-def test_too_little_memory_is_a_limit(
-    tmp_path: Path, follower: _Follower, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_is_a_limit(tmp_path: Path, follower: _Follower) -> None:
     """A file called broken that is only large."""
-    limit = 300 << 20
-    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._MEMORY_BYTES", limit)
     large = "color=black:size=7680x4320:rate=5:duration=20"
     command = [str(find_ffmpeg()), "-f", "lavfi", "-i", large, "-c:v", "libx264", "out.mp4"]
     # The encoder of FFmpeg 5 waits for threads that could not begin.
     with pytest.raises(MediaError, match="memory|no progress") as e:
-        run_long(command, 20, "encoding", follower.work(tmp_path, idle=8))
+        run_long(command, 20, "encoding", follower.work(tmp_path, idle=8, memory_bytes=300 << 20))
     assert e.value.over_limit
 
 
@@ -325,7 +323,6 @@ def test_ffmpeg_gets_no_secret_a_low_priority_and_limits(
         tmp_path / "ffmpeg",
         "sleep 0.3; env; nice; ulimit -c; ulimit -v; pwd; ionice -p $$ || echo none",
     )
-    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._OPTIONS", ())
     shown = run_long(
         [_script(tmp_path / "both", f"exec {fake} >&2")], 1, "x", follower.work(tmp_path)
     ).splitlines()

@@ -15,7 +15,7 @@ from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support.site import Databases, Site, eventually
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.support.web import served
 
 pytestmark = pytest.mark.slow
 

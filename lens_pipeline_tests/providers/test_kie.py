@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline.providers import kie as provider_module
 from lens_pipeline.providers.kie import (
     Provider,
     ProviderInvalid,
@@ -32,11 +31,11 @@ def server() -> Iterator[ProviderServer]:
         yield started
 
 
-def ask(server: ProviderServer, *tasks: str, key: str = API_KEY) -> Task:
+def ask(server: ProviderServer, *tasks: str, key: str = API_KEY, **limits: Any) -> Task:
     """What a client says of the last of the tasks, all of them asked for at once."""
 
     async def asked() -> Task:
-        client = Provider(server.url("/"), key)
+        client = Provider(server.url("/"), key, **limits)
         return (await asyncio.gather(*(client.task(task) for task in tasks)))[-1]
 
     return asyncio.run(asked())
@@ -174,30 +173,27 @@ def test_down_for_a_moment(server: ProviderServer, first: Answer) -> None:
 
 
 @pytest.mark.parametrize("like", ["/resets", "/garbage", "/wrong-length", "/endless-headers"])
-def test_down(server: ProviderServer, monkeypatch: pytest.MonkeyPatch, like: str) -> None:
-    monkeypatch.setattr(provider_module, "_ATTEMPTS", 1)
+def test_down(server: ProviderServer, like: str) -> None:
     server.misbehave(PATH, like)
     with pytest.raises(ProviderUnavailable) as raised:
-        ask(server, "t")
+        ask(server, "t", attempts=1)
     assert not raised.value.is_late
 
 
-def test_not_there_at_all(server: ProviderServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_module, "TOTAL_SECONDS", 0.5)
+def test_not_there_at_all(server: ProviderServer) -> None:
     url = server.url("")
     server.__exit__(None, None, None)
     with pytest.raises(ProviderUnavailable, match="cannot be reached"):
-        asyncio.run(Provider(url, API_KEY).task("t"))
+        asyncio.run(Provider(url, API_KEY, total_seconds=0.5).task("t"))
 
 
 @pytest.mark.parametrize("like", ["/hangs", "/slow-body", "/slow-headers", "/endless-interim"])
-def test_slow(server: ProviderServer, monkeypatch: pytest.MonkeyPatch, like: str) -> None:
+def test_slow(server: ProviderServer, like: str) -> None:
     """A byte now and then, which no time-out of a single read ends."""
-    monkeypatch.setattr(provider_module, "TOTAL_SECONDS", 0.3)
     server.misbehave(PATH, like)
     started = time.monotonic()
     with pytest.raises(ProviderUnavailable) as raised:
-        ask(server, "t")
+        ask(server, "t", total_seconds=0.3)
     assert raised.value.is_late
     assert time.monotonic() - started < 4
 

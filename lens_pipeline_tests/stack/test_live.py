@@ -1,4 +1,4 @@
-"""The app as `lens up` runs it: with a real daemon, real workers, and an end."""
+"""The life of one `lens up`: a first photo, a day of work, and its stop."""
 
 import contextlib
 import json
@@ -10,37 +10,64 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
-from lens_pipeline_tests.core.collectors import Collector, attributes
-from lens_pipeline_tests.deploy.deployed import metrics_used
+from lens_pipeline_tests.core.otlp_collector import Collector, attributes
+from lens_pipeline_tests.deploy.prometheus_files import metrics_used
+from lens_pipeline_tests.providers.provider_server import ProviderServer
+from lens_pipeline_tests.stack.checklist import Checklist
 from lens_pipeline_tests.support import sources
-from lens_pipeline_tests.support.site import eventually
+from lens_pipeline_tests.support.servers import HostileServer
+from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.stack import Stack
-from lens_pipeline_tests.web.routes.stream import EventSource
+from lens_pipeline_tests.web.routes.event_source import EventSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     with Collector() as started:
         yield started
 
 
-@pytest.fixture
-def stack(tmp_path: Path, collector: Collector) -> Iterator[Stack]:
-    made = Stack(tmp_path / "home", LENS_LOG_FORMAT="json")
+@pytest.fixture(scope="module")
+def provider() -> Iterator[ProviderServer]:
+    with ProviderServer() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector, provider: ProviderServer
+) -> Iterator[Stack]:
+    """One for all tests here, whose order is that of its life."""
+    home = tmp_path_factory.mktemp("live") / "home"
+    made = Stack(home, LENS_LOG_FORMAT="json", **provider.settings)
     made.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
     made.start()
     yield made
     made.stop()
 
 
-def test_live_in_lens_up(stack: Stack, collector: Collector, tmp_path: Path) -> None:
+@pytest.fixture
+def web(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{stack.api_port}", timeout=20) as client:
+        yield client
+
+
+def _samples(web: httpx.Client) -> Iterator[Sample]:
+    """What /metrics tells."""
+    for family in text_string_to_metric_families(web.get("/metrics").text):
+        yield from family.samples
+
+
+def test_a_first_photo_is_followed_live(
+    stack: Stack, collector: Collector, web: httpx.Client, tmp_path: Path
+) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(sources.jpeg())
-    url = f"http://127.0.0.1:{stack.api_port}"
-    with httpx.Client(base_url=url, timeout=20) as web, EventSource(web) as stream:
+    with EventSource(web) as stream:
         eventually(lambda: web.get("/api/health").status_code == 200, 60, "health", every=1)
         found = web.get("/api/health").json()
         assert (found["status"], found["workers"]) == ("ok", 2)
@@ -52,40 +79,50 @@ def test_live_in_lens_up(stack: Stack, collector: Collector, tmp_path: Path) -> 
         # Every state in turn, as it came to be.
         assert stream.states(row_id) in (["processing", "ready"], ["ready"])
 
-        samples = {
-            (sample.name, sample.labels.get("queue")): sample.value
-            for family in text_string_to_metric_families(web.get("/metrics").text)
-            for sample in family.samples
-        }
-        assert samples["lens_workers_alive", "previews"] == 1
-        assert samples["lens_workers_alive", "masters"] == 1
-        assert samples["lens_daemon_heartbeat_age_seconds", None] < 60
-        assert samples["lens_metrics_loaded", None] == 1
+    values = {(one.name, one.labels.get("queue")): one.value for one in _samples(web)}
+    assert values["lens_workers_alive", "previews"] == 1
+    assert values["lens_workers_alive", "masters"] == 1
+    assert values["lens_daemon_heartbeat_age_seconds", None] < 60
+    assert values["lens_metrics_loaded", None] == 1
 
-        connections = json.loads((stack.home / "services.json").read_text())
-        engine = sa.create_engine(connections["database_url"], poolclass=sa.NullPool)
-        query = sa.text("SELECT preview_status FROM lens_generations WHERE id = :id")
+    engine = sa.create_engine(stack.pipeline.endpoints.database_url, poolclass=sa.NullPool)
+    query = sa.text("SELECT preview_status FROM lens_generations WHERE id = :id")
 
-        def shown() -> str:
-            with engine.connect() as connection:
-                return connection.execute(query, {"id": row_id}).scalar_one()
+    def shown() -> str:
+        with engine.connect() as connection:
+            return connection.execute(query, {"id": row_id}).scalar_one()
 
-        eventually(lambda: shown() == "ready", 5, "the row of the view")
+    eventually(lambda: shown() == "ready", 5, "the row of the view")
+    _check_trace(collector, row_id)
 
-        _check_trace(collector, row_id)
-        bad = stack.lens("add", "http://10.0.0.1/none.jpg", "--user", "me").stdout.strip()
-        found = f"/api/generations/{bad}"
-        eventually(lambda: web.get(found).json()["status"] == "dead", 30, "a dead letter")
-        headers = {"X-Request-ID": "asked-for-it"}
-        assert web.post(f"{found}/retry", headers=headers).status_code == 200
-        eventually(lambda: _told(stack, "asked-for-it", bad), 30, "the log of the retry")
 
-        text = web.get("/metrics").text
-        families = text_string_to_metric_families(text)
-        names = {sample.name for family in families for sample in family.samples}
-        assert metrics_used() <= names
+def test_the_checklist(stack: Stack, web: httpx.Client, provider: ProviderServer) -> None:
+    endpoints = stack.pipeline.endpoints
+    with HostileServer() as files:
+        Checklist(
+            stack=stack,
+            web=web,
+            provider=provider,
+            files=files,
+            site=Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store"),
+            photo=files.put("/photo.jpg", sources.jpeg()),
+            video=files.put("/video.mp4", sources.mp4(), "video/mp4"),
+        ).check()
+    assert metrics_used() <= {sample.name for sample in _samples(web)}
 
-        _outlives_the_dagster_ui(stack, web)
+
+def test_the_log_tells_which_request_a_run_is_for(stack: Stack, web: httpx.Client) -> None:
+    bad = stack.lens("add", "http://10.0.0.1/none.jpg", "--user", "me").stdout.strip()
+    path = f"/api/generations/{bad}"
+    eventually(lambda: web.get(path).json()["status"] == "dead", 30, "a dead letter")
+    headers = {"X-Request-ID": "asked-for-it"}
+    assert web.post(f"{path}/retry", headers=headers).status_code == 200
+    eventually(lambda: _told(stack, "asked-for-it", bad), 30, "the log of the retry")
+
+
+def test_a_stop_ends_streams_and_leaves_logs_of_json(stack: Stack, web: httpx.Client) -> None:
+    _outlives_the_dagster_ui(stack, web)
+    with EventSource(web) as stream:
         (api, *_) = stack.of("api")
         started = time.monotonic()
         assert stack.terminate() == 0
@@ -100,7 +137,7 @@ def test_live_in_lens_up(stack: Stack, collector: Collector, tmp_path: Path) -> 
 
 
 def _outlives_the_dagster_ui(stack: Stack, web: httpx.Client) -> None:
-    """Nothing here is asked of it, and it comes back by itself."""
+    """The API needs nothing of the UI, and the UI is started again."""
     ui = f"http://127.0.0.1:{stack.port}/server_info"
     for process in stack.of("web"):
         process.kill()

@@ -106,7 +106,7 @@ def _no_file_is_left(stack: Stack) -> None:
 def test_a_master_that_is_cancelled_ends_its_encode_at_once(
     stack: Stack, site: Site, project: Project
 ) -> None:
-    """A person who presses Terminate, and an encode that takes both cores for ten minutes more."""
+    """A cancelled run whose encode takes both cores for ten minutes more."""
     encoders = _begun(stack, site, project, "cancelled")
     run_id = stack.status("cancelled")["master_video"]["run_id"]
     answer = stack.graphql(
@@ -124,7 +124,7 @@ def test_a_master_that_is_cancelled_ends_its_encode_at_once(
 def test_an_encode_that_is_killed_fails_for_now_and_is_made_by_the_backfill(
     stack: Stack, site: Site, project: Project
 ) -> None:
-    """A kernel short of memory, and a master that is given up on, or half a file that is shown."""
+    """An encoder that the kernel kills, after which the master is dead or half a file is served."""
     for encoder in _begun(stack, site, project, "shot-down"):
         encoder.kill()
     eventually(
@@ -165,7 +165,7 @@ def web(stack: Stack) -> Iterator[httpx.Client]:
 def test_a_master_that_is_deleted_by_http_ends_its_encode(
     stack: Stack, site: Site, project: Project, web: httpx.Client
 ) -> None:
-    """A film that nobody wants any more, and both cores busy with it for minutes."""
+    """A deleted master that keeps both cores busy for minutes."""
     encoders = _begun(stack, site, project, "unwanted")
     master = web.get(f"{MASTERS}/unwanted").json()
     assert master["status"] == "processing"
@@ -180,7 +180,7 @@ def test_a_master_that_is_deleted_by_http_ends_its_encode(
 def test_a_film_by_http_from_the_order_to_the_player(
     stack: Stack, site: Site, web: httpx.Client
 ) -> None:
-    """Without any of it: rows by hand, and a dashboard that asks every five seconds."""
+    """A master that can be ordered over HTTP and not be watched, played or downloaded."""
     project = Project(site)
     for name in ("a", "b"):
         project.shot(name)
@@ -194,7 +194,7 @@ def test_a_film_by_http_from_the_order_to_the_player(
 
     head = web.head(ready["video_url"])
     size = int(head.headers["Content-Length"])
-    # As a player does that seeks: piece by piece, all of one version.
+    # As a player that seeks: piece by piece, and all pieces of one version.
     pieces = []
     for start in range(0, size, 20_000):
         headers = {

@@ -81,7 +81,7 @@ def site(stack: Stack) -> Site:
 def test_photos_become_ready_and_leave_nothing_in_the_broker(
     stack: Stack, rabbit: RabbitServer, site: Site, server: Sources
 ) -> None:
-    """A broker that is promised and does not work, or whose queues grow with each run."""
+    """A broker that is supported and does not work, or whose queues grow with each run."""
     site.add_many((f"a{number:02}" for number in range(20)), server.photo)
     _await_all_ready(stack, 20, 40)
     eventually(lambda: _health(stack) == (200, "ok"), 20, "health", every=1)
@@ -98,7 +98,7 @@ def test_photos_become_ready_and_leave_nothing_in_the_broker(
 def test_a_run_may_take_longer_than_the_broker_waits(
     stack: Stack, site: Site, server: Sources
 ) -> None:
-    """A master of an hour that ends its worker each half hour and is begun anew for ever."""
+    """A long master whose broker ends the worker each half hour, so that it never gets done."""
     worker = stack.of("worker")[0].pid
     site.add("long", server.held("long"))
     eventually(lambda: "PRECONDITION_FAILED" in _worker_log(stack), 30, "the end of patience")
@@ -142,7 +142,7 @@ def test_a_broker_that_dies_loses_no_work_and_says_so(
 def test_a_run_whose_worker_is_killed_is_made_by_another(
     stack: Stack, site: Site, server: Sources
 ) -> None:
-    """A photo that is in work for ever, because the broker gave its run to nobody else."""
+    """A photo that stays in work for ever, because the broker gives its run to no other worker."""
     site.add("lost", server.held("lost"))
     eventually(lambda: _held(server, "lost"), 20, "the run")
     for process in stack.of("worker"):
@@ -155,7 +155,7 @@ def test_a_run_whose_worker_is_killed_is_made_by_another(
 
 
 def test_a_login_that_the_broker_refuses_is_named(stack: Stack, rabbit: RabbitServer) -> None:
-    """A start of the server that runs already, where a password is wrong."""
+    """Advice to start a broker that runs, where the password is wrong."""
     with pytest.raises(BrokerRefusal, match="vhost sesame not found"):
         reach(rabbit.url_for(vhost="sesame"), 5)
 

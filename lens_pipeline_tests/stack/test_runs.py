@@ -101,7 +101,7 @@ def test_a_new_row_is_ready_within_seconds(
 
 
 def test_a_page_of_another_site_cannot_start_runs(stack: Stack) -> None:
-    """An image's address on any web page, which runs what it likes here."""
+    """A page of another site whose image address starts runs here."""
     query = urlencode({"query": 'mutation { terminateRun(runId: "x") { __typename } }'})
     with pytest.raises(HTTPError) as e:
         urlopen(f"http://127.0.0.1:{stack.port}/graphql?{query}", timeout=30)
@@ -111,7 +111,7 @@ def test_a_page_of_another_site_cannot_start_runs(stack: Stack) -> None:
 def test_a_partition_launched_from_the_ui_is_made_again(
     stack: Stack, rows: Site, url: Callable[[str], str]
 ) -> None:
-    """A person who asks for one preview again, and is told that it is there already."""
+    """A preview that is asked for again, and is not made because it was made before."""
     rows.add("again", url("again"))
     eventually(lambda: stack.states().get("again") == "ready", 20, "the preview")
     (rows.store / "u1/previews/again_preview.webp").unlink()
@@ -123,7 +123,7 @@ def test_a_partition_launched_from_the_ui_is_made_again(
 def test_a_cancelled_run_ends_as_canceled_and_stays_so(
     stack: Stack, rows: Site, sources_server: HostileServer
 ) -> None:
-    """A run that cannot be stopped, or that is started again behind a person's back."""
+    """A run that cannot be stopped, or that is started again after it was cancelled."""
     rows.add("hanging", sources_server.url("/slow-body"))
     eventually(lambda: sources_server.requests["/slow-body"], 20, "the download")
     (run,) = _runs(stack, "STARTED")
@@ -147,7 +147,7 @@ def test_a_cancelled_run_ends_as_canceled_and_stays_so(
 def test_a_cancelled_remake_leaves_ready_previews_ready(
     stack: Stack, rows: Site, sources_server: HostileServer
 ) -> None:
-    """A preview that is there, and a dead letter because somebody changed their mind."""
+    """A preview that is there, and counts as dead because a second run was cancelled."""
     path = "/hangs"
     rows.add("kept", sources_server.put(path, sources.jpeg()))
     eventually(lambda: stack.states().get("kept") == "ready", 20, "the preview")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.errors import SourceMissing, StoreUnavailable
-from lens_pipeline.storage import s3_store as s3_module
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import (
     InvalidKey,
@@ -193,12 +192,10 @@ def test_what_is_no_plain_file_is_never_opened(
 
 
 @pytest.mark.slow
-def test_a_connection_that_breaks_is_made_again_at_the_same_place(
-    s3_store: S3Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("s3_store")
+def test_a_connection_that_breaks_is_made_again_at_the_same_place() -> None:
     """A store hangs up on a browser that has buffered enough and reads no further for a while."""
     body = os.urandom(10_000)
-    monkeypatch.setattr(s3_module, "S3_ATTEMPTS", 2)
     with HostileServer() as server:
         path = "/lens/x/m.mp4"
         known = {"ETag": '"e"', "Last-Modified": "Sun, 01 Mar 2026 12:00:00 GMT"}

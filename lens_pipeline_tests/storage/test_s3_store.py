@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
-from lens_pipeline.storage import s3_store as s3_module
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
     CACHE_REVALIDATE,
@@ -59,22 +58,23 @@ def test_objects_carry_their_type_and_how_long_they_may_be_cached(
     assert headers(seaweed, s3_store, "m.mp4") == ("video/mp4", CACHE_IMMUTABLE)
 
 
+@pytest.mark.usefixtures("s3_store")
 def test_a_large_file_goes_up_in_parts_with_its_headers(
-    seaweed: SeaweedServer, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seaweed: SeaweedServer, tmp_path: Path
 ) -> None:
     """Headers are given when an upload in parts begins, and are easily lost there."""
-    monkeypatch.setattr(s3_module, "MULTIPART_BYTES", 6 * 2**20)
-    monkeypatch.setattr(s3_module, "PART_BYTES", 5 * 2**20)
+    limits = {"multipart_bytes": 6 * 2**20, "part_bytes": 5 * 2**20}
+    store = S3Store(seaweed.bucket, "parts", seaweed.endpoint, **limits)
     source = tmp_path / "m.mp4"
     source.write_bytes(os.urandom(12 * 2**20))
-    s3_store.write("m.mp4", source, content_type="video/mp4")
-    info = s3_store.stat("m.mp4")
+    store.write("m.mp4", source, content_type="video/mp4")
+    info = store.stat("m.mp4")
     assert info is not None
     assert info.bytes == 12 * 2**20
     assert info.etag.endswith("-3")
-    s3_store.read_into("m.mp4", tmp_path / "copy", max_bytes=2**30, deadline_seconds=30)
+    store.read_into("m.mp4", tmp_path / "copy", max_bytes=2**30, deadline_seconds=30)
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()
-    assert headers(seaweed, s3_store, "m.mp4")[0] == "video/mp4"
+    assert headers(seaweed, store, "m.mp4")[0] == "video/mp4"
 
 
 def test_uploads_in_parts_of_killed_writers_are_aborted(
@@ -156,14 +156,12 @@ def test_what_the_server_answers_decides_what_it_is_called(
     s3_store: S3Store,
     status: int,
     expected: type[DerivativeError],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Statuses without a body are what proxies in front of a store send."""
-    monkeypatch.setattr(s3_module, "S3_ATTEMPTS", 1)
     with HostileServer() as server:
         server.answer_first("/lens/x/a", Answer(status), times=9)
         with pytest.raises(DerivativeError) as raised:
-            S3Store("lens", "x", server.url("")).stat("a")
+            S3Store("lens", "x", server.url(""), attempts=1).stat("a")
     assert type(raised.value) is expected
 
 

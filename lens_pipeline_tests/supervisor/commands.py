@@ -13,7 +13,7 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import up as stack_up
 from lens_pipeline.supervisor.services import running
 from lens_pipeline.supervisor.supervisor import Program
-from lens_pipeline_tests.supervisor.conftest import settings_for
+from lens_pipeline_tests.support.homes import settings_for
 
 # Programs for `up`; they make the file they are given once they are ready.
 SLEEPER = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(99)"

@@ -24,7 +24,7 @@ from lens_pipeline.supervisor import embedded_postgres
 from lens_pipeline.supervisor.embedded_postgres import Postgres
 from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.supervisor import Supervisor
-from lens_pipeline_tests.supervisor.conftest import eventually
+from lens_pipeline_tests.support.site import eventually
 
 # Real servers start and stop in most of these.
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ def test_both_databases_are_there_for_a_role_without_rights_over_the_server(
 
 
 def test_postgres_wants_its_password(postgres: tuple[Postgres, Supervisor]) -> None:
-    """Every local user as the database's administrator."""
+    """A database that any local user administrates without a password."""
     server, _ = postgres
     for user in ("lens", "postgres"):
         wrong = server.url("lens").replace("//lens:", f"//{user}:x")
@@ -95,7 +95,7 @@ def test_a_killed_postgres_recovers_with_its_data(postgres: tuple[Postgres, Supe
     server, supervisor = postgres
     _query(server.url("lens"), "CREATE TABLE kept AS SELECT 1 AS a")
     os.kill(supervisor.pids()["postgres"], signal.SIGKILL)
-    eventually(lambda: supervisor.statuses() == {"postgres": "STARTING"})
+    eventually(lambda: supervisor.statuses() == {"postgres": "STARTING"}, every=0.02)
     eventually(lambda: supervisor.statuses() == {"postgres": "RUNNING"})
     assert _query(server.url("lens"), "SELECT a FROM kept") == [(1,)]
 
@@ -112,7 +112,7 @@ def test_a_lock_file_with_somebody_elses_number_does_not_block(made: Path) -> No
 
 
 def test_files_are_for_their_owner_alone(made: Path) -> None:
-    """Passwords and data for everybody on the machine."""
+    """Passwords and data that every user of the machine can read."""
     Postgres(made)
     Valkey(made).program()
     for path in (made / "postgres", made / "postgres/data", made / "valkey"):
@@ -126,7 +126,7 @@ def test_files_are_for_their_owner_alone(made: Path) -> None:
 
 @pytest.mark.as_root
 def test_a_home_below_a_closed_directory_of_root_works(home: Path) -> None:
-    """PostgreSQL as another user cannot pass /root, so somebody opens /root."""
+    """A PostgreSQL whose user cannot pass /root, so that /root has to be opened."""
     closed = home.parent / "closed"
     closed.mkdir(mode=0o700)
     inside = closed / "home"
@@ -216,7 +216,7 @@ def test_a_root_that_cannot_change_user_is_told_what_to_do(
 
 
 def test_valkey_wants_its_password(valkey: tuple[Valkey, Supervisor]) -> None:
-    """Every local user may queue work for us, which is running code."""
+    """A broker in which any local user may queue tasks, and so run code."""
     server, supervisor = valkey
     port = int(server.url.rpartition(":")[2].partition("/")[0])
     with pytest.raises(redis.AuthenticationError):

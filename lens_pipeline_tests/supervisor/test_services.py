@@ -11,7 +11,8 @@ from lens_pipeline.core.endpoints import Services, services_file
 from lens_pipeline.supervisor.orphans import processes_of
 from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.supervisor.commands import await_line, finish, spawn
-from lens_pipeline_tests.supervisor.conftest import eventually, settings_for, supervisord_of
+from lens_pipeline_tests.support.homes import settings_for, supervisord_of
+from lens_pipeline_tests.support.site import eventually
 
 # Real servers start and stop in most of these.
 pytestmark = pytest.mark.slow

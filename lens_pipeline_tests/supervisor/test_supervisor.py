@@ -13,7 +13,8 @@ import pytest
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.supervisor import Program, Supervisor, _socket_path
-from lens_pipeline_tests.supervisor.conftest import eventually, supervisord_of
+from lens_pipeline_tests.support.homes import supervisord_of
+from lens_pipeline_tests.support.site import eventually
 
 # Real servers start and stop in most of these.
 pytestmark = pytest.mark.slow
@@ -64,7 +65,7 @@ def made(home: Path) -> None:
 
 
 def test_a_killed_program_is_started_again(home: Path) -> None:
-    """A worker that ran out of memory stays away until somebody notices."""
+    """A worker that was killed for its memory and is not started again."""
     with Supervisor(home, [Program("a", SLEEP)]) as supervisor:
         supervisor.start()
         before = supervisor.pids()["a"]
@@ -211,7 +212,7 @@ def _child_that_supervises(home: Path) -> subprocess.Popen[bytes]:
 
 
 def test_everything_stops_when_the_parent_is_killed(home: Path) -> None:
-    """Processes that outlive a `kill -9` of `lens up`, seen by nobody."""
+    """Processes that outlive a `kill -9` of `lens up` unnoticed."""
     child = _child_that_supervises(home)
     eventually(lambda: "sleep" in [process.name() for process in orphans.processes_of(home)])
     child.kill()
@@ -220,7 +221,7 @@ def test_everything_stops_when_the_parent_is_killed(home: Path) -> None:
 
 
 def test_orphans_of_a_killed_supervisor_are_swept(home: Path) -> None:
-    """A second worker beside one that nobody supervises any more."""
+    """A second worker beside one that is no longer supervised."""
     child = _child_that_supervises(home)
     eventually(lambda: "sleep" in [process.name() for process in orphans.processes_of(home)])
     supervisord = supervisord_of(home)
@@ -236,7 +237,7 @@ def test_orphans_of_a_killed_supervisor_are_swept(home: Path) -> None:
 
 
 def test_the_sweep_leaves_other_homes_alone(home: Path, tmp_path: Path) -> None:
-    """Two homes on one machine of which one start ends the other's processes."""
+    """A start that ends the processes of another home on the machine."""
     with Supervisor(home, [Program("a", SLEEP)]) as supervisor:
         supervisor.start()
         orphans.sweep(tmp_path, lambda _: None)

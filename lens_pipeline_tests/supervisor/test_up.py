@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,26 +18,23 @@ from lens_pipeline.engine.instance import find_config_dir
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.supervisor.commands import SLEEPER, STUBBORN, await_line, spawn
-from lens_pipeline_tests.supervisor.conftest import settings_for, supervisord_of
+from lens_pipeline_tests.support.homes import settings_for, supervisord_of
 
 # Real servers start and stop in most of these.
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything(made: Path, number: signal.Signals) -> None:
-    """A service manager that has to kill, or a closed terminal with a running database."""
-    command = spawn("up", made)
-    await_line(command, "'dummy': 'RUNNING'")
+def _stop(command: subprocess.Popen[str], home: Path, number: int = signal.SIGTERM) -> None:
+    """Signal `lens up`; it must end in order and leave nothing behind."""
     command.send_signal(number)
     _, errors = command.communicate(timeout=20)
     assert command.returncode == 0, errors
-    assert orphans.processes_of(made) == []
-    assert not (made / "services.json").exists()
+    assert orphans.processes_of(home) == []
+    assert not (home / "services.json").exists()
 
 
 def test_a_signal_in_a_finalizer_stops_everything(made: Path) -> None:
-    """A `lens up` that nobody can stop, because Python lost what its handler raised."""
+    """A `lens up` that cannot be stopped, because Python lost what its signal handler raised."""
     command = spawn("up", made, SLEEPER, "told")
     await_line(command, "'dummy': 'RUNNING'")
     _, errors = command.communicate(timeout=20)
@@ -46,7 +44,7 @@ def test_a_signal_in_a_finalizer_stops_everything(made: Path) -> None:
 
 
 def test_a_second_interrupt_does_not_wait_for_grace(made: Path) -> None:
-    """Thirty seconds of a terminal that cannot be had back."""
+    """A second Ctrl-C that has to wait for the grace of the programs."""
     command = spawn("up", made, STUBBORN)
     await_line(command, "ready")
     command.send_signal(signal.SIGINT)
@@ -59,19 +57,17 @@ def test_a_second_interrupt_does_not_wait_for_grace(made: Path) -> None:
     assert orphans.processes_of(made) == []
 
 
-@pytest.mark.slow
 def test_a_second_up_is_refused_and_commands_join_the_first(made: Path) -> None:
     """Two supervisors in one home, or a command that starts a database of its own."""
     first = spawn("up", made)
-    await_line(first, "ready")
+    await_line(first, "'dummy': 'RUNNING'")
     second = spawn("up", made)
     _, errors = second.communicate(timeout=20)
     assert (second.returncode, errors) == (1, f"`lens up` already runs here (pid {first.pid})\n")
     short = spawn("short", made, "status")
     output, errors = short.communicate(timeout=20)
     assert (output.splitlines()[-1], errors) == ("done", "")
-    first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=20)
+    _stop(first, made)
 
 
 def test_up_waits_for_a_short_command(made: Path) -> None:
@@ -83,11 +79,9 @@ def test_up_waits_for_a_short_command(made: Path) -> None:
     assert f"waiting for `lens status` (pid {short.pid})" in command.stderr.readline()
     assert short.communicate()[0] == "done\n"
     await_line(command, "ready")
-    command.send_signal(signal.SIGTERM)
-    command.communicate(timeout=20)
+    _stop(command, made)
 
 
-@pytest.mark.slow
 def test_a_killed_up_does_not_block_the_next(made: Path) -> None:
     """A machine that needs a person after `kill -9`."""
     first = spawn("up", made)
@@ -96,9 +90,7 @@ def test_a_killed_up_does_not_block_the_next(made: Path) -> None:
     first.communicate()
     second = spawn("up", made)
     await_line(second, "ready")
-    second.send_signal(signal.SIGTERM)
-    second.communicate(timeout=20)
-    assert second.returncode == 0
+    _stop(second, made)
 
 
 def test_a_frozen_session_of_the_database_does_not_block_the_next(made: Path) -> None:
@@ -115,9 +107,7 @@ def test_a_frozen_session_of_the_database_does_not_block_the_next(made: Path) ->
     first.communicate()
     second = spawn("up", made)
     await_line(second, "ready")
-    second.send_signal(signal.SIGTERM)
-    second.communicate(timeout=20)
-    assert second.returncode == 0
+    _stop(second, made)
 
 
 def test_a_lost_supervisor_ends_up_with_an_error(made: Path) -> None:
@@ -141,8 +131,8 @@ def test_a_restarted_program_is_reported(made: Path) -> None:
     for line in command.stderr:
         if "dummy ended and is started again" in line:
             break
-    command.send_signal(signal.SIGTERM)
-    command.communicate(timeout=20)
+    # As of a terminal that is closed.
+    _stop(command, made, signal.SIGHUP)
 
 
 def test_a_port_in_use_is_named_with_its_holder() -> None:
@@ -174,7 +164,7 @@ def test_a_full_disk_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_products_programs_fit_together(home: Path) -> None:
-    """A code server on one port while everybody looks at another; a worker killed in its grace."""
+    """A code server whose port its clients do not know, or a worker killed in its grace."""
     settings = settings_for(home, grace_seconds=40, preview_concurrency=3, dagster_port=3456)
     made = {program.name: program for program in programs(settings, find_config_dir())}
     code = made["code"]

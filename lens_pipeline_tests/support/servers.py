@@ -30,6 +30,8 @@ import boto3.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from lens_pipeline_tests.support.http_server import Quiet, ThreadedServer
+
 # So that a browser paints each piece before the next one comes.
 _PIECE_SECONDS = 0.05
 
@@ -47,7 +49,7 @@ class Answer:
     pieces: Sequence[bytes] = ()
 
 
-class HostileServer:
+class HostileServer(ThreadedServer):
     """Serves registered files, and at these paths what no server should do:
 
     `/never-ends` (an endless body), `/slow-body` and `/slow-headers` (a byte now and then),
@@ -69,11 +71,7 @@ class HostileServer:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._tls = tls
-        self._server = _Listener(("127.0.0.1", 0), _Handler, self, tls)
-
-    @property
-    def port(self) -> int:
-        return self._server.server_address[1]
+        super().__init__(_Listener(("127.0.0.1", 0), _Handler, self, tls))
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"{'https' if self._tls else 'http'}://{host}:{self.port}{path}"
@@ -116,10 +114,6 @@ class HostileServer:
         """Answer the next requests for `path` with `status`, then as before."""
         self.answer_first(path, Answer(status), times)
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -127,8 +121,7 @@ class HostileServer:
         traceback: TracebackType | None,
     ) -> None:
         self._stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(exc_type, exc_value, traceback)
 
     def answer_for(self, target: str, headers: dict[str, str]) -> Answer | None:
         """What to answer to a request that was just counted; None: misbehave instead."""
@@ -187,7 +180,7 @@ class _Listener(ThreadingHTTPServer):
             super().finish_request(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Headers and body are two writes; held back for the first ACK, each answer takes 40 ms.
     disable_nagle_algorithm = True
@@ -218,9 +211,6 @@ class _Handler(BaseHTTPRequestHandler):
         for piece in pieces[1:]:
             time.sleep(_PIECE_SECONDS)
             self.wfile.write(piece)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the tests' output clean."""
 
 
 def _never_ends(handler: _Handler, owner: HostileServer) -> None:

@@ -193,7 +193,7 @@ class Databases:
 
 
 def eventually(
-    condition: Callable[[], Any], seconds: float, what: str = "it", every: float = 0.1
+    condition: Callable[[], Any], seconds: float = 15, what: str = "it", every: float = 0.1
 ) -> Any:
     """Wait for a true value of `condition` and return it; fail if it does not come in time."""
     deadline = time.monotonic() + seconds

@@ -1,6 +1,5 @@
 """The HTTP app over a site of its own, served to real clients."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,31 +9,14 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from lens_pipeline.core.ports import LOOPBACK, free_port
+from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.server import Server
-from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.outages import Gate, Unsteady
-
-
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """Serve the app as its process does; yields its URL."""
-    port = free_port()
-    settings = app.state.context.pipeline.settings.model_copy(update={"api_port": port})
-    server = Server(app, settings)
-    thread = threading.Thread(target=server.run, name="web")
-    thread.start()
-    try:
-        eventually(lambda: server.started or not thread.is_alive(), 20, "the start of the app")
-        yield f"http://{LOOPBACK}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
+from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.web import served
+from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy, TcpProxy
 
 
 @pytest.fixture
@@ -56,20 +38,11 @@ def web(app: FastAPI) -> Iterator[httpx.Client]:
         yield client
 
 
-@contextmanager
-def served_over(site: Site, store: ObjectStore) -> Iterator[httpx.Client]:
-    """Asks an app whose objects are in another store."""
-    pipeline = replace(site.pipeline, store=store)
-    app = create_app(Context(pipeline, RunQueue(pipeline, site.dagster)))
-    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
-        yield client
-
-
 @pytest.fixture
-def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[Unsteady]:
+def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[AppBehindProxy]:
     """An app of its own whose databases can be taken away; those of `site` stay."""
     url = sa.make_url(site.database_url)
-    with Gate(str(url.host), url.port or 5432) as gate:
+    with TcpProxy(str(url.host), url.port or 5432) as gate:
 
         @contextmanager
         def client(**changed: str) -> Iterator[httpx.Client]:
@@ -84,7 +57,7 @@ def unsteady(site: Site, environment: pytest.MonkeyPatch) -> Iterator[Unsteady]:
             with served(made) as url, httpx.Client(base_url=url, timeout=20) as web:
                 yield web
 
-        yield Unsteady(gate, client)
+        yield AppBehindProxy(gate, client)
 
 
 def _moved(url: str, port: int) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from lens_pipeline.core import postgres
 from lens_pipeline.web.auth import gate
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.support.web import served
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from lens_pipeline.web.http import streaming
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.servers import SeaweedServer
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.conftest import served_over
+from lens_pipeline_tests.support.web import served_over
 
 pytestmark = pytest.mark.slow
 

@@ -65,7 +65,9 @@ class Work:
     idle_seconds: float = 60.0
     """How long ffmpeg may make no progress."""
     limit_per_second: float = 60.0
-    """Seconds that ffmpeg may take for a second of media, besides 120 s."""
+    """Seconds that ffmpeg may take for a second of media, besides `limit_seconds`."""
+    limit_seconds: float = _LIMIT_SECONDS
+    memory_bytes: int = _MEMORY_BYTES
 
 
 def file_input(file: Path | str, demuxer: str) -> tuple[str, ...]:
@@ -114,7 +116,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     watch.check_cancelled()
     command = [str(Path(arguments[0]).absolute()), *_OPTIONS, *arguments[1:]]
     with _started(command, work.directory) as process:
-        _restrict(process.pid)
+        _restrict(process.pid, work.memory_bytes)
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))
     _require_started("ffmpeg", status, messages)
     if status != 0:
@@ -129,7 +131,7 @@ class _Watch:
         self._media_seconds = media_seconds
         self._stage = stage
         self._work = work
-        self._limit_seconds = _LIMIT_SECONDS + work.limit_per_second * media_seconds
+        self._limit_seconds = work.limit_seconds + work.limit_per_second * media_seconds
         self._started = self._progressed = time.monotonic()
         self._reported = -math.inf
         self._line = b""
@@ -234,7 +236,7 @@ def _death_signal_prefix() -> tuple[str, ...]:
     return (setpriv, "--pdeathsig", "KILL") if setpriv else ()
 
 
-def _restrict(pid: int) -> None:
+def _restrict(pid: int, memory_bytes: int) -> None:
     """Lower priority and memory limit.
 
     Code between fork and exec could deadlock in a process with threads.
@@ -244,7 +246,7 @@ def _restrict(pid: int) -> None:
         os.setpriority(os.PRIO_PGRP, pid, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
         # The lowest priority but idle, which could starve.
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_BE, 7)
-        _lower_limit(pid, resource.RLIMIT_AS, _MEMORY_BYTES)
+        _lower_limit(pid, resource.RLIMIT_AS, memory_bytes)
         _lower_limit(pid, resource.RLIMIT_CORE, 0)
     except (ProcessLookupError, psutil.NoSuchProcess):
         # Its exit status says why it has ended.

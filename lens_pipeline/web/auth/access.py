@@ -1,4 +1,4 @@
-"""What decides who gets in, set up once a process."""
+"""Keys, host names and limits, set up once for a process."""
 
 from dataclasses import dataclass
 
@@ -14,31 +14,26 @@ from lens_pipeline.web.auth.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may ask of us."""
+    """Limits of one request, and of one client address."""
 
-    # nginx's default for one line of a request.
+    # nginx's default for the first line of a request.
     address_bytes: int = 8 * 1024
     body_bytes: int = 1024 * 1024
-    # Of the login's forms, which whoever reaches us may send: what is under way takes memory.
+    # Of the login form, which needs no token.
     form_bytes: int = 32 * 1024
-    # In which a whole body must have come.
     body_seconds: float = 30.0
-    # By each client address.
     logins_a_minute: int = 10
-    # A provider that finishes twenty files a second.
+    # Twenty finished tasks a second.
     webhooks_a_minute: int = 1200
     wrong_tokens_a_minute: int = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Names of ours, signatures of ours, and what is counted."""
-
     tokens: Tokens | None
-    """None: everybody who reaches us may do everything."""
+    """None: every client may do everything."""
     links: Links
     forms: URLSafeSerializer
-    """Signs the login form."""
     hosts: frozenset[str] | None
     proxies: frozenset[str]
     limits: Limits

@@ -1,4 +1,4 @@
-"""What every request passes before anything of it is served."""
+"""The middleware that every request passes before it is served."""
 
 from urllib.parse import quote, urlencode
 
@@ -17,31 +17,28 @@ from lens_pipeline.web.auth.tokens import Pass, Tokens
 from lens_pipeline.web.errors import ApiError, unauthorized
 from lens_pipeline.web.http.bodies import Body
 
-# All that a request waits for databases, from when it is whole.
+# The longest wait of a request for databases, after its body has come.
 _DATABASE_SECONDS = 6.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEALTH = frozenset({"/health", "/health/live", "/api/health", "/api/health/live"})
 _WEBHOOK = "/api/kie/webhook"
 _LOGIN = frozenset({"/login", "/logout"})
 _STATIC = "/static/"
-# Whoever asks. The webhook is told by its signature, the login by its token.
+# Served without a caller; webhook and login check for themselves.
 _OPEN = frozenset({*_HEALTH, *_LOGIN, _WEBHOOK, "/favicon.ico"})
-# Figures of all users together.
 _FOR_ALL_SEEING = frozenset({"/metrics"})
 _FOR_PROGRAMS = ("/api/", *_FOR_ALL_SEEING)
 
 
 def is_open(path: str) -> bool:
-    """Whether this decoded path is for whoever asks."""
+    """Whether this decoded path needs no caller."""
     return path in _OPEN or path.startswith(_STATIC)
 
 
 class Gate:
-    """ASGI middleware that lets a request in with its caller and its body, or answers it.
+    """Admits a request with its caller and its whole body, or answers it.
 
-    In this order: is the address short, does it address us, was it sent by a page of ours, is it
-    one of too many, who asks, is the body small and here. Whatever is not open to everybody needs
-    a caller, so that a route that forgets to ask for one is closed.
+    Paths need a caller unless they are open: a route that forgets to ask for one is closed.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -55,7 +52,6 @@ class Gate:
             try:
                 await self._http(scope, receive, send)
             except ClientDisconnect:
-                # Nobody is there to be answered; the log says so.
                 return
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": "there are none here"})
@@ -78,14 +74,14 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         if has_body:
-            # What is left of it must not be read as the next request, nor for ever.
+            # The rest of the body must not be read as the next request.
             refusal.headers["Connection"] = "close"
             if refusal.status_code != 408:
                 await body.drain()
         await refusal(scope, receive, send)
 
     def _admit(self, request: HTTPConnection) -> Response | None:
-        """Put the caller into the request's state. An answer, or ApiError, if it may not be."""
+        """Set the caller of the request. Returns an answer, or raises ApiError, to refuse it."""
         scope, access = request.scope, self._access
         path: str = scope["path"]
         if len(scope["raw_path"]) + len(scope["query_string"]) > access.limits.address_bytes:
@@ -112,47 +108,46 @@ class Gate:
         return None
 
     def _refuse_foreign(self, request: HTTPConnection, linked: bool) -> None:
-        """Raises ApiError for what another site's page may have sent."""
+        """Raises ApiError 403 for a request that another site's page may have sent."""
         headers, access = request.headers, self._access
         path, is_safe = request.scope["path"], request.scope["method"] in _SAFE
-        # Load balancers ask by address.
+        # Load balancers address the machine by number.
         reason = None if path in _HEALTH else foreign_host(headers, access.hosts)
         if reason:
             raise ApiError(403, "foreign_host", reason)
         reason = foreign_origin(headers, access.proxies)
         if reason is None and not linked and _fetched_elsewhere(headers, is_safe):
             reason = "refused: sent by a page of another site"
-        # Every browser names the origin of a form; one that has none is not a form of ours.
+        # Every browser names the origin of a form.
         if reason is None and not is_safe and path in _LOGIN and "origin" not in headers:
             reason = "refused: sent without Origin"
         if reason:
             raise ApiError(403, "foreign_origin", reason)
 
     def _owner(self, request: HTTPConnection, tokens: Tokens) -> Pass | None:
-        """Who asks; None: nobody known. Raises ApiError for a token that is not valid."""
+        """The caller; None: not known. Raises ApiError 401 for a token that is not valid."""
         headers = request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        # Another scheme is for a proxy before us, which sends it on.
+        # Another scheme is for a proxy in front of this app, which passes it on.
         if scheme.lower() == "bearer":
-            # Headers are read as Latin-1; a token may be any text.
+            # Starlette reads headers as Latin-1.
             owner = tokens.read(token.strip().encode("latin-1").decode(errors="replace"))
             if owner is None:
-                # Those who come with a valid one are served all the same: others behind the same
-                # proxy must not be able to shut them out.
+                # Only wrong tokens count: clients behind one proxy must not shut out each other.
                 self._access.wrong_tokens.count(_address(request))
                 raise unauthorized("the token is not valid, or has expired", "invalid_token")
             return owner
         owner = sessions.read(request, tokens)
         if owner is None:
             return None
-        # The browser sends the cookie for whichever page asks.
+        # A browser sends the cookie for pages of other sites, too.
         if request.scope["method"] not in _SAFE and "origin" not in headers:
             raise ApiError(403, "foreign_origin", "refused: sent with a cookie but without Origin")
         return owner
 
 
 def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:
-    """Whether the browser says that a page of another site asked, and not by a link to follow."""
+    """Whether the browser names a page of another site as the sender; links are allowed."""
     site = headers.get("sec-fetch-site", "none")
     if is_safe:
         return site == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
@@ -160,7 +155,7 @@ def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:
 
 
 def _who_are_you(request: HTTPConnection) -> Response:
-    """For people the login, and then what they asked for; for programs ApiError."""
+    """A redirect to the login for pages. Raises ApiError 401 for programs."""
     scope = request.scope
     if is_media(scope["path"]) and b"signature=" in scope["query_string"]:
         raise unauthorized("this link has expired or is not whole: ask for a new one")

@@ -1,4 +1,4 @@
-"""What the app signs with."""
+"""The signing key, and signers by purpose."""
 
 import contextlib
 import hashlib
@@ -14,15 +14,15 @@ from lens_pipeline.settings import Settings, SettingsError
 
 _FILE = "signing-key"
 _BYTES = 32
-# RFC 7914's parameters for interactive use: 50 ms and 16 MiB. Whoever holds something signed can
-# try tokens against it, each at that price.
+# RFC 7914's parameters for interactive use: each guess at a token from something signed costs
+# 50 ms and 16 MiB.
 _COST, _BLOCK, _LANES = 2**14, 8, 1
 
 
 def signing_key(settings: Settings) -> bytes:
-    """Derived from LENS_API_TOKEN; without one a random key that is kept in LENS_HOME.
+    """Derived from LENS_API_TOKEN; without one, a random key in a file in LENS_HOME.
 
-    Raises SettingsError if that file is none that this wrote.
+    Raises SettingsError: the file has another length.
     """
     if settings.api_token is None:
         return _kept(private_directory(settings.resolved_home) / _FILE)
@@ -32,13 +32,13 @@ def signing_key(settings: Settings) -> bytes:
 
 
 def serializer(key: bytes, purpose: str) -> URLSafeSerializer:
-    """Signs JSON; what was signed for one purpose is void for every other."""
+    """Signs JSON; a signature for one purpose is void for every other."""
     options = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
     return URLSafeSerializer(key, salt=purpose, signer_kwargs=options)
 
 
 def signer(key: bytes, purpose: str) -> Signer:
-    """The same for text that is sent beside its signature."""
+    """For text beside its signature."""
     return Signer(key, salt=purpose, key_derivation="hmac", digest_method=hashlib.sha256)
 
 
@@ -52,7 +52,7 @@ def _kept(path: Path) -> bytes:
 
 
 def _keep(path: Path, key: bytes) -> None:
-    """Write it whole, unless another process was faster."""
+    """Write the file at once, unless another process was faster."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""Where people show their token once, and get a cookie for the pages."""
+"""The login page: a token is exchanged for a cookie."""
 
 import re
 import secrets
@@ -19,18 +19,18 @@ from lens_pipeline.web.translations import TEXTS, choose_language
 router = APIRouter(include_in_schema=False)
 
 _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
-# A path of ours: browsers read `//` and `/\` as the beginning of another host.
+# A path of this app: browsers read `//` and `/\` as the beginning of another host.
 _OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _HOME = "/"
 _LONGEST = 4096
-# Proves that the form came from us and was not made elsewhere for somebody to log in by.
+# Binds a form to the browser that it was made for.
 _FORM_COOKIE = "lens_login"
 _FORM_SECONDS = 3600
 
 
 @router.api_route("/login", methods=["GET", "HEAD"])
 def login_page(request: Request, next: str = _HOME) -> Response:  # noqa: A002
-    """The form; nothing to do where no token is needed, or for those who have logged in."""
+    """The form, or a redirect where no login is needed."""
     tokens = _access(request).tokens
     if tokens is None or sessions.read(request, tokens):
         return _redirect(_own_path(next))
@@ -44,7 +44,6 @@ def login(
     form: Annotated[str, Form(max_length=_LONGEST)] = "",
     next: Annotated[str, Form(max_length=_LONGEST)] = _HOME,  # noqa: A002
 ) -> Response:
-    """Exchange a token for a cookie."""
     access = _access(request)
     if access.tokens is None:
         return _redirect(_own_path(next))
@@ -65,7 +64,6 @@ def login(
 
 @router.post("/logout")
 def logout(request: Request) -> Response:
-    """Forget who this browser is."""
     response = _redirect("/login")
     sessions.end(response, request)
     return response
@@ -104,12 +102,11 @@ def _form(
 
 
 def _is_ours(request: Request, access: Access, form: str) -> bool:
-    """Whether we made this form for this browser."""
     try:
         nonce: str = access.forms.loads(form)
     except BadData:
         return False
-    # As bytes: of text it takes ASCII only, and a cookie may be anything.
+    # compare_digest takes text only if it is ASCII.
     known = request.cookies.get(_FORM_COOKIE, "").encode()
     return secrets.compare_digest(nonce.encode(), known)
 

@@ -1,4 +1,4 @@
-"""Which requests a page of another site may have sent through a browser of one of our people."""
+"""Requests that a page of another site may have sent through a browser."""
 
 from collections.abc import Collection
 from urllib.parse import urlsplit
@@ -9,17 +9,17 @@ from lens_pipeline import settings
 
 
 def allowed_hosts(bind: str, named: Collection[str]) -> frozenset[str] | None:
-    """Names by which the server at address `bind` may be addressed; None: any."""
+    """Names by which clients may address the server at `bind`; None: any."""
     if not named and not settings.is_loopback(bind):
         return None
     return frozenset({"localhost", "127.0.0.1", "::1", bind.lower(), *map(str.lower, named)})
 
 
 def foreign_host(headers: Headers, hosts: Collection[str] | None) -> str | None:
-    """Why the request does not address us; None if it does.
+    """Why the request does not address this server; None if it does.
 
-    `hosts` are the names by which we may be addressed, without ports; any if None. Without such a
-    list a page could give its own name our address (DNS rebinding), and be the same origin.
+    `hosts` (without ports) protect from DNS rebinding: a page whose own name leads to this server
+    would be of the same origin.
     """
     name = host_name(headers.get("host", ""))
     if hosts is not None and name not in hosts:
@@ -28,9 +28,9 @@ def foreign_host(headers: Headers, hosts: Collection[str] | None) -> str | None:
 
 
 def foreign_origin(headers: Headers, proxies: Collection[str]) -> str | None:
-    """Why the request was not sent by a page of ours; None if it was, or by no page.
+    """Why another site's page sent the request; None if none did.
 
-    `proxies` are names of ours at which a proxy may show the pages.
+    `proxies` are names under which a proxy serves the pages.
     """
     if "origin" in headers:
         origin = headers["origin"].rpartition("//")[2]

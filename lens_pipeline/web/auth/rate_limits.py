@@ -1,4 +1,4 @@
-"""How often somebody may try; counted in memory, by each process for itself."""
+"""Rate limits, counted in the memory of each process."""
 
 import ipaddress
 import math
@@ -10,20 +10,19 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from lens_pipeline.web.errors import ApiError
 
-# What one household or machine gets of IPv6 addresses.
+# The usual size of one household's IPv6 network.
 _IPV6_PREFIX = 64
 
 
 class RateLimit:
-    """So many requests a minute from one client address."""
+    """At most `a_minute` requests from one client address."""
 
     def __init__(self, a_minute: int) -> None:
         self._limit = RateLimitItemPerMinute(a_minute)
-        # Two numbers an address, whatever it sends; forgotten when its minutes are over.
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def count(self, address: str) -> None:
-        """Count one request; raises ApiError (429) if that was one too many."""
+        """Count one request. Raises ApiError 429 beyond the limit."""
         key = _household(address)
         if self._counter.hit(self._limit, key):
             return

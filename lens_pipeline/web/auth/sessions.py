@@ -1,4 +1,4 @@
-"""The cookie of those who logged in with a token."""
+"""The cookie of a browser that logged in with a token."""
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -9,7 +9,7 @@ SESSION_SECONDS = 7 * 24 * 3600
 
 
 def start(response: Response, request: HTTPConnection, tokens: Tokens, owner: Pass) -> None:
-    """Let the browser be `owner` from now on; at most for a week, or until its token ends."""
+    """Log the browser in as `owner`, for a week or until its token ends."""
     value, seconds = tokens.session(owner, SESSION_SECONDS)
     response.set_cookie(
         _name(request),
@@ -28,20 +28,20 @@ def end(response: Response, request: HTTPConnection) -> None:
 
 
 def read(request: HTTPConnection, tokens: Tokens) -> Pass | None:
-    """Who logged in with this browser; None if nobody did, or too long ago."""
+    """None: there is no valid cookie."""
     cookie = request.cookies.get(_name(request))
     return tokens.read_session(cookie) if cookie else None
 
 
 def came_by_https(request: HTTPConnection) -> bool:
-    """Whether the browser's connection is encrypted, as far as we or a proxy can tell.
+    """Whether the browser's connection is encrypted, by the word of a proxy or of the client.
 
-    Any client may say so: one that lies keeps its own cookie from being sent in the clear.
+    A client that lies only keeps its own cookie off plain HTTP.
     """
     said = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
     return request.url.scheme == "https" or said == "https"
 
 
 def _name(request: HTTPConnection) -> str:
-    # Browsers let nobody else set the first, neither another host of the domain nor plain HTTP.
+    # Neither plain HTTP nor another host of the domain can set a `__Host-` cookie.
     return "__Host-lens_session" if came_by_https(request) else "lens_session"

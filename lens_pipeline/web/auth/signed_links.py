@@ -1,4 +1,4 @@
-"""Links to media that a page can embed: signed, for one path, until a time."""
+"""Signed links to media, each for one path and until a time."""
 
 import datetime as dt
 import re
@@ -17,7 +17,7 @@ from lens_pipeline.web.errors import ApiError, not_found
 
 router = APIRouter(tags=["links"])
 
-# What may be linked to; these handlers take `MediaCallerDep`.
+# Paths of media; their handlers take `MediaCallerDep`.
 _OF_GENERATION = re.compile(r"/api/generations/(?P<id>[^/]+)/(preview|poster|file)")
 _OF_PROJECT = re.compile(
     r"/api/projects/(?P<id>[^/]+)/(master-videos|scaled-videos|assets)/[^/]+/"
@@ -26,7 +26,7 @@ _OF_PROJECT = re.compile(
 _MOST_PATHS = 200
 _LONGEST_PATH = 1000
 _WEEK_SECONDS = 7 * 24 * 3600
-# What a signature adds to a query, in alphabetical order.
+# Added to the query, in alphabetical order.
 _OWN = ("expires", "signature")
 _DIGITS = re.compile(r"[0-9]{1,12}")
 
@@ -56,15 +56,13 @@ class LinksOut(BaseModel):
 
 
 class Links:
-    """Signs addresses, and knows its signatures."""
-
     def __init__(self, key: bytes) -> None:
         self._signer = signer(key, "link")
 
     def sign(self, path: str, query: str, expires: int) -> str:
-        """The URL of the decoded `path` that works until `expires`, seconds since 1970.
+        """The URL of the decoded `path` until `expires`, seconds since 1970.
 
-        Of a link that is in `query` already only the rest is kept: it is renewed.
+        It replaces a signature in `query`.
         """
         given = parse_qsl(query, keep_blank_values=True)
         asked = [pair for pair in given if pair[0] not in _OWN]
@@ -73,7 +71,7 @@ class Links:
         return f"{quote(path)}?{urlencode(asked)}"
 
     def covers(self, path: str, query: bytes) -> bool:
-        """Whether this query string has a signature that still opens the decoded `path` with it."""
+        """Whether the query has a valid signature for the decoded `path`."""
         asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         own = [pair for pair in asked if pair[0] in _OWN]
         if not is_media(path) or sorted(name for name, _ in own) != list(_OWN):
@@ -86,7 +84,7 @@ class Links:
 
 
 def is_media(path: str) -> bool:
-    """Whether links to this decoded path are given out."""
+    """Whether this decoded path may be linked to."""
     return bool(_OF_GENERATION.fullmatch(path) or _OF_PROJECT.fullmatch(path))
 
 
@@ -117,7 +115,7 @@ def make_links(
 
 
 def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> None:
-    """Raises ApiError for the first path that is no media's, or not the caller's to see."""
+    """Raises ApiError 400: no media; 404: not for this caller."""
     generations: dict[str, str] = {}
     for path in paths:
         if match := _OF_GENERATION.fullmatch(path):
@@ -131,7 +129,6 @@ def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> 
             )
     if caller.sees_all or not generations:
         return
-    # One query, however many.
     rows = context.pipeline.catalog.library_rows(generations)
     for generation_id, path in generations.items():
         row = rows.get(generation_id)

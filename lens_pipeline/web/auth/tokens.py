@@ -1,4 +1,4 @@
-"""Tokens: LENS_API_TOKEN itself, which opens everything, and signed ones bound to one owner."""
+"""Tokens: LENS_API_TOKEN, which covers everything, and signed ones for one user or project."""
 
 import datetime as dt
 import hmac
@@ -12,7 +12,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.keys import serializer
 
-# By which people, and scanners of source code, know what they found.
+# Lets people and secret scanners recognise a token.
 _MARK = "lens_"
 _TOKEN = "token"  # noqa: S105
 _SESSION = "session"
@@ -20,16 +20,16 @@ _SESSION = "session"
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Somebody who is known, until then (seconds since 1970); None: for good."""
+    """A caller, known until a time in seconds since 1970; None: for good."""
 
     caller: Caller
     until: int | None = None
 
 
 class Tokens:
-    """Makes and reads tokens, and the sessions of those who logged in by one.
+    """Makes and reads tokens and sessions.
 
-    Nothing is stored: all of them end when LENS_API_TOKEN is changed.
+    Nothing is stored: a change of LENS_API_TOKEN ends all of them.
     """
 
     def __init__(self, full: str, key: bytes) -> None:
@@ -38,14 +38,14 @@ class Tokens:
         self._sessions = serializer(key, _SESSION)
 
     def scoped(self, caller: Caller, until: dt.datetime | None) -> str:
-        """A token that covers no more than this caller may see."""
+        """A token for this caller. Raises ValueError for one that sees all."""
         if caller.sees_all:
             raise ValueError("a scoped token needs a user or a project")
         ends = int(until.timestamp()) if until else None
         return _MARK + _text(self._scoped.dumps(_packed(Pass(caller, ends))))
 
     def read(self, token: str) -> Pass | None:
-        """Whose token it is; None if it is none of ours, or has expired."""
+        """None: the token is not valid, or has expired."""
         if hmac.compare_digest(token.encode(), self._full):
             return Pass(Caller())
         if not token.startswith(_MARK):
@@ -54,13 +54,13 @@ class Tokens:
         return None if found is None or found.caller.sees_all else found
 
     def session(self, owner: Pass, seconds: int) -> tuple[str, int]:
-        """The value of a cookie that stands for this pass, and after how many seconds it ends."""
+        """The value of a cookie, and the seconds until it ends."""
         now = int(time.time())
         until = now + seconds if owner.until is None else min(now + seconds, owner.until)
         return _text(self._sessions.dumps(_packed(Pass(owner.caller, until)))), until - now
 
     def read_session(self, cookie: str) -> Pass | None:
-        """Who logged in; None if the cookie is none of ours, or has expired."""
+        """None: the cookie is not valid, or has expired."""
         return _loaded(self._sessions, cookie)
 
 

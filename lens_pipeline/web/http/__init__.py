@@ -1,1 +1,1 @@
-"""HTTP itself, apart from what is served: ranges, conditions, bodies, names, logs."""
+"""HTTP itself: ranges, conditions, bodies, names, logs. Nothing of what is served."""

@@ -1,4 +1,4 @@
-"""Request bodies: small, and here in time, before anything works on them."""
+"""Request bodies, read in full before a handler runs."""
 
 import asyncio
 import contextlib
@@ -9,33 +9,30 @@ from starlette.types import Message, Receive
 
 from lens_pipeline.web.errors import ApiError
 
-# What is read and thrown away of a body that nobody wants: a client that still sends would lose the
-# answer with the connection.
+# How much of a refused body is read: a client that still sends would miss the answer.
 _DRAINED_BYTES = 8 * 1024 * 1024
 _DRAINED_SECONDS = 5.0
 
 
 class Body:
-    """The body of one request, on its way."""
-
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
         length = headers.get("content-length", "")
         self._declared = int(length) if length.isdigit() else 0
         self._expected = "transfer-encoding" in headers or self._declared > 0
-        # The first look for it says that it may be sent.
+        # The first receive tells the client to send it.
         self._is_held_back = headers.get("expect", "").lower() == "100-continue"
 
     @property
     def is_expected(self) -> bool:
-        """Whether there is one, the whole of which has not come yet."""
+        """Whether a part is still to come."""
         return self._expected
 
     async def whole(self, limit: int, seconds: float) -> Receive:
-        """Read all of it; returns what hands it on.
+        """Read all of it; returns a `receive` that replays it.
 
-        Raises ApiError: it has more than `limit` bytes (413), or has not come after so many seconds
-        (408). Raises ClientDisconnect: nobody is there any more.
+        Raises ApiError 413: over `limit` bytes; 408: not here after `seconds`. Raises
+        ClientDisconnect.
         """
         if self._declared > limit:
             raise _too_large(limit)
@@ -51,7 +48,7 @@ class Body:
         return self._replayed(bytes(body))
 
     async def drain(self) -> None:
-        """Read on for a little while, for the answer to arrive. Raises ClientDisconnect."""
+        """Read and drop the rest, within bounds. Raises ClientDisconnect."""
         if self._is_held_back:
             return
         drained = 0

@@ -1,7 +1,4 @@
-"""Which bytes of an object a request asks for, and whether it needs any: RFC 9110, 13 and 14.
-
-Pure: headers in, decisions out.
-"""
+"""Conditional and range requests, RFC 9110, 13 and 14. Pure: headers in, decisions out."""
 
 import datetime as dt
 import re
@@ -13,26 +10,25 @@ from enum import Enum, auto
 from lens_pipeline.storage.object_store import ObjectInfo
 
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.ASCII | re.IGNORECASE)
-# Beyond any file, and far below where Python refuses to read a number.
+# Beyond any file, and below Python's limit for numbers in text.
 _MOST_DIGITS = 18
 _TAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
-# Of a file that changed within the second of its Last-Modified the time says nothing for sure.
+# A file may change again within the second of its Last-Modified.
 _SETTLED = dt.timedelta(seconds=2)
 
 
 class Verdict(Enum):
-    """What to answer, when it is not the whole object or a part of it."""
+    """Answers without bytes of the object."""
 
     NOT_MODIFIED = auto()
     FAILED = auto()
-    """The client wanted another version than there is."""
+    """A precondition does not hold."""
     UNSATISFIABLE = auto()
-    """The range begins behind the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes from `start` to before `end`."""
+    """Bytes from `start` up to, without, `end`."""
 
     start: int
     end: int
@@ -40,7 +36,6 @@ class Part:
 
 
 def entity_tag(info: ObjectInfo) -> str:
-    """The strong validator of an object."""
     return f'"{info.etag}"'
 
 
@@ -49,22 +44,22 @@ def http_date(moment: dt.datetime) -> str:
 
 
 def decide(method: str, headers: Mapping[str, str], info: ObjectInfo) -> Part | Verdict:
-    """What of the object answers a GET or HEAD with these headers (their names in lower case)."""
+    """The answer to a GET or HEAD with these headers, by names in lower case."""
     verdict = _precondition(headers, info)
     if verdict is not None:
         return verdict
     whole = Part(0, info.bytes, whole=True)
     wanted = headers.get("range")
-    # A range has a meaning for GET only.
+    # Ranges are defined for GET only.
     if wanted is None or method != "GET" or not _if_range(headers.get("if-range"), info):
         return whole
     return parse_range(wanted, info.bytes) or whole
 
 
 def parse_range(text: str, size: int) -> Part | Verdict | None:
-    """One range of an object of `size` bytes; None if it is malformed, of another unit, or several.
+    """One range of `size` bytes; None: it is malformed, of another unit, or several.
 
-    Several would let a client ask for the same bytes many times over.
+    Several ranges could ask for the same bytes many times.
     """
     match = _RANGE.fullmatch(text)
     if match is None:
@@ -88,7 +83,7 @@ def _number(digits: str) -> int:
 
 
 def _precondition(headers: Mapping[str, str], info: ObjectInfo) -> Verdict | None:
-    """In the order of RFC 9110, 13.2.2."""
+    """RFC 9110, 13.2.2."""
     tag = entity_tag(info)
     wanted = headers.get("if-match")
     since = _date(headers.get("if-unmodified-since")) if wanted is None else None
@@ -106,7 +101,7 @@ def _precondition(headers: Mapping[str, str], info: ObjectInfo) -> Verdict | Non
 
 
 def _if_range(validator: str | None, info: ObjectInfo) -> bool:
-    """Whether the part that the client has already is of this version."""
+    """Whether the client's part is of this version."""
     if validator is None or validator.strip() == entity_tag(info):
         return True
     moment = _date(validator)
@@ -119,7 +114,7 @@ def _seconds(moment: dt.datetime) -> dt.datetime:
 
 
 def _date(text: str | None) -> dt.datetime | None:
-    """None if there is none or it is no date, which is then to be ignored."""
+    """None if there is no date, or none that can be read, which RFC 9110 ignores."""
     if text is None:
         return None
     try:

@@ -1,22 +1,19 @@
-"""Names of downloads: any name that people give becomes one that browsers and disks can take."""
+"""File names of downloads."""
 
 import re
 import unicodedata
 from urllib.parse import quote
 
-# What the usual file systems take, in bytes of UTF-8.
+# The limit of usual file systems, in bytes of UTF-8.
 _MOST_BYTES = 255
-# Separators of paths, and those that show a name backwards (`exe.4pm` as `mp4.exe`).
+# Path separators, and marks of direction, which show `exe.4pm` as `mp4.exe`.
 _HARMFUL = re.compile("[/\\\\\u200e\u200f\u202a-\u202e\u2066-\u2069\u061c]")
-# Of RFC 5987.
+# RFC 5987, attr-char.
 _UNQUOTED = "!#$&+-.^_`|~"
 
 
 def attachment(name: str, ending: str) -> str:
-    """A Content-Disposition (RFC 6266) that saves as `name` + `ending`; `ending` is safe ASCII.
-
-    Old clients see an ASCII fallback.
-    """
+    """A Content-Disposition (RFC 6266) for the file `name` + `ending`, a safe ASCII ending."""
     room = _MOST_BYTES - len(ending)
     whole = f"{_safe(name, room)}{ending}"
     fallback = unicodedata.normalize("NFKD", whole).encode("ascii", "replace").decode()
@@ -25,7 +22,7 @@ def attachment(name: str, ending: str) -> str:
 
 
 def _safe(name: str, most_bytes: int) -> str:
-    """`name` as part of a file name: one line, no path, nothing invisible that misleads."""
+    """`name` as part of a file name of one line."""
     kept = "".join("_" if _is_control(one) else one for one in _HARMFUL.sub("_", name))
     kept = kept.strip().lstrip(".")
     return kept.encode()[:most_bytes].decode(errors="ignore")

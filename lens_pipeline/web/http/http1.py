@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with an end to the patience it has for a request's head."""
+"""uvicorn's HTTP/1.1, with limits for slow and endless clients."""
 
 import json
 import logging
@@ -14,36 +14,33 @@ from lens_pipeline.core.logs import FIELDS
 
 logger = logging.getLogger(__name__)
 
-# nginx waits a minute, and holds 32 KiB.
+# nginx has 60 s and 32 KiB.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-# A client that takes nothing for so long is let go: what waits for it holds memory.
+# For a client that reads nothing: its answer holds memory.
 STALL_SECONDS = 60.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose next request's head is too long or too long in coming, or whose
-    client does not take its answer.
+    """Closes a connection whose request head is too long or too slow, or whose client stalls.
 
-    uvicorn itself only ends connections that are silent after an answer: a client that sends one
-    byte a minute, or headers without end, would hold one for as long as it likes. It also keeps
-    whatever headers come during an answer, or behind a body (trailers), and takes the latter for
-    the request's own.
+    uvicorn alone only closes connections that are silent after an answer, keeps headers that come
+    during one, and takes trailers for headers.
     """
 
     _timer: TimerHandle | None = None
-    # What came since the parser last had something whole: a head, a part of a body, a request.
+    # Bytes since the parser last completed a head, a part of a body or a request.
     _loose_bytes = 0
-    # Whether what is awaited is a head, and whether the parser is in one.
+    # Whether a head is awaited, and whether the parser is in one.
     _in_head = True
     _in_fields = False
-    # The request that is being answered; `cycle` is the last one that came.
+    # `cycle` is the last request that came, not the one that is answered.
     _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         if sys.platform == "linux":
-            # Elsewhere the kernel waits for as long as the client likes.
+            # Other systems have no such limit.
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_SECONDS * 1000)
             )
@@ -51,7 +48,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
-        # uvicorn tells the last one only: all before it would write on, and fail.
+        # uvicorn tells only the last request; an earlier one would go on writing.
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
@@ -59,12 +56,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_head and self._timer is None:
-            # The next request of a connection that is kept; its silence is uvicorn's to end.
+            # The next request of a kept connection; uvicorn closes silent ones.
             self._expect_head()
         self._loose_bytes += len(data)
         super().data_received(data)
         if self._loose_bytes > HEAD_BYTES and not self.transport.is_closing():
-            # Between the bytes of an answer there is no place for this one.
+            # An answer under way cannot be interrupted by this one.
             if self._in_head:
                 self.transport.write(
                     _answer(431, "head_too_large", f"the head may have {HEAD_BYTES} bytes")
@@ -122,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _answer(status: int, code: str, message: str) -> bytes:
-    """To what has come to be no request: as `errors` gives them, and in the log like them."""
+    """An answer in the shape of `errors`; logs it."""
     this = uuid.uuid4().hex
     logger.info("%d %s", status, code, extra={FIELDS: {"status": status, "request_id": this}})
     body = json.dumps({"error": code, "message": message, "request_id": this}).encode()

@@ -1,4 +1,4 @@
-"""One line of log a request, and an id by which it is found again."""
+"""One line of log and an id for each request."""
 
 import logging
 import re
@@ -14,19 +14,18 @@ logger = logging.getLogger(__name__)
 
 _HEADER = "X-Request-ID"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# As the client sent it, percent-encoded; the parser lets no control characters through, and this
-# log does not rely on that.
+# The parser refuses control characters; this log does not rely on it.
 _UNPRINTABLE = re.compile(r"[^!-~]")
 _LONGEST_PATH = 500
-# By nginx's custom: the client went before there was an answer.
+# nginx's code for a client that left before the answer.
 _CLIENT_GONE = 499
 
 
 class RequestLog:
-    """ASGI middleware around everything else, faults of ours included.
+    """The outermost ASGI middleware.
 
-    Takes the client's X-Request-ID if it is one, and returns it. What is logged meanwhile, and
-    every error's body, has it too.
+    A valid X-Request-ID of the client is kept. The log of the request, and the body of an error,
+    have the id, too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -54,8 +53,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, answer)
         except Exception:
-            # With a whole answer it has been told and logged (`errors`), and is raised once more
-            # for servers to log: ours would also close the connection.
+            # `errors` has answered and logged it already; uvicorn would close the connection.
             if not is_whole:
                 raise
         finally:

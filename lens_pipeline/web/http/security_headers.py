@@ -1,4 +1,4 @@
-"""What browsers are told about every answer."""
+"""Security headers of every answer."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,7 +7,7 @@ _SOURCES = "'self' https: http: data: blob:"
 _POLICY = "; ".join(
     (
         "default-src 'self'",
-        # Sources of generations may lie anywhere.
+        # Generations may be files of any host.
         f"img-src {_SOURCES}",
         f"media-src {_SOURCES}",
         "object-src 'none'",
@@ -20,7 +20,7 @@ _ALWAYS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # Not `no-referrer`, which makes browsers send forms of ours with `Origin: null`.
+    # `no-referrer` would make browsers send the login form with `Origin: null`.
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(),"
     " payment=(), usb=()",
@@ -29,7 +29,7 @@ _ALWAYS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds them, and forbids to keep what no handler says may be kept."""
+    """ASGI middleware that adds them, and forbids caching unless a handler allows it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -40,7 +40,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 headers.update(_ALWAYS)
                 is_linked = scope.get("state", {}).get("linked", False)
-                # A signed link is made for pages of other sites.
+                # Signed links are for pages of other sites.
                 headers["Cross-Origin-Resource-Policy"] = (
                     "cross-origin" if is_linked else "same-site"
                 )

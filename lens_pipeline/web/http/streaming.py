@@ -1,4 +1,4 @@
-"""Objects of the store as answers to GET and HEAD: ranges, caching, and the bytes as they come."""
+"""Objects of the store as streamed answers to GET and HEAD."""
 
 import asyncio
 import logging
@@ -27,23 +27,22 @@ from lens_pipeline.web.http.conditional import Verdict, decide, entity_tag, http
 
 logger = logging.getLogger(__name__)
 
-# For addresses that name the revision they mean. Private: who may see it is decided here.
+# For addresses with a revision. Private, as access is checked here.
 IMMUTABLE = "private, max-age=31536000, immutable"
-# Asked for again each time, which costs a few bytes as long as nothing has changed.
 REVALIDATE = "private, no-cache"
 
-# Large enough that the work per chunk does not count; each reader holds about two of them.
+# A reader holds about two chunks.
 _CHUNK_BYTES = 256 * 1024
-# A client that takes nothing for so long is let go; what it holds is needed by others.
+# For a client that reads nothing: its reader holds memory.
 _STALL_SECONDS = 60.0
-# Reads that wait for a disk or the network at once: apart from the threads that answer requests.
+# Reads that wait for a disk or the network have threads of their own.
 _WAITING_READS = CapacityLimiter(32)
-# An object may be replaced between a look at it and the first byte, but not time and again.
+# An object may be replaced between its look-up and the first byte.
 _ATTEMPTS = 3
 
 
 def described(*content_types: str) -> dict[int | str, dict[str, Any]]:
-    """What an endpoint that streams an object answers, for the API's description."""
+    """Answers of an endpoint that streams an object, for the OpenAPI document."""
     content = {name: {"schema": {"type": "string", "format": "binary"}} for name in content_types}
     return {
         200: {"description": "The whole object.", "content": content},
@@ -62,7 +61,7 @@ def stream(
     cache_control: str = REVALIDATE,
     disposition: str | None = None,
 ) -> Response:
-    """The answer to a GET or HEAD for the object `key`; blocks until its first byte is at hand.
+    """The answer to a GET or HEAD for the object `key`; blocks until its first byte is here.
 
     Raises ApiError 404, 412, 416; DerivativeError if the store does not work.
     """
@@ -77,14 +76,14 @@ def picture_not_ready(state: State) -> ApiError:
 
 
 def is_web_address(text: str) -> bool:
-    """Whether a row's `asset_url` is not a key of the store but an address elsewhere."""
+    """Whether an `asset_url` is an address, and not a key of the store."""
     return text.lower().startswith(("http://", "https://"))
 
 
 def redirect(address: str) -> Response:
-    """Sends the client to where a file lies; we fetch nothing from strangers for others.
+    """Sends the client to the file; the app fetches no foreign files for clients.
 
-    Raises ApiError 404 if it is no address that a client could use.
+    Raises ApiError 404: it is no address that a client could use.
     """
     try:
         parts = urlsplit(address)
@@ -147,7 +146,7 @@ def _without_object(verdict: Verdict, headers: dict[str, str], size: int) -> Res
 
 
 class _Stream(Response):
-    """Sends a part of an object as the client takes it, and closes it whatever happens."""
+    """Sends a part of an object and closes it."""
 
     def __init__(self, reader: ObjectReader, status: int, headers: Mapping[str, str]) -> None:
         super().__init__(status_code=status, headers=headers)
@@ -163,8 +162,7 @@ class _Stream(Response):
                     "headers": self.raw_headers,
                 }
             )
-            # Returning before the end closes the connection: the client sees that bytes are
-            # missing, and asks for the others.
+            # An early end closes the connection, so that the client sees that bytes are missing.
             await self._send_body(send, gone)
         except TimeoutError:
             logger.info("%s: the client takes no more bytes", self._reader.info.key)
@@ -181,7 +179,7 @@ class _Stream(Response):
             more = self._reader.left > 0
             async with asyncio.timeout(_STALL_SECONDS):
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
-            # A client that is as fast as we are must not keep others waiting.
+            # A fast client must not hold the event loop.
             await asyncio.sleep(0)
 
     async def _next(self) -> Buffer:

@@ -1,13 +1,12 @@
-"""What a project may use as shots of its masters."""
+"""Assets of projects: the shots that masters may use."""
 
 import datetime as dt
-import uuid
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
@@ -18,25 +17,27 @@ from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.event_log.history import State
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.object_store import InvalidKey, validate_key
-from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
+from lens_pipeline.web.auth.caller import Caller, CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem, not_found
-from lens_pipeline.web.http.streaming import described, is_web_address, picture_not_ready, stream
+from lens_pipeline.web.http.streaming import is_web_address, picture_not_ready, stream
 from lens_pipeline.web.routes.generations import GenerationType
 from lens_pipeline.web.routes.project_rows import (
-    CursorQuery,
+    POSTER,
     Key,
-    LimitQuery,
+    Page,
     Wanted,
-    insert,
+    create,
     invalid,
-    listed_page,
+    page_of,
     require_writable,
-    taken,
-    visible_row,
+    row_of,
 )
 
 router = APIRouter(prefix="/api/projects/{project_id}/assets", tags=["assets"])
+
+PageDep = Annotated[Page, Depends(page_of(Kind.SHOT))]
+MediaDep = Annotated[Listed[ProjectAsset], Depends(row_of(Kind.SHOT, "asset_id", media_caller))]
 
 _MOST_ADDRESS = 2048
 
@@ -49,7 +50,7 @@ def _is_source(value: str) -> str:
         except InvalidKey as error:
             raise ValueError(str(error)) from None
     parts = urlsplit(value)
-    # A port that there cannot be is a ValueError of its own.
+    # Reading an impossible port raises ValueError.
     if not value.isprintable() or " " in value or not parts.hostname or parts.port == 0:
         raise ValueError("it is no web address")
     return value
@@ -65,7 +66,7 @@ class NewAsset(Wanted):
     asset_url: Source | None = None
     """An address `https://…` or `http://…`, or an object key of the store."""
     asset_id: Key | None = None
-    """Makes the request safe to repeat; without one, an id is made up."""
+    """Makes the request safe to repeat."""
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
@@ -82,13 +83,12 @@ class AssetOut(BaseModel):
     generation_id: str | None
     asset_url: str | None
     type: GenerationType | None
-    """None if neither a generation nor the address says what it is."""
+    """None: not known."""
     usable: bool
     """As a shot of a master, now."""
     waits: str | None
-    """What is still to come before it is."""
     problem: str | None
-    """Why it never will be as things stand."""
+    """Why it cannot be used."""
     poster_url: str | None
     thumbhash: str | None
     width: int | None
@@ -104,15 +104,8 @@ class AssetsPage(BaseModel):
 
 
 @router.get("")
-def list_assets(
-    project_id: str,
-    caller: CallerDep,
-    context: ContextDep,
-    cursor: CursorQuery = None,
-    limit: LimitQuery = 60,
-) -> AssetsPage:
+def list_assets(page: PageDep, context: ContextDep) -> AssetsPage:
     """One page of a project's assets, newest first."""
-    page = listed_page(context, caller, Kind.SHOT, project_id, cursor, limit)
     return AssetsPage(assets=_described(context, page.rows), next_cursor=page.next_cursor)
 
 
@@ -126,35 +119,26 @@ def create_asset(
     """
     require_writable(caller, project_id)
     _require_allowed(context, caller, wanted)
-    row_id = wanted.asset_id or str(uuid.uuid4())
     values = wanted.model_dump(exclude={"asset_id"})
-    listed, added = insert(
-        context, Kind.SHOT, project_id, row_id, {"project_id": project_id, **values}
-    )
-    if not added:
-        if any(getattr(listed.row, name) != value for name, value in values.items()):
-            raise taken(row_id)
-        response.status_code = 200
+    listed, _ = create(context, response, Kind.SHOT, project_id, wanted.asset_id, values)
     return _described(context, [listed])[0]
 
 
-@router.head("/{asset_id}/poster", responses=described("image/webp"))
-@router.get("/{asset_id}/poster", response_class=Response, responses=described("image/webp"))
-def asset_poster(
-    project_id: str, asset_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
-) -> Response:
+@router.head("/{asset_id}/poster", responses=POSTER)
+@router.get("/{asset_id}/poster", response_class=Response, responses=POSTER)
+def asset_poster(listed: MediaDep, request: Request, context: ContextDep) -> Response:
     """A picture of the asset, for those as well who may see the project but not its user."""
-    row = _row(visible_row(context, caller, Kind.SHOT, project_id, asset_id))
-    entry = library.find(context.pipeline, row.generation_id) if row.generation_id else None
+    generation_id = listed.row.generation_id
+    entry = library.find(context.pipeline, generation_id) if generation_id else None
     if entry is None:
-        raise not_found("picture of an asset", asset_id)
+        raise not_found("picture of an asset", listed.row.id)
     if entry.outcome.path is None:
         raise picture_not_ready(entry.outcome.state)
     return stream(context.pipeline.store, request, entry.outcome.path)
 
 
 def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None:
-    """Raises ApiError unless the caller may put this into a project."""
+    """Raises ApiError 403 or 400 unless the caller may add this to a project."""
     if wanted.asset_url is not None:
         if caller.project_id is not None and not is_web_address(wanted.asset_url):
             raise _not_covered()
@@ -168,30 +152,25 @@ def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None
 
 
 def _not_covered() -> ApiError:
-    # Whatever is in the store, of whichever user, could be seen through an asset of one's own.
+    # Through an asset, a project's token could read any user's file of the store.
     return ApiError(403, "forbidden", "this token may only add files from web addresses")
 
 
-def _row(listed: Listed) -> ProjectAsset:
-    assert isinstance(listed.row, ProjectAsset)  # noqa: S101
-    return listed.row
-
-
-def _described(context: Context, listed: Sequence[Listed]) -> list[AssetOut]:
+def _described(context: Context, listed: Sequence[Listed[ProjectAsset]]) -> list[AssetOut]:
     pipeline = context.pipeline
-    rows = [_row(one) for one in listed]
+    rows = [one.row for one in listed]
     checks = outcomes(pipeline, CHECKED_SHOT, rows)
     named = {row.generation_id for row in rows if row.generation_id}
     generations = list(pipeline.catalog.library_rows(named).values()) if named else []
     entries = {entry.row.id: entry for entry in library.entries(pipeline, generations)}
     return [
-        _out(one, checks[one.row.id], entries.get(_row(one).generation_id or "")) for one in listed
+        _out(one, checks[one.row.id], entries.get(one.row.generation_id or "")) for one in listed
     ]
 
 
-def _out(listed: Listed, check: Outcome, entry: library.Entry | None) -> AssetOut:
-    row = _row(listed)
-    # What has been looked at and found bad fails every master it is in.
+def _out(listed: Listed[ProjectAsset], check: Outcome, entry: library.Entry | None) -> AssetOut:
+    row = listed.row
+    # A file that failed its check fails every master it is in.
     found_bad = check.reason or (check.error if check.state is State.DEAD else None)
     problem = row.shot.problem or found_bad
     url = f"/api/projects/{listed.project_id}/assets/{row.id}/poster"

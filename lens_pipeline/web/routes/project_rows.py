@@ -1,31 +1,31 @@
-"""What masters, renditions and assets of projects have in common."""
+"""Inputs, look-ups and answers that the routes of masters, renditions and assets share."""
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from fastapi import Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lens_pipeline.catalog.projects import Listed
-from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.catalog.rows import Kind, Row
 from lens_pipeline.core.ids import KEY_PATTERN, key_problem
 from lens_pipeline.derivatives.library import read_cursor, write_cursor
-from lens_pipeline.derivatives.outcomes import Outcome
+from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import InvalidRow
 from lens_pipeline.event_log.history import State
-from lens_pipeline.web.auth.caller import Caller
-from lens_pipeline.web.context import Context
+from lens_pipeline.web.auth.caller import Caller, CallerDep, caller
+from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem, not_found
-from lens_pipeline.web.http.streaming import IMMUTABLE, REVALIDATE, stream
-from lens_pipeline.web.routes.retry import try_again
+from lens_pipeline.web.http.streaming import IMMUTABLE, REVALIDATE, described, stream
 
 _MOST_NAME = 200
 
 CursorQuery = Annotated[str | None, Query(max_length=500)]
 LimitQuery = Annotated[int, Query(ge=1, le=200)]
-# In addresses that this app gives out: what is there may be kept for ever.
+# A file of this revision never changes.
 RevisionQuery = Annotated[str | None, Query(max_length=100)]
 
 
@@ -52,7 +52,7 @@ Name = Annotated[str, AfterValidator(_is_name)]
 
 
 class Wanted(BaseModel):
-    """What people ask for; a field that there is not is a mistake of theirs."""
+    """The body of a request for a new row; an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -64,97 +64,148 @@ class VideoNotReady(BaseModel):
     status: State
 
 
-# What an endpoint that serves a video answers while there is none.
-NOT_READY: dict[int | str, dict[str, Any]] = {
+# Answers of the endpoints that serve a video or a poster, for the OpenAPI document.
+VIDEO: dict[int | str, dict[str, Any]] = described("video/mp4") | {
     400: {"model": VideoNotReady | Problem, "description": "It is not ready, or not valid."}
 }
+POSTER = described("image/webp")
 
 
 class Page(NamedTuple):
-    """Rows newest first, and how to ask for the next ones (None: these were the last)."""
+    """Rows newest first, and the cursor of the next page; None: there is none."""
 
     rows: list[Listed]
     next_cursor: str | None
 
 
-def listed_page(
-    context: Context, caller: Caller, kind: Kind, project_id: str, cursor: str | None, limit: int
-) -> Page:
-    """Raises ApiError 403: the project is somebody else's. Raises InvalidCursor."""
-    if not caller.may_see_project(project_id):
-        raise ApiError(403, "forbidden", "this token does not cover that project")
-    after = read_cursor(cursor) if cursor else None
-    rows = context.pipeline.catalog.project_page(kind, project_id, after, limit)
-    return Page(rows, write_cursor(rows[-1].place) if len(rows) == limit else None)
+def page_of(kind: Kind) -> Callable[..., Page]:
+    """A dependency: one page of a project's rows."""
+
+    def page(
+        project_id: str,
+        caller: CallerDep,
+        context: ContextDep,
+        cursor: CursorQuery = None,
+        limit: LimitQuery = 60,
+    ) -> Page:
+        """Raises ApiError 403. Raises InvalidCursor."""
+        _require_covered(caller, project_id)
+        after = read_cursor(cursor) if cursor else None
+        rows = context.pipeline.catalog.project_page(kind, project_id, after, limit)
+        return Page(rows, write_cursor(rows[-1].place) if len(rows) == limit else None)
+
+    return page
 
 
-def visible_row(
-    context: Context, caller: Caller, kind: Kind, project_id: str, row_id: str
-) -> Listed:
-    """Raises ApiError 404 if there is none that the caller may see."""
-    if caller.may_see_project(project_id):
-        found = context.pipeline.catalog.project_rows(kind, project_id, [row_id])
-        if row_id in found:
-            return found[row_id]
-    raise not_found(f"{kind} of project {project_id[:200]!r}", row_id)
+def row_of(
+    kind: Kind, parameter: str, identify: Callable[[Request], Caller] = caller
+) -> Callable[..., Listed]:
+    """A dependency: the row that the path names by `parameter`."""
+
+    def row(
+        project_id: str,
+        row_id: Annotated[str, Path(alias=parameter)],
+        caller: Annotated[Caller, Depends(identify)],
+        context: ContextDep,
+    ) -> Listed:
+        """Raises ApiError 404: there is none that the caller may see."""
+        if caller.may_see_project(project_id):
+            found = context.pipeline.catalog.project_rows(kind, project_id, [row_id])
+            if row_id in found:
+                return found[row_id]
+        raise not_found(f"{kind} of project {project_id[:200]!r}", row_id)
+
+    return row
 
 
 def require_writable(caller: Caller, project_id: str) -> None:
-    """Raises ApiError: the project is somebody else's, or its id could be in no object key."""
-    if not caller.may_see_project(project_id):
-        raise ApiError(403, "forbidden", "this token does not cover that project")
+    """Raises ApiError 403; 400 if the id of the project cannot be part of an object key."""
+    _require_covered(caller, project_id)
     problem = key_problem("project_id", project_id)
     if problem:
         raise invalid("project_id", problem)
+
+
+def _require_covered(caller: Caller, project_id: str) -> None:
+    if not caller.may_see_project(project_id):
+        raise ApiError(403, "forbidden", "this token does not cover that project")
 
 
 def invalid(field: str, problem: str, code: str = "invalid_request") -> ApiError:
     return ApiError(400, code, problem, field=field)
 
 
-def insert(
-    context: Context, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]
+def create(
+    context: Context,
+    response: Response,
+    kind: Kind,
+    project_id: str,
+    row_id: str | None,
+    values: Mapping[str, Any],
 ) -> tuple[Listed, bool]:
-    """The row with this id, and whether it was added now rather than before.
+    """The row with these values, and whether it was added now; if not, the answer is 200.
 
-    Raises ApiError 409: something else has the id.
+    Without `row_id`, a new id is made. Raises ApiError 409: another row has the id.
     """
+    row_id = row_id or str(uuid.uuid4())
     catalog = context.pipeline.catalog
     try:
-        added = catalog.insert(kind, row_id, values)
+        added = catalog.insert(kind, project_id, row_id, values)
     except InvalidRow as error:
         raise invalid("body", str(error)) from None
     found = catalog.project_rows(kind, project_id, [row_id]).get(row_id)
-    if found is None:
-        raise taken(row_id)
+    if found is None or not (added or _has(found.row, values)):
+        raise ApiError(409, "id_taken", f"something else has the id {row_id!r} already")
+    if not added:
+        response.status_code = 200
     return found, added
 
 
-def taken(row_id: str) -> ApiError:
-    return ApiError(409, "id_taken", f"something else has the id {row_id!r} already")
+def _has(row: Row, values: Mapping[str, Any]) -> bool:
+    return all(getattr(row, name) == value for name, value in values.items())
 
 
 def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:
-    """Forget what failed and start anew. Raises ApiError 409: nothing has failed."""
-    if not try_again(context, row_id, derivatives):
+    """Raises ApiError 409: nothing has failed."""
+    if not context.retry(row_id, derivatives):
         raise ApiError(409, "not_failed", f"nothing of {row_id!r} has failed")
+
+
+def status_fields(derivative: Derivative, row_id: str, made: Outcome) -> dict[str, Any]:
+    """Fields of an answer for the status of a row's video."""
+    names = (
+        *("waits", "percent", "progress", "duration_seconds", "bytes", "thumbhash"),
+        *("error", "error_class", "attempts", "run_id", "ready_at"),
+    )
+    return {
+        "status": made.state,
+        "dagster_path": f"/assets/{derivative.asset}?partition={row_id}",
+        **{name: getattr(made, name) for name in names},
+    }
 
 
 def video_answer(
     context: Context,
     request: Request,
-    outcome: Outcome,
-    revision: str | None,
+    derivative: Derivative,
+    row: Row,
+    revision: str | None = None,
     disposition: str | None = None,
 ) -> Response:
-    """The finished video; or what is said until then."""
-    if outcome.state is not State.READY or outcome.path is None:
-        body = VideoNotReady(status=outcome.state)
+    """The finished video, or 400 with the state of an unfinished one."""
+    made = outcomes(context.pipeline, derivative, [row])[row.id]
+    if made.state is not State.READY or made.path is None:
+        body = VideoNotReady(status=made.state)
         return Response(body.model_dump_json(), 400, media_type="application/json")
     return stream(
         context.pipeline.store,
         request,
-        outcome.path,
-        cache_control=IMMUTABLE if revision == outcome.revision else REVALIDATE,
+        made.path,
+        cache_control=caching(revision, made),
         disposition=disposition,
     )
+
+
+def caching(revision: str | None, made: Outcome) -> str:
+    """Cache-Control for an address with this revision."""
+    return IMMUTABLE if revision == made.revision else REVALIDATE

@@ -1,4 +1,4 @@
-"""Which projects there are, for people to choose from."""
+"""The list of projects."""
 
 from typing import Annotated
 

@@ -1,11 +1,10 @@
-"""Renditions of a project's masters: a part of one, or all, at another size."""
+"""Renditions of masters: all of a master or a part, at another size."""
 
 import datetime as dt
-import uuid
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
@@ -14,31 +13,32 @@ from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import SCALED
 from lens_pipeline.event_log.history import State
 from lens_pipeline.media.renditions import LARGEST, SMALLEST
-from lens_pipeline.web.auth.caller import CallerDep, MediaCallerDep
+from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
-from lens_pipeline.web.http.streaming import described
 from lens_pipeline.web.routes.project_rows import (
-    NOT_READY,
-    CursorQuery,
+    VIDEO,
     Key,
-    LimitQuery,
+    Page,
     RevisionQuery,
     Wanted,
-    insert,
+    create,
     invalid,
-    listed_page,
+    page_of,
     require_writable,
     retry,
-    taken,
+    row_of,
+    status_fields,
     video_answer,
-    visible_row,
 )
 
 router = APIRouter(prefix="/api/projects/{project_id}/scaled-videos", tags=["scaled videos"])
 
-_VIDEO = "video/mp4"
-# Longer than any master; a limit at all, so that a number is a number of seconds.
+PageDep = Annotated[Page, Depends(page_of(Kind.SCALED))]
+ScaledDep = Annotated[Listed[ScaledVideo], Depends(row_of(Kind.SCALED, "scaled_id"))]
+MediaDep = Annotated[Listed[ScaledVideo], Depends(row_of(Kind.SCALED, "scaled_id", media_caller))]
+
+# Longer than any master.
 _MOST_SECONDS = 1_000_000
 Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS, allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
@@ -55,7 +55,7 @@ class NewScaled(Wanted):
     end_seconds: Seconds | None = None
     """None: to its end."""
     scaled_id: Key | None = None
-    """Makes the request safe to repeat; without one, an id is made up."""
+    """Makes the request safe to repeat."""
 
     @model_validator(mode="after")
     def _ends_after_its_start(self) -> Self:
@@ -76,10 +76,8 @@ class ScaledOut(BaseModel):
     height: int
     status: State
     waits: str | None
-    """What it waits for before it is made."""
     percent: int | None
     progress: str | None
-    """How far it is, in words, while it is made."""
     duration_seconds: float | None
     bytes: int | None
     thumbhash: str | None
@@ -88,7 +86,7 @@ class ScaledOut(BaseModel):
     attempts: int
     run_id: str | None
     dagster_path: str
-    """Path of the partition in the Dagster UI."""
+    """Of the partition in the Dagster UI."""
     video_url: str | None
     created_at: dt.datetime | None
     ready_at: dt.datetime | None
@@ -102,15 +100,8 @@ class ScaledPage(BaseModel):
 
 
 @router.get("")
-def list_scaled(
-    project_id: str,
-    caller: CallerDep,
-    context: ContextDep,
-    cursor: CursorQuery = None,
-    limit: LimitQuery = 60,
-) -> ScaledPage:
+def list_scaled(page: PageDep, context: ContextDep) -> ScaledPage:
     """One page of the renditions of a project's masters, newest first."""
-    page = listed_page(context, caller, Kind.SCALED, project_id, cursor, limit)
     return ScaledPage(scaled_videos=_described(context, page.rows), next_cursor=page.next_cursor)
 
 
@@ -126,68 +117,50 @@ def create_scaled(
     if not context.pipeline.catalog.project_rows(Kind.MASTER, project_id, [wanted.master_id]):
         problem = f"this project has no master {wanted.master_id!r}"
         raise invalid("master_id", problem, "unknown_master")
-    row_id = wanted.scaled_id or str(uuid.uuid4())
     values = wanted.model_dump(exclude={"scaled_id"})
-    listed, added = insert(context, Kind.SCALED, project_id, row_id, values)
-    if not added:
-        if any(getattr(listed.row, name) != value for name, value in values.items()):
-            raise taken(row_id)
-        response.status_code = 200
-    elif outcomes(context.pipeline, SCALED, [listed.row])[row_id].waits is None:
-        context.queue.submit({SCALED: [row_id]}, "api", owner=project_id)
+    listed, added = create(context, response, Kind.SCALED, project_id, wanted.scaled_id, values)
+    row = listed.row
+    if added and outcomes(context.pipeline, SCALED, [row])[row.id].waits is None:
+        context.queue.submit({SCALED: [row.id]}, "api", owner=project_id)
     return _described(context, [listed])[0]
 
 
 @router.get("/{scaled_id}")
-def get_scaled(
-    project_id: str, scaled_id: str, caller: CallerDep, context: ContextDep
-) -> ScaledOut:
+def get_scaled(listed: ScaledDep, context: ContextDep) -> ScaledOut:
     """One rendition."""
-    listed = visible_row(context, caller, Kind.SCALED, project_id, scaled_id)
     return _described(context, [listed])[0]
 
 
 @router.delete("/{scaled_id}", status_code=204)
-def delete_scaled(project_id: str, scaled_id: str, caller: CallerDep, context: ContextDep) -> None:
+def delete_scaled(listed: ScaledDep, context: ContextDep) -> None:
     """Delete a rendition; a run that makes it ends, its file goes within minutes."""
-    visible_row(context, caller, Kind.SCALED, project_id, scaled_id)
-    context.pipeline.catalog.delete(Kind.SCALED, scaled_id)
-    context.queue.cancel({SCALED: [scaled_id]})
+    context.pipeline.catalog.delete(Kind.SCALED, listed.row.id)
+    context.queue.cancel({SCALED: [listed.row.id]})
 
 
 @router.post("/{scaled_id}/retry", responses={409: {"model": Problem}})
-def retry_scaled(
-    project_id: str, scaled_id: str, caller: CallerDep, context: ContextDep
-) -> ScaledOut:
+def retry_scaled(listed: ScaledDep, context: ContextDep) -> ScaledOut:
     """Try again at once what failed or was given up on."""
-    listed = visible_row(context, caller, Kind.SCALED, project_id, scaled_id)
-    retry(context, scaled_id, (SCALED,))
+    retry(context, listed.row.id, (SCALED,))
     return _described(context, [listed])[0]
 
 
-@router.head("/{scaled_id}/video", responses=described(_VIDEO) | NOT_READY)
-@router.get("/{scaled_id}/video", response_class=Response, responses=described(_VIDEO) | NOT_READY)
+@router.head("/{scaled_id}/video", responses=VIDEO)
+@router.get("/{scaled_id}/video", response_class=Response, responses=VIDEO)
 def scaled_video(
-    project_id: str,
-    scaled_id: str,
-    request: Request,
-    caller: MediaCallerDep,
-    context: ContextDep,
-    v: RevisionQuery = None,
+    listed: MediaDep, request: Request, context: ContextDep, v: RevisionQuery = None
 ) -> Response:
     """The video, or a range of it."""
-    row = visible_row(context, caller, Kind.SCALED, project_id, scaled_id).row
-    return video_answer(context, request, outcomes(context.pipeline, SCALED, [row])[row.id], v)
+    return video_answer(context, request, SCALED, listed.row, v)
 
 
-def _described(context: Context, listed: Sequence[Listed]) -> list[ScaledOut]:
+def _described(context: Context, listed: Sequence[Listed[ScaledVideo]]) -> list[ScaledOut]:
     made = outcomes(context.pipeline, SCALED, [one.row for one in listed])
     return [_out(one, made[one.row.id]) for one in listed]
 
 
-def _out(listed: Listed, made: Outcome) -> ScaledOut:
+def _out(listed: Listed[ScaledVideo], made: Outcome) -> ScaledOut:
     row = listed.row
-    assert isinstance(row, ScaledVideo)  # noqa: S101
     url = f"/api/projects/{listed.project_id}/scaled-videos/{row.id}"
     return ScaledOut(
         scaled_id=row.id,
@@ -197,19 +170,7 @@ def _out(listed: Listed, made: Outcome) -> ScaledOut:
         end_seconds=row.end_seconds,
         width=row.width,
         height=row.height,
-        status=made.state,
-        waits=made.waits,
-        percent=made.percent,
-        progress=made.progress,
-        duration_seconds=made.duration_seconds,
-        bytes=made.bytes,
-        thumbhash=made.thumbhash,
-        error=made.error,
-        error_class=made.error_class,
-        attempts=made.attempts,
-        run_id=made.run_id,
-        dagster_path=f"/assets/{SCALED.asset}?partition={row.id}",
         video_url=f"{url}/video?v={made.revision}" if made.state is State.READY else None,
         created_at=listed.created_at,
-        ready_at=made.ready_at,
+        **status_fields(SCALED, row.id, made),
     )

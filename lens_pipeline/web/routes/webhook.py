@@ -1,4 +1,4 @@
-"""The generation provider's side: its webhook, looking at a task by hand, and trying again."""
+"""The provider's webhook, a look at a task by hand, and the retry of a generation."""
 
 import json
 import math
@@ -20,18 +20,17 @@ from lens_pipeline.providers.kie import (
     Task,
     TaskState,
     UnknownTask,
+    WebhookRefused,
+    verify_webhook,
 )
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem
-from lens_pipeline.web.routes.deliveries import verify
 from lens_pipeline.web.routes.generations import GenerationOut, generation_out, visible_entry
-from lens_pipeline.web.routes.retry import try_again
 
 router = APIRouter(tags=["provider"])
 
-_MAX_BODY = 1024 * 1024
-# After which the provider may be asked again where it does not say so itself, seconds.
+# Retry-After when the provider names none.
 _RETRY_SECONDS = 5
 
 _PROVIDER_ERRORS: dict[int | str, dict[str, Any]] = {
@@ -65,19 +64,19 @@ class TaskOut(BaseModel):
     """A task of the provider's, and what became of its row."""
 
     status: Literal["updated", "unchanged", "pending"]
-    """`pending`: the provider is not done yet, and nothing was written."""
+    """`pending`: the task is not finished, and nothing was written."""
     task_id: str
     state: TaskState
     generation_id: str
     generation_status: str
     asset_url: str | None
-    """The provider's first result."""
+    """The first result."""
     extra_urls: list[str]
-    """Its further results, which no row holds."""
+    """Further results, which no row holds."""
     message: str | None
-    """Why the provider failed, or why nothing can be made of the row."""
+    """Why the task failed, or the row cannot be used."""
     run_ids: list[str]
-    """Runs that were queued for it now."""
+    """Runs that were queued now."""
 
 
 class DuplicateOut(BaseModel):
@@ -88,19 +87,14 @@ class DuplicateOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A genuine webhook: what tells it from others, and the row that it is about."""
+    """A genuine webhook: its name and the row that it is about."""
 
     name: str
     row: TaskRow
 
 
 async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            raise ApiError(413, "too_large", f"the body is over {_MAX_BODY:,} bytes")
-    return bytes(body)
+    return await request.body()
 
 
 def _delivered(
@@ -109,13 +103,16 @@ def _delivered(
     x_webhook_timestamp: Annotated[str | None, Header()] = None,
     x_webhook_signature: Annotated[str | None, Header()] = None,
 ) -> Delivery | None:
-    """What a genuine webhook is about; None if the same one was handled before."""
+    """None: the same webhook was handled before."""
     key = context.pipeline.settings.kie_webhook_key
     if not key:
         raise _unset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY")
     _provider(context)
     task_id = _task_id(body)
-    verify(key, task_id, x_webhook_timestamp, x_webhook_signature)
+    try:
+        verify_webhook(key, task_id, x_webhook_timestamp, x_webhook_signature)
+    except WebhookRefused as error:
+        raise ApiError(401, error.code, str(error)) from error
     name = f"{task_id} {x_webhook_timestamp}"
     if context.deliveries.is_known(name):
         return None
@@ -174,8 +171,8 @@ def sync_task(
 def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
-    # Masters and renditions may have the same id.
-    tried = try_again(context, generation_id, [derivative_of(entry.row.kind)])
+    # A master or rendition may have the same id.
+    tried = context.retry(generation_id, [derivative_of(entry.row.kind)])
     entry = visible_entry(context, caller, generation_id)
     if not tried:
         raise ApiError(
@@ -205,7 +202,7 @@ def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut
 
 
 async def _asked(context: Context, task_id: str) -> Task:
-    """Waited for without a thread: a slow provider must not keep others from being served."""
+    """The state of a task. Asynchronous: a slow provider must not hold a thread."""
     try:
         return await _provider(context).task(task_id)
     except UnknownTask as error:
@@ -248,7 +245,7 @@ def _only_row(context: Context, task_id: str) -> TaskRow:
 
 
 def _task_id(body: bytes) -> str:
-    """The id that a webhook's body is about."""
+    """The task of a webhook's body."""
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):

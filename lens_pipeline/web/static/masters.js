@@ -1,7 +1,7 @@
-// The masters of one project: a bench to put new ones together, and the ones there are.
+// The masters of one project, and the editor of new ones.
 
 import { ask, path } from "./api.js";
-import { Bench } from "./bench.js";
+import { MasterEditor } from "./master-editor.js";
 import { confirm, dialog, toast } from "./dialogs.js";
 import { byId, el, prefersStillness } from "./dom.js";
 import { moving, movingInTurn } from "./flip.js";
@@ -25,7 +25,7 @@ let cursor = null;
 let unfollow = () => {};
 
 const base = (...parts) => path("projects", project, "master-videos", ...parts);
-const bench = new Bench(create);
+const editor = new MasterEditor(create);
 
 // --- the list
 
@@ -144,7 +144,7 @@ setInterval(() => {
   if (!project || document.visibilityState !== "visible" || byId("connection").textContent) return;
   const waiting = [...cards.values()].filter(({ master }) => master.waits).map(({ master }) => master.master_id);
   tried(async () => {
-    await bench.refresh();
+    await editor.refresh();
     await askFor(waiting);
   });
 }, SHOTS_MS);
@@ -211,7 +211,7 @@ function show(id) {
   list.replaceChildren();
   form.elements.project.value = id ?? "";
   document.title = [id, title].filter(Boolean).join(" · ");
-  byId("workbench").hidden = true;
+  byId("master-editor").hidden = true;
   empty.hidden = Boolean(id);
   if (!id) {
     empty.replaceChildren(el("h2", {}, t("masters.no_project")), el("p", {}, t("masters.no_project_hint")));
@@ -219,7 +219,7 @@ function show(id) {
   }
   list.setAttribute("aria-busy", "true");
   // As a whole, so that what comes first is not pushed about by what comes next.
-  bench.show(id).then(() => (byId("workbench").hidden = id !== project));
+  editor.show(id).then(() => (byId("master-editor").hidden = id !== project));
   unfollow = follow(
     { project_id: id },
     { status: onStatus, progress: onProgress, reset: () => tried(refresh), opened: begin },

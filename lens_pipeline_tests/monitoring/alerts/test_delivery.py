@@ -10,7 +10,7 @@ import pytest
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
 from lens_pipeline.monitoring.alerts.messages import Message
 from lens_pipeline.settings import SettingsError
-from lens_pipeline_tests.monitoring.alerts.inboxes import Hook
+from lens_pipeline_tests.monitoring.alerts.receivers import Hook
 from lens_pipeline_tests.support.site import eventually
 
 MESSAGE = Message("a title", "a body", "failure")

@@ -19,10 +19,10 @@ from lens_pipeline.monitoring.backlog import Watch
 from lens_pipeline.monitoring.probes.services import ServiceHealth, ServiceMonitor
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
-from lens_pipeline_tests.monitoring.alerts.inboxes import Hook, Mailbox
+from lens_pipeline_tests.monitoring.alerts.receivers import Hook, Mailbox
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.conftest import served
-from lens_pipeline_tests.web.outages import Gate
+from lens_pipeline_tests.support.web import served
+from lens_pipeline_tests.web.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.slow
 
@@ -207,11 +207,11 @@ def _alerts_of_health(web: httpx.Client, text: str) -> str | None:
 
 
 @contextmanager
-def _databases_behind_gate(site: Site) -> Iterator[tuple[Gate, dict[str, str]]]:
+def _databases_behind_gate(site: Site) -> Iterator[tuple[TcpProxy, dict[str, str]]]:
     """The gate, and the endpoints that lead through it."""
     urls = {"database_url": site.database_url, "dagster_url": site.dagster_url}
     url = sa.make_url(site.database_url)
-    with Gate(str(url.host), url.port or 5432) as gate:
+    with TcpProxy(str(url.host), url.port or 5432) as gate:
         moved = {
             name: sa.make_url(old).set(port=gate.port).render_as_string(hide_password=False)
             for name, old in urls.items()

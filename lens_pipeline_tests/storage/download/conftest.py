@@ -1,18 +1,15 @@
 """A hostile server, and fetchers that may reach it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.file_store import FileStore
-from lens_pipeline.storage.retries import RetryPolicy
+from lens_pipeline_tests.storage.download.fetchers import MakeFetcher, short_fetcher
 from lens_pipeline_tests.support.servers import HostileServer
-
-MakeFetcher = Callable[..., Fetcher]
 
 
 @pytest.fixture
@@ -33,20 +30,9 @@ def into(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_fetcher(store: FileStore) -> Iterator[MakeFetcher]:
-    """Fetchers with short times; keyword arguments as those of `Fetcher`."""
+    """Keyword arguments are those of `Fetcher`."""
     with ExitStack() as stack:
-
-        def make(**arguments: Any) -> Fetcher:
-            defaults: dict[str, Any] = {
-                "timeout_seconds": 5.0,
-                "max_bytes": 1_000_000,
-                "allow_hosts": ("127.0.0.1",),
-                "retry": RetryPolicy(3, 0.001, 0.1),
-                "recheck_seconds": 0.01,
-            }
-            return stack.enter_context(Fetcher(store, **(defaults | arguments)))
-
-        yield make
+        yield lambda **arguments: stack.enter_context(short_fetcher(store, **arguments))
 
 
 @pytest.fixture

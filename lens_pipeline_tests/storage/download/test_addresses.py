@@ -14,7 +14,7 @@ from lens_pipeline.errors import SourceUnavailable, UnsafeAddress
 from lens_pipeline.settings import SettingsError
 from lens_pipeline.storage.address_guard import is_public
 from lens_pipeline.storage.download import Fetcher
-from lens_pipeline_tests.storage.download.conftest import MakeFetcher
+from lens_pipeline_tests.storage.download.fetchers import MakeFetcher
 from lens_pipeline_tests.support.servers import HostileServer
 
 NOT_PUBLIC = [

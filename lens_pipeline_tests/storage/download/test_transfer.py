@@ -29,7 +29,7 @@ from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import InvalidKey
 from lens_pipeline.storage.retries import FetchCancelled, RetryPolicy, retry_transient
-from lens_pipeline_tests.storage.download.conftest import MakeFetcher
+from lens_pipeline_tests.storage.download.fetchers import MakeFetcher
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 
 

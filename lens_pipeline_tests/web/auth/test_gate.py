@@ -19,16 +19,16 @@ from starlette.types import Message
 from lens_pipeline.web.auth.access import Limits
 from lens_pipeline.web.http import http1
 from lens_pipeline_tests.support.site import lens
-from lens_pipeline_tests.web.auth.doors import (
+from lens_pipeline_tests.web.auth.gate_app import (
     BEARER,
     READ,
     TOKEN,
     WRITE,
     WRITTEN,
-    door,
+    app_without_services,
+    client_of,
     origin,
     raw,
-    visiting,
 )
 
 BODY = json.dumps(WRITTEN).encode()
@@ -39,12 +39,12 @@ LIMITS = Limits(body_bytes=64 * 1024, body_seconds=1.0, webhooks_a_minute=5)
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    return door(tmp_path_factory.mktemp("open"), LIMITS)
+    return app_without_services(tmp_path_factory.mktemp("open"), LIMITS)
 
 
 @pytest.fixture(scope="module")
 def visitor(app: FastAPI) -> Iterator[httpx.Client]:
-    with visiting(app) as client:
+    with client_of(app) as client:
         yield client
 
 
@@ -116,8 +116,8 @@ def test_pages_and_scripts_of_ours(visitor: httpx.Client) -> None:
 
 
 def test_behind_a_proxy_with_a_name(tmp_path: Path) -> None:
-    app = door(tmp_path, LENS_ALLOWED_HOSTS="lens.example", LENS_API_TOKEN=TOKEN)
-    with visiting(app) as visitor:
+    app = app_without_services(tmp_path, LENS_ALLOWED_HOSTS="lens.example", LENS_API_TOKEN=TOKEN)
+    with client_of(app) as visitor:
         for host in ("lens.example", visitor.base_url.netloc.decode()):
             headers = {**BEARER, "Host": host, "Origin": "https://lens.example"}
             assert visitor.post(WRITE, json=WRITTEN, headers=headers).status_code == 200

@@ -13,16 +13,16 @@ from fastapi import FastAPI
 from lens_pipeline.web.auth.access import Limits
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.tokens import Pass
-from lens_pipeline_tests.web.auth.doors import (
+from lens_pipeline_tests.web.auth.gate_app import (
     READ,
     TOKEN,
     WRITE,
     WRITTEN,
     access,
-    door,
+    app_without_services,
+    client_of,
     origin,
     token_of,
-    visiting,
 )
 
 HTTPS = {"X-Forwarded-Proto": "https"}
@@ -31,12 +31,12 @@ HTTPS = {"X-Forwarded-Proto": "https"}
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     limits = Limits(logins_a_minute=1000)
-    return door(tmp_path_factory.mktemp("guarded"), limits, LENS_API_TOKEN=TOKEN)
+    return app_without_services(tmp_path_factory.mktemp("guarded"), limits, LENS_API_TOKEN=TOKEN)
 
 
 @pytest.fixture(scope="module")
 def address(guarded: FastAPI) -> Iterator[str]:
-    with visiting(guarded) as client:
+    with client_of(guarded) as client:
         yield str(client.base_url)
 
 
@@ -258,8 +258,8 @@ def test_no_more_is_read_than_a_form_has(browser: httpx.Client) -> None:
 
 
 def test_guessing_at_the_login_is_limited(tmp_path: Path) -> None:
-    app = door(tmp_path, Limits(logins_a_minute=3), LENS_API_TOKEN=TOKEN)
-    with visiting(app) as browser:
+    app = app_without_services(tmp_path, Limits(logins_a_minute=3), LENS_API_TOKEN=TOKEN)
+    with client_of(app) as browser:
         answers = [_log_in(browser, f"guess-{n}") for n in range(5)]
         assert [answer.status_code for answer in answers] == [401] * 3 + [429] * 2
         assert 1 <= int(answers[-1].headers["Retry-After"]) <= 120
@@ -276,13 +276,13 @@ def test_the_limit_is_each_clients_own_where_a_proxy_is_trusted(tmp_path: Path) 
         ("not", "10.0.0.0/8", [401, 429, 429]),
         ("unset", "", [401, 429, 429]),
     ):
-        app = door(
+        app = app_without_services(
             tmp_path / name,
             Limits(logins_a_minute=1),
             LENS_API_TOKEN=TOKEN,
             LENS_TRUSTED_PROXIES=trusted,
         )
-        with visiting(app) as browser:
+        with client_of(app) as browser:
             found = [
                 _log_in(browser, "guess", headers={"X-Forwarded-For": f"203.0.113.{n}"})
                 for n in range(3)
@@ -318,7 +318,7 @@ def test_the_page_needs_nothing_that_is_not_open(browser: httpx.Client) -> None:
 
 
 def test_an_open_app_asks_nobody(tmp_path: Path) -> None:
-    with visiting(door(tmp_path)) as browser:
+    with client_of(app_without_services(tmp_path)) as browser:
         assert browser.get(READ).status_code == 200
         assert browser.get("/login?next=/masters").headers["Location"] == "/masters"
         done = browser.post("/login", data={"token": "x"}, headers=origin(browser))

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount
 from lens_pipeline.web.auth.caller import Caller, caller, media_caller
 from lens_pipeline.web.auth.signed_links import is_media
 from lens_pipeline_tests.support.site import Site
-from lens_pipeline_tests.web.auth.doors import BEARER, bearer, token_of, visiting
+from lens_pipeline_tests.web.auth.gate_app import BEARER, bearer, client_of, token_of
 
 # Before the app is made.
 pytestmark = pytest.mark.usefixtures("provider")
@@ -150,7 +150,7 @@ def visitor(site: Site, guarded_app: FastAPI) -> Iterator[httpx.Client]:
         "INSERT INTO scaled_videos (scaled_id, master_id, width, height)"
         " VALUES ('s-pa', 'm-pa', 320, 240)"
     )
-    with visiting(guarded_app) as client:
+    with client_of(guarded_app) as client:
         yield client
 
 

@@ -11,15 +11,15 @@ from fastapi import FastAPI
 
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline_tests.support.site import Site
-from lens_pipeline_tests.web.auth.doors import (
+from lens_pipeline_tests.web.auth.gate_app import (
     BEARER,
     READ,
     TOKEN,
     access,
+    app_without_services,
     bearer,
-    door,
+    client_of,
     token_of,
-    visiting,
 )
 
 PATH = "/api/generations/p1/preview"
@@ -28,7 +28,7 @@ PATH = "/api/generations/p1/preview"
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     """An app that shows something at the places of pictures, whoever else would answer there."""
-    app = door(tmp_path_factory.mktemp("guarded"), LENS_API_TOKEN=TOKEN)
+    app = app_without_services(tmp_path_factory.mktemp("guarded"), LENS_API_TOKEN=TOKEN)
 
     def picture(caller: MediaCallerDep) -> str:
         return "shown" if caller.sees_all else "shown to some"
@@ -48,7 +48,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def visitor(guarded: FastAPI) -> Iterator[httpx.Client]:
-    with visiting(guarded) as client:
+    with client_of(guarded) as client:
         yield client
 
 
@@ -169,7 +169,9 @@ def test_a_link_does_not_outlive_the_token_of_its_maker(
 def test_keys_of_others_open_nothing(
     visitor: httpx.Client, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    other = door(tmp_path_factory.mktemp("other"), LENS_API_TOKEN="another-horse-battery")
+    other = app_without_services(
+        tmp_path_factory.mktemp("other"), LENS_API_TOKEN="another-horse-battery"
+    )
     url = access(other).links.sign(PATH, "", int(time.time()) + 60)
     assert visitor.get(url).status_code == 401
 
@@ -216,7 +218,7 @@ def test_links_are_for_what_their_maker_may_see(site: Site, guarded_app: FastAPI
         (Caller(user_id="ann"), [[mine]], [[theirs], [mine, theirs], [none], [project]]),
         (Caller(project_id="pa"), [[project]], [[other], [project, other], [mine]]),
     )
-    with visiting(guarded_app) as visitor:
+    with client_of(guarded_app) as visitor:
         for caller, allowed, refused in cases:
             headers = bearer(token_of(guarded_app, caller))
             for paths in allowed:
@@ -230,9 +232,9 @@ def test_links_are_for_what_their_maker_may_see(site: Site, guarded_app: FastAPI
 def test_an_open_app_signs_too(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Pages that need to know whether there is a token."""
     home = tmp_path_factory.mktemp("open")
-    with visiting(door(home)) as visitor:
+    with client_of(app_without_services(home)) as visitor:
         answer = visitor.post("/api/links", json={"paths": [PATH]})
         url = answer.json()["links"][0]["url"]
     # After a restart, too.
-    again = access(door(home)).links
+    again = access(app_without_services(home)).links
     assert again.covers(PATH, urlsplit(url).query.encode())

@@ -17,15 +17,15 @@ from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.keys import serializer, signing_key
 from lens_pipeline.web.auth.tokens import Pass, Tokens
 from lens_pipeline_tests.support.site import lens
-from lens_pipeline_tests.web.auth.doors import (
+from lens_pipeline_tests.web.auth.gate_app import (
     BEARER,
     READ,
     TOKEN,
     access,
+    app_without_services,
     bearer,
-    door,
+    client_of,
     token_of,
-    visiting,
 )
 
 ANN = Caller(user_id="ann")
@@ -34,12 +34,12 @@ ANN = Caller(user_id="ann")
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     limits = Limits(wrong_tokens_a_minute=10_000)
-    return door(tmp_path_factory.mktemp("guarded"), limits, LENS_API_TOKEN=TOKEN)
+    return app_without_services(tmp_path_factory.mktemp("guarded"), limits, LENS_API_TOKEN=TOKEN)
 
 
 @pytest.fixture(scope="module")
 def visitor(guarded: FastAPI) -> Iterator[httpx.Client]:
-    with visiting(guarded) as client:
+    with client_of(guarded) as client:
         yield client
 
 
@@ -172,8 +172,8 @@ def test_a_session_does_not_outlive_its_token() -> None:
 
 def test_guessing_is_slowed(tmp_path: Path) -> None:
     """Each of a million tries answered, and logged."""
-    app = door(tmp_path, Limits(wrong_tokens_a_minute=5), LENS_API_TOKEN=TOKEN)
-    with visiting(app) as visitor:
+    app = app_without_services(tmp_path, Limits(wrong_tokens_a_minute=5), LENS_API_TOKEN=TOKEN)
+    with client_of(app) as visitor:
         answers = [visitor.get(READ, headers=bearer(f"guess-{n}")) for n in range(8)]
         assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 3
         assert 1 <= int(answers[-1].headers["Retry-After"]) <= 120

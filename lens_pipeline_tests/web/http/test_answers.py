@@ -16,7 +16,15 @@ from lens_pipeline.core import logs
 from lens_pipeline.core.logs import JsonFormatter, TextFormatter
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline_tests.support.site import eventually
-from lens_pipeline_tests.web.auth.doors import BEARER, READ, TOKEN, WRITE, door, raw, visiting
+from lens_pipeline_tests.web.auth.gate_app import (
+    BEARER,
+    READ,
+    TOKEN,
+    WRITE,
+    app_without_services,
+    client_of,
+    raw,
+)
 
 LOG = "lens_pipeline.web.http.request_log"
 
@@ -24,7 +32,7 @@ LOG = "lens_pipeline.web.http.request_log"
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     """An app with handlers that do what handlers should not."""
-    app = door(tmp_path_factory.mktemp("guarded"), LENS_API_TOKEN=TOKEN)
+    app = app_without_services(tmp_path_factory.mktemp("guarded"), LENS_API_TOKEN=TOKEN)
 
     def fault(name: str) -> None:
         raise RuntimeError(f"no such {name}")
@@ -53,7 +61,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def visitor(app: FastAPI) -> Iterator[httpx.Client]:
-    with visiting(app, headers=BEARER) as client:
+    with client_of(app, headers=BEARER) as client:
         yield client
 
 

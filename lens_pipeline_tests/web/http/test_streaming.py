@@ -18,8 +18,8 @@ from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.http import streaming
 from lens_pipeline_tests.support.servers import Answer, HostileServer, SeaweedServer
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.callers import become
-from lens_pipeline_tests.web.conftest import served_over
+from lens_pipeline_tests.support.web import served_over
+from lens_pipeline_tests.web.caller_override import become
 
 pytestmark = pytest.mark.slow
 

@@ -27,7 +27,7 @@ from lens_pipeline.web.auth.tokens import Tokens
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.stack import Stack
-from lens_pipeline_tests.web.pages.visits import launched, visiting
+from lens_pipeline_tests.web.pages.browser import browser_page, launched
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
@@ -160,7 +160,7 @@ def _focus(page: Page) -> str:
 
 
 def test_pictures_appear_as_they_become_ready(stack: Stack, base: str, browser: Browser) -> None:
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         page = visit.open("/library")
         expect(page.get_by_text("Nothing here yet")).to_be_visible()
         visit.require_usable()
@@ -190,7 +190,7 @@ def test_pictures_appear_as_they_become_ready(stack: Stack, base: str, browser: 
 def test_what_comes_while_somebody_reads_waits_for_them(
     samples: Stack, base: str, browser: Browser
 ) -> None:
-    with visiting(browser, base, viewport=_PHONE) as visit:
+    with browser_page(browser, base, viewport=_PHONE) as visit:
         page = visit.open("/library")
         expect(page.locator("img.loaded").first).to_be_visible()
         page.mouse.wheel(0, 900)
@@ -204,7 +204,7 @@ def test_what_comes_while_somebody_reads_waits_for_them(
 
 
 def test_failures_say_why_and_are_tried_again(samples: Stack, base: str, browser: Browser) -> None:
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         page = visit.open("/library")
         expect(page.locator("img.loaded").first).to_be_visible()
         samples.pipeline.catalog.add("lost", "me", Kind.PHOTO, "uploads/lost.png")
@@ -233,7 +233,7 @@ def test_rows_of_one_millisecond_come_in_the_order_of_the_api(
     for row_id in ("same-a", "same-b"):
         copy_into_store(samples.pipeline, _COFFEE.path, f"uploads/{row_id}.png")
     database = sa.create_engine(str(samples.pipeline.endpoints.database_url))
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         page = visit.open("/library")
         expect(page.locator("img.loaded").first).to_be_visible()
         with database.begin() as connection:
@@ -262,7 +262,7 @@ def test_nothing_moves_while_a_page_arrives(guarded: str, browser: Browser, path
     pieces = (head, *re.split(rb"(?=<(?!/))", mark + body))
     with (
         HostileServer() as slow,
-        visiting(browser, guarded, extra_http_headers=headers) as visit,
+        browser_page(browser, guarded, extra_http_headers=headers) as visit,
     ):
         slow.answer_first(path, Answer(headers={"Content-Type": "text/html"}, pieces=pieces))
         visit.page.route(guarded + path, lambda route: route.continue_(url=slow.url(path)))
@@ -282,7 +282,7 @@ def test_what_was_never_generated_is_not_waited_for(
                 " ('under-way', 'eve', 'photo', 'generating', now(), now())"
             )
         )
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         visit.page.clock.install()
         page = visit.open("/library?user_id=eve")
         expect(_card(page, "under-way")).to_contain_text("Being generated")
@@ -302,7 +302,7 @@ def test_what_was_never_generated_is_not_waited_for(
 
 def test_filters_are_in_the_address(samples: Stack, base: str, browser: Browser) -> None:
     videos = [sample.id for sample in SAMPLES if sample.kind is Kind.VIDEO]
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         page = visit.open("/library")
         page.get_by_label("Type").select_option("Videos")
         expect(page).to_have_url(f"{base}/library?type=video")
@@ -326,7 +326,7 @@ def test_filters_are_in_the_address(samples: Stack, base: str, browser: Browser)
 
 
 def test_the_viewer_by_keyboard(samples: Stack, base: str, browser: Browser) -> None:
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         page = visit.open("/library?user_id=demo")
         expect(page.locator("#count")).to_have_text(f"That is all: {len(SAMPLES)}")
         page.keyboard.press("Tab")
@@ -364,7 +364,7 @@ def test_the_viewer_by_keyboard(samples: Stack, base: str, browser: Browser) -> 
 def test_pages_follow_each_other(site: Site, web: httpx.Client, browser: Browser) -> None:
     ids = [f"p{number:03}" for number in range(150)]
     site.add_many(ids, lambda row_id: f"https://example.org/{row_id}.jpg", age="2 h")
-    with visiting(browser, str(web.base_url).rstrip("/")) as visit:
+    with browser_page(browser, str(web.base_url).rstrip("/")) as visit:
         page = visit.open("/library?user_id=u1")
         expect(page.locator(".card[data-id]")).to_have_count(60)
         expect(page.locator(".state").first).to_be_visible()
@@ -385,7 +385,7 @@ def test_a_master_from_its_shots_to_the_file(
     samples: Stack, base: str, browser: Browser, tmp_path: Path
 ) -> None:
     name = 'Première — "x" <b>'
-    with visiting(browser, base, accept_downloads=True) as visit:
+    with browser_page(browser, base, accept_downloads=True) as visit:
         page = visit.open("/masters?project=demo")
         expect(page.get_by_label("Project", exact=True)).to_have_value("demo")
         expect(page.get_by_role("heading", name="Sample film")).to_be_visible()
@@ -490,7 +490,7 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
     """Also: the form that jumps when its server has answered at last."""
     shot = {"asset_id": "none", "asset_url": "uploads/none.mp4"}
     _post(f"{base}/api/projects/broken/assets", shot)
-    with visiting(browser, base, viewport=_PHONE) as visit:
+    with browser_page(browser, base, viewport=_PHONE) as visit:
         visit.page.route("**/master-videos", _take_time)
         page = visit.open("/masters?project=broken")
         expect(page.get_by_text("No masters yet")).to_be_visible()
@@ -526,7 +526,7 @@ def test_a_master_waits_for_its_shot(samples: Stack, base: str, browser: Browser
     database = sa.create_engine(str(samples.pipeline.endpoints.database_url))
     with database.begin() as connection:
         connection.exec_driver_sql(late)
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         visit.page.clock.install()
         page = visit.open("/masters?project=patient")
         expect(page.get_by_text("This project has no shots yet")).to_be_visible()
@@ -556,7 +556,7 @@ def test_a_master_waits_for_its_shot(samples: Stack, base: str, browser: Browser
 
 
 def test_pages_behind_the_login(samples: Stack, guarded: str, browser: Browser) -> None:
-    with visiting(browser, guarded) as visit:
+    with browser_page(browser, guarded) as visit:
         page = visit.open("/masters?project=demo")
         expect(page).to_have_url(re.compile("/login"))
         field = page.get_by_label("Access token")
@@ -596,7 +596,9 @@ def test_pages_behind_the_login(samples: Stack, guarded: str, browser: Browser) 
 @pytest.mark.parametrize("width", [320, 360])
 def test_who_sees_everything_can_leave_by_phone(guarded: str, browser: Browser, width: int) -> None:
     """Beside the long names of both pages there was no room for the way out."""
-    with visiting(browser, guarded, viewport={**_PHONE, "width": width}, locale="ru-RU") as visit:
+    with browser_page(
+        browser, guarded, viewport={**_PHONE, "width": width}, locale="ru-RU"
+    ) as visit:
         page = visit.open("/library")
         page.get_by_label("Токен доступа").fill(_TOKEN)
         page.get_by_role("button", name="Войти").click()
@@ -611,7 +613,7 @@ def test_who_sees_everything_can_leave_by_phone(guarded: str, browser: Browser, 
 
 def test_a_bound_token_sees_its_own(samples: Stack, guarded: str, browser: Browser) -> None:
     _add_photo(samples, "of-ann", user="ann")
-    with visiting(browser, guarded, viewport=_PHONE, locale="ru-RU") as visit:
+    with browser_page(browser, guarded, viewport=_PHONE, locale="ru-RU") as visit:
         page = visit.open("/masters")
         page.get_by_label("Токен доступа").fill(_bound_to(samples, "ann"))
         page.get_by_role("button", name="Войти").click()
@@ -651,7 +653,7 @@ def test_a_bound_token_sees_its_own(samples: Stack, guarded: str, browser: Brows
 def test_pages_for_every_reader(
     samples: Stack, base: str, browser: Browser, options: dict[str, Any], words: list[str]
 ) -> None:
-    with visiting(browser, base, **options) as visit:
+    with browser_page(browser, base, **options) as visit:
         page = visit.open("/library")
         expect(page.locator("img.loaded").first).to_be_visible()
         visit.require_usable()
@@ -667,7 +669,7 @@ def test_pages_for_every_reader(
 
 
 def test_times_tick(samples: Stack, base: str, browser: Browser) -> None:
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         visit.page.clock.install()
         page = visit.open("/masters?project=demo")
         time_of = page.locator(".master[data-id=sample-film] time")
@@ -679,7 +681,7 @@ def test_times_tick(samples: Stack, base: str, browser: Browser) -> None:
 
 
 def test_a_page_outlives_its_server(samples: Stack, base: str, browser: Browser) -> None:
-    with visiting(browser, base) as visit:
+    with browser_page(browser, base) as visit:
         page = visit.open("/library?user_id=after")
         expect(page.get_by_text("Nothing matches these filters")).to_be_visible()
         samples.of("api")[0].kill()

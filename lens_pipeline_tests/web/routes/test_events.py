@@ -22,9 +22,9 @@ from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import Hub, View
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.conftest import served
-from lens_pipeline_tests.web.outages import Unsteady
-from lens_pipeline_tests.web.routes.stream import Event, EventSource
+from lens_pipeline_tests.support.web import served
+from lens_pipeline_tests.web.routes.event_source import Event, EventSource
+from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy
 
 pytestmark = pytest.mark.slow
 
@@ -303,7 +303,7 @@ def test_a_slow_reader_is_reset_and_goes_on() -> None:
     assert len(found) <= 100
 
 
-def test_without_the_database(site: Site, unsteady: Unsteady, photo: Photo) -> None:
+def test_without_the_database(site: Site, unsteady: AppBehindProxy, photo: Photo) -> None:
     """Whoever is connected hears of what happened meanwhile once it is back, and of the gap."""
     with unsteady.served() as web, EventSource(web) as stream:
         site.add("p1", photo("p1"))
@@ -321,7 +321,7 @@ def test_without_the_database(site: Site, unsteady: Unsteady, photo: Photo) -> N
         assert web.get("/api/generations").status_code == 200
 
 
-def test_an_app_that_begins_without_the_database(site: Site, unsteady: Unsteady) -> None:
+def test_an_app_that_begins_without_the_database(site: Site, unsteady: AppBehindProxy) -> None:
     site.add("p1", "https://example.org/p1.jpg")
     unsteady.database.refuse()
     with unsteady.served() as web, EventSource(web, last_id="1-1-1-1-1-1") as stream:

@@ -23,7 +23,7 @@ from lens_pipeline.monitoring.probes.probe import Probe, Result
 from lens_pipeline.settings import Settings, load
 from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.support.site import Site, eventually
-from lens_pipeline_tests.web.outages import Gate, Unsteady
+from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy, TcpProxy
 
 pytestmark = pytest.mark.slow
 
@@ -71,13 +71,13 @@ def _workers(url: str, *queues: str) -> Iterator[None]:
 
 
 def test_health_and_everything_that_goes(
-    site: Site, unsteady: Unsteady, broker_url: str, photo: Callable[[str], str]
+    site: Site, unsteady: AppBehindProxy, broker_url: str, photo: Callable[[str], str]
 ) -> None:
     """Each service in turn is taken away and comes back, while the app serves on."""
     _beat(site)
     server = httpx.URL(broker_url)
     with (
-        Gate(server.host, server.port or 0) as broker,
+        TcpProxy(server.host, server.port or 0) as broker,
         unsteady.served(broker_url=broker_url.replace(str(server.port), str(broker.port))) as web,
         _workers(broker_url),
     ):
@@ -132,7 +132,7 @@ def test_without_anything(web: httpx.Client) -> None:
 
 
 def test_the_queue_that_nobody_works_on_is_named(
-    site: Site, unsteady: Unsteady, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, unsteady: AppBehindProxy, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Masters that wait all night, while health said no more than "unavailable"."""
     _beat(site)

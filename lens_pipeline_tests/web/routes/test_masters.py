@@ -17,9 +17,9 @@ from sqlalchemy import event
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Databases, Site
-from lens_pipeline_tests.web.callers import become
-from lens_pipeline_tests.web.conftest import served
-from lens_pipeline_tests.web.queue import execute_queued
+from lens_pipeline_tests.support.web import served
+from lens_pipeline_tests.web.caller_override import become
+from lens_pipeline_tests.web.run_queue import execute_queued
 
 pytestmark = pytest.mark.slow
 

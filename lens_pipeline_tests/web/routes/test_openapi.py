@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from lens_pipeline_tests.providers.provider_server import ProviderServer
 from lens_pipeline_tests.support.site import Site
-from lens_pipeline_tests.web.auth.doors import BEARER, TOKEN, visiting
+from lens_pipeline_tests.web.auth.gate_app import BEARER, TOKEN, client_of
 
 # Of each operation; one second all in all for every ten.
 _EXAMPLES = 25
@@ -42,7 +42,7 @@ def test_where_a_token_is_set_it_is_needed_as_described(
 ) -> None:
     """A document that says who may ask, and an app that asks others, or nobody."""
     site.add("p1", "https://example.org/p1.jpg", task_id="t1")
-    with visiting(guarded_app) as client:
+    with client_of(guarded_app) as client:
         document = client.get("/api/openapi.json", headers=BEARER).json()
         assert document["paths"]["/api/generations"]["get"]["security"] == [{"token": []}]
         assert document["paths"]["/api/health/live"]["get"]["security"] == []

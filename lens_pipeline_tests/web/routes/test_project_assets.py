@@ -12,8 +12,8 @@ from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site
-from lens_pipeline_tests.web.callers import become
-from lens_pipeline_tests.web.queue import execute_queued
+from lens_pipeline_tests.web.caller_override import become
+from lens_pipeline_tests.web.run_queue import execute_queued
 
 pytestmark = pytest.mark.slow
 

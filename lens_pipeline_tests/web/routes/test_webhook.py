@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import dagster as dg
@@ -14,18 +15,16 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.providers import kie as provider_module
+from lens_pipeline.providers.kie import Deliveries, Provider, signature
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.routes import deliveries
-from lens_pipeline.web.routes.deliveries import signature
-from lens_pipeline_tests.providers.provider_server import PATH, WEBHOOK_KEY, ProviderServer
+from lens_pipeline_tests.providers.provider_server import API_KEY, PATH, WEBHOOK_KEY, ProviderServer
 from lens_pipeline_tests.support.servers import Answer
 from lens_pipeline_tests.support.site import Databases, Site, eventually
 from lens_pipeline_tests.support.ticker import Ticker
-from lens_pipeline_tests.web.conftest import served
-from lens_pipeline_tests.web.routes.signing import headers
+from lens_pipeline_tests.support.web import served
+from lens_pipeline_tests.web.routes.signatures import headers
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +44,16 @@ def provider(environment: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
 @pytest.fixture
 def app(site: Site, provider: ProviderServer) -> FastAPI:
     return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster)))
+
+
+@contextmanager
+def impatient(site: Site, provider: ProviderServer, **limits: Any) -> Iterator[httpx.Client]:
+    """Asks an app that gives the provider less time or fewer attempts."""
+    queue = RunQueue(site.pipeline, site.dagster)
+    asked = Provider(provider.url(""), API_KEY, **limits)
+    app = create_app(Context(site.pipeline, queue, provider=asked))
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
 
 
 def generating(site: Site, row_id: str, **columns: Any) -> str:
@@ -198,15 +207,15 @@ def test_the_same_delivery_again_does_nothing(
     assert len(site.runs()) == 1
 
 
-def test_what_was_handled_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_handled_is_forgotten_in_time() -> None:
     """A process that remembers every delivery of a year."""
-    known = deliveries.Deliveries()
-    monkeypatch.setattr(deliveries, "_MOST_REMEMBERED", 3)
+    known = Deliveries(most=3)
     for name in "abcd":
         known.remember(name)
     assert [name for name in "abcd" if known.is_known(name)] == ["b", "c", "d"]
-    monkeypatch.setattr(deliveries, "SKEW_SECONDS", 0)
-    assert not known.is_known("d")
+    expired = Deliveries(skew_seconds=0)
+    expired.remember("d")
+    assert not expired.is_known("d")
 
 
 def test_ten_webhooks_at_once_and_the_sensor_start_one_run(
@@ -459,13 +468,16 @@ def test_a_task_of_several_rows(site: Site, web: httpx.Client, provider: Provide
 # test_provider.py.
 
 
+@pytest.fixture
+def asks_once(site: Site, provider: ProviderServer) -> Iterator[httpx.Client]:
+    with impatient(site, provider, attempts=1) as client:
+        yield client
+
+
 def test_what_the_provider_does_wrong_is_told(
-    site: Site,
-    web: httpx.Client,
-    provider: ProviderServer,
-    monkeypatch: pytest.MonkeyPatch,
+    site: Site, asks_once: httpx.Client, provider: ProviderServer
 ) -> None:
-    monkeypatch.setattr(provider_module, "_ATTEMPTS", 1)
+    web = asks_once
     task = generating(site, "p1")
     assert refused(deliver(web, task)) == (404, "unknown_task")
     provider.answer_as(task, b"<html>")
@@ -488,14 +500,11 @@ def test_what_the_provider_does_wrong_is_told(
         assert 110 <= int(answer.headers["Retry-After"]) <= 120
 
 
-def test_a_slow_provider_keeps_nobody_else_waiting(
-    site: Site, web: httpx.Client, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_provider_keeps_nobody_else_waiting(site: Site, provider: ProviderServer) -> None:
     """Every thread of the app waiting for the provider, and a page that does not load."""
-    monkeypatch.setattr(provider_module, "TOTAL_SECONDS", 3)
     provider.misbehave(PATH, "/slow-body")
     task = generating(site, "p1")
-    with ThreadPoolExecutor(60) as threads:
+    with impatient(site, provider, total_seconds=3) as web, ThreadPoolExecutor(60) as threads:
         slow = [threads.submit(deliver, web, task, at=time.time() - n) for n in range(60)]
         eventually(lambda: provider.asked, 5, "the question")
         # There are 40 threads.

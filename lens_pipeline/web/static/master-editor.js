@@ -1,4 +1,4 @@
-// Where a new master is put together: shots of the project, in the order they are chosen in.
+// The editor of a new master: shots of the project, in the order in which they are chosen.
 
 import { ask, path } from "./api.js";
 import { announce, toast } from "./dialogs.js";
@@ -11,7 +11,7 @@ const PAGE = 60;
 // Of a shot's places in the film, so many are written on its tile.
 const MOST_NUMBERS = 3;
 
-export class Bench {
+export class MasterEditor {
   /** `create(name, shots)` makes a master; what it throws is told beside the form. */
   constructor(create) {
     this.create = create;

@@ -12,9 +12,9 @@ from lens_pipeline.derivatives.dead_letters import explain
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.status import Assessed, assess, usable
 from lens_pipeline.event_log.history import State
-from lens_pipeline_tests.chaos.arrivals import MADE_FROM
+from lens_pipeline_tests.chaos.deployment import Deployment
 from lens_pipeline_tests.chaos.invariants import Record, Standing
-from lens_pipeline_tests.chaos.world import World
+from lens_pipeline_tests.chaos.workload import MADE_FROM
 
 _UNFINISHED = (
     "SELECT run_id, status FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
@@ -28,17 +28,17 @@ _LOCKS = """
 _BROKEN_OFF = frozenset({"FAILURE", "CANCELED"})
 
 
-def standings(world: World) -> list[Standing]:
+def standings(deployment: Deployment) -> list[Standing]:
     """Of every output of every finished row."""
     return [
         Standing(asset, a.row.id, a.standing.state.value, a.standing.error_class)
-        for asset, a in _assessed(world.stack.pipeline)
+        for asset, a in _assessed(deployment.stack.pipeline)
     ]
 
 
-def reasons(world: World) -> dict[tuple[str, str], str]:
+def reasons(deployment: Deployment) -> dict[tuple[str, str], str]:
     """In words, why outputs are not ready, by asset and row."""
-    pipeline = world.stack.pipeline
+    pipeline = deployment.stack.pipeline
     return {
         (asset, a.row.id): explain(pipeline, a.standing) or a.waits or ""
         for asset, a in _assessed(pipeline)
@@ -55,14 +55,14 @@ def _assessed(pipeline: Pipeline) -> Iterator[tuple[str, Assessed]]:
                     yield derivative.asset, assessed
 
 
-def unfinished_runs(world: World) -> list[str]:
-    return [f"run {row.run_id} is {row.status}" for row in world.stack.dagster(_UNFINISHED)]
+def unfinished_runs(deployment: Deployment) -> list[str]:
+    return [f"run {row.run_id} is {row.status}" for row in deployment.stack.dagster(_UNFINISHED)]
 
 
-def held_locks(world: World) -> list[str]:
+def held_locks(deployment: Deployment) -> list[str]:
     """Of runs and partitions: those that a process holds as long as it lives are none."""
     for_life = {lock % 2**64 for lock in (daemon_lock(), alerts_lock(), projection_lock())}
-    held = {row.high << 32 | row.low for row in world.stack.dagster(_LOCKS)}
+    held = {row.high << 32 | row.low for row in deployment.stack.dagster(_LOCKS)}
     return [f"lock {lock} is held" for lock in sorted(held - for_life)]
 
 
@@ -76,11 +76,11 @@ class Made:
     latencies: list[float]
 
 
-def made(world: World) -> Made:
-    pipeline = world.stack.pipeline
+def made(deployment: Deployment) -> Made:
+    pipeline = deployment.stack.pipeline
     found = Made({}, Counter(), Counter(), [])
     query = _MADE + " AND asset_key = :asset ORDER BY id"
-    engine = sa.create_engine(world.site.dagster_url, poolclass=sa.NullPool)
+    engine = sa.create_engine(deployment.site.dagster_url, poolclass=sa.NullPool)
     for derivatives in MADE_FROM.values():
         for asset in (derivative.asset for derivative in derivatives):
             with engine.connect() as connection:
@@ -116,21 +116,23 @@ def _count_broken(pipeline: Pipeline, asset: str, rows: set[str], found: Made) -
         found.broken_off[asset, row_id] = ended
 
 
-def keys(world: World) -> list[str]:
+def keys(deployment: Deployment) -> list[str]:
     """Of everything in the store, read past the proxy."""
-    pages = world.store.client().get_paginator("list_objects_v2")
+    pages = deployment.store.client().get_paginator("list_objects_v2")
     return [
         entry["Key"]
-        for page in pages.paginate(Bucket=world.store.bucket)
+        for page in pages.paginate(Bucket=deployment.store.bucket)
         for entry in page.get("Contents", [])
     ]
 
 
-def objects(world: World) -> dict[str, bytes]:
-    client, bucket = world.store.client(), world.store.bucket
-    return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys(world)}
+def objects(deployment: Deployment) -> dict[str, bytes]:
+    client, bucket = deployment.store.client(), deployment.store.bucket
+    return {
+        key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys(deployment)
+    }
 
 
-def unfinished_uploads(world: World) -> list[str]:
-    answer = world.store.client().list_multipart_uploads(Bucket=world.store.bucket)
+def unfinished_uploads(deployment: Deployment) -> list[str]:
+    answer = deployment.store.client().list_multipart_uploads(Bucket=deployment.store.bucket)
     return [f"{upload['Key']} is half uploaded" for upload in answer.get("Uploads", [])]

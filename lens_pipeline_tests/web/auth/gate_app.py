@@ -1,4 +1,4 @@
-"""The app with its doors and nothing behind them: no database, no store."""
+"""The app with its access control and nothing behind it: no database, no store."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.access import Access, Limits
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
-from lens_pipeline_tests.web.conftest import served
+from lens_pipeline_tests.support.web import served
 
 TOKEN = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -39,7 +39,7 @@ def _instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.ephemeral()
 
 
-def door(home: Path, limits: Limits | None = None, **variables: str) -> FastAPI:
+def app_without_services(home: Path, limits: Limits | None = None, **variables: str) -> FastAPI:
     """The app by these settings."""
     settings = load({"LENS_HOME": str(home), **variables}, dotenv=None)[0]
     pipeline = connect(settings, Endpoints(_NOWHERE, _NOWHERE, "", ""))
@@ -51,7 +51,7 @@ def access(app: FastAPI) -> Access:
 
 
 @contextmanager
-def visiting(app: FastAPI, **options: object) -> Iterator[httpx.Client]:
+def client_of(app: FastAPI, **options: object) -> Iterator[httpx.Client]:
     """Somebody who asks the app."""
     with served(app) as url, httpx.Client(base_url=url, timeout=20, **options) as client:  # pyright: ignore[reportArgumentType]
         yield client

@@ -2,7 +2,7 @@
 
 import time
 
-from lens_pipeline.web.routes.deliveries import signature
+from lens_pipeline.providers.kie import signature
 from lens_pipeline_tests.providers.provider_server import WEBHOOK_KEY
 
 

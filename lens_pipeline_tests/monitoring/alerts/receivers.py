@@ -2,7 +2,6 @@
 
 import email.policy
 import json
-import threading
 import time
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -13,9 +12,10 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from lens_pipeline.core.ports import free_port
+from lens_pipeline_tests.support.http_server import Quiet, ThreadedServer
 
 
-class Hook:
+class Hook(ThreadedServer):
     """A web hook, as Apprise's `json://` calls it; `refuse` makes it answer 500, `delay` late."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Hook:
         self.calls = 0
         hook = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 hook.calls += 1
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -35,27 +35,16 @@ class Hook:
                 self.send_response(500 if hook.refuse else 200)
                 self.end_headers()
 
-            def log_message(self, format: str, *args: object) -> None:
-                """Keep the tests' output clean."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
     @property
     def url(self) -> str:
-        return f"json://u:hook-password@127.0.0.1:{self._server.server_port}/hook-secret"
+        return f"json://u:hook-password@127.0.0.1:{self.port}/hook-secret"
 
     @property
     def text(self) -> str:
         """All of it."""
         return "\n".join(f"{one['title']}\n{one['message']}" for one in self.received)
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class Mailbox:

@@ -5,7 +5,7 @@ import subprocess
 
 import yaml
 
-from lens_pipeline_tests.deploy.deployed import (
+from lens_pipeline_tests.deploy.prometheus_files import (
     RULE_TESTS,
     metrics_used,
     panels,
@@ -21,7 +21,7 @@ def test_each_rule_says_what_is_wrong_and_what_to_do() -> None:
 
 
 def test_each_rule_is_tried_firing_and_at_rest() -> None:
-    """By promtool where there is one: it is a part of Prometheus, which not every machine has."""
+    """A rule that never fires. Promtool checks it where Prometheus is installed."""
     cases = [
         case
         for test in yaml.safe_load(RULE_TESTS.read_text())["tests"]

@@ -13,7 +13,7 @@ import httpx2 as httpx
 from lens_pipeline.core.ports import LOOPBACK
 
 
-class Gate:
+class TcpProxy:
     """A TCP port in front of a server: it passes everything on, or refuses, or hangs."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -82,10 +82,10 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Unsteady:
+class AppBehindProxy:
     """The app over services that can be taken away."""
 
-    database: Gate
+    database: TcpProxy
     """In front of both databases."""
     served: Callable[..., AbstractContextManager[httpx.Client]]
     """Serves it; takes endpoints that are to be others."""

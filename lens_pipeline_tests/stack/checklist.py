@@ -1,23 +1,19 @@
-"""What used to be checked by hand after every release, over HTTP and SQL, on the whole stack."""
+"""What was once checked by hand after every release, over HTTP and SQL, on the whole stack."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-import pytest
 
 from lens_pipeline_tests.providers.provider_server import ProviderServer
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.stack import Stack
-from lens_pipeline_tests.web.routes.signing import headers
-
-pytestmark = [pytest.mark.slow, pytest.mark.stack]
+from lens_pipeline_tests.web.routes.signatures import headers
 
 # On two busy cores; most take one.
 SECONDS = 30
@@ -119,6 +115,16 @@ class Checklist:
         # The sync, and the retry.
         assert origins["api"] == 2
 
+    def check(self) -> None:
+        """Check every point."""
+        self.new_ones()
+        self.backfill_of_old_ones()
+        self.webhook()
+        self.idempotent_sync()
+        self.error_handling()
+        self.scheduled_repair()
+        self.each_was_made_once()
+
     def get(self, row_id: str) -> Any:
         answer = self.web.get(f"/api/generations/{row_id}")
         assert answer.status_code == 200, answer.text
@@ -152,34 +158,3 @@ class Checklist:
             return entry if is_so(entry) else None
 
         return eventually(look, SECONDS, f"the end of {row_id}")
-
-
-@pytest.fixture
-def checklist(tmp_path: Path) -> Iterator[Checklist]:
-    with ProviderServer() as provider, HostileServer() as files:
-        stack = Stack(tmp_path / "home", **provider.settings)
-        stack.start()
-        try:
-            endpoints = stack.pipeline.endpoints
-            with httpx.Client(base_url=f"http://127.0.0.1:{stack.api_port}", timeout=20) as web:
-                yield Checklist(
-                    stack=stack,
-                    web=web,
-                    provider=provider,
-                    files=files,
-                    site=Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store"),
-                    photo=files.put("/photo.jpg", sources.jpeg()),
-                    video=files.put("/video.mp4", sources.mp4(), "video/mp4"),
-                )
-        finally:
-            stack.stop()
-
-
-def test_the_checklist(checklist: Checklist) -> None:
-    checklist.new_ones()
-    checklist.backfill_of_old_ones()
-    checklist.webhook()
-    checklist.idempotent_sync()
-    checklist.error_handling()
-    checklist.scheduled_repair()
-    checklist.each_was_made_once()

@@ -21,7 +21,7 @@ from lens_pipeline.derivatives.registry import (
     SCALED,
     Derivative,
 )
-from lens_pipeline_tests.chaos.world import World
+from lens_pipeline_tests.chaos.deployment import Deployment
 from lens_pipeline_tests.media.samples import encoded, scene, texture, write_video
 from lens_pipeline_tests.support import sources
 
@@ -82,10 +82,10 @@ class Expected:
 
 
 @dataclass
-class Arrivals:
+class Workload:
     """Does one thing after the other, in a thread of its own, whatever is broken."""
 
-    world: World
+    deployment: Deployment
     rng: random.Random
     per_second: float
     rows: dict[str, Expected] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Arrivals:
 
     def begin(self) -> None:
         self._serve_sources()
-        self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -112,11 +112,11 @@ class Arrivals:
                 raise TimeoutError(
                     f"the application's database did not answer: {self._doing}, {self._trouble}"
                 )
-            self.world.keep_running()
+            self.deployment.keep_running()
             self._thread.join(_AGAIN_SECONDS)
 
     def _serve_sources(self) -> None:
-        served = self.world.sources
+        served = self.deployment.sources
         for path, make in {**_GOOD_PHOTOS, **_GOOD_VIDEOS}.items():
             served.put(path, make())
         served.put("/noise.jpg", random.Random(1).randbytes(5000))
@@ -169,8 +169,8 @@ class Arrivals:
     def _shaky(self) -> None:
         """Good, after some errors of its server."""
         path = f"/shaky-{self._count}.jpg"
-        self.world.sources.put(path, sources.jpeg(200, 150))
-        self.world.sources.fail_first(path, self.rng.choice([500, 503, 429]), times=4)
+        self.deployment.sources.put(path, sources.jpeg(200, 150))
+        self.deployment.sources.fail_first(path, self.rng.choice([500, 503, 429]), times=4)
         self._add("photo", self._url(path))
 
     def _late(self) -> None:
@@ -252,7 +252,7 @@ class Arrivals:
         return f"{what}-{self._count:05}"
 
     def _url(self, source: str) -> str:
-        return source if "://" in source else self.world.source_proxy.url + source
+        return source if "://" in source else self.deployment.source_proxy.url + source
 
     def _add(
         self,
@@ -297,7 +297,7 @@ class Arrivals:
         self._trouble = "without an error"
         while True:
             try:
-                self.world.site.sql(statement, **values)
+                self.deployment.site.sql(statement, **values)
             except (DBAPIError, StackError) as error:
                 self._trouble = str(error)
                 time.sleep(_AGAIN_SECONDS)

@@ -38,7 +38,7 @@ _STOP_SECONDS_WITH_FAULTS = 180
 _AGAIN_SECONDS = 2.0
 
 
-class World:
+class Deployment:
     """One site; everything in it may be killed, and is started again as an operator would."""
 
     def __init__(
@@ -169,13 +169,13 @@ def _broker_url(services_file: Path) -> str:
 
 
 @contextmanager
-def world(directory: Path, rng: random.Random) -> Iterator[World]:
-    """Servers and a world, nothing of which is left at the end."""
+def deployment(directory: Path, rng: random.Random) -> Iterator[Deployment]:
+    """Servers and a deployment, nothing of which is left at the end."""
     (directory / "store").mkdir(parents=True)
     with ExitStack() as stack:
         store = stack.enter_context(SeaweedServer(directory / "store"))
         sources = stack.enter_context(HostileServer())
-        made = World(directory, store, sources, rng)
+        made = Deployment(directory, store, sources, rng)
         stack.enter_context(made.store_proxy)
         stack.enter_context(made.source_proxy)
         stack.enter_context(made.disk)

@@ -72,7 +72,7 @@ _NEED_A_NAME = {
 
 
 @dataclass
-class Visit:
+class BrowserPage:
     """One page in a browser, and what it did that it should not."""
 
     page: Page
@@ -132,12 +132,12 @@ def _require_none(what: str, found: Sequence[Any]) -> None:
 
 
 @contextmanager
-def visiting(browser: Browser, base: str, **options: Any) -> Iterator[Visit]:
+def browser_page(browser: Browser, base: str, **options: Any) -> Iterator[BrowserPage]:
     """A visit by somebody with these preferences; fails at its end if anything was amiss."""
     context = browser.new_context(**{"locale": "en-US", "reduced_motion": None, **options})
     context.set_default_timeout(15_000)
     context.add_init_script(_WATCH_SHIFTS)
-    visit = Visit(context.new_page(), base)
+    visit = BrowserPage(context.new_page(), base)
     try:
         yield visit
         shifts = visit.shifts()

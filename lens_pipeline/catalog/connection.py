@@ -1,0 +1,81 @@
+"""Connections to the application's database: session settings, unreadable values, errors."""
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import sqlalchemy as sa
+from psycopg2 import extensions
+from psycopg2.errors import LockNotAvailable, QueryCanceled
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
+
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.core import postgres
+
+# `timestamp with time zone` in pg_type.
+_TIME_OID = 1184
+_FIRST = dt.datetime.min.replace(tzinfo=dt.UTC)
+_LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
+def connect(url: str) -> sa.Engine:
+    """An engine for threads of one process; the sessions' time zone is UTC."""
+    engine = postgres.connect(
+        "lens-pipeline", url, pool_size=2, max_overflow=8, json_deserializer=_json_or_text
+    )
+    event.listen(engine, "connect", _set_up)
+    return engine
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raises CatalogError in place of the database's errors."""
+    try:
+        yield
+    except NoSuchTableError as error:
+        raise CatalogError(f"table {error} does not exist: run `lens migrate`") from error
+    except OperationalError as error:
+        is_late = isinstance(error.orig, QueryCanceled | LockNotAvailable)
+        what = "took too long" if is_late else "cannot be reached"
+        raise CatalogError(f"the application's database {what}: {first_line(error)}") from error
+    except DBAPIError as error:
+        raise CatalogError(
+            f"the application's database refused a query: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0]
+
+
+def _set_up(session: extensions.connection, _: object) -> None:
+    with session.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    session.commit()
+    extensions.register_type(extensions.new_type((_TIME_OID,), "ANY_TIME", _time), session)
+
+
+def _time(text: str | bytes | None, reader: extensions.cursor) -> dt.datetime | None:
+    """The time, or the first or last one of Python for `infinity` and years that it lacks.
+
+    A site that takes milliseconds for seconds writes the year 58000: one such row must not hide
+    all others.
+    """
+    if text is None:
+        return None
+    try:
+        return extensions.PYDATETIMETZ(text, reader)
+    except (ValueError, OverflowError, psycopg2.Error):
+        return _FIRST if str(text).endswith("BC") else _LAST
+
+
+def _json_or_text(text: str) -> Any:
+    """The value, or `text` if it is nested too deep: one such row must not hide all others."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return text
