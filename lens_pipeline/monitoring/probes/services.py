@@ -46,14 +46,9 @@ class ServiceHealth:
     is_daemon_known: bool = True
 
     @property
-    def queues_without_worker(self) -> list[str]:
-        """Of those that are known: what is queued there is not worked on."""
-        return sorted(queue for queue, number in (self.workers or {}).items() if not number)
-
-    @property
     def is_well(self) -> bool:
         """Whether every service is, and at least one worker lives on each queue."""
-        has_workers = bool(self.workers) and not self.queues_without_worker
+        has_workers = bool(self.workers) and all(self.workers.values())
         return has_workers and not any(self.problems.values())
 
     @property

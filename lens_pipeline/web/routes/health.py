@@ -69,7 +69,7 @@ async def health(request: Request, response: Response) -> Health:
         version=VERSION,
         **{name: problem or "ok" for name, problem in seen.problems.items()},
         workers=None if seen.workers is None else sum(seen.workers.values()),
-        queues_without_worker=seen.queues_without_worker,
+        queues_without_worker=sorted(q for q, n in (seen.workers or {}).items() if not n),
         oldest_unprocessed_seconds=age_seconds(backlog.oldest_of_all) if backlog else None,
         alerts=state.alerts.status(),
     )
