@@ -59,6 +59,7 @@ test-fast: venv ## Run the tests that take no more than a second or so each
 lint: venv ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 
 bench: venv ## Measure, print a table, write benchmarks/results.json

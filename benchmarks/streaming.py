@@ -21,8 +21,8 @@ import sqlalchemy as sa
 import lens_pipeline
 from benchmarks.running_stack import RunningStack, running_stack
 from lens_pipeline.core.ports import free_port
-from lens_pipeline.derivatives.outcomes import outcomes
 from lens_pipeline.derivatives.registry import MASTER
+from lens_pipeline.derivatives.status import row_statuses
 
 _BYTES, _QUICK_BYTES = 512 * 2**20, 64 * 2**20
 _ROUNDS, _QUICK_ROUNDS = 15, 3
@@ -86,7 +86,7 @@ def _ready_master(stack: RunningStack, size: int) -> Path:
 def _path(stack: RunningStack) -> str | None:
     rows = stack.pipeline.catalog.project_rows(MASTER.kind, _PROJECT, [_MASTER])
     row = rows[_MASTER].row
-    return outcomes(stack.pipeline, MASTER, [row])[row.id].path
+    return row_statuses(stack.pipeline, MASTER, [row])[row.id].path
 
 
 def _fetch(port: int, path: str, size: int) -> float:

@@ -76,21 +76,14 @@ class Catalog:
         with self._connect() as connection:
             return status_view.may_write(connection)
 
-    def project(
-        self, asset: str, rows: Iterable[status_view.Projected], gone: Iterable[str]
+    def write_view(
+        self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
     ) -> int:
-        """Show `rows` and not `gone` in `lens_generations`; returns the number of changes."""
-        wanted = {row.id: row for row in rows}
-        dropped = list(gone)
+        """Have `lens_generations` show these rows, see `status_view.write`."""
         with self._connect() as connection:
-            shown = status_view.read(connection, asset, [*wanted, *dropped])
-            changed = [row for row in wanted.values() if not row.shows_as(shown.get(row.id))]
-            dropped = [key for key in dropped if key in shown]
-            status_view.write(connection, asset, changed)
-            if dropped:
-                status_view.delete(connection, asset, dropped)
+            count = status_view.write(connection, asset, rows, gone)
             connection.commit()
-        return len(changed) + len(dropped)
+        return count
 
     def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
         """Delete gone and unfinished rows from `lens_generations`; returns their number.

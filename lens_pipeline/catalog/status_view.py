@@ -1,13 +1,11 @@
-"""`lens_generations`: generations with what became of them, for pages that read SQL.
+"""`lens_generations`: generations with the status of their preview or poster, for SQL readers.
 
-Dagster's tables lie in another database and change with its versions, so what became of each
-generation is copied into `lens_derivatives`: a projection that can be made anew at any time, and
-that the pipeline itself never reads to decide anything.
+Dagster's tables lie in another database and change with its versions. So the statuses are copied
+into `lens_derivatives`, which can be made anew at any time, and which the pipeline never reads to
+decide anything.
 """
 
-import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -28,8 +26,10 @@ derivatives = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("changed_at", TIME, nullable=False),
 )
+# Columns that readers see change; `changed_at` stays while these do.
+_SHOWN = ("status", "path", "error")
 
-# Times without a zone are in UTC, whoever's session reads them.
+# Times without a zone are in UTC, whatever the zone of the session that reads them.
 _VIEW = """
     CREATE VIEW lens_generations AS
     SELECT g.id, g.user_id, g.type, g.status,
@@ -64,25 +64,6 @@ _DELETE_ORPHANS = sa.text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Projected:
-    """Where the derivative of one generation stands, as it is shown."""
-
-    id: str
-    status: str
-    path: str | None
-    error: str | None
-    changed_at: dt.datetime
-
-    def shows_as(self, other: "Projected | None") -> bool:
-        """Whether a reader sees the same; the time of what stays is that of its first sight."""
-        return other is not None and (self.status, self.path, self.error) == (
-            other.status,
-            other.path,
-            other.error,
-        )
-
-
 def create(connection: sa.Connection) -> list[str]:
     """Create the table and the view where absent, readable by their owner alone; their names.
 
@@ -106,45 +87,47 @@ def may_write(connection: sa.Connection) -> bool:
     )
 
 
-def read(connection: sa.Connection, asset: str, ids: Sequence[str]) -> dict[str, Projected]:
-    """What is shown of these generations, by id."""
-    table = derivatives.c
-    wanted = sa.cast(list(ids), postgresql.ARRAY(sa.Text()))
-    query = sa.select(table.id, table.status, table.path, table.error, table.changed_at).where(
-        table.asset == asset, table.id == sa.any_(wanted)
-    )
-    return {row.id: Projected(*row) for row in connection.execute(query)}
+def write(
+    connection: sa.Connection,
+    asset: str,
+    rows: Mapping[str, Mapping[str, object]],
+    gone: Sequence[str],
+) -> int:
+    """Have the view show these rows, columns by name by id, and nothing of those `gone`.
 
-
-def write(connection: sa.Connection, asset: str, rows: Iterable[Projected]) -> None:
-    """Show these instead of what was shown of them."""
+    Returns the number of rows that it showed otherwise.
+    """
+    shown = _read(connection, asset, [*rows, *gone])
     values = [
-        {
-            "asset": asset,
-            "id": row.id,
-            "status": row.status,
-            "path": row.path,
-            "error": row.error,
-            "changed_at": row.changed_at,
-        }
-        for row in rows
+        {"asset": asset, "id": key, **columns}
+        for key, columns in rows.items()
+        if shown.get(key) != tuple(columns[name] for name in _SHOWN)
     ]
-    if not values:
-        return
-    statement = postgresql.insert(derivatives).values(values)
-    new: Mapping[str, sa.ColumnElement] = {
-        name: statement.excluded[name] for name in ("status", "path", "error", "changed_at")
-    }
-    connection.execute(statement.on_conflict_do_update(index_elements=["asset", "id"], set_=new))
+    if values:
+        statement = postgresql.insert(derivatives).values(values)
+        new: Mapping[str, sa.ColumnElement] = {
+            name: statement.excluded[name] for name in (*_SHOWN, "changed_at")
+        }
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["asset", "id"], set_=new)
+        )
+    dropped = [key for key in gone if key in shown]
+    if dropped:
+        connection.execute(sa.delete(derivatives).where(*_are(asset, dropped)))
+    return len(values) + len(dropped)
 
 
-def delete(connection: sa.Connection, asset: str, ids: Sequence[str]) -> None:
-    """Show nothing of these any more."""
+def _read(
+    connection: sa.Connection, asset: str, ids: Sequence[str]
+) -> dict[str, tuple[str | None, ...]]:
+    table = derivatives.c
+    query = sa.select(table.id, *(table[name] for name in _SHOWN)).where(*_are(asset, ids))
+    return {row[0]: tuple(row[1:]) for row in connection.execute(query)}
+
+
+def _are(asset: str, ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
     wanted = sa.cast(list(ids), postgresql.ARRAY(sa.Text()))
-    statement = sa.delete(derivatives).where(
-        derivatives.c.asset == asset, derivatives.c.id == sa.any_(wanted)
-    )
-    connection.execute(statement)
+    return derivatives.c.asset == asset, derivatives.c.id == sa.any_(wanted)
 
 
 def delete_orphans(

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import UnusableRow
+from lens_pipeline.catalog.rows import Row
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.status import Assessed, assessed_pages
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.engine.events import record_materializations
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.storage.object_store import ObjectInfo
 
 
@@ -38,18 +38,20 @@ def record_stored(
     """
     total = Adoption()
     for derivative in registry.DERIVATIVES:
-        invalid: list[UnusableRow] = []
-        for page in assessed_pages(pipeline, derivative, invalid):
+        for page in pipeline.catalog.all_finished(derivative.kind):
+            rows = usable(page)
             # What we made ourselves for an earlier state of the row is no one else's work.
             unrecorded = [
-                a
-                for a in page
-                if a.standing.state is State.NONE and not a.standing.outdated and not a.waits
+                (row, status)
+                for row, status in zip(rows, assess(pipeline, derivative, rows), strict=True)
+                if status.is_unrecorded and not status.waits
             ]
-            objects = stored_objects(pipeline, derivative, unrecorded)
-            present = [a for a in unrecorded if a.row.id in objects]
+            objects = stored_objects(pipeline, [status for _, status in unrecorded])
+            present = [
+                (row, status, objects[row.id]) for row, status in unrecorded if row.id in objects
+            ]
             if present and not dry_run:
-                _record(pipeline, instance, derivative, present, objects)
+                _record(pipeline, instance, derivative, present)
             total.found += len(unrecorded)
             total.adopted += len(present)
             total.missing += len(unrecorded) - len(present)
@@ -61,31 +63,25 @@ def _record(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     derivative: Derivative,
-    rows: list[Assessed],
-    objects: dict[str, ObjectInfo],
+    found: list[tuple[Row, DerivativeStatus, ObjectInfo]],
 ) -> None:
-    instance.add_dynamic_partitions(
-        derivative.partition_set, [assessed.row.id for assessed in rows]
-    )
+    instance.add_dynamic_partitions(derivative.partition_set, [row.id for row, _, _ in found])
     record_materializations(
         instance,
         [
             dg.AssetMaterialization(
                 asset_key=derivative.asset,
-                partition=assessed.row.id,
+                partition=row.id,
                 description="Adopted: made before this pipeline, recorded as it lies in the store.",
                 metadata={
                     "path": info.key,
                     "dagster/uri": pipeline.store.uri(info.key),
                     "bytes": info.bytes,
-                    "revision": assessed.revision,
+                    "revision": status.revision,
                     "adopted": True,
                 },
-                tags=derivative.materialization_tags(
-                    assessed.row, assessed.revision, pipeline.settings
-                ),
+                tags=derivative.materialization_tags(row, status.revision, pipeline.settings),
             )
-            for assessed in rows
-            for info in [objects[assessed.row.id]]
+            for row, status, info in found
         ],
     )

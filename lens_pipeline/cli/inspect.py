@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +11,8 @@ import click
 from lens_pipeline.cli.session import print_json, session
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import statuses_of_id
+from lens_pipeline.event_log.history import DerivativeStatus, State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lens_pipeline.monitoring.reports.collect import DayReport
 
 
+_STATUS = ("id", "kind", "asset", "state", "path", "error", "error_class", "attempts", "run_id")
+_LETTER = ("id", "kind", "error", "error_class", "attempts", "run_id", "source")
 _UNKNOWN = "no generation, master or scaled video has this id"
 
 
@@ -35,9 +38,9 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
     is_well = True
     with session("status") as lens:
         for row_id in ids:
-            reports = letters.report(lens.pipeline, row_id)
-            found += [asdict(report) for report in reports]
-            if not reports:
+            statuses = statuses_of_id(lens.pipeline, row_id)
+            found += map(_entry, statuses)
+            if not statuses:
                 reason = letters.why_not(lens.pipeline, row_id)
                 is_well = is_well and reason is not None
                 error = reason or _UNKNOWN
@@ -49,6 +52,15 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
             print(_line(entry))
     is_well = is_well and not any(entry["state"] in (State.FAILED, State.DEAD) for entry in found)
     sys.exit(0 if is_well else 1)
+
+
+def _entry(status: DerivativeStatus) -> dict:
+    progress = status.progress and status.progress.text
+    return _fields(status, _STATUS) | {"waits": status.waits, "progress": progress}
+
+
+def _fields(status: DerivativeStatus, names: Sequence[str]) -> dict:
+    return {name: getattr(status, name) for name in names}
 
 
 def _line(entry: dict) -> str:
@@ -73,7 +85,7 @@ def dead_letters(as_json: bool) -> None:
     with session("dead-letters") as lens:
         found = letters.dead_letters(lens.pipeline)
     if as_json:
-        print_json({"dead_letters": [asdict(letter) for letter in found]})
+        print_json({"dead_letters": [_fields(letter, _LETTER) for letter in found]})
         return
     for letter in found:
         source = f" from {letter.source!r}" if letter.source else ""

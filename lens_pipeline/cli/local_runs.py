@@ -8,15 +8,14 @@ import dagster as dg
 
 from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
-from lens_pipeline.derivatives.dead_letters import explain
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.status import Assessed, assess, assessed_pages, usable
+from lens_pipeline.derivatives.status import assess, describe, status_pages, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.engine.run_requests import plan_runs
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,42 +69,37 @@ def find_work(
         rows = pipeline.catalog.finished(derivative.kind, ids)
         invalid = [row for row in rows.values() if isinstance(row, UnusableRow)]
         found = assess(pipeline, derivative, usable(list(rows.values())))
-        wanted = _wanted(pipeline, derivative, found, force=force, lost=lost)
+        wanted = _wanted(pipeline, found, force=force, lost=lost)
         if force:
-            wanted += [a.row.id for a in found if a.standing.state is State.DEAD and not a.waits]
+            wanted += [s.id for s in found if s.state is State.DEAD and not s.waits_for]
         return Work(derivative, wanted[:limit], invalid, known=frozenset(rows))
     if force or lost:
         invalid = []
         every = [
             key
-            for page in assessed_pages(pipeline, derivative, invalid)
-            for key in _wanted(pipeline, derivative, page, force=force, lost=lost)
+            for page in status_pages(pipeline, derivative, invalid)
+            for key in _wanted(pipeline, page, force=force, lost=lost)
         ]
         return Work(derivative, every[:limit], invalid)
     surveyed = survey(pipeline, derivative, bulk=bulk, limit=limit)
     old = surveyed.unrecorded_old
     advice = adoption_advice(derivative, old) if old else None
-    return Work(derivative, [a.row.id for a in surveyed.needed], surveyed.invalid, advice)
+    return Work(derivative, [status.id for status in surveyed.needed], surveyed.invalid, advice)
 
 
 def _wanted(
     pipeline: Pipeline,
-    derivative: Derivative,
-    found: Sequence[Assessed],
+    found: Sequence[DerivativeStatus],
     *,
     force: bool,
     lost: bool,
 ) -> list[str]:
     """Their ids, in order."""
-    ready = [a for a in found if a.standing.state is State.READY and not a.waits]
-    again = {a.row.id for a in ready} if force or lost else set()
+    ready = [s for s in found if s.state is State.READY and not s.waits_for]
+    again = {status.id for status in ready} if force or lost else set()
     if lost and not force:
-        again -= stored_objects(pipeline, derivative, ready).keys()
-    return [
-        a.row.id
-        for a in found
-        if a.row.id in again or (a.standing.state in (State.NONE, State.FAILED) and not a.waits)
-    ]
+        again -= stored_objects(pipeline, ready).keys()
+    return [status.id for status in found if status.id in again or status.is_missing]
 
 
 def work_off(
@@ -157,19 +151,13 @@ def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], resu
     """Judge by the event log, as everybody else does."""
     rows = pipeline.catalog.finished(derivative.kind, keys)
     counted = usable(list(rows.values()))
-    for assessed in assess(pipeline, derivative, counted):
-        standing = assessed.standing
-        if standing.state is State.READY:
+    for status in describe(pipeline, assess(pipeline, derivative, counted)):
+        if status.state is State.READY:
             result.ready += 1
-        elif standing.state in (State.FAILED, State.DEAD):
+        elif status.state in (State.FAILED, State.DEAD):
             result.failed += 1
             result.failures.append(
-                FailedItem(
-                    assessed.row.id,
-                    derivative.kind,
-                    explain(pipeline, standing) or "",
-                    standing.error_class or "",
-                )
+                FailedItem(status.id, derivative.kind, status.error or "", status.error_class or "")
             )
         else:
             result.skipped += 1

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from lens_pipeline.derivatives.dead_letters import Unattended
 from lens_pipeline.derivatives.registry import REPORT_ASSET
+from lens_pipeline.event_log.history import DerivativeStatus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,17 +66,19 @@ def _is_missed(outside: int, judged: int) -> bool:
     return outside > max(_FORGIVEN, round((1 - _LEVEL) * judged, 6))
 
 
-def dead_letters_attended(letters: Sequence[Unattended], now: dt.datetime) -> dg.AssetCheckResult:
+def dead_letters_attended(
+    letters: Sequence[DerivativeStatus], now: dt.datetime
+) -> dg.AssetCheckResult:
     """Whether there is no dead letter; an error once one is over a day old."""
-    long = [letter for letter in letters if letter.since and now - letter.since > _LONG]
-    first = letters[0].since if letters else None
+    long = [letter for letter in letters if letter.at and now - letter.at > _LONG]
+    first = letters[0].at if letters else None
     table = [
         dg.TableRecord(
             {
                 "kind": letter.kind,
                 "id": letter.id,
                 "error_class": letter.error_class,
-                "since": letter.since.isoformat(timespec="seconds") if letter.since else "",
+                "since": letter.at.isoformat(timespec="seconds") if letter.at else "",
             }
         )
         for letter in letters[:_LISTED]

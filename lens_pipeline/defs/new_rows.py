@@ -20,9 +20,9 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.derivatives.round_robin import round_robin
-from lens_pipeline.derivatives.status import Assessed, assess, usable
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.engine.run_requests import CHECK_PRIORITY, NEW_PRIORITY, batches, run_request
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.event_log.tags import ORIGIN_TAG
 
 DISABLED = "LENS_ENABLED is false: nothing is started automatically."
@@ -93,15 +93,12 @@ def new_rows(
     limit = room * derivative.batch_size(pipeline.settings)
     order = context.instance.get_dynamic_partitions(derivative.partition_set)
     page = _page(pipeline, derivative, position, seen.waiting, limit, set(order))
-    missing = [
-        assessed
-        for assessed in assess(pipeline, derivative, _usable(context, page.rows()))
-        if assessed.standing.state is State.NONE
-    ]
-    free = round_robin([a for a in missing if not a.waits], lambda a: registry.owner(a.row))
+    rows = _usable(context, page.rows())
+    missing = [s for s in assess(pipeline, derivative, rows) if s.state is State.NONE]
+    free = round_robin([s for s in missing if not s.waits], lambda status: status.owner)
     wanted = free[: 2 * limit]
-    later = [*(a for a in missing if a.waits), *free[2 * limit :]]
-    waiting = tuple(assessed.row.id for assessed in later)[-_MOST_WAITING:]
+    later = [*(s for s in missing if s.waits), *free[2 * limit :]]
+    waiting = tuple(status.id for status in later)[-_MOST_WAITING:]
     # A row stamped in the future must not hide those that finish before then.
     places = [place for place, _ in page.new if place is not None and place.finished_at <= now]
     cursor = Cursor(places[-1] if places else position, waiting).dump()
@@ -112,7 +109,7 @@ def new_rows(
         )  # fmt: skip
     if not wanted:
         context.update_cursor(cursor or "")
-        waits = "".join(f" {a.row.id}: {a.waits}." for a in missing[:5] if a.waits)
+        waits = "".join(f" {s.id}: {s.waits}." for s in missing[:5] if s.waits)
         return dg.SkipReason(f"No new {derivative.asset} is called for.{waits}")
     with span(f"sensor of {derivative.asset}", {"rows": len(wanted)}, since=began):
         return _result(pipeline, derivative, wanted, order, cursor)
@@ -121,14 +118,14 @@ def new_rows(
 def _result(
     pipeline: Pipeline,
     derivative: Derivative,
-    wanted: list[Assessed],
+    wanted: list[DerivativeStatus],
     order: Sequence[str],
     cursor: str | None,
 ) -> dg.SensorResult:
     """`order`: the partition set, to which new keys are added."""
-    keys = [assessed.row.id for assessed in wanted]
-    revisions = {assessed.row.id: assessed.revision for assessed in wanted}
-    owners = {assessed.row.id: registry.owner(assessed.row) for assessed in wanted}
+    keys = [status.id for status in wanted]
+    revisions = {status.id: status.revision for status in wanted}
+    owners = {status.id: status.owner for status in wanted}
     known = set(order)
     added = [key for key in keys if key not in known]
     priority = NEW_PRIORITY if derivative in registry.DERIVATIVES else CHECK_PRIORITY

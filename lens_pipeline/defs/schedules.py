@@ -74,8 +74,8 @@ def _fill_gaps(
         context.log.info("%s: %s", derivative.asset, found.by_state)
     if not found.needed:
         return f"{derivative.asset}: nothing to do"
-    failed = [a.row.id for a in found.needed if a.standing.state is State.FAILED]
-    missing = [a.row.id for a in found.needed if a.standing.state is not State.FAILED]
+    failed = [s.id for s in found.needed if s.state is State.FAILED]
+    missing = [s.id for s in found.needed if s.state is not State.FAILED]
     with span("schedule backfill", {"asset": derivative.asset}):
         runs = [
             submit_run(context.instance, _job(context, derivative), tags, derivative.run_assets)

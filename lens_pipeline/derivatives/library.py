@@ -1,4 +1,4 @@
-"""Generations with what became of them: what libraries, pages and consoles list."""
+"""Pages of generations with the status of their preview or poster. Masters: `web/routes`."""
 
 import base64
 import datetime as dt
@@ -9,33 +9,31 @@ from typing import NamedTuple
 
 from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative, primary
+from lens_pipeline.derivatives.status import row_statuses
 from lens_pipeline.errors import LensError
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus, State
 
-# A page of a status that few rows have ends early after so many others, with a cursor to go on:
-# the cost of one request must not depend on the size of the library.
+# A page of a rare status ends after this many rows, with a cursor to go on: the cost of a request
+# must not grow with the library.
 _MOST_LOOKED_AT = 2000
-# Nothing is called for yet.
-_UNFINISHED = Outcome(State.NONE, revision="")
 
 
 class InvalidCursor(LensError):
-    """The text is no place that an earlier page named."""
+    """The text is no cursor of an earlier page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One generation and where its preview (photo) or poster (video) stands."""
+    """A generation and the status of its preview (photo) or poster (video)."""
 
     row: ListedGeneration
-    outcome: Outcome
+    status: DerivativeStatus
 
 
 class Page(NamedTuple):
-    """Entries newest first, and how to ask for the next ones (None: these were the last)."""
+    """Entries newest first, and the cursor of the next ones (None: there are none)."""
 
     entries: list[Entry]
     cursor: str | None
@@ -43,18 +41,19 @@ class Page(NamedTuple):
 
 def entries(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> list[Entry]:
     """The entries of rows, in their order; a constant number of queries."""
-    made: dict[str, Outcome] = {}
+    # An unfinished row calls for nothing yet.
+    statuses = {row.id: DerivativeStatus(primary(row.kind).asset, row.id) for row in rows}
     for kind in (Kind.PHOTO, Kind.VIDEO):
         finished = [row.generation() for row in rows if row.kind is kind and row.is_finished]
-        made |= outcomes(pipeline, primary(kind), finished)
-    return [Entry(row, made.get(row.id, _UNFINISHED)) for row in rows]
+        statuses |= row_statuses(pipeline, primary(kind), finished)
+    return [Entry(row, statuses[row.id]) for row in rows]
 
 
-def outcome(pipeline: Pipeline, entry: Entry, derivative: Derivative) -> Outcome:
-    """What became of any derivative of an entry's generation."""
+def status(pipeline: Pipeline, entry: Entry, derivative: Derivative) -> DerivativeStatus:
+    """The status of any derivative of an entry's generation."""
     if derivative is primary(entry.row.kind) or not entry.row.is_finished:
-        return entry.outcome
-    return outcomes(pipeline, derivative, [entry.row.generation()])[entry.row.id]
+        return entry.status
+    return row_statuses(pipeline, derivative, [entry.row.generation()])[entry.row.id]
 
 
 def find(pipeline: Pipeline, generation_id: str) -> Entry | None:
@@ -68,8 +67,7 @@ def page(
 ) -> Page:
     """Up to `limit` entries of the selection, in `state` if given, newest first.
 
-    It may have fewer of them, and a cursor all the same: that goes on from there. Raises
-    InvalidCursor.
+    A page with fewer entries may have a cursor too. Raises InvalidCursor.
     """
     place = read_cursor(cursor) if cursor else None
     if state is not None:
@@ -81,7 +79,7 @@ def page(
         rows = pipeline.catalog.library_page(selection, place, size)
         for entry in entries(pipeline, rows):
             place = _place(entry.row)
-            if state is None or entry.outcome.state is state:
+            if state is None or entry.status.state is state:
                 found.append(entry)
             if len(found) == limit:
                 return Page(found, write_cursor(place) if place else None)
@@ -103,7 +101,7 @@ def read_cursor(text: str) -> Place:
         padded = text + "=" * (-len(text) % 4)
         moment, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         changed_at = dt.datetime.fromisoformat(moment)
-        # In UTC: PostgreSQL refuses offsets that Python reads, and years that one leads to.
+        # In UTC, because PostgreSQL refuses some offsets and years that Python reads.
         place = Place(changed_at.astimezone(dt.UTC), row_id)
     except (ValueError, TypeError, OverflowError):
         raise InvalidCursor("cursor is not one that an earlier page gave") from None
@@ -113,9 +111,8 @@ def read_cursor(text: str) -> Place:
 
 
 def _narrowed(pipeline: Pipeline, selection: Selection, state: State) -> dict[str, object]:
-    """What of a state is known without looking at every row.
-
-    Few rows are in work or failed, and the event log knows which they may be.
+    """Narrows the selection to rows that may be in `state`: the event log knows those in work and
+    those that failed.
     """
     if state in (State.NONE, State.READY):
         return {"finished": True} if state is State.READY else {}

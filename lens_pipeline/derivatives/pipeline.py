@@ -1,4 +1,4 @@
-"""What the assets, sensors and schedules work with, set up once a process from the settings."""
+"""The connections of a process, from its settings. No work is done here."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +15,6 @@ from lens_pipeline.storage.object_store import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The outside world as this process sees it."""
-
     settings: Settings
     endpoints: Endpoints
     catalog: Catalog
@@ -27,7 +25,7 @@ class Pipeline:
 
 @cache
 def connect(loaded: Settings, endpoints: Endpoints) -> Pipeline:
-    """The pipeline of these settings; connections are pooled and opened when first needed."""
+    """The pipeline of these settings; it connects when first used."""
     return Pipeline(
         settings=loaded,
         endpoints=endpoints,

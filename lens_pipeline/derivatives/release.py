@@ -1,8 +1,7 @@
-"""What a process must have in common with those that plan its work: versions, and what decides
-which output a row gets and where it goes.
+"""The versions and settings that workers must share with the process that plans their runs.
 
-A worker with another code version or picture size makes files that the sensors hold for outdated,
-again and again; one with another store makes files that nobody finds.
+A worker with another code version or picture size would make outdated files again and again; with
+another store, files that are never found.
 """
 
 import hashlib
@@ -15,13 +14,13 @@ from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import entries
 from lens_pipeline.settings import Settings
 
-# As of the start of this process, see `VERSION`.
+# As of the start of this process.
 _VERSIONS = {"lens-pipeline": VERSION, "dagster": version("dagster")}
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Facts by name, sorted; none is a secret."""
+    """Sorted facts by name, without secrets."""
 
     facts: tuple[tuple[str, str], ...]
 
@@ -38,7 +37,7 @@ class Release:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError: it is no release."""
+        """Raises ValueError: `text` is no release."""
         facts = json.loads(text)
         if not isinstance(facts, dict):
             raise ValueError("a release is an object of facts")  # noqa: TRY004 - as of json.loads
@@ -49,11 +48,11 @@ class Release:
 
     @property
     def id(self) -> str:
-        """Short, and part of the names of the broker's queues."""
+        """Part of the names of the broker's queues."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
 
     def differences(self, other: "Release") -> str:
-        """What differs from `other`, in words: for example `dagster is 1.13.27, not 1.13.26`."""
+        """The differences in words, such as `dagster is 1.13.27, not 1.13.26`."""
         ours, theirs = dict(self.facts), dict(other.facts)
         return "; ".join(
             f"{name} is {ours.get(name, 'unknown')}, not {theirs.get(name, 'unknown')}"

@@ -1,4 +1,4 @@
-"""Removing what belongs to rows that the application has deleted."""
+"""Deletes the objects of rows that are gone, and takes old keys out of the partition sets."""
 
 import datetime as dt
 import logging
@@ -9,29 +9,29 @@ import dagster as dg
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import History, Outcome
+from lens_pipeline.event_log.history import History, ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 
 logger = logging.getLogger(__name__)
 
-# Partitions looked at a tick.
+# Partitions a tick.
 _PAGE = 500
-# More than this share of a page missing looks like a lost table, not like deletions by people...
+# More missing rows than this share of a page look like a lost table, not like deletions...
 _MOST_SHARE = 0.2
-# ... unless it is only a handful, of a page that is not missing whole.
+# ... unless they are few, and not the whole page.
 _FEW = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Walked:
-    """One page of the walk over everything that was ever made."""
+class RemovalPage:
+    """The result of one page of everything that was ever made."""
 
     cursor: str
     note: str
-    # Partitions that are to leave their set.
+    # Partitions to take out of their set.
     removed: list[str] = field(default_factory=list)
     refused: bool = False
-    # Vanished ones that are still there: in work, or kept by the store.
+    # Number of outputs without a row that are left: in work, or the store failed.
     left: int = 0
 
 
@@ -43,13 +43,12 @@ def remove_vanished(
     *,
     however_many: bool = False,
     page: int = _PAGE,
-) -> Walked:
-    """Look at the next page of partitions; delete the objects of those whose row is gone.
+) -> RemovalPage:
+    """Delete the objects of the next page of partitions whose row is gone.
 
-    The walk goes by the event log rather than the partition set, so that retired partitions are
-    seen too. A partition with a run in flight is left for the next round. A catalog that cannot
-    be read raises: it must never look like an empty table. A page with too many rows missing is
-    passed over, unless `however_many`.
+    Pages are of the event log, because the partition set lacks retired keys. A partition with a run
+    in flight is left for the next round. A page with too many missing rows is refused, unless
+    `however_many`. Raises CatalogError if rows cannot be read, so that no table looks empty.
     """
     keys = pipeline.log.materialized_keys(derivative.asset, after, page)
     cursor = keys[-1] if len(keys) == page else ""
@@ -58,7 +57,7 @@ def remove_vanished(
     recorded = pipeline.log.histories(derivative.asset, gone)
     present = [key for key in gone if not recorded[key].is_removed]
     if not however_many and _too_many(len(present), len(existing)):
-        return Walked(
+        return RemovalPage(
             cursor,
             f"{len(present)} of {len(present) + len(existing)} rows are missing: too many at once,"
             " nothing is deleted; if this is meant, run `lens remove-missing`",
@@ -76,7 +75,7 @@ def remove_vanished(
     if kept:
         note += f", {len(kept)} could not be deleted from the store: {', '.join(kept[:5])}"
     left = len(kept) + len(present) - len(set(present) & set(idle))
-    return Walked(cursor, note, [key for key in removed if key in in_set], left=left)
+    return RemovalPage(cursor, note, [key for key in removed if key in in_set], left=left)
 
 
 def _too_many(missing: int, existing: int) -> bool:
@@ -92,7 +91,7 @@ def _remove(
     key: str,
     history: History,
 ) -> bool:
-    """Delete the object and say so on the partition; False if the store would not."""
+    """Delete the object and record that on the partition; False if the store fails."""
     if history.materialized is None:
         return True
     event_id = history.materialized.event_id
@@ -108,16 +107,16 @@ def _remove(
             asset_key=derivative.asset,
             partition=key,
             metadata={"removed": str(path), "reason": "the application's row is gone"},
-            tags={OUTCOME_TAG: Outcome.REMOVED.value},
+            tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
         )
     )
     return True
 
 
 def retire(pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivative) -> int:
-    """Take finished keys that are old enough out of the partition set; files and history stay.
+    """Take old finished keys out of the partition set; files and history stay.
 
-    Returns how many. A key comes back by itself when its row changes.
+    Returns their number. A key comes back when its row changes.
     """
     keys = instance.get_dynamic_partitions(derivative.partition_set)
     before = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)

@@ -1,40 +1,63 @@
-"""Where derivatives stand: the application's rows compared with the event log."""
+"""Statuses of rows: the application's tables compared with the event log, see `history.py`."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from lens_pipeline.catalog.rows import Row, UnusableRow
+from lens_pipeline.catalog.rows import Generation, MasterVideo, Row, ScaledVideo, UnusableRow
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.event_log.history import Standing, State, Wanted
+from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.event_log.history import DerivativeStatus, History, State, derive_status
+
+_KEYS_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Assessed:
-    """A finished row, the revision it calls for, and where its derivative stands."""
-
-    row: Row
-    revision: str
-    standing: Standing
-    waits: str | None = None
-    """What it waits for before it can be made, in words."""
-
-
-def assess(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> list[Assessed]:
-    """Where the derivative of each row stands, in the order given."""
-    revisions = {row.id: derivative.revision(row, pipeline.settings) for row in rows}
-    wanted = {row.id: Wanted(revisions[row.id], row.finished_at) for row in rows}
-    standings = pipeline.log.standings(derivative.asset, wanted, pipeline.settings.max_attempts)
+def assess(
+    pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]
+) -> list[DerivativeStatus]:
+    """The status of each row, in the order given, without the facts of events."""
+    histories = pipeline.log.histories(derivative.asset, [row.id for row in rows])
     waits = _waits(pipeline, derivative, rows)
-    for row_id in waits:
-        # Its turn has not come, whatever became of an attempt before.
-        if standings[row_id].state is State.FAILED:
-            standings[row_id] = Standing(State.NONE, outdated=standings[row_id].outdated)
-    return [Assessed(row, revisions[row.id], standings[row.id], waits.get(row.id)) for row in rows]
+    now = dt.datetime.now(dt.UTC)
+    found = []
+    for row in rows:
+        blank = _blank(pipeline, derivative, row, waits.get(row.id))
+        history = histories.get(row.id, History())
+        status = derive_status(blank, history, pipeline.settings.max_attempts, now)
+        # An attempt that failed before its time does not count.
+        found.append(blank if blank.waits_for and status.state is State.FAILED else status)
+    return found
+
+
+def _blank(
+    pipeline: Pipeline, derivative: Derivative, row: Row, waits: str | None
+) -> DerivativeStatus:
+    user_id, project_id = owner_of(row)
+    revision = derivative.revision(row, pipeline.settings)
+    return DerivativeStatus(
+        asset=derivative.asset,
+        id=row.id,
+        kind=derivative.kind.value,
+        user_id=user_id,
+        project_id=project_id,
+        finished_at=row.finished_at,
+        revision=revision,
+        key=derivative.object_key(row, revision) or None,
+        waits_for=waits,
+    )
+
+
+def owner_of(row: Row) -> tuple[str | None, str | None]:
+    if isinstance(row, Generation):
+        return row.user_id, None
+    if isinstance(row, MasterVideo):
+        return None, row.project_id
+    if isinstance(row, ScaledVideo) and row.master:
+        return None, row.master.project_id
+    return None, None
 
 
 def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> dict[str, str]:
-    """What each row waits for, by id; rows that wait for nothing are absent."""
     found = {row.id: reason for row in rows if (reason := derivative.waits_for(row))}
     if derivative.made_from is None:
         return found
@@ -42,10 +65,7 @@ def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> d
     distinct = list({source.id: source for source in sources.values()}.values())
     if not distinct:
         return found
-    states = {
-        assessed.row.id: assessed.standing.state
-        for assessed in assess(pipeline, derivative.made_from, distinct)
-    }
+    states = {one.id: one.state for one in assess(pipeline, derivative.made_from, distinct)}
     return found | {
         key: f"{derivative.made_from.kind} {source.id!r} is not ready: {states[source.id]}"
         for key, source in sources.items()
@@ -53,15 +73,71 @@ def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> d
     }
 
 
-def assessed_pages(
+def describe(
+    pipeline: Pipeline, statuses: Sequence[DerivativeStatus], *, ready: bool = True
+) -> list[DerivativeStatus]:
+    """The statuses with the facts of their events, in two queries.
+
+    Without `ready`, ready ones get the time alone: their metadata take long to read.
+    """
+    read = [s.event_id for s in statuses if s.event_id and (ready or s.error_class)]
+    timed = [s.event_id for s in statuses if s.event_id and not (ready or s.error_class)]
+    facts = pipeline.log.details(read) if read else {}
+    if timed:
+        facts |= {event: {"at": at} for event, at in pipeline.log.times(timed).items()}
+    now = {"at": dt.datetime.now(dt.UTC)}
+    return [replace(s, facts=facts.get(s.event_id or 0, now)) for s in statuses]
+
+
+def row_statuses(
+    pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]
+) -> dict[str, DerivativeStatus]:
+    """The described status of each row, by id, with progress; a constant number of queries."""
+    if not rows:
+        return {}
+    found = describe(pipeline, assess(pipeline, derivative, rows))
+    runs = [s.run_id for s in found if s.run_id and s.state is State.PROCESSING]
+    progress = pipeline.log.progress(runs) if runs else {}
+    return {s.id: replace(s, progress=progress.get(s.run_id or "")) for s in found}
+
+
+def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
+    """The described status of each derivative of the finished rows with this id."""
+    return [
+        status
+        for derivative in DERIVATIVES
+        for row in pipeline.catalog.finished(derivative.kind, [row_id]).values()
+        for status in row_statuses(pipeline, derivative, usable([row])).values()
+    ]
+
+
+def statuses_of_partitions(
+    pipeline: Pipeline, touched: Mapping[str, Iterable[str]]
+) -> list[DerivativeStatus]:
+    """The described statuses of partitions by asset; a few queries for every 500 of an asset.
+
+    Partitions without a row have the state `none` and no owner.
+    """
+    found: list[DerivativeStatus] = []
+    for derivative in DERIVATIVES:
+        keys = sorted(touched.get(derivative.asset, ()))
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            page = keys[start : start + _KEYS_AT_ONCE]
+            rows = usable(list(pipeline.catalog.finished(derivative.kind, page).values()))
+            known = {status.id: status for status in assess(pipeline, derivative, rows)}
+            gone = DerivativeStatus(derivative.asset, "", derivative.kind.value)
+            found += describe(pipeline, [known.get(key) or replace(gone, id=key) for key in page])
+    return found
+
+
+def status_pages(
     pipeline: Pipeline, derivative: Derivative, invalid: list[UnusableRow]
-) -> Iterator[list[Assessed]]:
-    """Every finished row with its standing, by pages; rows that cannot be used go to `invalid`."""
+) -> Iterator[list[DerivativeStatus]]:
+    """The status of every finished row, by pages; rows that cannot be used go to `invalid`."""
     for page in pipeline.catalog.all_finished(derivative.kind):
         invalid.extend(row for row in page if isinstance(row, UnusableRow))
         yield assess(pipeline, derivative, usable(page))
 
 
 def usable(rows: Sequence[Row | UnusableRow]) -> list[Row]:
-    """Those of `rows` that can be used, in their order."""
     return [row for row in rows if not isinstance(row, UnusableRow)]

@@ -1,13 +1,12 @@
-"""Which derivatives lie in the store, and whether it is the store that they were put into."""
+"""Compares the store with what was made: which objects it has, and whether it is the right one."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import LensError
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.storage.object_store import ObjectInfo
 
 # Of each derivative; in the order of their ids, so that they are not all of one day.
@@ -15,13 +14,11 @@ _SAMPLE = 20
 
 
 class ForeignStore(LensError):
-    """The store holds nothing of what was made: it is another one, or its disk is not mounted."""
+    """The store holds no file that was made: it is another one, or its disk is not mounted."""
 
 
 def require_own_store(pipeline: Pipeline) -> None:
-    """Look for a sample of the files that were made; one of them found is enough.
-
-    Where none is, each upload that lies in the real store would be called missing.
+    """Look for a sample of the files that were made; one is enough.
 
     Raises ForeignStore; DerivativeError as the store's `stat`; SQLAlchemyError.
     """
@@ -41,16 +38,16 @@ def require_own_store(pipeline: Pipeline) -> None:
 
 
 def stored_objects(
-    pipeline: Pipeline, derivative: Derivative, rows: Iterable[Assessed]
+    pipeline: Pipeline, statuses: Iterable[DerivativeStatus]
 ) -> dict[str, ObjectInfo]:
-    """The stored objects of these rows, by id; one that holds nothing is none.
+    """The stored objects of these rows, by id; empty ones are left out.
 
-    Listed by folder: on S3 a page of 1,000 keys costs as much as asking for one.
+    Listed by folder: on S3 a page of 1,000 keys costs as much as one `stat`.
     """
     folders: dict[str, dict[str, str]] = defaultdict(dict)
-    for assessed in rows:
-        key = derivative.object_key(assessed.row, assessed.revision)
-        folders[key.rpartition("/")[0] + "/"][key] = assessed.row.id
+    for status in statuses:
+        if status.key:
+            folders[status.key.rpartition("/")[0] + "/"][status.key] = status.id
     return {
         ids[info.key]: info
         for folder, ids in folders.items()

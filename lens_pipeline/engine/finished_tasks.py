@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class FinishedTask:
     """A row after its task was looked at."""
 
     changed: bool
@@ -32,9 +32,9 @@ class Settled:
     """Why nothing can be made of the finished row."""
 
 
-def settle(
+def finish_task(
     pipeline: Pipeline, queue: RunQueue, row: TaskRow, task: Task, origin: str
-) -> Settled | None:
+) -> FinishedTask | None:
     """Bring the row in line with its task, and ask for its derivative; None if the row is gone.
 
     A repetition, also at the same time, changes nothing: the row is locked meanwhile. The run is
@@ -45,7 +45,7 @@ def settle(
     Raises CatalogError, NoRightToWrite among them.
     """
     if not task.state.is_final:
-        return Settled(False, row.status)
+        return FinishedTask(False, row.status)
     runs: list[dg.DagsterRun] = []
     try:
         with pipeline.catalog.recording(row, task.urls[0] if task.urls else None) as recorded:
@@ -61,7 +61,7 @@ def settle(
         queue.release(runs)
     run_ids = tuple(run.run_id for run in runs)
     logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
-    return Settled(recorded.changed, recorded.status, run_ids, recorded.problem)
+    return FinishedTask(recorded.changed, recorded.status, run_ids, recorded.problem)
 
 
 @contextmanager
@@ -79,9 +79,9 @@ def _prepared(
     if not pipeline.settings.enabled:
         return []
     wanted = {
-        derivative: [assessed.row.id]
+        derivative: [status.id]
         for derivative in of_kind(generation.kind)
-        for assessed in assess(pipeline, derivative, [generation])
-        if assessed.standing.state in (State.NONE, State.FAILED)
+        for status in assess(pipeline, derivative, [generation])
+        if status.state in (State.NONE, State.FAILED)
     }
     return queue.prepare(wanted, origin, owner=generation.user_id)

@@ -1,8 +1,7 @@
-"""What is new in the event log since a place in it; cheap enough to be asked a few times a second.
+"""What is new in the event log since a position in it, cheap enough for a few reads a second.
 
-An asset's events become visible in the order of their ids (see `engine/event_log.py`), so that one
-id an asset says how far it was read. The ends of runs need not: they are read again from an id
-that is some seconds old.
+An asset's events become visible in the order of their ids (see `engine/dagster_storage`), so one id
+an asset says how far it was read. The ends of runs do not: they are read again for some seconds.
 """
 
 import json
@@ -16,16 +15,16 @@ from typing import Self
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
-from lens_pipeline.event_log.history import IN_FLIGHT, Outcome, ReportedProgress
+from lens_pipeline.event_log.history import IN_FLIGHT, ObservationKind, ReportedProgress
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG, PROGRESS_TAG
 
 ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
 _MATERIALIZED, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
 TYPES = [_MATERIALIZED, _OBSERVED, "ASSET_MATERIALIZATION_PLANNED"]
-# A run's end has its id so long, in seconds, before everybody sees it, at the most: an insert of a
-# few rows. Its status in `runs` changes after it.
+# The end of a run becomes visible at most this long after it got its id: an insert of a few rows.
+# Its status in `runs` changes after that.
 _END_SECONDS = 5.0
-# A run that has an end in the log and none in `runs` after so many seconds never gets one.
+# A run whose end is in the log, but not yet in `runs` after this time, never gets one there.
 _UNSETTLED_SECONDS = 60.0
 # An id is below 2^63.
 _POSITION = re.compile(r"\d{1,19}(-\d{1,19})*")
@@ -33,7 +32,7 @@ _POSITION = re.compile(r"\d{1,19}(-\d{1,19})*")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the log was read: the last event of each asset, and of the ends of runs."""
+    """How far the log was read: the last event of each asset, and the last end of a run."""
 
     assets: tuple[int, ...]
     ends: int
@@ -43,7 +42,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str, assets: int) -> Self | None:
-        """The position of that text; None if it is none of a log of so many assets."""
+        """The position that `text` names; None if it names none in a log of `assets` assets."""
         if not _POSITION.fullmatch(text):
             return None
         numbers = [int(part) for part in text.split("-")]
@@ -52,26 +51,22 @@ class Position:
         return cls(tuple(numbers[:-1]), numbers[-1])
 
     def is_beyond(self, other: "Position") -> bool:
-        """Whether it lies, for any asset, where the log of `other` has not come to yet."""
+        """Whether it lies after `other` for any asset."""
         return any(a > b for a, b in zip(self.assets, other.assets, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What happened after a position, up to another."""
-
     position: Position
     touched: Mapping[str, set[str]]
-    """Partitions by asset."""
     materialized: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
-    """Ids of the materializations by runs, and of the observations that tell of a failure."""
+    """Ids of the materializations by runs, and of the observations of failures."""
     more: bool = False
-    """There is more already."""
 
 
 class ChangeLog:
-    """Reads on in the event log from a position. `read` is for one thread, the rest for any."""
+    """Reads the event log from a position. `read` is for one thread, the rest for any."""
 
     def __init__(self, dagster_url: str, assets: Sequence[str]) -> None:
         self._assets = tuple(assets)
@@ -83,7 +78,7 @@ class ChangeLog:
             max_overflow=4,
             connect_seconds=5,
         )
-        # Ends that were seen lately, and runs that have an end in the log only.
+        # Ends that were seen in the last seconds, and runs whose end is in the log only.
         self._ended: set[int] = set()
         self._latest_ends: deque[tuple[float, int]] = deque()
         self._unsettled: dict[str, float] = {}
@@ -92,7 +87,6 @@ class ChangeLog:
         self._engine.dispose()
 
     def latest(self) -> Position:
-        """Where the log ends now."""
         with self._engine.connect() as connection:
             rows = connection.execute(LATEST, {"assets": self._keys, "types": TYPES})
             assets = {row.asset: row.id for row in rows}
@@ -115,23 +109,20 @@ class ChangeLog:
         for row in events:
             if row.partition is not None:
                 touched[self._asset(row.asset)].add(row.partition)
-        # Only now: what raises is read again.
+        # Last, so that a reading that raises is done again.
         self._unsettled = {run: self._unsettled[run] for run in waiting}
         self._ended = {row.id for row in ends}
         return Changes(
             Position(assets, self._trailing(after, ends, now)),
             touched,
-            # Those without a run record what was there before.
+            # Those without a run are adopted files.
             [row.id for row in events if row.type == _MATERIALIZED and row.run_id],
             failed,
             more,
         )
 
     def since(self, after: Position, limit: int) -> Changes:
-        """As `read`, for somebody who has read up to `after` only; leaves no trace.
-
-        With `more`, there is more than anybody should be told one by one.
-        """
+        """As `read`, for a reader of its own; does not change the state of this log."""
         with self._engine.connect() as connection:
             events, assets, more = self._events(connection, after, limit)
             query = {"ends": ENDS, "after": after.ends, "limit": limit + 1}
@@ -150,18 +141,17 @@ class ChangeLog:
             return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def planned(self, run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """The first asset, in our order, and its partition that each run is to materialize."""
+        """The first asset, in the order of the registry, and its partition that each run makes."""
         with self._engine.connect() as connection:
             values = {"runs": list(run_ids), "assets": self._keys}
             rows = connection.execute(_PLANNED, values).all()
-        # The last one stays.
         last_first = sorted(rows, key=lambda row: self._keys.index(row.asset), reverse=True)
         return {row.run_id: (self._asset(row.asset), row.partition) for row in last_first}
 
     def _events(
         self, connection: sa.Connection, after: Position, limit: int
     ) -> tuple[list[sa.Row], tuple[int, ...], bool]:
-        """New events of our assets, how far they go, and whether there are more."""
+        """New events of the assets, their last ids, and whether there are more."""
         rows = connection.execute(
             NEW_EVENTS,
             {
@@ -174,7 +164,7 @@ class ChangeLog:
         lists: dict[tuple[str, str], list[int]] = defaultdict(list)
         for row in rows:
             lists[row.asset, row.type].append(row.id)
-        # A full list may go on: nothing of its asset beyond its end counts yet.
+        # A full list may continue: events of its asset after its end do not count yet.
         bounds: dict[str, int] = {}
         for (asset, _), ids in lists.items():
             if len(ids) == limit:
@@ -211,11 +201,11 @@ class ChangeLog:
         observed = [row.id for row in events if row.type == _OBSERVED]
         if not observed:
             return []
-        values = {"ids": observed, "key": OUTCOME_TAG, "value": Outcome.FAILED.value}
+        values = {"ids": observed, "key": OUTCOME_TAG, "value": ObservationKind.FAILED.value}
         return list(connection.execute(_TAGGED, values).scalars())
 
     def _trailing(self, after: Position, ends: Sequence[sa.Row], now: float) -> int:
-        """The last id of an end that is old enough for all before it to be visible."""
+        """The last id of an end before which all ends are visible by now."""
         if ends:
             self._latest_ends.append((now, ends[-1].id))
         trailing = after.ends
@@ -227,9 +217,8 @@ class ChangeLog:
         return self._assets[self._keys.index(key)]
 
 
-# One probe of an index for each asset and kind of event, whatever else happens in the log. Columns
-# are compared as rows, and ordered by all of them: the planner would else follow the primary key
-# through all of the log wherever an asset has no events.
+# One index probe for each asset and kind of event. Columns are compared as rows and all of them are
+# in the order: else the planner follows the primary key through the log of an asset without events.
 NEW_EVENTS = sa.text(
     """
     SELECT e.id, a.asset, t.type, e.partition, e.run_id

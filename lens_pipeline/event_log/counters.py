@@ -1,7 +1,4 @@
-"""Figures of the event log and the run queue: numbers, durations, ages. Nothing is kept here.
-
-`monitoring/` keeps counters of them; the daily report reads whole days, see `daily.py`.
-"""
+"""Figures of the event log and the run queue. `monitoring/` counts them; whole days: `daily.py`."""
 
 import datetime as dt
 import json
@@ -11,8 +8,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
-from lens_pipeline.event_log.history import Outcome
-from lens_pipeline.event_log.reader import event_metadata
+from lens_pipeline.event_log.history import ObservationKind
+from lens_pipeline.event_log.reader import event_metadata, number
 from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
 
 STAGES = ("fetch", "render", "store")
@@ -20,7 +17,7 @@ STAGES = ("fetch", "render", "store")
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One derivative that a run has made, and how long that took, in seconds where known."""
+    """A derivative that a run has made; durations in seconds, where known."""
 
     asset: str
     latency: float | None
@@ -29,8 +26,6 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """One attempt that failed."""
-
     asset: str
     error_class: str
     permanent: bool
@@ -38,7 +33,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class QueueLoad:
-    """Runs that wait in a queue, and since when the first of them does."""
+    """The number of runs that wait in a queue, and since when the first one does."""
 
     depth: int
     since: dt.datetime | None
@@ -46,22 +41,21 @@ class QueueLoad:
 
 @dataclass(frozen=True, slots=True)
 class HourlyOutcome:
-    """How the files came out that were worked on in an hour; each counts once, as it was last."""
+    """Files made and failed within an hour; each counts once, by its last event."""
 
     made: int
     failed: int
     main_error: str | None = None
-    """The most frequent error class."""
 
     @property
     def percent(self) -> float:
-        """Of files that were made."""
+        """The share of files that were made, in percent."""
         total = self.made + self.failed
         return 100 * self.made / total if total else 100.0
 
 
 class FigureLog:
-    """Reads figures. Safe to share between threads."""
+    """Safe to share between threads."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = postgres.connect("lens-pipeline-figures", dagster_url, connect_seconds=5)
@@ -78,23 +72,23 @@ class FigureLog:
             return [_made(row) for row in rows], missed_of(connection, failed)
 
     def outcome(self, assets: Sequence[str], since: dt.datetime) -> HourlyOutcome:
-        """How the files of these assets came out that were worked on since then.
+        """The files of these assets that were made or failed since then.
 
-        Times have no index, but ids rise with them: a few dozen look-ups find where to begin.
+        Times have no index, but ids grow with them: a binary search finds where to begin.
         """
         with self._engine.connect() as connection:
             values = {
                 "assets": [json.dumps([asset]) for asset in assets],
                 "after": _last_before(connection, since),
                 "outcome": OUTCOME_TAG,
-                "failed": Outcome.FAILED.value,
+                "failed": ObservationKind.FAILED.value,
                 "error_class": ERROR_CLASS_TAG,
             }
             row = connection.execute(_HOURLY, values).one()
         return HourlyOutcome(row.made, row.failed, row.main_error)
 
     def queues(self, tag: str) -> dict[str, QueueLoad]:
-        """How many runs wait for the daemon or a worker, by the value of their `tag`."""
+        """Runs that wait for the daemon or a worker, by the value of their `tag`."""
         with self._engine.connect() as connection:
             rows = connection.execute(_QUEUES, {"tag": tag}).all()
         return {
@@ -105,10 +99,10 @@ class FigureLog:
 
 def _made(row: sa.Row) -> Made:
     facts = event_metadata(row)
-    stages = [(stage, _seconds(facts.get(f"{stage}_seconds"))) for stage in STAGES]
+    stages = [(stage, number(facts.get(f"{stage}_seconds"))) for stage in STAGES]
     return Made(
         json.loads(row.asset_key)[0],
-        _seconds(facts.get("latency_seconds")),
+        number(facts.get("latency_seconds")),
         tuple((stage, seconds) for stage, seconds in stages if seconds is not None),
     )
 
@@ -120,7 +114,7 @@ def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Misse
         {
             "ids": list(event_ids),
             "outcome": OUTCOME_TAG,
-            "failed": Outcome.FAILED.value,
+            "failed": ObservationKind.FAILED.value,
             "error_class": ERROR_CLASS_TAG,
             "permanent": PERMANENT_TAG,
         },
@@ -131,17 +125,11 @@ def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Misse
     ]
 
 
-def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
 _EVENTS = sa.text('SELECT asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
 
 
 def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
-    """The id of an event after which, as far as ids rise with time, all happened at `moment` or
-    later.
-    """
+    """The id of the last event before `moment`, as far as ids grow with time."""
     naive_utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
     low, high = 0, connection.execute(_LAST_EVENT).scalar_one()
     while low < high:
@@ -153,7 +141,7 @@ def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
 
 _LAST_EVENT = sa.text("SELECT coalesce(max(id), 0) FROM event_logs")
 _TIME_FROM = sa.text('SELECT "timestamp" FROM event_logs WHERE id >= :id ORDER BY id LIMIT 1')
-# Materializations without a run record what was there before.
+# Materializations without a run are of adopted files.
 _HOURLY = sa.text(
     """
     WITH hour AS (
@@ -181,7 +169,7 @@ _OUTCOMES = sa.text(
      WHERE o.event_id = ANY(:ids) AND o.key = :outcome AND o.value = :failed
     """
 )
-# Times of events are in UTC, those of `runs` in the zone of whoever wrote them.
+# Times of events are in UTC, those of `runs` in the zone of their writer.
 _QUEUES = sa.text(
     """
     WITH waiting AS (

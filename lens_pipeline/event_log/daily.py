@@ -1,7 +1,7 @@
-"""What was made, and what failed, in a span of time: for the daily report.
+"""What was made and what failed in a span of time, for the daily report.
 
-The log has no index by time. But ids grow with time, so the place of a moment among an asset's
-events is found by halving; a span costs what happened in it, however long the log is.
+The log has no index by time. But ids grow with time, so a binary search finds where a span begins
+and the cost does not grow with the log.
 """
 
 import datetime as dt
@@ -13,24 +13,24 @@ import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
 from lens_pipeline.event_log.counters import STAGES, Missed, missed_of
-from lens_pipeline.event_log.reader import event_metadata
+from lens_pipeline.event_log.reader import event_metadata, number, text, whole
 
 _MADE, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
-# An event has its time from the worker and its id from the database: a clock may be so far off.
+# Times are from workers, ids from the database: the clock of a worker may be this far off.
 _SLACK = dt.timedelta(hours=1)
 _PAGE = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class MadeFile:
-    """One derivative that a run has made; times in seconds, None where not known."""
+    """A derivative that a run has made; durations in seconds, None where not known."""
 
     event_id: int
     key: str
     revision: str | None
     at: dt.datetime
     latency: float | None
-    """From the row's end to the derivative stored."""
+    """From the end of the row to the stored derivative."""
     stages: tuple[float | None, ...]
     """One for each of STAGES."""
     bytes_in: int | None
@@ -38,12 +38,12 @@ class MadeFile:
 
     @property
     def finished_at(self) -> dt.datetime | None:
-        """When its row had finished, as of then: rows change their times for other reasons too."""
+        """When its row had finished, as of that run: rows change their times later."""
         return None if self.latency is None else self.at - dt.timedelta(seconds=self.latency)
 
 
 class DayLog:
-    """Reads spans of the event log. Safe to share between threads."""
+    """Safe to share between threads."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = postgres.connect("lens-pipeline-days", dagster_url)
@@ -57,13 +57,13 @@ class DayLog:
             yield from self.files(page)
 
     def files(self, event_ids: Iterable[int]) -> list[MadeFile]:
-        """What these materializations say; those of no run, which record what was there, do not."""
+        """The files of these materializations, without adopted ones, which have no run."""
         with self._engine.connect() as connection:
             rows = connection.execute(_FILES, {"ids": list(event_ids)}).all()
         return [_file(row) for row in rows]
 
     def missed(self, asset: str, since: dt.datetime, until: dt.datetime) -> Iterator[Missed]:
-        """Attempts at `asset` that failed from `since` to before `until`."""
+        """Failed attempts at `asset` from `since` to before `until`."""
         for page in self._pages(asset, _OBSERVED, since, until):
             with self._engine.connect() as connection:
                 yield from missed_of(connection, page)
@@ -87,7 +87,7 @@ class DayLog:
 
 
 def _place(connection: sa.Connection, values: dict[str, str], moment: dt.datetime) -> int:
-    """An id that no event of that asset and kind at or after `moment` lies below."""
+    """The lowest id of an event of that asset and kind at or after `moment`."""
     low, high = 0, (connection.scalar(_LAST, values) or 0) + 1
     naive = _naive(moment)
     while low < high:
@@ -101,7 +101,7 @@ def _place(connection: sa.Connection, values: dict[str, str], moment: dt.datetim
 
 
 def _naive(moment: dt.datetime) -> dt.datetime:
-    """As the log has times: UTC without saying so."""
+    """In UTC without a zone, as in the log."""
     return moment.astimezone(dt.UTC).replace(tzinfo=None)
 
 
@@ -110,25 +110,13 @@ def _file(row: sa.Row) -> MadeFile:
     return MadeFile(
         event_id=row.id,
         key=row.partition,
-        revision=_text(facts.get("revision")),
+        revision=text(facts.get("revision")),
         at=row.timestamp.replace(tzinfo=dt.UTC),
-        latency=_number(facts.get("latency_seconds")),
-        stages=tuple(_number(facts.get(f"{stage}_seconds")) for stage in STAGES),
-        bytes_in=_whole(facts.get("source_bytes")),
-        bytes_out=_whole(facts.get("bytes")),
+        latency=number(facts.get("latency_seconds")),
+        stages=tuple(number(facts.get(f"{stage}_seconds")) for stage in STAGES),
+        bytes_in=whole(facts.get("source_bytes")),
+        bytes_out=whole(facts.get("bytes")),
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
 
 
 # Columns are compared as rows for the reason given in `changes.py`.

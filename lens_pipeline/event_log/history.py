@@ -1,17 +1,24 @@
-"""From the events of one partition to where it stands. Pure: no SQL."""
+"""The status of one derivative, from its events. Pure: `reader.py` reads the events."""
 
 import datetime as dt
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self, TypeVar
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
+CANCELED = "Canceled"
+RUN_FAILED = "RunFailed"
+# Errors of runs that recorded no reason, by error class.
+RUN_ERRORS = {
+    CANCELED: "its run was cancelled",
+    RUN_FAILED: "its run ended without a word about it: see the run's log",
+}
+
+T = TypeVar("T")
 
 
 class State(StrEnum):
-    """The derived status of one derivative."""
-
     NONE = "none"
     PROCESSING = "processing"
     READY = "ready"
@@ -19,8 +26,8 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-class Outcome(StrEnum):
-    """What an observation on a partition says."""
+class ObservationKind(StrEnum):
+    """What an observation tells: the value of OUTCOME_TAG."""
 
     FAILED = "failed"
     RETRY = "retry"
@@ -28,7 +35,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Materialized:
+class Materialization:
     """The latest materialization of a partition."""
 
     event_id: int
@@ -36,70 +43,49 @@ class Materialized:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """One of our observations on a partition."""
-
+class Observation:
     event_id: int
     run_id: str
-    outcome: Outcome
+    kind: ObservationKind
     revision: str | None
     error_class: str
     permanent: bool
-    # The fault lay with our surroundings; see `failures.DerivativeError.blameless`.
+    # See `DerivativeError.blameless`.
     blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A run that was to materialize a partition, and how that run stands (None: deleted)."""
+class PlannedRun:
+    """A run that was to materialize a partition, and its status (None: deleted)."""
 
     event_id: int
     run_id: str
     run_status: str | None
-    # Ended by a stop of its worker, or never begun: says nothing about its files.
+    # Its worker was stopped, or it never began: its end is no attempt.
     interrupted: bool = False
     at: dt.datetime | None = None
 
     def precedes(self, moment: dt.datetime | None) -> bool:
-        """Whether it was planned before `moment`; False if either time is unknown."""
+        """Whether it was planned before `moment`; False if a time is unknown."""
         return self.at is not None and moment is not None and self.at < moment
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the event log holds about one partition; marks and plans oldest first."""
+    """The events of one partition; observations and planned runs oldest first."""
 
-    materialized: Materialized | None = None
-    marks: tuple[Mark, ...] = ()
-    planned: tuple[Planned, ...] = ()
+    materialized: Materialization | None = None
+    observations: tuple[Observation, ...] = ()
+    planned: tuple[PlannedRun, ...] = ()
 
     @property
     def is_removed(self) -> bool:
-        """Whether the output was deleted and not made again."""
         made_at = self.materialized.event_id if self.materialized else 0
-        return _last(self.marks, Outcome.REMOVED) > made_at
+        return _last(self.observations, ObservationKind.REMOVED) > made_at
 
     @property
     def is_in_flight(self) -> bool:
-        """Whether a run that is queued or under way is to materialize it."""
         return any(plan.run_status in IN_FLIGHT for plan in self.planned)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where one derivative stands; `attempts` failed since the last success or retry."""
-
-    state: State
-    attempts: int = 0
-    error_class: str | None = None
-    run_id: str | None = None
-    event_id: int | None = None
-    # Made for an earlier state of its row, or with other parameters.
-    outdated: bool = False
-
-
-CANCELED = "Canceled"
-RUN_FAILED = "RunFailed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,78 +97,163 @@ class ReportedProgress:
 
     @classmethod
     def of(cls, text: str, percent: str | None) -> Self:
-        """From the values of PROGRESS_TAG and PERCENT_TAG; people may tag runs as they like."""
+        """From the values of PROGRESS_TAG and PERCENT_TAG, which users may set to anything."""
         return cls(text, int(percent) if percent and percent.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a row calls for now, and when it came to call for it."""
+class DerivativeStatus:
+    """Where the derivative `asset` of the row `id` stands."""
 
-    revision: str
-    changed_at: dt.datetime | None = None
+    asset: str
+    id: str
+    kind: str = ""
+    user_id: str | None = None
+    project_id: str | None = None
+    finished_at: dt.datetime | None = None
+    """When what the row calls for last changed."""
+    revision: str = ""
+    """What the row calls for now."""
+    key: str | None = None
+    """Object key of that revision, if there is one."""
+    waits_for: str | None = None
+    """What must be ready before it can be made, in words."""
+    state: State = State.NONE
+    attempts: int = 0
+    """Failures since the last success or retry."""
+    error_class: str | None = None
+    run_id: str | None = None
+    event_id: int | None = None
+    """The event that led to this state."""
+    outdated: bool = False
+    """Another revision was made before."""
+    source: str | None = None
+    """Of a dead letter: a generation's object key, or its URL without what may be secret."""
+    progress: ReportedProgress | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata of the event and its time as `at`, once `describe` has read them."""
+
+    @property
+    def owner(self) -> str:
+        """The user or project, for turns in the queue; "" if there is neither."""
+        return self.user_id or self.project_id or ""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.state in (State.READY, State.DEAD)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is to be made and can be."""
+        return self.state in (State.NONE, State.FAILED) and not self.waits_for
+
+    @property
+    def is_unrecorded(self) -> bool:
+        return self.state is State.NONE and not self.outdated
+
+    @property
+    def path(self) -> str | None:
+        return self.key if self.state is State.READY else None
+
+    @property
+    def waits(self) -> str | None:
+        """As `waits_for`, while it is still to be made."""
+        return self.waits_for if self.state in (State.NONE, State.FAILED) else None
+
+    @property
+    def error(self) -> str | None:
+        if self.error_class is None:
+            return None
+        return RUN_ERRORS.get(self.error_class) or self.fact("error", str)
+
+    @property
+    def at(self) -> dt.datetime | None:
+        return self.fact("at", dt.datetime)
+
+    @property
+    def ready_at(self) -> dt.datetime | None:
+        return self.at if self.state is State.READY else None
+
+    def fact(self, name: str, type_: type[T]) -> T | None:
+        """A fact of the event; None if there is none of that name and type."""
+        value = self.facts.get(name)
+        return value if isinstance(value, type_) else None
 
 
-def standing(
-    history: History, revision: str, max_attempts: int, changed_at: dt.datetime | None = None
-) -> Standing:
-    """Derive the state of one partition whose row calls for `revision` since `changed_at`.
+def derive_status(
+    blank: DerivativeStatus, history: History, max_attempts: int, now: dt.datetime
+) -> DerivativeStatus:
+    """The status after the events of `history`; `blank` has what the row calls for.
 
-    A run that was cancelled, or ended without a word, left no revision behind: it counts only if
-    it was planned after the row's last change.
+    A run that was cancelled or crashed leaves no revision behind: it counts only if it was planned
+    after the row's last change. That time counts as unknown if it lies in the future.
     """
-    removed_at = _last(history.marks, Outcome.REMOVED)
+    changed_at = blank.finished_at
+    if changed_at is not None and changed_at > now:
+        changed_at = None
+    removed_at = _last(history.observations, ObservationKind.REMOVED)
     materialized = history.materialized
     if materialized is not None and materialized.event_id < removed_at:
         materialized = None
     materialized_at = materialized.event_id if materialized else 0
-    since = max(materialized_at, removed_at, _last(history.marks, Outcome.RETRY))
+    since = max(materialized_at, removed_at, _last(history.observations, ObservationKind.RETRY))
 
-    failures = [
-        mark
-        for mark in history.marks
-        if mark.event_id > since and mark.outcome is Outcome.FAILED and mark.revision == revision
-    ]
-    is_up_to_date = materialized is not None and materialized.revision == revision
-    spoken_for = {mark.run_id for mark in history.marks if mark.outcome is Outcome.FAILED}
+    failed = [one for one in history.observations if one.kind is ObservationKind.FAILED]
+    failures = [one for one in failed if one.event_id > since and one.revision == blank.revision]
+    is_up_to_date = materialized is not None and materialized.revision == blank.revision
+    explained = {one.run_id for one in failed}
     plans = [plan for plan in history.planned if plan.event_id > since]
     crashed = [
         plan
         for plan in plans
-        # One that would have found nothing to do says nothing by its end.
+        # A run that had nothing to do is no attempt.
         if not is_up_to_date
         and plan.run_status == "FAILURE"
         and not plan.interrupted
         and not plan.precedes(changed_at)
-        and plan.run_id not in spoken_for
+        and plan.run_id not in explained
     ]
-    latest = plans[-1] if plans else None
-    attempts = sum(not mark.blameless for mark in failures) + len(crashed)
+    latest = plans[-1] if plans and plans[-1].run_id not in explained else None
+    attempts = sum(not one.blameless for one in failures) + len(crashed)
+    ready = replace(blank, state=State.READY, event_id=materialized_at)
 
-    if latest and latest.run_status in IN_FLIGHT and latest.run_id not in spoken_for:
-        # What has failed to be made anew is not ready, or no run would try it again.
+    if latest and latest.run_status in IN_FLIGHT:
+        # If making it anew has failed it is not ready, or no run would try again.
         if is_up_to_date and not failures:
-            return Standing(State.READY, run_id=latest.run_id, event_id=materialized_at)
-        return Standing(State.PROCESSING, attempts, run_id=latest.run_id)
-    if (
-        latest
-        and latest.run_status == "CANCELED"
-        and not latest.precedes(changed_at)
-        and latest.run_id not in spoken_for
-    ):
-        if is_up_to_date:  # to be made again, which somebody thought better of
-            return Standing(State.READY, event_id=materialized_at)
-        return Standing(State.DEAD, attempts, CANCELED, latest.run_id, latest.event_id)
+            return replace(ready, run_id=latest.run_id)
+        return replace(blank, state=State.PROCESSING, attempts=attempts, run_id=latest.run_id)
+    if latest and latest.run_status == "CANCELED" and not latest.precedes(changed_at):
+        if is_up_to_date:  # it was to be made again
+            return ready
+        return _failed(blank, State.DEAD, attempts, CANCELED, latest)
     if failures or crashed:
         last = max([*failures, *crashed], key=lambda event: event.event_id)
-        error_class = last.error_class if isinstance(last, Mark) else RUN_FAILED
-        given_up = attempts >= max_attempts or (isinstance(last, Mark) and last.permanent)
+        is_observed = isinstance(last, Observation)
+        given_up = attempts >= max_attempts or (is_observed and last.permanent)
+        error_class = last.error_class if is_observed else RUN_FAILED
         state = State.DEAD if given_up else State.FAILED
-        return Standing(state, attempts, error_class, last.run_id, last.event_id)
+        return _failed(blank, state, attempts, error_class, last)
     if is_up_to_date:
-        return Standing(State.READY, event_id=materialized_at)
-    return Standing(State.NONE, outdated=materialized is not None)
+        return ready
+    return replace(blank, outdated=materialized is not None)
 
 
-def _last(marks: Iterable[Mark], outcome: Outcome) -> int:
-    return max((mark.event_id for mark in marks if mark.outcome is outcome), default=0)
+def _failed(
+    blank: DerivativeStatus,
+    state: State,
+    attempts: int,
+    error_class: str,
+    event: Observation | PlannedRun,
+) -> DerivativeStatus:
+    return replace(
+        blank,
+        state=state,
+        attempts=attempts,
+        error_class=error_class,
+        run_id=event.run_id,
+        event_id=event.event_id,
+    )
+
+
+def _last(observations: Iterable[Observation], kind: ObservationKind) -> int:
+    return max((one.event_id for one in observations if one.kind is kind), default=0)

@@ -1,10 +1,9 @@
-"""Takes old events, runs and ticks out of Dagster's tables, but nothing status is read from.
+"""Deletes old events, runs and ticks from Dagster's tables, but nothing that a status depends on.
 
-`status/` reads of each partition its latest materialization and what came after it. An event is
-*superseded* once its partition was materialized, or its output removed, after it: then nothing
-reads it any more. Whatever else has the form of an asset's event stays for ever; so does a run that
-failed or was cancelled as long as it counts as an attempt. Dagster's own `delete_run` would take
-the materializations along.
+A status depends on the latest materialization of its partition and on later events. An event is
+*superseded* by a later materialization or removal of its partition. All other events of assets
+stay; so does a run that failed or was cancelled as long as it counts as an attempt. Dagster's own
+`delete_run` also deletes materializations.
 """
 
 import datetime as dt
@@ -16,13 +15,13 @@ from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunsTable
 
-from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """A run that has ended; `row` is its place in the table, `ended_at` in seconds since 1970."""
+    """`row` is its id in the table, `ended_at` in seconds since 1970."""
 
     row: int
     run_id: str
@@ -32,8 +31,9 @@ class EndedRun:
 def ended_runs(
     connection: sa.Connection, after: int, events_before: float, runs_before: float, limit: int
 ) -> list[EndedRun]:
-    """The next `limit` runs that have something to delete: they ended before one time and have
-    events of their own left, or before the other.
+    """The next `limit` runs with something to delete.
+
+    They ended before `runs_before`, or before `events_before` and have events of no asset.
     """
     values = {
         "after": after,
@@ -46,19 +46,19 @@ def ended_runs(
 
 
 def still_counted(connection: sa.Connection, run_ids: Sequence[str]) -> set[str]:
-    """Those of these ended runs that are attempts at something that was not made since."""
+    """Those of these ended runs that are attempts at partitions not made since."""
     return set(connection.execute(_COUNTED, {"runs": list(run_ids)}).scalars())
 
 
 def superseded_of_runs(connection: sa.Connection, run_ids: Sequence[str]) -> list[int]:
-    """Ids of all events of these runs but those that say how a partition stands."""
+    """Ids of all events of these runs that no status depends on."""
     return list(connection.execute(_OF_RUNS, {"runs": list(run_ids)}).scalars())
 
 
 def superseded_of_no_run(
     connection: sa.Connection, after: int, before: float, limit: int
 ) -> tuple[list[int], int | None]:
-    """The same of the next `limit` events without a run, recorded by commands and sensors."""
+    """The same of the next `limit` events without a run, and the last id if there are more."""
     moment = dt.datetime.fromtimestamp(before, dt.UTC).replace(tzinfo=None)
     values = {"after": after, "before": moment, "limit": limit}
     rows = connection.execute(_OF_NO_RUN, values).all()
@@ -67,7 +67,7 @@ def superseded_of_no_run(
 
 
 def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
-    """Delete these events with their tags; returns how many there were."""
+    """Delete these events with their tags; returns how many."""
     if not event_ids:
         return 0
     connection.execute(_DELETE_TAGS, {"ids": list(event_ids)})
@@ -75,14 +75,14 @@ def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
 
 
 def delete_runs(connection: sa.Connection, run_ids: Iterable[str]) -> int:
-    """Delete these runs with their tags; returns how many there were."""
+    """Delete these runs with their tags; returns how many."""
     return connection.execute(_DELETE_RUNS, {"runs": list(run_ids)}).rowcount
 
 
 def delete_ticks(connection: sa.Connection, before: float, limit: int) -> int:
-    """Delete up to `limit` ticks from before that time; returns how many.
+    """Delete up to `limit` ticks from before `before`; returns how many.
 
-    The last tick of each sensor and schedule stays: the daemon goes on from it.
+    The last tick of each sensor and schedule stays: the daemon continues from it.
     """
     return connection.execute(_DELETE_TICKS, {"before": before, "limit": limit}).rowcount
 
@@ -95,7 +95,7 @@ _removal = SqlEventLogStorageTable.alias("removal")
 _tag = AssetEventTagsTable.alias("tag")
 _run = RunsTable.alias("r")
 
-# A probe of an index each: nothing here may read all that a partition has been through.
+# One index probe each: reading all events of a partition would take too long.
 _IS_SUPERSEDED = sa.or_(
     sa.exists().where(
         _later.c.asset_key == _event.c.asset_key,
@@ -110,10 +110,10 @@ _IS_SUPERSEDED = sa.or_(
         _removal.c.id > _event.c.id,
         _tag.c.event_id == _removal.c.id,
         _tag.c.key == OUTCOME_TAG,
-        _tag.c.value == Outcome.REMOVED.value,
+        _tag.c.value == ObservationKind.REMOVED.value,
     ),
 )
-# Whether status might read it; a planned event without a partition says nothing to it.
+# Whether a status may come from it; a planned event without a partition leads to none.
 _SPEAKS = sa.func.coalesce(
     sa.and_(
         _event.c.asset_key.is_not(None),
@@ -141,7 +141,7 @@ _OF_RUNS = sa.select(_event.c.id).where(
     _event.c.run_id.in_(sa.bindparam("runs", expanding=True)),
     sa.or_(~_SPEAKS, sa.and_(_event.c.partition.is_not(None), _IS_SUPERSEDED)),
 )
-# Times of events are UTC without saying so.
+# Times of events are UTC without a zone.
 _OF_NO_RUN = (
     sa.select(
         _event.c.id,
@@ -155,7 +155,7 @@ _OF_NO_RUN = (
     .order_by(_event.c.id)
     .limit(sa.bindparam("limit"))
 )
-# A run that was cancelled before it began may have no end of its own: its last change counts.
+# A run that was cancelled before it began may have no end: its last change counts.
 _RUNS = sa.text(
     """
     SELECT r.id, r.run_id, t.ended_at FROM runs r CROSS JOIN LATERAL (

@@ -16,7 +16,7 @@ class Waiting:
     run_id: str
     queue: str
     priority: int
-    # The user whose files it makes; "": several, or nobody's.
+    # The user or project whose files it makes; "" for several, or none.
     owner: str
 
 
@@ -25,13 +25,13 @@ class Load:
     """Runs in the queue, and under way."""
 
     waiting: list[Waiting]
-    """In order of arrival; of each owner no more than were asked for."""
+    """In order of arrival, limited for each owner."""
     under_way: dict[tuple[str, str], int]
-    """How many, by queue and owner."""
+    """Number of runs by queue and owner."""
 
 
 class RunQueueLog:
-    """Reads the run queue; Dagster's own reading takes 0.5 ms a run. Safe to share by threads."""
+    """Reads the run queue without loading runs: Dagster takes 0.5 ms for each. Thread-safe."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = postgres.connect(
@@ -42,7 +42,7 @@ class RunQueueLog:
         self._engine.dispose()
 
     def load(self, queue_tag: str, default_queue: str, most: int) -> Load:
-        """The queue: of each owner, queue and priority the first `most` runs."""
+        """Up to `most` waiting runs of each owner, queue and priority; all runs under way."""
         values = {
             "tags": [queue_tag, PRIORITY_TAG, USER_TAG],
             "queue": queue_tag,
@@ -59,7 +59,7 @@ class RunQueueLog:
         )
 
     def depth(self, job: str, origin_tag: str, origin: str) -> int:
-        """How many runs of `job` with that origin wait."""
+        """The number of waiting runs of `job` with that origin."""
         values = {"job": job, "key": origin_tag, "origin": origin}
         with self._engine.connect() as connection:
             return connection.execute(_DEPTH, values).scalar_one()
@@ -70,7 +70,7 @@ class RunQueueLog:
             return {row.queue: int(row.slots) for row in connection.execute(SLOTS)}
 
 
-# A priority that is no number counts as none, as for Dagster.
+# A priority that is no number counts as 0, as in Dagster.
 _TAGGED = """
   SELECT r.id, r.run_id,
          coalesce(max(t.value) FILTER (WHERE t.key = :queue), :default) AS queue,

@@ -1,9 +1,10 @@
-"""What Dagster's event log says about a derivative."""
+"""Reads the events of derivatives from Dagster's storage. What they mean is in `history.py`."""
 
 import datetime as dt
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,14 +12,11 @@ from lens_pipeline.core import postgres
 from lens_pipeline.event_log.history import (
     IN_FLIGHT,
     History,
-    Mark,
-    Materialized,
-    Outcome,
-    Planned,
+    Materialization,
+    Observation,
+    ObservationKind,
+    PlannedRun,
     ReportedProgress,
-    Standing,
-    Wanted,
-    standing,
 )
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
@@ -35,14 +33,14 @@ _KEYS_PER_QUERY = 2000
 
 
 class EventLog:
-    """Reads Dagster's storage. Safe to share between threads, not between processes."""
+    """Safe to share between threads, not between processes."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = postgres.connect(
             "lens-pipeline-status",
             dagster_url,
-            # One snapshot for all queries of a reading: a run that ends between two of them would
-            # look as if it had ended without a materialization.
+            # One snapshot for all queries of a reading: else a run that ends between two of them
+            # seems to have ended without a materialization.
             isolation_level="REPEATABLE READ",
             pool_size=2,
             max_overflow=8,
@@ -51,25 +49,8 @@ class EventLog:
     def close(self) -> None:
         self._engine.dispose()
 
-    def standings(
-        self, asset: str, wanted: Mapping[str, Wanted], max_attempts: int
-    ) -> dict[str, Standing]:
-        """The standing of each partition of `asset`, given what its row calls for now."""
-        histories = self.histories(asset, wanted)
-        now = dt.datetime.now(dt.UTC)
-        return {
-            key: standing(
-                histories.get(key, History()),
-                want.revision,
-                max_attempts,
-                # A row stamped in the future would outdate every run for ever.
-                want.changed_at if want.changed_at and want.changed_at <= now else None,
-            )
-            for key, want in wanted.items()
-        }
-
     def histories(self, asset: str, keys: Iterable[str]) -> dict[str, History]:
-        """What the log holds about each partition; four indexed queries for every 2,000 keys."""
+        """The history of each partition; four indexed queries for every 2,000 keys."""
         wanted = list(keys)
         found: dict[str, History] = {}
         with self._engine.connect() as connection:
@@ -77,55 +58,36 @@ class EventLog:
                 found.update(_histories(connection, asset, wanted[start : start + _KEYS_PER_QUERY]))
         return found
 
-    def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, object]]:
-        """Time and metadata of events, by event id: plain values, without tables and pictures."""
-        query = sa.text('SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, {"ids": list(event_ids)}).all()
-        return {row.id: event_metadata(row) for row in rows}
+    def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Time and metadata of events by event id, see `event_metadata`."""
+        query = 'SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)'
+        return {row.id: event_metadata(row) for row in self._rows(query, ids=list(event_ids))}
 
     def times(self, event_ids: Iterable[int]) -> dict[int, dt.datetime]:
-        """When each event happened, by event id."""
-        query = sa.text('SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)')
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, {"ids": list(event_ids)}).all()
+        query = 'SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)'
+        rows = self._rows(query, ids=list(event_ids))
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
     def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
-        """Where the latest output of each partition was stored; absent if none was."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(_MATERIALIZED, {"asset": db_key(asset), "keys": list(keys)})
-            events = {row.key: row.id for row in rows}
-        if not events:
-            return {}
-        found = self.details(events.values())
-        paths = {key: found[event_id].get("path") for key, event_id in events.items()}
+        """The object key of the latest output of each partition; absent if there is none."""
+        rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
+        found = self.details(row.id for row in rows) if rows else {}
+        paths = {row.key: found[row.id].get("path") for row in rows}
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
-    def progress(self, run_id: str) -> str | None:
-        """How far a run says it is, in words."""
-        query = sa.text("SELECT value FROM run_tags WHERE run_id = :run_id AND key = :key")
-        with self._engine.connect() as connection:
-            return connection.execute(query, {"run_id": run_id, "key": PROGRESS_TAG}).scalar()
-
-    def progresses(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
-        """How far each run says it is, by run id; absent if it does not say."""
-        query = sa.text(
-            """
+    def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
+        """How far each run says it is, by run id; absent if it says nothing."""
+        query = """
             SELECT t.run_id, t.value AS text, p.value AS percent FROM run_tags t
               LEFT JOIN run_tags p ON p.run_id = t.run_id AND p.key = :percent
              WHERE t.run_id = ANY(:ids) AND t.key = :key
-            """
-        )
-        values = {"ids": list(run_ids), "key": PROGRESS_TAG, "percent": PERCENT_TAG}
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, values)
-            return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
+        """
+        rows = self._rows(query, ids=list(run_ids), key=PROGRESS_TAG, percent=PERCENT_TAG)
+        return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def runs_of(self, asset: str, key: str) -> list[str]:
-        """Runs queued or under way that are to materialize this partition, and no other."""
-        query = sa.text(
-            """
+        """Runs queued or under way that are to materialize this partition alone."""
+        query = """
             SELECT DISTINCT e.run_id FROM event_logs e JOIN runs r ON r.run_id = e.run_id
              WHERE r.status = ANY(:statuses)
                AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
@@ -135,49 +97,39 @@ class EventLog:
                   WHERE o.run_id = e.run_id
                     AND o.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
                     AND o.partition IS DISTINCT FROM e.partition)
-            """
-        )
-        with self._engine.connect() as connection:
-            values = {"asset": db_key(asset), "key": key, "statuses": list(IN_FLIGHT)}
-            return list(connection.execute(query, values).scalars())
+        """
+        values = {"asset": db_key(asset), "key": key, "statuses": list(IN_FLIGHT)}
+        return [row.run_id for row in self._rows(query, **values)]
 
     def in_flight(self, asset: str) -> set[str]:
-        """Partitions that runs are to materialize which are queued or under way."""
-        query = sa.text(
-            """
+        """Partitions that queued and current runs are to materialize."""
+        query = """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
-             WHERE r.status = ANY(:statuses)
+             WHERE r.status = ANY(:statuses) AND e.partition IS NOT NULL
                AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' AND e.asset_key = :asset
-            """
-        )
-        with self._engine.connect() as connection:
-            values = {"asset": db_key(asset), "statuses": list(IN_FLIGHT)}
-            rows = connection.execute(query, values)
-            return {key for key in rows.scalars() if key is not None}
+        """
+        rows = self._rows(query, asset=db_key(asset), statuses=list(IN_FLIGHT))
+        return {row.partition for row in rows}
 
     def troubled(self, asset: str) -> set[str]:
         """Partitions that ever failed, or were planned by a run that failed or was cancelled."""
-        query = sa.text(
-            """
+        query = """
             SELECT e.partition FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
              WHERE t.asset_key = :asset AND t.key = :outcome AND t.value = 'failed'
             UNION
             SELECT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
              WHERE r.status IN ('FAILURE', 'CANCELED')
                AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' AND e.asset_key = :asset
-            """
-        )
-        with self._engine.connect() as connection:
-            rows = connection.execute(query, {"asset": db_key(asset), "outcome": OUTCOME_TAG})
-            return {key for key in rows.scalars() if key is not None}
+        """
+        rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG)
+        return {row.partition for row in rows if row.partition is not None}
 
     def materialized_keys(self, asset: str, after: str, limit: int) -> list[str]:
-        """The next `limit` partitions of `asset` ever materialized, in key order after `after`.
+        """The next `limit` partitions of `asset` ever materialized, by key, after `after`.
 
-        One index probe a key (a loose index scan): skips the many events that a key may have.
+        One index probe a key (a loose index scan), however many events a key has.
         """
-        query = sa.text(
-            """
+        query = """
             WITH RECURSIVE keys AS (
               (SELECT partition, 1 AS n FROM event_logs
                 WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
@@ -188,18 +140,13 @@ class EventLog:
                          AND e.partition > keys.partition ORDER BY e.partition LIMIT 1), n + 1
                 FROM keys WHERE keys.partition IS NOT NULL AND n < :limit)
             SELECT partition FROM keys WHERE partition IS NOT NULL
-            """
-        )
-        with self._engine.connect() as connection:
-            rows = connection.execute(
-                query, {"asset": db_key(asset), "after": after, "limit": limit}
-            )
-            return list(rows.scalars())
+        """
+        rows = self._rows(query, asset=db_key(asset), after=after, limit=limit)
+        return [row.partition for row in rows]
 
     def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
-        """Those of `keys` whose latest event is a materialization older than `before`."""
-        query = sa.text(
-            """
+        """The keys whose latest event is a materialization older than `before`."""
+        query = """
             SELECT k.key FROM unnest(:keys) AS k(key)
             CROSS JOIN LATERAL (
               SELECT max(id) AS id, max("timestamp") AS at FROM event_logs
@@ -210,14 +157,14 @@ class EventLog:
                WHERE asset_key = :asset AND partition = k.key AND dagster_event_type IN
                      ('ASSET_MATERIALIZATION_PLANNED', 'ASSET_OBSERVATION')) o
             WHERE m.at < :before AND coalesce(o.id, 0) < m.id
-            """
-        )
+        """
         naive_utc = before.astimezone(dt.UTC).replace(tzinfo=None)
+        rows = self._rows(query, asset=db_key(asset), keys=list(keys), before=naive_utc)
+        return {row.key for row in rows}
+
+    def _rows(self, query: str, **values: object) -> Sequence[sa.Row]:
         with self._engine.connect() as connection:
-            rows = connection.execute(
-                query, {"asset": db_key(asset), "keys": list(keys), "before": naive_utc}
-            )
-            return set(rows.scalars())
+            return connection.execute(sa.text(query), values).all()
 
 
 def db_key(asset: str) -> str:
@@ -231,24 +178,25 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     planned = connection.execute(_PLANNED, values).all()
     tags = _tags(connection, [row.id for row in materialized] + [row.id for row in observed])
 
-    marks: dict[str, list[Mark]] = defaultdict(list)
+    observations: dict[str, list[Observation]] = defaultdict(list)
     for row in observed:
-        mark = _mark(row, tags[row.id])
-        if mark is not None:
-            marks[row.key].append(mark)
-    plans: dict[str, list[Planned]] = defaultdict(list)
+        if OUTCOME_TAG in tags[row.id]:  # others may observe our assets as well
+            observations[row.key].append(_observation(row, tags[row.id]))
+    plans: dict[str, list[PlannedRun]] = defaultdict(list)
     for row in planned:
         at = row.at.replace(tzinfo=dt.UTC)
-        plans[row.key].append(Planned(row.id, row.run_id, row.status, row.interrupted, at))
-    latest = {row.key: Materialized(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized}
+        plans[row.key].append(PlannedRun(row.id, row.run_id, row.status, row.interrupted, at))
+    latest = {
+        row.key: Materialization(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized
+    }
     return {
-        key: History(latest.get(key), tuple(marks[key]), tuple(plans[key]))
-        for key in latest.keys() | marks.keys() | plans.keys()
+        key: History(latest.get(key), tuple(observations[key]), tuple(plans[key]))
+        for key in latest.keys() | observations.keys() | plans.keys()
     }
 
 
-# Grouped rather than one LIMIT 1 a key: right after a bulk load, before the first ANALYZE, the
-# planner would read all events of the asset for every key.
+# Grouped, not one LIMIT 1 a key: before the first ANALYZE after a bulk load, the planner would read
+# all events of the asset for every key.
 _MATERIALIZED = sa.text(
     """
     SELECT partition AS key, max(id) AS id FROM event_logs
@@ -285,13 +233,11 @@ def _tags(connection: sa.Connection, event_ids: list[int]) -> dict[int, dict[str
     return tags
 
 
-def _mark(row: sa.Row, tags: Mapping[str, str]) -> Mark | None:
-    if OUTCOME_TAG not in tags:  # somebody else's observation
-        return None
-    return Mark(
+def _observation(row: sa.Row, tags: Mapping[str, str]) -> Observation:
+    return Observation(
         event_id=row.id,
         run_id=row.run_id,
-        outcome=Outcome(tags[OUTCOME_TAG]),
+        kind=ObservationKind(tags[OUTCOME_TAG]),
         revision=tags.get(FAILED_REVISION_TAG),
         error_class=tags.get(ERROR_CLASS_TAG, ""),
         permanent=tags.get(PERMANENT_TAG) == "true",
@@ -299,11 +245,12 @@ def _mark(row: sa.Row, tags: Mapping[str, str]) -> Mark | None:
     )
 
 
-def event_metadata(row: sa.Row) -> dict[str, object]:
+def event_metadata(row: sa.Row) -> dict[str, Any]:
+    """The time of an event as `at`, and its metadata: plain values, without tables and pictures."""
     entry = json.loads(row.event)
     data = (entry.get("dagster_event") or {}).get("event_specific_data") or {}
     event = data.get("materialization") or data.get("asset_observation") or {}
-    found: dict[str, object] = {"at": row.timestamp.replace(tzinfo=dt.UTC)}
+    found: dict[str, Any] = {"at": row.timestamp.replace(tzinfo=dt.UTC)}
     for item in event.get("metadata_entries") or []:
         value = item.get("entry_data") or {}
         for field in ("text", "value", "path", "url", "run_id"):
@@ -311,3 +258,15 @@ def event_metadata(row: sa.Row) -> dict[str, object]:
                 found[item["label"]] = value[field]
                 break
     return found
+
+
+def text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None

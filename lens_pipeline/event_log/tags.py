@@ -11,7 +11,7 @@ BLAMELESS_TAG = "lens/blameless"
 # Ours, on runs.
 PROGRESS_TAG = "lens/progress"
 PERCENT_TAG = "lens/progress_percent"
-# Ours, on runs that make files of one user alone.
+# Ours, on runs that make files of one user or project alone.
 USER_TAG = "lens/user"
 PRIORITY_TAG = "dagster/priority"
 ORIGIN_TAG = "lens/origin"

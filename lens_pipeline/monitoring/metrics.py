@@ -15,7 +15,7 @@ from lens_pipeline.derivatives.registry import assets, by_asset
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
-from lens_pipeline.monitoring.backlog import Backlog, Watch, age_seconds
+from lens_pipeline.monitoring.backlog import Backlog, BacklogMonitor, age_seconds
 from lens_pipeline.monitoring.feed import Feed
 
 # Upper bounds in seconds: a preview takes parts of one, a master minutes, a backlog hours.
@@ -99,10 +99,10 @@ class PipelineCollector(Collector):
     """What is known now; asks nothing of any service, so it answers whatever is gone."""
 
     def __init__(
-        self, feed: Feed, watch: Watch, processes: Processes, alerts: AlertMonitor
+        self, feed: Feed, backlog: BacklogMonitor, processes: Processes, alerts: AlertMonitor
     ) -> None:
         self._feed = feed
-        self._watch = watch
+        self._backlog = backlog
         self._processes = processes
         self._alerts = alerts
 
@@ -112,7 +112,7 @@ class PipelineCollector(Collector):
             "1 once this process reads the event log, and so counts what happens.",
             value=float(self._feed.has_begun),
         )
-        backlog = self._watch.backlog
+        backlog = self._backlog.latest
         if backlog is not None:
             yield from _waiting(backlog)
         yield from self._alive()

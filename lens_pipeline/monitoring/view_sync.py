@@ -1,7 +1,7 @@
 """Keeps the view `lens_generations` true.
 
-Of several processes one writes, by a lock that ends with its session. When it begins it compares
-everything, and again every hour; in between it writes what the feed tells.
+One process writes, by a lock that ends with its session. It compares everything at first and every
+hour; in between it writes what the feed tells.
 """
 
 import datetime as dt
@@ -9,47 +9,43 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.catalog.status_view import Projected
 from lens_pipeline.core.locks import LockSession, projection_lock
 from lens_pipeline.core.threads import BackgroundThread
-from lens_pipeline.derivatives.dead_letters import explain_all
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative, of_generations
-from lens_pipeline.derivatives.status import Assessed, assessed_pages
-from lens_pipeline.event_log.history import State
-from lens_pipeline.monitoring.feed import Batch, Status
+from lens_pipeline.derivatives.registry import of_generations
+from lens_pipeline.derivatives.status import describe, status_pages
+from lens_pipeline.event_log.history import DerivativeStatus, State
+from lens_pipeline.monitoring.feed import Batch
 
 logger = logging.getLogger(__name__)
 
-# How often a process that does not write tries to, and whether the role may be asked again.
+# How often a process without the lock tries to get it.
 _TRY_SECONDS = 3.0
+# How often a role without the right to write is tried again.
 _RIGHTS_SECONDS = 60.0
-_TRUTH_SECONDS = 3600.0
-# Batches that wait to be written; beyond that everything is compared anew.
+_COMPARE_SECONDS = 3600.0
+# With more batches waiting to be written, everything is compared anew.
 _MOST_WAITING = 1000
-# The comparison of everything rests so many times as long as each page took: it is in no hurry,
-# and shares its process with requests. Measured without a rest: pages took three times as long.
+# Rests of this many times the time of a page: without them, measured, requests of the process took
+# three times as long.
 _RESTS = 3
 
 
-class Projector(BackgroundThread):
-    """Writes the projection, on a thread of its own."""
-
+class ViewWriter(BackgroundThread):
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__("lens-projection")
         self._pipeline = pipeline
-        self._told: queue.Queue[list[Status]] = queue.Queue(_MOST_WAITING)
+        self._told: queue.Queue[list[DerivativeStatus]] = queue.Queue(_MOST_WAITING)
         self._compare = threading.Event()
         self._compared_at = 0.0
         self._said: str | None = None
 
     def tell(self, batch: Batch) -> None:
-        """To be called by the feed."""
         shown = {derivative.asset for derivative in of_generations()}
         statuses = [status for status in batch.statuses if status.asset in shown]
         if batch.is_reset:
@@ -84,7 +80,7 @@ class Projector(BackgroundThread):
         self._said = line
 
     def _write_alone(self) -> None:
-        """Write for as long as this process has the lock; return at once if another has it."""
+        """Write as long as this process has the lock; return at once if another has it."""
         session = LockSession(self._pipeline.endpoints.dagster_url)
         try:
             if not session.try_all([projection_lock()]):
@@ -93,9 +89,10 @@ class Projector(BackgroundThread):
             self._said = None
             self._compare.set()
             while not self._stop.is_set():
-                # Also shows whether the session, and with it the lock, is still there.
+                # Raises if the session, and with it the lock, is lost.
                 session.is_held(projection_lock())
-                if self._compare.is_set() or self._is_due():
+                is_due = time.monotonic() - self._compared_at >= _COMPARE_SECONDS
+                if self._compare.is_set() or is_due:
                     self._compare_all()
                 self._write_told(1.0)
         except BaseException:
@@ -103,22 +100,19 @@ class Projector(BackgroundThread):
             raise
         session.close()
 
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._compared_at >= _TRUTH_SECONDS
-
     def _forget(self) -> None:
-        """Another process writes what was told meanwhile; the comparison finds the rest."""
+        """Drop what was told: another process writes it, or the comparison finds it."""
         while not self._told.empty():
             self._told.get_nowait()
 
     def _compare_all(self) -> None:
-        """Compare every finished generation; what is told meanwhile is written after its page."""
+        """Write every finished generation; what is told meanwhile is written after its page."""
         self._compare.clear()
         self._forget()
         for derivative in of_generations():
             started = time.monotonic()
-            for page in assessed_pages(self._pipeline, derivative, []):
-                self._write_page(derivative, page)
+            for page in status_pages(self._pipeline, derivative, []):
+                self._write(derivative.asset, describe(self._pipeline, page, ready=False))
                 self._write_told_for(_RESTS * (time.monotonic() - started))
                 if self._stop.is_set():
                     self._compare.set()
@@ -127,60 +121,39 @@ class Projector(BackgroundThread):
         self._pipeline.catalog.drop_orphans({d.asset: d.kind for d in of_generations()})
         self._compared_at = time.monotonic()
 
-    def _write_page(self, derivative: Derivative, page: list[Assessed]) -> None:
-        log = self._pipeline.log
-        events = [a.standing.event_id for a in page if a.standing.event_id]
-        times = log.times(events) if events else {}
-        errors = explain_all(self._pipeline, [a.standing for a in page])
-        now = dt.datetime.now(dt.UTC)
-        rows = [
-            Projected(
-                assessed.row.id,
-                assessed.standing.state.value,
-                derivative.object_key(assessed.row, assessed.revision)
-                if assessed.standing.state is State.READY
-                else None,
-                error,
-                times.get(assessed.standing.event_id or 0, now),
-            )
-            for assessed, error in zip(page, errors, strict=True)
-            if assessed.standing.state is not State.NONE
-        ]
-        gone = [a.row.id for a in page if a.standing.state is State.NONE]
-        self._pipeline.catalog.project(derivative.asset, rows, gone)
-
     def _write_told_for(self, seconds: float) -> None:
-        """Write what the feed tells for so many seconds, unless the process ends meanwhile."""
+        """Write what the feed tells for `seconds`, or until the process ends."""
         until = time.monotonic() + seconds
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             self._write_told(min(left, 1.0))
 
     def _write_told(self, seconds: float) -> None:
-        """Write what the feed tells next, within so many seconds."""
+        """Write what the feed tells next; waits at most `seconds` for it."""
         try:
             statuses = self._told.get(timeout=seconds)
             while not self._told.empty():
                 statuses = statuses + self._told.get_nowait()
         except queue.Empty:
             return
+        latest = {(status.asset, status.id): status for status in statuses}.values()
         try:
-            for asset, latest in _latest(statuses):
-                now = dt.datetime.now(dt.UTC)
-                rows = [
-                    Projected(s.id, s.status.value, s.path, s.error, s.at or now)
-                    for s in latest
-                    if s.status is not State.NONE
-                ]
-                gone = [s.id for s in latest if s.status is State.NONE]
-                self._pipeline.catalog.project(asset, rows, gone)
+            for asset in {status.asset for status in latest}:
+                self._write(asset, [status for status in latest if status.asset == asset])
         except BaseException:
             # What was taken from the queue is found by comparing.
             self._compare.set()
             raise
 
+    def _write(self, asset: str, statuses: Sequence[DerivativeStatus]) -> None:
+        rows = {s.id: _columns(s) for s in statuses if s.state is not State.NONE}
+        gone = [s.id for s in statuses if s.state is State.NONE]
+        self._pipeline.catalog.write_view(asset, rows, gone)
 
-def _latest(statuses: list[Status]) -> Iterator[tuple[str, list[Status]]]:
-    """The last word about each partition, by asset."""
-    last = {(status.asset, status.id): status for status in statuses}
-    for asset in dict.fromkeys(asset for asset, _ in last):
-        yield asset, [status for (of, _), status in last.items() if of == asset]
+
+def _columns(status: DerivativeStatus) -> dict[str, object]:
+    return {
+        "status": status.state.value,
+        "path": status.path,
+        "error": status.error,
+        "changed_at": status.at or dt.datetime.now(dt.UTC),
+    }

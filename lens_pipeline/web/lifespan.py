@@ -9,12 +9,12 @@ from prometheus_client import CollectorRegistry
 
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
-from lens_pipeline.monitoring.backlog import Watch
+from lens_pipeline.monitoring.backlog import BacklogMonitor
 from lens_pipeline.monitoring.feed import Feed
 from lens_pipeline.monitoring.metrics import EventCounters, PipelineCollector
-from lens_pipeline.monitoring.view_sync import Projector
+from lens_pipeline.monitoring.view_sync import ViewWriter
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.routes.events import Hub
+from lens_pipeline.web.routes.events import EventBroadcaster
 from lens_pipeline.web.routes.health import Monitor
 
 # For threads in the middle of a query; one that hangs ends with the process.
@@ -27,23 +27,23 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     log = FigureLog(context.pipeline.endpoints.dagster_url)
     registry = CollectorRegistry()
-    watch = Watch(context.pipeline, log)
-    projector = Projector(context.pipeline)
-    hub = Hub(asyncio.get_running_loop())
+    backlog = BacklogMonitor(context.pipeline, log)
+    view = ViewWriter(context.pipeline)
+    broadcaster = EventBroadcaster(asyncio.get_running_loop())
     feed = Feed(
         context.pipeline,
-        listeners=(hub.tell, watch.tell, projector.tell),
+        listeners=(broadcaster.tell, backlog.tell, view.tell),
         count=EventCounters(log, registry).count,
     )
-    monitor = Monitor(context, watch)
+    monitor = Monitor(context, backlog)
     alerts = AlertMonitor(
-        context.pipeline, context.queue.instance, watch, log, lambda: asyncio.run(monitor.look())
+        context.pipeline, context.queue.instance, backlog, log, lambda: asyncio.run(monitor.look())
     )
     monitor.alerts = alerts.status
-    app.state.hub, app.state.feed, app.state.monitor = hub, feed, monitor
-    registry.register(PipelineCollector(feed, watch, monitor, alerts))
+    app.state.broadcaster, app.state.feed, app.state.monitor = broadcaster, feed, monitor
+    registry.register(PipelineCollector(feed, backlog, monitor, alerts))
     app.state.metrics = registry
-    workers = (feed, watch, projector, alerts)
+    workers = (feed, backlog, view, alerts)
     for worker in workers:
         worker.start()
     try:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from lens_pipeline.settings import Settings
 from lens_pipeline.web.http.http1 import BoundedProtocol
-from lens_pipeline.web.routes.events import PATH, Hub
+from lens_pipeline.web.routes.events import PATH, EventBroadcaster
 
 # For requests under way.
 _STOP_SECONDS = 5
@@ -34,9 +34,9 @@ class Server(uvicorn.Server):
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        hub: Hub | None = getattr(self._app.state, "hub", None)
-        if hub is not None:
-            hub.close()
+        broadcaster: EventBroadcaster | None = getattr(self._app.state, "broadcaster", None)
+        if broadcaster is not None:
+            broadcaster.close()
         asyncio.get_running_loop().call_later(_ABORT_SECONDS, self._abort_streams)
         await super().shutdown(sockets)
 

@@ -8,10 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from lens_pipeline.core.locks import alerts_lock, daemon_lock, projection_lock
-from lens_pipeline.derivatives.dead_letters import explain
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.status import Assessed, assess, usable
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import assess, describe, usable
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline_tests.chaos.deployment import Deployment
 from lens_pipeline_tests.chaos.invariants import Record, Standing
 from lens_pipeline_tests.chaos.workload import MADE_FROM
@@ -31,8 +30,8 @@ _BROKEN_OFF = frozenset({"FAILURE", "CANCELED"})
 def standings(deployment: Deployment) -> list[Standing]:
     """Of every output of every finished row."""
     return [
-        Standing(asset, a.row.id, a.standing.state.value, a.standing.error_class)
-        for asset, a in _assessed(deployment.stack.pipeline)
+        Standing(s.asset, s.id, s.state.value, s.error_class)
+        for s in _statuses(deployment.stack.pipeline)
     ]
 
 
@@ -40,19 +39,18 @@ def reasons(deployment: Deployment) -> dict[tuple[str, str], str]:
     """In words, why outputs are not ready, by asset and row."""
     pipeline = deployment.stack.pipeline
     return {
-        (asset, a.row.id): explain(pipeline, a.standing) or a.waits or ""
-        for asset, a in _assessed(pipeline)
-        if a.standing.state is not State.READY
+        (s.asset, s.id): s.error or s.waits_for or ""
+        for s in describe(pipeline, list(_statuses(pipeline)))
+        if s.state is not State.READY
     }
 
 
-def _assessed(pipeline: Pipeline) -> Iterator[tuple[str, Assessed]]:
-    """Every output of every finished row, by its asset."""
+def _statuses(pipeline: Pipeline) -> Iterator[DerivativeStatus]:
+    """Of every output of every finished row."""
     for derivatives in MADE_FROM.values():
         for derivative in derivatives:
             for page in pipeline.catalog.all_finished(derivative.kind):
-                for assessed in assess(pipeline, derivative, usable(page)):
-                    yield derivative.asset, assessed
+                yield from assess(pipeline, derivative, usable(page))
 
 
 def unfinished_runs(deployment: Deployment) -> list[str]:

@@ -15,7 +15,7 @@ from lens_pipeline.defs.sensors import derivative_sensor
 from lens_pipeline.derivatives.registry import CHECKED_SHOT, MASTER
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
-from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site
@@ -82,7 +82,7 @@ def test_a_poster_that_is_missing_is_made_without_joining_again(
     site.once()
     site.dagster.report_runless_asset_event(
         dg.AssetObservation(
-            "master_poster", partition="m1", tags={OUTCOME_TAG: Outcome.REMOVED.value}
+            "master_poster", partition="m1", tags={OUTCOME_TAG: ObservationKind.REMOVED.value}
         )
     )
     assert project.states("m1") == {"master_video": "ready", "master_poster": "none"}

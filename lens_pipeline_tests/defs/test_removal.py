@@ -182,7 +182,8 @@ def test_the_walk_goes_on_where_it_stopped(site: Site) -> None:
     site.sql("DELETE FROM generations WHERE id IN ('p1', 'p9')")
     page = remove_vanished(site.pipeline, site.dagster, PREVIEW, "", page=4)
     assert (page.removed, page.cursor) == (["p1"], "p3")
-    assert tick(site, json.dumps({"preview": page.cursor}))[0] == ["p9"]
+    cursor = json.dumps({PREVIEW.asset: page.cursor})
+    assert tick(site, cursor)[0] == ["p9"]
 
 
 def age(site: Site, keys: list[str], days: int) -> None:

@@ -16,11 +16,12 @@ from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.retention import Pruned, prune
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.status import statuses_of_partitions
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
-from lens_pipeline.monitoring import feed
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline_tests.defs.test_removal import tick
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site
@@ -82,13 +83,13 @@ class Seen:
 
     status: Any
     letters: Any
-    feed: list[feed.Status]
+    feed: list[DerivativeStatus]
     position: str
 
 
 def _see(site: Site, changes: ChangeLog) -> Seen:
     status = site.lens("status", *IDS, "removed", "--json").json
-    found = feed.statuses(site.pipeline, {"preview": [*IDS, "removed"]})
+    found = statuses_of_partitions(site.pipeline, {"preview": [*IDS, "removed"]})
     told = [one for one in found if one.event_id is not None]
     return Seen(status, site.dead_letters(), told, str(changes.latest()))
 

@@ -142,4 +142,4 @@ def test_gaps_are_filled_by_turns(site: Site) -> None:
     site.add_many([f"a{number:02}" for number in range(30)], lambda _: URL)
     site.add("single", URL, user_id="u2")
     found = survey(site.pipeline, PREVIEW, bulk=False, limit=4)
-    assert [assessed.row.id for assessed in found.needed] == ["a00", "single", "a01", "a02"]
+    assert [status.id for status in found.needed] == ["a00", "single", "a01", "a02"]

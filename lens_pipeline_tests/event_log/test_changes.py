@@ -14,12 +14,12 @@ from sqlalchemy import event
 
 from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.registry import PREVIEW, assets
+from lens_pipeline.derivatives.status import statuses_of_partitions
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log import changes
 from lens_pipeline.event_log.changes import ChangeLog, Position
-from lens_pipeline.event_log.history import Outcome
+from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PROGRESS_TAG
-from lens_pipeline.monitoring.feed import statuses
 from lens_pipeline_tests.support.site import Site
 
 
@@ -66,8 +66,8 @@ def test_what_is_too_much_for_one_reading_comes_in_parts(site: Site, log: Change
 
 def test_failures_are_told_from_other_observations(site: Site, log: ChangeLog) -> None:
     start = log.latest()
-    _observe(site, "preview", "a", **{OUTCOME_TAG: Outcome.RETRY.value})
-    _observe(site, "preview", "b", **{OUTCOME_TAG: Outcome.FAILED.value})
+    _observe(site, "preview", "a", **{OUTCOME_TAG: ObservationKind.RETRY.value})
+    _observe(site, "preview", "b", **{OUTCOME_TAG: ObservationKind.FAILED.value})
     found = log.read(start, 100)
     assert found.touched == {"preview": {"a", "b"}}
     assert len(found.failed) == 1
@@ -151,10 +151,10 @@ def test_a_look_reads_what_is_new_and_nothing_of_what_was(site: Site, log: Chang
     site.add("a", "https://example.org/a.jpg")
     (run_id,) = RunQueue(site.pipeline, site.dagster, job).submit({PREVIEW: ["a"]}, "api")
     site.dagster.add_run_tags(run_id, {PROGRESS_TAG: "10 %"})
-    _observe(site, "preview", "a", **{OUTCOME_TAG: Outcome.FAILED.value})
+    _observe(site, "preview", "a", **{OUTCOME_TAG: ObservationKind.FAILED.value})
     with _asked() as statements:
         found = log.read(start, 500)
-        told = statuses(site.pipeline, found.touched)
+        told = statuses_of_partitions(site.pipeline, found.touched)
         assert log.planned(log.progress()) == {run_id: ("preview", "a")}
     assert [status.id for status in told] == ["a"]
     with contextlib.closing(psycopg2.connect(site.dagster_url)) as connection:

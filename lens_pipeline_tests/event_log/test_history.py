@@ -1,40 +1,49 @@
 """The state of one derivative, from what the event log holds about it."""
 
+import datetime as dt
+
 import pytest
 
 from lens_pipeline.event_log.history import (
+    DerivativeStatus,
     History,
-    Mark,
-    Materialized,
-    Outcome,
-    Planned,
-    Standing,
+    Materialization,
+    Observation,
+    ObservationKind,
+    PlannedRun,
     State,
-    standing,
+    derive_status,
 )
 
 NOW, BEFORE = "now", "before"
 
 
-def made(event_id: int, revision: str | None = NOW) -> Materialized:
-    return Materialized(event_id, revision)
+def status(history: History, max_attempts: int) -> DerivativeStatus:
+    blank = DerivativeStatus("preview", "a", revision=NOW)
+    return derive_status(blank, history, max_attempts, dt.datetime.now(dt.UTC))
+
+
+def made(event_id: int, revision: str | None = NOW) -> Materialization:
+    return Materialization(event_id, revision)
 
 
 def failed(
     event_id: int, run: str = "r1", revision: str | None = NOW, permanent: bool = False
-) -> Mark:
-    return Mark(event_id, run, Outcome.FAILED, revision, "SourceUnavailable", permanent)
+) -> Observation:
+    return Observation(
+        event_id, run, ObservationKind.FAILED, revision, "SourceUnavailable", permanent
+    )
 
 
-def marked(event_id: int, outcome: Outcome) -> Mark:
-    return Mark(event_id, "", outcome, None, "", False)
+def marked(event_id: int, kind: ObservationKind) -> Observation:
+    return Observation(event_id, "", kind, None, "", False)
 
 
-def planned(event_id: int, run: str, status: str | None, interrupted: bool = False) -> Planned:
-    return Planned(event_id, run, status, interrupted)
+def planned(event_id: int, run: str, status: str | None, interrupted: bool = False) -> PlannedRun:
+    return PlannedRun(event_id, run, status, interrupted)
 
 
-RETRY, REMOVED = Outcome.RETRY, Outcome.REMOVED
+RETRY, REMOVED = ObservationKind.RETRY, ObservationKind.REMOVED
 
 CASES: dict[str, tuple[History, State]] = {
     "nothing is known": (History(), State.NONE),
@@ -65,47 +74,50 @@ CASES: dict[str, tuple[History, State]] = {
         State.PROCESSING,
     ),
     "failed in a run that is still at other files": (
-        History(marks=(failed(2),), planned=(planned(1, "r1", "STARTED"),)),
+        History(observations=(failed(2),), planned=(planned(1, "r1", "STARTED"),)),
         State.FAILED,
     ),
     "failed": (
-        History(marks=(failed(2),), planned=(planned(1, "r1", "FAILURE"),)),
+        History(observations=(failed(2),), planned=(planned(1, "r1", "FAILURE"),)),
         State.FAILED,
     ),
     "failed for good": (
-        History(marks=(failed(2, permanent=True),), planned=(planned(1, "r1", "FAILURE"),)),
+        History(observations=(failed(2, permanent=True),), planned=(planned(1, "r1", "FAILURE"),)),
         State.DEAD,
     ),
     "failed with an older source": (
-        History(marks=(failed(2, revision=BEFORE),), planned=(planned(1, "r1", "FAILURE"),)),
+        History(observations=(failed(2, revision=BEFORE),), planned=(planned(1, "r1", "FAILURE"),)),
         State.NONE,
     ),
     "failed for good with an older source": (
-        History(marks=(failed(2, revision=BEFORE, permanent=True),)),
+        History(observations=(failed(2, revision=BEFORE, permanent=True),)),
         State.NONE,
     ),
     "failed three times": (
-        History(marks=(failed(1), failed(2, "r2"), failed(3, "r3"))),
+        History(observations=(failed(1), failed(2, "r2"), failed(3, "r3"))),
         State.DEAD,
     ),
     "failed twice, third attempt under way": (
-        History(marks=(failed(1), failed(2, "r2")), planned=(planned(3, "r3", "STARTED"),)),
+        History(observations=(failed(1), failed(2, "r2")), planned=(planned(3, "r3", "STARTED"),)),
         State.PROCESSING,
     ),
-    "failed and made since": (History(made(3), marks=(failed(1), failed(2, "r2"))), State.READY),
+    "failed and made since": (
+        History(made(3), observations=(failed(1), failed(2, "r2"))),
+        State.READY,
+    ),
     "made, and a run that had nothing to do crashed": (
         History(made(1), planned=(planned(2, "r2", "FAILURE"),)),
         State.READY,
     ),
     "made, failed since, and tried again now": (
-        History(made(1), marks=(failed(2, "r2"),), planned=(planned(3, "r3", "STARTED"),)),
+        History(made(1), observations=(failed(2, "r2"),), planned=(planned(3, "r3", "STARTED"),)),
         State.PROCESSING,
     ),
     "made of an older source, and its run crashed": (
         History(made(1, BEFORE), planned=(planned(2, "r2", "FAILURE"),)),
         State.FAILED,
     ),
-    "made and failed since": (History(made(1), marks=(failed(2, "r2"),)), State.FAILED),
+    "made and failed since": (History(made(1), observations=(failed(2, "r2"),)), State.FAILED),
     "its run crashed": (History(planned=(planned(1, "r1", "FAILURE"),)), State.FAILED),
     "its runs crashed three times": (
         History(planned=tuple(planned(n, f"r{n}", "FAILURE") for n in (1, 2, 3))),
@@ -113,7 +125,7 @@ CASES: dict[str, tuple[History, State]] = {
     ),
     "crashes and failures add up": (
         History(
-            marks=(failed(2), failed(6, "r3")),
+            observations=(failed(2), failed(6, "r3")),
             planned=(
                 planned(1, "r1", "FAILURE"),
                 planned(3, "r2", "FAILURE"),
@@ -137,7 +149,7 @@ CASES: dict[str, tuple[History, State]] = {
     ),
     "cancelled": (History(planned=(planned(1, "r1", "CANCELED"),)), State.DEAD),
     "cancelled after it had failed": (
-        History(marks=(failed(2),), planned=(planned(1, "r1", "CANCELED"),)),
+        History(observations=(failed(2),), planned=(planned(1, "r1", "CANCELED"),)),
         State.FAILED,
     ),
     "cancelled while it was made again": (
@@ -149,21 +161,21 @@ CASES: dict[str, tuple[History, State]] = {
         State.PROCESSING,
     ),
     "cancelled and retried": (
-        History(marks=(marked(2, RETRY),), planned=(planned(1, "r1", "CANCELED"),)),
+        History(observations=(marked(2, RETRY),), planned=(planned(1, "r1", "CANCELED"),)),
         State.NONE,
     ),
     "failed for good and retried": (
-        History(marks=(failed(1, permanent=True), marked(2, RETRY))),
+        History(observations=(failed(1, permanent=True), marked(2, RETRY))),
         State.NONE,
     ),
     "retried and failed again": (
-        History(marks=(failed(1), failed(2, "r2"), marked(3, RETRY), failed(4, "r3"))),
+        History(observations=(failed(1), failed(2, "r2"), marked(3, RETRY), failed(4, "r3"))),
         State.FAILED,
     ),
-    "removed": (History(made(1), marks=(marked(2, REMOVED),)), State.NONE),
-    "removed and made again": (History(made(3), marks=(marked(2, REMOVED),)), State.READY),
+    "removed": (History(made(1), observations=(marked(2, REMOVED),)), State.NONE),
+    "removed and made again": (History(made(3), observations=(marked(2, REMOVED),)), State.READY),
     "removed and failed since": (
-        History(made(1), marks=(marked(2, REMOVED), failed(3, "r2"))),
+        History(made(1), observations=(marked(2, REMOVED), failed(3, "r2"))),
         State.FAILED,
     ),
 }
@@ -172,30 +184,34 @@ CASES: dict[str, tuple[History, State]] = {
 @pytest.mark.parametrize(("history", "state"), CASES.values(), ids=CASES.keys())
 def test_the_state_follows_from_the_history(history: History, state: State) -> None:
     """Command line, web page and backfill that disagree about one file."""
-    assert standing(history, NOW, max_attempts=3).state is state
+    assert status(history, max_attempts=3).state is state
 
 
 def test_a_crash_is_one_attempt_however_many_marks_its_run_left() -> None:
     """A dead letter after half the attempts."""
-    history = History(marks=(failed(2),), planned=(planned(1, "r1", "FAILURE"),))
-    assert standing(history, NOW, max_attempts=3) == Standing(
-        State.FAILED, 1, "SourceUnavailable", "r1", 2
+    history = History(observations=(failed(2),), planned=(planned(1, "r1", "FAILURE"),))
+    found = status(history, max_attempts=3)
+    assert (found.state, found.attempts, found.error_class) == (
+        State.FAILED,
+        1,
+        "SourceUnavailable",
     )
+    assert (found.run_id, found.event_id) == ("r1", 2)
 
 
 def test_the_latest_failure_is_the_one_that_is_told() -> None:
     """A reason that was mended last week."""
     history = History(
-        marks=(failed(2),),
+        observations=(failed(2),),
         planned=(planned(1, "r1", "FAILURE"), planned(3, "r2", "FAILURE")),
     )
-    told = standing(history, NOW, max_attempts=3)
+    told = status(history, max_attempts=3)
     assert (told.attempts, told.error_class, told.run_id) == (2, "RunFailed", "r2")
     assert told.event_id == 3
 
 
 def test_one_attempt_is_enough_for_a_dead_letter_if_so_configured() -> None:
     """A limit that is off by one."""
-    history = History(marks=(failed(1),))
-    assert standing(history, NOW, max_attempts=1).state is State.DEAD
-    assert standing(history, NOW, max_attempts=2).state is State.FAILED
+    history = History(observations=(failed(1),))
+    assert status(history, max_attempts=1).state is State.DEAD
+    assert status(history, max_attempts=2).state is State.FAILED

@@ -82,7 +82,7 @@ def _ready(machines: Machines) -> int:
 def _states(machines: Machines) -> dict[str, str]:
     pipeline = machines.pipeline
     rows = [row for page in pipeline.catalog.all_finished(PREVIEW.kind) for row in usable(page)]
-    return {a.row.id: a.standing.state.value for a in assess(pipeline, PREVIEW, rows)}
+    return {s.id: s.state.value for s in assess(pipeline, PREVIEW, rows)}
 
 
 def _eventually_slots(machines: Machines, slots: int) -> None:

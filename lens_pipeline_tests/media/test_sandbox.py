@@ -297,8 +297,8 @@ def _start_rendering_process(
             f"""
             import time
             from pathlib import Path
-            from lens_pipeline.media.model import PreviewSpec
-            from lens_pipeline.media.sandbox import Sandbox
+            from lens_pipeline.media.models import PreviewSpec
+            from lens_pipeline.media.sandbox.pool import Sandbox
 
             with Sandbox(workers=1, timeout_seconds=60, memory_mib=2048) as sandbox:
                 sandbox.start()

@@ -7,7 +7,7 @@ import pytest
 
 from lens_pipeline.catalog.rows import Position
 from lens_pipeline.derivatives.registry import MASTER, PREVIEW
-from lens_pipeline.monitoring.backlog import Walk
+from lens_pipeline.monitoring.backlog import BacklogScanner
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.site import Site
 
@@ -20,73 +20,73 @@ def _hours(moment: dt.datetime | None) -> int | None:
 
 
 def test_an_empty_table(site: Site) -> None:
-    assert Walk(site.pipeline, PREVIEW).oldest() is None
+    assert BacklogScanner(site.pipeline, PREVIEW).oldest() is None
 
 
 def test_the_mark_moves_on_and_what_is_behind_it_is_told(
     site: Site, photo: Callable[[str], str]
 ) -> None:
-    walk = Walk(site.pipeline, PREVIEW)
+    scanner = BacklogScanner(site.pipeline, PREVIEW)
     site.add_many(["a", "b"], photo, age="5 h")
-    assert _hours(walk.oldest()) == 5
+    assert _hours(scanner.oldest()) == 5
     site.once()
     site.add_many(["c"], photo, age="3 h")
-    assert _hours(walk.oldest()) == 3
+    assert _hours(scanner.oldest()) == 3
     site.once()
-    assert walk.oldest() is None
+    assert scanner.oldest() is None
     # Nothing of the log tells of that: its time stays behind the mark.
     site.sql("UPDATE generations SET asset_url = 'ftp://example.org/x' WHERE id = 'a'")
-    assert walk.oldest() is None
-    walk.note(["a"])
-    assert _hours(walk.oldest()) == 5
+    assert scanner.oldest() is None
+    scanner.note(["a"])
+    assert _hours(scanner.oldest()) == 5
     site.once()  # for good, since the address is none that is fetched from
-    assert walk.oldest() is None
+    assert scanner.oldest() is None
 
 
 def test_looking_at_everything_again_finds_what_nobody_told_of(
     site: Site, photo: Callable[[str], str]
 ) -> None:
-    walk = Walk(site.pipeline, PREVIEW)
+    scanner = BacklogScanner(site.pipeline, PREVIEW)
     site.add_many(["a"], photo, age="5 h")
     site.once()
-    assert walk.oldest() is None
+    assert scanner.oldest() is None
     site.sql("UPDATE generations SET asset_url = 'b.jpg' WHERE id = 'a'")
-    walk.restart()
-    assert _hours(walk.oldest()) == 5
+    scanner.restart()
+    assert _hours(scanner.oldest()) == 5
 
 
 def test_a_row_that_commits_late_is_found(site: Site, photo: Callable[[str], str]) -> None:
-    walk = Walk(site.pipeline, PREVIEW)
+    scanner = BacklogScanner(site.pipeline, PREVIEW)
     site.add("a", photo("a"))
     site.once()
-    assert walk.oldest() is None
+    assert scanner.oldest() is None
     site.add_many(["b"], photo, age="30 s")
-    assert walk.oldest() is not None
+    assert scanner.oldest() is not None
 
 
 def test_a_mark_in_the_future_hides_nothing(site: Site, photo: Callable[[str], str]) -> None:
     """A backlog that nobody is told of, after the database's clock was fast for a minute."""
-    walk = Walk(site.pipeline, PREVIEW)
-    assert walk.oldest() is None
-    walk._mark = Position(dt.datetime.now(dt.UTC) + dt.timedelta(hours=4), "seen")
+    scanner = BacklogScanner(site.pipeline, PREVIEW)
+    assert scanner.oldest() is None
+    scanner._mark = Position(dt.datetime.now(dt.UTC) + dt.timedelta(hours=4), "seen")
     site.add_many(["a"], photo, age="5 h")
-    assert _hours(walk.oldest()) == 5
+    assert _hours(scanner.oldest()) == 5
 
 
 def test_what_waits_counts_once_it_does_not(site: Site) -> None:
     project = Project(site)
-    walk = Walk(site.pipeline, MASTER)
+    scanner = BacklogScanner(site.pipeline, MASTER)
     site.add("v", None, type="video", status="generating", updated_at="2026-01-01")
     project.asset("v", generation_id="v")
     project.master("m", ["v"])
     site.sql("UPDATE master_videos SET updated_at = now() - interval '7 h'")
     site.sql("UPDATE project_assets SET created_at = now() - interval '7 h'")
-    assert walk.oldest() is None
+    assert scanner.oldest() is None
     site.sql("UPDATE generations SET status = 'success', asset_url = 'v.mp4'")
-    assert _hours(walk.oldest()) == 7
+    assert _hours(scanner.oldest()) == 7
 
 
 def test_rows_without_any_time_have_no_age(site: Site) -> None:
     site.sql("ALTER TABLE generations ALTER COLUMN created_at DROP NOT NULL")
     site.add("a", "https://example.org/a.jpg", created_at=None, updated_at=None)
-    assert Walk(site.pipeline, PREVIEW).oldest() is None
+    assert BacklogScanner(site.pipeline, PREVIEW).oldest() is None

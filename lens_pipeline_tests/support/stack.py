@@ -190,7 +190,7 @@ class Stack:
         rows = [
             row for page in pipeline.catalog.all_finished(derivative.kind) for row in usable(page)
         ]
-        return {a.row.id: a.standing.state.value for a in assess(pipeline, derivative, rows)}
+        return {s.id: s.state.value for s in assess(pipeline, derivative, rows)}
 
     def status(self, row_id: str) -> dict[str, Any]:
         """What `lens status` says of each derivative of an id, by asset."""

@@ -11,11 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.cli.add import copy_into_store
-from lens_pipeline.derivatives.dead_letters import explain
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, POSTER, PREVIEW, Derivative
-from lens_pipeline.derivatives.status import Assessed, assess, usable
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import row_statuses, usable
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.supervisor.up import Stack
 
 USER = "demo"
@@ -158,15 +157,16 @@ class _Watch:
         for derivative in (PREVIEW, POSTER, MASTER, MASTER_POSTER):
             waiting = {e.id: e for e in self._waiting if e.derivative is derivative}
             rows = self._pipeline.catalog.finished(derivative.kind, waiting).values()
-            for assessed in assess(self._pipeline, derivative, usable(list(rows))):
-                expected = waiting[assessed.row.id]
-                state = assessed.standing.state
-                if state is State.READY:
+            for row_id, status in row_statuses(
+                self._pipeline, derivative, usable(list(rows))
+            ).items():
+                expected = waiting[row_id]
+                if status.state is State.READY:
                     self._waiting.remove(expected)
-                    self._tell_ready(expected, assessed)
-                elif state in (State.FAILED, State.DEAD):
+                    self._tell_ready(expected, status)
+                elif status.state in (State.FAILED, State.DEAD):
                     self._waiting.remove(expected)
-                    self._tell_failed(expected, assessed)
+                    self._tell_failed(expected, status)
         # What is made from a failed one is not to come.
         self._waiting = [
             expected
@@ -174,9 +174,8 @@ class _Watch:
             if expected.derivative.made_from is None or expected.id not in self._failed
         ]
 
-    def _tell_ready(self, expected: Expected, assessed: Assessed) -> None:
-        event_id = assessed.standing.event_id
-        made = self._pipeline.log.details([event_id])[event_id] if event_id is not None else {}
+    def _tell_ready(self, expected: Expected, status: DerivativeStatus) -> None:
+        made = status.facts
         is_new = expected.id in self._added and "latency_seconds" in made
         when = f"{made['latency_seconds']:5.1f} s" if is_new else "already"
         what = expected.derivative.asset
@@ -188,10 +187,9 @@ class _Watch:
             shows += f", joined by: {made['method']}"
         self._say(f"  ready {when}  {expected.id:<24} {what:<20} {shows}")
 
-    def _tell_failed(self, expected: Expected, assessed: Assessed) -> None:
+    def _tell_failed(self, expected: Expected, status: DerivativeStatus) -> None:
         self._failed.append(expected.id)
-        reason = explain(self._pipeline, assessed.standing)
-        self._say(f"  FAILED         {expected.id:<24} {assessed.standing.error_class}: {reason}")
+        self._say(f"  FAILED         {expected.id:<24} {status.error_class}: {status.error}")
 
     def _give_up(self) -> None:
         if not self._waiting:

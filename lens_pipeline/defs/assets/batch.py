@@ -21,10 +21,10 @@ from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, M
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.status import Assessed, assess
+from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
-from lens_pipeline.event_log.history import Outcome, State
+from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
@@ -90,21 +90,23 @@ class _Batch:
         Rows are read under the partition locks: they may have changed before.
         """
         rows = self._usable_rows(keys)
-        wanted = [a for a in assess(self._pipeline, self._derivative, rows) if self._wants(a)]
+        statuses = assess(self._pipeline, self._derivative, rows)
+        pairs = zip(rows, statuses, strict=True)
+        wanted = [(row, status) for row, status in pairs if self._wants(status)]
         self.up_to_date += len(rows) - len(wanted)
-        for assessed in wanted:
-            if assessed.waits:
+        for row, status in wanted:
+            if status.waits_for:
                 # No revision: the row as it is has not failed.
-                self._record_failure(assessed.row.id, None, 0, Failure.of(NotReady(assessed.waits)))
-        wanted = [assessed for assessed in wanted if not assessed.waits]
+                self._record_failure(row.id, None, 0, Failure.of(NotReady(status.waits_for)))
+        wanted = [(row, status) for row, status in wanted if not status.waits_for]
         if not wanted:
             return
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         try:
             running = {
                 # Threads do not inherit the run's log context.
-                threads.submit(copy_context().run, self._make, shared, assessed): assessed
-                for assessed in wanted
+                threads.submit(copy_context().run, self._make, shared, row, status): (row, status)
+                for row, status in wanted
             }
             waiting = set(running)
             while waiting:
@@ -118,21 +120,21 @@ class _Batch:
             # Threads must end before their files are deleted.
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _make(self, shared: BatchContext, assessed: Assessed) -> Metadata:
+    def _make(self, shared: BatchContext, row: Row, status: DerivativeStatus) -> Metadata:
         asked_by = self._context.run.tags.get(TRACE_TAG)
-        name = {_id_name(self._derivative.kind): assessed.row.id}
+        name = {_id_name(self._derivative.kind): row.id}
         with bound(**name), span(self.asset, name, linked=asked_by):
-            add_wait(assessed.row.finished_at)
-            metadata = self._materializer.make(shared, assessed)
+            add_wait(row.finished_at)
+            metadata = self._materializer.make(shared, row, status.revision)
             add_stages(metadata)
-            FILES.info("%s of %s is made", self.asset, assessed.row.id)
+            FILES.info("%s of %s is made", self.asset, row.id)
             return metadata
 
-    def _wants(self, assessed: Assessed) -> bool:
+    def _wants(self, status: DerivativeStatus) -> bool:
         """Whether to make it: always if a person started the run, otherwise unless it is ready."""
         run = self._context.run
         asked_for = ORIGIN_TAG not in run.tags or FORCE_TAG in run.tags
-        return asked_for or assessed.standing.state is not State.READY
+        return asked_for or status.state is not State.READY
 
     def _usable_rows(self, keys: Sequence[str]) -> list[Row]:
         kind = self._derivative.kind
@@ -147,17 +149,17 @@ class _Batch:
                 usable.append(row)
         return usable
 
-    def _record(self, done: Mapping[Future[Metadata], Assessed]) -> None:
+    def _record(self, done: Mapping[Future[Metadata], tuple[Row, DerivativeStatus]]) -> None:
         made = [
             dg.AssetMaterialization(
                 asset_key=self._derivative.asset,
-                partition=assessed.row.id,
+                partition=row.id,
                 metadata=future.result(),
                 tags=self._derivative.materialization_tags(
-                    assessed.row, assessed.revision, self._pipeline.settings
+                    row, status.revision, self._pipeline.settings
                 ),
             )
-            for future, assessed in done.items()
+            for future, (row, status) in done.items()
             if future.exception() is None
         ]
         keys = [one.partition for one in made if one.partition]
@@ -166,17 +168,16 @@ class _Batch:
         self.made += len(made)
         for materialization in made:
             self._drop_earlier(materialization, earlier)
-        for future, assessed in done.items():
+        for future, (row, status) in done.items():
             error = future.exception()
             if error is None:
                 continue
-            key = assessed.row.id
+            key = row.id
             if not isinstance(error, DerivativeError):
                 self._context.log.error("%s: unforeseen error", key, exc_info=error)
                 with bound(**{_id_name(self._derivative.kind): key}):
                     report(error)
-            attempts = assessed.standing.attempts
-            self._record_failure(key, assessed.revision, attempts, Failure.of(error))
+            self._record_failure(key, status.revision, status.attempts, Failure.of(error))
 
     def _record_failure(
         self, key: str, revision: str | None, earlier_attempts: int, failure: Failure
@@ -186,7 +187,7 @@ class _Batch:
             FILES.info("%s of %s: %s: %s", self.asset, key, failure.error_class, failure.error)
         self.failures[key] = failure
         tags = {
-            OUTCOME_TAG: Outcome.FAILED.value,
+            OUTCOME_TAG: ObservationKind.FAILED.value,
             ERROR_CLASS_TAG: failure.error_class,
             PERMANENT_TAG: str(failure.permanent).lower(),
             BLAMELESS_TAG: str(failure.blameless).lower(),

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import ProjectAsset
+from lens_pipeline.catalog.rows import ProjectAsset, Row
 from lens_pipeline.defs.assets.masters import media_work, shot_limits
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
 from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.defs.assets.shot_cache import ShotCache
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import ShotUnusable, SourceOverLimit
 from lens_pipeline.media.concat.join import Source, examine
 from lens_pipeline.media.ffmpeg.tools import Tools
@@ -24,8 +23,7 @@ class ShotChecker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def make(self, batch: BatchContext, assessed: Assessed) -> Metadata:
-        row = assessed.row
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         if not isinstance(row, ProjectAsset):
             raise TypeError(f"{row.id} is no asset of a project")
         started = time.monotonic()
@@ -48,7 +46,7 @@ class ShotChecker:
             **({"reason": reason} if reason else {}),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
-            "revision": assessed.revision,
+            "revision": revision,
             "seconds": round(time.monotonic() - started, 4),
             "latency_seconds": latency_seconds(row),
         }

@@ -9,7 +9,7 @@ import dagster as dg
 from lens_pipeline.defs import checks
 from lens_pipeline.defs.partitions import days
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.derivatives.dead_letters import unattended
+from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
 from lens_pipeline.derivatives.registry import REPORT_ASSET
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
     files = collect.read_files(pipeline, day)
     report = collect.report(pipeline, day, files)
     archive.keep(pipeline.store, report)
-    letters = unattended(pipeline)
+    letters = oldest_dead_letters(pipeline)
     return dg.MaterializeResult(
         metadata={
             "chart": dg.MetadataValue.md(chart.inline(chart.draw(day, files), f"{day}")),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import MasterVideo, Shot
+from lens_pipeline.catalog.rows import MasterVideo, Row, Shot
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
 from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.defs.assets.pictures import Fetch
@@ -16,7 +16,6 @@ from lens_pipeline.defs.assets.progress import ProgressEstimate
 from lens_pipeline.defs.assets.renderers import PosterRenderer
 from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.derivatives.registry import MASTER
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import DerivativeError, ShotUnusable
 from lens_pipeline.media.concat.join import Limits, Master, Source, join
 from lens_pipeline.media.ffmpeg.run import Work
@@ -33,8 +32,7 @@ class MasterMaterializer:
         self._settings = settings
         self._pictures = PosterRenderer(settings, settings.preview_edge)
 
-    def make(self, batch: BatchContext, assessed: Assessed) -> Metadata:
-        row = assessed.row
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         if not isinstance(row, MasterVideo):
             raise TypeError(f"{row.id} is no master")
         _refuse_unusable(row)
@@ -47,10 +45,10 @@ class MasterMaterializer:
             master = self._join(batch, sources, directory)
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
-            key = MASTER.object_key(row, assessed.revision)
+            key = MASTER.object_key(row, revision)
             batch.report(98, "storing")
             size = master.path.stat().st_size
-            batch.upload(key, master.path, "video/mp4", assessed.revision)
+            batch.upload(key, master.path, "video/mp4", revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -66,7 +64,7 @@ class MasterMaterializer:
             "duration_seconds": round(master.duration_seconds, 3),
             "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
             "source_sha256": _combined([source.sha256 for source in sources]),
-            "revision": assessed.revision,
+            "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
             "store_seconds": round(stored - render_ended, 4),

@@ -10,7 +10,6 @@ from typing import Protocol
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
@@ -64,7 +63,7 @@ class BatchContext:
 class Materializer(Protocol):
     """Makes and stores the derivative of one row, on several threads."""
 
-    def make(self, batch: BatchContext, assessed: Assessed) -> Metadata:
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         """Return the metadata of the stored file; leave no scratch file.
 
         Raises DerivativeError: the reason.

@@ -7,11 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import Generation
+from lens_pipeline.catalog.rows import Generation, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
 from lens_pipeline.defs.assets.renderers import Renderer
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.storage.object_store import Fetched
 
 # Downloads the file that the picture of a row is made from.
@@ -30,8 +29,7 @@ class PictureMaterializer:
         self._renderer = renderer
         self._fetch = fetch
 
-    def make(self, batch: BatchContext, assessed: Assessed) -> Metadata:
-        row = assessed.row
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         file = batch.scratch / row.id
         started = time.monotonic()
         try:
@@ -41,8 +39,8 @@ class PictureMaterializer:
         finally:
             file.unlink(missing_ok=True)
         render_ended = time.monotonic()
-        key = self._derivative.object_key(row, assessed.revision)
-        batch.upload(key, picture.webp, "image/webp", assessed.revision)
+        key = self._derivative.object_key(row, revision)
+        batch.upload(key, picture.webp, "image/webp", revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -54,7 +52,7 @@ class PictureMaterializer:
             "height": picture.height,
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
-            "revision": assessed.revision,
+            "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
             "store_seconds": round(stored - render_ended, 4),

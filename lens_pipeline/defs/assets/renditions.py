@@ -6,13 +6,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import ScaledVideo
+from lens_pipeline.catalog.rows import Row, ScaledVideo
 from lens_pipeline.defs.assets.masters import media_work
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
 from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.defs.assets.renderers import PosterRenderer
 from lens_pipeline.derivatives.registry import MASTER, SCALED
-from lens_pipeline.derivatives.status import Assessed
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import ScaleSpec
@@ -25,8 +24,7 @@ class RenditionMaterializer:
         self._settings = settings
         self._pictures = PosterRenderer(settings, settings.preview_edge)
 
-    def make(self, batch: BatchContext, assessed: Assessed) -> Metadata:
-        row = assessed.row
+    def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         if not isinstance(row, ScaledVideo):
             raise TypeError(f"{row.id} is no rendition")
         if row.master is None:
@@ -44,9 +42,9 @@ class RenditionMaterializer:
                 rendition = render_scaled(master, spec, Tools.find(), work)
             picture, _ = self._pictures.render(rendition.path)
             render_ended = time.monotonic()
-            key = SCALED.object_key(row, assessed.revision)
+            key = SCALED.object_key(row, revision)
             size = rendition.path.stat().st_size
-            batch.upload(key, rendition.path, "video/mp4", assessed.revision)
+            batch.upload(key, rendition.path, "video/mp4", revision)
         stored = time.monotonic()
         return {
             # Shown in this order.
@@ -59,7 +57,7 @@ class RenditionMaterializer:
             "duration_seconds": round(rendition.duration_seconds, 3),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
-            "revision": assessed.revision,
+            "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
             "store_seconds": round(stored - render_ended, 4),

@@ -10,8 +10,9 @@ from urllib.parse import quote, urlsplit
 
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.core.ports import reachable_host
-from lens_pipeline.derivatives.dead_letters import GivenUp, explain_all
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.status import describe
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.alerts.state import Notice, Word
 from lens_pipeline.settings import Settings
 
@@ -52,16 +53,15 @@ def trial(settings: Settings) -> Message:
     return Message(f"{_site(settings)}: test of the alerts", f"All is well.\n{pages}", "info")
 
 
-def dead_letter_lines(pipeline: Pipeline, letters: Sequence[GivenUp]) -> list[str]:
+def dead_letter_lines(pipeline: Pipeline, letters: Sequence[DerivativeStatus]) -> list[str]:
     """The first of these dead letters by name, reason and link. Raises SQLAlchemyError."""
-    named = letters[:_NAMED]
+    named = describe(pipeline, letters[:_NAMED])
     lines = ["", "Dead letters:"]
-    reasons = explain_all(pipeline, [letter.standing for letter in named])
-    for letter, words in zip(named, reasons, strict=True):
-        reason = _UNPRINTABLE.sub(" ", words or "")[:_LONGEST_REASON]
+    for letter in named:
+        reason = _UNPRINTABLE.sub(" ", letter.error or "")[:_LONGEST_REASON]
         key = quote(letter.id, safe="")
         path = f"assets/{letter.asset}?view=partitions&partition={key}"
-        lines.append(f"- {letter.asset} {letter.id}: {letter.standing.error_class}: {reason}")
+        lines.append(f"- {letter.asset} {letter.id}: {letter.error_class}: {reason}")
         lines.append(f"  {dagster_link(pipeline.settings, path)}")
     if len(letters) > len(named):
         lines.append(f"- and {len(letters) - len(named)} more")

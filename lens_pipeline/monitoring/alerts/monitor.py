@@ -21,7 +21,7 @@ from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
 from lens_pipeline.monitoring.alerts.leader import AlertLeader
 from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
-from lens_pipeline.monitoring.backlog import Watch
+from lens_pipeline.monitoring.backlog import BacklogMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class AlertMonitor(BackgroundThread):
         self,
         pipeline: Pipeline,
         instance: DagsterInstance,
-        watch: Watch,
+        backlog: BacklogMonitor,
         log: FigureLog,
         probes: Callable[[], Services],
         *,
@@ -52,7 +52,7 @@ class AlertMonitor(BackgroundThread):
         """
         super().__init__("lens-alerts")
         self._pipeline = pipeline
-        self._watch = watch
+        self._backlog = backlog
         self._log = log
         self._probes = probes
         self._look_seconds = look_seconds
@@ -98,7 +98,7 @@ class AlertMonitor(BackgroundThread):
         seen = Seen(
             services.known,
             services.workers,
-            self._watch.backlog,
+            self._backlog.latest,
             self._hourly_outcome(),
             disks(settings),
         )
@@ -143,7 +143,7 @@ class AlertMonitor(BackgroundThread):
             self._leads(self._clock())
 
     def _dead_letters(self) -> list[str]:
-        backlog = self._watch.backlog
+        backlog = self._backlog.latest
         try:
             with postgres.deadline(_ANSWER_SECONDS):
                 return dead_letter_lines(self._pipeline, backlog.letters if backlog else ())

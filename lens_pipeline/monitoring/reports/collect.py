@@ -116,17 +116,16 @@ def _others(
             row for row in page if (row.id, derivative.revision(row, pipeline.settings)) not in made
         ]
         later: list[int] = []
-        for assessed in assess(pipeline, derivative, unknown):
-            standing = assessed.standing
-            if standing.state is State.READY:
-                later += [standing.event_id] if standing.event_id else []
-            elif assessed.waits is None or standing.state in (State.FAILED, State.DEAD):
-                state = standing.state.value
+        for status in assess(pipeline, derivative, unknown):
+            if status.state is State.READY:
+                later += [status.event_id] if status.event_id else []
+            elif status.waits_for is None or status.state in (State.FAILED, State.DEAD):
+                state = status.state.value
                 yield {
                     "kind": kind,
-                    "id": assessed.row.id,
+                    "id": status.id,
                     "state": state if state in ("failed", "dead") else "waiting",
-                    "finished_at": assessed.row.finished_at,
+                    "finished_at": status.finished_at,
                 }
         for file in log.files(later):
             # Others were ready before this day, and only their rows have changed since.

@@ -1,4 +1,4 @@
-"""Server-sent events: what changes, told to any number of browsers."""
+"""Server-sent events: changes of derivatives, for any number of browsers."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from lens_pipeline.core import postgres
 from lens_pipeline.event_log.changes import Position
-from lens_pipeline.monitoring.feed import Batch, Feed, Progress, Status
+from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.monitoring.feed import Batch, Feed
 from lens_pipeline.web.auth.caller import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.errors import ApiError
 
@@ -23,21 +24,21 @@ router = APIRouter(tags=["events"])
 
 PATH = "/api/events"
 
-# After which a browser that lost the connection comes back, milliseconds.
+# Milliseconds after which a browser connects again.
 _RETRY = b"retry: 2000\n\n"
 _RESET = b"event: reset\ndata: {}\n"
-# Proxies close what is silent; seconds.
+# Proxies close silent connections.
 _HEARTBEAT_SECONDS = 15.0
-# Batches that wait for a reader who is slow: several seconds of a busy site.
+# Batches that wait for a slow reader: several seconds of a busy site.
 _MOST_WAITING = 100
 _END_SECONDS = 0.2
-# Browsers that come back at once, after a restart, must not take all of the database.
+# All browsers connect again after a restart; they must not take the whole database.
 _MISSED_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event as it is sent, but for its id; made once for all who may see it."""
+    """An event as it is sent, without its id; made once for all streams."""
 
     user_id: str | None
     project_id: str | None
@@ -59,12 +60,12 @@ def packet(batch: Batch) -> Packet:
     return Packet(batch.before, batch.position, messages, batch.is_reset)
 
 
-def _status(status: Status) -> Message:
+def _status(status: DerivativeStatus) -> Message:
     return _message(
         "status",
         status,
         {
-            "status": status.status.value,
+            "status": status.state.value,
             "attempts": status.attempts,
             "path": status.path,
             "error": status.error,
@@ -75,13 +76,15 @@ def _status(status: Status) -> Message:
     )
 
 
-def _progress(progress: Progress) -> Message:
-    return _message("progress", progress, {"percent": progress.percent, "text": progress.text})
+def _progress(status: DerivativeStatus) -> Message:
+    progress = status.progress
+    percent, text = (progress.percent, progress.text) if progress else (None, "")
+    return _message("progress", status, {"percent": percent, "text": text})
 
 
-def _message(event: str, about: Status | Progress, more: dict[str, object]) -> Message:
+def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Message:
     data = {
-        "kind": about.kind.value,
+        "kind": about.kind,
         "asset": about.asset,
         "id": about.id,
         "user_id": about.user_id,
@@ -95,7 +98,7 @@ def _message(event: str, about: Status | Progress, more: dict[str, object]) -> M
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a subscriber sees: what the caller may, of what they asked for."""
+    """What a stream shows: what the caller may see and asked for."""
 
     caller: Caller
     user_id: str | None
@@ -108,7 +111,7 @@ class View:
         if message.project_id is not None:
             wanted = self.user_id is None and self.project_id in (None, message.project_id)
             return wanted and self.caller.may_see_project(message.project_id)
-        # Nobody's, such as what is gone: for those who see everything.
+        # Without an owner, such as a row that is gone: for callers who see everything.
         is_whole = self.user_id is None and self.project_id is None
         return is_whole and self.caller.may_see_user("") and self.caller.may_see_project("")
 
@@ -119,12 +122,12 @@ class Subscription:
     def __init__(self, view: View, position: Position | None) -> None:
         self.view = view
         self.position = position
-        """Up to where everything was taken; None if the feed has not begun."""
+        """The position after the last packet; None if the feed has not begun."""
         self.closed = asyncio.Event()
         self._waiting: asyncio.Queue[Packet] = asyncio.Queue(_MOST_WAITING)
 
     def put(self, packet: Packet) -> None:
-        """Never waits: who is too slow loses what waits for them, and is told so."""
+        """Never waits: a full queue is replaced by a reset."""
         if self._waiting.full():
             while not self._waiting.empty():
                 self._waiting.get_nowait()
@@ -132,7 +135,7 @@ class Subscription:
         self._waiting.put_nowait(packet)
 
     async def next(self, seconds: float) -> Packet | None:
-        """The next packet; None if there is none within so many seconds."""
+        """The next packet; None if there is none within `seconds`."""
         try:
             packet = await asyncio.wait_for(self._waiting.get(), seconds)
         except TimeoutError:
@@ -141,8 +144,8 @@ class Subscription:
         return packet
 
 
-class Hub:
-    """Hands what the feed tells to every open stream."""
+class EventBroadcaster:
+    """Hands the batches of the feed to every open stream."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -152,7 +155,7 @@ class Hub:
         self.missed_at_once = asyncio.Semaphore(_MISSED_AT_ONCE)
 
     def tell(self, batch: Batch) -> None:
-        """To be called by the feed, from its thread."""
+        """A listener of the feed, called on its thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, packet(batch))
 
@@ -167,7 +170,7 @@ class Hub:
         self._open.discard(subscription)
 
     def close(self) -> None:
-        """End every stream, now and from now on: the server stops."""
+        """End every open and later stream: the server stops."""
         self._is_closed = True
         for subscription in self._open:
             subscription.closed.set()
@@ -179,24 +182,24 @@ class Hub:
 
 
 class EventStream(Response):
-    """Sends what `body` gives until it is cut: by the client's going, by the server's stop, or at
-    `until`, seconds since 1970, when the client is nobody we know any more.
+    """Sends `body` until the client leaves, the server stops, or the client's session ends at
+    `until` (seconds since 1970).
 
-    Starlette's own streams end with their body only, for which a stopping server would wait.
+    Starlette's own streams end only with their body, so a stopping server would wait for them.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        hub: Hub,
+        broadcaster: EventBroadcaster,
         view: View,
         until: int | None,
         body: Callable[[Subscription], AsyncIterator[bytes]],
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._hub = hub
+        self._broadcaster = broadcaster
         self._view = view
         self._until = until
         self._body = body
@@ -204,7 +207,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        subscription = self._hub.subscribe(self._view)
+        subscription = self._broadcaster.subscribe(self._view)
         ways_to_end = [
             asyncio.ensure_future(self._send(subscription, send)),
             asyncio.ensure_future(_gone(receive)),
@@ -215,14 +218,14 @@ class EventStream(Response):
         try:
             await asyncio.wait(ways_to_end, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._hub.unsubscribe(subscription)
+            self._broadcaster.unsubscribe(subscription)
             for way in ways_to_end:
                 way.cancel()
             outcomes = await asyncio.gather(*ways_to_end, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        # A client that reads nothing could be waited for without end.
+        # A client that reads nothing would block this.
         with contextlib.suppress(TimeoutError):
             end = {"type": "http.response.body", "body": b"", "more_body": False}
             await asyncio.wait_for(send(end), _END_SECONDS)
@@ -252,33 +255,35 @@ async def events(
 ) -> Response:
     """What changes, as server-sent events: `status`, `progress` and `reset`.
 
-    `reset`: something may have been missed, read everything anew. Who comes back with the
-    `Last-Event-ID` of before is told what has changed meanwhile.
+    `reset`: something may have been missed, read everything anew. With `Last-Event-ID`, what has
+    changed since then comes first.
     """
     if user_id is not None and not caller.may_see_user(user_id):
         raise ApiError(403, "forbidden", "this token does not cover that user")
     if project_id is not None and not caller.may_see_project(project_id):
         raise ApiError(403, "forbidden", "this token does not cover that project")
-    hub: Hub = request.app.state.hub
+    broadcaster: EventBroadcaster = request.app.state.broadcaster
     feed: Feed = request.app.state.feed
 
     async def body(subscription: Subscription) -> AsyncIterator[bytes]:
-        yield _RETRY + await _greeting(hub, feed, subscription, last_event_id)
+        yield _RETRY + await _greeting(broadcaster, feed, subscription, last_event_id)
         while True:
             packet = await subscription.next(_HEARTBEAT_SECONDS)
             text = _text(packet, subscription.view) if packet else _beat(subscription)
             if text:
                 yield text
 
-    return EventStream(hub, View(caller, user_id, project_id), until, body)
+    return EventStream(broadcaster, View(caller, user_id, project_id), until, body)
 
 
-async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: str | None) -> bytes:
-    """What was missed, how far the runs under way are, and where to go on from."""
+async def _greeting(
+    broadcaster: EventBroadcaster, feed: Feed, subscription: Subscription, resumed: str | None
+) -> bytes:
+    """What was missed, the progress of current runs, and the position."""
     view = subscription.view
     parts = []
     if resumed:
-        async with hub.missed_at_once:
+        async with broadcaster.missed_at_once:
             postgres.restart_deadline()
             batch = await run_in_threadpool(feed.missed, resumed)
         if batch is None:
@@ -290,13 +295,13 @@ async def _greeting(hub: Hub, feed: Feed, subscription: Subscription, resumed: s
 
 
 def _beat(subscription: Subscription) -> bytes:
-    """A sign of life; with where to go on from, which a browser notes without an event."""
+    """A comment against silence, and the position, which a browser stores without an event."""
     position = subscription.position
     return b": alive\n" + (_id(position) if position else b"\n")
 
 
 def _text(packet: Packet, view: View) -> bytes:
-    """The events of a packet that this view shows; the last one says where to go on."""
+    """The events of a packet that this view shows; the last one has the position."""
     shown = [_RESET] if packet.is_reset else []
     shown += [message.text for message in packet.messages if view.shows(message)]
     if not shown:

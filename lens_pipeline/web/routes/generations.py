@@ -115,7 +115,7 @@ def visible_entry(context: Context, caller: Caller, generation_id: str) -> libra
 
 
 def generation_out(entry: library.Entry) -> GenerationOut:
-    row, made = entry.row, entry.outcome
+    row, made = entry.row, entry.status
     derivative = primary(row.kind)
     url = f"/api/generations/{row.id}"
     return GenerationOut(
@@ -127,9 +127,9 @@ def generation_out(entry: library.Entry) -> GenerationOut:
         path=made.path,
         picture_url=f"{url}/{derivative.asset}" if made.state is State.READY else None,
         file_url=f"{url}/file" if row.is_finished else None,
-        width=made.width,
-        height=made.height,
-        thumbhash=made.thumbhash,
+        width=made.fact("width", int),
+        height=made.fact("height", int),
+        thumbhash=made.fact("thumbhash", str),
         error=made.error,
         error_class=made.error_class,
         attempts=made.attempts,
@@ -195,7 +195,7 @@ def _picture(
     entry = visible_entry(context, caller, generation_id)
     if entry.row.kind is not wanted.kind:
         raise ApiError(404, "not_found", f"a {entry.row.kind} has no {wanted.asset}")
-    made = library.outcome(context.pipeline, entry, wanted)
+    made = library.status(context.pipeline, entry, wanted)
     if made.path is None:
         raise picture_not_ready(made.state)
     return stream(context.pipeline.store, request, made.path)

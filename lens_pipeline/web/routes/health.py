@@ -21,7 +21,7 @@ from lens_pipeline.engine.health import daemon_heartbeat_age_seconds, is_recent
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.monitoring.backlog import Watch, age_seconds
+from lens_pipeline.monitoring.backlog import BacklogMonitor, age_seconds
 from lens_pipeline.web.context import Context
 
 router = APIRouter(tags=["health"])
@@ -159,8 +159,8 @@ class Services:
 class Monitor:
     """The probes of one process."""
 
-    def __init__(self, context: Context, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, context: Context, backlog: BacklogMonitor) -> None:
+        self._backlog = backlog
         self.alerts: Callable[[], str] = lambda: "off"
         self.database = Probe("database", lambda: _database(context))
         self.broker = Probe("broker", lambda: _broker(context.pipeline.endpoints.broker_url))
@@ -218,7 +218,7 @@ class Monitor:
         return _age_of(answer.value) if answer and answer.value is not None else None
 
     def _oldest_seconds(self) -> float | None:
-        backlog = self._watch.backlog
+        backlog = self._backlog.latest
         return age_seconds(backlog.oldest_of_all) if backlog else None
 
 

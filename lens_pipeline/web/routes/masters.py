@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, MasterVideo
 from lens_pipeline.catalog.shots import MOST_SHOTS
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, SCALED
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import row_statuses
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
@@ -162,7 +162,7 @@ def master_poster(
     listed: MediaDep, request: Request, context: ContextDep, v: RevisionQuery = None
 ) -> Response:
     """A picture of the master."""
-    poster = outcomes(context.pipeline, MASTER_POSTER, [listed.row])[listed.row.id]
+    poster = row_statuses(context.pipeline, MASTER_POSTER, [listed.row])[listed.row.id]
     if poster.path is None:
         raise picture_not_ready(poster.state)
     control = caching(v, poster)
@@ -182,12 +182,14 @@ def _require_shots(context: Context, project_id: str, shots: Sequence[str]) -> N
 
 def _described(context: Context, listed: Sequence[Listed[MasterVideo]]) -> list[MasterOut]:
     rows = [one.row for one in listed]
-    made = outcomes(context.pipeline, MASTER, rows)
-    posters = outcomes(context.pipeline, MASTER_POSTER, rows)
+    made = row_statuses(context.pipeline, MASTER, rows)
+    posters = row_statuses(context.pipeline, MASTER_POSTER, rows)
     return [_out(one, made[one.row.id], posters[one.row.id]) for one in listed]
 
 
-def _out(listed: Listed[MasterVideo], made: Outcome, poster: Outcome) -> MasterOut:
+def _out(
+    listed: Listed[MasterVideo], made: DerivativeStatus, poster: DerivativeStatus
+) -> MasterOut:
     row = listed.row
     url = f"/api/projects/{row.project_id}/master-videos/{row.id}"
     is_ready = made.state is State.READY
@@ -197,9 +199,9 @@ def _out(listed: Listed[MasterVideo], made: Outcome, poster: Outcome) -> MasterO
         name=row.name,
         shots=row.shots_config,
         waits_for=list(dict.fromkeys(shot.asset_id for shot in row.shots if shot.waits)),
-        method=made.method,
-        width=made.width,
-        height=made.height,
+        method=made.fact("method", str),
+        width=made.fact("width", int),
+        height=made.fact("height", int),
         poster_url=f"{url}/poster?v={poster.revision}" if poster.path else None,
         video_url=f"{url}/video?v={made.revision}" if is_ready else None,
         download_url=f"{url}/download" if is_ready else None,

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ProjectAsset
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import CHECKED_SHOT
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import row_statuses
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.object_store import InvalidKey, validate_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, media_caller
@@ -132,9 +132,9 @@ def asset_poster(listed: MediaDep, request: Request, context: ContextDep) -> Res
     entry = library.find(context.pipeline, generation_id) if generation_id else None
     if entry is None:
         raise not_found("picture of an asset", listed.row.id)
-    if entry.outcome.path is None:
-        raise picture_not_ready(entry.outcome.state)
-    return stream(context.pipeline.store, request, entry.outcome.path)
+    if entry.status.path is None:
+        raise picture_not_ready(entry.status.state)
+    return stream(context.pipeline.store, request, entry.status.path)
 
 
 def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None:
@@ -159,7 +159,7 @@ def _not_covered() -> ApiError:
 def _described(context: Context, listed: Sequence[Listed[ProjectAsset]]) -> list[AssetOut]:
     pipeline = context.pipeline
     rows = [one.row for one in listed]
-    checks = outcomes(pipeline, CHECKED_SHOT, rows)
+    checks = row_statuses(pipeline, CHECKED_SHOT, rows)
     named = {row.generation_id for row in rows if row.generation_id}
     generations = list(pipeline.catalog.library_rows(named).values()) if named else []
     entries = {entry.row.id: entry for entry in library.entries(pipeline, generations)}
@@ -168,13 +168,15 @@ def _described(context: Context, listed: Sequence[Listed[ProjectAsset]]) -> list
     ]
 
 
-def _out(listed: Listed[ProjectAsset], check: Outcome, entry: library.Entry | None) -> AssetOut:
+def _out(
+    listed: Listed[ProjectAsset], check: DerivativeStatus, entry: library.Entry | None
+) -> AssetOut:
     row = listed.row
     # A file that failed its check fails every master it is in.
-    found_bad = check.reason or (check.error if check.state is State.DEAD else None)
+    found_bad = check.fact("reason", str) or (check.error if check.state is State.DEAD else None)
     problem = row.shot.problem or found_bad
     url = f"/api/projects/{listed.project_id}/assets/{row.id}/poster"
-    picture = entry.outcome if entry else None
+    picture = entry.status if entry else None
     return AssetOut(
         asset_id=row.id,
         project_id=listed.project_id,
@@ -185,9 +187,9 @@ def _out(listed: Listed[ProjectAsset], check: Outcome, entry: library.Entry | No
         waits=row.shot.waits,
         problem=problem,
         poster_url=url if picture and picture.path else None,
-        thumbhash=picture.thumbhash if picture else None,
-        width=picture.width if picture else None,
-        height=picture.height if picture else None,
+        thumbhash=picture.fact("thumbhash", str) if picture else None,
+        width=picture.fact("width", int) if picture else None,
+        height=picture.fact("height", int) if picture else None,
         created_at=listed.created_at,
     )
 

@@ -12,10 +12,10 @@ from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, Row
 from lens_pipeline.core.ids import KEY_PATTERN, key_problem
 from lens_pipeline.derivatives.library import read_cursor, write_cursor
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import row_statuses
 from lens_pipeline.errors import InvalidRow
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.web.auth.caller import Caller, CallerDep, caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem, not_found
@@ -171,15 +171,17 @@ def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> N
         raise ApiError(409, "not_failed", f"nothing of {row_id!r} has failed")
 
 
-def status_fields(derivative: Derivative, row_id: str, made: Outcome) -> dict[str, Any]:
+def status_fields(derivative: Derivative, row_id: str, made: DerivativeStatus) -> dict[str, Any]:
     """Fields of an answer for the status of a row's video."""
-    names = (
-        *("waits", "percent", "progress", "duration_seconds", "bytes", "thumbhash"),
-        *("error", "error_class", "attempts", "run_id", "ready_at"),
-    )
+    names = ("waits", "error", "error_class", "attempts", "run_id", "ready_at")
     return {
         "status": made.state,
         "dagster_path": f"/assets/{derivative.asset}?partition={row_id}",
+        "percent": made.progress and made.progress.percent,
+        "progress": made.progress and made.progress.text,
+        "duration_seconds": made.fact("duration_seconds", float),
+        "bytes": made.fact("bytes", int),
+        "thumbhash": made.fact("thumbhash", str),
         **{name: getattr(made, name) for name in names},
     }
 
@@ -193,7 +195,7 @@ def video_answer(
     disposition: str | None = None,
 ) -> Response:
     """The finished video, or 400 with the state of an unfinished one."""
-    made = outcomes(context.pipeline, derivative, [row])[row.id]
+    made = row_statuses(context.pipeline, derivative, [row])[row.id]
     if made.state is not State.READY or made.path is None:
         body = VideoNotReady(status=made.state)
         return Response(body.model_dump_json(), 400, media_type="application/json")
@@ -206,6 +208,6 @@ def video_answer(
     )
 
 
-def caching(revision: str | None, made: Outcome) -> str:
+def caching(revision: str | None, made: DerivativeStatus) -> str:
     """Cache-Control for an address with this revision."""
     return IMMUTABLE if revision == made.revision else REVALIDATE

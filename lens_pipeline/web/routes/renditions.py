@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ScaledVideo
-from lens_pipeline.derivatives.outcomes import Outcome, outcomes
 from lens_pipeline.derivatives.registry import SCALED
-from lens_pipeline.event_log.history import State
+from lens_pipeline.derivatives.status import row_statuses
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.media.renditions import LARGEST, SMALLEST
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
@@ -120,7 +120,7 @@ def create_scaled(
     values = wanted.model_dump(exclude={"scaled_id"})
     listed, added = create(context, response, Kind.SCALED, project_id, wanted.scaled_id, values)
     row = listed.row
-    if added and outcomes(context.pipeline, SCALED, [row])[row.id].waits is None:
+    if added and row_statuses(context.pipeline, SCALED, [row])[row.id].waits is None:
         context.queue.submit({SCALED: [row.id]}, "api", owner=project_id)
     return _described(context, [listed])[0]
 
@@ -155,11 +155,11 @@ def scaled_video(
 
 
 def _described(context: Context, listed: Sequence[Listed[ScaledVideo]]) -> list[ScaledOut]:
-    made = outcomes(context.pipeline, SCALED, [one.row for one in listed])
+    made = row_statuses(context.pipeline, SCALED, [one.row for one in listed])
     return [_out(one, made[one.row.id]) for one in listed]
 
 
-def _out(listed: Listed[ScaledVideo], made: Outcome) -> ScaledOut:
+def _out(listed: Listed[ScaledVideo], made: DerivativeStatus) -> ScaledOut:
     row = listed.row
     url = f"/api/projects/{listed.project_id}/scaled-videos/{row.id}"
     return ScaledOut(

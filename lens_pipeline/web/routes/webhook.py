@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
 from lens_pipeline.derivatives.registry import of_kind
-from lens_pipeline.engine.finished_tasks import settle
+from lens_pipeline.engine.finished_tasks import finish_task
 from lens_pipeline.providers.kie import (
     TASK_ID,
     Provider,
@@ -178,13 +178,13 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
         raise ApiError(
             409,
             "not_failed",
-            f"nothing of {generation_id} has failed: it is {entry.outcome.state}",
+            f"nothing of {generation_id} has failed: it is {entry.status.state}",
         )
     return generation_out(entry)
 
 
 def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:
-    settled = settle(context.pipeline, context.queue, row, task, origin)
+    settled = finish_task(context.pipeline, context.queue, row, task, origin)
     if settled is None:
         raise _unknown_task(row.task_id)
     status = "updated" if settled.changed else "unchanged"

@@ -16,7 +16,7 @@ from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
-from lens_pipeline.monitoring.backlog import Watch
+from lens_pipeline.monitoring.backlog import BacklogMonitor
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.monitoring.alerts.receivers import Hook, Mailbox
@@ -67,18 +67,18 @@ def _monitor(site: Site, services: Services | None = None, **moved: str) -> Iter
     found = services or Services()
     pipeline = connect(site.pipeline.settings, replace(site.pipeline.endpoints, **moved))
     log = FigureLog(pipeline.endpoints.dagster_url)
-    watch = Watch(pipeline, log)
+    backlog = BacklogMonitor(pipeline, log)
     began = time.time()
     monitor = AlertMonitor(
         pipeline,
         site.dagster,
-        watch,
+        backlog,
         log,
         lambda: found,
         look_seconds=0.2,
         clock=lambda: began + SPEED * (time.time() - began),
     )
-    threads = (watch, monitor)
+    threads = (backlog, monitor)
     for thread in threads:
         thread.start()
     try:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lens_pipeline.defs.checks import dead_letters_attended, service_levels
-from lens_pipeline.derivatives.dead_letters import Unattended
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.reports import chart, statistics
 
 DAY = dt.date(2026, 3, 1)
@@ -144,8 +144,9 @@ def test_service_levels(
 
 
 def test_a_dead_letter_is_a_warning_and_an_old_one_an_error() -> None:
-    def letter(hours: float) -> Unattended:
-        return Unattended("p1", "photo", "SourceMissing", NEXT_DAY - dt.timedelta(hours=hours))
+    def letter(hours: float) -> DerivativeStatus:
+        facts = {"at": NEXT_DAY - dt.timedelta(hours=hours)}
+        return DerivativeStatus("preview", "p1", error_class="SourceMissing", facts=facts)
 
     assert dead_letters_attended([], NEXT_DAY).passed
     young = dead_letters_attended([letter(2)], NEXT_DAY)

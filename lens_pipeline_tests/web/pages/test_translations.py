@@ -5,9 +5,8 @@ import re
 import pytest
 
 from lens_pipeline import errors
-from lens_pipeline.derivatives.dead_letters import EXPLAINED
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import RUN_ERRORS, State
 from lens_pipeline.web.translations import TEXTS, Language, Text, choose_language
 
 # CLDR's categories of whole numbers, by which `Intl.PluralRules` chooses; `other`: of fractions.
@@ -25,7 +24,7 @@ _FAMILIES = {
         "internal_error",
     },
     "class": {
-        *EXPLAINED,
+        *RUN_ERRORS,
         *(
             name
             for name, value in vars(errors).items()

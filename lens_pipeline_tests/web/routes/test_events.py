@@ -20,7 +20,7 @@ from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.routes.events import Hub, View
+from lens_pipeline.web.routes.events import EventBroadcaster, View
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.web import served
@@ -288,10 +288,10 @@ def test_a_slow_reader_is_reset_and_goes_on() -> None:
         return Position((n,) * len(assets()), n)
 
     async def read() -> list[bool]:
-        hub = Hub(asyncio.get_running_loop())
-        slow = hub.subscribe(View(Caller(), None, None))
+        broadcaster = EventBroadcaster(asyncio.get_running_loop())
+        slow = broadcaster.subscribe(View(Caller(), None, None))
         for n in range(350):
-            hub.tell(Batch(position(n), position(n + 1)))
+            broadcaster.tell(Batch(position(n), position(n + 1)))
         await asyncio.sleep(0)
         found = []
         while packet := await slow.next(0.05):
