@@ -111,3 +111,9 @@ class Failure:
         reason = " ".join(str(error).split()) or type(error).__name__
         blameless = isinstance(error, DerivativeError) and error.blameless
         return cls(reason[:500], type(error).__name__, permanent, blameless)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of its message, the driver's own of one by SQLAlchemy; else its class."""
+    lines = str(getattr(error, "orig", error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

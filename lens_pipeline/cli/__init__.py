@@ -1,4 +1,4 @@
-"""The `lens` command."""
+"""The `lens` command: the list of its commands, and how errors end it."""
 
 import importlib
 import logging
@@ -12,7 +12,7 @@ from lens_pipeline.errors import DerivativeError, LensError
 # Interface: 1 something failed, 2 wrong usage or settings.
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
-# Name → module of this package, and what `lens --help` says. Modules are imported when their
+# Name → module of this package, and its line in `lens --help`. A module is imported when its
 # command runs: Dagster alone takes two seconds.
 _COMMANDS = {
     "up": ("up", "Run and supervise every process of this machine."),
@@ -22,13 +22,13 @@ _COMMANDS = {
     "worker": ("up", "Run one more worker, on this or any other machine."),
     "once": ("work", "Do what needs doing now, in this process."),
     "backfill": ("work", "Make missing and failed derivatives."),
-    "adopt": ("work", "Record derivatives that already lie in the store."),
+    "adopt": ("adopt", "Record derivatives that already lie in the store."),
     "status": ("inspect", "Say where generations and masters stand, and why."),
     "report": ("inspect", "Show what became of the files of each day."),
     "dead-letters": ("inspect", "List what was given up on, and why."),
     "retry": ("work", "Try again what failed or was given up on."),
     "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
-    "add": ("work", "Insert a finished generation from a file or URL."),
+    "add": ("add", "Insert a finished generation from a file or URL."),
     "token": ("setup", "Print a token for the HTTP app that sees one user or project alone."),
     "doctor": ("setup", "Check everything the pipeline needs."),
     "alert-test": ("setup", "Send a test message to every address of LENS_ALERT_URLS."),
@@ -37,7 +37,7 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """A group whose commands are imported one by one."""
+    """Imports each command when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -67,7 +67,7 @@ def lens() -> None:
 
 
 def main() -> None:
-    """Run the command; what people can mend ends it with one line, not a traceback."""
+    """Run the command; a LensError ends it with one line, not a traceback."""
     try:
         lens(prog_name="lens")
     except LensError as error:

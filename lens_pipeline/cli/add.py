@@ -1,10 +1,13 @@
-"""Inserts a finished generation by hand: for trying things out, and for the samples."""
+"""The command `add`: inserts a finished generation by hand."""
 
 import uuid
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+import click
+
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.cli.session import session
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.errors import InvalidRow, SourceMissing, SourceRefused
@@ -14,16 +17,29 @@ _PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"})
 _VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".webm", ".mkv"})
 
 
-def add_generation(
-    pipeline: Pipeline, source: str, user_id: str, kind: Kind | None, directory: Path
-) -> str:
-    """Insert a finished row for `source`, a URL or a file below `directory`; returns its id.
+@click.command()
+@click.argument("source", metavar="FILE|URL")
+@click.option("--user", required=True, help="The user it belongs to.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice([Kind.PHOTO.value, Kind.VIDEO.value]),
+    help="What it is; by default its name says it.",
+)
+def add(source: str, user: str, kind: str | None) -> None:
+    """Insert a finished generation and print its id: a FILE, copied into the store, or a URL."""
+    with session("add") as lens:
+        added = _add_generation(lens.pipeline, source, user, Kind(kind) if kind else None)
+    print(added)
+
+
+def _add_generation(pipeline: Pipeline, source: str, user_id: str, kind: Kind | None) -> str:
+    """Insert a finished row for `source`, a URL or a file; returns its id.
 
     A file is copied into the store as `{user_id}/uploads/{id}{suffix}`.
 
-    Raises SourceMissing, SourceRefused: of a file, see `copy_into_store`. Raises InvalidRow:
-    neither `kind` nor the name says whether it is a photo or a video, or the user's id cannot be
-    part of a key.
+    Raises SourceMissing, SourceRefused as `copy_into_store`. Raises InvalidRow: neither `kind` nor
+    the name says whether it is a photo or a video, or the user's id cannot be part of a key.
     """
     problem = key_problem("user", user_id)
     if problem:
@@ -36,13 +52,13 @@ def add_generation(
         asset_url = source
     else:
         asset_url = f"{user_id}/uploads/{generation_id}{suffix}"
-        copy_into_store(pipeline, directory / source, asset_url)
+        copy_into_store(pipeline, Path.cwd() / source, asset_url)
     pipeline.catalog.add(generation_id, user_id, kind, asset_url)
     return generation_id
 
 
 def copy_into_store(pipeline: Pipeline, path: Path, key: str) -> None:
-    """Store the file at `path` as `key`; before its row is inserted, which is worked on at once.
+    """Store the file at `path` as `key`. Insert its row afterwards: work on it begins at once.
 
     Raises SourceMissing: there is no such file. Raises SourceRefused: this user may not read it.
     Raises DerivativeError as the store's `write`.

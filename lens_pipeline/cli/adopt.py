@@ -1,11 +1,14 @@
-"""Records derivatives that an older system left in the store, without making them again."""
+"""The command `adopt`: records derivatives that an older system left in the store."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import click
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row
+from lens_pipeline.cli.progress import meter
+from lens_pipeline.cli.session import json_option, print_json, session
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
@@ -14,6 +17,25 @@ from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.engine.events import record_materializations
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.storage.object_store import ObjectInfo
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be recorded.")
+@json_option
+def adopt(dry_run: bool, as_json: bool) -> None:
+    """Record derivatives that already lie in the store, without making them again."""
+    with session("adopt") as lens, meter("rows", None) as progress:
+        result = _record_stored(
+            lens.pipeline,
+            lens.instance,
+            dry_run=dry_run,
+            progress=lambda total: progress.show(total.found, f"{total.adopted} adopted"),
+        )
+    if as_json:
+        print_json(result)
+    else:
+        verb = "would be adopted" if dry_run else "adopted"
+        print(f"{result.found} without a record: {result.adopted} {verb}, {result.missing} missing")
 
 
 @dataclass(slots=True)
@@ -25,7 +47,7 @@ class Adoption:
     missing: int = 0
 
 
-def record_stored(
+def _record_stored(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     *,
@@ -34,7 +56,7 @@ def record_stored(
 ) -> Adoption:
     """Record every finished row whose derivative lies at its key but not in the event log.
 
-    The object is taken to match the row as it is now. One that holds nothing is not adopted.
+    The object counts as made from the row as it is now. An empty object is not adopted.
     """
     total = Adoption()
     for derivative in registry.DERIVATIVES:

@@ -1,4 +1,4 @@
-"""One pass over what needs doing, in this process: for `lens once` and `lens backfill`."""
+"""Finds and makes derivatives in this process, for `lens once` and `lens backfill`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class FailedItem:
 
 @dataclass(slots=True)
 class Result:
-    """What a pass came to; `found` = `ready` + `failed` + `skipped` once it is over."""
+    """The result; at the end `found` = `ready` + `failed` + `skipped`."""
 
     found: int = 0
     ready: int = 0
@@ -40,13 +40,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The rows of one kind that a pass is about, and what to tell about the others."""
+    """The rows of one kind to work on, and what to say of the others."""
 
     derivative: Derivative
     ids: list[str]
     invalid: list[UnusableRow]
     advice: str | None = None
-    # Of the ids asked for, those that have a finished row.
+    # The given ids that have a finished row.
     known: frozenset[str] = frozenset()
 
 
@@ -60,10 +60,10 @@ def find_work(
     lost: bool = False,
     ids: Sequence[str] = (),
 ) -> Work:
-    """The rows to work on: missing and failed ones; with `force` also those that are ready.
+    """The rows that are missing or failed; with `force` also ready ones.
 
-    With `lost` also those that are ready and whose object is not in the store. `ids` restricts it
-    to these rows; naming a dead letter with `force` tries that again, too. See `survey` for `bulk`.
+    With `lost` also ready ones whose object is not in the store. `ids` restricts it to these rows,
+    of which `force` includes dead letters. See `survey` for `bulk`.
     """
     if ids:
         rows = pipeline.catalog.finished(derivative.kind, ids)
@@ -113,7 +113,7 @@ def work_off(
     result: Result,
     progress: Callable[[Result], None],
 ) -> None:
-    """Execute the runs for `works` one after the other, here, and add to `result` how they went."""
+    """Execute the runs for `works` one after the other and add up `result`."""
     result.found += sum(len(work.ids) + len(work.invalid) for work in works)
     result.skipped += sum(len(work.invalid) for work in works)
     result.failures += [
@@ -141,14 +141,14 @@ def work_off(
 
 
 def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Dagster ends an interrupted run as failed and returns: Ctrl-C must still end the pass."""
+    """Dagster reports an interrupted run as failed and returns, but Ctrl-C must end the command."""
     run = instance.get_run_by_id(run_id)
     if run is not None and run.tags.get("dagster/failure_reason") == "UNEXPECTED_TERMINATION":
         raise KeyboardInterrupt
 
 
 def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result) -> None:
-    """Judge by the event log, as everybody else does."""
+    """Count by the event log."""
     rows = pipeline.catalog.finished(derivative.kind, keys)
     counted = usable(list(rows.values()))
     for status in describe(pipeline, assess(pipeline, derivative, counted)):

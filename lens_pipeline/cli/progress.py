@@ -23,7 +23,7 @@ class Meter:
         self._said = time.monotonic()
 
     def show(self, done: int, note: str = "") -> None:
-        """`done` of the total are over; `note` says how they came out."""
+        """Show that `done` of the total are over, and `note`."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description=f"{self._label} {note}")
         elif time.monotonic() - self._said >= _LINE_EVERY or done == self._total:
@@ -34,7 +34,7 @@ class Meter:
 
 @contextmanager
 def meter(label: str, total: int | None) -> Iterator[Meter]:
-    """A meter for the block, on standard error."""
+    """A meter on standard error."""
     if not sys.stderr.isatty():
         yield Meter(label, total, None)
         return

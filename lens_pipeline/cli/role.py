@@ -1,6 +1,6 @@
-"""One process of the pipeline, supervised by others than `lens up`: run, health.
+"""Commands for one process that something else than `lens up` supervises: run, health.
 
-Health checks run every few seconds: what is slow to import is imported in functions.
+`lens health` runs every few seconds: what is slow to import, as Dagster is, `run` imports itself.
 """
 
 import os
@@ -10,12 +10,11 @@ from contextlib import closing
 import click
 
 from lens_pipeline import settings
-from lens_pipeline.core import ports
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.files import prepare_home
-from lens_pipeline.core.ports import require_free
+from lens_pipeline.core.ports import CODE_PORT, require_free
 from lens_pipeline.core.startup import load_settings
-from lens_pipeline.engine import instance, liveness
+from lens_pipeline.engine import liveness
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import roles
 
@@ -29,42 +28,43 @@ def run(role: roles.Role) -> None:
     and schedules and launches runs, one for the whole site; api: the pages and the HTTP API.
     Workers are `lens worker`.
     """
+    from lens_pipeline.engine.instance import find_config_dir
+
     loaded = load_settings()
     become(role, loaded, resolve(loaded))
     _require_port(role, loaded)
-    arguments = roles.arguments(role, loaded, instance.find_config_dir())
+    arguments = roles.arguments(role, loaded, find_config_dir())
     sys.stdout.flush()
     os.execvp(arguments[0], arguments)
 
 
 def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
-    """Prepare home and environment of this process, and see that its databases are ready.
+    """Prepare home and environment of this process, and check its databases.
 
-    Raises StackError, CatalogError: something is missing; says what and the fix.
+    Raises StackError, CatalogError: something is missing; the message says the fix.
     """
     from lens_pipeline.derivatives.pipeline import connect
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
+    from lens_pipeline.engine.instance import write_instance
 
     prepare_home(loaded.resolved_home)
     require_current_tables(endpoints.dagster_url)
     if role != "dagster":  # which reads none of the application's rows
         with closing(connect(loaded, endpoints).catalog) as catalog:  # a worker is about to fork
             catalog.check()
-    instance.write_instance(loaded)
+    write_instance(loaded)
     os.environ.update(roles.environment(loaded))
     liveness.note_role(loaded.resolved_home, role)
 
 
 def _require_port(role: roles.Role, loaded: Settings) -> None:
-    match role:
-        case "code":
-            require_free("LENS_CODE_PORT", loaded.code_port or ports.CODE_PORT, loaded.code_bind)
-        case "dagster":
-            require_free("LENS_DAGSTER_PORT", loaded.dagster_port, loaded.bind)
-        case "api":
-            require_free("LENS_API_PORT", loaded.api_port, loaded.bind)
-        case "daemon":
-            pass
+    served = {
+        "code": (loaded.code_port or CODE_PORT, loaded.code_bind),
+        "dagster": (loaded.dagster_port, loaded.bind),
+        "api": (loaded.api_port, loaded.bind),
+    }
+    if role in served:
+        require_free(f"LENS_{role.upper()}_PORT", *served[role])
 
 
 @click.command()

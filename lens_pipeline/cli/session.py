@@ -1,4 +1,4 @@
-"""What a command works with: settings, running services, Dagster's instance."""
+"""What commands share: the pipeline and Dagster's instance, and output as JSON."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
+import click
 import dagster as dg
 
 from lens_pipeline.core.endpoints import Endpoints
@@ -18,10 +19,12 @@ from lens_pipeline.supervisor.services import running
 
 logger.setLevel(logging.INFO)
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A command's view of the pipeline."""
+    """What a command works with."""
 
     pipeline: Pipeline
     instance: dg.DagsterInstance
@@ -36,7 +39,7 @@ def print_json(result: Any) -> None:
 
 @contextmanager
 def session(command: str) -> Iterator[Session]:
-    """Everything a command needs, started if it is not running, and stopped again."""
+    """Start what a command needs and does not run yet, and stop it again."""
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
     loaded = load_settings()
@@ -54,8 +57,7 @@ def session(command: str) -> Iterator[Session]:
 def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
     """Create Dagster's tables, and the application's in the embedded database.
 
-    An application's own database is for `lens migrate`, and so are Dagster's tables of another
-    version: they are refused, except by `lens up` with an embedded database.
+    `lens migrate` creates them in an application's own database.
     """
     from lens_pipeline.engine.dagster_storage.storage import create_tables
 

@@ -1,8 +1,8 @@
-"""Commands that prepare and examine an installation: migrate, doctor, alert-test, token."""
+"""Commands that prepare or check an installation: migrate, doctor, alert-test, token."""
 
 import datetime as dt
 import sys
-from dataclasses import asdict
+from functools import partial
 
 import click
 from sqlalchemy.exc import DBAPIError
@@ -10,11 +10,11 @@ from sqlalchemy.exc import DBAPIError
 from lens_pipeline import settings
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.cli import doctor as examination
-from lens_pipeline.cli.session import print_json
+from lens_pipeline.cli.session import json_option, print_json
 from lens_pipeline.core.logs import configure
 from lens_pipeline.core.startup import load_settings, say
 from lens_pipeline.derivatives.pipeline import connect
-from lens_pipeline.errors import LensError
+from lens_pipeline.errors import LensError, first_line
 from lens_pipeline.settings import Settings, SettingsError
 from lens_pipeline.supervisor.services import running
 
@@ -39,16 +39,15 @@ def migrate(check: bool) -> None:
         try:
             created += catalog.create_view()
         except CatalogError as error:
-            # Only for pages that read it; everything else works without.
+            # Only pages of the application read the view.
             say(f"lens: lens_generations is not created: {error}")
         try:
             if create_database(endpoints.database_url, endpoints.dagster_url):
                 created.append("the database of Dagster")
         except DBAPIError as error:
-            reason = str(error.orig).strip().splitlines()[0]
             raise CatalogError(
-                f"Dagster's database cannot be created: {reason}: create it, and name it in"
-                " LENS_DAGSTER_URL"
+                f"Dagster's database cannot be created: {first_line(error)}: create it, and name it"
+                " in LENS_DAGSTER_URL"
             ) from error
         create_tables(endpoints.dagster_url)
         upgraded = upgrade_tables(endpoints.dagster_url)
@@ -63,10 +62,8 @@ def _say_what_is_to_do(loaded: Settings) -> None:
 
     to_do = []
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
-        for look in (
-            connect(loaded, endpoints).catalog.check,
-            lambda: require_current_tables(endpoints.dagster_url),
-        ):
+        tables = partial(require_current_tables, endpoints.dagster_url)
+        for look in (connect(loaded, endpoints).catalog.check, tables):
             try:
                 look()
             except LensError as error:
@@ -96,31 +93,31 @@ def alert_test() -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def doctor(as_json: bool) -> None:
     """Check everything the pipeline needs, one line each, with the fix."""
     loaded, warnings = settings.load()
     settings.export_foreign()
     configure(loaded.log_format, loaded.log_level)
     checks = examination.examine(loaded, warnings)
+    lines = [{"name": one.name, "ok": one.ok, "message": one.message} for one in checks]
     if as_json:
-        print_json({"checks": [asdict(check) for check in checks]})
+        print_json({"checks": lines})
     else:
-        for check in checks:
-            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.message}")
+        for line in lines:
+            print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['name']}: {line['message']}")
     sys.exit(0 if all(check.ok for check in checks) else 1)
 
 
 # Longer ids are in no table that we know of.
 _LONGEST_ID = 200
-_MOST_DAYS = 3650
 
 
 @click.command()
 @click.option("--user", metavar="ID", help="It sees the generations of this user alone.")
 @click.option("--project", metavar="ID", help="It sees the masters of this project alone.")
 @click.option(
-    "--days", type=click.IntRange(1, _MOST_DAYS), help="Days until it expires; without it, never."
+    "--days", type=click.IntRange(1, 3650), help="Days until it expires; without it, never."
 )
 def token(user: str | None, project: str | None, days: int | None) -> None:
     """Print a token for the HTTP app that is bound to one user or project.

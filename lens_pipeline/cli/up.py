@@ -25,20 +25,14 @@ from lens_pipeline.supervisor.up import up as run_stack
 
 # A temporary file of the store this old belongs to a writer that was killed.
 _ABANDONED_SECONDS = 3600
-# A start waits for the store as people do, whose requests are given up on within seconds.
+# A start does not wait longer for a store that does not answer.
 _STORE_SECONDS = 20
 
 
 @click.command()
 def up() -> None:
     """Run and supervise every process of this machine; Ctrl-C or SIGTERM stops all of them."""
-    loaded = load_settings()
-    run_stack(
-        loaded,
-        prepare=lambda endpoints: _prepare(loaded, endpoints),
-        on_ready=_tell,
-        report=lambda line: say(f"lens: {line}"),
-    )
+    _run(load_settings(), _tell)
 
 
 def _tell(stack: Stack) -> None:
@@ -60,14 +54,18 @@ def demo(exit_when_done: bool) -> None:
         if exit_when_done:
             stack.request_stop()
 
+    _run(loaded, show)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _run(loaded: Settings, on_ready: Callable[[Stack], None]) -> None:
     run_stack(
         loaded,
         prepare=lambda endpoints: _prepare(loaded, endpoints),
-        on_ready=show,
+        on_ready=on_ready,
         report=lambda line: say(f"lens: {line}"),
     )
-    if failed:
-        raise click.exceptions.Exit(1)
 
 
 @click.command()
@@ -93,7 +91,7 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables, upgrade_tables
     from lens_pipeline.monitoring.alerts.delivery import connect_targets
 
-    connect_targets(loaded.alert_urls)  # refuses what Apprise does not understand
+    connect_targets(loaded.alert_urls)  # raises SettingsError for one that Apprise does not know
     prepare_databases(loaded, endpoints)
     if loaded.database_url is None and loaded.dagster_url is None:
         upgrade_tables(endpoints.dagster_url)
@@ -103,12 +101,12 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     pipeline.catalog.check()
     _look_at_store(pipeline.store.check)
     if isinstance(pipeline.store, FileStore):
-        # A bucket may have other users, whose uploads under way are not ours to end.
+        # Not in a bucket: it may hold uploads of other applications.
         pipeline.store.sweep(_ABANDONED_SECONDS)
 
 
 def _require_store(loaded: Settings, endpoints: Endpoints) -> None:
-    """See that a worker here would not fail what others can make.
+    """Check that a worker here finds the files of the others.
 
     Raises StackError: Dagster's database does not answer. Raises ForeignStore, and as
     `_look_at_store`.
@@ -117,7 +115,7 @@ def _require_store(loaded: Settings, endpoints: Endpoints) -> None:
 
     def look() -> None:
         pipeline.store.check()
-        # The embedded database has no other hosts.
+        # An embedded database has no other hosts.
         if loaded.database_url is not None:
             require_own_store(pipeline)
 
@@ -132,11 +130,9 @@ def _require_store(loaded: Settings, endpoints: Endpoints) -> None:
 
 
 def _look_at_store(look: Callable[[], None]) -> None:
-    """Look, and if the store does not answer, say so and go on.
+    """Look, and if the store does not answer, say so and go on: it may come back.
 
-    After an outage everything comes back in its own time. What is set wrong still ends here.
-
-    Raises DerivativeError: the store answers, and refuses us.
+    Raises StoreRefused: the store answers, and refuses us.
     """
     try:
         with postgres.deadline(_STORE_SECONDS):

@@ -1,34 +1,30 @@
-"""Commands that make, record or add something: once, backfill, adopt, retry, add."""
+"""Commands that make or delete derivatives: once, backfill, retry, remove-missing."""
 
 import os
 import sys
-from pathlib import Path
 
 import click
 
-from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.cli.add import add_generation
-from lens_pipeline.cli.adopt import record_stored
 from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
-from lens_pipeline.cli.session import Session, print_json, session
+from lens_pipeline.cli.session import Session, json_option, print_json, session
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import retry as retry_letters
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.derivatives.store_audit import require_own_store
+from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 
 _KINDS = [kind.value for kind in registry.kinds()]
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command()
 @_LIMIT
-@_JSON
+@json_option
 def once(limit: int | None, as_json: bool) -> None:
     """Do what needs doing now, in this process, then exit."""
     with session("once") as lens:
@@ -53,7 +49,7 @@ def once(limit: int | None, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Also what is ready.")
 @click.option("--lost", is_flag=True, help="Also what is ready but gone from the store.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@_JSON
+@json_option
 def backfill(
     ids: tuple[str, ...],
     kind: str | None,
@@ -110,9 +106,7 @@ def _phases() -> tuple[list[Derivative], list[Derivative]]:
 
 
 def _recover(lens: Session) -> None:
-    """Without a daemon nobody else tells that the files of a killed pass are no longer in work."""
-    from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
-
+    """Without a daemon the files of a killed pass would count as in work for ever."""
     dagster_url = lens.pipeline.endpoints.dagster_url
     if not daemon_is_alive(dagster_url):
         fail_abandoned_runs(lens.instance, dagster_url)
@@ -154,28 +148,9 @@ def _finish(result: Result, as_json: bool, *, failed: bool = False) -> None:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be recorded.")
-@_JSON
-def adopt(dry_run: bool, as_json: bool) -> None:
-    """Record derivatives that already lie in the store, without making them again."""
-    with session("adopt") as lens, meter("rows", None) as progress:
-        result = record_stored(
-            lens.pipeline,
-            lens.instance,
-            dry_run=dry_run,
-            progress=lambda total: progress.show(total.found, f"{total.adopted} adopted"),
-        )
-    if as_json:
-        print_json(result)
-    else:
-        verb = "would be adopted" if dry_run else "adopted"
-        print(f"{result.found} without a record: {result.adopted} {verb}, {result.missing} missing")
-
-
-@click.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")
-@_JSON
+@json_option
 def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Try again what failed or was given up on."""
     if bool(ids) == everything:
@@ -183,7 +158,8 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     with session("retry") as lens:
         revived = retry_letters(lens.pipeline, lens.instance, None if everything else ids)
         queued = []
-        if _daemon_runs(lens):
+        # Without a daemon runs would wait in the queue unseen.
+        if daemon_is_alive(lens.pipeline.endpoints.dagster_url):
             from lens_pipeline.definitions import job
 
             queue = RunQueue(lens.pipeline, lens.instance, job)
@@ -198,13 +174,6 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
         for key in unknown:
             print(f"{key}: has not failed: see `lens status {key}`")
     sys.exit(1 if unknown else 0)
-
-
-def _daemon_runs(lens: Session) -> bool:
-    """Whether something takes runs out of the queue; otherwise they would wait there unseen."""
-    from lens_pipeline.engine.health import daemon_is_alive
-
-    return daemon_is_alive(lens.pipeline.endpoints.dagster_url)
 
 
 @click.command("remove-missing")
@@ -231,21 +200,3 @@ def remove_missing(yes: bool) -> None:
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)
-
-
-@click.command()
-@click.argument("source", metavar="FILE|URL")
-@click.option("--user", required=True, help="The user it belongs to.")
-@click.option(
-    "--type",
-    "kind",
-    type=click.Choice([Kind.PHOTO.value, Kind.VIDEO.value]),
-    help="What it is; by default its name says it.",
-)
-def add(source: str, user: str, kind: str | None) -> None:
-    """Insert a finished generation and print its id: a FILE, copied into the store, or a URL."""
-    with session("add") as lens:
-        added = add_generation(
-            lens.pipeline, source, user, Kind(kind) if kind else None, Path.cwd()
-        )
-    print(added)

@@ -1,11 +1,13 @@
-"""Whether one process of the product lives, asked from beside it: quick, and without Dagster.
+"""Whether one process of the product lives, asked from outside every few seconds.
 
-For a container's health check and for monitoring; what serves requests is asked one, a worker
-leaves a mark in `$LENS_HOME`, and the daemon beats in Dagster's database.
+It must stay quick, so it imports no Dagster. Servers are asked, a worker touches a file in
+`$LENS_HOME`, and the daemon's heartbeat is read from Dagster's database.
 """
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,7 @@ from lens_pipeline.core.endpoints import StackError, resolve
 from lens_pipeline.core.files import private_directory, write_private
 from lens_pipeline.core.ports import CODE_PORT, reachable_host, serves
 from lens_pipeline.derivatives.registry import QUEUES
+from lens_pipeline.errors import first_line
 from lens_pipeline.settings import Settings
 
 _ANSWER_SECONDS = 3
@@ -23,11 +26,13 @@ _ANSWER_SECONDS = 3
 _WORKER_SECONDS = 60.0
 # Dagster's daemons beat every 30 s.
 _DAEMON_SECONDS = 90.0
-# Dagster writes it in UTC, without saying so.
+# Dagster writes UTC into a column without a time zone.
 _HEARTBEAT = (
     "SELECT extract(epoch FROM now() AT TIME ZONE 'utc' - timestamp)::float FROM daemon_heartbeats"
-    " WHERE daemon_type = 'QUEUED_RUN_COORDINATOR'"
+    " WHERE daemon_type = %s"
 )
+# Dagster's name of the daemon that launches queued runs.
+QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 
 
 def worker_role(queue: str) -> str:
@@ -41,16 +46,13 @@ def beat(home: Path, queue: str) -> None:
 
 
 def note_role(home: Path, role: str) -> None:
-    """Note what `problem_of(settings, None)` is about."""
+    """Store `role` as what was started last with this home."""
     private_directory(home / "run")
     write_private(_role_file(home), role)
 
 
 def noted_role(home: Path) -> str:
-    """What was started last with this home.
-
-    Raises StackError: nothing was.
-    """
+    """What was started last with this home. Raises StackError: nothing was."""
     try:
         return _role_file(home).read_text(encoding="utf-8")
     except OSError:
@@ -65,6 +67,24 @@ def problem_of(role: str, settings: Settings) -> str | None:
     Raises StackError: it is not known where the daemon's database is.
     """
     return CHECKS[role](settings)
+
+
+def heartbeat_age_seconds(dagster_url: str) -> float | None:
+    """Seconds since the daemon that launches queued runs last beat; None: it never did.
+
+    Raises psycopg2.Error; of it UndefinedTable: Dagster's tables are absent.
+    """
+    url = dagster_url.replace("+psycopg2", "", 1)
+    connecting = psycopg2.connect(url, connect_timeout=_ANSWER_SECONDS)
+    with closing(connecting) as connection, connection.cursor() as cursor:
+        cursor.execute(_HEARTBEAT, (QUEUE_DAEMON,))
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def is_recent(heartbeat_age: float | None) -> bool:
+    """Whether a daemon whose last heartbeat is this many seconds old may be alive."""
+    return heartbeat_age is not None and heartbeat_age <= _DAEMON_SECONDS
 
 
 def _code(settings: Settings) -> str | None:
@@ -87,49 +107,26 @@ def _code(settings: Settings) -> str | None:
     return None
 
 
-def _dagster(settings: Settings) -> str | None:
-    return _web("the Dagster UI", settings.bind, settings.dagster_port, "/server_info")
-
-
-def _api(settings: Settings) -> str | None:
-    return _web("the HTTP app", settings.bind, settings.api_port, "/api/health/live")
-
-
 def _web(what: str, bind: str, port: int, path: str) -> str | None:
     return None if serves(bind, port, path) else f"{what} does not answer at port {port}"
 
 
 def _daemon(settings: Settings) -> str | None:
-    url = resolve(settings, broker=False).dagster_url.replace("+psycopg2", "", 1)
     try:
-        connection = psycopg2.connect(url, connect_timeout=_ANSWER_SECONDS)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(_HEARTBEAT)
-                row = cursor.fetchone()
-        finally:
-            connection.close()
+        age = heartbeat_age_seconds(resolve(settings, broker=False).dagster_url)
     except psycopg2.Error as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"the daemon's heartbeat cannot be read: {reason}"
-    if row is None:
+        return f"the daemon's heartbeat cannot be read: {first_line(error)}"
+    if age is None:
         return "the daemon has not beaten yet"
-    if row[0] > _DAEMON_SECONDS:
-        return f"the daemon's last heartbeat is {row[0]:.0f} s old"
-    return None
+    return None if is_recent(age) else f"the daemon's last heartbeat is {age:.0f} s old"
 
 
-def _worker(queue: str) -> Callable[[Settings], str | None]:
-    def check(settings: Settings) -> str | None:
-        try:
-            age = time.time() - _beat_file(settings.resolved_home, queue).stat().st_mtime
-        except OSError:
-            return f"the worker of {queue} has not begun"
-        if age > _WORKER_SECONDS:
-            return f"the worker of {queue} last beat {age:.0f} s ago"
-        return None
-
-    return check
+def _worker(queue: str, settings: Settings) -> str | None:
+    try:
+        age = time.time() - _beat_file(settings.resolved_home, queue).stat().st_mtime
+    except OSError:
+        return f"the worker of {queue} has not begun"
+    return f"the worker of {queue} last beat {age:.0f} s ago" if age > _WORKER_SECONDS else None
 
 
 def _beat_file(home: Path, queue: str) -> Path:
@@ -142,8 +139,8 @@ def _role_file(home: Path) -> Path:
 
 CHECKS: Mapping[str, Callable[[Settings], str | None]] = {
     "code": _code,
-    "dagster": _dagster,
+    "dagster": lambda s: _web("the Dagster UI", s.bind, s.dagster_port, "/server_info"),
     "daemon": _daemon,
-    "api": _api,
-    **{worker_role(queue): _worker(queue) for queue in QUEUES},
+    "api": lambda s: _web("the HTTP app", s.bind, s.api_port, "/api/health/live"),
+    **{worker_role(queue): partial(_worker, queue) for queue in QUEUES},
 }

@@ -46,7 +46,6 @@ _STORAGE = {
         "NoOpComputeLogManager": "named in dagster.yaml",
     },
     "dagster._core.storage.runs.schema": {"RunsTable.c.status": "pruning"},
-    "dagster._daemon.types": {"DaemonHeartbeat": "whether the daemon lives"},
     "dagster._serdes": {"ConfigurableClassData": "makes the classes of dagster.yaml"},
     "dagster_postgres": {
         "DagsterPostgresStorage(postgres_url, should_autocreate_tables, inst_data)": "one pool",

@@ -3,8 +3,7 @@
 Counters start at zero with the process; `rate()` and `increase()` expect that. No route is here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -17,6 +16,7 @@ from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import Backlog, BacklogMonitor, age_seconds
 from lens_pipeline.monitoring.feed import Feed
+from lens_pipeline.monitoring.probes.services import ServiceMonitor
 
 # Upper bounds in seconds: a preview takes parts of one, a master minutes, a backlog hours.
 LATENCY_BOUNDS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 86400)
@@ -83,27 +83,15 @@ class EventCounters:
             ).inc()
 
 
-class Processes(Protocol):
-    """What probes know of the pipeline's processes."""
-
-    def workers_alive(self) -> Mapping[str, int] | None:
-        """Workers that answer, by queue; None: not known."""
-        ...
-
-    def heartbeat_age_seconds(self) -> float | None:
-        """Since the daemon last beat; None: not known."""
-        ...
-
-
 class PipelineCollector(Collector):
     """What is known now; asks nothing of any service, so it answers whatever is gone."""
 
     def __init__(
-        self, feed: Feed, backlog: BacklogMonitor, processes: Processes, alerts: AlertMonitor
+        self, feed: Feed, backlog: BacklogMonitor, services: ServiceMonitor, alerts: AlertMonitor
     ) -> None:
         self._feed = feed
         self._backlog = backlog
-        self._processes = processes
+        self._services = services
         self._alerts = alerts
 
     def collect(self) -> Iterator[Metric]:
@@ -122,7 +110,7 @@ class PipelineCollector(Collector):
         yield build
 
     def _alive(self) -> Iterator[Metric]:
-        workers = self._processes.workers_alive()
+        workers = self._services.workers_alive()
         if workers is not None:
             alive = GaugeMetricFamily(
                 "lens_workers_alive", "Celery workers that answer, by queue.", labels=["queue"]
@@ -130,7 +118,7 @@ class PipelineCollector(Collector):
             for queue, number in workers.items():
                 alive.add_metric([queue], number)
             yield alive
-        age = self._processes.heartbeat_age_seconds()
+        age = self._services.heartbeat_age_seconds()
         if age is not None:
             yield GaugeMetricFamily(
                 "lens_daemon_heartbeat_age_seconds",

@@ -12,10 +12,10 @@ from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import BacklogMonitor
 from lens_pipeline.monitoring.feed import Feed
 from lens_pipeline.monitoring.metrics import EventCounters, PipelineCollector
+from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.monitoring.view_sync import ViewWriter
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import EventBroadcaster
-from lens_pipeline.web.routes.health import Monitor
 
 # For threads in the middle of a query; one that hangs ends with the process.
 _STOP_SECONDS = 2.0
@@ -35,12 +35,10 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
         listeners=(broadcaster.tell, backlog.tell, view.tell),
         count=EventCounters(log, registry).count,
     )
-    monitor = Monitor(context, backlog)
-    alerts = AlertMonitor(
-        context.pipeline, context.queue.instance, backlog, log, lambda: asyncio.run(monitor.look())
-    )
-    monitor.alerts = alerts.status
+    monitor = ServiceMonitor(context.pipeline, context.queue.instance)
+    alerts = AlertMonitor(context.pipeline, context.queue.instance, backlog, log, monitor)
     app.state.broadcaster, app.state.feed, app.state.monitor = broadcaster, feed, monitor
+    app.state.backlog, app.state.alerts = backlog, alerts
     registry.register(PipelineCollector(feed, backlog, monitor, alerts))
     app.state.metrics = registry
     workers = (feed, backlog, view, alerts)

@@ -19,13 +19,15 @@ from dagster_postgres import DagsterPostgresStorage
 
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.cli import doctor
-from lens_pipeline.cli.doctor import Check, examine
+from lens_pipeline.cli.doctor import examine
 from lens_pipeline.cli.setup import doctor as command
 from lens_pipeline.core.endpoints import Services, services_file
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.media.ffmpeg import tools
+from lens_pipeline.monitoring.probes import host, services
+from lens_pipeline.monitoring.probes.probe import Result
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import embedded_valkey
 from lens_pipeline_tests.support.database_server import Servers
@@ -55,15 +57,15 @@ def failing(settings: Settings) -> dict[str, str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a Python for libvips and a second for workers, where those are not tested."""
-    monkeypatch.setattr(doctor, "_libvips", lambda: "")
-    monkeypatch.setattr(doctor, "alive_workers", lambda _: dict.fromkeys(QUEUES, 0))
+    monkeypatch.setattr(host, "libvips", lambda: "")
+    monkeypatch.setattr(services, "alive_workers", lambda _: dict.fromkeys(QUEUES, 0))
 
 
 def test_all_is_well_and_no_password_is_shown(well: Well, servers: Servers) -> None:
     """A doctor that cries wolf, or whose output cannot be pasted into a ticket."""
     checks = examine(well(), ["LENS_X is an old name"])
     assert [check for check in checks if not check.ok] == []
-    assert checks[0] == Check("settings", True, "LENS_X is an old name")
+    assert checks[0] == Result("settings", "LENS_X is an old name")
     broker_password = urlsplit(servers.endpoints.broker_url).password or ""
     for check in checks:
         assert servers.password not in check.message
@@ -125,7 +127,7 @@ def test_what_the_webhook_may_not_write_is_named(well: Well, servers: Servers) -
     catalog.migrate()
     catalog.close()
 
-    def said(user: str = "lens", password: str | None = None) -> Check:
+    def said(user: str = "lens", password: str | None = None) -> Result:
         settings = well(
             database_url=servers.url("written", user=user, password=password),
             dagster_url=servers.endpoints.dagster_url,
@@ -134,9 +136,7 @@ def test_what_the_webhook_may_not_write_is_named(well: Well, servers: Servers) -
         (check,) = [check for check in examine(settings) if check.name == "provider"]
         return check
 
-    assert said() == Check(
-        "provider", True, "its webhooks are verified, and its tasks can be recorded"
-    )
+    assert said() == Result("provider", "its webhooks are verified, and its tasks can be recorded")
     servers.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger", "written")
     lacking = said("stranger", "known")
     assert not lacking.ok
@@ -174,7 +174,7 @@ def test_what_may_not_be_added_over_http_is_named(well: Well, servers: Servers) 
     catalog.close()
     servers.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger", "ordered")
 
-    def said() -> Check:
+    def said() -> Result:
         settings = well(
             database_url=servers.url("ordered", user="stranger", password="known"),
             dagster_url=servers.endpoints.dagster_url,
@@ -182,7 +182,7 @@ def test_what_may_not_be_added_over_http_is_named(well: Well, servers: Servers) 
         (check,) = [check for check in examine(settings) if check.name == "database"]
         return check
 
-    def mend(check: Check) -> None:
+    def mend(check: Result) -> None:
         assert not check.ok
         servers.execute(check.message.partition(": run ")[2], "ordered")
 
@@ -356,7 +356,7 @@ def test_broken_libraries_do_not_end_the_doctor(
     """A libvips that crashes whoever loads it."""
     (tmp_path / "pyvips.py").write_text("import os\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "_FORMATS", ("JPEG", "ABSENT"))
+    monkeypatch.setattr(host, "FORMATS", ("JPEG", "ABSENT"))
     found = failing(well())
     assert found.keys() == {"libvips", "Pillow"}
     assert_matches(found["libvips"], "cannot save WebP .*: pip install")
@@ -465,11 +465,11 @@ def test_a_site_whose_processes_are_gone_is_not_well(
         found = failing(settings)
         assert found.keys() == {"workers"}
         assert_matches(found["workers"], "start .* --queue masters` and `lens worker --queue prev")
-        monkeypatch.setattr(doctor, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 0})
+        monkeypatch.setattr(services, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 0})
         assert_matches(
             failing(settings)["workers"], "^0 of masters, 3 of previews: start .lens worker --queue"
         )
-        monkeypatch.setattr(doctor, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 1})
+        monkeypatch.setattr(services, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 1})
         assert failing(settings) == {}
 
 

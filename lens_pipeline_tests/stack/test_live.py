@@ -68,7 +68,7 @@ def test_a_first_photo_is_followed_live(
     file = tmp_path / "photo.jpg"
     file.write_bytes(sources.jpeg())
     with EventSource(web) as stream:
-        eventually(lambda: web.get("/api/health").status_code == 200, 60, "health", every=1)
+        _await_health(web)
         found = web.get("/api/health").json()
         assert (found["status"], found["workers"]) == ("ok", 2)
 
@@ -136,9 +136,14 @@ def test_a_stop_ends_streams_and_leaves_logs_of_json(stack: Stack, web: httpx.Cl
         assert all(isinstance(json.loads(line), dict) for line in lines), log
 
 
+def _await_health(web: httpx.Client) -> None:
+    eventually(lambda: web.get("/api/health").status_code == 200, 60, "health", every=1)
+
+
 def _outlives_the_dagster_ui(stack: Stack, web: httpx.Client) -> None:
     """The API needs nothing of the UI, and the UI is started again."""
     ui = f"http://127.0.0.1:{stack.port}/server_info"
+    _await_health(web)
     for process in stack.of("web"):
         process.kill()
     assert web.get("/api/health").status_code == 200

@@ -1,4 +1,4 @@
-"""The demonstration: samples through the whole pipeline, watched live."""
+"""The demonstration: adds samples and tells of each as it becomes ready."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,14 +23,13 @@ MASTER_ID = "sample-film"
 _FILES = Path(__file__).with_name("samples")
 
 _POLL_SECONDS = 0.25
-# Two busy cores need 6 s, most of it for the daemon's first tick; a machine that needs more than
-# this has another problem.
+# Two busy cores need 6 s, most of it for the daemon's first tick.
 _GIVE_UP_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One file of `samples/`; `shows` is what it is there for, in a few words."""
+    """One file of `samples/`; `shows` says what it demonstrates."""
 
     file: str
     kind: Kind
@@ -60,7 +59,7 @@ SAMPLES = (
     Sample("bunny-portrait.mp4", Kind.VIDEO, "rotated, dark start"),
     Sample("hubble-pan.webm", Kind.VIDEO, "VP9"),
 )
-# Of the master: two are alike and only copied, two are encoded to match them.
+# Two shots are alike and copied, two are encoded to match them.
 _SHOTS = ("sample-bunny", "sample-hubble-pan", "sample-bunny-portrait", "sample-bunny")
 
 
@@ -84,11 +83,10 @@ EXPECTED = (
 def show(
     pipeline: Pipeline, stack: Stack, say: Callable[[str], None], *, stays: bool = True
 ) -> list[str]:
-    """Add the samples that are not there yet and tell of each as it becomes ready.
+    """Add the samples that are not there yet; returns the ids that failed or are late.
 
-    `stays`: whether the stack goes on running afterwards, so that there is more to try. Returns the
-    ids that failed or were not ready in time. Raises DerivativeError, CatalogError: a sample cannot
-    be stored or inserted. Raises StackError: the supervisor is gone.
+    `stays`: whether the stack goes on running. Raises DerivativeError, CatalogError: a sample
+    cannot be stored or inserted. Raises StackError: the supervisor is gone.
     """
     say(f"lens: ready: {stack.web_url}")
     if not pipeline.settings.enabled:
@@ -129,7 +127,7 @@ def add_missing(pipeline: Pipeline) -> set[str]:
 
 
 class _Watch:
-    """Follows the samples until each is ready, has failed or takes too long."""
+    """Follows the samples until each is ready, has failed or is late."""
 
     def __init__(
         self, pipeline: Pipeline, stack: Stack, say: Callable[[str], None], added: set[str]
@@ -142,7 +140,7 @@ class _Watch:
         self._failed: list[str] = []
 
     def until_over(self) -> list[str]:
-        """Returns the ids that failed or were given up on."""
+        """Returns the ids that failed or are late."""
         deadline = time.monotonic() + _GIVE_UP_SECONDS
         with _bar(len(EXPECTED)) as show_done:
             while self._waiting and time.monotonic() < deadline:
@@ -206,7 +204,7 @@ class _Watch:
 
 
 def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
-    """Where to look and what to do next; without web pages if they are about to stop."""
+    """Where to look and what to do next."""
     yield f"  files     {pipeline.settings.resolved_store_url}, below {USER}/ and masters/"
     if not stays:
         return
@@ -222,7 +220,7 @@ def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar below the lines on a terminal, nothing elsewhere; call it with how many are over."""
+    """A bar on a terminal, nothing elsewhere; call it with the number that are over."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None

@@ -1,1 +1,1 @@
-"""Messages to people about problems. Rules for Prometheus are in `deploy/`."""
+"""Messages about problems. Rules for Prometheus are in `deploy/`."""

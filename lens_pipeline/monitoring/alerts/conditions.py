@@ -1,11 +1,11 @@
-"""Which problems there are, from what is known of the pipeline and the limits of the settings."""
+"""Judges from probes, backlog and disks which problems there are. Sends nothing."""
 
 import datetime as dt
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from lens_pipeline.catalog.rows import Kind
@@ -21,27 +21,13 @@ from lens_pipeline.settings import Settings
 DEAD = "dead_letters"
 _SERVICES = frozenset({"database", "broker", "store", "daemon"})
 _OLDEST, _SUCCESS, _WORKERS = "oldest", "success", "workers "
-# One failure of fewer files in an hour would be a large share.
+# Of fewer files in an hour one failure would be a large share.
 _LEAST_FILES = 50
 _GENERATIONS = (Kind.PHOTO, Kind.VIDEO)
 
 
-class Services(Protocol):
-    """What the probes found."""
-
-    @property
-    def known(self) -> Mapping[str, str | None]:
-        """What is wrong with each service of which that is known; None: nothing."""
-        ...
-
-    @property
-    def workers(self) -> Mapping[str, int] | None:
-        """Workers that answer, by queue; None: that is not known."""
-        ...
-
-
 class Space(NamedTuple):
-    """Bytes of a file system, without those that only root may use."""
+    """Bytes of a file system, without those reserved for root."""
 
     free: int
     total: int
@@ -53,15 +39,15 @@ class Seen:
 
     services: Mapping[str, str | None]
     workers: Mapping[str, int] | None
-    """As in `Services`."""
+    """Both as in `ServiceHealth`."""
     backlog: Backlog | None
     outcome: HourlyOutcome | None
     disks: Mapping[Path, Space]
-    """By one path of each file system that we write to."""
+    """By one path of each file system."""
 
 
 def disks(settings: Settings) -> dict[Path, Space]:
-    """The file systems of LENS_HOME, the scratch files and a store of files, each once."""
+    """The file systems of LENS_HOME, scratch files and store, each once."""
     paths = [settings.resolved_home, settings.scratch]
     store = urlsplit(settings.resolved_store_url)
     if store.scheme == "file":
@@ -72,7 +58,7 @@ def disks(settings: Settings) -> dict[Path, Space]:
 
 
 def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Problem], set[str]]:
-    """Every problem there is, and the keys of those that may or may not be there."""
+    """All problems, and the keys of those of which nothing is known."""
     unknown: set[str] = {*_SERVICES - seen.services.keys()}
     problems = [*_services(seen.services, settings), *_disks(seen.disks, settings)]
     if seen.workers is None:
@@ -85,7 +71,7 @@ def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Proble
         problems += _oldest(seen.backlog, settings, now)
         problems += _dead(seen.backlog, settings)
     if seen.outcome is None or _is_too_few(seen.outcome):
-        # A problem of the hour before is not over because few files came since.
+        # Few files do not end a problem of the hour before.
         unknown.add(_SUCCESS)
     elif seen.outcome.percent < settings.alert_success_percent:
         problems.append(_success(seen.outcome, settings))
@@ -96,7 +82,7 @@ def _services(services: Mapping[str, str | None], settings: Settings) -> Iterabl
     for name, wrong in services.items():
         if wrong:
             link = dagster_link(settings, "deployment/daemons") if name == "daemon" else None
-            # A probe's finding follows the name where it begins with a verb.
+            # Some findings begin with a verb.
             is_predicate = wrong.startswith(("does", "cannot", "fails"))
             text = f"the {name} {wrong if is_predicate else f'is not well: {wrong}'}"
             yield Problem(name, text, link, is_held=True)

@@ -1,7 +1,7 @@
-"""Sends messages to addresses of Apprise, which reaches mail, chats and web hooks.
+"""Sends messages through Apprise to mail, chats and web hooks.
 
-An address holds secrets in any of its parts, so nothing here repeats one: a target is named by its
-place in LENS_ALERT_URLS and the first word of its address.
+Any part of an address may be a secret: a target is named by its place in LENS_ALERT_URLS and the
+scheme of its address.
 """
 
 import logging
@@ -18,15 +18,15 @@ from lens_pipeline.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-# Apprise logs addresses when it debugs; its results hold the reasons.
+# Apprise logs addresses when it debugs.
 logging.getLogger("apprise").propagate = False
 logging.getLogger("apprise").setLevel(logging.WARNING)
 
-# Longest time between two tries of one target.
+# Between two tries of one target.
 _LAST_WAIT_SECONDS = 120.0
-# A message that has not arrived by then is out of date.
+# Then a message is out of date.
 _KEPT_SECONDS = 900.0
-# Shorter parts of an address are words such as `to` or a port.
+# Characters; shorter parts of an address are words such as `to`, or a port.
 _SHORTEST_SECRET = 4
 
 
@@ -35,18 +35,18 @@ class Target:
 
     def __init__(self, place: int, url: str) -> None:
         """Raises SettingsError: Apprise does not understand the address."""
-        # It knows 190 services, and takes a while to load.
+        # With its 190 services it takes a while to load.
         import apprise
 
         scheme = url.partition("://")[0]
         self.name = f"target {place} ({scheme})"
         self.problem: str | None = None
-        """Why the last try failed; None after a success, and before the first try."""
+        """Why the last try failed; None: it has not."""
         parts = re.split(r"[/:@?&=,]+", url.partition("://")[2])
         found = {one for part in parts for one in (part, unquote(part))}
         self._secrets = sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len)[::-1]
         self._turn = threading.Lock()
-        # In the thread of the caller: a pool would keep the process from ending.
+        # A pool of threads would keep the process from ending.
         self._apprise = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
         if not self._apprise.add(url):
             raise SettingsError(
@@ -55,7 +55,7 @@ class Target:
             )
 
     def send(self, message: Message) -> bool:
-        """Try once; whether the target took the message. If not, `problem` says why."""
+        """Try once; returns whether the target took the message."""
         problem = self._try(message)
         if problem and problem != self.problem:
             logger.warning("alerts: %s: %s", self.name, problem)
@@ -68,7 +68,7 @@ class Target:
         self, message: Message, arrived: threading.Event, retrying: tenacity.Retrying
     ) -> None:
         """Try until the target takes the message, which sets `arrived`."""
-        # One message at a time: the end of a problem must not arrive before its beginning.
+        # The end of a problem must not arrive before its beginning.
         if not self._turn.acquire(timeout=_KEPT_SECONDS):
             self.problem = f"does not answer within {_KEPT_SECONDS:g} s"
             return
@@ -106,10 +106,10 @@ def connect_targets(urls: Iterable[str]) -> list[Target]:
 def deliver(
     targets: Iterable[Target], message: Message, stop: threading.Event, first_wait: float = 5.0
 ) -> bool:
-    """Whether one target has taken the message; the others are tried on in the background.
+    """Wait until one target has taken the message; returns whether one has.
 
-    Tries again after `first_wait` seconds and ever longer, until `stop` is set or the message is
-    out of date.
+    The others are tried in the background: again after `first_wait` seconds and ever longer, until
+    `stop` is set or the message is out of date.
     """
     arrived = threading.Event()
     retrying = tenacity.Retrying(
@@ -119,7 +119,7 @@ def deliver(
         sleep=tenacity.sleep_using_event(stop),
     )
     for target in targets:
-        # Not a pool: one that hangs would keep the process from ending.
+        # A daemon thread: a target that hangs must not keep the process from ending.
         threading.Thread(
             target=target.deliver, args=(message, arrived, retrying), daemon=True
         ).start()

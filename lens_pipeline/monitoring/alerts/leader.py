@@ -1,4 +1,4 @@
-"""Which of several processes sends the alerts, and where it stores the row of its state."""
+"""Elects the process that sends the alerts, and stores its state."""
 
 from dagster import DagsterInstance
 from sqlalchemy.exc import SQLAlchemyError
@@ -10,9 +10,9 @@ _CURSOR = "lens/alerts"
 
 
 class AlertLeader:
-    """A lock in Dagster's database, which vanishes with its process. For one thread.
+    """Holds an advisory lock in Dagster's database, which ends with the process. For one thread.
 
-    Every method but `leave` raises SQLAlchemyError: the database cannot be used.
+    Every method but `leave` raises SQLAlchemyError.
     """
 
     def __init__(self, dagster_url: str, instance: DagsterInstance) -> None:
@@ -24,7 +24,7 @@ class AlertLeader:
         """Whether this process is the leader."""
         try:
             if self._session is not None:
-                # Fails if the session, and with it the lock, is lost.
+                # Raises if the session, and so the lock, is lost.
                 return self._session.is_held(alerts_lock())
             self._session = LockSession(self._url)
             if not self._session.try_all([alerts_lock()]):
@@ -42,7 +42,7 @@ class AlertLeader:
             self._session = None
 
     def load(self) -> str | None:
-        """What the last leader saved."""
+        """What the leader before saved."""
         return self._storage.get_cursor_values({_CURSOR}).get(_CURSOR)
 
     def save(self, text: str) -> None:

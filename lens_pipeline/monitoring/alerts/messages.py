@@ -1,4 +1,4 @@
-"""What messages say, and the addresses that people can open from them."""
+"""The words of messages, and the links in them."""
 
 import datetime as dt
 import re
@@ -16,7 +16,7 @@ from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.alerts.state import Notice, Word
 from lens_pipeline.settings import Settings
 
-# Dead letters named in one message.
+# Dead letters in one message.
 _NAMED = 5
 _LONGEST_REASON = 200
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -29,13 +29,13 @@ class Message:
     title: str
     body: str
     tone: Literal["failure", "warning", "success", "info"]
-    """How the target marks the message where it can; Apprise's own words."""
+    """Apprise's type of the message."""
 
 
 def compose(
     notices: Sequence[Notice], settings: Settings, now: float, dead: Sequence[str] = ()
 ) -> Message:
-    """One message for all notices, the new problems first; the lines `dead` name dead letters."""
+    """One message of all notices, new problems first; `dead` are lines of dead letters."""
     ordered = sorted(notices, key=lambda notice: list(Word).index(notice.word))
     words = {notice.word for notice in notices}
     tone = "failure" if Word.BEGAN in words else "success" if words == {Word.OVER} else "warning"
@@ -69,12 +69,12 @@ def dead_letter_lines(pipeline: Pipeline, letters: Sequence[DerivativeStatus]) -
 
 
 def dagster_link(settings: Settings, path: str) -> str:
-    """A path of the Dagster UI, by LENS_DAGSTER_PUBLIC_URL, else as this machine reaches it."""
+    """A page of the Dagster UI; without LENS_DAGSTER_PUBLIC_URL at its address on this machine."""
     return _joined(settings.dagster_public_url, settings, settings.dagster_port, path)
 
 
 def page_link(settings: Settings, path: str) -> str:
-    """A path of our own pages, by LENS_PUBLIC_URL, else as this machine reaches it."""
+    """A page of the HTTP app; without LENS_PUBLIC_URL at its address on this machine."""
     return _joined(settings.public_url, settings, settings.api_port, path)
 
 

@@ -1,8 +1,9 @@
-"""The thread that looks for problems and has people told.
+"""The thread that looks for problems and sends alerts.
 
-It runs in the process `api`, which lives when the daemon or the workers do not.
+It runs in the process `api`, which lives on without daemon and workers.
 """
 
+import asyncio
 import datetime as dt
 import logging
 import time
@@ -16,22 +17,23 @@ from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
-from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, Services, disks, judge
+from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, disks, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
 from lens_pipeline.monitoring.alerts.leader import AlertLeader
 from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
 from lens_pipeline.monitoring.backlog import BacklogMonitor
+from lens_pipeline.monitoring.probes.services import ServiceMonitor
 
 logger = logging.getLogger(__name__)
 
-# Waits at most this long for a database.
+# For a database.
 _ANSWER_SECONDS = 3.0
 _HOUR = dt.timedelta(hours=1)
 
 
 class AlertMonitor(BackgroundThread):
-    """Tells all that is new in one message, if its process is the leader."""
+    """Sends all that is new in one message, if its process is the leader."""
 
     def __init__(
         self,
@@ -39,14 +41,13 @@ class AlertMonitor(BackgroundThread):
         instance: DagsterInstance,
         backlog: BacklogMonitor,
         log: FigureLog,
-        probes: Callable[[], Services],
+        services: ServiceMonitor,
         *,
         look_seconds: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`probes` asks the services and answers within seconds, also of one that hangs;
-        `look_seconds` is also the least time between two messages; `clock` gives seconds since the
-        epoch.
+        """`look_seconds` is also the least time between two messages; `clock` gives seconds since
+        the epoch.
 
         Raises SettingsError: Apprise does not understand one of LENS_ALERT_URLS.
         """
@@ -54,7 +55,7 @@ class AlertMonitor(BackgroundThread):
         self._pipeline = pipeline
         self._backlog = backlog
         self._log = log
-        self._probes = probes
+        self._services = services
         self._look_seconds = look_seconds
         self._clock = clock
         self._targets = connect_targets(pipeline.settings.alert_urls)
@@ -66,7 +67,7 @@ class AlertMonitor(BackgroundThread):
 
     @property
     def open(self) -> int:
-        """How many problems this process has told and not yet that they are over."""
+        """Problems that this process has told, and not that they are over."""
         return self._state.open
 
     @property
@@ -93,7 +94,8 @@ class AlertMonitor(BackgroundThread):
         self._leader.leave()
 
     def _look(self) -> None:
-        services, settings, now = self._probes(), self._pipeline.settings, self._clock()
+        services, settings = asyncio.run(self._services.look()), self._pipeline.settings
+        now = self._clock()
         is_to_tell = self._leads(now)
         seen = Seen(
             services.known,
@@ -108,10 +110,10 @@ class AlertMonitor(BackgroundThread):
             self._tell(notices, now)
 
     def _leads(self, now: float) -> bool:
-        """Whether this process is to tell.
+        """Whether this process sends.
 
-        Without the database the leader goes on, and after a while each process tells: twice is
-        better than not at all.
+        Without the database the leader goes on, and after `HOLD_SECONDS` every process sends: a
+        message that comes twice is better than none.
         """
         try:
             with postgres.deadline(_ANSWER_SECONDS):

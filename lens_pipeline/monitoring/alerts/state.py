@@ -1,4 +1,4 @@
-"""Which problems people were told of, and what is due to be told. No I/O."""
+"""Which problems were told, and which are due to be told. No I/O."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 logger = logging.getLogger(__name__)
 
-# All in seconds. A service must be gone this long: restarts wake nobody.
+# A service must be gone this long: a restart is no problem.
 HOLD_SECONDS = 120.0
 _RECOVERY_SECONDS = 60.0
 _REMINDER_SECONDS = 6 * 3600.0
@@ -19,14 +19,14 @@ _MOST_AN_HOUR = 12
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that a person has to mend."""
+    """A problem that a person has to mend."""
 
     key: str
     text: str
     """What is wrong, in one line."""
     link: str | None = None
     is_held: bool = False
-    """Whether it is told only once it has lasted `HOLD_SECONDS`."""
+    """It is told only after `HOLD_SECONDS`."""
 
 
 class Word(StrEnum):
@@ -39,7 +39,7 @@ class Word(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to tell; `since` is in seconds since the epoch."""
+    """What to tell of a problem; `since` is in seconds since the epoch."""
 
     word: Word
     problem: Problem
@@ -56,17 +56,14 @@ class _Entry(BaseModel):
 
 
 class AlertState(BaseModel):
-    """The stored row. Not safe to share between threads.
-
-    Earlier versions read this row, and stored more, which is ignored here.
-    """
+    """The stored row; fields of earlier versions are ignored. For one thread."""
 
     problems: dict[str, _Entry] = Field(default_factory=dict)
     sent: list[float] = Field(default_factory=list)
     """When the messages of the last hour were sent."""
 
     def restore(self, text: str | None) -> None:
-        """Add what the leader before had stored. A row of an unknown form counts as empty."""
+        """Add what the leader before stored; a row of an unknown form counts as empty."""
         try:
             stored = AlertState.model_validate_json(text or "{}")
         except ValidationError:
@@ -77,14 +74,15 @@ class AlertState(BaseModel):
 
     @property
     def open(self) -> int:
-        """How many problems were told and not yet that they are over."""
+        """Problems that were told, and not that they are over."""
         return sum(entry.told_at is not None for entry in self.problems.values())
 
     def due(
         self, problems: Sequence[Problem], unknown: Collection[str], now: float
     ) -> list[Notice]:
-        """What to tell in one message, given all problems of now; those of the `unknown` keys stay
-        as they are. Empty while the limit on messages is reached.
+        """What to tell in one message, given all problems; `unknown` ones stay as they are.
+
+        Empty while the limit of messages an hour is reached.
         """
         found = [self._lasting(problem, now) for problem in problems]
         present = {problem.key for problem in problems}
@@ -94,7 +92,7 @@ class AlertState(BaseModel):
         return [notice for notice in found if notice and is_allowed]
 
     def tell(self, notices: Sequence[Notice], now: float) -> None:
-        """Take note that a message has arrived; what could not be sent stays due."""
+        """Note that a message has arrived; what is not noted stays due."""
         self.sent.append(now)
         for notice in notices:
             if notice.word is Word.OVER:

@@ -1,1 +1,1 @@
-"""What became of the files of one day: figures, a picture, and copies kept in the store."""
+"""The report of a day: its statistics, a chart, and its copies in the store."""

@@ -1,4 +1,4 @@
-"""The copies of reports in the object store: tables that any tool reads."""
+"""Reports in the object store, as CSV and Parquet."""
 
 import datetime as dt
 import io
@@ -19,7 +19,7 @@ _READ_SECONDS = 30.0
 
 
 def keys(day: dt.date) -> dict[str, str]:
-    """Object keys of a day's report: the figures, and the slowest and largest files."""
+    """The object keys of a day's report."""
     return {
         "figures_csv": f"{PREFIX}{day}.csv",
         "figures_parquet": f"{PREFIX}{day}.parquet",
@@ -29,9 +29,9 @@ def keys(day: dt.date) -> dict[str, str]:
 
 
 def keep(store: ObjectStore, report: DayReport) -> None:
-    """Store the report in place of an earlier one of the day. Raises DerivativeError."""
+    """Store the report over an earlier one of the day. Raises DerivativeError."""
     names = keys(report.day)
-    # The one that is read back comes last: a day that has it has the others.
+    # Figures come last: `find` reads them first.
     for name, table in (("files", report.extremes), ("figures", report.summary)):
         bodies = {f"{name}_csv": _csv(table), f"{name}_parquet": _parquet(table)}
         for kind, body in bodies.items():
@@ -39,7 +39,7 @@ def keep(store: ObjectStore, report: DayReport) -> None:
 
 
 def find(store: ObjectStore, day: dt.date) -> DayReport | None:
-    """The report that was kept of `day`, if one was. Raises DerivativeError."""
+    """The stored report of `day`; None: there is none. Raises DerivativeError."""
     names = keys(day)
     try:
         return DayReport(

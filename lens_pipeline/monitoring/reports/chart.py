@@ -1,4 +1,4 @@
-"""The picture of a day: how many files were in time by hour, and how long they took."""
+"""The chart of a day: by hour, how many files were in time and how long they took."""
 
 import base64
 import datetime as dt
@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lens_pipeline.monitoring.reports.statistics import IN_TIME_SECONDS, hours
 
-# Inches and dots an inch: some 15 KiB, which every report keeps in the event log.
+# Inches, dots an inch: about 15 KiB, which each report adds to the event log.
 _SIZE, _DPI = (8.4, 2.8), 90
 _COLOURS = {"in_time": "#2f9e44", "late": "#f08c00", "not_made": "#c92a2a"}
 _LABELS = {
@@ -22,10 +22,7 @@ _LABELS = {
 
 
 def draw(day: dt.date, files: pd.DataFrame) -> bytes:
-    """A PNG of the day's files, as `figures.FILES` says; photos and videos alone.
-
-    Masters take minutes by their nature.
-    """
+    """A PNG of the photos and videos in `files`, a frame of `statistics.FILES`."""
     by_hour = hours(files.loc[files["kind"].isin(["photo", "video"])])
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
@@ -61,5 +58,5 @@ def draw(day: dt.date, files: pd.DataFrame) -> bytes:
 
 
 def inline(png: bytes, name: str) -> str:
-    """Markdown that shows the picture wherever it is read."""
+    """Markdown that holds the picture."""
     return f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"

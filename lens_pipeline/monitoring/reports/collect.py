@@ -1,4 +1,4 @@
-"""What became of a day's files: the application's rows compared with the event log."""
+"""Collects what became of a day's files from the application's rows and the event log."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
@@ -17,22 +17,22 @@ from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.reports import statistics
 
-# What was made so soon after its day is read with it; what came later, by its row.
+# Files made this soon after their day are read with it, later ones by their rows.
 _AFTERMATH = dt.timedelta(hours=1)
-# A master has finished when its last shot has, which may be days after its row was changed.
+# A master finishes with its last shot, perhaps days after its row was changed.
 _ROWS_BEFORE = {Kind.MASTER: dt.timedelta(days=7), Kind.SCALED: dt.timedelta(days=7)}
 _PAGE = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """One day's figures."""
+    """The statistics of a day."""
 
     day: dt.date
     summary: pd.DataFrame
-    """One row a kind; see `figures.summarize`."""
+    """See `statistics.summarize`."""
     extremes: pd.DataFrame
-    """See `figures.extremes`."""
+    """See `statistics.extremes`."""
 
 
 def today() -> dt.date:
@@ -40,7 +40,7 @@ def today() -> dt.date:
 
 
 def report(pipeline: Pipeline, day: dt.date, files: pd.DataFrame | None = None) -> DayReport:
-    """The report of `day` as things stand now; of `files` if they were read already."""
+    """The report of `day` as of now; `files` as by `read_files`, if that was called already."""
     as_of = dt.datetime.now(dt.UTC)
     files = read_files(pipeline, day) if files is None else files
     attempts = _attempts(pipeline, day)
@@ -54,7 +54,7 @@ def report(pipeline: Pipeline, day: dt.date, files: pd.DataFrame | None = None) 
 
 
 def read_files(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
-    """Every file of `day`, as `figures.FILES` says."""
+    """Every file of `day`, in a frame of `statistics.FILES`."""
     since, until = _bounds(day)
     rows: list[dict] = []
     with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
@@ -90,10 +90,7 @@ def _bounds(day: dt.date) -> tuple[dt.datetime, dt.datetime]:
 def _first_made(
     log: DayLog, asset: str, since: dt.datetime, until: dt.datetime
 ) -> dict[tuple[str, str | None], MadeFile]:
-    """The first making of each file of the day, by key and revision.
-
-    What is made once more later, by force, was ready before.
-    """
+    """The first making of each file of the day, by key and revision; later ones were forced."""
     first: dict[tuple[str, str | None], MadeFile] = {}
     for file in log.made(asset, since, until + _AFTERMATH):
         if file.finished_at is not None and since <= file.finished_at < until:
@@ -128,7 +125,7 @@ def _others(
                     "finished_at": status.finished_at,
                 }
         for file in log.files(later):
-            # Others were ready before this day, and only their rows have changed since.
+            # The rows of others were changed after their files were ready.
             if file.finished_at is not None and since <= file.finished_at < until:
                 yield _made_row(kind, file)
 

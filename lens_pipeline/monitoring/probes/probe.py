@@ -1,0 +1,121 @@
+"""How a probe is asked and what it answers; the probes themselves are in the other modules."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from lens_pipeline.core import postgres
+from lens_pipeline.errors import LensError
+from lens_pipeline.media.errors import MediaError, ToolUnusable
+
+# A service that has not answered by then counts as gone.
+ANSWER_SECONDS = 3
+# Several clients ask every few seconds; a service is asked no more often than this.
+_KEPT_SECONDS = 2.0
+
+
+class ProbeError(LensError):
+    """Something is not well.
+
+    The message tells operators the reason and the fix. `problem` is what is served over HTTP: a
+    few words, without addresses if the message has some. Neither holds a password.
+    """
+
+    def __init__(self, problem: str, message: str | None = None) -> None:
+        super().__init__(message or problem)
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a probe found."""
+
+    name: str
+    value: Any = None
+    """What the service answered; for `lens doctor` a sentence. None if it is not well."""
+    problem: str | None = None
+    """As of `ProbeError`; None: it is well."""
+    fix: str | None = None
+    """The message of `ProbeError`."""
+    at: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.problem is None
+
+    @property
+    def message(self) -> str:
+        """What `lens doctor` says."""
+        return self.fix or str(self.value)
+
+
+def ask(name: str, look: Callable[[], Any]) -> Result:
+    """What `look` returns, or the error it raises about something that people can mend."""
+    try:
+        return Result(name, look())
+    except (LensError, MediaError, ToolUnusable) as error:
+        is_ours = isinstance(error, ProbeError)
+        problem = error.problem if is_ours else f"fails: {type(error).__name__}"
+        return Result(name, problem=problem, fix=" ".join(str(error).split()))
+
+
+@dataclass
+class Probe:
+    """Asks one service, never twice at the same time, and keeps the answer for a while.
+
+    A service that hangs keeps its thread until it gives up; callers wait no longer than they say.
+    """
+
+    name: str
+    look: Callable[[], Any]
+    kept_seconds: float = _KEPT_SECONDS
+    _result: Result | None = field(default=None, init=False)
+    _asking: Future[Result] | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    async def answer(self, wait_seconds: float = ANSWER_SECONDS) -> Result:
+        """A fresh answer if there is one in time; else that there is none."""
+        asking = self._ask_if_old()
+        if asking is None and self._result is not None:
+            return self._result
+        assert asking is not None  # noqa: S101
+        try:
+            waited = asyncio.shield(asyncio.wrap_future(asking))
+            return await asyncio.wait_for(waited, wait_seconds)
+        except TimeoutError:
+            return Result(self.name, problem=f"does not answer within {wait_seconds:g} s")
+
+    def last(self) -> Result | None:
+        """What is known now; asks anew in the background if that is old."""
+        self._ask_if_old()
+        return self._result
+
+    def _ask_if_old(self) -> Future[Result] | None:
+        """The asking under way, begun if the answer is old; None: the answer is fresh."""
+        with self._lock:
+            result = self._result
+            # A service that is gone may be back soon.
+            kept = self.kept_seconds if result and result.ok else _KEPT_SECONDS
+            if result and time.monotonic() - result.at < kept:
+                return None
+            if self._asking is None:
+                self._asking = Future()
+                # A daemon thread: a service that hangs must not keep the process from ending.
+                threading.Thread(
+                    target=self._run, args=(self._asking,), name=f"lens-{self.name}", daemon=True
+                ).start()
+            return self._asking
+
+    def _run(self, asking: Future[Result]) -> None:
+        try:
+            with postgres.deadline(ANSWER_SECONDS):
+                result = ask(self.name, self.look)
+        except Exception as error:  # noqa: BLE001 - any error is what the probe finds
+            result = Result(self.name, problem=f"fails: {type(error).__name__}")
+        with self._lock:
+            self._result, self._asking = result, None
+        asking.set_result(result)

@@ -1,0 +1,308 @@
+"""Probes of the services: databases, daemon, broker, workers, store.
+
+What is quick is asked all the time; `lens doctor` alone asks what each may write.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+import psycopg2
+from dagster import DagsterInstance
+from psycopg2.errors import UndefinedTable
+from sqlalchemy.exc import SQLAlchemyError
+
+from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.derivatives.pipeline import Pipeline, connect
+from lens_pipeline.derivatives.store_audit import require_own_store
+from lens_pipeline.engine import liveness
+from lens_pipeline.engine.dagster_storage.storage import create_tables, has_current_tables
+from lens_pipeline.engine.liveness import is_recent
+from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
+from lens_pipeline.engine.workers.inspection import alive_workers
+from lens_pipeline.errors import DerivativeError, first_line
+from lens_pipeline.monitoring.probes.probe import ANSWER_SECONDS, Probe, ProbeError, Result
+from lens_pipeline.settings import Settings
+from lens_pipeline.storage.connect import open_store
+from lens_pipeline.storage.object_store import ObjectStore
+
+# Workers take a second to answer.
+_WORKERS_KEPT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceHealth:
+    """How the services are."""
+
+    problems: Mapping[str, str | None]
+    """What is wrong with database, broker, store and daemon, by name; None: nothing."""
+    workers: Mapping[str, int] | None
+    """Workers that answer, by queue; None: that is not known."""
+    is_daemon_known: bool = True
+
+    @property
+    def is_well(self) -> bool:
+        """Whether every service is, and at least one worker lives on each queue."""
+        has_workers = bool(self.workers) and all(self.workers.values())
+        return has_workers and not any(self.problems.values())
+
+    @property
+    def known(self) -> dict[str, str | None]:
+        """The problems without that of a daemon of which nothing can be said."""
+        unknown = None if self.is_daemon_known else "daemon"
+        return {name: problem for name, problem in self.problems.items() if name != unknown}
+
+
+class ServiceMonitor:
+    """The probes of one process."""
+
+    def __init__(self, pipeline: Pipeline, instance: DagsterInstance) -> None:
+        endpoints = pipeline.endpoints
+        self._services = (
+            Probe("database", lambda: databases(pipeline)),
+            Probe("broker", lambda: broker(endpoints.broker_url)),
+            Probe("store", lambda: store(pipeline.store)),
+        )
+        self._heartbeat = Probe("daemon", lambda: pooled_heartbeat_age_seconds(instance))
+        self._workers = Probe(
+            "workers", lambda: workers(endpoints.broker_url), _WORKERS_KEPT_SECONDS
+        )
+
+    async def look(self) -> ServiceHealth:
+        """How the services are; within `ANSWER_SECONDS`, also if one hangs."""
+        probes = (self._heartbeat, self._workers, *self._services)
+        heartbeat, alive, *others = await asyncio.gather(*(probe.answer() for probe in probes))
+        problems = {result.name: result.problem for result in others}
+        return ServiceHealth(
+            problems | {"daemon": _daemon_problem(heartbeat)}, alive.value, heartbeat.ok
+        )
+
+    def workers_alive(self) -> Mapping[str, int] | None:
+        """Workers that answered last, by queue; None: that is not known."""
+        result = self._workers.last()
+        return result.value if result else None
+
+    def heartbeat_age_seconds(self) -> float | None:
+        """Seconds since the daemon last beat; None: it never did, or that is not known."""
+        result = self._heartbeat.last()
+        return _age_now(result) if result else None
+
+
+def databases(pipeline: Pipeline) -> None:
+    """Read from both databases."""
+    try:
+        pipeline.catalog.existing(Kind.PHOTO, ["none"])
+    except CatalogError as error:
+        raise ProbeError("the application's database cannot be read") from error
+    try:
+        pipeline.log.times([0])
+    except SQLAlchemyError as error:
+        raise ProbeError("Dagster's database cannot be read") from error
+
+
+def application_database(settings: Settings, url: str) -> str:
+    """Which reads and writes the application's database at `url` allows."""
+    with closing(Catalog(url)) as catalog:
+        try:
+            # As every command does with the embedded one.
+            if settings.database_url is None:
+                catalog.migrate()
+                catalog.create_view()
+            catalog.check()
+            writes = _writes(catalog)
+            keeps_view = catalog.may_write_view()
+        except CatalogError as error:
+            fix = _database_fix(str(error), "LENS_DATABASE_URL", "create it")
+            raise ProbeError(f"{error}{fix}") from error
+        except SQLAlchemyError as error:
+            raise ProbeError(
+                f"it fails unexpectedly: {first_line(error)}: see its server's log"
+            ) from error
+    view = (
+        "lens_generations is kept true while the HTTP app runs"
+        if keeps_view
+        else "lens_generations is not kept: run `lens migrate` as a role that may create it, then"
+        " GRANT SELECT, INSERT, UPDATE, DELETE ON lens_derivatives to this one"
+    )
+    return f"{without_password(url)}: every read is allowed; {writes}; {view}"
+
+
+def _writes(catalog: Catalog) -> str:
+    """Whether rows of projects can be written over HTTP.
+
+    A role without any of these rights is well: others may write. Raises ProbeError: it has some.
+    """
+    lack = catalog.lack_of_writing()
+    if lack is None:
+        return "masters, assets and renditions can be added over HTTP"
+    if lack.is_whole:
+        return f"nothing can be added over HTTP, which is as well if others do: {lack.message}"
+    raise ProbeError(lack.message)
+
+
+def provider_tasks(settings: Settings, url: str) -> str:
+    """Whether tasks of the provider can be recorded. Raises CatalogError: they cannot."""
+    with closing(Catalog(url)) as catalog:
+        catalog.check_writing()
+    if not settings.kie_webhook_key:
+        return "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY its webhooks are refused"
+    return "its webhooks are verified, and its tasks can be recorded"
+
+
+def dagster_database(settings: Settings, url: str) -> str:
+    """Whether Dagster's tables are there and of this version."""
+    shown = without_password(url)
+    if settings.database_url is None and settings.dagster_url is None:
+        # As every command does with the embedded one.
+        create_tables(url)
+    try:
+        # First, because Dagster itself would try to connect six times and log each.
+        liveness.heartbeat_age_seconds(url)
+        is_current = has_current_tables(url)
+    except UndefinedTable:
+        raise ProbeError(f"{shown} lacks Dagster's tables: run `lens migrate`") from None
+    except (psycopg2.Error, SQLAlchemyError) as error:
+        variable = "LENS_DAGSTER_URL" if settings.dagster_url else "LENS_DATABASE_URL"
+        reason = first_line(error)
+        fix = _database_fix(reason, variable, "`lens migrate` creates it")
+        raise ProbeError(f"Dagster's database cannot be used: {reason}{fix}") from error
+    if not is_current:
+        raise ProbeError(f"{shown} has tables of another Dagster version: run `lens migrate`")
+    return f"{shown}: its tables are up to date"
+
+
+def heartbeat_age_seconds(dagster_url: str) -> float | None:
+    """Seconds since the daemon last beat; None: it never did."""
+    try:
+        return liveness.heartbeat_age_seconds(dagster_url)
+    except UndefinedTable:
+        raise ProbeError("unknown: Dagster's tables are missing, see there") from None
+    except psycopg2.Error:
+        raise ProbeError("unknown: Dagster's database does not answer, see there") from None
+
+
+def pooled_heartbeat_age_seconds(instance: DagsterInstance) -> float | None:
+    """As `heartbeat_age_seconds`, without a new connection each time."""
+    try:
+        heartbeat = instance.get_daemon_heartbeats().get(liveness.QUEUE_DAEMON)
+    except SQLAlchemyError as error:
+        raise ProbeError("unknown: Dagster's database cannot be read") from error
+    return None if heartbeat is None else time.time() - heartbeat.timestamp
+
+
+def _age_now(heartbeat: Result) -> float | None:
+    if heartbeat.value is None:
+        return None
+    return round(heartbeat.value + time.monotonic() - heartbeat.at, 3)
+
+
+def _daemon_problem(heartbeat: Result) -> str | None:
+    if heartbeat.problem:
+        return heartbeat.problem
+    age = _age_now(heartbeat)
+    if age is None:
+        return "does not run: it never beat"
+    return None if is_recent(age) else f"does not run: its last heartbeat is {age:.0f} s old"
+
+
+def broker(url: str, variable: str = "LENS_BROKER_URL") -> None:
+    """Connect to the broker that `variable` names."""
+    _require_broker(url)
+    shown = without_password(url)
+    try:
+        reach(url, ANSWER_SECONDS)
+    except BrokerRefusal as error:
+        raise ProbeError(
+            "refuses us: correct LENS_BROKER_URL, or see `lens doctor`",
+            f"the broker at {shown} refuses us ({error}): correct the user, the password or the"
+            f" virtual host in {variable}, or create what is missing",
+        ) from error
+    except BrokerFull as error:
+        message = f"{shown}: {error}: see `rabbitmq-diagnostics alarms` there"
+        raise ProbeError(str(error), message) from error
+    except BrokerError as error:
+        raise ProbeError(
+            f"cannot be reached: {type(error.__cause__).__name__}",
+            f"no broker at {shown} ({error}): start it or correct {variable}",
+        ) from error
+    except ValueError as error:
+        message = f"{variable} is not understood: {error}"
+        raise ProbeError(f"fails: {type(error).__name__}", message) from error
+
+
+def workers(broker_url: str) -> dict[str, int]:
+    """How many workers of each queue answer."""
+    _require_broker(broker_url)
+    try:
+        return alive_workers(broker_url)
+    except BrokerError as error:
+        message = f"unknown: the broker cannot be asked for them: {error}"
+        raise ProbeError("unknown: the broker cannot be asked for them", message) from error
+
+
+def _require_broker(url: str) -> None:
+    # Without an address, Celery would ask for a broker at localhost.
+    if not url:
+        raise ProbeError("none is known: set LENS_BROKER_URL")
+
+
+def store(opened: ObjectStore) -> None:
+    """Read from the store."""
+    try:
+        opened.ping()
+    except DerivativeError as error:
+        raise ProbeError(f"cannot be read: {type(error).__name__}") from error
+
+
+def own_store(settings: Settings) -> str:
+    """Write, read and delete in the store, and look for what was made before.
+
+    Raises DerivativeError as the store's `check`; ForeignStore: workers here would miss what was
+    made elsewhere.
+    """
+    url = settings.resolved_store_url
+    try:
+        open_store(url, settings.s3_endpoint).check()
+    except OSError as error:
+        raise ProbeError(
+            f"{url}: {error.strerror}: set LENS_STORE_URL to a directory this user may write"
+        ) from error
+    except ValueError as error:
+        # boto3's, of an endpoint that is no URL.
+        raise ProbeError(f"{url}: {error}: correct LENS_S3_ENDPOINT") from error
+    # An embedded database has no other hosts.
+    if settings.database_url is not None:
+        pipeline = connect(settings, resolve(settings, broker=False))
+        # That Dagster's database is gone is the finding of another probe.
+        with closing(pipeline.catalog), closing(pipeline.log), suppress(SQLAlchemyError):
+            require_own_store(pipeline)
+    return f"{url}: written, read and deleted"
+
+
+def without_password(url: str) -> str:
+    """`url` without password and options, also if nothing else understands it."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    return f"{scheme}://{user}{at if user else ''}{place.partition('?')[0]}"
+
+
+def _database_fix(reason: str, variable: str, creation: str) -> str:
+    """What to do about a message of PostgreSQL's; nothing if it says so itself."""
+    is_absent = "does not exist" in reason
+    if "password" in reason:
+        return f": correct the password in {variable}"
+    if "role" in reason and is_absent:
+        return f": create the role or correct the user in {variable}"
+    if "database" in reason and is_absent:
+        return f": {creation}, or correct {variable}"
+    if "permission denied" in reason:
+        return f": grant it, or correct the user in {variable}"
+    if "connection" in reason.lower() or "translate host" in reason or "timeout" in reason:
+        return f": start the server or correct {variable}"
+    return ""
