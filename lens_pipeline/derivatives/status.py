@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lens_pipeline.catalog.rows import Generation, MasterVideo, Row, ScaledVideo, UnusableRow
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import DERIVATIVES, Derivative
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.event_log.history import DerivativeStatus, History, State, derive_status
 
 _KEYS_AT_ONCE = 500
@@ -105,7 +106,7 @@ def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
     """The described status of each derivative of the finished rows with this id."""
     return [
         status
-        for derivative in DERIVATIVES
+        for derivative in registry.DERIVATIVES
         for row in pipeline.catalog.finished(derivative.kind, [row_id]).values()
         for status in row_statuses(pipeline, derivative, usable([row])).values()
     ]
@@ -119,7 +120,7 @@ def statuses_of_partitions(
     Partitions without a row have the state `none` and no owner.
     """
     found: list[DerivativeStatus] = []
-    for derivative in DERIVATIVES:
+    for derivative in registry.DERIVATIVES:
         keys = sorted(touched.get(derivative.asset, ()))
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             page = keys[start : start + _KEYS_AT_ONCE]
