@@ -10,15 +10,13 @@ from lens_pipeline.derivatives.round_robin import round_robin
 from lens_pipeline.derivatives.status import status_pages
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
-# More old rows without a record are a library whose derivatives are still to be adopted.
+# More old rows without a record are a library still to be adopted.
 ADOPTION_ROWS = 500
 ADOPTION_AGE = dt.timedelta(days=1)
 
 
 @dataclass(slots=True)
 class Survey:
-    """The result of comparing all rows with the event log."""
-
     needed: list[DerivativeStatus] = field(default_factory=list)
     invalid: list[UnusableRow] = field(default_factory=list)
     unrecorded_old: int = 0
@@ -29,8 +27,7 @@ class Survey:
 def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int | None) -> Survey:
     """Find up to `limit` rows whose derivative is missing or has failed, by turns of owners.
 
-    Unless `bulk`, more than 500 rows over a day old without a record are left alone: their
-    derivatives may exist and are to be adopted. Rows that wait are only counted.
+    Unless `bulk`, more than 500 rows over a day old without a record are left to be adopted.
     """
     found = Survey()
     old: list[DerivativeStatus] = []
@@ -54,7 +51,7 @@ def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int
 
 
 def adoption_advice(derivative: Derivative, rows: int) -> str:
-    """The advice for a library that was there before the pipeline."""
+    """For a library older than the pipeline."""
     return (
         f"{rows} finished {derivative.partition_set} over a day old have no record of a"
         f" {derivative.asset} and are left alone: run `lens adopt` if their {derivative.asset}s"

@@ -15,7 +15,7 @@ from lens_pipeline.derivatives.status import assess, describe, usable
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 
-# A source may hold a whole picture (`data:`); only this much of it is shown.
+# A source may hold a whole picture (`data:`).
 _SOURCE_CHARACTERS = 200
 
 
@@ -24,7 +24,7 @@ def counted(number: int) -> str:
 
 
 def dead_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
-    """Everything given up on with its reason, and every finished row that cannot be used."""
+    """Everything given up on, and every finished row that cannot be used."""
     invalid = [
         DerivativeStatus(
             "", row.id, "row", state=State.DEAD, error_class="InvalidRow",
@@ -36,18 +36,18 @@ def dead_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
 
 
 def oldest_dead_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
-    """All dead letters, oldest first; rows that cannot be used have no time and come last."""
+    """Oldest first; rows that cannot be used have no time and come last."""
     last = dt.datetime.max.replace(tzinfo=dt.UTC)
     return sorted(dead_letters(pipeline), key=lambda letter: letter.at or last)
 
 
 def given_up(pipeline: Pipeline) -> list[DerivativeStatus]:
-    """Every derivative that was given up on, without the facts of events."""
+    """Without rows that cannot be used, and without facts of events."""
     return [status for derivative in registry.DERIVATIVES for status in _dead(pipeline, derivative)]
 
 
 def why_not(pipeline: Pipeline, row_id: str) -> str | None:
-    """Why the rows with an id have no derivative; None: there is no such row."""
+    """None: there is no such row."""
     return "; ".join(pipeline.catalog.problems(row_id)) or None
 
 
@@ -57,9 +57,9 @@ def retry(
     ids: Iterable[str] | None,
     derivatives: Iterable[Derivative] | None = None,
 ) -> dict[Derivative, list[str]]:
-    """Forget earlier failures of `ids` (None: of every dead letter), so that they are tried again.
+    """Forget failures of `ids`; None: of every dead letter.
 
-    Returns the ids that had failed and can be made now, by derivative.
+    Returns the ids that had failed and can be made now.
     """
     revived: dict[Derivative, list[str]] = {}
     for derivative in derivatives or registry.DERIVATIVES:
@@ -70,21 +70,16 @@ def retry(
             candidates = assess(pipeline, derivative, usable(list(rows)))
         failed = [s for s in candidates if s.state in (State.FAILED, State.DEAD)]
         for status in failed:
-            _record_retry(instance, status)
+            retried = dg.AssetObservation(
+                asset_key=status.asset,
+                partition=status.id,
+                metadata={"retry": f"after {status.error_class}"},
+                tags={OUTCOME_TAG: ObservationKind.RETRY.value},
+            )
+            instance.report_runless_asset_event(retried)
         if failed:
             revived[derivative] = [status.id for status in failed if not status.waits_for]
     return revived
-
-
-def _record_retry(instance: dg.DagsterInstance, status: DerivativeStatus) -> None:
-    instance.report_runless_asset_event(
-        dg.AssetObservation(
-            asset_key=status.asset,
-            partition=status.id,
-            metadata={"retry": f"after {status.error_class}"},
-            tags={OUTCOME_TAG: ObservationKind.RETRY.value},
-        )
-    )
 
 
 def _dead(pipeline: Pipeline, derivative: Derivative) -> list[DerivativeStatus]:
@@ -99,7 +94,7 @@ def _dead(pipeline: Pipeline, derivative: Derivative) -> list[DerivativeStatus]:
 
 
 def _source(row: Row) -> str | None:
-    """The source without what is before `@` or behind `?`, which may be a secret."""
+    """Without what is before `@` or behind `?`, which may be a secret."""
     if not isinstance(row, Generation) or not row.asset_url:
         return None
     scheme, separator, rest = row.asset_url.partition("//")

@@ -15,32 +15,31 @@ from lens_pipeline.derivatives.status import row_statuses
 from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
-# A page of a rare status ends after this many rows, with a cursor to go on: the cost of a request
-# must not grow with the library.
+# The cost of a page of a rare status must not grow with the library.
 _MOST_LOOKED_AT = 2000
 
 
 class InvalidCursor(LensError):
-    """The text is no cursor of an earlier page."""
+    """The text is no cursor of a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A generation and the status of its preview (photo) or poster (video)."""
+    """A generation and the status of its preview or poster."""
 
     row: ListedGeneration
     status: DerivativeStatus
 
 
 class Page(NamedTuple):
-    """Entries newest first, and the cursor of the next ones (None: there are none)."""
+    """Entries newest first; `cursor` None: no more."""
 
     entries: list[Entry]
     cursor: str | None
 
 
 def entries(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> list[Entry]:
-    """The entries of rows, in their order; a constant number of queries."""
+    """In the order of `rows`; a constant number of queries."""
     # An unfinished row calls for nothing yet.
     statuses = {row.id: DerivativeStatus(primary(row.kind).asset, row.id) for row in rows}
     for kind in (Kind.PHOTO, Kind.VIDEO):
@@ -50,14 +49,13 @@ def entries(pipeline: Pipeline, rows: Sequence[ListedGeneration]) -> list[Entry]
 
 
 def status(pipeline: Pipeline, entry: Entry, derivative: Derivative) -> DerivativeStatus:
-    """The status of any derivative of an entry's generation."""
     if derivative is primary(entry.row.kind) or not entry.row.is_finished:
         return entry.status
     return row_statuses(pipeline, derivative, [entry.row.generation()])[entry.row.id]
 
 
 def find(pipeline: Pipeline, generation_id: str) -> Entry | None:
-    """The entry of one generation; None if there is no such row, or it cannot be used."""
+    """None if there is no such row, or it cannot be used."""
     row = pipeline.catalog.library_rows([generation_id]).get(generation_id)
     return entries(pipeline, [row])[0] if row else None
 
@@ -65,10 +63,7 @@ def find(pipeline: Pipeline, generation_id: str) -> Entry | None:
 def page(
     pipeline: Pipeline, selection: Selection, state: State | None, cursor: str | None, limit: int
 ) -> Page:
-    """Up to `limit` entries of the selection, in `state` if given, newest first.
-
-    A page with fewer entries may have a cursor too. Raises InvalidCursor.
-    """
+    """Up to `limit` entries; one with fewer may have a cursor too. Raises InvalidCursor."""
     place = read_cursor(cursor) if cursor else None
     if state is not None:
         selection = replace(selection, **_narrowed(pipeline, selection, state))
@@ -101,7 +96,7 @@ def read_cursor(text: str) -> Place:
         padded = text + "=" * (-len(text) % 4)
         moment, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         changed_at = dt.datetime.fromisoformat(moment)
-        # In UTC, because PostgreSQL refuses some offsets and years that Python reads.
+        # PostgreSQL refuses some offsets and years that Python reads.
         place = Place(changed_at.astimezone(dt.UTC), row_id)
     except (ValueError, TypeError, OverflowError):
         raise InvalidCursor("cursor is not one that an earlier page gave") from None
@@ -111,9 +106,7 @@ def read_cursor(text: str) -> Place:
 
 
 def _narrowed(pipeline: Pipeline, selection: Selection, state: State) -> dict[str, object]:
-    """Narrows the selection to rows that may be in `state`: the event log knows those in work and
-    those that failed.
-    """
+    """Changes to `selection` that leave out rows that cannot be in `state`."""
     if state in (State.NONE, State.READY):
         return {"finished": True} if state is State.READY else {}
     kinds = [selection.kind] if selection.kind else [Kind.PHOTO, Kind.VIDEO]

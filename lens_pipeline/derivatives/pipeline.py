@@ -25,7 +25,7 @@ class Pipeline:
 
 @cache
 def connect(loaded: Settings, endpoints: Endpoints) -> Pipeline:
-    """The pipeline of these settings; it connects when first used."""
+    """It connects when first used."""
     return Pipeline(
         settings=loaded,
         endpoints=endpoints,
@@ -37,6 +37,6 @@ def connect(loaded: Settings, endpoints: Endpoints) -> Pipeline:
 
 
 def current() -> Pipeline:
-    """The pipeline of this process's environment."""
+    """From the environment."""
     loaded, _ = settings.load()
     return connect(loaded, resolve(loaded, broker=False))

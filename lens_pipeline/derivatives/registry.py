@@ -1,6 +1,6 @@
-"""The one list of what is made of which row: key, revision, queue, job, partition set, sensor.
+"""The one list of what is made of which row; how it is made is in `defs/assets`.
 
-How it is made is in `defs/assets`. Read `registry.DERIVATIVES` when needed; keep no copy of it.
+Read `registry.DERIVATIVES` when needed; keep no copy of it.
 """
 
 import hashlib
@@ -28,11 +28,10 @@ MASTERS = "masters"
 QUEUES = (PREVIEWS, MASTERS)
 
 REPORT_ASSET = "daily_report"
-# Assets of the application's rows, with their partition sets.
+# Assets of rows, with their partition sets.
 GENERATIONS = {"photo_generation": "photos", "video_generation": "videos"}
 
-# WebP method. Method 2 takes 28 ms less, of about 2 s from row to preview, and 10 % more bytes at
-# the same SSIM.
+# WebP method. At the same SSIM, method 2 takes 28 ms less of about 2 s, but 10 % more bytes.
 WEBP_EFFORT = 4
 
 Parameters = Mapping[str, float | None]
@@ -40,10 +39,7 @@ R = TypeVar("R", bound=Row)
 
 
 def revision(sources: list[str], key: str, parameters: Parameters, code_version: str) -> str:
-    """First 12 hex digits of a SHA-256 over all that determines an output.
-
-    `sources`: ordered identities of what it is made from.
-    """
+    """12 hex digits of a SHA-256; `sources`: ordered identities of what it is made from."""
     identity = json.dumps([sources, key, parameters, code_version], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
@@ -59,35 +55,25 @@ class Derivative(Generic[R]):
     upstream: str
     job: str
     queue: str
-    # Object key without revision and extension.
-    stem: Callable[[R], str]
-    # None: nothing is stored.
-    extension: str | None
-    # Whether the object key has the revision.
-    is_versioned: bool = True
+    stem: Callable[[R], str]  # object key without revision and extension
+    extension: str | None  # None: nothing is stored
+    is_versioned: bool = True  # whether the object key has the revision
     code_version: str = "1"
     group: str
-    # Requests it for new rows; seconds between ticks.
-    sensor: str | None = None
+    sensor: str | None = None  # requests it for new rows
     sensor_seconds: int = 1
-    # Most partitions in one run; None: LENS_BATCH_SIZE.
-    most_in_run: int | None = None
-    # Op of several assets of a job; None: its own, named as the asset.
-    shared_op: str | None = None
-    # The derivative it is made from, and the row of that.
+    most_in_run: int | None = None  # partitions; None: LENS_BATCH_SIZE
+    shared_op: str | None = None  # op of several assets; None: its own, named as the asset
     made_from: "Derivative | None" = None
     source_row: Callable[[R], Row | None] = lambda _: None
-    # Identities of what it is made from, without `made_from`.
+    # Identities of what it is made from, besides `made_from`.
     sources: Callable[[R], list[str]] = lambda _: []
-    # Longest edge of a picture in pixels; None: LENS_PREVIEW_EDGE.
-    edge: int | None = None
-    # Parameters in the row, of outputs other than pictures.
-    form: Callable[[R], Parameters] = lambda _: {}
-    # What the row lacks before it can be made, in words.
-    waits_for: Callable[[R], str | None] = lambda _: None
+    edge: int | None = None  # longest edge in pixels; None: LENS_PREVIEW_EDGE
+    form: Callable[[R], Parameters] = lambda _: {}  # parameters in the row; not for pictures
+    waits_for: Callable[[R], str | None] = lambda _: None  # what the row lacks, in words
 
     def revision(self, row: R, settings: Settings) -> str:
-        """The revision that matches the row as it is now."""
+        """The revision of the row as it is now."""
         if self.made_from is None:
             sources = self.sources(row)
         else:
@@ -111,15 +97,13 @@ class Derivative(Generic[R]):
 
     @property
     def run_assets(self) -> tuple[str, ...] | None:
-        """The assets to select in a run of `job`; None: all."""
+        """Assets to select in a run of `job`; None: all."""
         follows = self.made_from is not None and self.made_from.job == self.job
         return (self.asset,) if follows else None
 
     def materialization_tags(self, row: R, revision: str, settings: Settings) -> dict[str, str]:
-        """Dagster's tags for data version and provenance.
-
-        `event_log` reads the revision from the first; without the others Dagster's UI shows every
-        partition as out of sync. A row is external and has no events.
+        """`event_log` reads the revision; without the other tags Dagster's UI shows every partition
+        as out of sync. A row is external and has no events.
         """
         source = self.source_row(row)
         version = "INITIAL"
@@ -136,11 +120,8 @@ class Derivative(Generic[R]):
     def _parameters(self, row: R, settings: Settings) -> Parameters:
         if self.extension != "webp":
             return self.form(row)
-        return {
-            "edge": self.picture_edge(settings),
-            "quality": settings.preview_quality,
-            "effort": WEBP_EFFORT,
-        }
+        edge, quality = self.picture_edge(settings), settings.preview_quality
+        return {"edge": edge, "quality": quality, "effort": WEBP_EFFORT}
 
 
 def _master_stem(row: MasterVideo) -> str:
@@ -162,12 +143,8 @@ def _master_waits(row: MasterVideo) -> str | None:
 
 
 def _scaled_form(row: ScaledVideo) -> Parameters:
-    return {
-        "start": row.start_seconds,
-        "end": row.end_seconds,
-        "width": row.width,
-        "height": row.height,
-    }
+    span = {"start": row.start_seconds, "end": row.end_seconds}
+    return {**span, "width": row.width, "height": row.height}
 
 
 PREVIEW = Derivative[Generation](
@@ -214,7 +191,7 @@ MASTER = Derivative[MasterVideo](
     group="masters",
     sensor="new_masters",
     sensor_seconds=2,
-    # A run that is cancelled or fails affects no other.
+    # A run that fails affects no other.
     most_in_run=1,
     # Dagster skips a second step when the first does nothing.
     shared_op="master",
@@ -245,7 +222,6 @@ SCALED = Derivative[ScaledVideo](
     upstream="master_video",
     job="scaled",
     queue=MASTERS,
-    # A rendition without a master is never made.
     # One without a master is never made.
     stem=lambda row: f"scaled/{row.master.project_id if row.master else ''}/{row.id}",
     extension="mp4",
@@ -257,10 +233,10 @@ SCALED = Derivative[ScaledVideo](
     source_row=lambda row: row.master,
     form=_scaled_form,
 )
-# Each comes after what it is made from.
+# Each comes after its `made_from`.
 DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, MASTER_POSTER, SCALED)
 
-# No derivative: it only saves later masters time, so no gap is filled and no status is shown.
+# Only saves later masters time: no gap is filled and no status is shown.
 CHECKED_SHOT = Derivative[ProjectAsset](
     asset="checked_shot",
     description="Whether a project's asset can be a shot: saves its masters decoding it.",
@@ -274,16 +250,15 @@ CHECKED_SHOT = Derivative[ProjectAsset](
     group="masters",
     sensor="new_shots",
     sensor_seconds=5,
-    # A master that is requested meanwhile waits for the run.
+    # A master requested meanwhile waits for the run.
     most_in_run=5,
     sources=lambda row: [_shot_source(row.shot)],
-    # An asset may be a picture: that is no fault to report.
+    # An asset may be a picture: that is no fault.
     waits_for=lambda row: row.shot.waits or row.shot.problem,
 )
 
 
 def entries() -> tuple[Derivative, ...]:
-    """The derivatives, and the check of shots."""
     return (*DERIVATIVES, CHECKED_SHOT)
 
 
@@ -292,7 +267,7 @@ def assets() -> tuple[str, ...]:
 
 
 def by_asset(asset: str) -> Derivative:
-    """Raises KeyError: no derivative has this asset."""
+    """Raises KeyError."""
     return {derivative.asset: derivative for derivative in DERIVATIVES}[asset]
 
 
@@ -305,16 +280,15 @@ def of_kind(*kinds: Kind) -> tuple[Derivative, ...]:
 
 
 def of_generations() -> tuple[Derivative, ...]:
-    """What is made of photos and videos."""
     return of_kind(Kind.PHOTO, Kind.VIDEO)
 
 
 def primary(kind: Kind) -> Derivative:
-    """The first of a kind: its rows are listed and reported by it."""
+    """Rows of a kind are listed and reported by it."""
     return of_kind(kind)[0]
 
 
 def queue_of(assets: Iterable[str]) -> str:
-    """The queue of a run of `assets`; PREVIEWS if none of them is known."""
+    """PREVIEWS if none of `assets` is known."""
     queues = {entry.asset: entry.queue for entry in entries()} | {REPORT_ASSET: MASTERS}
     return next((queues[asset] for asset in assets if asset in queues), PREVIEWS)

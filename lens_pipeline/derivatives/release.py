@@ -1,7 +1,6 @@
 """The versions and settings that workers must share with the process that plans their runs.
 
-A worker with another code version or picture size would make outdated files again and again; with
-another store, files that are never found.
+Else a worker makes outdated files again and again, or files that are never found.
 """
 
 import hashlib
@@ -14,19 +13,17 @@ from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import entries
 from lens_pipeline.settings import Settings
 
-# As of the start of this process.
 _VERSIONS = {"lens-pipeline": VERSION, "dagster": version("dagster")}
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Sorted facts by name, without secrets."""
+    """Facts sorted by name, without secrets."""
 
     facts: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The release of this process."""
         facts = _VERSIONS | {f"code of {entry.asset}": entry.code_version for entry in entries()}
         facts |= {
             "LENS_PREVIEW_EDGE": str(settings.preview_edge),
@@ -52,7 +49,7 @@ class Release:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
 
     def differences(self, other: "Release") -> str:
-        """The differences in words, such as `dagster is 1.13.27, not 1.13.26`."""
+        """In words: `dagster is 1.13.27, not 1.13.26`."""
         ours, theirs = dict(self.facts), dict(other.facts)
         return "; ".join(
             f"{name} is {ours.get(name, 'unknown')}, not {theirs.get(name, 'unknown')}"

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # Partitions a tick.
 _PAGE = 500
-# More missing rows than this share of a page look like a lost table, not like deletions...
+# More missing rows than this share of a page look like a lost table...
 _MOST_SHARE = 0.2
 # ... unless they are few, and not the whole page.
 _FEW = 20
@@ -24,14 +24,12 @@ _FEW = 20
 
 @dataclass(frozen=True, slots=True)
 class RemovalPage:
-    """The result of one page of everything that was ever made."""
-
     cursor: str
     note: str
-    # Partitions to take out of their set.
+    # To take out of the partition set.
     removed: list[str] = field(default_factory=list)
     refused: bool = False
-    # Number of outputs without a row that are left: in work, or the store failed.
+    # Outputs without a row that stay: in work, or the store failed.
     left: int = 0
 
 
@@ -46,9 +44,8 @@ def remove_vanished(
 ) -> RemovalPage:
     """Delete the objects of the next page of partitions whose row is gone.
 
-    Pages are of the event log, because the partition set lacks retired keys. A partition with a run
-    in flight is left for the next round. A page with too many missing rows is refused, unless
-    `however_many`. Raises CatalogError if rows cannot be read, so that no table looks empty.
+    Pages are of the event log, because the partition set lacks retired keys. Partitions in flight
+    are left for the next round. Raises CatalogError if rows cannot be read: no table looks empty.
     """
     keys = pipeline.log.materialized_keys(derivative.asset, after, page)
     cursor = keys[-1] if len(keys) == page else ""
@@ -79,9 +76,7 @@ def remove_vanished(
 
 
 def _too_many(missing: int, existing: int) -> bool:
-    if existing == 0:
-        return missing > 1
-    return missing > _FEW and missing > _MOST_SHARE * (missing + existing)
+    return missing > (max(_FEW, _MOST_SHARE * (missing + existing)) if existing else 1)
 
 
 def _remove(
@@ -91,7 +86,7 @@ def _remove(
     key: str,
     history: History,
 ) -> bool:
-    """Delete the object and record that on the partition; False if the store fails."""
+    """Delete the object and record that; False if the store fails."""
     if history.materialized is None:
         return True
     event_id = history.materialized.event_id
@@ -102,21 +97,20 @@ def _remove(
         except DerivativeError as error:
             logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
             return False
-    instance.report_runless_asset_event(
-        dg.AssetObservation(
-            asset_key=derivative.asset,
-            partition=key,
-            metadata={"removed": str(path), "reason": "the application's row is gone"},
-            tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
-        )
+    removal = dg.AssetObservation(
+        asset_key=derivative.asset,
+        partition=key,
+        metadata={"removed": str(path), "reason": "the application's row is gone"},
+        tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
     )
+    instance.report_runless_asset_event(removal)
     return True
 
 
 def retire(pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivative) -> int:
-    """Take old finished keys out of the partition set; files and history stay.
+    """Take old finished keys out of the partition set; a key comes back when its row changes.
 
-    Returns their number. A key comes back when its row changes.
+    Returns their number.
     """
     keys = instance.get_dynamic_partitions(derivative.partition_set)
     before = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)

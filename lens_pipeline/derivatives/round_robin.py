@@ -11,14 +11,9 @@ O = TypeVar("O", bound=Hashable)  # noqa: E741 - an owner
 
 
 def round_robin(
-    items: Iterable[T],
-    owner: Callable[[T], O],
-    taken: Mapping[O, int] | None = None,
+    items: Iterable[T], owner: Callable[[T], O], taken: Mapping[O, int] | None = None
 ) -> list[T]:
-    """`items`, given in order of arrival, by turns of their owners.
-
-    `taken`: the number of turns that an owner has had.
-    """
+    """`items`, given in order of arrival, by turns; `taken`: turns that owners have had."""
     turns: defaultdict[O, int] = defaultdict(int, taken or {})
     placed: list[tuple[int, T]] = []
     for item in items:
@@ -29,14 +24,11 @@ def round_robin(
 
 
 def next_runs(
-    waiting: Iterable[Waiting],
-    slots: Mapping[str, int],
-    under_way: Mapping[tuple[str, str], int],
+    waiting: Iterable[Waiting], slots: Mapping[str, int], under_way: Mapping[tuple[str, str], int]
 ) -> list[str]:
-    """Ids of the runs to begin now, of those `waiting` in order of arrival.
+    """Ids of the runs to begin now, by priority and then by turns; `waiting` by arrival.
 
     `slots`: what the workers of each queue take at once; `under_way`: runs by queue and owner.
-    Higher priority goes first, then it goes by turns.
     """
     chosen: list[str] = []
     by_queue: defaultdict[str, list[Waiting]] = defaultdict(list)
@@ -48,11 +40,10 @@ def next_runs(
         if free <= 0:
             continue
         for priority in sorted({run.priority for run in runs}, reverse=True):
-            equal = round_robin(
-                (run for run in runs if run.priority == priority), lambda run: run.owner, taken
-            )
-            chosen += [run.run_id for run in equal[:free]]
-            free -= len(equal[:free])
+            equal = (run for run in runs if run.priority == priority)
+            first = round_robin(equal, lambda run: run.owner, taken)[:free]
+            chosen += [run.run_id for run in first]
+            free -= len(first)
             if not free:
                 break
     return chosen

@@ -1,4 +1,4 @@
-"""Statuses of rows: the application's tables compared with the event log, see `history.py`."""
+"""Statuses of rows: the application's tables compared with the event log."""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ _KEYS_AT_ONCE = 500
 def assess(
     pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]
 ) -> list[DerivativeStatus]:
-    """The status of each row, in the order given, without the facts of events."""
+    """In the order of `rows`, without the facts of events."""
     histories = pipeline.log.histories(derivative.asset, [row.id for row in rows])
     waits = _waits(pipeline, derivative, rows)
     now = dt.datetime.now(dt.UTC)
@@ -51,11 +51,8 @@ def _blank(
 def owner_of(row: Row) -> tuple[str | None, str | None]:
     if isinstance(row, Generation):
         return row.user_id, None
-    if isinstance(row, MasterVideo):
-        return None, row.project_id
-    if isinstance(row, ScaledVideo) and row.master:
-        return None, row.master.project_id
-    return None, None
+    master = row.master if isinstance(row, ScaledVideo) else row
+    return None, master.project_id if isinstance(master, MasterVideo) else None
 
 
 def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> dict[str, str]:
@@ -77,9 +74,9 @@ def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> d
 def describe(
     pipeline: Pipeline, statuses: Sequence[DerivativeStatus], *, ready: bool = True
 ) -> list[DerivativeStatus]:
-    """The statuses with the facts of their events, in two queries.
+    """Add the facts of events, in two queries.
 
-    Without `ready`, ready ones get the time alone: their metadata take long to read.
+    Without `ready`, ready ones get the time alone: metadata take long to read.
     """
     read = [s.event_id for s in statuses if s.event_id and (ready or s.error_class)]
     timed = [s.event_id for s in statuses if s.event_id and not (ready or s.error_class)]
@@ -93,7 +90,7 @@ def describe(
 def row_statuses(
     pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]
 ) -> dict[str, DerivativeStatus]:
-    """The described status of each row, by id, with progress; a constant number of queries."""
+    """By id, described, with progress; a constant number of queries."""
     if not rows:
         return {}
     found = describe(pipeline, assess(pipeline, derivative, rows))
@@ -103,7 +100,7 @@ def row_statuses(
 
 
 def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
-    """The described status of each derivative of the finished rows with this id."""
+    """Described, of the finished rows with this id."""
     return [
         status
         for derivative in registry.DERIVATIVES
@@ -115,7 +112,7 @@ def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
 def statuses_of_partitions(
     pipeline: Pipeline, touched: Mapping[str, Iterable[str]]
 ) -> list[DerivativeStatus]:
-    """The described statuses of partitions by asset; a few queries for every 500 of an asset.
+    """Described; a few queries for every 500 partitions of an asset.
 
     Partitions without a row have the state `none` and no owner.
     """
@@ -134,7 +131,7 @@ def statuses_of_partitions(
 def status_pages(
     pipeline: Pipeline, derivative: Derivative, invalid: list[UnusableRow]
 ) -> Iterator[list[DerivativeStatus]]:
-    """The status of every finished row, by pages; rows that cannot be used go to `invalid`."""
+    """Of every finished row; rows that cannot be used go to `invalid`."""
     for page in pipeline.catalog.all_finished(derivative.kind):
         invalid.extend(row for row in page if isinstance(row, UnusableRow))
         yield assess(pipeline, derivative, usable(page))

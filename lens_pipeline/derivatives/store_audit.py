@@ -9,19 +9,16 @@ from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.storage.object_store import ObjectInfo
 
-# Of each derivative; in the order of their ids, so that they are not all of one day.
+# Of each derivative, in the order of ids: not all are of one day.
 _SAMPLE = 20
 
 
 class ForeignStore(LensError):
-    """The store holds no file that was made: it is another one, or its disk is not mounted."""
+    """The store is another one, or its disk is not mounted."""
 
 
 def require_own_store(pipeline: Pipeline) -> None:
-    """Look for a sample of the files that were made; one is enough.
-
-    Raises ForeignStore; DerivativeError as the store's `stat`; SQLAlchemyError.
-    """
+    """One file of a sample is enough. Raises ForeignStore, DerivativeError, SQLAlchemyError."""
     paths: list[str] = []
     for asset in registry.assets():
         keys = pipeline.log.materialized_keys(asset, "", _SAMPLE)
@@ -40,10 +37,7 @@ def require_own_store(pipeline: Pipeline) -> None:
 def stored_objects(
     pipeline: Pipeline, statuses: Iterable[DerivativeStatus]
 ) -> dict[str, ObjectInfo]:
-    """The stored objects of these rows, by id; empty ones are left out.
-
-    Listed by folder: on S3 a page of 1,000 keys costs as much as one `stat`.
-    """
+    """By row id, without empty objects. On S3, listing 1,000 keys costs as much as one `stat`."""
     folders: dict[str, dict[str, str]] = defaultdict(dict)
     for status in statuses:
         if status.key:

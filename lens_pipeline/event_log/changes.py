@@ -1,7 +1,7 @@
 """What is new in the event log since a position in it, cheap enough for a few reads a second.
 
-An asset's events become visible in the order of their ids (see `engine/dagster_storage`), so one id
-an asset says how far it was read. The ends of runs do not: they are read again for some seconds.
+Only an asset's events become visible in the order of their ids (see `engine/dagster_storage`): the
+ends of runs are read again for some seconds.
 """
 
 import json
@@ -21,18 +21,16 @@ from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG, PROGRESS_TAG
 ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
 _MATERIALIZED, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
 TYPES = [_MATERIALIZED, _OBSERVED, "ASSET_MATERIALIZATION_PLANNED"]
-# The end of a run becomes visible at most this long after it got its id: an insert of a few rows.
-# Its status in `runs` changes after that.
+# An end becomes visible at most this long after it got its id; the status in `runs` changes later.
 _END_SECONDS = 5.0
-# A run whose end is in the log, but not yet in `runs` after this time, never gets one there.
+# An end that is not in `runs` by then never gets there.
 _UNSETTLED_SECONDS = 60.0
-# An id is below 2^63.
 _POSITION = re.compile(r"\d{1,19}(-\d{1,19})*")
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the log was read: the last event of each asset, and the last end of a run."""
+    """The ids of the last event read of each asset, and of the last end of a run."""
 
     assets: tuple[int, ...]
     ends: int
@@ -42,7 +40,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str, assets: int) -> Self | None:
-        """The position that `text` names; None if it names none in a log of `assets` assets."""
+        """None if `text` is no position in a log of `assets` assets."""
         if not _POSITION.fullmatch(text):
             return None
         numbers = [int(part) for part in text.split("-")]
@@ -51,7 +49,7 @@ class Position:
         return cls(tuple(numbers[:-1]), numbers[-1])
 
     def is_beyond(self, other: "Position") -> bool:
-        """Whether it lies after `other` for any asset."""
+        """Whether any asset was read further than in `other`."""
         return any(a > b for a, b in zip(self.assets, other.assets, strict=True))
 
 
@@ -61,12 +59,12 @@ class Changes:
     touched: Mapping[str, set[str]]
     materialized: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
-    """Ids of the materializations by runs, and of the observations of failures."""
+    """Event ids of materializations by runs, and of failures."""
     more: bool = False
 
 
 class ChangeLog:
-    """Reads the event log from a position. `read` is for one thread, the rest for any."""
+    """Thread-safe, except `read`, which is for one thread."""
 
     def __init__(self, dagster_url: str, assets: Sequence[str]) -> None:
         self._assets = tuple(assets)
@@ -78,9 +76,9 @@ class ChangeLog:
             max_overflow=4,
             connect_seconds=5,
         )
-        # Ends that were seen in the last seconds, and runs whose end is in the log only.
         self._ended: set[int] = set()
         self._latest_ends: deque[tuple[float, int]] = deque()
+        # Runs whose end is not in `runs` yet.
         self._unsettled: dict[str, float] = {}
 
     def close(self) -> None:
@@ -94,22 +92,19 @@ class ChangeLog:
         return Position(tuple(assets[key] for key in self._keys), ends or 0)
 
     def read(self, after: Position, limit: int) -> Changes:
-        """What became visible after `after`: up to `limit` events of each asset and kind."""
+        """Up to `limit` new events of each asset and kind."""
         with self._engine.connect() as connection:
             events, assets, more = self._events(connection, after, limit)
-            ends = connection.execute(
-                NEW_ENDS, {"ends": ENDS, "after": after.ends, "limit": 20 * limit}
-            ).all()
-            fresh = [row for row in ends if row.id not in self._ended]
+            query = {"ends": ENDS, "after": after.ends, "limit": 20 * limit}
+            ends = connection.execute(NEW_ENDS, query).all()
             now = time.monotonic()
-            for row in fresh:
-                self._unsettled[row.run_id] = now
+            self._unsettled |= {row.run_id: now for row in ends if row.id not in self._ended}
             waiting, touched = self._settled(connection, now)
             failed = self._failed(connection, events)
         for row in events:
             if row.partition is not None:
                 touched[self._asset(row.asset)].add(row.partition)
-        # Last, so that a reading that raises is done again.
+        # Last, so that a read that raises is repeated.
         self._unsettled = {run: self._unsettled[run] for run in waiting}
         self._ended = {row.id for row in ends}
         return Changes(
@@ -122,7 +117,7 @@ class ChangeLog:
         )
 
     def since(self, after: Position, limit: int) -> Changes:
-        """As `read`, for a reader of its own; does not change the state of this log."""
+        """As `read`, but leaves the state of this log alone."""
         with self._engine.connect() as connection:
             events, assets, more = self._events(connection, after, limit)
             query = {"ends": ENDS, "after": after.ends, "limit": limit + 1}
@@ -134,14 +129,14 @@ class ChangeLog:
         return Changes(Position(assets, after.ends), touched, more=more or len(ends) > limit)
 
     def progress(self) -> dict[str, ReportedProgress]:
-        """How far each run under way says it is, by run."""
+        """The progress of runs under way, by run id."""
         values = {"statuses": list(IN_FLIGHT), "key": PROGRESS_TAG, "percent": PERCENT_TAG}
         with self._engine.connect() as connection:
             rows = connection.execute(_PROGRESS, values)
             return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def planned(self, run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """The first asset, in the order of the registry, and its partition that each run makes."""
+        """The first asset of each run, in the order of the registry, and its partition."""
         with self._engine.connect() as connection:
             values = {"runs": list(run_ids), "assets": self._keys}
             rows = connection.execute(_PLANNED, values).all()
@@ -151,20 +146,13 @@ class ChangeLog:
     def _events(
         self, connection: sa.Connection, after: Position, limit: int
     ) -> tuple[list[sa.Row], tuple[int, ...], bool]:
-        """New events of the assets, their last ids, and whether there are more."""
-        rows = connection.execute(
-            NEW_EVENTS,
-            {
-                "assets": self._keys,
-                "after": list(after.assets),
-                "types": TYPES,
-                "limit": limit,
-            },
-        ).all()
+        """New events, the last id of each asset, and whether there are more."""
+        query = {"assets": self._keys, "after": list(after.assets), "types": TYPES, "limit": limit}
+        rows = connection.execute(NEW_EVENTS, query).all()
         lists: dict[tuple[str, str], list[int]] = defaultdict(list)
         for row in rows:
             lists[row.asset, row.type].append(row.id)
-        # A full list may continue: events of its asset after its end do not count yet.
+        # A full list may continue: its asset's later events do not count yet.
         bounds: dict[str, int] = {}
         for (asset, _), ids in lists.items():
             if len(ids) == limit:
@@ -181,7 +169,7 @@ class ChangeLog:
     def _settled(
         self, connection: sa.Connection, now: float
     ) -> tuple[set[str], dict[str, set[str]]]:
-        """Runs whose end is not in `runs` yet, and the partitions of those where it is."""
+        """Runs whose end is not in `runs` yet, and the partitions of the others."""
         if not self._unsettled:
             return set(), defaultdict(set)
         values = {"runs": list(self._unsettled), "statuses": list(IN_FLIGHT)}
@@ -205,7 +193,7 @@ class ChangeLog:
         return list(connection.execute(_TAGGED, values).scalars())
 
     def _trailing(self, after: Position, ends: Sequence[sa.Row], now: float) -> int:
-        """The last id of an end before which all ends are visible by now."""
+        """The id of an end up to which all ends are visible by now."""
         if ends:
             self._latest_ends.append((now, ends[-1].id))
         trailing = after.ends
@@ -217,10 +205,9 @@ class ChangeLog:
         return self._assets[self._keys.index(key)]
 
 
-# One index probe for each asset and kind of event. Columns are compared as rows and all of them are
-# in the order: else the planner follows the primary key through the log of an asset without events.
-NEW_EVENTS = sa.text(
-    """
+# Rows are compared, and all columns are in the order: else the planner follows the primary key
+# through the log of an asset without events.
+NEW_EVENTS = sa.text("""
     SELECT e.id, a.asset, t.type, e.partition, e.run_id
       FROM unnest(CAST(:assets AS text[]), CAST(:after AS bigint[])) AS a(asset, after)
      CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
@@ -231,10 +218,8 @@ NEW_EVENTS = sa.text(
           AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
         ORDER BY asset_key, dagster_event_type, id LIMIT :limit) e
      ORDER BY e.id
-    """
-)
-LATEST = sa.text(
-    """
+    """)
+LATEST = sa.text("""
     SELECT a.asset, coalesce(max(e.id), 0) AS id
       FROM unnest(CAST(:assets AS text[])) AS a(asset)
      CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
@@ -245,10 +230,8 @@ LATEST = sa.text(
           AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
         ORDER BY asset_key DESC, dagster_event_type DESC, id DESC LIMIT 1) e ON true
      GROUP BY a.asset
-    """
-)
-NEW_ENDS = sa.text(
-    """
+    """)
+NEW_ENDS = sa.text("""
     SELECT e.id, e.run_id FROM unnest(CAST(:ends AS text[])) AS t(type)
      CROSS JOIN LATERAL (
        SELECT id, run_id FROM event_logs
@@ -256,39 +239,30 @@ NEW_ENDS = sa.text(
           AND (dagster_event_type, id) <= (t.type, 9223372036854775807)
         ORDER BY dagster_event_type, id LIMIT :limit) e
      ORDER BY e.id LIMIT :limit
-    """
-)
-LATEST_END = sa.text(
-    """
+    """)
+LATEST_END = sa.text("""
     SELECT max(e.id) FROM unnest(CAST(:ends AS text[])) AS t(type)
      CROSS JOIN LATERAL (
        SELECT id FROM event_logs
         WHERE (dagster_event_type, id) > (t.type, 0)
           AND (dagster_event_type, id) <= (t.type, 9223372036854775807)
         ORDER BY dagster_event_type DESC, id DESC LIMIT 1) e
-    """
-)
+    """)
 _NOT_ENDED = sa.text(
     "SELECT run_id FROM runs WHERE run_id = ANY(:runs) AND status = ANY(:statuses)"
 )
-_PLANNED = sa.text(
-    """
+_PLANNED = sa.text("""
     SELECT run_id, asset_key AS asset, partition FROM event_logs
      WHERE run_id = ANY(:runs) AND dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
        AND asset_key = ANY(:assets) AND partition IS NOT NULL ORDER BY id DESC
-    """
-)
-_PROGRESS = sa.text(
-    """
+    """)
+_PROGRESS = sa.text("""
     SELECT r.run_id, t.value AS text, p.value AS percent FROM runs r
       JOIN run_tags t ON t.run_id = r.run_id AND t.key = :key
       LEFT JOIN run_tags p ON p.run_id = r.run_id AND p.key = :percent
      WHERE r.status = ANY(:statuses)
-    """
-)
-_TAGGED = sa.text(
-    """
+    """)
+_TAGGED = sa.text("""
     SELECT event_id FROM asset_event_tags
      WHERE event_id = ANY(:ids) AND key = :key AND value = :value ORDER BY event_id
-    """
-)
+    """)

@@ -1,4 +1,4 @@
-"""Figures of the event log and the run queue. `monitoring/` counts them; whole days: `daily.py`."""
+"""Figures of the event log and the run queue for `monitoring/`; whole days: `daily.py`."""
 
 import datetime as dt
 import json
@@ -17,7 +17,7 @@ STAGES = ("fetch", "render", "store")
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A derivative that a run has made; durations in seconds, where known."""
+    """A derivative made by a run; durations in seconds, where known."""
 
     asset: str
     latency: float | None
@@ -33,7 +33,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class QueueLoad:
-    """The number of runs that wait in a queue, and since when the first one does."""
+    """The runs that wait, and since when the first one does."""
 
     depth: int
     since: dt.datetime | None
@@ -41,7 +41,7 @@ class QueueLoad:
 
 @dataclass(frozen=True, slots=True)
 class HourlyOutcome:
-    """Files made and failed within an hour; each counts once, by its last event."""
+    """Each file counts once, by its last event."""
 
     made: int
     failed: int
@@ -49,7 +49,6 @@ class HourlyOutcome:
 
     @property
     def percent(self) -> float:
-        """The share of files that were made, in percent."""
         total = self.made + self.failed
         return 100 * self.made / total if total else 100.0
 
@@ -66,16 +65,12 @@ class FigureLog:
     def events(
         self, materialized: Sequence[int], failed: Sequence[int]
     ) -> tuple[list[Made], list[Missed]]:
-        """The facts of these materializations and of these observations of failures."""
         with self._engine.connect() as connection:
             rows = connection.execute(_EVENTS, {"ids": list(materialized)})
             return [_made(row) for row in rows], missed_of(connection, failed)
 
     def outcome(self, assets: Sequence[str], since: dt.datetime) -> HourlyOutcome:
-        """The files of these assets that were made or failed since then.
-
-        Times have no index, but ids grow with them: a binary search finds where to begin.
-        """
+        """The outcome of the attempts at these assets since then."""
         with self._engine.connect() as connection:
             values = {
                 "assets": [json.dumps([asset]) for asset in assets],
@@ -88,7 +83,7 @@ class FigureLog:
         return HourlyOutcome(row.made, row.failed, row.main_error)
 
     def queues(self, tag: str) -> dict[str, QueueLoad]:
-        """Runs that wait for the daemon or a worker, by the value of their `tag`."""
+        """Runs that wait for the daemon or a worker, by their `tag`."""
         with self._engine.connect() as connection:
             rows = connection.execute(_QUEUES, {"tag": tag}).all()
         return {
@@ -108,20 +103,17 @@ def _made(row: sa.Row) -> Made:
 
 
 def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Missed]:
-    """What those of these observations tell that are failures."""
-    rows = connection.execute(
-        _OUTCOMES,
-        {
-            "ids": list(event_ids),
-            "outcome": OUTCOME_TAG,
-            "failed": ObservationKind.FAILED.value,
-            "error_class": ERROR_CLASS_TAG,
-            "permanent": PERMANENT_TAG,
-        },
-    )
+    """The failures among these observations."""
+    values = {
+        "ids": list(event_ids),
+        "outcome": OUTCOME_TAG,
+        "failed": ObservationKind.FAILED.value,
+        "error_class": ERROR_CLASS_TAG,
+        "permanent": PERMANENT_TAG,
+    }
     return [
         Missed(json.loads(row.asset_key)[0], row.error_class or "", row.permanent == "true")
-        for row in rows
+        for row in connection.execute(_OUTCOMES, values)
     ]
 
 
@@ -129,7 +121,7 @@ _EVENTS = sa.text('SELECT asset_key, "timestamp", event FROM event_logs WHERE id
 
 
 def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
-    """The id of the last event before `moment`, as far as ids grow with time."""
+    """The id of the last event before `moment`: times have no index, but ids grow with them."""
     naive_utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
     low, high = 0, connection.execute(_LAST_EVENT).scalar_one()
     while low < high:
@@ -141,9 +133,8 @@ def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
 
 _LAST_EVENT = sa.text("SELECT coalesce(max(id), 0) FROM event_logs")
 _TIME_FROM = sa.text('SELECT "timestamp" FROM event_logs WHERE id >= :id ORDER BY id LIMIT 1')
-# Materializations without a run are of adopted files.
-_HOURLY = sa.text(
-    """
+# Adopted files have no run.
+_HOURLY = sa.text("""
     WITH hour AS (
       SELECT asset_key, partition, id, true AS made, NULL AS error_class FROM event_logs
        WHERE dagster_event_type = 'ASSET_MATERIALIZATION' AND id > :after
@@ -158,20 +149,16 @@ _HOURLY = sa.text(
            mode() WITHIN GROUP (ORDER BY error_class) AS main_error
       FROM (SELECT DISTINCT ON (asset_key, partition) made, error_class FROM hour
              ORDER BY asset_key, partition, id DESC) AS last
-    """
-)
-_OUTCOMES = sa.text(
-    """
+    """)
+_OUTCOMES = sa.text("""
     SELECT o.asset_key, c.value AS error_class, p.value AS permanent
       FROM asset_event_tags o
       LEFT JOIN asset_event_tags c ON c.event_id = o.event_id AND c.key = :error_class
       LEFT JOIN asset_event_tags p ON p.event_id = o.event_id AND p.key = :permanent
      WHERE o.event_id = ANY(:ids) AND o.key = :outcome AND o.value = :failed
-    """
-)
+    """)
 # Times of events are in UTC, those of `runs` in the zone of their writer.
-_QUEUES = sa.text(
-    """
+_QUEUES = sa.text("""
     WITH waiting AS (
       SELECT r.id, r.run_id, t.value AS queue FROM runs r
         JOIN run_tags t ON t.run_id = r.run_id AND t.key = :tag
@@ -182,5 +169,4 @@ _QUEUES = sa.text(
       LEFT JOIN LATERAL (
         SELECT "timestamp" AS at FROM event_logs
          WHERE run_id = f.run_id ORDER BY id LIMIT 1) e ON true
-    """
-)
+    """)

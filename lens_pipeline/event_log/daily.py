@@ -1,7 +1,6 @@
 """What was made and what failed in a span of time, for the daily report.
 
-The log has no index by time. But ids grow with time, so a binary search finds where a span begins
-and the cost does not grow with the log.
+The log has no index by time, but ids grow with it: a binary search finds where a span begins.
 """
 
 import datetime as dt
@@ -16,14 +15,14 @@ from lens_pipeline.event_log.counters import STAGES, Missed, missed_of
 from lens_pipeline.event_log.reader import event_metadata, number, text, whole
 
 _MADE, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
-# Times are from workers, ids from the database: the clock of a worker may be this far off.
+# The clock of a worker, which sets the times, may be this far off.
 _SLACK = dt.timedelta(hours=1)
 _PAGE = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class MadeFile:
-    """A derivative that a run has made; durations in seconds, None where not known."""
+    """A derivative made by a run; durations in seconds, None where not known."""
 
     event_id: int
     key: str
@@ -38,7 +37,7 @@ class MadeFile:
 
     @property
     def finished_at(self) -> dt.datetime | None:
-        """When its row had finished, as of that run: rows change their times later."""
+        """As of that run: rows change their times later."""
         return None if self.latency is None else self.at - dt.timedelta(seconds=self.latency)
 
 
@@ -52,18 +51,18 @@ class DayLog:
         self._engine.dispose()
 
     def made(self, asset: str, since: dt.datetime, until: dt.datetime) -> Iterator[MadeFile]:
-        """What runs made of `asset` from `since` to before `until`, in the order of the log."""
+        """What runs made from `since` to before `until`, in the order of the log."""
         for page in self._pages(asset, _MADE, since, until):
             yield from self.files(page)
 
     def files(self, event_ids: Iterable[int]) -> list[MadeFile]:
-        """The files of these materializations, without adopted ones, which have no run."""
+        """Without adopted files, which have no run."""
         with self._engine.connect() as connection:
             rows = connection.execute(_FILES, {"ids": list(event_ids)}).all()
         return [_file(row) for row in rows]
 
     def missed(self, asset: str, since: dt.datetime, until: dt.datetime) -> Iterator[Missed]:
-        """Failed attempts at `asset` from `since` to before `until`."""
+        """Failed attempts from `since` to before `until`."""
         for page in self._pages(asset, _OBSERVED, since, until):
             with self._engine.connect() as connection:
                 yield from missed_of(connection, page)
@@ -71,7 +70,7 @@ class DayLog:
     def _pages(
         self, asset: str, kind: str, since: dt.datetime, until: dt.datetime
     ) -> Iterator[list[int]]:
-        """Ids of the asset's events of that kind in the span."""
+        """Event ids."""
         values = {"asset": json.dumps([asset]), "type": kind}
         with self._engine.connect() as connection:
             after = _place(connection, values, since - _SLACK) - 1
@@ -87,7 +86,7 @@ class DayLog:
 
 
 def _place(connection: sa.Connection, values: dict[str, str], moment: dt.datetime) -> int:
-    """The lowest id of an event of that asset and kind at or after `moment`."""
+    """The lowest id of such an event at or after `moment`."""
     low, high = 0, (connection.scalar(_LAST, values) or 0) + 1
     naive = _naive(moment)
     while low < high:
@@ -101,7 +100,7 @@ def _place(connection: sa.Connection, values: dict[str, str], moment: dt.datetim
 
 
 def _naive(moment: dt.datetime) -> dt.datetime:
-    """In UTC without a zone, as in the log."""
+    """UTC without a zone, as in the log."""
     return moment.astimezone(dt.UTC).replace(tzinfo=None)
 
 
@@ -119,37 +118,29 @@ def _file(row: sa.Row) -> MadeFile:
     )
 
 
-# Columns are compared as rows for the reason given in `changes.py`.
-_SPAN = sa.text(
-    """
+# Rows are compared: see `changes.py`.
+_SPAN = sa.text("""
     SELECT id, "timestamp" >= :since AND "timestamp" < :until AS is_within FROM event_logs
      WHERE asset_key IS NOT NULL
        AND (asset_key, dagster_event_type, id) > (:asset, :type, :after)
        AND (asset_key, dagster_event_type, id) <= (:asset, :type, :last)
      ORDER BY asset_key, dagster_event_type, id LIMIT :limit
-    """
-)
-_PROBE = sa.text(
-    """
+    """)
+_PROBE = sa.text("""
     SELECT id, "timestamp" AS at FROM event_logs
      WHERE asset_key IS NOT NULL
        AND (asset_key, dagster_event_type, id) >= (:asset, :type, :id)
        AND (asset_key, dagster_event_type, id) <= (:asset, :type, 9223372036854775807)
      ORDER BY asset_key, dagster_event_type, id LIMIT 1
-    """
-)
-_LAST = sa.text(
-    """
+    """)
+_LAST = sa.text("""
     SELECT id FROM event_logs
      WHERE asset_key IS NOT NULL
        AND (asset_key, dagster_event_type, id) >= (:asset, :type, 0)
        AND (asset_key, dagster_event_type, id) <= (:asset, :type, 9223372036854775807)
      ORDER BY asset_key DESC, dagster_event_type DESC, id DESC LIMIT 1
-    """
-)
-_FILES = sa.text(
-    """
+    """)
+_FILES = sa.text("""
     SELECT id, partition, "timestamp", event FROM event_logs
      WHERE id = ANY(:ids) AND run_id <> '' AND partition IS NOT NULL ORDER BY id
-    """
-)
+    """)

@@ -27,7 +27,7 @@ class State(StrEnum):
 
 
 class ObservationKind(StrEnum):
-    """What an observation tells: the value of OUTCOME_TAG."""
+    """Values of OUTCOME_TAG."""
 
     FAILED = "failed"
     RETRY = "retry"
@@ -56,23 +56,23 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A run that was to materialize a partition, and its status (None: deleted)."""
+    """A run that was to materialize a partition; status None: deleted."""
 
     event_id: int
     run_id: str
     run_status: str | None
-    # Its worker was stopped, or it never began: its end is no attempt.
+    # Its worker was stopped, or it never began: no attempt.
     interrupted: bool = False
     at: dt.datetime | None = None
 
     def precedes(self, moment: dt.datetime | None) -> bool:
-        """Whether it was planned before `moment`; False if a time is unknown."""
+        """False if a time is unknown."""
         return self.at is not None and moment is not None and self.at < moment
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The events of one partition; observations and planned runs oldest first."""
+    """The events of one partition, oldest first."""
 
     materialized: Materialization | None = None
     observations: tuple[Observation, ...] = ()
@@ -90,21 +90,17 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class ReportedProgress:
-    """How far a run under way says it is."""
-
     text: str
     percent: int | None
 
     @classmethod
     def of(cls, text: str, percent: str | None) -> Self:
-        """From the values of PROGRESS_TAG and PERCENT_TAG, which users may set to anything."""
+        """From the values of tags, which users may set to anything."""
         return cls(text, int(percent) if percent and percent.isdecimal() else None)
 
 
 @dataclass(frozen=True, slots=True)
 class DerivativeStatus:
-    """Where the derivative `asset` of the row `id` stands."""
-
     asset: str
     id: str
     kind: str = ""
@@ -115,9 +111,9 @@ class DerivativeStatus:
     revision: str = ""
     """What the row calls for now."""
     key: str | None = None
-    """Object key of that revision, if there is one."""
+    """Object key of that revision."""
     waits_for: str | None = None
-    """What must be ready before it can be made, in words."""
+    """What must be ready first, in words."""
     state: State = State.NONE
     attempts: int = 0
     """Failures since the last success or retry."""
@@ -128,14 +124,14 @@ class DerivativeStatus:
     outdated: bool = False
     """Another revision was made before."""
     source: str | None = None
-    """Of a dead letter: a generation's object key, or its URL without what may be secret."""
+    """Of a dead letter: object key of a generation, or its URL without secrets."""
     progress: ReportedProgress | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata of the event and its time as `at`, once `describe` has read them."""
+    """Metadata of the event and its time as `at`, set by `describe`."""
 
     @property
     def owner(self) -> str:
-        """The user or project, for turns in the queue; "" if there is neither."""
+        """The user or project, for turns in the queue."""
         return self.user_id or self.project_id or ""
 
     @property
@@ -144,7 +140,7 @@ class DerivativeStatus:
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is to be made and can be."""
+        """Whether it can be made."""
         return self.state in (State.NONE, State.FAILED) and not self.waits_for
 
     @property
@@ -157,7 +153,7 @@ class DerivativeStatus:
 
     @property
     def waits(self) -> str | None:
-        """As `waits_for`, while it is still to be made."""
+        """`waits_for` of what is still to be made."""
         return self.waits_for if self.state in (State.NONE, State.FAILED) else None
 
     @property
@@ -175,7 +171,7 @@ class DerivativeStatus:
         return self.at if self.state is State.READY else None
 
     def fact(self, name: str, type_: type[T]) -> T | None:
-        """A fact of the event; None if there is none of that name and type."""
+        """None if there is none of that type."""
         value = self.facts.get(name)
         return value if isinstance(value, type_) else None
 
@@ -185,8 +181,8 @@ def derive_status(
 ) -> DerivativeStatus:
     """The status after the events of `history`; `blank` has what the row calls for.
 
-    A run that was cancelled or crashed leaves no revision behind: it counts only if it was planned
-    after the row's last change. That time counts as unknown if it lies in the future.
+    A run that was cancelled or crashed leaves no revision: it counts only if it was planned after
+    the row's last change. A change in the future counts as unknown.
     """
     changed_at = blank.finished_at
     if changed_at is not None and changed_at > now:
@@ -218,14 +214,12 @@ def derive_status(
     ready = replace(blank, state=State.READY, event_id=materialized_at)
 
     if latest and latest.run_status in IN_FLIGHT:
-        # If making it anew has failed it is not ready, or no run would try again.
+        # After a failure it is not ready: else no run would try again.
         if is_up_to_date and not failures:
             return replace(ready, run_id=latest.run_id)
         return replace(blank, state=State.PROCESSING, attempts=attempts, run_id=latest.run_id)
     if latest and latest.run_status == "CANCELED" and not latest.precedes(changed_at):
-        if is_up_to_date:  # it was to be made again
-            return ready
-        return _failed(blank, State.DEAD, attempts, CANCELED, latest)
+        return ready if is_up_to_date else _failed(blank, State.DEAD, attempts, CANCELED, latest)
     if failures or crashed:
         last = max([*failures, *crashed], key=lambda event: event.event_id)
         is_observed = isinstance(last, Observation)
@@ -233,9 +227,7 @@ def derive_status(
         error_class = last.error_class if is_observed else RUN_FAILED
         state = State.DEAD if given_up else State.FAILED
         return _failed(blank, state, attempts, error_class, last)
-    if is_up_to_date:
-        return ready
-    return replace(blank, outdated=materialized is not None)
+    return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
 
 
 def _failed(

@@ -1,9 +1,7 @@
 """Deletes old events, runs and ticks from Dagster's tables, but nothing that a status depends on.
 
-A status depends on the latest materialization of its partition and on later events. An event is
-*superseded* by a later materialization or removal of its partition. All other events of assets
-stay; so does a run that failed or was cancelled as long as it counts as an attempt. Dagster's own
-`delete_run` also deletes materializations.
+An event is *superseded* by a later materialization or removal of its partition; other events of
+assets stay, and so do runs that count as attempts. Dagster's `delete_run` deletes materializations.
 """
 
 import datetime as dt
@@ -21,7 +19,7 @@ from lens_pipeline.event_log.tags import OUTCOME_TAG
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """`row` is its id in the table, `ended_at` in seconds since 1970."""
+    """`row`: its id in the table; `ended_at`: seconds since 1970."""
 
     row: int
     run_id: str
@@ -31,34 +29,26 @@ class EndedRun:
 def ended_runs(
     connection: sa.Connection, after: int, events_before: float, runs_before: float, limit: int
 ) -> list[EndedRun]:
-    """The next `limit` runs with something to delete.
-
-    They ended before `runs_before`, or before `events_before` and have events of no asset.
-    """
-    values = {
-        "after": after,
-        "events_before": events_before,
-        "runs_before": runs_before,
-        "limit": limit,
-    }
-    rows = connection.execute(_RUNS, values)
+    """Runs that ended before `runs_before`, or before `events_before` with events of no asset."""
+    before = {"events_before": events_before, "runs_before": runs_before}
+    rows = connection.execute(_RUNS, {"after": after, "limit": limit, **before})
     return [EndedRun(row.id, row.run_id, row.ended_at) for row in rows]
 
 
 def still_counted(connection: sa.Connection, run_ids: Sequence[str]) -> set[str]:
-    """Those of these ended runs that are attempts at partitions not made since."""
+    """Those of these ended runs that still count as attempts."""
     return set(connection.execute(_COUNTED, {"runs": list(run_ids)}).scalars())
 
 
 def superseded_of_runs(connection: sa.Connection, run_ids: Sequence[str]) -> list[int]:
-    """Ids of all events of these runs that no status depends on."""
+    """Ids of events that no status depends on."""
     return list(connection.execute(_OF_RUNS, {"runs": list(run_ids)}).scalars())
 
 
 def superseded_of_no_run(
     connection: sa.Connection, after: int, before: float, limit: int
 ) -> tuple[list[int], int | None]:
-    """The same of the next `limit` events without a run, and the last id if there are more."""
+    """The same for the next `limit` events without a run; the last id if there are more."""
     moment = dt.datetime.fromtimestamp(before, dt.UTC).replace(tzinfo=None)
     values = {"after": after, "before": moment, "limit": limit}
     rows = connection.execute(_OF_NO_RUN, values).all()
@@ -67,7 +57,7 @@ def superseded_of_no_run(
 
 
 def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
-    """Delete these events with their tags; returns how many."""
+    """Deletes tags too; returns the number of events."""
     if not event_ids:
         return 0
     connection.execute(_DELETE_TAGS, {"ids": list(event_ids)})
@@ -75,15 +65,12 @@ def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
 
 
 def delete_runs(connection: sa.Connection, run_ids: Iterable[str]) -> int:
-    """Delete these runs with their tags; returns how many."""
+    """Deletes tags too; returns the number of runs."""
     return connection.execute(_DELETE_RUNS, {"runs": list(run_ids)}).rowcount
 
 
 def delete_ticks(connection: sa.Connection, before: float, limit: int) -> int:
-    """Delete up to `limit` ticks from before `before`; returns how many.
-
-    The last tick of each sensor and schedule stays: the daemon continues from it.
-    """
+    """Keeps the last tick of each sensor and schedule: the daemon continues from it."""
     return connection.execute(_DELETE_TICKS, {"before": before, "limit": limit}).rowcount
 
 
@@ -95,7 +82,7 @@ _removal = SqlEventLogStorageTable.alias("removal")
 _tag = AssetEventTagsTable.alias("tag")
 _run = RunsTable.alias("r")
 
-# One index probe each: reading all events of a partition would take too long.
+# One index probe each, however many events a partition has.
 _IS_SUPERSEDED = sa.or_(
     sa.exists().where(
         _later.c.asset_key == _event.c.asset_key,
@@ -113,7 +100,7 @@ _IS_SUPERSEDED = sa.or_(
         _tag.c.value == ObservationKind.REMOVED.value,
     ),
 )
-# Whether a status may come from it; a planned event without a partition leads to none.
+# Whether a status may depend on it.
 _SPEAKS = sa.func.coalesce(
     sa.and_(
         _event.c.asset_key.is_not(None),
@@ -155,9 +142,8 @@ _OF_NO_RUN = (
     .order_by(_event.c.id)
     .limit(sa.bindparam("limit"))
 )
-# A run that was cancelled before it began may have no end: its last change counts.
-_RUNS = sa.text(
-    """
+# A run cancelled before it began may have no end.
+_RUNS = sa.text("""
     SELECT r.id, r.run_id, t.ended_at FROM runs r CROSS JOIN LATERAL (
         SELECT coalesce(r.end_time, extract(epoch FROM r.update_timestamp)::float) AS ended_at) t
      WHERE r.id > :after AND r.status IN ('SUCCESS', 'FAILURE', 'CANCELED')
@@ -165,15 +151,13 @@ _RUNS = sa.text(
        AND (t.ended_at < :runs_before OR EXISTS (
          SELECT FROM event_logs e WHERE e.run_id = r.run_id AND e.asset_key IS NULL))
      ORDER BY r.id LIMIT :limit
-    """
-)
+    """)
 _DELETE_TAGS = sa.text("DELETE FROM asset_event_tags WHERE event_id = ANY(:ids)")
 _DELETE_EVENTS = sa.text("DELETE FROM event_logs WHERE id = ANY(:ids)")
 _DELETE_RUNS = sa.text(
     "DELETE FROM runs WHERE run_id = ANY(:runs) AND status IN ('SUCCESS', 'FAILURE', 'CANCELED')"
 )
-_DELETE_TICKS = sa.text(
-    """
+_DELETE_TICKS = sa.text("""
     DELETE FROM job_ticks WHERE id = ANY(ARRAY(
       SELECT t.id FROM job_ticks t
        WHERE t."timestamp" < to_timestamp(:before) AT TIME ZONE 'UTC'
@@ -181,5 +165,4 @@ _DELETE_TICKS = sa.text(
            SELECT FROM job_ticks n
             WHERE n.selector_id = t.selector_id AND n."timestamp" > t."timestamp")
        ORDER BY t.id LIMIT :limit))
-    """
-)
+    """)

@@ -1,4 +1,4 @@
-"""What waits in Dagster's run queue and what is under way, without loading the runs."""
+"""What waits in Dagster's run queue and what is under way, read without loading the runs."""
 
 from dataclasses import dataclass
 
@@ -11,27 +11,23 @@ from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A run in the queue."""
-
     run_id: str
     queue: str
     priority: int
-    # The user or project whose files it makes; "" for several, or none.
+    # The user or project; "" for several, or none.
     owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Runs in the queue, and under way."""
-
     waiting: list[Waiting]
-    """In order of arrival, limited for each owner."""
+    """In order of arrival."""
     under_way: dict[tuple[str, str], int]
-    """Number of runs by queue and owner."""
+    """Runs by queue and owner."""
 
 
 class RunQueueLog:
-    """Reads the run queue without loading runs: Dagster takes 0.5 ms for each. Thread-safe."""
+    """Thread-safe. Does not load runs, which takes Dagster 0.5 ms each."""
 
     def __init__(self, dagster_url: str) -> None:
         self._engine = postgres.connect(
@@ -59,13 +55,12 @@ class RunQueueLog:
         )
 
     def depth(self, job: str, origin_tag: str, origin: str) -> int:
-        """The number of waiting runs of `job` with that origin."""
         values = {"job": job, "key": origin_tag, "origin": origin}
         with self._engine.connect() as connection:
             return connection.execute(_DEPTH, values).scalar_one()
 
     def slots(self) -> dict[int, int]:
-        """How many runs the living workers take at once, by `locks.queue_id`."""
+        """Runs that the living workers take at once, by `locks.queue_id`."""
         with self._engine.connect() as connection:
             return {row.queue: int(row.slots) for row in connection.execute(SLOTS)}
 
@@ -79,26 +74,20 @@ _TAGGED = """
          coalesce(max(t.value) FILTER (WHERE t.key = :owner), '') AS owner
     FROM runs r LEFT JOIN run_tags t ON t.run_id = r.run_id AND t.key = ANY(:tags)
 """
-_WAITING = sa.text(
-    f"""
+_WAITING = sa.text(f"""
     WITH queued AS ({_TAGGED} WHERE r.status = 'QUEUED' GROUP BY r.id, r.run_id),
     counted AS (
       SELECT *, row_number() OVER (PARTITION BY queue, priority, owner ORDER BY id) AS turn
         FROM queued)
     SELECT run_id, queue, priority, owner FROM counted WHERE turn <= :most ORDER BY id
-    """  # noqa: S608 - constants
-)
-_UNDER_WAY = sa.text(
-    f"""
+    """)  # noqa: S608 - constants
+_UNDER_WAY = sa.text(f"""
     WITH busy AS ({_TAGGED} WHERE r.status IN ('STARTING', 'STARTED', 'CANCELING')
                   GROUP BY r.id, r.run_id)
     SELECT queue, owner, count(*) AS runs FROM busy GROUP BY queue, owner
-    """  # noqa: S608 - constants
-)
-_DEPTH = sa.text(
-    """
+    """)  # noqa: S608 - constants
+_DEPTH = sa.text("""
     SELECT count(*) FROM runs r WHERE r.status = 'QUEUED' AND r.pipeline_name = :job
        AND EXISTS (SELECT FROM run_tags t
                     WHERE t.run_id = r.run_id AND t.key = :key AND t.value = :origin)
-    """
-)
+    """)

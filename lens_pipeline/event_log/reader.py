@@ -1,4 +1,4 @@
-"""Reads the events of derivatives from Dagster's storage. What they mean is in `history.py`."""
+"""Reads the events of derivatives. What they mean is in `history.py`."""
 
 import datetime as dt
 import json
@@ -39,8 +39,7 @@ class EventLog:
         self._engine = postgres.connect(
             "lens-pipeline-status",
             dagster_url,
-            # One snapshot for all queries of a reading: else a run that ends between two of them
-            # seems to have ended without a materialization.
+            # Else a run that ends between two queries seems to have made nothing.
             isolation_level="REPEATABLE READ",
             pool_size=2,
             max_overflow=8,
@@ -50,7 +49,7 @@ class EventLog:
         self._engine.dispose()
 
     def histories(self, asset: str, keys: Iterable[str]) -> dict[str, History]:
-        """The history of each partition; four indexed queries for every 2,000 keys."""
+        """Four indexed queries for every 2,000 keys."""
         wanted = list(keys)
         found: dict[str, History] = {}
         with self._engine.connect() as connection:
@@ -59,7 +58,7 @@ class EventLog:
         return found
 
     def details(self, event_ids: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Time and metadata of events by event id, see `event_metadata`."""
+        """As `event_metadata`, by event id."""
         query = 'SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)'
         return {row.id: event_metadata(row) for row in self._rows(query, ids=list(event_ids))}
 
@@ -69,14 +68,14 @@ class EventLog:
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
     def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
-        """The object key of the latest output of each partition; absent if there is none."""
+        """The object key of the latest output, by partition."""
         rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
         found = self.details(row.id for row in rows) if rows else {}
         paths = {row.key: found[row.id].get("path") for row in rows}
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
     def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
-        """How far each run says it is, by run id; absent if it says nothing."""
+        """By run id."""
         query = """
             SELECT t.run_id, t.value AS text, p.value AS percent FROM run_tags t
               LEFT JOIN run_tags p ON p.run_id = t.run_id AND p.key = :percent
@@ -86,7 +85,7 @@ class EventLog:
         return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
 
     def runs_of(self, asset: str, key: str) -> list[str]:
-        """Runs queued or under way that are to materialize this partition alone."""
+        """Runs queued or under way for this partition alone."""
         query = """
             SELECT DISTINCT e.run_id FROM event_logs e JOIN runs r ON r.run_id = e.run_id
              WHERE r.status = ANY(:statuses)
@@ -102,7 +101,7 @@ class EventLog:
         return [row.run_id for row in self._rows(query, **values)]
 
     def in_flight(self, asset: str) -> set[str]:
-        """Partitions that queued and current runs are to materialize."""
+        """Partitions of runs queued or under way."""
         query = """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
              WHERE r.status = ANY(:statuses) AND e.partition IS NOT NULL
@@ -112,7 +111,7 @@ class EventLog:
         return {row.partition for row in rows}
 
     def troubled(self, asset: str) -> set[str]:
-        """Partitions that ever failed, or were planned by a run that failed or was cancelled."""
+        """Partitions that ever failed, or whose run failed or was cancelled."""
         query = """
             SELECT e.partition FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
              WHERE t.asset_key = :asset AND t.key = :outcome AND t.value = 'failed'
@@ -125,10 +124,7 @@ class EventLog:
         return {row.partition for row in rows if row.partition is not None}
 
     def materialized_keys(self, asset: str, after: str, limit: int) -> list[str]:
-        """The next `limit` partitions of `asset` ever materialized, by key, after `after`.
-
-        One index probe a key (a loose index scan), however many events a key has.
-        """
+        """The next `limit` partitions ever materialized, by key; a loose index scan."""
         query = """
             WITH RECURSIVE keys AS (
               (SELECT partition, 1 AS n FROM event_logs
@@ -145,7 +141,7 @@ class EventLog:
         return [row.partition for row in rows]
 
     def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
-        """The keys whose latest event is a materialization older than `before`."""
+        """Keys whose latest event is a materialization older than `before`."""
         query = """
             SELECT k.key FROM unnest(:keys) AS k(key)
             CROSS JOIN LATERAL (
@@ -180,7 +176,7 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
 
     observations: dict[str, list[Observation]] = defaultdict(list)
     for row in observed:
-        if OUTCOME_TAG in tags[row.id]:  # others may observe our assets as well
+        if OUTCOME_TAG in tags[row.id]:  # others may observe assets too
             observations[row.key].append(_observation(row, tags[row.id]))
     plans: dict[str, list[PlannedRun]] = defaultdict(list)
     for row in planned:
@@ -195,24 +191,18 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     }
 
 
-# Grouped, not one LIMIT 1 a key: before the first ANALYZE after a bulk load, the planner would read
-# all events of the asset for every key.
-_MATERIALIZED = sa.text(
-    """
+# Not one LIMIT 1 a key: before an ANALYZE the planner would read all events for every key.
+_MATERIALIZED = sa.text("""
     SELECT partition AS key, max(id) AS id FROM event_logs
      WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
        AND partition = ANY(:keys) GROUP BY partition
-    """
-)
-_OBSERVED = sa.text(
-    """
+    """)
+_OBSERVED = sa.text("""
     SELECT partition AS key, id, run_id FROM event_logs
      WHERE asset_key = :asset AND dagster_event_type = 'ASSET_OBSERVATION'
        AND partition = ANY(:keys) ORDER BY id
-    """
-)
-_PLANNED = sa.text(
-    """
+    """)
+_PLANNED = sa.text("""
     SELECT e.partition AS key, e.id, e.run_id, e."timestamp" AS at, r.status,
            r.start_time IS NULL OR coalesce(t.value = 'UNEXPECTED_TERMINATION', false)
              AS interrupted
@@ -221,8 +211,7 @@ _PLANNED = sa.text(
       LEFT JOIN run_tags t ON t.run_id = e.run_id AND t.key = 'dagster/failure_reason'
      WHERE e.asset_key = :asset AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
        AND e.partition = ANY(:keys) ORDER BY e.id
-    """
-)
+    """)
 
 
 def _tags(connection: sa.Connection, event_ids: list[int]) -> dict[int, dict[str, str]]:
@@ -246,7 +235,7 @@ def _observation(row: sa.Row, tags: Mapping[str, str]) -> Observation:
 
 
 def event_metadata(row: sa.Row) -> dict[str, Any]:
-    """The time of an event as `at`, and its metadata: plain values, without tables and pictures."""
+    """The time as `at`, and metadata of plain values."""
     entry = json.loads(row.event)
     data = (entry.get("dagster_event") or {}).get("event_specific_data") or {}
     event = data.get("materialization") or data.get("asset_observation") or {}

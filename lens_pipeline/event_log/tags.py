@@ -1,20 +1,20 @@
 """The names of tags on runs and events."""
 
-# Dagster's own tag, shown by its UI as the data version.
+# Dagster's UI shows it as the data version.
 REVISION_TAG = "dagster/data_version"
-# Ours, on observations.
+# On observations.
 OUTCOME_TAG = "lens/outcome"
 FAILED_REVISION_TAG = "lens/revision"
 ERROR_CLASS_TAG = "lens/error_class"
 PERMANENT_TAG = "lens/permanent"
 BLAMELESS_TAG = "lens/blameless"
-# Ours, on runs.
+# On runs.
 PROGRESS_TAG = "lens/progress"
 PERCENT_TAG = "lens/progress_percent"
-# Ours, on runs that make files of one user or project alone.
+# On runs for one user or project alone.
 USER_TAG = "lens/user"
 PRIORITY_TAG = "dagster/priority"
 ORIGIN_TAG = "lens/origin"
 FORCE_TAG = "lens/force"
-# Of the HTTP request that asked for the run.
+# The HTTP request that asked for the run.
 REQUEST_TAG = "lens/request_id"
