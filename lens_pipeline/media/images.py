@@ -43,7 +43,7 @@ _ANIMATION_FACTOR = 20
 Image.MAX_IMAGE_PIXELS = None
 # Generators store workflows in compressed text; 64 MiB stay the limit for all.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-# No operation is repeated.
+# A cache is of no use: no operation is repeated.
 pyvips.cache_set_max(0)
 pyvips.operation_block_set("VipsForeignLoad", True)
 for _loader in _LOADERS:

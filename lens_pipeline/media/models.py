@@ -58,7 +58,7 @@ class ScaleSpec:
     width: int  # pixels, 2 to 8192, made even: H.264 halves the colours
     height: int  # as `width`; what the master's shape leaves free is black
     start_seconds: float | None = None
-    """Of the first frame at the earliest; None: the master's first."""
+    """The first frame begins at or after this; None: the master's first."""
     end_seconds: float | None = None
     """The last frame begins before this; None: the master's last."""
 

@@ -100,7 +100,7 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     if codec.width and codec.height:
         images.check_pixels(codec.width, codec.height, 1, spec.max_pixels)
     codec.options = {"max_pixels": str(spec.max_pixels)}
-    # Threads would delay the first frame.
+    # Threads would only delay the first frame.
     codec.thread_count = 1
     video = _Video(container, stream, (container.start_time or 0) / av.time_base)
     chosen = _choose(video)

@@ -225,7 +225,7 @@ def _audio(source: Stream, lead: Fraction, seconds: Fraction) -> Stream:
 
 
 def _verify(rendition: Rendition, tools: Tools, work: Work) -> None:
-    """Raise MediaError: it is wrong, as after a damaged master."""
+    """Raise MediaError: it is wrong, for example since the master is damaged."""
     probed = _probe(rendition.path, tools)
     streams = {stream["codec_type"]: stream for stream in probed["streams"]}
     video = streams["video"]

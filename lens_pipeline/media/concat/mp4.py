@@ -1,4 +1,4 @@
-"""Reads boxes of ffmpeg's MP4s (ISO/IEC 14496-12), never of others, and lays out new ones."""
+"""Boxes of MP4 (ISO/IEC 14496-12): reads ffmpeg's, never strangers', and lays out new ones."""
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence

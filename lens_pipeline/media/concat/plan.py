@@ -17,7 +17,7 @@ _STANDARD_RATES = tuple(
     Fraction(rate)
     for rate in ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
 )
-# Decoders also take these for unknown.
+# Decoders also guess these for unknown.
 _SDR_TAGS = frozenset({"unknown", "bt709", "smpte170m", "bt470bg"})
 # The first difference is shown.
 _EXPLAINED = {

@@ -20,13 +20,13 @@ from lens_pipeline.media.formats import (
     video_demuxer,
 )
 
-# Gigabytes take a few seconds: the disk hangs.
+# Gigabytes take a few seconds; more means that the disk hangs.
 _PROBE_SECONDS = 120.0
 # Of the stated length.
 _WHOLE_SHARE = 0.9
 # Hours; an index of a few bytes can promise billions.
 _MOST_PACKETS = 2_000_000
-# Above: the resolution of a clock.
+# Higher ones are the resolution of a clock.
 _HIGHEST_RATE = 1000
 _SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
 

@@ -12,7 +12,7 @@ SCALER = "lanczos+accurate_rnd+full_chroma_int"
 HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 # SDR white within HDR (ITU-R BT.2408).
 WHITE_NITS = 203
-# It keeps everything below a third of white.
+# Unlike hable, it keeps everything below a third of white.
 _CURVE = "mobius"
 
 # Players take untagged video for BT.709 from here on, for BT.601 below.

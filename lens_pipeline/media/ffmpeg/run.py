@@ -47,7 +47,7 @@ _STATUS_AFTER_SIGNAL = 255
 _NEVER_STARTED = frozenset({126, 127})
 # ENOSPC, EDQUOT and EFBIG in the C locale.
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
-# From libgcrypt, where memory may not be locked.
+# From libgcrypt, where memory may not be locked; no error.
 _NOISE = "Warning: using insecure memory!\n"
 _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
 

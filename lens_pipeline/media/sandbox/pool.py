@@ -251,7 +251,7 @@ class _Worker:
     def ask(
         self, request: protocol.Header, timeout_seconds: float
     ) -> tuple[protocol.Header, bytes]:
-        """Raises MediaError: too slow. EOFError: the process ended. ProtocolError, SandboxUnavailable."""
+        """Raises MediaError: too slow. EOFError: it ended. ProtocolError, SandboxUnavailable."""
         self.wait_until_ready()
         self.renders += 1
         deadline = time.monotonic() + timeout_seconds
