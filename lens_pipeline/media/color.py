@@ -1,7 +1,4 @@
-"""HDR (PQ and HLG) to SDR for one frame.
-
-For video see `ffmpeg.filters`: most processes load no numpy.
-"""
+"""HDR (PQ and HLG) to SDR for one frame; `ffmpeg.filters` does it for video."""
 
 from typing import Any
 
@@ -45,10 +42,7 @@ def to_srgb(rgb: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
 
 
 def _compress(nits: _Floats) -> _Floats:
-    """Roll off highlights (ITU-R BT.2390) and keep the hue.
-
-    Below half of reference white nothing changes.
-    """
+    """Roll off highlights (ITU-R BT.2390), keep the hue and all below half of reference white."""
     peak, white = _nits_to_pq(np.array([_PEAK, WHITE_NITS])).tolist()
     top = white / peak
     knee = 1.5 * top - 0.5

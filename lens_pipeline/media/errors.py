@@ -2,7 +2,7 @@
 
 
 class MediaError(Exception):
-    """A file cannot be rendered; `over_limit` if it needs too many pixels, memory or time."""
+    """`over_limit`: needs too many pixels, memory or time."""
 
     def __init__(self, reason: str, over_limit: bool = False) -> None:
         super().__init__(reason)
@@ -21,11 +21,11 @@ class SandboxUnavailable(Exception):
 
 
 class FfmpegDied(Exception):
-    """A signal from outside ended ffmpeg: kill, or the kernel out of memory."""
+    """A signal from outside ended ffmpeg, such as the kernel out of memory."""
 
 
 class ToolUnusable(Exception):
-    """ffmpeg or ffprobe is absent or does not start, as during a system upgrade."""
+    """ffmpeg or ffprobe is absent or does not start, as during an upgrade."""
 
 
 class Cancelled(Exception):

@@ -1,4 +1,4 @@
-"""Recognises files by first bytes and boxes: names and content types prove nothing."""
+"""Recognises files by content: names and content types prove nothing."""
 
 import os
 import re
@@ -18,7 +18,7 @@ _BOX = struct.Struct(">I4sQ")
 _BOX_HEADER_BYTES = 8
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
-# Of cameras, generators and browsers. Every other decoder is only attack surface.
+# Of cameras, generators and browsers. Other decoders are only attack surface.
 VIDEO_CODECS = frozenset(
     {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "h263", "theora", "ffv1"}
 )
@@ -43,7 +43,7 @@ def quote_head(head: bytes) -> str:
 def video_demuxer(head: bytes) -> str:
     """The demuxer to force: with a guess, a playlist named .mp4 reads other files.
 
-    Raises MediaError: not the start of an MP4, QuickTime, WebM or Matroska file.
+    Raises MediaError: not an MP4, QuickTime, WebM or Matroska file.
     """
     if head.startswith(_EBML):
         return "matroska"
@@ -60,7 +60,7 @@ def video_demuxer(head: bytes) -> str:
 
 
 def mp4_boxes(source: Path) -> Iterator[bytes]:
-    """Top-level boxes of an MP4, up to the first damaged one."""
+    """Of the top level, up to the first damaged one."""
     return (kind for kind, _ in _boxes_with_end(source))
 
 
@@ -80,7 +80,7 @@ def _boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
             size, kind, large_size = _BOX.unpack(header.ljust(_BOX.size, b"\0"))
             size = large_size if size == 1 else size
             yield kind, file.tell() - len(header) + size
-            # Size 0 reaches to the end of the file; others are damage.
+            # Size 0: to the end of the file; others are damage.
             if not _BOX_HEADER_BYTES <= size <= file_bytes:
                 return
             file.seek(size - len(header), os.SEEK_CUR)

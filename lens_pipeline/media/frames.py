@@ -1,4 +1,4 @@
-"""Chooses the frame that shows most. Decoding and seeking belong to `posters`."""
+"""Chooses the frame that shows most; `posters` decodes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
 from numpy.typing import NDArray
 
-# Pixels: enough to tell black, white and blur.
+# Pixels: black, white and blur can be told.
 _JUDGED_WIDTH = 160
 # Luma, 0 to 255. A usable frame has a smaller share of darker and of brighter pixels, and a larger
 # standard deviation.
@@ -18,7 +18,7 @@ _SMALLEST_DEVIATION = 8.0
 # Luma of a well exposed frame.
 _MIDDLE = 118.0
 
-# Encoders start badly, and fades come first.
+# Encoders start badly.
 _EARLY_SECONDS = 0.25
 # Frames to judge during a fade.
 _FRAMES_AFTER_FADE = 4
@@ -32,10 +32,9 @@ class Candidate:
 
 
 class Chooser:
-    """Keeps the best of the frames that it has judged."""
+    """Keeps the best frame it has judged."""
 
     def __init__(self) -> None:
-        # Rank, score and frame.
         self._best: tuple[int, float, Candidate] | None = None
 
     @property
@@ -48,7 +47,7 @@ class Chooser:
         return self._best[2] if self._best else None
 
     def watch(self, beginning: Iterable[Candidate]) -> None:
-        """Judge the beginning of a video until a good frame is found."""
+        """Judge until a good frame is found."""
         seen, wanted = 0, 1
         for candidate in beginning:
             rank = self.consider(candidate)
@@ -68,11 +67,10 @@ class Chooser:
 
 
 def _judge(candidate: Candidate) -> tuple[int, float]:
-    """Rank and score."""
     luma = _luma(candidate.frame)
     deviation = float(luma.std())
     exposure = abs(float(luma.mean()) - _MIDDLE) / _MIDDLE
-    # Both terms are about 1 to 7 for ordinary frames.
+    # Both terms are about 1 to 7.
     score = deviation / 10 + float(np.log1p(_sharpness(luma))) - 4 * exposure
     is_usable = (
         float((luma < _DARK).mean()) < _LARGEST_SHARE

@@ -1,4 +1,4 @@
-"""Photos to previews with libvips, and the encoding of all pictures. In the sandbox."""
+"""Photos to previews with libvips; encodes all pictures. Runs in the sandbox."""
 
 import base64
 import math
@@ -17,10 +17,10 @@ from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Picture, PreviewSp
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 _LOADERS = ("Jpeg", "Png", "Webp", "Nsgif", "Heif")
-# First bytes of these formats; AVIF's are at offset 4.
+# First bytes; AVIF's are at offset 4.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8")
 
-# Pillow's header parsers raise these for damaged files.
+# Pillow raises these for damaged headers.
 _HEADER_ERRORS = (
     OSError,
     SyntaxError,
@@ -31,19 +31,19 @@ _HEADER_ERRORS = (
     struct.error,
 )
 
-# Pixels, for inline picture and ThumbHash, whose 7 frequencies need no more.
+# Pixels: ThumbHash's 7 frequencies need no more.
 _MINI_EDGE = 32
-# Longest edge and WebP quality, tried until it is small enough.
+# Longest edge and WebP quality, until it is small enough.
 _INLINE_STEPS = ((32, 70), (32, 40), (24, 40), (16, 40), (8, 20))
 _INLINE_EFFORT = 2
 # All frames may have this many times the pixels of one: by default 20 s of a megapixel at 50 Hz.
 _ANIMATION_FACTOR = 20
 
-# The spec's limit replaces Pillow's own of 89 megapixels; only headers are read.
+# The spec's limit replaces Pillow's; only headers are read.
 Image.MAX_IMAGE_PIXELS = None
-# Generators store workflows in compressed text. The limit of 64 MiB for all text stays.
+# Generators store workflows in compressed text; 64 MiB stay the limit for all.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-# A cache would only keep strangers' pixels: no operation is repeated.
+# A cache is of no use: no operation is repeated.
 pyvips.cache_set_max(0)
 pyvips.operation_block_set("VipsForeignLoad", True)
 for _loader in _LOADERS:
@@ -52,7 +52,7 @@ for _loader in _LOADERS:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """`kind` is Pillow's name of the format, or AVIF sequence."""
+    """`kind`: Pillow's name of the format, or AVIF sequence."""
 
     kind: str
     width: int
@@ -62,7 +62,7 @@ class _Header:
 def render_preview(source: Path, spec: PreviewSpec) -> Picture:
     """Render a JPEG, PNG, WebP, GIF or AVIF file; of an animation, the first frame.
 
-    Raises MediaError: another kind, damaged or truncated, or over the pixel limit.
+    Raises MediaError: another kind, damaged, or over the pixel limit.
     """
     try:
         header = _check_header(source, spec.max_pixels)
@@ -73,7 +73,7 @@ def render_preview(source: Path, spec: PreviewSpec) -> Picture:
 
 
 def _check_header(source: Path, max_pixels: int) -> _Header:
-    """Raises MediaError: empty, not a picture, or over `max_pixels`. pyvips.Error: damaged."""
+    """Raises MediaError: no picture, or over `max_pixels`. pyvips.Error: damaged."""
     head = read_head(source)
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         # Pillow would allocate the whole canvas.
@@ -103,7 +103,7 @@ def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
 
 
 def encode(image: pyvips.Image, quality: int, effort: int) -> Picture:
-    """Encode 8-bit sRGB, with or without alpha, and its placeholders. Raises pyvips.Error."""
+    """Encode 8-bit sRGB, also with alpha, and placeholders. Raises pyvips.Error."""
     mini = _mini(image)
     return Picture(
         webp=_webp(image, quality, effort),
@@ -126,7 +126,7 @@ def _read_header(source: Path, head: bytes) -> tuple[_Header, int]:
 
 
 def _frame_count(header: Image.Image) -> int:
-    # Of an MPO (a phone's depth or gain map), others are never decoded.
+    # Of an MPO (depth or gain map), others are never decoded.
     return 1 if header.format == "MPO" else getattr(header, "n_frames", 1)
 
 
@@ -137,16 +137,16 @@ def _unidentified(head: bytes) -> str:
 
 
 def _megapixels(pixels: int) -> str:
-    """All digits: a number just over the limit must not look like it."""
+    """All digits: numbers just over the limit must not look like it."""
     whole, fraction = divmod(pixels, 1_000_000)
     return f"{whole}.{f'{fraction:06d}'.rstrip('0') or '0'}"
 
 
 def _shrink(source: Path, header: _Header, longest_edge: int) -> pyvips.Image:
-    """An upright sRGB picture in memory, never enlarged."""
+    """Upright sRGB in memory, never enlarged."""
     stream = _stream(source)
     if header.kind in ("JPEG", "MPO"):
-        # Closer than in `thumbnail_source`, as in sharp: 6 % less time, SSIM differs by 0.001.
+        # Closer than `thumbnail_source`: 6 % less time, SSIM differs by 0.001.
         reduction = max(header.width, header.height) / longest_edge
         factor = next((factor for factor in (8, 4, 2) if reduction >= factor), 1)
         image = pyvips.Image.jpegload_source(
@@ -170,7 +170,7 @@ def _shrink(source: Path, header: _Header, longest_edge: int) -> pyvips.Image:
 
 
 def _stream(source: Path) -> pyvips.Source:
-    # libvips reads options from a file name that ends in brackets.
+    # libvips reads options from names that end in brackets.
     return pyvips.Source.new_from_file(str(source))
 
 
@@ -199,7 +199,7 @@ def _webp(image: pyvips.Image, quality: int, effort: int) -> bytes:
 def _mini(image: pyvips.Image) -> pyvips.Image:
     if image.hasalpha():
         return image.thumbnail_image(_MINI_EDGE, height=_MINI_EDGE, size="down").copy_memory()
-    # Looks the same and takes a tenth of the time.
+    # Looks the same in a tenth of the time.
     factor = math.ceil(max(image.width, image.height) / _MINI_EDGE)
     return image.shrink(min(factor, image.width), min(factor, image.height)).copy_memory()
 

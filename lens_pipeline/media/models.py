@@ -1,4 +1,4 @@
-"""What rendering takes and returns. No decoder is imported here."""
+"""What rendering takes and returns, without decoders."""
 
 import base64
 from dataclasses import dataclass
@@ -10,14 +10,10 @@ INLINE_MARKDOWN_LIMIT = 2048
 
 @dataclass(frozen=True, slots=True)
 class PreviewSpec:
-    longest_edge: int
-    """Pixels; smaller photos keep their size."""
-    quality: int
-    """Of lossy WebP, 1 to 100."""
-    effort: int
-    """Of the WebP encoder, 0 (fast) to 6 (small)."""
-    max_pixels: int
-    """Width x height x frames; more is refused before decoding."""
+    longest_edge: int  # pixels; smaller photos keep their size
+    quality: int  # of lossy WebP, 1 to 100
+    effort: int  # of the WebP encoder, 0 (fast) to 6 (small)
+    max_pixels: int  # width x height x frames; more is refused before decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +33,8 @@ class Picture:
     webp: bytes
     width: int
     height: int
-    thumbhash: str
-    """ThumbHash (https://evanw.github.io/thumbhash/) in base64."""
-    inline: bytes
-    """A WebP of at most 32 pixels, for use within text."""
+    thumbhash: str  # base64, see https://evanw.github.io/thumbhash/
+    inline: bytes  # WebP of at most 32 pixels
 
     @property
     def inline_markdown(self) -> str:
@@ -50,22 +44,19 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Poster:
-    """The most telling frame of a video's beginning."""
+    """The frame that shows most of a video's beginning."""
 
     picture: Picture
     duration_seconds: float
-    poster_at_seconds: float
-    """From the start of the video."""
+    poster_at_seconds: float  # from the start of the video
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleSpec:
-    """Which part of a master a rendition shows, and its size."""
+    """A rendition's part of a master, and its size."""
 
-    width: int
-    """Pixels, 2 to 8192, made even: H.264 halves the colours."""
-    height: int
-    """As `width`. What the master's shape leaves free is black."""
+    width: int  # pixels, 2 to 8192, made even: H.264 halves the colours
+    height: int  # as `width`; what the master's shape leaves free is black
     start_seconds: float | None = None
     """The first frame begins at or after this; None: the master's first."""
     end_seconds: float | None = None

@@ -1,4 +1,4 @@
-"""Videos to posters, with libav. In the sandbox, since a decoder may crash."""
+"""Videos to posters with libav; in the sandbox, since decoders may crash."""
 
 import errno
 import itertools
@@ -26,11 +26,11 @@ from lens_pipeline.media.models import Poster, PosterSpec
 # Other names of decoders for these codecs.
 _DECODERS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
 
-# The beginning: seconds, seconds between judged frames, and most frames (24 a second).
+# Seconds, seconds between judged frames, and most frames (24 a second).
 _BEGINNING_SECONDS = 3.0
 _STEP_SECONDS = 0.25
 _BEGINNING_FRAMES = 72
-# Then shares of the duration, and the most frames from a key frame on.
+# Shares of the duration, and the most frames from a key frame on.
 _LATER = (0.3, 0.5, 0.8)
 _LATER_FRAMES = 300
 
@@ -56,8 +56,7 @@ _SCALER = (
 class _Video:
     container: InputContainer
     stream: av.VideoStream
-    start_seconds: float
-    """Of the first packet of any stream, which players show as 0."""
+    start_seconds: float  # of the first packet, which players show as 0
 
     @property
     def duration_seconds(self) -> float | None:
@@ -68,7 +67,7 @@ class _Video:
 def render_poster(source: Path, spec: PosterSpec) -> Poster:
     """Render a poster of an MP4, QuickTime, WebM or Matroska file.
 
-    Raises MediaError: another kind, no video track, nothing to decode, or over the pixel limit.
+    Raises MediaError: another kind, no video, nothing to decode, or over the pixel limit.
     """
     demuxer = video_demuxer(read_head(source))
     try:
@@ -88,7 +87,7 @@ def _open(source: Path, demuxer: str) -> InputContainer:
             f"file:{source.resolve()}",
             format=demuxer,
             options={"protocol_whitelist": "file"},
-            # The encoding of names and comments must not matter.
+            # The encoding of names must not matter.
             metadata_errors="replace",
         )
     except InvalidDataError as error:
@@ -191,7 +190,7 @@ def _frames(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
 
 
 def _duration(video: _Video, chosen: Candidate) -> float:
-    """As the container or the stream states it, else of the last packet."""
+    """The container's or the stream's, else of the last packet."""
     if video.duration_seconds:
         return video.duration_seconds
     if video.stream.duration and video.stream.time_base:
@@ -233,7 +232,7 @@ def _matrix(frame: av.VideoFrame) -> Colorspace:
         return known
     if frame.color_trc in _HDR:
         return Colorspace.BT2020
-    # FFmpeg takes BT.601 for HD as well.
+    # FFmpeg takes BT.601 for HD, too.
     return Colorspace.ITU709 if is_hd(frame.width, frame.height) else Colorspace.ITU601
 
 
@@ -246,7 +245,7 @@ def _fit(frame: av.VideoFrame, stream: av.VideoStream, longest_edge: int) -> tup
 
 
 def _upright(picture: pyvips.Image, frame: av.VideoFrame) -> pyvips.Image:
-    """Apply quarter turns and mirroring, as cameras write them."""
+    """Apply quarter turns and mirroring of cameras."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return picture

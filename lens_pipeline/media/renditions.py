@@ -1,4 +1,4 @@
-"""Renditions: a master, or a part of it, at a requested size."""
+"""Renditions: a master, or a part, at a requested size."""
 
 import math
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from lens_pipeline.media.models import Rendition, ScaleSpec
 SMALLEST, LARGEST = 2, 8192
 _PROBE_SECONDS = 30.0
 _SAMPLE_RATE = 48_000
-# Enough for microseconds and for frames at usual rates, such as 60000/1001.
+# Enough for microseconds and usual rates, such as 60000/1001.
 _TIME_DENOMINATOR = 1_000_000
 # Early audio is noticed from 45 ms on (ITU-R BT.1359).
 _MAX_DRIFT_SECONDS = 0.04
-# After a seek to a key frame, frames stored after it but shown before it are missing: at most as
-# many as H.264 and HEVC can hold back.
+# After a seek to a key frame, frames shown before it are missing: at most as many as H.264 and HEVC
+# can hold back.
 _LEAD_FRAMES = 16
 _TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 
@@ -35,14 +35,13 @@ class _Master:
     path: Path
     frames: int
     rate: Fraction
-    # As shown: upright, with square pixels.
+    # As shown, with square pixels.
     width: Fraction
     height: Fraction
-    # Seconds from the first packet to the first frame.
+    # Seconds, from the first packet.
     start: Fraction
     has_audio: bool
     is_hdr: bool
-    # Tags, or unknown.
     matrix: str
     primaries: str
     is_hd: bool
@@ -53,11 +52,9 @@ class _Master:
 
 
 def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Rendition:
-    """Render a part of a master MP4 with constant frame rate, as H.264 and AAC.
+    """Render a part of a master MP4 with constant frame rate, as H.264 and AAC, and verify it.
 
     Frame n is in it if `start_seconds` <= n / rate < `end_seconds`, with times as exact fractions.
-    The result is verified: frames, lengths, size, that it decodes.
-
     Raises MediaError: the part or the size is impossible, or the master cannot be read; and what
     `run_long` raises.
     """
@@ -144,8 +141,7 @@ def _time(seconds: float | None, name: str) -> Fraction | None:
         raise MediaError(f"the {name} must be a number of seconds, not {seconds}")
     if seconds < 0:
         raise MediaError(f"the {name} must not be negative: {seconds:g} s")
-    # A tenth for 0.1, and 5/12 for 10 / 24: binary numbers may lie on the other side of a frame's
-    # begin.
+    # A tenth for 0.1: binary numbers may lie on the other side of a frame's begin.
     return Fraction(seconds).limit_denominator(_TIME_DENOMINATOR)
 
 

@@ -1,6 +1,6 @@
-"""ThumbHash: a placeholder in about 25 bytes, as of https://github.com/evanw/thumbhash.
+"""ThumbHash, a placeholder in 25 bytes, as of https://github.com/evanw/thumbhash.
 
-Own code: packages on PyPI are unmaintained or pin a Pillow before version 11.
+Packages on PyPI are unmaintained or pin a Pillow before version 11.
 """
 
 import math
@@ -16,10 +16,7 @@ MAX_EDGE = 100
 
 
 def encode(rgba: NDArray[np.uint8]) -> bytes:
-    """Hash an array (height, width, 4) without premultiplied alpha.
-
-    Raises ValueError: a side is longer than `MAX_EDGE`.
-    """
+    """Hash (height, width, 4), not premultiplied. Raises ValueError: a side is over `MAX_EDGE`."""
     height, width = rgba.shape[:2]
     if max(height, width) > MAX_EDGE:
         raise ValueError(f"{width}x{height} does not fit in {MAX_EDGE}x{MAX_EDGE}")
@@ -57,7 +54,7 @@ def encode(rgba: NDArray[np.uint8]) -> bytes:
 
 
 def _channels(rgba: NDArray[np.uint8]) -> tuple[_Floats, _Floats, _Floats, _Floats]:
-    """Luminance, yellow-blue, red-green and alpha, atop the average colour."""
+    """Luminance, yellow-blue, red-green and alpha, on the average colour."""
     scaled = rgba.astype(np.float64) / 255
     colour, alpha = scaled[..., :3], scaled[..., 3]
     weight = alpha.sum()

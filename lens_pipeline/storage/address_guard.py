@@ -14,22 +14,21 @@ from lens_pipeline.storage.retries import POLL_SECONDS, Deadline
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-# Called like `socket.getaddrinfo`.
 Lookup = Callable[..., Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]]
 HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-# Not public, although `is_global` of some supported Python says so.
+# Not public, although `is_global` says so in some versions of Python.
 # https://www.iana.org/assignments/iana-ipv4-special-registry
 _SPECIAL_V4 = (
-    ipaddress.IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata service
+    ipaddress.IPv4Network("192.0.0.0/24"),  # Oracle's metadata service
     ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays
-    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's metadata service, on a public address
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's metadata service
     ipaddress.IPv4Network("224.0.0.0/4"),  # multicast
-    ipaddress.IPv4Network("240.0.0.0/4"),  # reserved, broadcast
+    ipaddress.IPv4Network("240.0.0.0/4"),  # reserved
 )
 # https://www.iana.org/assignments/iana-ipv6-special-registry
 _UNICAST_V6 = ipaddress.IPv6Network("2000::/3")  # all global unicast
 _SPECIAL_V6 = (
-    ipaddress.IPv6Network("2001::/23"),  # protocol assignments: Teredo, ORCHID, benchmarking
+    ipaddress.IPv6Network("2001::/23"),  # Teredo, ORCHID, benchmarking
     ipaddress.IPv6Network("2001:db8::/32"),  # documentation
     ipaddress.IPv6Network("3fff::/20"),  # documentation
 )
@@ -37,7 +36,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address, also of IPv4 within IPv6, is of the public internet."""
+    """Whether an address, also IPv4 embedded in IPv6, is public."""
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not _in_any(address, _SPECIAL_V4)
     embedded = _embedded(address)
@@ -51,7 +50,6 @@ def _in_any(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
 
 
 def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
-    """Of a mapped, 6to4 or NAT64 address."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -60,7 +58,7 @@ def _embedded(address: IPAddress) -> ipaddress.IPv4Address | None:
 
 
 class AddressGuard:
-    """Resolves hosts; only public or exempt addresses pass."""
+    """Lets only public or exempt addresses pass."""
 
     def __init__(self, allow_hosts: Iterable[str], lookup: Lookup) -> None:
         self._lookup = lookup
@@ -70,15 +68,12 @@ class AddressGuard:
             self._allow(entry)
 
     def addresses(self, host: str, port: int, deadline: Deadline) -> list[str]:
-        """All addresses of `host`.
-
-        Raises UnsafeAddress: one is not public. SourceUnavailable: there is none.
-        """
+        """Raises UnsafeAddress: one is not public. SourceUnavailable: there is none."""
         addresses = [str(found[4][0]) for found in self._resolve(host, port, deadline)]
         if not addresses:
             raise SourceUnavailable(f"{host}: the name has no address")
         if host not in self._names and not all(map(self._allowed, addresses)):
-            # The address would tell strangers about the network.
+            # The address itself would reveal the network.
             raise UnsafeAddress(f"{host}: not a public address (see LENS_FETCH_ALLOW_HOSTS)")
         return addresses
 
@@ -105,10 +100,7 @@ class AddressGuard:
     def _resolve(
         self, host: str, port: int, deadline: Deadline
     ) -> Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]:
-        """Look up in a thread, which is left behind if it hangs.
-
-        The system's resolver gives up within a minute.
-        """
+        """Look up in a thread, which is left behind if it hangs (at most a minute)."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
         def resolve() -> None:

@@ -10,10 +10,7 @@ from lens_pipeline.storage.s3_store import S3Store
 
 
 def open_store(url: str, endpoint: str | None = None) -> ObjectStore:
-    """The store at `file:///directory`, or at `s3://bucket/prefix` of an S3 `endpoint`.
-
-    Nothing is contacted or created yet. Raises SettingsError.
-    """
+    """`file:///directory` or `s3://bucket/prefix`. Does not connect yet. Raises SettingsError."""
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
         return FileStore(Path(unquote(parts.path)))

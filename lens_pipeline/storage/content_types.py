@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-# By suffix, for stores that keep none. The table of `mimetypes` depends on the machine.
+# For stores that keep none. The table of `mimetypes` depends on the machine.
 CONTENT_TYPES = {
     ".avif": "image/avif",
     ".csv": "text/csv; charset=utf-8",
@@ -23,6 +23,5 @@ CONTENT_TYPES = {
 
 
 def content_type_of(key: str) -> str:
-    """By the suffix of the key."""
     suffix = PurePosixPath(key).suffix.lower()
     return CONTENT_TYPES.get(suffix, "application/octet-stream")

@@ -1,7 +1,4 @@
-"""Downloads of strangers' URLs into files: one deadline, a cap on bytes.
-
-Allowed addresses are in `address_guard`, attempts in `retries`.
-"""
+"""Downloads untrusted URLs into files. Allowed addresses are in `address_guard`."""
 
 import functools
 import ipaddress
@@ -40,7 +37,7 @@ from lens_pipeline.storage.retries import (
 )
 
 MAX_REDIRECTS = 5
-# An address that swallows packets must leave time for the next one.
+# Leaves time for the next address.
 CONNECT_SECONDS = 10.0
 # A new file may be missing at some of a provider's edges.
 RECHECK_SECONDS = 1.0
@@ -49,15 +46,12 @@ KEEPALIVE_CONNECTIONS = 20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PORTS = {"http": 80, "https": 443}
-# Not quoted, besides letters and digits.
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~-._[]"
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NOT_NOW = {408, 425, 429}
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    """Opens connections to checked addresses only."""
-
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
         self._sockets = httpcore.SyncBackend()
@@ -90,7 +84,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    """A connection with the deadline of the fetch that uses it."""
+    """Applies the deadline of the current fetch."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -124,7 +118,7 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """A checked http(s) URL; `host` is ASCII, lower case, without brackets and final dot."""
+    """A checked URL; `host` is ASCII, lower case, without brackets and final dot."""
 
     scheme: str
     host: str
@@ -142,7 +136,7 @@ class _Link:
             raise UnsafeAddress("asset_url is not a valid URL") from None
         if parts.scheme not in _PORTS:
             raise UnsafeAddress(f"{parts.scheme[:20]}: only http and https URLs are fetched")
-        # urlsplit drops tabs and line ends, other software may not.
+        # urlsplit drops tabs and line ends.
         if not url.isprintable():
             raise UnsafeAddress(f"{host}: the URL has characters that are not allowed")
         if "@" in parts.netloc:
@@ -158,10 +152,7 @@ class _Link:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     def redirected(self, location: str) -> "_Link":
-        """The link of a Location header.
-
-        Raises UnsafeAddress: also from https to http, where the file can be exchanged on the way.
-        """
+        """Raises UnsafeAddress: also from https to http, where the file can be exchanged."""
         try:
             url = urljoin(f"{self.scheme}://{self.authority}{self.target}", location)
         except ValueError:
@@ -187,11 +178,8 @@ def _ascii_host(host: str) -> str:
 class Fetcher:
     """Fetches sources into files, from several threads; made after a fork, closed after use.
 
-    Connections are kept for the host's next file, at the checked address.
-
     `allow_hosts`: names, addresses and networks that may be private. `timeout_seconds` is for one
-    file with look-ups, redirects, retries and waits. `cancelled` ends every wait. Raises
-    SettingsError: a wrong `allow_hosts`.
+    file with redirects, retries and waits. `cancelled` ends every wait. Raises SettingsError.
     """
 
     def __init__(
@@ -231,7 +219,7 @@ class Fetcher:
         self._pool.close()
 
     def fetch(self, asset_url: str | None, into: Path) -> Fetched:
-        """Fetch an http(s) URL, or an object, into `into`, which does not exist after a failure.
+        """Fetch an http(s) URL or an object into `into`, which does not exist after a failure.
 
         Raises UnsafeAddress, SourceMissing, SourceRefused, SourceTooLarge, SourceUnreadable (an
         empty or compressed body), SourceUnavailable, StoreUnavailable, DiskFull, FetchCancelled.
@@ -256,7 +244,7 @@ class Fetcher:
     def _attempt(self, source: str, into: Path, deadline: Deadline) -> Fetched:
         if not _SCHEME.match(source):
             if "?" in source or "#" in source:
-                # A signed link without its scheme may have a secret there.
+                # A link without scheme may contain a secret.
                 raise UnsafeAddress(
                     f"{re.split('[?#]', source)[0]}: neither an http(s) URL nor an object key"
                 )
@@ -311,7 +299,7 @@ class Fetcher:
 
 @functools.cache
 def _ssl_context() -> ssl.SSLContext:
-    """The authorities of certifi and of this machine; loading them takes 0.1 s."""
+    """The authorities of certifi and of this machine; loading takes 0.1 s."""
     context = ssl.create_default_context(cafile=certifi.where())
     context.load_default_certs()
     return context
@@ -328,7 +316,7 @@ def _entered(deadline: Deadline) -> Iterator[None]:
 
 @contextmanager
 def _named_errors(host: str) -> Iterator[None]:
-    """Translate errors of httpcore, with no more of the URL than its host."""
+    """Translate httpcore's errors; of the URL only the host is shown."""
     try:
         yield
     except httpcore.ConnectError as error:
@@ -355,7 +343,6 @@ def _content_length(headers: Mapping[str, str]) -> int | None:
 
 
 def _require_ok(host: str, status: int, headers: Mapping[str, str]) -> None:
-    """Raise for an answer without the plain bytes."""
     if status in {404, 410}:
         raise SourceMissing(f"{host}: answered {status}")
     if status in _NOT_NOW or status >= 500:

@@ -38,14 +38,10 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
 class FileStore(ObjectStore):
-    """Objects as files; their content types follow from suffixes.
-
-    Symbolic links below the root are not followed, so no key leads out of it.
-    """
+    """Objects as files. Symbolic links are not followed, so no key leads out of the root."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        # Whether `ping` has found the directory.
         self._seen = False
 
     def write(
@@ -142,7 +138,7 @@ class FileStore(ObjectStore):
                 yield chunk
 
     def _walk(self, parent: str, prefix: str) -> Iterator[ObjectInfo]:
-        """In the order of whole keys: depth first, directories sorted as `name/`."""
+        """In the order of whole keys: directories sorted as `name/`."""
         try:
             with self._errors("read", parent), os.scandir(self._root / parent) as entries:
                 names = sorted(
@@ -157,7 +153,6 @@ class FileStore(ObjectStore):
                 if key != f"{TEMPORARY}/" and (key.startswith(prefix) or prefix.startswith(key)):
                     yield from self._walk(key, prefix)
             elif key.startswith(prefix):
-                # Other names than keys are no objects.
                 with suppress(InvalidKey):
                     info = self.stat(key)
                     if info is not None:
@@ -194,7 +189,7 @@ def _open_object(path: str, flags: int) -> int:
 
 
 class _FileReader(ObjectReader):
-    """Holds the file open, which a write replaces but does not change."""
+    """Holds the file open: a write replaces it, but does not change it."""
 
     def __init__(self, info: ObjectInfo, file: FileIO) -> None:
         super().__init__(info)
@@ -207,7 +202,7 @@ class _FileReader(ObjectReader):
             raise StoreUnavailable(f"cannot read {self.info.key}: {error.strerror}") from error
 
     def read_at_once(self, most_bytes: int) -> Buffer | None:
-        # Linux can read only from memory, on some file systems.
+        # With this flag Linux reads cached data only, on some file systems.
         flag = getattr(os, "RWF_NOWAIT", None)
         try:
             return None if flag is None else self._read(most_bytes, flag)
@@ -231,13 +226,13 @@ class _FileReader(ObjectReader):
 def _file_info(key: str, status: os.stat_result) -> ObjectInfo | None:
     if not stat.S_ISREG(status.st_mode):
         return None
-    # Every write makes a new inode, even within one tick of the clock.
+    # Every write makes a new inode.
     etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
     return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC), etag)
 
 
 def _make_directory(path: Path) -> None:
-    """And parents, each recorded on the disk."""
+    """And parents, synced to disk."""
     if path.is_dir():
         return
     if path != path.parent:

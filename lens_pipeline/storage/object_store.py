@@ -24,12 +24,11 @@ from lens_pipeline.errors import (
 )
 from lens_pipeline.storage.content_types import content_type_of
 
-# A socket takes these.
 Buffer = bytes | bytearray | memoryview
 
 # Previews keep their key when their source changes: caches ask again after five minutes.
 CACHE_REVALIDATE = "public, max-age=300, must-revalidate"
-# For keys with a revision (masters, their posters, renditions), whose bytes never change.
+# For keys with a revision, whose bytes never change.
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 # UTF-8; S3's limit for a key, and of usual file systems for a name.
 MAX_KEY_BYTES = 1024
@@ -46,10 +45,7 @@ class InvalidKey(DerivativeError):
 
 
 class StoreRefused(TransientError):
-    """The object store refuses until its set-up is corrected.
-
-    The file is not to blame: a wrong password must not make dead letters.
-    """
+    """The store refuses until its set-up is corrected: the file must not become a dead letter."""
 
     blameless = True
 
@@ -72,7 +68,7 @@ class ObjectReplaced(StoreUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Size and SHA-256, in hex, of a fetched source."""
+    """`sha256` is in hex."""
 
     bytes: int
     sha256: str
@@ -89,9 +85,9 @@ class ObjectInfo:
 
 
 def validate_key(key: str) -> str:
-    """Return a `key` that is valid in every store; else raise InvalidKey.
+    """Return `key` if it is valid in every store; else raise InvalidKey.
 
-    Segments are joined by single slashes, none of them `.` or `..`; only printable characters, no
+    Segments are joined by single slashes, none `.` or `..`; only printable characters, no
     backslash; not below `.tmp/`, where the file store keeps unfinished objects.
     """
     if not key.isprintable() or "\\" in key:
@@ -109,7 +105,7 @@ def validate_key(key: str) -> str:
 
 
 def _require_room(directory: Path, wanted_bytes: int) -> None:
-    """Raise DiskFull: `wanted_bytes` and a reserve do not fit."""
+    """Raise DiskFull unless `wanted_bytes` and a reserve fit."""
     if shutil.disk_usage(directory).free < wanted_bytes + DISK_RESERVE_BYTES:
         raise DiskFull(f"no room for {wanted_bytes} bytes in the scratch directory")
 
@@ -124,8 +120,7 @@ def save_stream(
 ) -> Fetched:
     """Write `chunks` to `path`, which does not exist after a failure.
 
-    `check` runs before each chunk and may raise. Raises SourceTooLarge above `max_bytes`, whatever
-    `expected_bytes` promised; DiskFull.
+    `check` runs before each chunk and may raise. Raises SourceTooLarge, DiskFull.
     """
     if expected_bytes is not None:
         _refuse_above(max_bytes, expected_bytes)
@@ -164,10 +159,7 @@ def _disk_full() -> Iterator[None]:
 
 
 class ObjectReader(ABC):
-    """Reads a range of the object `info`, in one thread at a time.
-
-    `select` comes first; `close` may be repeated.
-    """
+    """Reads a range of an object, in one thread. `select` comes first; `close` may be repeated."""
 
     def __init__(self, info: ObjectInfo) -> None:
         self.info = info
@@ -176,7 +168,7 @@ class ObjectReader(ABC):
 
     @property
     def left(self) -> int:
-        """Bytes of the range that are still unread."""
+        """Unread bytes of the range."""
         return self._end - self._place
 
     def select(self, start: int, end: int) -> None:
@@ -185,7 +177,7 @@ class ObjectReader(ABC):
 
     @abstractmethod
     def read(self, most_bytes: int) -> Buffer:
-        """At most `most_bytes`, none at the end of the range; may wait.
+        """Empty at the end of the range; may wait.
 
         Raises ObjectReplaced, SourceRefused, StoreRefused, StoreUnavailable.
         """
@@ -217,16 +209,15 @@ class ObjectStore(ABC):
         content_type: str,
         cache_control: str = CACHE_REVALIDATE,
     ) -> None:
-        """Store bytes, or the file at a path, in place of an older object."""
+        """Store bytes or a file in place of an older object."""
 
     @abstractmethod
     def read_into(
         self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
     ) -> Fetched:
-        """Copy an object to `path`, which does not exist after a failure.
+        """Copy to `path`, which does not exist after a failure. Checks the deadline between chunks.
 
-        The deadline is checked between chunks. Raises SourceMissing, SourceTooLarge, DiskFull,
-        SourceRefused, StoreUnavailable.
+        Raises SourceMissing, SourceTooLarge, DiskFull, SourceRefused, StoreUnavailable.
         """
 
     @abstractmethod
@@ -238,10 +229,7 @@ class ObjectStore(ABC):
         """None: no such object."""
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose keys start with `prefix`, in their order, read lazily.
-
-        Raises InvalidKey at once.
-        """
+        """Lists lazily, in the order of keys. Raises InvalidKey at once."""
         if prefix:
             validate_key(prefix.removesuffix("/"))
         return self._list(prefix)
@@ -259,7 +247,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def ping(self) -> None:
-        """Raises what `check` raises, but does not write."""
+        """As `check`, but does not write."""
 
     @abstractmethod
     def sweep(self, older_than_seconds: float) -> int:
@@ -274,8 +262,7 @@ class ObjectStore(ABC):
     def check(self) -> None:
         """Write, read and delete a probe.
 
-        Raises StoreReadOnly, NoSuchBucket, WrongCredentials, SourceRefused, StoreUnavailable, each
-        with the fix.
+        Raises StoreReadOnly, NoSuchBucket, WrongCredentials, SourceRefused, StoreUnavailable.
         """
         key = f"lens-check-{uuid.uuid4().hex}.txt"
         body = f"written by a check of the store: {key}\n".encode()

@@ -13,7 +13,7 @@ from lens_pipeline.errors import SourceUnavailable, StoreUnavailable, TransientE
 
 T = TypeVar("T")
 
-# How late a cancellation may be noticed.
+# A cancellation is noticed within this time.
 POLL_SECONDS = 0.2
 
 
@@ -23,10 +23,9 @@ class FetchCancelled(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Attempts within one run.
+    """Before attempt n + 1 passes a random time up to `base_seconds * 2 ** (n - 1)`.
 
-    Before attempt n + 1 passes a random time up to `base_seconds * 2 ** (n - 1)`, at most
-    `max_seconds`. A longer Retry-After ends the attempts.
+    `max_seconds` limits it. A longer Retry-After ends the attempts.
     """
 
     attempts: int = 3
@@ -82,8 +81,6 @@ def _pause(seconds: float, cancelled: threading.Event) -> None:
 
 
 class Deadline:
-    """The end of one fetch, and its cancellation."""
-
     def __init__(self, seconds: float, cancelled: threading.Event) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
@@ -99,14 +96,13 @@ class Deadline:
             raise SourceUnavailable(f"{self.waiting_for}: not fetched within {self._seconds:g} s")
 
     def remaining(self) -> float:
-        """Seconds, more than 0. Raises what `check` raises."""
+        """Seconds, above 0, as a time-out of 0 would not block. Raises as `check`."""
         self.check()
-        # A time-out of 0 would mean "do not block".
         return max(self._end - time.monotonic(), 0.001)
 
     def pause(self, seconds: float) -> None:
         _pause(min(seconds, self.remaining()), self._cancelled)
 
 
-# Of this thread. Connections outlive fetches, and httpcore limits single reads only.
+# Of this thread: connections outlive fetches.
 current_deadline: contextvars.ContextVar[Deadline] = contextvars.ContextVar("deadline")

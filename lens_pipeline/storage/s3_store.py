@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from botocore.response import StreamingBody
 
-# The deadline is checked this often.
+# The deadline is checked for each chunk.
 S3_CHUNK_BYTES = 64 * 1024
 # S3 takes 5 GiB in one PUT, but a part is cheaper to send again.
 MULTIPART_BYTES = 64 * 1024 * 1024
@@ -42,7 +42,7 @@ PART_THREADS = 2
 POOL_CONNECTIONS = 32
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
-# For requests of people: a store that hangs would take all of their threads.
+# For web requests: a hanging store would take all their threads.
 AWAITED_SECONDS = 3
 AWAITED_ATTEMPTS = 2
 S3_ATTEMPTS = 3
@@ -53,17 +53,13 @@ _WRONG_CREDENTIALS = {
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
-# HEAD's answers have bare numbers.
+# Answers to HEAD have bare numbers.
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "401"}
 _NOT_NOW = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "408", "429"}
 
 
 class S3Store(ObjectStore):
-    """Objects in a bucket of S3 or of a compatible server.
-
-    Credentials and region come from boto3's chain (environment, profile, instance role). Some
-    servers list by directory instead of by key.
-    """
+    """Objects in S3 or a compatible server. Credentials and region come from boto3's chain."""
 
     def __init__(
         self,
@@ -82,7 +78,7 @@ class S3Store(ObjectStore):
         self._prefix = f"{validate_key(prefix)}/" if prefix else ""
         self._endpoint = endpoint
         self._lock = threading.Lock()
-        # By process and by `postgres.has_deadline()`.
+        # By process and `postgres.has_deadline()`.
         self._made: dict[tuple[int, bool], Any] = {}
         self._bucket_seen = False
 
@@ -136,7 +132,7 @@ class S3Store(ObjectStore):
         return f"s3://{self._bucket}/{self._name(key)}"
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Abort old uploads in parts, which take hidden room."""
+        """Abort old multipart uploads, which take hidden room."""
         limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         removed = 0
         with self._errors("sweep", self._prefix):
@@ -157,8 +153,7 @@ class S3Store(ObjectStore):
         return self._prefix + validate_key(key)
 
     def _body(self, info: ObjectInfo, start: int, end: int) -> "StreamingBody":
-        """From `start` to before `end`. Raises ObjectReplaced."""
-        # Lazy, as in `_connect`.
+        """`start` to before `end`. Raises ObjectReplaced."""
         from botocore.exceptions import ClientError
 
         with self._errors("read", info.key):
@@ -197,7 +192,7 @@ class S3Store(ObjectStore):
             pages = self._client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 for entry in page.get("Contents", []):
-                    # Some tools mark an empty folder so.
+                    # Some tools mark empty folders so.
                     if entry["Key"].endswith("/"):
                         continue
                     key = entry["Key"].removeprefix(self._prefix)
@@ -210,7 +205,7 @@ class S3Store(ObjectStore):
             self._bucket_seen = True
 
     def _client(self) -> Any:
-        """The client of this process: a fork must not share connections."""
+        """A fork must not share connections."""
         key = os.getpid(), postgres.has_deadline()
         with self._lock:
             if key not in self._made:
@@ -233,18 +228,17 @@ class S3Store(ObjectStore):
                 read_timeout=AWAITED_SECONDS if is_awaited else READ_SECONDS,
                 retries={"mode": "standard", "total_max_attempts": attempts},
                 max_pool_connections=POOL_CONNECTIONS,
-                # Some servers do not know boto3's default checksums.
+                # Some servers do not know boto3's checksums.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                # Other servers rarely have a host name for each bucket.
+                # Other servers rarely have a host for each bucket.
                 s3={"addressing_style": "path" if self._endpoint else "auto"},
             ),
         )
 
     @contextmanager
     def _errors(self, action: str, key: str) -> Iterator[None]:
-        # Lazy, as in `_connect`. Causes are dropped (`from None`): the texts of botocore's
-        # exceptions may hold keys and signed URLs.
+        # Causes are dropped: botocore's texts may hold keys and signed URLs.
         from botocore.exceptions import (
             BotoCoreError,
             ClientError,
@@ -297,10 +291,7 @@ class S3Store(ObjectStore):
 
 
 class _S3Reader(ObjectReader):
-    """Reads a range, and requests the rest after a broken connection.
-
-    Servers may hang up on slow readers.
-    """
+    """Requests the rest again if the server hangs up, as some do on slow readers."""
 
     def __init__(
         self, info: ObjectInfo, body: Callable[[ObjectInfo, int, int], "StreamingBody"]
@@ -316,7 +307,6 @@ class _S3Reader(ObjectReader):
             self._body = self._request(self.info, start, end)
 
     def read(self, most_bytes: int) -> Buffer:
-        # Lazy, as in `S3Store._connect`.
         from botocore.exceptions import BotoCoreError
 
         if not self.left:
@@ -338,7 +328,7 @@ class _S3Reader(ObjectReader):
 
     def close(self) -> None:
         if self._body is not None:
-            # Not read to its end, so it cannot be used again.
+            # A partly read connection cannot be used again.
             self._body.close()
             self._body = None
 

@@ -14,7 +14,7 @@ from lens_pipeline.core.ports import free_port, is_free
 # Servers stop last.
 PRIORITY = 10
 READY_SECONDS = 2
-# A server first replays its log after a crash, at most a gigabyte.
+# After a crash a server replays its log, at most a gigabyte.
 RECOVERY_SECONDS = 120
 
 
@@ -27,7 +27,7 @@ class Connection:
 
     @classmethod
     def load(cls, directory: Path, users: tuple[str, ...]) -> "Connection":
-        """From `directory`, or new; with another port if the kept one is taken."""
+        """Kept in `directory`, or new; with another port if that is taken."""
         file = directory / "connection.json"
         if file.exists():
             kept = cls(**json.loads(file.read_text(encoding="utf-8")))
@@ -41,7 +41,7 @@ class Connection:
 
 
 def package_directory(name: str, variable: str) -> Path:
-    """Of an installed wheel, without its import. Raises StackError: not installed."""
+    """Of an installed wheel, without its import. Raises StackError."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise StackError(

@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel, in `$LENS_HOME`, reachable from this machine only."""
+"""PostgreSQL from a wheel, in `$LENS_HOME`, for this machine only."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ _INITDB_SECONDS = 120
 
 _ADMIN = "postgres"
 _USER = "lens"
-# For four prefork workers, daemon and web server with pools, instead of 100. The data is small.
+# Connections: four prefork workers, daemon and web server have pools. The data is small.
 _POSTGRES_OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -43,16 +43,12 @@ _NEW_POSTGRES = "18"
 
 # `nobody`: PostgreSQL refuses to run as root.
 _UNPRIVILEGED_UID = 65534
-# From linux/capability.h. Either opens directories of other users, as `$LENS_HOME` and the wheel
-# may be; the first one only reads.
+# From linux/capability.h. Either opens other users' directories; the first only reads.
 _CAPABILITIES = {"dac_read_search": 2, "dac_override": 1}
 
 
 class Postgres:
-    """The PostgreSQL cluster `home/postgres`, for the owner of `home`.
-
-    Raises StackError: the wheel is missing, or this user cannot run it.
-    """
+    """The cluster `home/postgres`. Raises StackError: no wheel, or this user cannot run it."""
 
     def __init__(self, home: Path) -> None:
         self._directory = private_directory(home / POSTGRES)
@@ -92,13 +88,12 @@ class Postgres:
         )
 
     def create_databases(self) -> None:
-        """Create what is missing. The server must be ready."""
         user = sql.Identifier(_USER)
         with closing(self._connect()) as connection, connection.cursor() as cursor:
             connection.autocommit = True
             cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (_USER,))
             if cursor.fetchone() is None:
-                # Superusers could read the server's files and run its programs.
+                # Superusers could read the server's files.
                 statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
                 password = sql.Literal(self._connection.passwords[_USER])
                 cursor.execute(statement.format(user, password))
@@ -139,7 +134,7 @@ class Postgres:
         return binaries
 
     def _create_cluster(self) -> None:
-        """Run initdb beside: an interrupted one leaves nothing behind."""
+        """Run initdb in another directory: an interrupted one leaves nothing behind."""
         new = self._directory / "data.new"
         if new.exists():
             shutil.rmtree(new)
@@ -171,17 +166,13 @@ class Postgres:
         new.rename(self._data)
 
     def _give_to_server(self, path: Path) -> None:
-        """As root, give `path` to the server."""
         if os.geteuid() == 0 and path.stat().st_uid != _UNPRIVILEGED_UID:
-            # `path` last: its owner tells that the rest is done.
+            # `path` last: its owner marks completion.
             for each in (*path.rglob("*"), path):
                 os.lchown(each, _UNPRIVILEGED_UID, _UNPRIVILEGED_UID)
 
     def _remove_stale_lock(self) -> None:
-        """Remove the lock of a killed server if another process has its number.
-
-        That is usual in a restarted container, and PostgreSQL would not start.
-        """
+        """Remove a killed server's lock: another process may have its pid, as in containers."""
         lock = self._data / "postmaster.pid"
         if lock.exists() and not self._is_server(int(lock.read_text().split()[0])):
             lock.unlink()
@@ -194,10 +185,7 @@ class Postgres:
 
 
 def _unprivileged_prefix(program: Path) -> tuple[str, ...]:
-    """The command by which a server does not run as root; often empty.
-
-    Raises StackError: root may not do that here.
-    """
+    """Starts a server as another user than root; else empty. Raises StackError."""
     if os.geteuid() != 0:
         return ()
     remedy = "run as an ordinary user, or set LENS_DATABASE_URL"

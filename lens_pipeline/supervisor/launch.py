@@ -1,7 +1,6 @@
-"""Becomes one supervised program: `launch.py NAME`, run by supervisord in `$LENS_HOME`.
+"""Becomes one supervised program: `launch.py NAME`, without site-packages.
 
-A private file has its arguments and environment, since supervisord's configuration interprets `%`,
-quotes, `;` and line breaks. Runs without site-packages.
+Arguments come from a private file: supervisord would interpret `%`, quotes and `;`.
 """
 
 import json

@@ -9,20 +9,17 @@ from pathlib import Path
 
 import psutil
 
-# The absolute `$LENS_HOME`, for supervisord and, by inheritance, its programs.
+# The absolute `$LENS_HOME`; programs inherit it.
 MARK = "LENS_SUPERVISED"
 
-# These close their files on SIGINT; others get SIGTERM.
+# SIGINT makes these close their files; others get SIGTERM.
 _SERVERS = frozenset({"postgres", "valkey-server"})
 _PATIENCE_SECONDS = 10
 _POLL_SECONDS = 0.02
 
 
 def sweep(home: Path, report: Callable[[str], None]) -> None:
-    """End programs of an earlier supervisor of `home`, then its servers.
-
-    Waits for one that still stops its programs.
-    """
+    """End programs of an earlier supervisor of `home`, then its servers; wait for their stop."""
     found = _top(processes_of(home))
     if not found:
         return
@@ -42,14 +39,14 @@ def kill(home: Path) -> None:
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Processes started by a supervisor of `home`, without this process and its parents."""
+    """Started by a supervisor of `home`; without this process and its parents."""
     this = psutil.Process()
     spared = {this.pid, *(parent.pid for parent in this.parents())}
     return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
 def stop_seconds(home: Path) -> float:
-    """How long the programs of `home` may take to stop, in all."""
+    """The longest time in which all programs of `home` stop."""
     try:
         programs = json.loads((home / "run" / "programs.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -68,7 +65,7 @@ def _end(processes: Iterable[psutil.Process], sent: signal.Signals, seconds: flo
 
 
 def _runs(process: psutil.Process) -> bool:
-    """A container's first process may never reap a zombie."""
+    """A zombie does not: a container's first process may never reap it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -86,10 +83,9 @@ def _is_marked(process: psutil.Process, home: Path) -> bool:
 
 
 def _is_postgres_of(process: psutil.Process, home: Path) -> bool:
-    """Whether a process belongs to this PostgreSQL.
+    """Titles overwrite the mark, and root without CAP_SYS_PTRACE may not read it.
 
-    Titles overwrite the mark, and root without CAP_SYS_PTRACE may not read it. A frozen process
-    keeps the shared memory, without which no new server starts.
+    A frozen process keeps the shared memory, without which no new server starts.
     """
     if not _is_server(process):
         return False

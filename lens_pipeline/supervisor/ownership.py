@@ -1,7 +1,4 @@
-"""File locks for the one owner of the servers in a `$LENS_HOME` and their users.
-
-The kernel drops them with their process.
-"""
+"""File locks for the owner and the users of a home's servers. They end with their process."""
 
 import fcntl
 import os
@@ -11,10 +8,7 @@ from typing import Self
 
 
 class Lock:
-    """Held until `release` or the end of the `with` block. Never waits.
-
-    The file stays: two processes could lock two files of one name.
-    """
+    """Never waits. The file stays: two processes could lock two files of one name."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -35,7 +29,6 @@ class Lock:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def write(self, text: str) -> None:
-        """Leave a note to other processes."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text.encode(), 0)
 
@@ -52,7 +45,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that runs the servers; `command` follows `lens`."""
+    """Runs the servers; `command` follows `lens`."""
 
     pid: int
     command: str
@@ -62,17 +55,15 @@ class Owner:
 
 
 def owner_lock(home: Path) -> Lock:
-    """Held exclusively by the owner."""
     return Lock(home / "owner.lock")
 
 
 def users_lock(home: Path) -> Lock:
-    """Shared by other processes that use the servers."""
+    """Shared by processes that use the servers."""
     return Lock(home / "users.lock")
 
 
 def try_own(lock: Lock, command: str) -> bool:
-    """Take a free lock, and write this process into it."""
     if not lock.try_exclusive():
         return False
     lock.write(f"{os.getpid()} {command}")
@@ -80,6 +71,6 @@ def try_own(lock: Lock, command: str) -> bool:
 
 
 def current_owner(lock: Lock) -> Owner | None:
-    """None: the owner took the lock this moment."""
+    """None: the owner is just taking the lock."""
     pid, _, command = lock.read().partition(" ")
     return Owner(int(pid), command) if command else None

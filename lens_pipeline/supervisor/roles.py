@@ -1,4 +1,4 @@
-"""Command lines and environment of processes that are neither workers nor servers."""
+"""Command lines and environment of Dagster's processes and the web server."""
 
 import sys
 from collections.abc import Mapping
@@ -33,22 +33,19 @@ def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ..
 
 
 def environment(settings: Settings) -> Mapping[str, str]:
-    """Of every process, besides the settings."""
     home = settings.resolved_home
     return {
         "LENS_HOME": str(home),
         "LENS_CODE_HOST": settings.code_host,
         "LENS_CODE_PORT": str(settings.code_port or CODE_PORT),
         "DAGSTER_HOME": str(home / "dagster"),
-        # One insert for the events of a run.
         "DAGSTER_EVENT_BATCH_SIZE": "100",
-        # For a million rows in one tick, at some ten thousand a second, Dagster's limit of a minute
-        # is too short; this is enough for ten million.
+        # A tick with ten million rows, ten thousand a second; Dagster's limit is a minute.
         "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "1200",
-        # Nothing calls the code server once the daemon has stopped.
+        # Nothing calls the code server after the daemon.
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
-        # uvicorn would believe processes of this machine who a client is: each guess at the Dagster
-        # UI's password would count as another client.
+        # By default uvicorn believes any local process about the client: each guess at the
+        # Dagster UI's password would count as another client.
         "FORWARDED_ALLOW_IPS": ",".join(settings.trusted_proxies),
         "PYTHONUNBUFFERED": "1",
     }

@@ -1,7 +1,4 @@
-"""The embedded servers for one command: an owner's, or its own while it runs.
-
-One process owns them. It waits for its users before it stops them.
-"""
+"""The embedded servers: one process owns them, and waits for users before it stops them."""
 
 import contextlib
 import os
@@ -34,10 +31,7 @@ def to_stderr(line: str) -> None:
 
 
 class Servers:
-    """The embedded servers that `settings` need, for the owner of the home.
-
-    Raises StackError.
-    """
+    """The embedded servers that `settings` need. Raises StackError."""
 
     def __init__(self, settings: Settings, *, broker: bool) -> None:
         home = settings.resolved_home
@@ -48,7 +42,7 @@ class Servers:
         return [server.program() for server in (self._postgres, self._valkey) if server]
 
     def start(self, supervisor: Supervisor) -> None:
-        """Start and wait. `supervisor` must know `programs()`. Raises as its `start`."""
+        """`supervisor` must know `programs()`. Raises as its `start`."""
         names = [program.name for program in self.programs()]
         if names:
             supervisor.start(*names)
@@ -74,10 +68,9 @@ def running(
     command: str,
     report: Callable[[str], None] = to_stderr,
 ) -> Iterator[Endpoints]:
-    """The endpoints; their servers run until the end of the block.
+    """Endpoints whose servers run until the end of the block. Raises StackError.
 
-    Without `broker`, `broker_url` may be empty. Messages to others name `command`, which follows
-    `lens`. Raises StackError: the servers cannot be started or joined.
+    Without `broker`, `broker_url` may be empty. Messages to others name `command` (after `lens`).
     """
     home = settings.resolved_home
     if settings.database_url and (settings.broker_url or not broker):
@@ -94,7 +87,7 @@ def running(
 
 
 def _join(settings: Settings, owner: Lock, users: Lock, command: str) -> Services | None:
-    """The services of another owner, with the users' lock held; None: we own them."""
+    """Another owner's services, with the users' lock held; None: we own them."""
     home = settings.resolved_home
     deadline = time.monotonic() + _JOIN_SECONDS
     while not try_own(owner, command):
@@ -124,7 +117,7 @@ def _own(
     home = settings.resolved_home
     services_file(home).unlink(missing_ok=True)
     orphans.sweep(home, report)
-    # Valkey starts in 0.1 s: commands that join may need it.
+    # Commands that join may need Valkey, which starts in 0.1 s.
     servers = Servers(settings, broker=broker or Valkey.is_installed())
     with Supervisor(home, servers.programs()) as supervisor:
         servers.start(supervisor)
@@ -140,7 +133,7 @@ def _own(
 
 
 def _await_users(users: Lock, report: Callable[[str], None]) -> None:
-    """Take the users' lock, after which no process joins."""
+    """Take the users' lock, so that no process joins."""
     if users.try_exclusive():
         return
     report("waiting for other `lens` commands that use the servers started here (Ctrl-C: stop)")

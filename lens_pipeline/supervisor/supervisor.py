@@ -1,4 +1,4 @@
-"""Keeps the processes of one machine running, by supervisord as a child process."""
+"""Keeps the processes of one machine running, with supervisord as a child process."""
 
 import contextlib
 import hashlib
@@ -31,10 +31,10 @@ _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05
 _BOOT_SECONDS = 30
 _RPC_SECONDS = 10
-# Crashes of a program that will not start: reported before its timeout.
+# A start with this many crashes fails before its timeout.
 _MAX_CRASHES = 3
 _TAIL_LINES = 20
-# sun_path has 108 bytes on Linux, 104 on macOS; supervisord binds path + `.` + pid first.
+# sun_path has 104 bytes on macOS; supervisord first binds path + `.` + pid.
 _MAX_SOCKET_PATH = 90
 
 _CONFIG = """\
@@ -56,7 +56,7 @@ chmod = 0700
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
 
-# After n crashes in a row supervisord waits n seconds; it counts anew after `startsecs`.
+# After n crashes supervisord waits n seconds; it counts anew after `startsecs`.
 _PROGRAM = """
 [program:{name}]
 command = {command}
@@ -85,8 +85,7 @@ class Program:
     """A process to be kept running.
 
     `needs`: programs that must be ready before. `priority`: high ones stop first, equal ones
-    together. `environment` adds to the caller's. `ready` answers within about a second; without it
-    a started program is ready.
+    together. `environment` adds to the caller's. `ready` answers within about a second.
     """
 
     name: str
@@ -97,7 +96,7 @@ class Program:
     needs: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     ready_timeout: float = 60
-    # The signal goes to the program alone; after `stop_seconds` its whole group is killed.
+    # Goes to the program alone; after `stop_seconds` its whole group is killed.
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: float = 10
 
@@ -117,13 +116,10 @@ class _Start:
 
 
 class Supervisor:
-    """Keeps `programs` running until the end of the `with` block; `start` starts them.
+    """Keeps `programs` running until the end of the `with` block. Raises StackError on entering.
 
-    supervisord stops everything when the thread that entered ends: Linux tells of no other end of a
-    parent. While `hurry()` is true, `stop` kills. `json_logs`: every line of every log is
-    a JSON object.
-
-    Raises StackError on entering: supervisord does not start.
+    supervisord stops everything when the thread that entered ends, as Linux tells of no other end
+    of a parent. While `hurry()` is true, `stop` kills.
     """
 
     def __init__(
@@ -151,7 +147,7 @@ class Supervisor:
         log = self.log("supervisord-start")
         with log.open("wb") as output:
             self._daemon = subprocess.Popen(
-                # Without -P this module would hide the package `supervisor`.
+                # -P: this module would hide the package `supervisor`.
                 [sys.executable, "-P", str(_HERE / "supervisord.py"), str(os.getpid()),
                  "run/supervisord.conf", "json" if self._json_logs else "text"],
                 cwd=self._home,
@@ -159,7 +155,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C is for this process, which then stops supervisord.
+                # Ctrl-C is for this process only.
                 start_new_session=True,
             )  # fmt: skip
         try:
@@ -173,7 +169,7 @@ class Supervisor:
         self.stop()
 
     def start(self, *names: str) -> None:
-        """Start these programs (default: all), each once its needs are ready, and wait.
+        """Start programs (default: all), each once its needs are ready, and wait.
 
         Raises StackError, with the end of the log: one ends or is late.
         """
@@ -199,23 +195,20 @@ class Supervisor:
                 time.sleep(_POLL_SECONDS)
 
     def statuses(self) -> dict[str, str]:
-        """supervisord's words: RUNNING, STARTING (until ready), BACKOFF, STOPPED, ….
-
-        Raises StackError: supervisord is gone.
-        """
+        """RUNNING, STARTING (until ready), …. Raises StackError: supervisord is gone."""
         infos = self._infos()
         return {name: self._status(name, infos[name]) for name in self._programs}
 
     def pids(self) -> dict[str, int]:
-        """The process of each program; 0: none. Raises as `statuses`."""
+        """0: no process. Raises as `statuses`."""
         return {name: info["pid"] for name, info in self._infos().items()}
 
     def stop(self) -> None:
-        """In order, each program with its grace; then kill the rest."""
+        """Stop in order, each with its grace; then kill the rest."""
         daemon, self._daemon = self._daemon, None
         if daemon is None:
             return
-        # More than needed: programs of one priority stop together.
+        # An upper bound: programs of one priority stop together.
         deadline = time.monotonic() + orphans.stop_seconds(self._home) + _RPC_SECONDS
         while daemon.poll() is None and time.monotonic() < deadline and not self._hurry():
             self._request_stop(daemon)
@@ -223,7 +216,7 @@ class Supervisor:
         daemon.kill()
         daemon.wait()
         orphans.kill(self._home)
-        # It holds environments.
+        # It holds secrets.
         (self._home / "run" / "programs.json").unlink(missing_ok=True)
         if self._socket.parent != self._home / "run":
             shutil.rmtree(self._socket.parent)
@@ -299,8 +292,7 @@ class Supervisor:
             ) from None
 
     def _request_stop(self, daemon: subprocess.Popen[bytes]) -> None:
-        # supervisord looks for signals and ended children once a second, but at each call too,
-        # which it answers by a fault.
+        # A call, even if it fails, makes supervisord look for ended children at once.
         try:
             with contextlib.suppress(xmlrpc.client.Fault):
                 _call(self._socket, "shutdown")
@@ -322,7 +314,7 @@ class _UnixTransport(xmlrpc.client.Transport):
 
 
 def _call(path: Path, method: str, *arguments: object) -> Any:
-    """On a connection of its own, for threads."""
+    """For threads: each call has its own connection."""
     with xmlrpc.client.ServerProxy("http://localhost", _UnixTransport(path)) as proxy:
         return getattr(proxy.supervisor, method)(*arguments)
 
@@ -347,10 +339,7 @@ def _escaped(value: str) -> str:
 
 
 def _socket_path(home: Path) -> Path:
-    """In `home`, or in a temporary directory if that is too long for a socket.
-
-    Raises StackError: both are too long.
-    """
+    """In `home`, or in a temporary directory if that is too long. Raises StackError."""
     path = home / "run" / "supervisor.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         return path

@@ -15,10 +15,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def _forget_handlers() -> None:
-    """Let a signal end a new child before it has become its program.
-
-    Inherited handlers would note it and vanish: the program would survive a stop.
-    """
+    """New children would ignore signals in inherited handlers, and survive a stop."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
 
@@ -28,7 +25,7 @@ def main() -> None:
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        # To reap orphaned grandchildren, also as a container's first process.
+        # Reaps orphaned grandchildren.
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
         if os.getppid() != parent:
             sys.exit("the parent died before its supervisor started")

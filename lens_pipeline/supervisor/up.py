@@ -29,7 +29,7 @@ _WATCH_SECONDS = 1.0
 _OWNER_SECONDS = 60
 # Dagster's processes import for 3-9 s of CPU each, at once, on a few cores.
 _START_SECONDS = 120
-# For a worker to cancel its runs after their grace.
+# A worker cancels its runs after their grace.
 _CANCEL_SECONDS = 15
 
 # The highest stops first: sources of runs, runs, then what they report to.
@@ -41,10 +41,8 @@ class Stack:
     """Safe to use from any thread."""
 
     endpoints: Endpoints
-    web_url: str
-    """Of the Dagster UI."""
-    pages_url: str
-    """Of our own pages and API."""
+    web_url: str  # the Dagster UI
+    pages_url: str  # our own pages and API
     supervisor: Supervisor
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -67,10 +65,10 @@ def up(
     on_ready: Callable[[Stack], None],
     report: Callable[[str], None],
 ) -> None:
-    """Run everything, with `on_ready` once it started, until a signal or `request_stop`.
+    """Run everything until a signal or `request_stop`; `on_ready` is called after the start.
 
-    `prepare` comes before the tables of the servers are needed. SIGINT, SIGTERM and SIGHUP raise
-    KeyboardInterrupt, which stops everything in order; a second Ctrl-C kills. Main thread only.
+    `prepare` comes before the tables of the servers are needed. SIGINT, SIGTERM and SIGHUP stop
+    everything in order; a second Ctrl-C kills. Main thread only.
 
     Raises StackError: something cannot be started, another `lens up` runs here, or the supervisor
     was lost. Nothing is left running.
@@ -91,10 +89,7 @@ def up(
 
 
 def programs(settings: Settings, config_dir: Path) -> list[Program]:
-    """All but the servers; `config_dir` holds `workspace.yaml`.
-
-    Raises StackError: no port is free for the code server.
-    """
+    """All but the servers; `config_dir` holds `workspace.yaml`. Raises StackError: no free port."""
     code_port = settings.code_port or ports.free_port()
     local = settings.model_copy(
         update={"code_host": LOOPBACK, "code_port": code_port, "code_bind": LOOPBACK}
@@ -133,7 +128,7 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
             roles.arguments("daemon", local, config_dir),
             environment,
             priority=_DAEMON,
-            # It would show an error and wait.
+            # Without it, the daemon shows an error and waits.
             needs=("code",),
             stop_seconds=20,
         ),
@@ -206,7 +201,7 @@ def _run(
     with Supervisor(home, everything, lambda: signals.in_hurry, json_logs=json_logs) as supervisor:
         try:
             servers.start(supervisor)
-            # From here on `resolve` works, for `prepare`; `lens` commands wait for `ready`.
+            # `prepare` can resolve endpoints now; `lens` commands wait for `ready`.
             write_private(services_file(home), starting.to_json())
             prepare(endpoints)
             ready = servers.services(COMMAND, ready=True)
@@ -225,7 +220,7 @@ def _run(
 
 
 def _watch(stack: Stack, signals: _Signals, report: Callable[[str], None]) -> None:
-    """Report programs that ended by themselves, until a stop."""
+    """Report programs that ended by themselves."""
     known = stack.supervisor.pids()
     while not signals.is_stopping and not stack.wait(_WATCH_SECONDS):
         pids = stack.supervisor.pids()

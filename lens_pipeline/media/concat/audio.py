@@ -12,10 +12,9 @@ from lens_pipeline.media.errors import Cancelled, DiskFull
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
-SAMPLE_RATE = 48_000
-"""Samples a second; the master is stereo."""
+SAMPLE_RATE = 48_000  # per second; the master is stereo
 _BITS_PER_SECOND = 160_000
-# Against the default: 0.45 of the time, 1 dB more of signal to noise (synthetic, FFmpeg 9.0).
+# Against the default: 0.45 of the time, 1 dB more signal to noise (synthetic, FFmpeg 9.0).
 _SEARCH = ("-aac_coder", "fast", "-aac_pns", "0", "-aac_is", "0")
 # Two channels of 16 bits.
 _SAMPLE_BYTES = 4
@@ -29,12 +28,9 @@ def sample_at(seconds: Fraction) -> int:
 
 
 def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
-    """Options of an ffmpeg output: at most `samples` of PCM, with gaps as silence.
-
-    It starts at `video_start`, seconds on the file's clock (-copyts).
-    """
+    """At most `samples` of PCM from `video_start`, seconds on the file's clock; gaps silent."""
     first = sample_at(video_start)
-    # Later audio could be preceded by hours of silence.
+    # Later audio could follow hours of silence.
     end = ceil((video_start + Fraction(samples, SAMPLE_RATE)) * 1_000_000)
     filters = (
         f"atrim=end={max(1, end)}us",
@@ -48,10 +44,7 @@ def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
 def encode(
     pieces: Sequence[tuple[Path | None, int]], output: str, tools: Tools, work: Work
 ) -> Path:
-    """Encode PCM files, cut or padded to their samples, as AAC in an MP4.
-
-    None is silence. Raises what `run_long` raises.
-    """
+    """Encode PCM files, cut or padded to their samples, as AAC in an MP4; None is silence."""
     pcm = work.directory / f"{output}.pcm"
     with explain_disk_full(), pcm.open("wb", buffering=0) as file:
         end = 0

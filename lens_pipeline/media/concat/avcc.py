@@ -7,9 +7,9 @@ from typing import Self
 
 from lens_pipeline.media.errors import MediaError
 
-# Version, profile, compatibility, level, size of NAL lengths (two bits), number of SPS (five).
+# Version, profile, compatibility, level, NAL length size, number of SPS.
 _FIXED_BYTES = 6
-# NAL header, profile, constraints and level stand before the identifier of an SPS.
+# NAL header, profile, constraints and level.
 _SPS_HEADER_BYTES = 4
 _PPS_HEADER_BYTES = 1
 _MOST_SPS = 31
@@ -22,8 +22,7 @@ class Configuration:
     fixed: bytes
     sps: tuple[bytes, ...]
     pps: tuple[bytes, ...]
-    extension: bytes
-    """Chroma format and bit depths, from profile High on."""
+    extension: bytes  # chroma format and bit depths, from profile High on
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -46,10 +45,7 @@ class Configuration:
 
 
 def merge(configurations: Sequence[bytes]) -> bytes:
-    """One avcC with all parameter sets.
-
-    Raises MediaError: not avcC, or different sets have one identifier.
-    """
+    """All parameter sets in one. Raises MediaError: no avcC, or sets share an identifier."""
     parsed = [Configuration.parse(data) for data in configurations]
     first = parsed[0]
     if any(other.fixed[4] != first.fixed[4] for other in parsed):
@@ -58,7 +54,7 @@ def merge(configurations: Sequence[bytes]) -> bytes:
     pps = _distinct((other.pps for other in parsed), _PPS_HEADER_BYTES)
     if len(sps) > _MOST_SPS:
         raise MediaError("too many parameter sets for one track")
-    # As the most demanding shot needs.
+    # Those of the most demanding shot.
     profile, _, level = (max(other.fixed[at] for other in parsed) for at in (1, 2, 3))
     compatibility = next(other.fixed[2] for other in parsed if other.fixed[1] == profile)
     extension = max((other.extension for other in parsed), key=len)
@@ -86,7 +82,7 @@ def _distinct(groups: Iterable[tuple[bytes, ...]], header_bytes: int) -> tuple[b
 
 
 def _identifier(unit: bytes, header_bytes: int) -> int:
-    """The first Exp-Golomb number (ITU-T H.264, 9.1)."""
+    """The first Exp-Golomb number (H.264, 9.1)."""
     data = unit[header_bytes : header_bytes + _IDENTIFIER_BYTES].ljust(_IDENTIFIER_BYTES, b"\0")
     bits = f"{int.from_bytes(data, 'big'):024b}"
     zeros = len(bits) - len(bits.lstrip("0"))

@@ -1,4 +1,4 @@
-"""Dependences between packets of H.264 (7.4.1) and HEVC (H.265, 7.4.2.2), by NAL units."""
+"""Dependences between packets of H.264 (7.4.1) and HEVC (H.265, 7.4.2.2)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,18 +13,15 @@ _CHECK_EVERY = 64
 @dataclass(frozen=True, slots=True)
 class _Format:
     lengths_at: int
-    """Byte of the configuration; its last two bits are the length's bytes, less one."""
+    """Byte of the configuration; its last two bits are the size of a length, less one."""
     shift: int
-    mask: int
-    """Of the type in a unit's first byte."""
-    refresh: frozenset[int]
-    """Pictures at which a decoder forgets all before."""
-    sets: frozenset[int]
-    """Parameter sets."""
+    mask: int  # of the type in a unit's first byte
+    refresh: frozenset[int]  # pictures before which a decoder forgets all
+    sets: frozenset[int]  # parameter sets
 
 
 _H264 = _Format(4, 0, 0x1F, frozenset({5}), frozenset({7, 8}))
-# Not CRA (21): a decoder forgets nothing at a later one.
+# Without CRA (21): a decoder forgets nothing at a later one.
 _HEVC = _Format(21, 1, 0x3F, frozenset(range(16, 21)), frozenset({32, 33, 34}))
 _FORMATS = {b"avc1": _H264, b"avc3": _H264, b"hvc1": _HEVC, b"hev1": _HEVC}
 
@@ -32,7 +29,7 @@ _FORMATS = {b"avc1": _H264, b"avc3": _H264, b"hvc1": _HEVC, b"hev1": _HEVC}
 def check_independence(
     track: Track, following: Track | None, cancelled: Callable[[], bool]
 ) -> None:
-    """Raise MediaError: a shot needs the one before, or the `following` one would need it.
+    """Raise MediaError: a shot needs the one before, or `following` would need `track`.
 
     Decoders would show wrong pictures without an error. Raises Cancelled.
     """
@@ -60,7 +57,7 @@ def _starts_with_sets(track: Track, form: _Format) -> bool:
 
 
 def _nal_units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, bytes]]:
-    """Type and content; of pictures, one byte."""
+    """Type and content; one byte of pictures."""
     length_bytes = (track.configuration[form.lengths_at] & 3) + 1
     offset = track.offsets[number]
     end = offset + track.sizes[number]

@@ -1,4 +1,4 @@
-"""Encodes the video of a shot to a target. Audio is in `audio`."""
+"""Encodes the video of a shot to a target."""
 
 import hashlib
 from dataclasses import astuple
@@ -18,13 +18,12 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 # Part of `identity`: raise it when other bytes come out.
 VERSION = "2"
 # Against medium at 23, on pans with film grain (x264 in FFmpeg 9.0): 0.43 of the processor time,
-# SSIM 0.971 and 0.980 instead of 0.964 and 0.976, 1.4 times the bytes. 21 is hardly better; faster
-# at 21 is equal and takes twice as long.
+# SSIM 0.971 and 0.980 instead of 0.964 and 0.976, 1.4 times the bytes.
 _PRESET, _CRF = "veryfast", 20
 # Encoders number their SPS and PPS from 0: ours fit into the same track.
 PARAMETER_SET_ID = 17
 _KEY_FRAME_SECONDS = 2
-# To fill a shot up to its rounded length; FFmpeg 5 does not know how long its last frame is held.
+# FFmpeg 5 does not know how long the last frame is held.
 _FILL_FRAMES = 2
 _MATRICES = {"bt709": "bt709", "smpte170m": "bt601", "bt470bg": "bt601"}
 
@@ -42,10 +41,9 @@ def frames_at(shot: Shot, rate: Fraction) -> int:
 def encode(
     source: Path, shot: Shot, target: Target, output: str, stage: str, tools: Tools, work: Work
 ) -> Path:
-    """Encode the video of `source` to `target` as `output` in `work.directory`.
+    """Encode the video of `source`, scaled to fit and centred on black, in `work.directory`.
 
-    It is scaled to fit and centred on black. Raises what `run_long` raises; MediaError also for HDR
-    without the zscale filter.
+    Raises what `run_long` raises; MediaError also for HDR without the zscale filter.
     """
     video = ffmpeg_python.input(
         f"file:{source.resolve()}", f=shot.demuxer, protocol_whitelist="file,pipe"
@@ -61,8 +59,7 @@ def encode(
 def _filter(video: Stream, shot: Shot, target: Target) -> Stream:
     signature = shot.signature
     width, height = _fit(shot, target)
-    # The first frame is at 0 whatever the file's clock says. FFmpeg 5 takes the time of the last
-    # frame for the end, and would leave it out.
+    # FFmpeg 5 takes the time of the last frame for the end, and would leave it out.
     video = video.filter("setpts", "PTS-STARTPTS").filter(
         "fps", fps=str(target.frame_rate), start_time=0, eof_action="pass"
     )

@@ -16,30 +16,25 @@ from lens_pipeline.media.errors import MediaError, ShotError
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
-# Of stored facts: raise it when `Shot` or its meaning changes.
+# Raise it when `Shot` or its meaning changes.
 _FACTS_VERSION = 2
-# Of the next shot, decoded after the end of a shot.
+# Packets of the next shot that are decoded.
 _PACKETS_PAST_JOIN = 4
-# Find damage without computing pixels: 0.8 of the time for H.264.
+# Finds damage without computing pixels: 0.8 of the time for H.264.
 _DECODE_OPTIONS = ("-threads", "1", "-skip_idct", "all", "-skip_loop_filter", "all")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    name: str
-    """For messages and the table of shots."""
+    name: str  # for messages
     path: Path
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: no limit."""
-
-    pixels: int | None = None
-    """In a frame."""
-    seconds: float | None = None
-    """Of all shots: a small file may promise days."""
+    pixels: int | None = None  # in a frame
+    seconds: float | None = None  # of all shots: a small file may promise days
 
 
 _NO_LIMITS = Limits()
@@ -55,31 +50,25 @@ class Pieces(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShotReport:
-    """What was done with a shot."""
-
     name: str
     action: Action
     reason: str
-    seconds: float
-    """In the master."""
-    cached: bool
-    """Whether an earlier encoding, or examination if copied, was used."""
+    seconds: float  # in the master
+    cached: bool  # whether an earlier encoding or examination was used
 
 
 @dataclass(frozen=True, slots=True)
 class Master:
-    """With H.264, or the codec of all shots, and stereo AAC."""
+    """H.264, or the codec of all shots, and stereo AAC."""
 
     path: Path
     method: Method
     shots: tuple[ShotReport, ...]
     duration_seconds: float
     frames: int
-    width: int
-    """As shown: upright, with square pixels."""
+    width: int  # as shown, with square pixels
     height: int
-    fallback: str | None
-    """Why the first result was discarded and all shots were encoded."""
+    fallback: str | None  # why the first result was discarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +82,7 @@ class _Prepared:
 @dataclass(frozen=True, slots=True)
 class _Piece:
     part: mux.Part
-    shot: Shot
-    """Of the piece; if copied, of its source."""
+    shot: Shot  # of the piece; if copied, of its source
     cached: bool
 
 
@@ -111,8 +99,8 @@ def join(
 ) -> Master:
     """Join `sources`, in order, into an MP4 in `work.directory`.
 
-    Video that matches most shots is copied bit for bit; the rest is encoded to match. Audio is cut
-    or padded with silence to its video. If verification fails, all shots are encoded.
+    Video that matches most shots is copied bit for bit, the rest encoded to match. Audio is cut or
+    padded to its video. If verification fails, all shots are encoded.
 
     Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
     no sources, too long together, or verification failed. FfmpegDied, Cancelled, DiskFull.
@@ -136,7 +124,7 @@ def join(
         reason = str(failure)
     plan = encode_all([each.shot for each in prepared], f"verification failed: {reason}")
     try:
-        # Earlier results may be what is wrong.
+        # Earlier results may be wrong.
         return _Attempt(prepared, plan, tools, work, _WriteOnly(store)).run(reason)
     except _VerificationFailed as failure:
         raise MediaError(f"the master cannot be verified: {failure}") from failure
@@ -145,10 +133,7 @@ def join(
 def examine(
     source: Source, tools: Tools, work: Work, pieces: Pieces, limits: Limits = _NO_LIMITS
 ) -> Shot:
-    """Probe and decode a shot, and keep the facts for every later `join`.
-
-    Raises what `join` raises.
-    """
+    """Probe and decode a shot, and keep the facts for later. Raises what `join` raises."""
     known = _stored_facts(pieces, _facts_key(source))
     if known is not None:
         return known
@@ -161,7 +146,7 @@ def examine(
 
 @dataclass(frozen=True, slots=True)
 class _WriteOnly:
-    """Finds nothing; keeps what is new, if there is a store."""
+    """Finds nothing, but keeps what is new."""
 
     store: Pieces | None
 
@@ -208,8 +193,6 @@ def _stored_facts(store: Pieces, key: str) -> Shot | None:
 
 
 class _Attempt:
-    """One attempt to make a master by a plan."""
-
     def __init__(
         self, prepared: Sequence[_Prepared], plan: Plan, tools: Tools, work: Work, store: Pieces
     ) -> None:
@@ -228,7 +211,6 @@ class _Attempt:
             else encode.frames_at(each.shot, self._rate)
             for each, decision in zip(prepared, plan.decisions, strict=True)
         ]
-        # Of the shots' first frames in the master, and of all frames.
         self._firsts = list(itertools.accumulate(frames, initial=0))
 
     def run(self, fallback: str | None) -> Master:
@@ -266,10 +248,10 @@ class _Attempt:
         outputs: list[str] = []
         if copies:
             outputs += ["-map", f"0:{each.shot.stream}", "-c", "copy", "-f", "mp4"]
-            # The encoder's name would go into the sample entry.
+            # The encoder's name would change the sample entry.
             outputs += ["-map_metadata", "-1"]
             if each.shot.signature.codec == "hevc":
-                # For Apple's players; FFmpeg's own choice is hev1.
+                # For Apple's players; FFmpeg would choose hev1.
                 outputs += ["-tag:v", "hvc1"]
             outputs.append(f"file:{_copy_name(each.number)}")
         pcm = f"audio-{each.number}.pcm"
@@ -308,7 +290,7 @@ class _Attempt:
         key = encode.identity(each.source.sha256, self._plan.target)
         file, facts = self._store.find(f"{key}.mp4"), _stored_facts(self._store, f"{key}.json")
         if file is not None and facts is not None:
-            # One that was damaged in the store is made again.
+            # A piece damaged in the store is made again.
             with contextlib.suppress(MediaError):
                 return _Piece(mux.Part.of(file, facts), facts, cached=True)
         stage, output = f"encoding shot {each.source.name}", f"encoded-{number}.mp4"
@@ -326,10 +308,7 @@ class _Attempt:
         return _Piece(mux.Part.of(file, facts), facts, cached=False)
 
     def _check_decoding(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
-        """Decode what is left of a shot, and the beginning of the next.
-
-        Verification proves that the master has these packets.
-        """
+        """Decode what is left of a shot, and the beginning of the next."""
         self._check_independence(parts, number, work)
         first = parts[number].last_key if parts[number].undamaged else 0
         following = parts[number + 1 : number + 2]
@@ -365,7 +344,7 @@ class _Attempt:
             raise _VerificationFailed(f"shot {name} cannot be copied: {error.reason}") from error
 
     def _decode(self, file: Path, seconds: float, stage: str, work: Work) -> str:
-        """Complaints of ffmpeg; empty if all of it decodes."""
+        """ffmpeg's complaints; empty if all decodes."""
         command = [
             *(str(self._tools.ffmpeg), "-v", "warning", "-xerror", *_DECODE_OPTIONS),
             *(*file_input(file.name, "mov"), "-f", "null", "-"),
@@ -378,7 +357,6 @@ class _Attempt:
             return error.reason
 
     def _keep(self, pieces: Mapping[int, _Piece]) -> None:
-        """All of it was decoded without an error."""
         for each in self._prepared:
             piece = pieces[each.number]
             if not each.shot.undamaged:
@@ -448,7 +426,6 @@ def _refuse_damaged(source: Source, shot: Shot, tools: Tools, work: Work) -> Non
 
 
 def _keep_facts(key: str, shot: Shot, work: Work, store: Pieces) -> None:
-    """Of a shot that was decoded without an error."""
     file = work.directory / "facts.json"
     with audio.explain_disk_full():
         file.write_text(replace(shot, undamaged=True).to_json(), "utf-8")

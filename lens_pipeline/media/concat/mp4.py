@@ -11,7 +11,7 @@ from lens_pipeline.media.errors import MediaError
 _HEADER = struct.Struct(">I4s")
 _LARGE_HEADER = struct.Struct(">I4sQ")
 _MOST_32_BITS = (1 << 32) - 1
-# Fields of a VisualSampleEntry before its boxes.
+# Fields of a VisualSampleEntry.
 _VISUAL_ENTRY_BYTES = 78
 _CONFIGURATIONS = (b"avcC", b"hvcC", b"vpcC", b"av1C")
 _TRACK_IN_MOVIE_AND_ENABLED = 3
@@ -19,29 +19,24 @@ _TRACK_IN_MOVIE_AND_ENABLED = 3
 _UNDETERMINED_LANGUAGE = 0x55C4
 _FULL_VOLUME = 0x0100
 _UNITY = 1 << 16
-# 1 in 16.16; in 2.30 in the corner.
+# 16.16; the corner is 2.30.
 _IDENTITY = struct.pack(">9i", _UNITY, 0, 0, 0, _UNITY, 0, 0, 0, 1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
     file: Path
-    entry: bytes
-    """With codec and configuration."""
-    display: bytes
-    """Matrix, width and height, as in the track header."""
+    entry: bytes  # with codec and configuration
+    display: bytes  # matrix, width and height, as in the track header
     sizes: tuple[int, ...]
     offsets: tuple[int, ...]
-    keys: frozenset[int] | None
-    """Numbers from 0; None: all."""
-    durations: tuple[int, ...]
-    """Ticks."""
-    media_start: int
-    """Ticks before the time 0 of the file."""
+    keys: frozenset[int] | None  # numbers from 0; None: all
+    durations: tuple[int, ...]  # ticks
+    media_start: int  # ticks before the time 0 of the file
 
     @property
     def configuration(self) -> bytes:
-        """The content of the box that configures a video decoder; may be empty."""
+        """The content of the decoder's configuration box; may be empty."""
         return b"".join(
             content for kind, content in _video_boxes(self.entry) if kind in _CONFIGURATIONS
         )
@@ -49,22 +44,18 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A track to be written; fields as in `Track`."""
+    """A track to write; other fields as in `Track`."""
 
     entry: bytes
     display: bytes
     is_video: bool
-    timescale: int
-    """Ticks a second."""
-    sources: Sequence[tuple[Path, int, int]]
-    """File, offset and size of each sample."""
+    timescale: int  # ticks a second
+    sources: Sequence[tuple[Path, int, int]]  # file, offset, size
     durations: Sequence[int]
-    delays: Sequence[int]
-    """Ticks from decoding to display; empty: 0."""
+    delays: Sequence[int]  # ticks from decoding to display; empty: 0
     keys: Sequence[int] | None
     media_start: int
-    length: int
-    """Ticks shown from `media_start` on."""
+    length: int  # ticks shown from `media_start` on
 
 
 def read_track(file: Path) -> Track:
@@ -90,7 +81,7 @@ def with_configuration(entry: bytes, configuration: bytes) -> bytes:
     content = entry[_HEADER.size : _HEADER.size + _VISUAL_ENTRY_BYTES] + b"".join(
         box(kind, configuration if kind in _CONFIGURATIONS else old)
         for kind, old in _video_boxes(entry)
-        # The optional bit rate is that of one shot.
+        # The bit rate is that of one shot.
         if kind != b"btrt"
     )
     return box(entry[4:8], content)
@@ -104,10 +95,9 @@ def box(kind: bytes, *contents: bytes) -> bytes:
 def layout(
     tracks: Sequence[Samples], movie_timescale: int
 ) -> tuple[bytes, list[tuple[int, range]]]:
-    """All before the samples, and their order: runs of about a second.
+    """All before the samples, and their order: runs (track, its samples) of about a second.
 
-    A run is the number of a track and those of its samples. Raises MediaError: longer than 32 bits
-    can count.
+    Raises MediaError: longer than 32 bits can count.
     """
     if any(sum(track.durations) > _MOST_32_BITS for track in tracks):
         raise MediaError("the master is too long", over_limit=True)

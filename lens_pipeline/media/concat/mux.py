@@ -1,4 +1,4 @@
-"""Copies packets of several MP4s into one, bit for bit. The boxes are in `mp4`."""
+"""Copies packets of several MP4s into one, bit for bit."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,26 +13,25 @@ from lens_pipeline.media.concat.mp4 import Samples, Track, layout, read_track, w
 from lens_pipeline.media.concat.probe import Shot
 from lens_pipeline.media.errors import Cancelled, MediaError
 
-# As FFmpeg writes them.
+# As FFmpeg writes.
 _LEAST_TIMESCALE = 10_000
 _CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The video of a shot; fields as in `Shot`."""
+    """A shot's video; fields as in `Shot`."""
 
     track: Track
     display_order: tuple[int, ...]
     packet_hashes: tuple[str, ...]
     last_key: int
     undamaged: bool
-    first: int = 0
-    """Packets left out before."""
+    first: int = 0  # packets left out before
 
     @classmethod
     def of(cls, file: Path, shot: Shot) -> Self:
-        """All of `file`, an MP4 from ffmpeg. Raises MediaError: not the packets of `shot`."""
+        """All of `file`, from ffmpeg. Raises MediaError: not the packets of `shot`."""
         track = read_track(file)
         if len(track.sizes) != shot.frames:
             raise MediaError(f"{len(track.sizes)} of {shot.frames} frames were copied")
@@ -47,7 +46,7 @@ class Part:
 
 
 def delay(parts: Sequence[Part]) -> int:
-    """Frames by which decoding must be ahead of display."""
+    """Frames by which decoding is ahead of display."""
     return max(
         number - place
         for part in parts
@@ -63,11 +62,9 @@ def write(
     cancelled: Callable[[], bool],
     configured_for: Sequence[Part] = (),
 ) -> None:
-    """Write `parts`, a frame every 1 / `frame_rate` seconds, and the track of `audio`.
+    """Write `parts`, a frame every 1 / `frame_rate` seconds, and `audio`; the index comes first.
 
-    The index comes first. H.264 parameter sets are those of `configured_for`, if given: of the
-    master of which `parts` are a window.
-
+    H.264 parameter sets are those of `configured_for`: the master of which `parts` are a window.
     Raises MediaError: the parts do not fit into one track. Cancelled, DiskFull.
     """
     tracks = [_video(parts, frame_rate, configured_for or parts)]
@@ -82,7 +79,7 @@ def write(
 
 
 def _video(parts: Sequence[Part], frame_rate: Fraction, configured_for: Sequence[Part]) -> Samples:
-    # A whole number of ticks a frame.
+    # Whole ticks a frame.
     factor = 1
     while frame_rate.numerator * factor < _LEAST_TIMESCALE:
         factor *= 2

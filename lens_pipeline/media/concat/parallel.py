@@ -14,10 +14,7 @@ Result = TypeVar("Result")
 
 
 def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Result]:
-    """Results in order; one task runs per core.
-
-    Raises what the first failed task raised, once none runs.
-    """
+    """Results in order; one task runs per core. Raises what the first failed task raised."""
     stop = threading.Event()
     lock = threading.Lock()
 
@@ -31,7 +28,7 @@ def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Resul
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            # Also after an interrupted wait: leaving the pool waits for running tasks.
+            # Leaving the pool waits for running tasks.
             stop.set()
             for future in futures:
                 future.cancel()

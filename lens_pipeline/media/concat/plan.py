@@ -1,4 +1,4 @@
-"""Decides from the shots alone which are copied, which are encoded, and to what."""
+"""Decides which shots are copied, which are encoded, and to what."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lens_pipeline.media.concat.probe import Shot, Signature
 Action = Literal["copy", "encode"]
 Method = Literal["copy", "partial", "encode"]
 
-# Browsers play these in an MP4, and FFmpeg writes them there unchanged.
+# Browsers play these in MP4, and FFmpeg copies them unchanged.
 _COPIED_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
 # SMPTE ST 2036-1.
 _STANDARD_RATES = tuple(
@@ -19,7 +19,7 @@ _STANDARD_RATES = tuple(
 )
 # Decoders also guess these for unknown.
 _SDR_TAGS = frozenset({"unknown", "bt709", "smpte170m", "bt470bg"})
-# People read the first difference.
+# The first difference is shown.
 _EXPLAINED = {
     "codec": "codec",
     "width": "width",
@@ -49,7 +49,6 @@ class Target:
     height: int
     frame_rate: Fraction
     colour_space: str = "bt709"
-    """Unknown if the other shots have none."""
     colour_transfer: str = "bt709"
     colour_primaries: str = "bt709"
 
@@ -69,7 +68,7 @@ class Plan:
 
 
 def make_plan(shots: Sequence[Shot]) -> Plan:
-    """Copy shots with the most frequent signature and encode the rest to match.
+    """Copy shots with the most frequent signature, encode the rest to match.
 
     Of equal ones, the longest in total wins, then the first. Shots are encoded to H.264 only: if
     another codec wins, all are, unless all match.
@@ -110,7 +109,7 @@ def _kind(shot: Shot) -> tuple[Signature, bool]:
 
 
 def _copy_barrier(shot: Shot) -> str | None:
-    """Why this shot cannot be copied, whatever the others are."""
+    """Why this shot can never be copied."""
     if shot.signature.codec not in _COPIED_CODECS:
         return f"{shot.signature.codec} is not played in an MP4"
     if shot.variable_rate:
@@ -125,7 +124,7 @@ def _copy_barrier(shot: Shot) -> str | None:
 
 
 def _splice_barrier(signature: Signature) -> str | None:
-    """Why encoded shots cannot share a track with copies of this signature."""
+    """Why encoded shots cannot share a track with these."""
     if signature.codec != "h264":
         return f"shots are not encoded to {signature.codec}"
     if signature.pixel_format != "yuv420p" or signature.colour_range not in ("unknown", "tv"):
@@ -157,7 +156,7 @@ def _decide(shot: Shot, main: Shot) -> Decision:
 
 
 def _target(main: Shot) -> Target:
-    """Even numbers and a rate that players know, close to those of `main`."""
+    """Even numbers and a usual rate, close to those of `main`."""
     width, height = (max(2, int(edge) // 2 * 2) for edge in main.display_size)
     rate = main.signature.frame_rate
     if main.variable_rate or rate > _STANDARD_RATES[-1]:

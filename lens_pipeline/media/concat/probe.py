@@ -1,4 +1,4 @@
-"""Facts about a shot, from ffprobe. What follows from them is in `plan`."""
+"""Facts about a shot, from ffprobe."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from lens_pipeline.media.formats import (
 _PROBE_SECONDS = 120.0
 # Of the stated length.
 _WHOLE_SHARE = 0.9
-# Hours. An index of a few bytes can promise billions.
+# Hours; an index of a few bytes can promise billions.
 _MOST_PACKETS = 2_000_000
 # Higher ones are the resolution of a clock.
 _HIGHEST_RATE = 1000
@@ -47,16 +47,11 @@ class Signature:
     colour_space: str
     colour_transfer: str
     colour_primaries: str
-    has_b_frames: int
-    """Frames by which decoding is ahead of display."""
-    frame_rate: Fraction
-    """Of a variable rate, the mean."""
-    rotation: int
-    """Degrees counter-clockwise, by the display matrix."""
-    mirrored: bool
-    """By the display matrix."""
-    extradata_sha256: str
-    """Of the codec's configuration (for H.264: SPS and PPS), which packets need."""
+    has_b_frames: int  # frames by which decoding is ahead of display
+    frame_rate: Fraction  # mean, if variable
+    rotation: int  # degrees counter-clockwise, by the display matrix
+    mirrored: bool  # by the display matrix
+    extradata_sha256: str  # of the codec's configuration (H.264: SPS and PPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,36 +60,27 @@ class Audio:
     codec: str
     sample_rate: int
     channels: int
-    start: Fraction
-    """Seconds, on the clock of the file."""
+    start: Fraction  # seconds, on the clock of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A shot as its file describes it. `join` stores these names."""
+    """`join` stores these names."""
 
     signature: Signature
     demuxer: str
     stream: int
     time_base: Fraction
-    start: Fraction
-    """Of the first frame shown, seconds on the clock of the file."""
-    length: Fraction
-    """Seconds, exactly."""
+    start: Fraction  # first frame shown, seconds on the clock of the file
+    length: Fraction  # seconds, exactly
     variable_rate: bool
-    edited: bool
-    """An edit list hides frames, which must be decoded nevertheless."""
-    starts_clean: bool
-    """The first packet is a key frame and shown first."""
-    display_order: tuple[int, ...]
-    """For each packet, in decoding order, the number of its frame."""
-    last_key: int
-    """The last packet, in decoding order, from which the rest decodes."""
-    packet_hashes: tuple[str, ...]
-    """SHA-256, in decoding order."""
+    edited: bool  # an edit list hides frames, which must be decoded
+    starts_clean: bool  # the first packet is a key frame and shown first
+    display_order: tuple[int, ...]  # frame number of each packet in decoding order
+    last_key: int  # the last packet from which the rest decodes
+    packet_hashes: tuple[str, ...]  # SHA-256, in decoding order
     audio: Audio | None
-    undamaged: bool = False
-    """All of it was decoded without an error."""
+    undamaged: bool = False  # all was decoded without an error
 
     @property
     def frames(self) -> int:
@@ -106,7 +92,7 @@ class Shot:
 
     @property
     def display_size(self) -> tuple[Fraction, Fraction]:
-        """As shown: upright, with square pixels."""
+        """As shown, with square pixels."""
         own = self.signature
         return ffprobe.display_size(own.width, own.height, own.sample_aspect, own.rotation)
 
@@ -137,10 +123,7 @@ class Shot:
 
 
 def probe(source: Path, tools: Tools, work: Work) -> Shot:
-    """Of an MP4, QuickTime, WebM or Matroska file.
-
-    Raises MediaError: no usable video. Cancelled.
-    """
+    """Raises MediaError: not MP4, QuickTime, WebM or Matroska with usable video. Cancelled."""
     demuxer = video_demuxer(read_head(source))
     described = describe_packets(source, demuxer, _SHOT_FIELDS, tools, work)
     stream = _video_stream(described["streams"])
@@ -157,7 +140,7 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
 def describe_packets(
     file: Path, demuxer: str, fields: str, tools: Tools, work: Work
 ) -> Mapping[str, Any]:
-    """The `streams` of a file and, in its order, `fields` of its `packets`.
+    """The `streams` and, in the file's order, `fields` of `packets`.
 
     Raises MediaError: no readable header. Cancelled.
     """
@@ -264,16 +247,13 @@ def _last_key(packets: Sequence[Mapping[str, Any]], display_order: Sequence[int]
 def _constant_rate(
     stream: Mapping[str, Any], times: Sequence[int], last_duration: int, time_base: Fraction
 ) -> Fraction | None:
-    """None: it varies.
-
-    Times may be off by a tick: files round rates such as 30000/1001 to milliseconds.
-    """
+    """None: it varies. Files round times of rates such as 30000/1001 by up to a tick."""
     for name in ("r_frame_rate", "avg_frame_rate"):
         rate = _rate(stream, name)
         # Coarse ticks prove nothing.
         if rate is None or time_base * rate > Fraction(1, 4):
             continue
-        # In units of 1 / (rate.numerator * time_base.denominator) seconds.
+        # A tick is 1 / (rate.numerator * time_base.denominator) seconds.
         tick = time_base.numerator * rate.numerator
         frame = rate.denominator * time_base.denominator
         is_even = all(
@@ -314,7 +294,7 @@ def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
 
 
 def _mirrors(matrix: str) -> bool:
-    """Reads ffprobe's rows with offsets."""
+    """Of ffprobe's rows with offsets."""
     rows = [[int(number) for number in line.split()[1:]] for line in matrix.strip().splitlines()]
     if len(rows) != 3:
         return False

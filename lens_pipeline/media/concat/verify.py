@@ -14,7 +14,7 @@ from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes
 
-# Lip sync errors are noticed from about 45 ms on (ITU-R BT.1359-1).
+# Sync errors are noticed from 45 ms on (ITU-R BT.1359-1).
 _SYNC_SECONDS = Fraction(40, 1000)
 _CHECK_EVERY = 64
 _FIELDS = "stream_index,pts,dts,pos,size"
@@ -23,12 +23,10 @@ _FIELDS = "stream_index,pts,dts,pos,size"
 def check_structure(
     master: Path, parts: Sequence[Part], frame_rate: Fraction, tools: Tools, work: Work
 ) -> None:
-    """Compare the packets of a master, as ffprobe reads them, with `parts`.
+    """Compare the packets of a master with `parts`: unchanged, in time and decoding order.
 
-    Every frame is there, unchanged, in time and decoding order; video and audio start and end
-    together; the index comes first.
-
-    Raises MediaError: they differ; the reason says how. Cancelled.
+    Video and audio start and end together; the index comes first. Raises MediaError, with the
+    difference. Cancelled.
     """
     boxes = list(mp4_boxes(master))
     if b"moov" not in boxes or boxes.index(b"moov") > boxes.index(b"mdat"):

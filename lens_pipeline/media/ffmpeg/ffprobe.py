@@ -1,4 +1,4 @@
-"""Runs ffprobe and reads its answers. Judging a file is the callers'."""
+"""Runs ffprobe and reads its answers; callers judge the file."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ def describe(
     timeout_seconds: float,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """The `streams` of a file, and what `options` ask for. Raises what `run` raises."""
+    """The `streams`, and what `options` ask for. Raises what `run` raises."""
     command = [
         *(str(tools.ffprobe), "-v", "error", "-show_streams", *options),
         *("-of", "json=compact=1", *file_input(file.resolve(), demuxer)),
@@ -28,7 +28,7 @@ def describe(
 
 
 def first_video(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Not a cover picture. Raises MediaError: there is none."""
+    """Not a cover picture. Raises MediaError: none."""
     for stream in streams:
         if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]:
             return stream
@@ -37,7 +37,7 @@ def first_video(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def fraction(text: str) -> Fraction | None:
-    """A number such as 30000/1001 or 16:9; None for 0/0 and 0:1: unknown."""
+    """30000/1001 or 16:9; None for 0/0 and 0:1."""
     numerator, denominator = (int(part) for part in text.replace(":", "/").split("/"))
     return Fraction(numerator, denominator) if numerator > 0 and denominator > 0 else None
 
@@ -56,6 +56,6 @@ def rotation(stream: Mapping[str, Any]) -> int:
 def display_size(
     width: int, height: int, aspect: Fraction, degrees: int = 0
 ) -> tuple[Fraction, Fraction]:
-    """As shown: upright, with square pixels, and widened rather than losing lines."""
+    """As shown, with square pixels; widened rather than losing lines."""
     shown_width, shown_height = width * max(aspect, Fraction(1)), height / min(aspect, Fraction(1))
     return (shown_height, shown_width) if degrees % 180 else (shown_width, shown_height)

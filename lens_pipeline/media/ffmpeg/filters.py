@@ -1,4 +1,4 @@
-"""Colours in ffmpeg's filters. `color` has them for one decoded frame."""
+"""Colours in ffmpeg's filters; `color` has them for one frame."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from typing import Any
 
 from lens_pipeline.media.errors import MediaError
 
-# Without full_chroma_int, a change of the matrix makes grey darker or purple by a step.
+# Without full_chroma_int, grey gets darker or purple by a step.
 SCALER = "lanczos+accurate_rnd+full_chroma_int"
-# PQ and HLG (ITU-R BT.2100), as ffprobe calls them.
+# PQ and HLG in ffprobe's words.
 HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
 # SDR white within HDR (ITU-R BT.2408).
 WHITE_NITS = 203
 # Unlike hable, it keeps everything below a third of white.
 _CURVE = "mobius"
 
-# From here on, players take untagged video for BT.709, below for BT.601.
+# Players take untagged video for BT.709 from here on, for BT.601 below.
 _HD_WIDTH, _HD_HEIGHT = 1280, 577
 
 # ffmpeg-python adds the methods at run time.
@@ -27,10 +27,7 @@ def is_hd(width: int, height: int) -> bool:
 
 
 def to_sdr(picture: Stream, matrix: str, primaries: str) -> Stream:
-    """8-bit BT.709 of HDR, mapped in linear light with the primaries of BT.709.
-
-    The tags `matrix` and `primaries` may be unknown.
-    """
+    """8-bit BT.709 of HDR, mapped in linear light. The tags may be unknown."""
     if matrix == "unknown":
         picture = picture.filter("setparams", colorspace="bt2020nc")
     if primaries == "unknown":
@@ -47,7 +44,7 @@ def to_sdr(picture: Stream, matrix: str, primaries: str) -> Stream:
 
 @contextlib.contextmanager
 def explain_missing_filter() -> Iterator[None]:
-    """Raise MediaError in plain words: this ffmpeg lacks zscale."""
+    """Raise MediaError: this ffmpeg lacks zscale."""
     try:
         yield
     except MediaError as error:

@@ -25,29 +25,29 @@ _TERMINATE_SECONDS = 2.0
 _POLL_SECONDS = 0.01
 _CHECK_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 16
-# Characters in an error: the last lines say why.
+# Characters: the last lines say why.
 _MESSAGE_TAIL = 400
-# Kept of stderr: damage can bring millions of warnings.
+# Damage can bring millions of warnings.
 _MESSAGES_BYTES = 64 * 1024
-# Without -y, ffmpeg keeps a file that exists and reports success.
+# Without -y, ffmpeg keeps an existing file and reports success.
 _OPTIONS = ("-nostdin", "-hide_banner", "-y", "-nostats", "-progress", "pipe:1")
 _REPORT_SECONDS = 0.5
-# Besides what the media adds: for the start on a busy machine.
+# For the start on a busy machine.
 _LIMIT_SECONDS = 120.0
 _NICENESS = 10
-# Address space: x264 takes 1.5 GB for 2160p, and its threads reserve more.
+# Address space: x264 takes 1.5 GB for 2160p.
 _MEMORY_BYTES = 8 << 30
-# A file that crashes ffmpeg so does it again.
+# A file that crashes ffmpeg does so again.
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
 # ffmpeg's exit status after SIGINT or SIGTERM.
 _STATUS_AFTER_SIGNAL = 255
-# Exit statuses of setpriv without a program, and of the linker without a library.
+# Exit statuses of setpriv without a program, of the linker without a library.
 _NEVER_STARTED = frozenset({126, 127})
 # ENOSPC, EDQUOT and EFBIG in the C locale.
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
-# From libgcrypt in Debian's ffmpeg, where memory may not be locked.
+# From libgcrypt, where memory may not be locked; no error.
 _NOISE = "Warning: using insecure memory!\n"
 _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
 
@@ -56,32 +56,28 @@ _OUT_OF_MEMORY = re.compile(r"Cannot allocate memory|malloc of size \d+ failed")
 class Work:
     """Where long work writes, how it is followed, and its limits."""
 
-    directory: Path
-    """Scratch; the caller removes it."""
-    cancelled: Callable[[], bool]
-    """Asked at least five times a second, in any thread."""
+    directory: Path  # scratch; the caller removes it
+    cancelled: Callable[[], bool]  # asked at least five times a second, in any thread
     report: Callable[[str, float, float | None], None]
-    """Takes the stage, the share that is done, and the speed (x real time) if known."""
-    idle_seconds: float = 60.0
-    """How long ffmpeg may make no progress."""
-    limit_per_second: float = 60.0
-    """Seconds that ffmpeg may take for a second of media, besides `limit_seconds`."""
+    """Takes the stage, the share done, and the speed (x real time) if known."""
+    idle_seconds: float = 60.0  # without progress
+    limit_per_second: float = 60.0  # for a second of media, besides `limit_seconds`
     limit_seconds: float = _LIMIT_SECONDS
     memory_bytes: int = _MEMORY_BYTES
 
 
 def file_input(file: Path | str, demuxer: str) -> tuple[str, ...]:
-    """Read `file` with this demuxer, and nothing that it refers to."""
+    """Read `file` with this demuxer, and nothing it refers to."""
     return ("-f", demuxer, "-protocol_whitelist", "file,pipe", "-i", f"file:{file}")
 
 
 def run(
     arguments: Sequence[str], timeout_seconds: float, cancelled: Callable[[], bool] | None = None
 ) -> bytes:
-    """The stdout of ffmpeg or ffprobe; no process of its group is left.
+    """The stdout of ffmpeg or ffprobe; `cancelled` is asked at least five times a second.
 
     Raises MediaError: failed (with its last messages), or over `timeout_seconds`. ToolUnusable: not
-    started. Cancelled: `cancelled`, asked at least five times a second, said so.
+    started. Cancelled.
     """
     name = Path(arguments[0]).name
     deadline = time.monotonic() + timeout_seconds
@@ -104,13 +100,12 @@ def run(
 def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: Work) -> str:
     """Run ffmpeg on `media_seconds` of media in `work.directory`; its stderr's last 64 KiB.
 
-    `arguments` begin with the path of ffmpeg; those for progress and overwriting are added. It has
-    low priority and no environment but PATH and LANG. No process of its group is left. Safe across
-    threads.
+    `arguments` begin with the path of ffmpeg. It has low priority and no environment but PATH and
+    LANG. No process of its group is left. Safe across threads.
 
     Raises MediaError: failed or crashed (with its last messages); `over_limit` without progress for
-    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. FfmpegDied.
-    Cancelled: `work.cancelled` said so. DiskFull. ToolUnusable: not started.
+    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. FfmpegDied,
+    Cancelled, DiskFull. ToolUnusable: not started.
     """
     watch = _Watch(media_seconds, stage, work)
     watch.check_cancelled()
@@ -125,7 +120,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
 
 
 class _Watch:
-    """The progress and the limits of one run."""
+    """Progress and limits of one run."""
 
     def __init__(self, media_seconds: float, stage: str, work: Work) -> None:
         self._media_seconds = media_seconds
@@ -140,7 +135,7 @@ class _Watch:
         self._state: tuple[float, int] = (0.0, 0)
 
     def read(self, data: bytes) -> None:
-        """Parse a part of the output of `-progress`: key=value lines."""
+        """Parse `-progress` lines: key=value."""
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
             key, _, value = line.decode("ascii", "replace").partition("=")
@@ -188,7 +183,7 @@ def _number(text: str) -> float | None:
 
 
 def _characters_read(pid: int) -> int:
-    """By any means; 0 once it has ended."""
+    """0 once it has ended."""
     try:
         return psutil.Process(pid).io_counters().read_chars
     except psutil.Error:
@@ -199,10 +194,7 @@ def _characters_read(pid: int) -> int:
 def _started(
     arguments: Sequence[str], directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, of which nothing is left in the end.
-
-    Its environment holds no secret, and the locale of parsed messages.
-    """
+    """A process group of which nothing is left. Its environment has no secret, and the C locale."""
     name = Path(arguments[0]).name
     if shutil.which(arguments[0]) is None:
         raise ToolUnusable(f"{name} cannot be started: No such file, or it may not be executed")
@@ -218,7 +210,6 @@ def _started(
         )
     except OSError as error:
         raise ToolUnusable(f"{name} cannot be started: {error.strerror}") from error
-    # Closes its pipes.
     with process:
         try:
             yield process
@@ -228,28 +219,22 @@ def _started(
 
 @functools.cache
 def _death_signal_prefix() -> tuple[str, ...]:
-    """Has the kernel kill a process with the thread that started it.
-
-    Without setpriv (util-linux), an encode outlives a killed worker.
-    """
+    """Without setpriv (util-linux), an encode outlives a killed worker."""
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", "KILL") if setpriv else ()
 
 
 def _restrict(pid: int, memory_bytes: int) -> None:
-    """Lower priority and memory limit.
-
-    Code between fork and exec could deadlock in a process with threads.
-    """
+    """From outside: code between fork and exec could deadlock in a process with threads."""
     try:
-        # Existing threads have a niceness of their own.
+        # Threads have a niceness of their own.
         os.setpriority(os.PRIO_PGRP, pid, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-        # The lowest priority but idle, which could starve.
+        # The lowest but idle, which could starve.
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_BE, 7)
         _lower_limit(pid, resource.RLIMIT_AS, memory_bytes)
         _lower_limit(pid, resource.RLIMIT_CORE, 0)
     except (ProcessLookupError, psutil.NoSuchProcess):
-        # Its exit status says why it has ended.
+        # Its exit status says why.
         return
 
 
@@ -262,10 +247,7 @@ def _lower_limit(pid: int, what: int, value: int) -> None:
 def _follow(
     process: subprocess.Popen[bytes], receive: Callable[[bytes], None], check: Callable[[], None]
 ) -> tuple[int, str]:
-    """Give stdout to `receive`; exit status and last messages.
-
-    `check` is called at least five times a second and may raise.
-    """
+    """Exit status and last messages. `check`, called at least 5 times a second, may raise."""
     messages = bytearray()
 
     def keep(data: bytes) -> None:
@@ -276,7 +258,7 @@ def _follow(
         selector.register(cast("IO[bytes]", process.stdout), selectors.EVENT_READ, receive)
         selector.register(cast("IO[bytes]", process.stderr), selectors.EVENT_READ, keep)
         while selector.get_map():
-            # Before the pipes are read: they then hold all that was written.
+            # Before the pipes are read: they then hold all.
             has_ended = _has_ended(process)
             ready = selector.select(0 if has_ended else _CHECK_SECONDS)
             for key, _ in ready:
@@ -320,14 +302,14 @@ def _tail(messages: str) -> str:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Without reaping it, so that its id is not used again."""
+    """Without reaping it: its id stays taken."""
     if process.returncode is not None:
         return True
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the group; reap its leader last, so that its id is not used again before."""
+    """End the group; reap its leader last, so that its id stays taken."""
     if process.returncode is not None:
         return
     try:

@@ -24,30 +24,24 @@ class Tools:
 
     @classmethod
     def find(cls, ffmpeg: Path | None = None, ffprobe: Path | None = None) -> Self:
-        """Raises what `find_ffmpeg` raises."""
+        """Raises as `find_ffmpeg`."""
         return cls(find_ffmpeg(ffmpeg), find_ffprobe(ffprobe))
 
 
 def find_ffmpeg(explicit: Path | None = None) -> Path:
-    """`explicit`, else from PATH, else from the imageio-ffmpeg wheel.
-
-    Raises ToolUnusable: there is none; the message says how to get one.
-    """
+    """`explicit`, else from PATH or the imageio-ffmpeg wheel. Raises ToolUnusable: none."""
     return _find("ffmpeg", explicit, _wheel_ffmpeg)
 
 
 def find_ffprobe(explicit: Path | None = None) -> Path:
-    """`explicit`, else from PATH, else from the shaka-streamer wheel.
-
-    Raises what `find_ffmpeg` raises.
-    """
+    """`explicit`, else from PATH or the shaka-streamer wheel. Raises ToolUnusable: none."""
     return _find("ffprobe", explicit, _wheel_ffprobe)
 
 
 def capabilities(ffmpeg: Path) -> frozenset[str]:
-    """Names of encoders, such as libx264. Raises MediaError, ToolUnusable: it does not run."""
+    """Names of encoders. Raises MediaError, ToolUnusable: it does not run."""
     listing = run([str(ffmpeg), "-hide_banner", "-encoders"], _CAPABILITIES_SECONDS)
-    # Six flags (type, threads, …), the name, a description.
+    # Six flags, the name, a description.
     return frozenset(re.findall(r"^ [VAS][A-Z.]{5} (\S+) ", listing.decode("utf-8"), re.MULTILINE))
 
 

@@ -1,7 +1,7 @@
 """Rendering in processes that can be killed. No decoder is imported here.
 
-Decoders of strangers' files crash, hang and may be taken over: workers hold no secret, have limits,
-and are replaced. They end with their parent: at the end of stdin, or within a second of work.
+Decoders crash, hang and may be taken over: workers hold no secret, have limits, and end with
+their parent: at the end of stdin, or within a second of work.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from lens_pipeline.media.errors import MediaError, SandboxUnavailable
 from lens_pipeline.media.models import Picture, Poster, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import protocol
 
-# For the import of decoders: usually 0.4 s, from a cold disk 20 s.
+# To import decoders: 0.4 s, from a cold disk 20 s.
 _START_SECONDS = 60.0
 # Bounds leaks and fragmentation.
 _RENDERS_PER_WORKER = 1000
-# From the end of its answers to its exit status.
+# From the end of answers to the exit status.
 _EXIT_SECONDS = 1.0
 _WORKER = "lens_pipeline.media.sandbox.worker"
 _CHUNK_BYTES = 1 << 20
@@ -37,18 +37,18 @@ _OUT_OF_MEMORY = re.compile(
     rb"bad_alloc|out of memory|failed to allocate|cannot allocate", re.IGNORECASE
 )
 
-# Besides PATH: no setting, credential or home directory.
+# No setting, credential or home directory.
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": str(Path(lens_pipeline.__file__).parent.parent),
     # The number of workers sets the parallelism.
     "VIPS_CONCURRENCY": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # Large pictures meet the memory limit instead of becoming a file.
+    # Large pictures meet the memory limit and become no file.
     "VIPS_DISC_THRESHOLD": "64g",
-    # Each arena reserves address space, which is limited.
+    # Arenas reserve address space, which is limited.
     "MALLOC_ARENA_MAX": "2",
-    # 64 MiB stay with the worker instead of being cleared for each file: 3 % less time.
+    # The worker keeps 64 MiB instead of clearing it for each file: 3 % less time.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
@@ -61,7 +61,7 @@ class Sandbox:
     """
 
     def __init__(self, workers: int, timeout_seconds: float, memory_mib: int) -> None:
-        """`timeout_seconds` limits a render, `memory_mib` the address space of a worker."""
+        """`timeout_seconds` is for a render, `memory_mib` for a worker's address space."""
         self._workers = workers
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
@@ -79,10 +79,7 @@ class Sandbox:
         self.close()
 
     def start(self) -> None:
-        """Start all workers and wait.
-
-        Raises SandboxUnavailable: closed, or a process cannot be started.
-        """
+        """Start all workers and wait. Raises SandboxUnavailable: closed, or a start fails."""
         started: list[_Worker] = []
         try:
             while len(started) < self._workers:
@@ -100,19 +97,19 @@ class Sandbox:
         """Call `images.render_preview` in a worker.
 
         Raises MediaError: as there, or it crashed, or took too much time or memory (`over_limit`).
-        SandboxUnavailable: closed, even meanwhile. FileNotFoundError.
+        SandboxUnavailable: closed. FileNotFoundError.
         """
         return _picture(*self._ask("preview", source, asdict(spec)))
 
     def poster(self, source: Path, spec: PosterSpec) -> Poster:
-        """Call `posters.render_poster` in a worker. Raises what `preview` raises."""
+        """Call `posters.render_poster` in a worker. Raises as `preview`."""
         header, body = self._ask("poster", source, asdict(spec))
         with _parsing():
             duration, at = float(header["duration_seconds"]), float(header["poster_at_seconds"])
         return Poster(_picture(header, body), duration, at)
 
     def close(self) -> None:
-        """Kill all workers; calls in progress raise SandboxUnavailable. May be called twice."""
+        """Kill all workers; calls in progress raise SandboxUnavailable. May be repeated."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -156,7 +153,7 @@ class Sandbox:
         return header, body
 
     def _acquire(self) -> "_Worker":
-        """An idle worker, or a new one up to the limit."""
+        """Idle, or a new one up to the limit."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._idle or self._count < self._workers
@@ -210,12 +207,12 @@ class _Worker:
         self._ready = False
         self._ending = threading.Lock()
         self._messages, write_end = os.pipe()
-        # What does not fit is lost instead of blocking.
+        # What does not fit is lost, and does not block.
         os.set_blocking(write_end, False)
         os.set_blocking(self._messages, False)
         try:
             self._process = subprocess.Popen(
-                # -P: the current directory is not searched for modules.
+                # -P: no modules from the current directory.
                 [sys.executable, "-P", "-m", _WORKER, str(os.getpid()), str(memory_mib)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -240,7 +237,7 @@ class _Worker:
             return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
-        """Raise SandboxUnavailable: the worker does not come up."""
+        """Raise SandboxUnavailable: it does not come up."""
         if self._ready:
             return
         try:
@@ -254,10 +251,7 @@ class _Worker:
     def ask(
         self, request: protocol.Header, timeout_seconds: float
     ) -> tuple[protocol.Header, bytes]:
-        """Raises MediaError: over `timeout_seconds`. EOFError: the process ended. ProtocolError.
-
-        SandboxUnavailable: it does not come up.
-        """
+        """Raises MediaError: too slow. EOFError: it ended. ProtocolError, SandboxUnavailable."""
         self.wait_until_ready()
         self.renders += 1
         deadline = time.monotonic() + timeout_seconds
@@ -285,10 +279,9 @@ class _Worker:
         return _DecoderEnded(f"the decoder ended (exit status {status})")
 
     def kill(self) -> None:
-        """End the process and its children, and wait for its end; from any thread."""
+        """End the process and its children, and wait; from any thread."""
         with self._ending:
             if self._process.poll() is None:
-                # Its session has its own group.
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
 

@@ -1,7 +1,4 @@
-"""Messages between pool and workers: a JSON header and raw bytes.
-
-A pickle from a decoder that was taken over would run code here.
-"""
+"""Messages of JSON and raw bytes: a pickle from a hijacked decoder would run code here."""
 
 import json
 import struct
@@ -27,10 +24,7 @@ def pack(header: Header, body: bytes = b"") -> bytes:
 
 
 def receive(read: Callable[[int], bytes]) -> tuple[Header, bytes]:
-    """`read` returns exactly as many bytes as it is asked for.
-
-    Raises ProtocolError: too long, or a header that is no JSON object.
-    """
+    """`read` returns as many bytes as asked. Raises ProtocolError: too long, or no JSON object."""
     header_length, body_length = _LENGTHS.unpack(read(_LENGTHS.size))
     if header_length > _HEADER_LIMIT or body_length > _BODY_LIMIT:
         raise ProtocolError(f"a message of {header_length} + {body_length} bytes is too long")

@@ -19,7 +19,7 @@ from lens_pipeline.media.posters import render_poster
 from lens_pipeline.media.sandbox import protocol
 
 _WATCH_SECONDS = 0.5
-# After it a worker ends by itself: a living parent has killed it by then.
+# After it a worker ends by itself; a living parent kills it before.
 _OVERTIME_SECONDS = 5.0
 _OPEN_FILES = 64
 
@@ -48,17 +48,14 @@ def main() -> None:
 
 
 def _watch(parent_pid: int) -> None:
-    """End this process once its parent is gone, even during a render.
-
-    PR_SET_PDEATHSIG acts at the end of a parent's *thread*.
-    """
+    """End with the parent, even during a render. PR_SET_PDEATHSIG acts when its *thread* ends."""
     while os.getppid() == parent_pid:
         time.sleep(_WATCH_SECONDS)
     os._exit(0)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes, out of reach of native code that prints."""
+    """Out of reach of native code that prints."""
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
@@ -107,7 +104,7 @@ def _render(kind: str, source: Path, spec: dict[str, int]) -> tuple[Picture, dic
     except MemoryError as error:
         raise MediaError("rendering needs more memory than allowed", over_limit=True) from error
     except Exception as error:
-        # What is unforeseen fails this file only.
+        # The unforeseen fails this file only.
         raise MediaError(f"rendering failed: {type(error).__name__}: {error}") from error
     names = ("duration_seconds", "poster_at_seconds")
     return poster.picture, {name: getattr(poster, name) for name in names}
