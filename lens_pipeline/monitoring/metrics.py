@@ -1,7 +1,4 @@
-"""The metrics for Prometheus: counters of what the feed reads, and gauges of what is known now.
-
-Counters start at zero with the process; `rate()` and `increase()` expect that. No route is here.
-"""
+"""Metrics for Prometheus; their route is not here. Counters start at zero with the process."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,24 +15,21 @@ from lens_pipeline.monitoring.backlog import Backlog, BacklogMonitor, age_second
 from lens_pipeline.monitoring.feed import Feed
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 
-# Upper bounds in seconds: a preview takes parts of one, a master minutes, a backlog hours.
+# Upper bounds in seconds: a preview takes parts of one, a backlog hours.
 LATENCY_BOUNDS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 86400)
 STAGE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
 
-# The time at which each counter began would double the number of series.
+# They would double the number of series.
 disable_created_metrics()
 
 
 class EventCounters:
-    """Counts materializations and failures from the start of the process. For one thread."""
+    """Counts materializations and failures. For one thread."""
 
     def __init__(self, log: FigureLog, registry: CollectorRegistry) -> None:
         self._log = log
         self._made = Counter(
-            "lens_processed",
-            "Derivatives made and stored.",
-            ["kind", "asset"],
-            registry=registry,
+            "lens_processed", "Derivatives made and stored.", ["kind", "asset"], registry=registry
         )
         self._missed = Counter(
             "lens_failed",
@@ -57,7 +51,7 @@ class EventCounters:
             buckets=STAGE_BOUNDS,
             registry=registry,
         )
-        # `increase()` does not see the first value of a series: known ones begin with a zero.
+        # `increase()` misses the first value of a series: known ones begin with a zero.
         self._kinds = {asset: by_asset(asset).kind.value for asset in assets()}
         for asset, kind in self._kinds.items():
             self._made.labels(kind, asset)
@@ -66,7 +60,7 @@ class EventCounters:
                 self._missed.labels(kind, asset, error.__name__, str(error.permanent).lower())
 
     def count(self, materialized: Sequence[int], failed: Sequence[int]) -> None:
-        """Count these events, by id. Raises SQLAlchemyError: none of them is counted."""
+        """Count events by id. Raises SQLAlchemyError: none is counted."""
         if not materialized and not failed:
             return
         made, missed = self._log.events(materialized, failed)
@@ -77,14 +71,12 @@ class EventCounters:
                 self._stages.labels(one.asset, stage).observe(seconds)
             self._made.labels(self._kinds[one.asset], one.asset).inc()
         for miss in missed:
-            permanent = str(miss.permanent).lower()
-            self._missed.labels(
-                self._kinds[miss.asset], miss.asset, miss.error_class, permanent
-            ).inc()
+            kind, permanent = self._kinds[miss.asset], str(miss.permanent).lower()
+            self._missed.labels(kind, miss.asset, miss.error_class, permanent).inc()
 
 
 class PipelineCollector(Collector):
-    """What is known now; asks nothing of any service, so it answers whatever is gone."""
+    """Gives what is known now, without asking a service."""
 
     def __init__(
         self, feed: Feed, backlog: BacklogMonitor, services: ServiceMonitor, alerts: AlertMonitor

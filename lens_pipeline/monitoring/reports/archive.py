@@ -13,13 +13,11 @@ from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.object_store import ObjectStore
 
 PREFIX = "reports/daily/"
-
 _MAX_BYTES = 16 * 1024 * 1024
 _READ_SECONDS = 30.0
 
 
 def keys(day: dt.date) -> dict[str, str]:
-    """The object keys of a day's report."""
     return {
         "figures_csv": f"{PREFIX}{day}.csv",
         "figures_parquet": f"{PREFIX}{day}.parquet",
@@ -29,7 +27,7 @@ def keys(day: dt.date) -> dict[str, str]:
 
 
 def keep(store: ObjectStore, report: DayReport) -> None:
-    """Store the report over an earlier one of the day. Raises DerivativeError."""
+    """Store the report. Raises DerivativeError."""
     names = keys(report.day)
     # Figures come last: `find` reads them first.
     for name, table in (("files", report.extremes), ("figures", report.summary)):
@@ -39,12 +37,11 @@ def keep(store: ObjectStore, report: DayReport) -> None:
 
 
 def find(store: ObjectStore, day: dt.date) -> DayReport | None:
-    """The stored report of `day`; None: there is none. Raises DerivativeError."""
+    """The stored report, or None. Raises DerivativeError."""
     names = keys(day)
     try:
-        return DayReport(
-            day, _read(store, names["figures_parquet"]), _read(store, names["files_parquet"])
-        )
+        figures = _read(store, names["figures_parquet"])
+        return DayReport(day, figures, _read(store, names["files_parquet"]))
     except SourceMissing:
         return None
 

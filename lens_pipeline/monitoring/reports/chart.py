@@ -1,4 +1,4 @@
-"""The chart of a day: by hour, how many files were in time and how long they took."""
+"""The chart of a day, by hour."""
 
 import base64
 import datetime as dt
@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lens_pipeline.monitoring.reports.statistics import IN_TIME_SECONDS, hours
 
-# Inches, dots an inch: about 15 KiB, which each report adds to the event log.
+# Inches, dots an inch: each report adds about 15 KiB to the event log.
 _SIZE, _DPI = (8.4, 2.8), 90
 _COLOURS = {"in_time": "#2f9e44", "late": "#f08c00", "not_made": "#c92a2a"}
 _LABELS = {
@@ -50,13 +50,12 @@ def draw(day: dt.date, files: pd.DataFrame) -> bytes:
         axes.set_xlim(-0.6, 23.6)
         axes.set_xlabel("hour (UTC)", fontsize=8)
         axes.tick_params(labelsize=7)
-    # Room for the legend.
-    count.set_ylim(0, 1.35 * max(*below, 1))
+    count.set_ylim(0, 1.35 * max(*below, 1))  # room for the legend
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def inline(png: bytes, name: str) -> str:
-    """Markdown that holds the picture."""
+    """The picture in Markdown."""
     return f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"
