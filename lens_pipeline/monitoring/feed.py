@@ -157,9 +157,8 @@ class Feed(BackgroundThread):
             known = self._known.pop(key, None)
             if known and status.state is State.NONE and not status.owner:
                 # A row that is gone is told to its last owner alone.
-                status = replace(  # noqa: PLW2901
-                    status, user_id=known.user_id, project_id=known.project_id
-                )
+                owner = {"user_id": known.user_id, "project_id": known.project_id}
+                status = replace(status, **owner)  # noqa: PLW2901
             self._known[key] = status
             if known is None or _shown(known) != _shown(status):
                 changed.append(status)
@@ -174,9 +173,7 @@ class Feed(BackgroundThread):
         reported = self._changes.progress()
         unknown = [run for run in reported if run not in self._progress]
         makes = self._progress | (self._made_by(unknown) if unknown else {})
-        current = {
-            run: replace(makes[run], progress=reported[run]) for run in reported if run in makes
-        }
+        current = {r: replace(makes[r], progress=reported[r]) for r in reported if r in makes}
         new = [status for run, status in current.items() if self._progress.get(run) != status]
         self._progress = current
         self._progress_at = now

@@ -1,6 +1,6 @@
 """Metrics for Prometheus; their route is not here. Counters start at zero with the process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -97,19 +97,13 @@ class PipelineCollector(Collector):
             yield from _waiting(backlog)
         yield from self._alive()
         yield from self._told()
-        build = GaugeMetricFamily("lens_build_info", "The version that runs.", labels=["version"])
-        build.add_metric([VERSION], 1)
-        yield build
+        yield _gauge("lens_build_info", "The version that runs.", "version", {VERSION: 1})
 
     def _alive(self) -> Iterator[Metric]:
         workers = self._services.workers_alive()
         if workers is not None:
-            alive = GaugeMetricFamily(
-                "lens_workers_alive", "Celery workers that answer, by queue.", labels=["queue"]
-            )
-            for queue, number in workers.items():
-                alive.add_metric([queue], number)
-            yield alive
+            text = "Celery workers that answer, by queue."
+            yield _gauge("lens_workers_alive", text, "queue", workers)
         age = self._services.heartbeat_age_seconds()
         if age is not None:
             yield GaugeMetricFamily(
@@ -132,31 +126,34 @@ class PipelineCollector(Collector):
 
 
 def _waiting(backlog: Backlog) -> Iterator[Metric]:
-    depth = GaugeMetricFamily(
-        "lens_queue_depth", "Runs that no worker has begun, by queue.", labels=["queue"]
+    queues = sorted(backlog.queues.items())
+    yield _gauge(
+        "lens_queue_depth",
+        "Runs that no worker has begun, by queue.",
+        "queue",
+        {queue: load.depth for queue, load in queues},
     )
-    age = GaugeMetricFamily(
-        "lens_queue_age_seconds", "Age of the first of them; 0 if none.", labels=["queue"]
+    yield _gauge(
+        "lens_queue_age_seconds",
+        "Age of the first of them; 0 if none.",
+        "queue",
+        {queue: age_seconds(load.since) or 0.0 for queue, load in queues},
     )
-    for queue, load in sorted(backlog.queues.items()):
-        depth.add_metric([queue], load.depth)
-        age.add_metric([queue], age_seconds(load.since) or 0.0)
-    yield depth
-    yield age
-    oldest = GaugeMetricFamily(
+    yield _gauge(
         "lens_oldest_unprocessed_seconds",
         "Age of the oldest finished row whose derivative is still to be made; 0 if none.",
-        labels=["kind"],
+        "kind",
+        {kind.value: age_seconds(time) or 0.0 for kind, time in sorted(backlog.oldest.items())},
     )
-    for kind, moment in sorted(backlog.oldest.items()):
-        oldest.add_metric([kind.value], age_seconds(moment) or 0.0)
-    yield oldest
-    dead = GaugeMetricFamily(
-        "lens_dead_letters", "Derivatives that were given up on.", labels=["kind"]
-    )
-    for kind, number in sorted(backlog.dead.items()):
-        dead.add_metric([kind.value], number)
-    yield dead
+    dead = {kind.value: number for kind, number in sorted(backlog.dead.items())}
+    yield _gauge("lens_dead_letters", "Derivatives that were given up on.", "kind", dead)
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    gauge = GaugeMetricFamily(name, text, labels=[label])
+    for value_of, value in values.items():
+        gauge.add_metric([value_of], value)
+    return gauge
 
 
 def _subclasses(base: type[DerivativeError]) -> Iterator[type[DerivativeError]]:

@@ -22,7 +22,6 @@ DEAD = "dead_letters"
 _SERVICES = frozenset({"database", "broker", "store", "daemon"})
 _OLDEST, _SUCCESS, _WORKERS = "oldest", "success", "workers "
 _LEAST_FILES = 50  # in an hour: of fewer, one failure is a large share
-_GENERATIONS = (Kind.PHOTO, Kind.VIDEO)
 
 
 class Space(NamedTuple):
@@ -103,7 +102,7 @@ def _oldest(backlog: Backlog, settings: Settings, now: dt.datetime) -> Iterable[
     late = []
     for kind, moment in sorted(backlog.oldest.items()):
         limit = settings.alert_oldest_master_seconds
-        if kind in _GENERATIONS:
+        if kind in (Kind.PHOTO, Kind.VIDEO):
             limit = settings.alert_oldest_seconds
         age = (now - moment).total_seconds() if moment else 0.0
         if age > limit:

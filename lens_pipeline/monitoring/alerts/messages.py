@@ -54,8 +54,7 @@ def dead_letter_lines(pipeline: Pipeline, letters: Sequence[DerivativeStatus]) -
     lines = ["", "Dead letters:"]
     for letter in named:
         reason = _UNPRINTABLE.sub(" ", letter.error or "")[:_LONGEST_REASON]
-        key = quote(letter.id, safe="")
-        path = f"assets/{letter.asset}?view=partitions&partition={key}"
+        path = f"assets/{letter.asset}?view=partitions&partition={quote(letter.id, safe='')}"
         lines.append(f"- {letter.asset} {letter.id}: {letter.error_class}: {reason}")
         lines.append(f"  {dagster_link(pipeline.settings, path)}")
     if len(letters) > len(named):
@@ -81,8 +80,7 @@ def _joined(public: str | None, settings: Settings, port: int, path: str) -> str
 
 def _lines(notice: Notice, now: float) -> list[str]:
     since = dt.datetime.fromtimestamp(notice.since, dt.UTC)
-    lasted = spoken(max(now - notice.since, 0.0))
-    moment = f"since {since:%Y-%m-%d %H:%M} UTC, {lasted}"
+    moment = f"since {since:%Y-%m-%d %H:%M} UTC, {spoken(max(now - notice.since, 0.0))}"
     lines = [f"{notice.word.upper()}: {notice.problem.text} ({moment})"]
     return [*lines, notice.problem.link] if notice.problem.link else lines
 

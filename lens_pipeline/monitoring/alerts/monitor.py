@@ -114,15 +114,12 @@ class AlertMonitor(BackgroundThread):
                 self._is_leader, self._leader_known_at = is_leader, now
                 if not is_leader:
                     self._state, self._is_saved = AlertState(), True
-                self._save()
+                elif not self._is_saved:
+                    self._leader.save(self._state.model_dump_json())
+                    self._is_saved = True
         except SQLAlchemyError:
             return self._is_leader or now - self._leader_known_at >= HOLD_SECONDS
         return is_leader
-
-    def _save(self) -> None:
-        if self._is_leader and not self._is_saved:
-            self._leader.save(self._state.model_dump_json())
-            self._is_saved = True
 
     def _tell(self, notices: list[Notice], now: float) -> None:
         is_of_dead = any(n.problem.key == DEAD and n.word is not Word.OVER for n in notices)

@@ -54,25 +54,22 @@ class ServiceHealth:
 
 class ServiceMonitor:
     def __init__(self, pipeline: Pipeline, instance: DagsterInstance) -> None:
-        endpoints = pipeline.endpoints
+        broker_url = pipeline.endpoints.broker_url
         self._services = (
             Probe("database", lambda: databases(pipeline)),
-            Probe("broker", lambda: broker(endpoints.broker_url)),
+            Probe("broker", lambda: broker(broker_url)),
             Probe("store", lambda: store(pipeline.store)),
         )
         self._heartbeat = Probe("daemon", lambda: pooled_heartbeat_age_seconds(instance))
-        self._workers = Probe(
-            "workers", lambda: workers(endpoints.broker_url), _WORKERS_KEPT_SECONDS
-        )
+        self._workers = Probe("workers", lambda: workers(broker_url), _WORKERS_KEPT_SECONDS)
 
     async def look(self) -> ServiceHealth:
         """Answers within `ANSWER_SECONDS`, also if a service hangs."""
         probes = (self._heartbeat, self._workers, *self._services)
         heartbeat, alive, *others = await asyncio.gather(*(probe.answer() for probe in probes))
         problems = {result.name: result.problem for result in others}
-        return ServiceHealth(
-            problems | {"daemon": _daemon_problem(heartbeat)}, alive.value, heartbeat.ok
-        )
+        problems["daemon"] = _daemon_problem(heartbeat)
+        return ServiceHealth(problems, alive.value, heartbeat.ok)
 
     def workers_alive(self) -> Mapping[str, int] | None:
         """Workers that answered last, by queue; None if unknown."""
@@ -110,9 +107,8 @@ def application_database(settings: Settings, url: str) -> str:
             fix = _database_fix(str(error), "LENS_DATABASE_URL", "create it")
             raise ProbeError(f"{error}{fix}") from error
         except SQLAlchemyError as error:
-            raise ProbeError(
-                f"it fails unexpectedly: {first_line(error)}: see its server's log"
-            ) from error
+            message = f"it fails unexpectedly: {first_line(error)}: see its server's log"
+            raise ProbeError(message) from error
     view = (
         "lens_generations is kept true while the HTTP app runs"
         if keeps_view

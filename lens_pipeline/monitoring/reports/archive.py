@@ -31,7 +31,10 @@ def keep(store: ObjectStore, report: DayReport) -> None:
     names = keys(report.day)
     # Figures come last: `find` reads them first.
     for name, table in (("files", report.extremes), ("figures", report.summary)):
-        bodies = {f"{name}_csv": _csv(table), f"{name}_parquet": _parquet(table)}
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        csv = table.to_csv(index=False).encode()
+        bodies = {f"{name}_csv": csv, f"{name}_parquet": buffer.getvalue()}
         for kind, body in bodies.items():
             store.write(names[kind], body, content_type=content_type_of(names[kind]))
 
@@ -44,16 +47,6 @@ def find(store: ObjectStore, day: dt.date) -> DayReport | None:
         return DayReport(day, figures, _read(store, names["files_parquet"]))
     except SourceMissing:
         return None
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False).encode()
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
 
 
 def _read(store: ObjectStore, key: str) -> pd.DataFrame:

@@ -63,13 +63,9 @@ def _attempts(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
     since, until = _bounds(day)
     with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
         rows = [
-            {
-                "kind": derivative.kind.value,
-                "error_class": missed.error_class,
-                "permanent": missed.permanent,
-            }
-            for derivative in registry.DERIVATIVES
-            for missed in log.missed(derivative.asset, since, until)
+            {"kind": d.kind.value, "error_class": m.error_class, "permanent": m.permanent}
+            for d in registry.DERIVATIVES
+            for m in log.missed(d.asset, since, until)
         ]
     return statistics.frame(rows, statistics.ATTEMPTS)
 
@@ -108,14 +104,12 @@ def _others(
         for status in assess(pipeline, derivative, unknown):
             if status.state is State.READY:
                 later += [status.event_id] if status.event_id else []
-            elif status.waits_for is None or status.state in (State.FAILED, State.DEAD):
-                state = status.state.value
-                yield {
-                    "kind": kind,
-                    "id": status.id,
-                    "state": state if state in ("failed", "dead") else "waiting",
-                    "finished_at": status.finished_at,
-                }
+                continue
+            has_failed = status.state in (State.FAILED, State.DEAD)
+            if has_failed or status.waits_for is None:
+                state = status.state.value if has_failed else "waiting"
+                finished = status.finished_at
+                yield {"kind": kind, "id": status.id, "state": state, "finished_at": finished}
         for file in log.files(later):
             if file.finished_at is not None and since <= file.finished_at < until:
                 yield _made_row(kind, file)
@@ -130,9 +124,7 @@ def _rows(
         page = pipeline.catalog.after(kind, place, _PAGE)
         within = [row for position, row in page if position and position.finished_at < until]
         yield [
-            row
-            for row in usable(within)
-            if row.finished_at is not None and since <= row.finished_at < until
+            row for row in usable(within) if row.finished_at and since <= row.finished_at < until
         ]
         last = page[-1][0] if page else None
         if len(within) < _PAGE or last is None:
