@@ -76,6 +76,5 @@ def _kind_of(source: str, suffix: str) -> Kind:
         return Kind.PHOTO
     if suffix in _VIDEOS:
         return Kind.VIDEO
-    raise InvalidRow(
-        f"{source}: its name does not say whether it is a photo or a video: use --type"
-    )
+    problem = "its name does not say whether it is a photo or a video: use --type"
+    raise InvalidRow(f"{source}: {problem}")

@@ -93,11 +93,7 @@ def dead_letters(as_json: bool) -> None:
 
 
 _COLUMNS = {
-    "finished": "finished",
-    "ready": "ready",
-    "failed": "failed",
-    "dead": "dead",
-    "waiting": "waiting",
+    **{name: name for name in ("finished", "ready", "failed", "dead", "waiting")},
     "in_time_share": "≤ 60 s",
     "latency_p50_seconds": "p50",
     "latency_p95_seconds": "p95",

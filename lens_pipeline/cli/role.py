@@ -74,8 +74,7 @@ def health(role: str | None) -> None:
     """
     loaded, _ = settings.load()
     role = role or liveness.noted_role(loaded.resolved_home)
-    problem = liveness.problem_of(role, loaded)
-    if problem is not None:
+    if (problem := liveness.problem_of(role, loaded)) is not None:
         print(f"lens: {problem}", file=sys.stderr)
         sys.exit(1)
     print(f"{role} lives")

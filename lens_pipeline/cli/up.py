@@ -120,9 +120,8 @@ def _require_store(loaded: Settings, endpoints: Endpoints) -> None:
         with closing(pipeline.catalog), closing(pipeline.log):
             _look_at_store(look)
     except SQLAlchemyError as error:
-        raise StackError(
-            f"Dagster's database (LENS_DAGSTER_URL) fails: {type(error).__name__}"
-        ) from error
+        message = f"Dagster's database (LENS_DAGSTER_URL) fails: {type(error).__name__}"
+        raise StackError(message) from error
 
 
 def _look_at_store(look: Callable[[], None]) -> None:

@@ -27,7 +27,6 @@ from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.feed import Batch
 
 logger = logging.getLogger(__name__)
-
 _LOOK_SECONDS = 1.0
 _SHARE = 0.2  # of the time, at most, that looks take of a slow database
 # Between two counts of dead letters.
@@ -160,9 +159,7 @@ class BacklogMonitor(BackgroundThread):
     def latest(self) -> Backlog | None:
         """The backlog as of the last look, at most a minute ago; else None."""
         known = self._known
-        if known is None or time.monotonic() - known[0] > _STALE_SECONDS:
-            return None
-        return known[1]
+        return known[1] if known and time.monotonic() - known[0] <= _STALE_SECONDS else None
 
     def tell(self, batch: Batch) -> None:
         """A listener of the feed."""

@@ -17,7 +17,6 @@ from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
 logger = logging.getLogger(__name__)
-
 _POLL_SECONDS = 0.25
 _PROGRESS_SECONDS = 0.8
 _RECONNECT_SECONDS = 1.0

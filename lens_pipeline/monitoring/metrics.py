@@ -92,20 +92,17 @@ class PipelineCollector(Collector):
             "1 once this process reads the event log, and so counts what happens.",
             value=float(self._feed.has_begun),
         )
-        backlog = self._backlog.latest
-        if backlog is not None:
+        if (backlog := self._backlog.latest) is not None:
             yield from _waiting(backlog)
         yield from self._alive()
         yield from self._told()
         yield _gauge("lens_build_info", "The version that runs.", "version", {VERSION: 1})
 
     def _alive(self) -> Iterator[Metric]:
-        workers = self._services.workers_alive()
-        if workers is not None:
+        if (workers := self._services.workers_alive()) is not None:
             text = "Celery workers that answer, by queue."
             yield _gauge("lens_workers_alive", text, "queue", workers)
-        age = self._services.heartbeat_age_seconds()
-        if age is not None:
+        if (age := self._services.heartbeat_age_seconds()) is not None:
             yield GaugeMetricFamily(
                 "lens_daemon_heartbeat_age_seconds",
                 "Seconds since the daemon that launches runs last beat; it does every 30.",

@@ -23,7 +23,6 @@ from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.monitoring.feed import Batch
 
 logger = logging.getLogger(__name__)
-
 _TRY_SECONDS = 3.0  # without the lock
 _RIGHTS_SECONDS = 60.0  # without the right to write
 _COMPARE_SECONDS = 3600.0

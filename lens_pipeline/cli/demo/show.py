@@ -88,11 +88,8 @@ def show(
         say("lens: LENS_ENABLED is false, so nothing would be made: unset it for the demonstration")
         return [sample.id for sample in SAMPLES]
     added = add_missing(pipeline)
-    say(
-        f"lens: added {len(added)} samples"
-        if added
-        else "lens: the samples were added by an earlier `lens demo`"
-    )
+    earlier = "the samples were added by an earlier `lens demo`"
+    say(f"lens: {f'added {len(added)} samples' if added else earlier}")
     began = time.monotonic()
     failed = _Watch(pipeline, stack, say, added).until_over()
     ready = sum(expected.id not in failed for expected in EXPECTED)

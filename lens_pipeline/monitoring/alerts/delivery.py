@@ -16,7 +16,6 @@ from lens_pipeline.monitoring.alerts.messages import Message
 from lens_pipeline.settings import SettingsError
 
 logger = logging.getLogger(__name__)
-
 # At level DEBUG Apprise logs addresses.
 logging.getLogger("apprise").propagate = False
 logging.getLogger("apprise").setLevel(logging.WARNING)
@@ -109,11 +108,10 @@ def deliver(
         stop=tenacity.stop_before_delay(_KEPT_SECONDS) | tenacity.stop_when_event_set(stop),
         sleep=tenacity.sleep_using_event(stop),
     )
+    arguments = message, arrived, retrying
     for target in targets:
         # A daemon thread does not keep the process from ending.
-        threading.Thread(
-            target=target.deliver, args=(message, arrived, retrying), daemon=True
-        ).start()
+        threading.Thread(target=target.deliver, args=arguments, daemon=True).start()
     end = time.monotonic() + _KEPT_SECONDS
     while not arrived.wait(1.0) and not stop.is_set() and time.monotonic() < end:
         pass

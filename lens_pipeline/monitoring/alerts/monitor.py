@@ -23,7 +23,6 @@ from lens_pipeline.monitoring.backlog import BacklogMonitor
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 
 logger = logging.getLogger(__name__)
-
 _ANSWER_SECONDS = 3.0  # for a database
 _HOUR = dt.timedelta(hours=1)
 
@@ -88,14 +87,10 @@ class AlertMonitor(BackgroundThread):
         services = asyncio.run(self._services.look())
         now = self._clock()
         is_to_tell = self._leads(now)
-        seen = Seen(
-            services.known,
-            services.workers,
-            self._backlog.latest,
-            self._hourly_outcome(),
-            disks(self._pipeline.settings),
-        )
-        problems, unknown = judge(seen, self._pipeline.settings, dt.datetime.now(dt.UTC))
+        settings = self._pipeline.settings
+        backlog, outcome = self._backlog.latest, self._hourly_outcome()
+        seen = Seen(services.known, services.workers, backlog, outcome, disks(settings))
+        problems, unknown = judge(seen, settings, dt.datetime.now(dt.UTC))
         notices = self._state.due(problems, unknown, now)
         if is_to_tell and notices:
             self._tell(notices, now)

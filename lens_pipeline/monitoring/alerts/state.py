@@ -8,7 +8,6 @@ from enum import StrEnum
 from pydantic import BaseModel, Field, ValidationError
 
 logger = logging.getLogger(__name__)
-
 HOLD_SECONDS = 120.0  # longer than a restart of a service
 _RECOVERY_SECONDS = 60.0
 _REMINDER_SECONDS = 6 * 3600.0

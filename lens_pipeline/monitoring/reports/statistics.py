@@ -14,7 +14,6 @@ from lens_pipeline.event_log.counters import STAGES
 IN_TIME_SECONDS = 60.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 EXTREMES = 10  # of each list of files
-
 # One row a file, made or not; times are UTC.
 FILES = {
     "kind": "string",
@@ -35,11 +34,7 @@ def frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
 
 
 def summarize(
-    day: dt.date,
-    kinds: list[str],
-    files: pd.DataFrame,
-    attempts: pd.DataFrame,
-    as_of: dt.datetime,
+    day: dt.date, kinds: list[str], files: pd.DataFrame, attempts: pd.DataFrame, as_of: dt.datetime
 ) -> pd.DataFrame:
     """One row a kind, from frames of FILES and ATTEMPTS."""
     rows = [
@@ -63,9 +58,8 @@ def _counts(files: pd.DataFrame, as_of: dt.datetime) -> dict[str, object]:
     counts: dict[str, object] = {"finished": len(files)}
     for state in ("ready", "failed", "dead", "waiting"):
         counts[state] = len(files.loc[files["state"] == state])
-    counts["judged"] = judged
-    counts["in_time"] = in_time
-    counts["in_time_share"] = in_time / judged if judged else float("nan")
+    share_in_time = in_time / judged if judged else float("nan")
+    counts |= {"judged": judged, "in_time": in_time, "in_time_share": share_in_time}
     for what in ("latency", *STAGES):
         for name, share in QUANTILES.items():
             value = ready[f"{what}_seconds"].quantile(share)  # NaN of no file
