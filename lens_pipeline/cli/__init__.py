@@ -12,8 +12,7 @@ from lens_pipeline.errors import DerivativeError, LensError
 # Interface: 1 something failed, 2 wrong usage or settings.
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
-# Name → module of this package, and its line in `lens --help`. A module is imported when its
-# command runs: Dagster alone takes two seconds.
+# Name → module and line in `lens --help`. Modules are imported late: Dagster takes two seconds.
 _COMMANDS = {
     "up": ("up", "Run and supervise every process of this machine."),
     "demo": ("up", "Run the pipeline on sample photos, videos and a master."),
@@ -37,8 +36,6 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """Imports each command when it is needed."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -67,7 +64,7 @@ def lens() -> None:
 
 
 def main() -> None:
-    """Run the command; a LensError ends it with one line, not a traceback."""
+    """Run the command; a LensError ends it with one line."""
     try:
         lens(prog_name="lens")
     except LensError as error:

@@ -36,13 +36,10 @@ def add(source: str, user: str, kind: str | None) -> None:
 def _add_generation(pipeline: Pipeline, source: str, user_id: str, kind: Kind | None) -> str:
     """Insert a finished row for `source`, a URL or a file; returns its id.
 
-    A file is copied into the store as `{user_id}/uploads/{id}{suffix}`.
-
-    Raises SourceMissing, SourceRefused as `copy_into_store`. Raises InvalidRow: neither `kind` nor
-    the name says whether it is a photo or a video, or the user's id cannot be part of a key.
+    Raises errors as `copy_into_store`. Raises InvalidRow: the kind is unknown, or the user's id
+    cannot be part of a key.
     """
-    problem = key_problem("user", user_id)
-    if problem:
+    if problem := key_problem("user", user_id):
         raise InvalidRow(problem)
     is_url = urlsplit(source).scheme in ("http", "https")
     suffix = PurePosixPath(urlsplit(source).path if is_url else source).suffix.lower()
@@ -58,7 +55,7 @@ def _add_generation(pipeline: Pipeline, source: str, user_id: str, kind: Kind | 
 
 
 def copy_into_store(pipeline: Pipeline, path: Path, key: str) -> None:
-    """Store the file at `path` as `key`. Insert its row afterwards: work on it begins at once.
+    """Store the file; its row must come later, as work on it begins at once.
 
     Raises SourceMissing: there is no such file. Raises SourceRefused: this user may not read it.
     Raises DerivativeError as the store's `write`.
@@ -79,6 +76,5 @@ def _kind_of(source: str, suffix: str) -> Kind:
         return Kind.PHOTO
     if suffix in _VIDEOS:
         return Kind.VIDEO
-    raise InvalidRow(
-        f"{source}: its name does not say whether it is a photo or a video: use --type"
-    )
+    problem = "its name does not say whether it is a photo or a video: use --type"
+    raise InvalidRow(f"{source}: {problem}")

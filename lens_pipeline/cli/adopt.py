@@ -40,7 +40,7 @@ def adopt(dry_run: bool, as_json: bool) -> None:
 
 @dataclass(slots=True)
 class Adoption:
-    """How many rows without a record were found, and how many of them have their object."""
+    """Numbers of rows without a record, with and without their object."""
 
     found: int = 0
     adopted: int = 0
@@ -62,7 +62,7 @@ def _record_stored(
     for derivative in registry.DERIVATIVES:
         for page in pipeline.catalog.all_finished(derivative.kind):
             rows = usable(page)
-            # What we made ourselves for an earlier state of the row is no one else's work.
+            # What we made for an earlier state of the row has a record.
             unrecorded = [
                 (row, status)
                 for row, status in zip(rows, assess(pipeline, derivative, rows), strict=True)

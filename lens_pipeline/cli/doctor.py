@@ -1,7 +1,6 @@
-"""Puts the probes of `lens doctor` together: they are in `monitoring/probes`.
+"""The checks of `lens doctor`: settings, ports and the probes of `monitoring/probes`.
 
-Here are the settings, the ports, and what a running `lens up` changes. Each check stands alone:
-if one fails, the others are still made. No message holds a password.
+If one fails, the others are still made. No message holds a password.
 """
 
 import time
@@ -23,15 +22,13 @@ from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.services import running
 
 _SERVERS = {"dagster": "the Dagster UI", "api": "the HTTP app"}
-# Dagster's daemon first beats some seconds after `lens up` says that it is ready.
-_FIRST_BEAT_SECONDS = 90
+_FIRST_BEAT_SECONDS = 90  # the daemon first beats some seconds after `lens up` is ready
 
 
 def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
-    """Check everything the pipeline needs; `warnings` are those of loading the settings.
+    """Check everything; `warnings` are those of loading the settings.
 
-    Embedded servers that do not run are started for the checks and stopped again, as other
-    commands do.
+    Embedded servers that do not run are started for the checks and stopped again.
     """
     home = settings.resolved_home
     up = _running_up(home)
@@ -55,13 +52,11 @@ def _running_up(home: Path) -> Services | None:
     try:
         found = Services.read(home)
     except (OSError, ValueError):
-        # Nothing can run in a home that cannot be read, which is a finding of its own.
-        return None
+        return None  # the check of the home finds it
     return found if found and found.command == "up" else None
 
 
 def _servers(settings: Settings, up: Services | None) -> list[Result]:
-    """The checks of databases, daemon, broker and workers."""
     urls = (settings.database_url, settings.dagster_url, settings.broker_url)
     endpoints = Endpoints(*(url or "" for url in urls), result_url="")
     blocked: StackError | None = None
@@ -69,8 +64,7 @@ def _servers(settings: Settings, up: Services | None) -> list[Result]:
         try:
             endpoints = stack.enter_context(running(settings, broker=False, command="doctor"))
         except StackError as error:
-            # Servers that have a URL in the settings are examined all the same.
-            blocked = error
+            blocked = error  # servers with a URL in the settings are examined all the same
 
         def known(url: str) -> str:
             if blocked and not url:
@@ -84,8 +78,7 @@ def _servers(settings: Settings, up: Services | None) -> list[Result]:
             ask("Dagster database", lambda: services.dagster_database(settings, known(dagster))),
         ]
         if settings.kie_api_key and database:
-            provider = ask("provider", lambda: services.provider_tasks(settings, database))
-            results.insert(1, provider)
+            results.insert(1, ask("provider", lambda: services.provider_tasks(settings, database)))
         beat = ask("daemon", lambda: services.heartbeat_age_seconds(known(dagster)))
         return [
             *results,
@@ -96,13 +89,13 @@ def _servers(settings: Settings, up: Services | None) -> list[Result]:
 
 
 def _daemon(settings: Settings, age: float | None, up: Services | None) -> str:
-    """`age` of its last heartbeat in seconds; None: it never beat."""
+    """`age` of its last heartbeat is in seconds."""
     last = "it never beat" if age is None else f"its last heartbeat is {spoken(age)} old"
     if is_recent(age):
         return last
     if up is None:
         stopped = f"does not run ({last}): `lens up` or `lens run daemon` starts it"
-        # With servers of its own a site is meant to run; the embedded ones stop with `lens up`.
+        # Embedded servers stop with `lens up`; others are meant to run.
         if age is not None and (settings.dagster_url or settings.database_url):
             raise ProbeError(stopped)
         return stopped
@@ -131,10 +124,7 @@ def _broker(settings: Settings, url: str, up: Services | None) -> str:
 
 
 def _workers(broker: str, up: Services | None, *, is_beating: bool) -> str:
-    """How many there are.
-
-    Raises ProbeError: a queue has none, although something has been started.
-    """
+    """Raises ProbeError: a queue has none, although something has been started."""
     if not broker:
         return "none: they start with `lens up`"
     try:
@@ -184,9 +174,8 @@ def _listener(owner_pid: int, port: int) -> psutil.Process | None:
 
 
 def _is_fresh(up: Services) -> bool:
-    """Whether it was started so recently that its processes need not have begun."""
+    """Whether its processes may still be starting."""
     try:
-        age = time.time() - psutil.Process(up.pid).create_time()
+        return time.time() - psutil.Process(up.pid).create_time() < _FIRST_BEAT_SECONDS
     except psutil.Error:
-        age = 0.0
-    return age < _FIRST_BEAT_SECONDS
+        return True

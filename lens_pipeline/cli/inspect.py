@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lens_pipeline.cli.session import Session
     from lens_pipeline.monitoring.reports.collect import DayReport
 
-
 _STATUS = ("id", "kind", "asset", "state", "path", "error", "error_class", "attempts", "run_id")
 _LETTER = ("id", "kind", "error", "error_class", "attempts", "run_id", "source")
 _UNKNOWN = "no generation, master or scaled video has this id"
@@ -94,11 +93,7 @@ def dead_letters(as_json: bool) -> None:
 
 
 _COLUMNS = {
-    "finished": "finished",
-    "ready": "ready",
-    "failed": "failed",
-    "dead": "dead",
-    "waiting": "waiting",
+    **{name: name for name in ("finished", "ready", "failed", "dead", "waiting")},
     "in_time_share": "≤ 60 s",
     "latency_p50_seconds": "p50",
     "latency_p95_seconds": "p95",
@@ -135,15 +130,12 @@ def report(days: int, as_json: bool) -> None:
 
 
 def _day(lens: "Session", ago: int) -> tuple[str, "DayReport"]:
-    """The report of so many days ago: from the store, or from the log if none was made yet."""
+    """The report of a day from the store, or from the log if none was made yet."""
     from lens_pipeline.monitoring.reports import archive, collect
 
-    today = collect.today()
-    day = today - dt.timedelta(days=ago)
+    day = collect.today() - dt.timedelta(days=ago)
     kept = archive.find(lens.pipeline.store, day) if ago else None
-    if kept is not None:
-        return "store", kept
-    return "log", collect.report(lens.pipeline, day)
+    return ("store", kept) if kept else ("log", collect.report(lens.pipeline, day))
 
 
 def _plain(source: str, day: "DayReport") -> dict:
@@ -165,7 +157,7 @@ def _plain(source: str, day: "DayReport") -> dict:
 
 
 def _records(table: "pd.DataFrame") -> list[dict]:
-    """Its rows; what is not known is null, which NaN is not in JSON."""
+    """Rows with null for NaN, which JSON lacks."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 

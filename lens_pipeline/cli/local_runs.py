@@ -28,7 +28,7 @@ class FailedItem:
 
 @dataclass(slots=True)
 class Result:
-    """The result; at the end `found` = `ready` + `failed` + `skipped`."""
+    """Numbers of files; at the end `found` = `ready` + `failed` + `skipped`."""
 
     found: int = 0
     ready: int = 0
@@ -40,13 +40,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The rows of one kind to work on, and what to say of the others."""
+    """Rows of one kind; `known` are those of the given ids that are finished."""
 
     derivative: Derivative
     ids: list[str]
     invalid: list[UnusableRow]
     advice: str | None = None
-    # The given ids that have a finished row.
     known: frozenset[str] = frozenset()
 
 
@@ -60,10 +59,10 @@ def find_work(
     lost: bool = False,
     ids: Sequence[str] = (),
 ) -> Work:
-    """The rows that are missing or failed; with `force` also ready ones.
+    """The rows that are missing or failed; `ids` restricts them, `bulk` is that of `survey`.
 
-    With `lost` also ready ones whose object is not in the store. `ids` restricts it to these rows,
-    of which `force` includes dead letters. See `survey` for `bulk`.
+    `force` adds ready ones, and dead letters among `ids`; `lost` adds ready ones whose
+    object is not in the store.
     """
     if ids:
         rows = pipeline.catalog.finished(derivative.kind, ids)
@@ -88,13 +87,8 @@ def find_work(
 
 
 def _wanted(
-    pipeline: Pipeline,
-    found: Sequence[DerivativeStatus],
-    *,
-    force: bool,
-    lost: bool,
+    pipeline: Pipeline, found: Sequence[DerivativeStatus], *, force: bool, lost: bool
 ) -> list[str]:
-    """Their ids, in order."""
     ready = [s for s in found if s.state is State.READY and not s.waits_for]
     again = {status.id for status in ready} if force or lost else set()
     if lost and not force:
@@ -113,7 +107,7 @@ def work_off(
     result: Result,
     progress: Callable[[Result], None],
 ) -> None:
-    """Execute the runs for `works` one after the other and add up `result`."""
+    """Execute the runs for `works` and add to `result`."""
     result.found += sum(len(work.ids) + len(work.invalid) for work in works)
     result.skipped += sum(len(work.invalid) for work in works)
     result.failures += [
@@ -141,16 +135,14 @@ def work_off(
 
 
 def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Dagster reports an interrupted run as failed and returns, but Ctrl-C must end the command."""
+    """Dagster reports an interrupted run as failed, but Ctrl-C must end the command."""
     run = instance.get_run_by_id(run_id)
     if run is not None and run.tags.get("dagster/failure_reason") == "UNEXPECTED_TERMINATION":
         raise KeyboardInterrupt
 
 
 def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result) -> None:
-    """Count by the event log."""
-    rows = pipeline.catalog.finished(derivative.kind, keys)
-    counted = usable(list(rows.values()))
+    counted = usable(list(pipeline.catalog.finished(derivative.kind, keys).values()))
     for status in describe(pipeline, assess(pipeline, derivative, counted)):
         if status.state is State.READY:
             result.ready += 1

@@ -8,13 +8,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Seconds between plain lines.
-_LINE_EVERY = 5.0
+_LINE_EVERY = 5.0  # seconds
 
 
 class Meter:
-    """Shows how far a long command is."""
-
     def __init__(self, label: str, total: int | None, bar: Progress | None) -> None:
         self._label = label
         self._total = total
@@ -23,7 +20,6 @@ class Meter:
         self._said = time.monotonic()
 
     def show(self, done: int, note: str = "") -> None:
-        """Show that `done` of the total are over, and `note`."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description=f"{self._label} {note}")
         elif time.monotonic() - self._said >= _LINE_EVERY or done == self._total:
@@ -34,7 +30,6 @@ class Meter:
 
 @contextmanager
 def meter(label: str, total: int | None) -> Iterator[Meter]:
-    """A meter on standard error."""
     if not sys.stderr.isatty():
         yield Meter(label, total, None)
         return

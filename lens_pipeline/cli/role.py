@@ -1,6 +1,6 @@
-"""Commands for one process that something else than `lens up` supervises: run, health.
+"""Commands for one process without `lens up`: run, health.
 
-`lens health` runs every few seconds: what is slow to import, as Dagster is, `run` imports itself.
+`lens health` runs every few seconds, so `run` alone imports what is slow.
 """
 
 import os
@@ -39,17 +39,14 @@ def run(role: roles.Role) -> None:
 
 
 def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
-    """Prepare home and environment of this process, and check its databases.
-
-    Raises StackError, CatalogError: something is missing; the message says the fix.
-    """
+    """Prepare this process and check its databases. Raises StackError, CatalogError."""
     from lens_pipeline.derivatives.pipeline import connect
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
     from lens_pipeline.engine.instance import write_instance
 
     prepare_home(loaded.resolved_home)
     require_current_tables(endpoints.dagster_url)
-    if role != "dagster":  # which reads none of the application's rows
+    if role != "dagster":  # which reads no rows of the application
         with closing(connect(loaded, endpoints).catalog) as catalog:  # a worker is about to fork
             catalog.check()
     write_instance(loaded)
@@ -77,8 +74,7 @@ def health(role: str | None) -> None:
     """
     loaded, _ = settings.load()
     role = role or liveness.noted_role(loaded.resolved_home)
-    problem = liveness.problem_of(role, loaded)
-    if problem is not None:
+    if (problem := liveness.problem_of(role, loaded)) is not None:
         print(f"lens: {problem}", file=sys.stderr)
         sys.exit(1)
     print(f"{role} lives")

@@ -24,14 +24,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a command works with."""
-
     pipeline: Pipeline
     instance: dg.DagsterInstance
 
 
 def print_json(result: Any) -> None:
-    """One JSON object and nothing else on standard output."""
+    """Print one JSON object on standard output."""
     if is_dataclass(result) and not isinstance(result, type):
         result = asdict(result)
     print(json.dumps(result, indent=2, default=str))
@@ -39,7 +37,7 @@ def print_json(result: Any) -> None:
 
 @contextmanager
 def session(command: str) -> Iterator[Session]:
-    """Start what a command needs and does not run yet, and stop it again."""
+    """Start what does not run yet, and stop it again."""
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
     loaded = load_settings()
@@ -55,10 +53,7 @@ def session(command: str) -> Iterator[Session]:
 
 
 def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
-    """Create Dagster's tables, and the application's in the embedded database.
-
-    `lens migrate` creates them in an application's own database.
-    """
+    """Create Dagster's tables, and in the embedded database the application's."""
     from lens_pipeline.engine.dagster_storage.storage import create_tables
 
     if loaded.database_url is None:

@@ -18,6 +18,8 @@ from lens_pipeline.errors import LensError, first_line
 from lens_pipeline.settings import Settings, SettingsError
 from lens_pipeline.supervisor.services import running
 
+_LONGEST_ID = 200
+
 
 @click.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit status 1 if there is work.")
@@ -57,7 +59,7 @@ def migrate(check: bool) -> None:
 
 
 def _say_what_is_to_do(loaded: Settings) -> None:
-    """Exits with 1 if `lens migrate` has anything to do."""
+    """Exit with 1 if `lens migrate` has work."""
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
     to_do = []
@@ -107,10 +109,6 @@ def doctor(as_json: bool) -> None:
         for line in lines:
             print(f"{'ok  ' if line['ok'] else 'FAIL'} {line['name']}: {line['message']}")
     sys.exit(0 if all(check.ok for check in checks) else 1)
-
-
-# Longer ids are in no table that we know of.
-_LONGEST_ID = 200
 
 
 @click.command()

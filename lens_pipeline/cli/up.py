@@ -23,10 +23,8 @@ from lens_pipeline.storage.object_store import StoreRefused
 from lens_pipeline.supervisor.up import Stack
 from lens_pipeline.supervisor.up import up as run_stack
 
-# A temporary file of the store this old belongs to a writer that was killed.
-_ABANDONED_SECONDS = 3600
-# A start does not wait longer for a store that does not answer.
-_STORE_SECONDS = 20
+_ABANDONED_SECONDS = 3600  # the age of a temporary file whose writer was killed
+_STORE_SECONDS = 20  # a start does not wait longer for the store
 
 
 @click.command()
@@ -91,7 +89,7 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables, upgrade_tables
     from lens_pipeline.monitoring.alerts.delivery import connect_targets
 
-    connect_targets(loaded.alert_urls)  # raises SettingsError for one that Apprise does not know
+    connect_targets(loaded.alert_urls)  # raises SettingsError
     prepare_databases(loaded, endpoints)
     if loaded.database_url is None and loaded.dagster_url is None:
         upgrade_tables(endpoints.dagster_url)
@@ -101,39 +99,33 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     pipeline.catalog.check()
     _look_at_store(pipeline.store.check)
     if isinstance(pipeline.store, FileStore):
-        # Not in a bucket: it may hold uploads of other applications.
+        # A bucket may hold uploads of other applications.
         pipeline.store.sweep(_ABANDONED_SECONDS)
 
 
 def _require_store(loaded: Settings, endpoints: Endpoints) -> None:
     """Check that a worker here finds the files of the others.
 
-    Raises StackError: Dagster's database does not answer. Raises ForeignStore, and as
-    `_look_at_store`.
+    Raises StackError: Dagster's database fails. Raises ForeignStore, StoreRefused.
     """
     pipeline = connect(loaded, endpoints)
 
     def look() -> None:
         pipeline.store.check()
-        # An embedded database has no other hosts.
-        if loaded.database_url is not None:
+        if loaded.database_url is not None:  # an embedded one has no other hosts
             require_own_store(pipeline)
 
     try:
-        # A worker is about to fork, which must not share connections.
+        # A fork must not share connections.
         with closing(pipeline.catalog), closing(pipeline.log):
             _look_at_store(look)
     except SQLAlchemyError as error:
-        raise StackError(
-            f"Dagster's database (LENS_DAGSTER_URL) fails: {type(error).__name__}"
-        ) from error
+        message = f"Dagster's database (LENS_DAGSTER_URL) fails: {type(error).__name__}"
+        raise StackError(message) from error
 
 
 def _look_at_store(look: Callable[[], None]) -> None:
-    """Look, and if the store does not answer, say so and go on: it may come back.
-
-    Raises StoreRefused: the store answers, and refuses us.
-    """
+    """Look; if the store does not answer, say so and go on. Raises StoreRefused."""
     try:
         with postgres.deadline(_STORE_SECONDS):
             look()

@@ -32,8 +32,8 @@ def once(limit: int | None, as_json: bool) -> None:
         result = Result()
         for derivatives in _phases():
             works = [
-                find_work(lens.pipeline, derivative, bulk=False, limit=limit, force=False)
-                for derivative in derivatives
+                find_work(lens.pipeline, d, bulk=False, limit=limit, force=False)
+                for d in derivatives
             ]
             _work_off(lens, works, result, origin="once", force=False)
     _finish(result, as_json)
@@ -71,17 +71,9 @@ def backfill(
         known: set[str] = set()
         for derivatives in _phases():
             works = [
-                find_work(
-                    lens.pipeline,
-                    derivative,
-                    bulk=True,
-                    limit=limit,
-                    force=force,
-                    lost=lost,
-                    ids=ids,
-                )
-                for derivative in derivatives
-                if kind in (None, derivative.kind.value)
+                find_work(lens.pipeline, d, bulk=True, limit=limit, force=force, lost=lost, ids=ids)
+                for d in derivatives
+                if kind in (None, d.kind.value)
             ]
             known.update(*(work.known for work in works))
             if dry_run:
@@ -100,8 +92,8 @@ def backfill(
 def _phases() -> tuple[list[Derivative], list[Derivative]]:
     """What is made from other derivatives is looked for once those are there."""
     return (
-        [derivative for derivative in registry.DERIVATIVES if derivative.made_from is None],
-        [derivative for derivative in registry.DERIVATIVES if derivative.made_from is not None],
+        [d for d in registry.DERIVATIVES if d.made_from is None],
+        [d for d in registry.DERIVATIVES if d.made_from is not None],
     )
 
 

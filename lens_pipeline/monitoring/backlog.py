@@ -1,8 +1,7 @@
 """The age of the oldest row that waits for its derivative, the queues and the dead letters.
 
-Reading every row would cost more with every photo. So each derivative has a mark, in the order
-(time of the row, id), below which nothing is left to do. What falls behind the mark, such as a
-retry of an old row, is told by the feed or found every hour.
+Each derivative has a mark in the order (time of the row, id), below which nothing is left to do,
+so that not every row is read. Rows behind the mark are told by the feed or found every hour.
 """
 
 import datetime as dt
@@ -28,29 +27,23 @@ from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.feed import Batch
 
 logger = logging.getLogger(__name__)
-
 _LOOK_SECONDS = 1.0
-# The largest share of the time that looks may take of a slow database.
-_SHARE = 0.2
-# Between two counts of dead letters, with and without a change told by the feed.
-_LETTERS_SECONDS = 2.0
+_SHARE = 0.2  # of the time, at most, that looks take of a slow database
+# Between two counts of dead letters.
+_LETTERS_SECONDS = 2.0  # after a change
 _LETTERS_ANYHOW_SECONDS = 60.0
 _TRUTH_SECONDS = 3600.0
 _PAGE = 500
 _PAGES_AT_ONCE = 40
-# Rows may commit this much later than rows with a younger time.
-_OVERLAP = dt.timedelta(seconds=60)
-# With more rows behind the mark, it goes back to the beginning.
-_MOST_REVISITED = 2000
+_OVERLAP = dt.timedelta(seconds=60)  # rows may commit this much later than younger ones
+_MOST_REVISITED = 2000  # with more, the mark goes back to the beginning
 _STALE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The backlog as of one look."""
-
     oldest: Mapping[Kind, dt.datetime | None]
-    """The time of the oldest finished row that is neither ready nor dead and could be made."""
+    """The time of the oldest finished row that is still to be made."""
     queues: Mapping[str, QueueLoad]
     letters: Sequence[DerivativeStatus]
 
@@ -65,22 +58,19 @@ class Backlog:
 
 
 def age_seconds(moment: dt.datetime | None) -> float | None:
-    """Seconds since then; a row stamped in the future is as old as one of now."""
+    """Seconds since then; 0 for a time in the future."""
     if moment is None:
         return None
     return round(max((dt.datetime.now(dt.UTC) - moment).total_seconds(), 0.0), 3)
 
 
 class BacklogScanner:
-    """Finds the oldest row of one derivative that is still to be made."""
-
     def __init__(self, pipeline: Pipeline, derivative: Derivative) -> None:
         self._pipeline = pipeline
         self._derivative = derivative
         self._lock = threading.Lock()
         self._mark: Position | None = None
-        # Ids below the mark that wait for something, or were told by the feed.
-        self._revisited: set[str] = set()
+        self._revisited: set[str] = set()  # ids below the mark
         self._again_at = 0.0
         self._last: dt.datetime | None = None
 
@@ -88,7 +78,7 @@ class BacklogScanner:
         self._again_at = 0.0
 
     def note(self, ids: Iterable[str]) -> None:
-        """Look at these rows again, although they are behind the mark."""
+        """Look at these rows again."""
         with self._lock:
             self._revisited.update(ids)
 
@@ -96,9 +86,8 @@ class BacklogScanner:
         if time.monotonic() >= self._again_at:
             self._mark = None
             self._again_at = time.monotonic() + _TRUTH_SECONDS
-        behind = self._behind()
-        ahead = self._ahead()
-        return min((moment for moment in (behind, ahead) if moment), default=None)
+        found = self._behind(), self._ahead()
+        return min((moment for moment in found if moment), default=None)
 
     def _behind(self) -> dt.datetime | None:
         with self._lock:
@@ -119,14 +108,13 @@ class BacklogScanner:
         return min(times, default=None)
 
     def _ahead(self) -> dt.datetime | None:
-        """Move the mark up to the first row that is to be made, and return that row's time.
+        """Move the mark up to the first row to be made, and return the row's time.
 
-        After 40 pages it stops and returns the last result.
+        It stops after `_PAGES_AT_ONCE` and returns the last result.
         """
         settled_until = self._pipeline.catalog.now() - _OVERLAP
         if self._mark is not None and self._mark.finished_at > settled_until:
-            # The database's clock was set back: new rows would be behind the mark.
-            self._mark = None
+            self._mark = None  # the database's clock was set back
         place = self._mark
         for _ in range(_PAGES_AT_ONCE):
             page = self._pipeline.catalog.after(self._derivative.kind, place, _PAGE)
@@ -155,7 +143,7 @@ class BacklogScanner:
 
 
 class BacklogMonitor(BackgroundThread):
-    """Looks at the backlog about once a second, on a thread of its own."""
+    """Looks at the backlog about once a second."""
 
     def __init__(self, pipeline: Pipeline, log: FigureLog) -> None:
         super().__init__("lens-backlog")
@@ -169,11 +157,9 @@ class BacklogMonitor(BackgroundThread):
 
     @property
     def latest(self) -> Backlog | None:
-        """The backlog as of the last look; None if there was none within a minute."""
+        """The backlog as of the last look, at most a minute ago; else None."""
         known = self._known
-        if known is None or time.monotonic() - known[0] > _STALE_SECONDS:
-            return None
-        return known[1]
+        return known[1] if known and time.monotonic() - known[0] <= _STALE_SECONDS else None
 
     def tell(self, batch: Batch) -> None:
         """A listener of the feed."""

@@ -1,7 +1,4 @@
-"""The live feed: one reader of the event log hands every change to the listeners of this process.
-
-What a change means for a page, a view or a backlog is the listener's part.
-"""
+"""The live feed: one reader of the event log tells the listeners of this process every change."""
 
 import logging
 import time
@@ -20,16 +17,12 @@ from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
 logger = logging.getLogger(__name__)
-
 _POLL_SECONDS = 0.25
 _PROGRESS_SECONDS = 0.8
 _RECONNECT_SECONDS = 1.0
-# Events of each asset and kind in one reading.
-_MOST_EVENTS = 500
-# After more events of one kind it costs a page less to read everything anew.
-_MOST_MISSED = 1000
-# Partitions whose last status is kept, so that only changes are told: about 30 MiB.
-_REMEMBERED = 50_000
+_MOST_EVENTS = 500  # of each asset and kind in one reading
+_MOST_MISSED = 1000  # of one kind; after more a page had better read everything anew
+_REMEMBERED = 50_000  # partitions whose last status is kept: about 30 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +31,18 @@ class Batch:
     position: Position
     statuses: tuple[DerivativeStatus, ...] = ()
     progress: tuple[DerivativeStatus, ...] = ()
-    """Statuses whose run says anew how far it is; nothing else of them is new."""
+    """Statuses of which only the progress is new."""
     is_reset: bool = False
-    """Something may have been missed: a listener must read anew whatever it shows."""
+    """Changes may have been missed: a listener must read everything anew."""
 
 
 Listener = Callable[[Batch], None]
 
 
 class Feed(BackgroundThread):
-    """Reads the event log on a thread of its own.
+    """Listeners are called on its thread and must return at once.
 
-    Listeners are called on that thread and must return at once. The first batch only has the
-    position. Without the database it tries again every second and then sends a reset.
+    The first batch only has the position; the first after a fault is a reset.
     """
 
     def __init__(
@@ -59,17 +51,14 @@ class Feed(BackgroundThread):
         listeners: Sequence[Listener],
         count: Callable[[Sequence[int], Sequence[int]], None],
     ) -> None:
-        """`count` gets the ids of new materializations and failures once, or again if it raises
-        SQLAlchemyError.
-        """
+        """`count` gets ids of new materializations and failures; again after SQLAlchemyError."""
         super().__init__("lens-feed")
         self._pipeline = pipeline
         self._listeners = listeners
         self._count = count
         self._changes = ChangeLog(pipeline.endpoints.dagster_url, registry.assets())
-        # What was read and is not told yet.
         self._position: Position | None = None
-        self._touched: dict[str, set[str]] = {}
+        self._touched: dict[str, set[str]] = {}  # by asset: read and not told yet
         self._uncounted: tuple[list[int], list[int]] = ([], [])
         self._told: Position | None = None
         self._is_lost = False
@@ -79,7 +68,7 @@ class Feed(BackgroundThread):
 
     @property
     def has_begun(self) -> bool:
-        """Whether it knows its position, so that nothing is missed from now on."""
+        """Whether nothing is missed from now on."""
         return self._position is not None
 
     @property
@@ -92,10 +81,7 @@ class Feed(BackgroundThread):
             self._changes.close()
 
     def missed(self, text: str) -> Batch | None:
-        """What has changed since the position that `text` names.
-
-        None: the position is not known, or more has changed than is told one by one.
-        """
+        """What has changed since the position in `text`; None if unknown or too much."""
         position = Position.parse(text, len(registry.DERIVATIVES))
         if position is None or self._told is None:
             return None
@@ -116,22 +102,19 @@ class Feed(BackgroundThread):
             started = time.monotonic()
             try:
                 more = self._step()
+                rest = _POLL_SECONDS - (time.monotonic() - started)
+                self._stop.wait(0 if more else max(rest, 0.02))
+                continue
             except (SQLAlchemyError, CatalogError) as error:
                 if not self._is_lost:
                     logger.warning("the feed of changes waits: %s", _reason(error))
-                self._is_lost = True
-                self._stop.wait(_RECONNECT_SECONDS)
-                continue
             except Exception:
                 logger.exception("the feed of changes failed, and goes on")
-                self._is_lost = True
-                self._stop.wait(_RECONNECT_SECONDS)
-                continue
-            rest = _POLL_SECONDS - (time.monotonic() - started)
-            self._stop.wait(0 if more else max(rest, 0.02))
+            self._is_lost = True
+            self._stop.wait(_RECONNECT_SECONDS)
 
     def _step(self) -> bool:
-        """Read on and tell the listeners; whether there is more to read already."""
+        """Read on and tell the listeners; returns whether there is more to read."""
         changes = self._changes.read(self._place(), _MOST_EVENTS)
         self._position = changes.position
         for asset, keys in changes.touched.items():
@@ -156,7 +139,7 @@ class Feed(BackgroundThread):
         return changes.more
 
     def _place(self) -> Position:
-        """Where to read on: at the end of a log that is new to it, such as a restored one."""
+        """Where to read on: at the end of a log that is new, such as a restored one."""
         if self._position is not None and not self._is_lost:
             return self._position
         latest = self._changes.latest()
@@ -172,10 +155,9 @@ class Feed(BackgroundThread):
             key = (status.asset, status.id)
             known = self._known.pop(key, None)
             if known and status.state is State.NONE and not status.owner:
-                # Its row is gone: only its last owner may be told.
-                status = replace(  # noqa: PLW2901
-                    status, user_id=known.user_id, project_id=known.project_id
-                )
+                # A row that is gone is told to its last owner alone.
+                owner = {"user_id": known.user_id, "project_id": known.project_id}
+                status = replace(status, **owner)  # noqa: PLW2901
             self._known[key] = status
             if known is None or _shown(known) != _shown(status):
                 changed.append(status)
@@ -190,9 +172,7 @@ class Feed(BackgroundThread):
         reported = self._changes.progress()
         unknown = [run for run in reported if run not in self._progress]
         makes = self._progress | (self._made_by(unknown) if unknown else {})
-        current = {
-            run: replace(makes[run], progress=reported[run]) for run in reported if run in makes
-        }
+        current = {r: replace(makes[r], progress=reported[r]) for r in reported if r in makes}
         new = [status for run, status in current.items() if self._progress.get(run) != status]
         self._progress = current
         self._progress_at = now

@@ -1,9 +1,6 @@
-"""The metrics for Prometheus: counters of what the feed reads, and gauges of what is known now.
+"""Metrics for Prometheus; their route is not here. Counters start at zero with the process."""
 
-Counters start at zero with the process; `rate()` and `increase()` expect that. No route is here.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -18,24 +15,21 @@ from lens_pipeline.monitoring.backlog import Backlog, BacklogMonitor, age_second
 from lens_pipeline.monitoring.feed import Feed
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 
-# Upper bounds in seconds: a preview takes parts of one, a master minutes, a backlog hours.
+# Upper bounds in seconds: a preview takes parts of one, a backlog hours.
 LATENCY_BOUNDS = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 86400)
 STAGE_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
 
-# The time at which each counter began would double the number of series.
+# They would double the number of series.
 disable_created_metrics()
 
 
 class EventCounters:
-    """Counts materializations and failures from the start of the process. For one thread."""
+    """Counts materializations and failures. For one thread."""
 
     def __init__(self, log: FigureLog, registry: CollectorRegistry) -> None:
         self._log = log
         self._made = Counter(
-            "lens_processed",
-            "Derivatives made and stored.",
-            ["kind", "asset"],
-            registry=registry,
+            "lens_processed", "Derivatives made and stored.", ["kind", "asset"], registry=registry
         )
         self._missed = Counter(
             "lens_failed",
@@ -57,7 +51,7 @@ class EventCounters:
             buckets=STAGE_BOUNDS,
             registry=registry,
         )
-        # `increase()` does not see the first value of a series: known ones begin with a zero.
+        # `increase()` misses the first value of a series: known ones begin with a zero.
         self._kinds = {asset: by_asset(asset).kind.value for asset in assets()}
         for asset, kind in self._kinds.items():
             self._made.labels(kind, asset)
@@ -66,7 +60,7 @@ class EventCounters:
                 self._missed.labels(kind, asset, error.__name__, str(error.permanent).lower())
 
     def count(self, materialized: Sequence[int], failed: Sequence[int]) -> None:
-        """Count these events, by id. Raises SQLAlchemyError: none of them is counted."""
+        """Count events by id. Raises SQLAlchemyError: none is counted."""
         if not materialized and not failed:
             return
         made, missed = self._log.events(materialized, failed)
@@ -77,14 +71,12 @@ class EventCounters:
                 self._stages.labels(one.asset, stage).observe(seconds)
             self._made.labels(self._kinds[one.asset], one.asset).inc()
         for miss in missed:
-            permanent = str(miss.permanent).lower()
-            self._missed.labels(
-                self._kinds[miss.asset], miss.asset, miss.error_class, permanent
-            ).inc()
+            kind, permanent = self._kinds[miss.asset], str(miss.permanent).lower()
+            self._missed.labels(kind, miss.asset, miss.error_class, permanent).inc()
 
 
 class PipelineCollector(Collector):
-    """What is known now; asks nothing of any service, so it answers whatever is gone."""
+    """Gives what is known now, without asking a service."""
 
     def __init__(
         self, feed: Feed, backlog: BacklogMonitor, services: ServiceMonitor, alerts: AlertMonitor
@@ -100,26 +92,17 @@ class PipelineCollector(Collector):
             "1 once this process reads the event log, and so counts what happens.",
             value=float(self._feed.has_begun),
         )
-        backlog = self._backlog.latest
-        if backlog is not None:
+        if (backlog := self._backlog.latest) is not None:
             yield from _waiting(backlog)
         yield from self._alive()
         yield from self._told()
-        build = GaugeMetricFamily("lens_build_info", "The version that runs.", labels=["version"])
-        build.add_metric([VERSION], 1)
-        yield build
+        yield _gauge("lens_build_info", "The version that runs.", "version", {VERSION: 1})
 
     def _alive(self) -> Iterator[Metric]:
-        workers = self._services.workers_alive()
-        if workers is not None:
-            alive = GaugeMetricFamily(
-                "lens_workers_alive", "Celery workers that answer, by queue.", labels=["queue"]
-            )
-            for queue, number in workers.items():
-                alive.add_metric([queue], number)
-            yield alive
-        age = self._services.heartbeat_age_seconds()
-        if age is not None:
+        if (workers := self._services.workers_alive()) is not None:
+            text = "Celery workers that answer, by queue."
+            yield _gauge("lens_workers_alive", text, "queue", workers)
+        if (age := self._services.heartbeat_age_seconds()) is not None:
             yield GaugeMetricFamily(
                 "lens_daemon_heartbeat_age_seconds",
                 "Seconds since the daemon that launches runs last beat; it does every 30.",
@@ -140,31 +123,34 @@ class PipelineCollector(Collector):
 
 
 def _waiting(backlog: Backlog) -> Iterator[Metric]:
-    depth = GaugeMetricFamily(
-        "lens_queue_depth", "Runs that no worker has begun, by queue.", labels=["queue"]
+    queues = sorted(backlog.queues.items())
+    yield _gauge(
+        "lens_queue_depth",
+        "Runs that no worker has begun, by queue.",
+        "queue",
+        {queue: load.depth for queue, load in queues},
     )
-    age = GaugeMetricFamily(
-        "lens_queue_age_seconds", "Age of the first of them; 0 if none.", labels=["queue"]
+    yield _gauge(
+        "lens_queue_age_seconds",
+        "Age of the first of them; 0 if none.",
+        "queue",
+        {queue: age_seconds(load.since) or 0.0 for queue, load in queues},
     )
-    for queue, load in sorted(backlog.queues.items()):
-        depth.add_metric([queue], load.depth)
-        age.add_metric([queue], age_seconds(load.since) or 0.0)
-    yield depth
-    yield age
-    oldest = GaugeMetricFamily(
+    yield _gauge(
         "lens_oldest_unprocessed_seconds",
         "Age of the oldest finished row whose derivative is still to be made; 0 if none.",
-        labels=["kind"],
+        "kind",
+        {kind.value: age_seconds(time) or 0.0 for kind, time in sorted(backlog.oldest.items())},
     )
-    for kind, moment in sorted(backlog.oldest.items()):
-        oldest.add_metric([kind.value], age_seconds(moment) or 0.0)
-    yield oldest
-    dead = GaugeMetricFamily(
-        "lens_dead_letters", "Derivatives that were given up on.", labels=["kind"]
-    )
-    for kind, number in sorted(backlog.dead.items()):
-        dead.add_metric([kind.value], number)
-    yield dead
+    dead = {kind.value: number for kind, number in sorted(backlog.dead.items())}
+    yield _gauge("lens_dead_letters", "Derivatives that were given up on.", "kind", dead)
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    gauge = GaugeMetricFamily(name, text, labels=[label])
+    for value_of, value in values.items():
+        gauge.add_metric([value_of], value)
+    return gauge
 
 
 def _subclasses(base: type[DerivativeError]) -> Iterator[type[DerivativeError]]:

@@ -1,7 +1,7 @@
 """Keeps the view `lens_generations` true.
 
-One process writes, by a lock that ends with its session. It compares everything at first and every
-hour; in between it writes what the feed tells.
+The process that has the lock compares everything at first and every hour; in between it writes what
+the feed tells.
 """
 
 import datetime as dt
@@ -23,16 +23,11 @@ from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.monitoring.feed import Batch
 
 logger = logging.getLogger(__name__)
-
-# How often a process without the lock tries to get it.
-_TRY_SECONDS = 3.0
-# How often a role without the right to write is tried again.
-_RIGHTS_SECONDS = 60.0
+_TRY_SECONDS = 3.0  # without the lock
+_RIGHTS_SECONDS = 60.0  # without the right to write
 _COMPARE_SECONDS = 3600.0
-# With more batches waiting to be written, everything is compared anew.
-_MOST_WAITING = 1000
-# Rests of this many times the time of a page: without them, measured, requests of the process took
-# three times as long.
+_MOST_WAITING = 1000  # batches; with more, everything is compared anew
+# Rests, as multiples of the time of a page: without them requests took three times as long.
 _RESTS = 3
 
 
@@ -80,7 +75,7 @@ class ViewWriter(BackgroundThread):
         self._said = line
 
     def _write_alone(self) -> None:
-        """Write as long as this process has the lock; return at once if another has it."""
+        """Write as long as this process has the lock."""
         session = LockSession(self._pipeline.endpoints.dagster_url)
         try:
             if not session.try_all([projection_lock()]):
@@ -89,8 +84,7 @@ class ViewWriter(BackgroundThread):
             self._said = None
             self._compare.set()
             while not self._stop.is_set():
-                # Raises if the session, and with it the lock, is lost.
-                session.is_held(projection_lock())
+                session.is_held(projection_lock())  # raises if the session is lost
                 is_due = time.monotonic() - self._compared_at >= _COMPARE_SECONDS
                 if self._compare.is_set() or is_due:
                     self._compare_all()
@@ -101,12 +95,12 @@ class ViewWriter(BackgroundThread):
         session.close()
 
     def _forget(self) -> None:
-        """Drop what was told: another process writes it, or the comparison finds it."""
+        """Drop what another process writes or the comparison finds."""
         while not self._told.empty():
             self._told.get_nowait()
 
     def _compare_all(self) -> None:
-        """Write every finished generation; what is told meanwhile is written after its page."""
+        """Write every finished generation, and between pages what is told."""
         self._compare.clear()
         self._forget()
         for derivative in of_generations():
@@ -122,13 +116,13 @@ class ViewWriter(BackgroundThread):
         self._compared_at = time.monotonic()
 
     def _write_told_for(self, seconds: float) -> None:
-        """Write what the feed tells for `seconds`, or until the process ends."""
+        """Write what the feed tells for `seconds`."""
         until = time.monotonic() + seconds
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             self._write_told(min(left, 1.0))
 
     def _write_told(self, seconds: float) -> None:
-        """Write what the feed tells next; waits at most `seconds` for it."""
+        """Write what the feed tells next. Waits at most `seconds`."""
         try:
             statuses = self._told.get(timeout=seconds)
             while not self._told.empty():
@@ -140,8 +134,7 @@ class ViewWriter(BackgroundThread):
             for asset in {status.asset for status in latest}:
                 self._write(asset, [status for status in latest if status.asset == asset])
         except BaseException:
-            # What was taken from the queue is found by comparing.
-            self._compare.set()
+            self._compare.set()  # which finds what was taken from the queue
             raise
 
     def _write(self, asset: str, statuses: Sequence[DerivativeStatus]) -> None:

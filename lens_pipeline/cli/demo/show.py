@@ -21,10 +21,8 @@ USER = "demo"
 PROJECT = "demo"
 MASTER_ID = "sample-film"
 _FILES = Path(__file__).with_name("samples")
-
 _POLL_SECONDS = 0.25
-# Two busy cores need 6 s, most of it for the daemon's first tick.
-_GIVE_UP_SECONDS = 180.0
+_GIVE_UP_SECONDS = 180.0  # two busy cores need 6 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,12 @@ SAMPLES = (
     Sample("bunny-portrait.mp4", Kind.VIDEO, "rotated, dark start"),
     Sample("hubble-pan.webm", Kind.VIDEO, "VP9"),
 )
-# Two shots are alike and copied, two are encoded to match them.
+# Two alike shots are copied, two are encoded to match.
 _SHOTS = ("sample-bunny", "sample-hubble-pan", "sample-bunny-portrait", "sample-bunny")
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One output that the demonstration waits for."""
-
     derivative: Derivative
     id: str
     shows: str
@@ -83,21 +79,17 @@ EXPECTED = (
 def show(
     pipeline: Pipeline, stack: Stack, say: Callable[[str], None], *, stays: bool = True
 ) -> list[str]:
-    """Add the samples that are not there yet; returns the ids that failed or are late.
+    """Add missing samples; returns the ids that failed or are late.
 
-    `stays`: whether the stack goes on running. Raises DerivativeError, CatalogError: a sample
-    cannot be stored or inserted. Raises StackError: the supervisor is gone.
+    `stays`: whether the stack goes on running. Raises DerivativeError, CatalogError, StackError.
     """
     say(f"lens: ready: {stack.web_url}")
     if not pipeline.settings.enabled:
         say("lens: LENS_ENABLED is false, so nothing would be made: unset it for the demonstration")
         return [sample.id for sample in SAMPLES]
     added = add_missing(pipeline)
-    say(
-        f"lens: added {len(added)} samples"
-        if added
-        else "lens: the samples were added by an earlier `lens demo`"
-    )
+    earlier = "the samples were added by an earlier `lens demo`"
+    say(f"lens: {f'added {len(added)} samples' if added else earlier}")
     began = time.monotonic()
     failed = _Watch(pipeline, stack, say, added).until_over()
     ready = sum(expected.id not in failed for expected in EXPECTED)
@@ -108,7 +100,7 @@ def show(
 
 
 def add_missing(pipeline: Pipeline) -> set[str]:
-    """Insert the samples without a row and store the files that are gone; returns the new ids."""
+    """Insert missing rows and store missing files; returns the new ids."""
     added: set[str] = set()
     for sample in SAMPLES:
         if pipeline.store.stat(sample.key) is None:
@@ -127,8 +119,6 @@ def add_missing(pipeline: Pipeline) -> set[str]:
 
 
 class _Watch:
-    """Follows the samples until each is ready, has failed or is late."""
-
     def __init__(
         self, pipeline: Pipeline, stack: Stack, say: Callable[[str], None], added: set[str]
     ) -> None:
@@ -140,7 +130,6 @@ class _Watch:
         self._failed: list[str] = []
 
     def until_over(self) -> list[str]:
-        """Returns the ids that failed or are late."""
         deadline = time.monotonic() + _GIVE_UP_SECONDS
         with _bar(len(EXPECTED)) as show_done:
             while self._waiting and time.monotonic() < deadline:
@@ -155,9 +144,8 @@ class _Watch:
         for derivative in (PREVIEW, POSTER, MASTER, MASTER_POSTER):
             waiting = {e.id: e for e in self._waiting if e.derivative is derivative}
             rows = self._pipeline.catalog.finished(derivative.kind, waiting).values()
-            for row_id, status in row_statuses(
-                self._pipeline, derivative, usable(list(rows))
-            ).items():
+            statuses = row_statuses(self._pipeline, derivative, usable(list(rows)))
+            for row_id, status in statuses.items():
                 expected = waiting[row_id]
                 if status.state is State.READY:
                     self._waiting.remove(expected)
@@ -165,11 +153,9 @@ class _Watch:
                 elif status.state in (State.FAILED, State.DEAD):
                     self._waiting.remove(expected)
                     self._tell_failed(expected, status)
-        # What is made from a failed one is not to come.
+        # A master that failed gets no poster.
         self._waiting = [
-            expected
-            for expected in self._waiting
-            if expected.derivative.made_from is None or expected.id not in self._failed
+            e for e in self._waiting if e.derivative.made_from is None or e.id not in self._failed
         ]
 
     def _tell_ready(self, expected: Expected, status: DerivativeStatus) -> None:
@@ -177,8 +163,7 @@ class _Watch:
         is_new = expected.id in self._added and "latency_seconds" in made
         when = f"{made['latency_seconds']:5.1f} s" if is_new else "already"
         what = expected.derivative.asset
-        # What was adopted rather than made has no size on record.
-        if "width" in made:
+        if "width" in made:  # unless it was adopted
             what += f" {made['width']}x{made['height']}"
         shows = expected.shows
         if "method" in made:
@@ -204,7 +189,6 @@ class _Watch:
 
 
 def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
-    """Where to look and what to do next."""
     yield f"  files     {pipeline.settings.resolved_store_url}, below {USER}/ and masters/"
     if not stays:
         return
@@ -220,7 +204,7 @@ def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; call it with the number that are over."""
+    """A bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None

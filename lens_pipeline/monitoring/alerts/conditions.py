@@ -21,9 +21,7 @@ from lens_pipeline.settings import Settings
 DEAD = "dead_letters"
 _SERVICES = frozenset({"database", "broker", "store", "daemon"})
 _OLDEST, _SUCCESS, _WORKERS = "oldest", "success", "workers "
-# Of fewer files in an hour one failure would be a large share.
-_LEAST_FILES = 50
-_GENERATIONS = (Kind.PHOTO, Kind.VIDEO)
+_LEAST_FILES = 50  # in an hour: of fewer, one failure is a large share
 
 
 class Space(NamedTuple):
@@ -35,19 +33,17 @@ class Space(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known now; None: it is not."""
+    """What is known now, or None; services and workers are as in `ServiceHealth`."""
 
     services: Mapping[str, str | None]
     workers: Mapping[str, int] | None
-    """Both as in `ServiceHealth`."""
     backlog: Backlog | None
     outcome: HourlyOutcome | None
     disks: Mapping[Path, Space]
-    """By one path of each file system."""
 
 
 def disks(settings: Settings) -> dict[Path, Space]:
-    """The file systems of LENS_HOME, scratch files and store, each once."""
+    """Space of LENS_HOME, scratch files and store, by one path of each file system."""
     paths = [settings.resolved_home, settings.scratch]
     store = urlsplit(settings.resolved_store_url)
     if store.scheme == "file":
@@ -70,11 +66,11 @@ def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Proble
     else:
         problems += _oldest(seen.backlog, settings, now)
         problems += _dead(seen.backlog, settings)
-    if seen.outcome is None or _is_too_few(seen.outcome):
-        # Few files do not end a problem of the hour before.
+    outcome = seen.outcome
+    if outcome is None or (outcome.failed and outcome.made + outcome.failed < _LEAST_FILES):
         unknown.add(_SUCCESS)
-    elif seen.outcome.percent < settings.alert_success_percent:
-        problems.append(_success(seen.outcome, settings))
+    elif outcome.percent < settings.alert_success_percent:
+        problems.append(_success(outcome, settings))
     return problems, unknown
 
 
@@ -82,7 +78,6 @@ def _services(services: Mapping[str, str | None], settings: Settings) -> Iterabl
     for name, wrong in services.items():
         if wrong:
             link = dagster_link(settings, "deployment/daemons") if name == "daemon" else None
-            # Some findings begin with a verb.
             is_predicate = wrong.startswith(("does", "cannot", "fails"))
             text = f"the {name} {wrong if is_predicate else f'is not well: {wrong}'}"
             yield Problem(name, text, link, is_held=True)
@@ -107,7 +102,7 @@ def _oldest(backlog: Backlog, settings: Settings, now: dt.datetime) -> Iterable[
     late = []
     for kind, moment in sorted(backlog.oldest.items()):
         limit = settings.alert_oldest_master_seconds
-        if kind in _GENERATIONS:
+        if kind in (Kind.PHOTO, Kind.VIDEO):
             limit = settings.alert_oldest_seconds
         age = (now - moment).total_seconds() if moment else 0.0
         if age > limit:
@@ -122,10 +117,6 @@ def _dead(backlog: Backlog, settings: Settings) -> Iterable[Problem]:
         number = counted(len(backlog.letters))
         text = f"{number}: `lens dead-letters` lists them, `lens retry` tries anew"
         yield Problem(DEAD, text, page_link(settings, "library?status=dead"))
-
-
-def _is_too_few(outcome: HourlyOutcome) -> bool:
-    return outcome.failed > 0 and outcome.made + outcome.failed < _LEAST_FILES
 
 
 def _success(outcome: HourlyOutcome, settings: Settings) -> Problem:

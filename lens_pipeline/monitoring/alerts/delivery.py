@@ -1,7 +1,6 @@
 """Sends messages through Apprise to mail, chats and web hooks.
 
-Any part of an address may be a secret: a target is named by its place in LENS_ALERT_URLS and the
-scheme of its address.
+An address may hold secrets: a target is named by its place in LENS_ALERT_URLS and its scheme.
 """
 
 import logging
@@ -17,31 +16,26 @@ from lens_pipeline.monitoring.alerts.messages import Message
 from lens_pipeline.settings import SettingsError
 
 logger = logging.getLogger(__name__)
-
-# Apprise logs addresses when it debugs.
+# At level DEBUG Apprise logs addresses.
 logging.getLogger("apprise").propagate = False
 logging.getLogger("apprise").setLevel(logging.WARNING)
 
-# Between two tries of one target.
-_LAST_WAIT_SECONDS = 120.0
-# Then a message is out of date.
-_KEPT_SECONDS = 900.0
-# Characters; shorter parts of an address are words such as `to`, or a port.
-_SHORTEST_SECRET = 4
+_LAST_WAIT_SECONDS = 120.0  # between two tries of one target
+_KEPT_SECONDS = 900.0  # then a message is out of date
+_SHORTEST_SECRET = 4  # characters; shorter parts of an address are words or a port
 
 
 class Target:
-    """One address. A target that hangs or fails delays no other."""
+    """One address; it delays no other."""
 
     def __init__(self, place: int, url: str) -> None:
         """Raises SettingsError: Apprise does not understand the address."""
-        # With its 190 services it takes a while to load.
-        import apprise
+        import apprise  # which is slow to load
 
         scheme = url.partition("://")[0]
         self.name = f"target {place} ({scheme})"
         self.problem: str | None = None
-        """Why the last try failed; None: it has not."""
+        """Why the last try failed, or None."""
         parts = re.split(r"[/:@?&=,]+", url.partition("://")[2])
         found = {one for part in parts for one in (part, unquote(part))}
         self._secrets = sorted((s for s in found if len(s) >= _SHORTEST_SECRET), key=len)[::-1]
@@ -55,7 +49,7 @@ class Target:
             )
 
     def send(self, message: Message) -> bool:
-        """Try once; returns whether the target took the message."""
+        """Try once; returns whether it worked."""
         problem = self._try(message)
         if problem and problem != self.problem:
             logger.warning("alerts: %s: %s", self.name, problem)
@@ -96,10 +90,7 @@ class Target:
 
 
 def connect_targets(urls: Iterable[str]) -> list[Target]:
-    """The targets of LENS_ALERT_URLS.
-
-    Raises SettingsError: Apprise does not understand one of them.
-    """
+    """Raises SettingsError: Apprise does not understand one of the addresses."""
     return [Target(place, url) for place, url in enumerate(urls, start=1)]
 
 
@@ -108,8 +99,7 @@ def deliver(
 ) -> bool:
     """Wait until one target has taken the message; returns whether one has.
 
-    The others are tried in the background: again after `first_wait` seconds and ever longer, until
-    `stop` is set or the message is out of date.
+    The others are tried in the background, with growing pauses from `first_wait` seconds on.
     """
     arrived = threading.Event()
     retrying = tenacity.Retrying(
@@ -118,11 +108,10 @@ def deliver(
         stop=tenacity.stop_before_delay(_KEPT_SECONDS) | tenacity.stop_when_event_set(stop),
         sleep=tenacity.sleep_using_event(stop),
     )
+    arguments = message, arrived, retrying
     for target in targets:
-        # A daemon thread: a target that hangs must not keep the process from ending.
-        threading.Thread(
-            target=target.deliver, args=(message, arrived, retrying), daemon=True
-        ).start()
+        # A daemon thread does not keep the process from ending.
+        threading.Thread(target=target.deliver, args=arguments, daemon=True).start()
     end = time.monotonic() + _KEPT_SECONDS
     while not arrived.wait(1.0) and not stop.is_set() and time.monotonic() < end:
         pass

@@ -5,12 +5,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.core.locks import LockSession, alerts_lock
 
-# In Dagster's table of cursors.
-_CURSOR = "lens/alerts"
+_CURSOR = "lens/alerts"  # in Dagster's table of cursors
 
 
 class AlertLeader:
-    """Holds an advisory lock in Dagster's database, which ends with the process. For one thread.
+    """Holds an advisory lock in Dagster's database. For one thread.
 
     Every method but `leave` raises SQLAlchemyError.
     """
@@ -21,10 +20,9 @@ class AlertLeader:
         self._session: LockSession | None = None
 
     def take(self) -> bool:
-        """Whether this process is the leader."""
+        """Whether this process is the leader; an error means that the lock is lost."""
         try:
             if self._session is not None:
-                # Raises if the session, and so the lock, is lost.
                 return self._session.is_held(alerts_lock())
             self._session = LockSession(self._url)
             if not self._session.try_all([alerts_lock()]):
@@ -42,7 +40,6 @@ class AlertLeader:
             self._session = None
 
     def load(self) -> str | None:
-        """What the leader before saved."""
         return self._storage.get_cursor_values({_CURSOR}).get(_CURSOR)
 
     def save(self, text: str) -> None:

@@ -16,26 +16,22 @@ from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.alerts.state import Notice, Word
 from lens_pipeline.settings import Settings
 
-# Dead letters in one message.
-_NAMED = 5
+_NAMED = 5  # dead letters in one message
 _LONGEST_REASON = 200
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Plain text."""
-
     title: str
     body: str
-    tone: Literal["failure", "warning", "success", "info"]
-    """Apprise's type of the message."""
+    tone: Literal["failure", "warning", "success", "info"]  # of Apprise
 
 
 def compose(
     notices: Sequence[Notice], settings: Settings, now: float, dead: Sequence[str] = ()
 ) -> Message:
-    """One message of all notices, new problems first; `dead` are lines of dead letters."""
+    """One message of all notices and the lines `dead`, new problems first."""
     ordered = sorted(notices, key=lambda notice: list(Word).index(notice.word))
     words = {notice.word for notice in notices}
     tone = "failure" if Word.BEGAN in words else "success" if words == {Word.OVER} else "warning"
@@ -48,19 +44,17 @@ def compose(
 
 
 def trial(settings: Settings) -> Message:
-    """A message that shows whether alerts arrive."""
-    pages = page_link(settings, "library")
-    return Message(f"{_site(settings)}: test of the alerts", f"All is well.\n{pages}", "info")
+    body = f"All is well.\n{page_link(settings, 'library')}"
+    return Message(f"{_site(settings)}: test of the alerts", body, "info")
 
 
 def dead_letter_lines(pipeline: Pipeline, letters: Sequence[DerivativeStatus]) -> list[str]:
-    """The first of these dead letters by name, reason and link. Raises SQLAlchemyError."""
+    """The first of these letters. Raises SQLAlchemyError."""
     named = describe(pipeline, letters[:_NAMED])
     lines = ["", "Dead letters:"]
     for letter in named:
         reason = _UNPRINTABLE.sub(" ", letter.error or "")[:_LONGEST_REASON]
-        key = quote(letter.id, safe="")
-        path = f"assets/{letter.asset}?view=partitions&partition={key}"
+        path = f"assets/{letter.asset}?view=partitions&partition={quote(letter.id, safe='')}"
         lines.append(f"- {letter.asset} {letter.id}: {letter.error_class}: {reason}")
         lines.append(f"  {dagster_link(pipeline.settings, path)}")
     if len(letters) > len(named):
@@ -69,12 +63,12 @@ def dead_letter_lines(pipeline: Pipeline, letters: Sequence[DerivativeStatus]) -
 
 
 def dagster_link(settings: Settings, path: str) -> str:
-    """A page of the Dagster UI; without LENS_DAGSTER_PUBLIC_URL at its address on this machine."""
+    """A page of the Dagster UI, by default on this machine."""
     return _joined(settings.dagster_public_url, settings, settings.dagster_port, path)
 
 
 def page_link(settings: Settings, path: str) -> str:
-    """A page of the HTTP app; without LENS_PUBLIC_URL at its address on this machine."""
+    """A page of the HTTP app, by default on this machine."""
     return _joined(settings.public_url, settings, settings.api_port, path)
 
 
@@ -86,8 +80,7 @@ def _joined(public: str | None, settings: Settings, port: int, path: str) -> str
 
 def _lines(notice: Notice, now: float) -> list[str]:
     since = dt.datetime.fromtimestamp(notice.since, dt.UTC)
-    lasted = spoken(max(now - notice.since, 0.0))
-    moment = f"since {since:%Y-%m-%d %H:%M} UTC, {lasted}"
+    moment = f"since {since:%Y-%m-%d %H:%M} UTC, {spoken(max(now - notice.since, 0.0))}"
     lines = [f"{notice.word.upper()}: {notice.problem.text} ({moment})"]
     return [*lines, notice.problem.link] if notice.problem.link else lines
 

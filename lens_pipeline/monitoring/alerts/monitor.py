@@ -1,7 +1,4 @@
-"""The thread that looks for problems and sends alerts.
-
-It runs in the process `api`, which lives on without daemon and workers.
-"""
+"""The thread of the process `api` that looks for problems and sends alerts."""
 
 import asyncio
 import datetime as dt
@@ -26,9 +23,7 @@ from lens_pipeline.monitoring.backlog import BacklogMonitor
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 
 logger = logging.getLogger(__name__)
-
-# For a database.
-_ANSWER_SECONDS = 3.0
+_ANSWER_SECONDS = 3.0  # for a database
 _HOUR = dt.timedelta(hours=1)
 
 
@@ -46,11 +41,7 @@ class AlertMonitor(BackgroundThread):
         look_seconds: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`look_seconds` is also the least time between two messages; `clock` gives seconds since
-        the epoch.
-
-        Raises SettingsError: Apprise does not understand one of LENS_ALERT_URLS.
-        """
+        """`clock` gives seconds since the epoch. Raises SettingsError as `connect_targets`."""
         super().__init__("lens-alerts")
         self._pipeline = pipeline
         self._backlog = backlog
@@ -67,12 +58,11 @@ class AlertMonitor(BackgroundThread):
 
     @property
     def open(self) -> int:
-        """Problems that this process has told, and not that they are over."""
+        """Problems that this process has told and that are not over."""
         return self._state.open
 
     @property
     def failing_targets(self) -> int:
-        """Targets whose last try has failed."""
         return sum(target.problem is not None for target in self._targets)
 
     def status(self) -> str:
@@ -94,16 +84,12 @@ class AlertMonitor(BackgroundThread):
         self._leader.leave()
 
     def _look(self) -> None:
-        services, settings = asyncio.run(self._services.look()), self._pipeline.settings
+        services = asyncio.run(self._services.look())
         now = self._clock()
         is_to_tell = self._leads(now)
-        seen = Seen(
-            services.known,
-            services.workers,
-            self._backlog.latest,
-            self._hourly_outcome(),
-            disks(settings),
-        )
+        settings = self._pipeline.settings
+        backlog, outcome = self._backlog.latest, self._hourly_outcome()
+        seen = Seen(services.known, services.workers, backlog, outcome, disks(settings))
         problems, unknown = judge(seen, settings, dt.datetime.now(dt.UTC))
         notices = self._state.due(problems, unknown, now)
         if is_to_tell and notices:
@@ -112,8 +98,7 @@ class AlertMonitor(BackgroundThread):
     def _leads(self, now: float) -> bool:
         """Whether this process sends.
 
-        Without the database the leader goes on, and after `HOLD_SECONDS` every process sends: a
-        message that comes twice is better than none.
+        Without the database the leader goes on, and after `HOLD_SECONDS` every process sends.
         """
         try:
             with postgres.deadline(_ANSWER_SECONDS):
@@ -124,15 +109,12 @@ class AlertMonitor(BackgroundThread):
                 self._is_leader, self._leader_known_at = is_leader, now
                 if not is_leader:
                     self._state, self._is_saved = AlertState(), True
-                self._save()
+                elif not self._is_saved:
+                    self._leader.save(self._state.model_dump_json())
+                    self._is_saved = True
         except SQLAlchemyError:
             return self._is_leader or now - self._leader_known_at >= HOLD_SECONDS
         return is_leader
-
-    def _save(self) -> None:
-        if self._is_leader and not self._is_saved:
-            self._leader.save(self._state.model_dump_json())
-            self._is_saved = True
 
     def _tell(self, notices: list[Notice], now: float) -> None:
         is_of_dead = any(n.problem.key == DEAD and n.word is not Word.OVER for n in notices)

@@ -8,9 +8,7 @@ from enum import StrEnum
 from pydantic import BaseModel, Field, ValidationError
 
 logger = logging.getLogger(__name__)
-
-# A service must be gone this long: a restart is no problem.
-HOLD_SECONDS = 120.0
+HOLD_SECONDS = 120.0  # longer than a restart of a service
 _RECOVERY_SECONDS = 60.0
 _REMINDER_SECONDS = 6 * 3600.0
 _HOUR_SECONDS = 3600.0
@@ -19,18 +17,16 @@ _MOST_AN_HOUR = 12
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem that a person has to mend."""
+    """`text` is one line; if `is_held`, it is told only after `HOLD_SECONDS`."""
 
     key: str
     text: str
-    """What is wrong, in one line."""
     link: str | None = None
     is_held: bool = False
-    """It is told only after `HOLD_SECONDS`."""
 
 
 class Word(StrEnum):
-    """What a notice says of its problem; the most urgent first."""
+    """The most urgent comes first."""
 
     BEGAN = "began"
     GOES_ON = "goes on"
@@ -39,7 +35,7 @@ class Word(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What to tell of a problem; `since` is in seconds since the epoch."""
+    """`since` is in seconds since the epoch."""
 
     word: Word
     problem: Problem
@@ -47,7 +43,7 @@ class Notice:
 
 
 class _Entry(BaseModel):
-    """A problem; times are in seconds since the epoch."""
+    """Times are in seconds since the epoch."""
 
     text: str
     since: float
@@ -60,10 +56,10 @@ class AlertState(BaseModel):
 
     problems: dict[str, _Entry] = Field(default_factory=dict)
     sent: list[float] = Field(default_factory=list)
-    """When the messages of the last hour were sent."""
+    """Times of the messages of the last hour."""
 
     def restore(self, text: str | None) -> None:
-        """Add what the leader before stored; a row of an unknown form counts as empty."""
+        """Add what was stored; a row of an unknown form counts as empty."""
         try:
             stored = AlertState.model_validate_json(text or "{}")
         except ValidationError:
@@ -74,16 +70,12 @@ class AlertState(BaseModel):
 
     @property
     def open(self) -> int:
-        """Problems that were told, and not that they are over."""
         return sum(entry.told_at is not None for entry in self.problems.values())
 
     def due(
         self, problems: Sequence[Problem], unknown: Collection[str], now: float
     ) -> list[Notice]:
-        """What to tell in one message, given all problems; `unknown` ones stay as they are.
-
-        Empty while the limit of messages an hour is reached.
-        """
+        """What to tell in one message, within the hourly limit; `unknown` problems stay."""
         found = [self._lasting(problem, now) for problem in problems]
         present = {problem.key for problem in problems}
         found += [self._gone(key, now) for key in self.problems.keys() - present - {*unknown}]
@@ -92,7 +84,7 @@ class AlertState(BaseModel):
         return [notice for notice in found if notice and is_allowed]
 
     def tell(self, notices: Sequence[Notice], now: float) -> None:
-        """Note that a message has arrived; what is not noted stays due."""
+        """Note that a message has arrived."""
         self.sent.append(now)
         for notice in notices:
             if notice.word is Word.OVER:

@@ -1,4 +1,4 @@
-"""Probes of this machine: its disk and the programs and libraries that make pictures and videos."""
+"""Probes of this machine: its disk, programs and libraries."""
 
 import io
 import subprocess
@@ -15,7 +15,7 @@ from lens_pipeline.monitoring.probes.probe import ProbeError
 _LIBRARY_SECONDS = 60
 _ENCODERS = ("libx264", "libwebp")
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
-# In a process of its own, because a broken libvips ends the process that loads it.
+# In a process of its own: a broken libvips ends the process that loads it.
 _VIPS = """\
 import pyvips
 pyvips.Image.black(8, 8, bands=3).copy(interpretation="srgb").webpsave_buffer(Q=80)
@@ -24,17 +24,17 @@ print(".".join(str(pyvips.version(part)) for part in range(3)))
 
 
 def home(directory: Path) -> str:
-    """Raises StackError: it cannot be used."""
+    """Raises StackError."""
     prepare_home(directory)
     free = psutil.disk_usage(str(directory)).free // 2**20
     return f"{directory}: writable, {free:,} MiB free"
 
 
 def ffmpeg() -> str:
-    """Raises ToolUnusable, MediaError: there is none, or it does not work."""
+    """Raises ToolUnusable, MediaError."""
     found = tools.find_ffmpeg()
     encoders = tools.capabilities(found)
-    # Masters have sound in AAC, which every build has that is not stripped.
+    # Masters have sound in AAC.
     missing = [name for name in (*_ENCODERS, "aac") if name not in encoders]
     if missing:
         raise ProbeError(
@@ -47,7 +47,7 @@ def ffmpeg() -> str:
 
 
 def ffprobe() -> str:
-    """Raises ToolUnusable, MediaError: there is none, or it does not work."""
+    """Raises ToolUnusable, MediaError."""
     found = tools.find_ffprobe()
     run([str(found), "-version"], _LIBRARY_SECONDS)
     return str(found)
@@ -76,10 +76,9 @@ def pillow() -> str:
 
 def libvips() -> str:
     fix = "pip install --force-reinstall 'pyvips[binary]'"
-    command = [sys.executable, "-c", _VIPS]
     try:
         done = subprocess.run(
-            command,
+            [sys.executable, "-c", _VIPS],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""How a probe is asked and what it answers; the probes themselves are in the other modules."""
+"""How a probe is asked and what it answers. The probes are in the other modules."""
 
 import asyncio
 import threading
@@ -12,17 +12,14 @@ from lens_pipeline.core import postgres
 from lens_pipeline.errors import LensError
 from lens_pipeline.media.errors import MediaError, ToolUnusable
 
-# A service that has not answered by then counts as gone.
-ANSWER_SECONDS = 3
-# Several clients ask every few seconds; a service is asked no more often than this.
-_KEPT_SECONDS = 2.0
+ANSWER_SECONDS = 3  # then a service counts as gone
+_KEPT_SECONDS = 2.0  # an answer, as several clients ask every few seconds
 
 
 class ProbeError(LensError):
-    """Something is not well.
+    """The message tells operators reason and fix; `problem`, without addresses, is for HTTP.
 
-    The message tells operators the reason and the fix. `problem` is what is served over HTTP: a
-    few words, without addresses if the message has some. Neither holds a password.
+    Neither holds a password.
     """
 
     def __init__(self, problem: str, message: str | None = None) -> None:
@@ -32,15 +29,12 @@ class ProbeError(LensError):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a probe found."""
-
     name: str
     value: Any = None
-    """What the service answered; for `lens doctor` a sentence. None if it is not well."""
+    """The answer of the service; for `lens doctor` a sentence."""
     problem: str | None = None
-    """As of `ProbeError`; None: it is well."""
+    """As of `ProbeError`; None if it is well."""
     fix: str | None = None
-    """The message of `ProbeError`."""
     at: float = field(default_factory=time.monotonic, compare=False)
 
     @property
@@ -49,12 +43,11 @@ class Result:
 
     @property
     def message(self) -> str:
-        """What `lens doctor` says."""
         return self.fix or str(self.value)
 
 
 def ask(name: str, look: Callable[[], Any]) -> Result:
-    """What `look` returns, or the error it raises about something that people can mend."""
+    """What `look` returns, or the error that it raises."""
     try:
         return Result(name, look())
     except (LensError, MediaError, ToolUnusable) as error:
@@ -65,10 +58,7 @@ def ask(name: str, look: Callable[[], Any]) -> Result:
 
 @dataclass
 class Probe:
-    """Asks one service, never twice at the same time, and keeps the answer for a while.
-
-    A service that hangs keeps its thread until it gives up; callers wait no longer than they say.
-    """
+    """Asks one service, once at a time, and keeps the answer for `kept_seconds`."""
 
     name: str
     look: Callable[[], Any]
@@ -78,7 +68,7 @@ class Probe:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     async def answer(self, wait_seconds: float = ANSWER_SECONDS) -> Result:
-        """A fresh answer if there is one in time; else that there is none."""
+        """A fresh answer, or after `wait_seconds` a problem."""
         asking = self._ask_if_old()
         if asking is None and self._result is not None:
             return self._result
@@ -90,21 +80,20 @@ class Probe:
             return Result(self.name, problem=f"does not answer within {wait_seconds:g} s")
 
     def last(self) -> Result | None:
-        """What is known now; asks anew in the background if that is old."""
+        """What is known now; if it is old, the service is asked in the background."""
         self._ask_if_old()
         return self._result
 
     def _ask_if_old(self) -> Future[Result] | None:
-        """The asking under way, begun if the answer is old; None: the answer is fresh."""
+        """The answer to come; None if the last is fresh."""
         with self._lock:
             result = self._result
-            # A service that is gone may be back soon.
             kept = self.kept_seconds if result and result.ok else _KEPT_SECONDS
             if result and time.monotonic() - result.at < kept:
                 return None
             if self._asking is None:
                 self._asking = Future()
-                # A daemon thread: a service that hangs must not keep the process from ending.
+                # A daemon thread does not keep the process from ending.
                 threading.Thread(
                     target=self._run, args=(self._asking,), name=f"lens-{self.name}", daemon=True
                 ).start()

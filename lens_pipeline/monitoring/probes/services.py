@@ -1,7 +1,4 @@
-"""Probes of the services: databases, daemon, broker, workers, store.
-
-What is quick is asked all the time; `lens doctor` alone asks what each may write.
-"""
+"""Probes of the services: databases, daemon, broker, workers, store."""
 
 import asyncio
 import time
@@ -31,70 +28,61 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.storage.connect import open_store
 from lens_pipeline.storage.object_store import ObjectStore
 
-# Workers take a second to answer.
-_WORKERS_KEPT_SECONDS = 10.0
+_WORKERS_KEPT_SECONDS = 10.0  # they take a second to answer
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceHealth:
-    """How the services are."""
-
     problems: Mapping[str, str | None]
-    """What is wrong with database, broker, store and daemon, by name; None: nothing."""
+    """What is wrong, by service, or None."""
     workers: Mapping[str, int] | None
-    """Workers that answer, by queue; None: that is not known."""
+    """Workers that answer, by queue; None if unknown."""
     is_daemon_known: bool = True
 
     @property
     def is_well(self) -> bool:
-        """Whether every service is, and at least one worker lives on each queue."""
+        """Whether every service is, and each queue has a worker."""
         has_workers = bool(self.workers) and all(self.workers.values())
         return has_workers and not any(self.problems.values())
 
     @property
     def known(self) -> dict[str, str | None]:
-        """The problems without that of a daemon of which nothing can be said."""
+        """The problems without that of an unknown daemon."""
         unknown = None if self.is_daemon_known else "daemon"
         return {name: problem for name, problem in self.problems.items() if name != unknown}
 
 
 class ServiceMonitor:
-    """The probes of one process."""
-
     def __init__(self, pipeline: Pipeline, instance: DagsterInstance) -> None:
-        endpoints = pipeline.endpoints
+        broker_url = pipeline.endpoints.broker_url
         self._services = (
             Probe("database", lambda: databases(pipeline)),
-            Probe("broker", lambda: broker(endpoints.broker_url)),
+            Probe("broker", lambda: broker(broker_url)),
             Probe("store", lambda: store(pipeline.store)),
         )
         self._heartbeat = Probe("daemon", lambda: pooled_heartbeat_age_seconds(instance))
-        self._workers = Probe(
-            "workers", lambda: workers(endpoints.broker_url), _WORKERS_KEPT_SECONDS
-        )
+        self._workers = Probe("workers", lambda: workers(broker_url), _WORKERS_KEPT_SECONDS)
 
     async def look(self) -> ServiceHealth:
-        """How the services are; within `ANSWER_SECONDS`, also if one hangs."""
+        """Answers within `ANSWER_SECONDS`, also if a service hangs."""
         probes = (self._heartbeat, self._workers, *self._services)
         heartbeat, alive, *others = await asyncio.gather(*(probe.answer() for probe in probes))
         problems = {result.name: result.problem for result in others}
-        return ServiceHealth(
-            problems | {"daemon": _daemon_problem(heartbeat)}, alive.value, heartbeat.ok
-        )
+        problems["daemon"] = _daemon_problem(heartbeat)
+        return ServiceHealth(problems, alive.value, heartbeat.ok)
 
     def workers_alive(self) -> Mapping[str, int] | None:
-        """Workers that answered last, by queue; None: that is not known."""
+        """Workers that answered last, by queue; None if unknown."""
         result = self._workers.last()
         return result.value if result else None
 
     def heartbeat_age_seconds(self) -> float | None:
-        """Seconds since the daemon last beat; None: it never did, or that is not known."""
+        """Seconds since the daemon last beat; None if never or unknown."""
         result = self._heartbeat.last()
         return _age_now(result) if result else None
 
 
 def databases(pipeline: Pipeline) -> None:
-    """Read from both databases."""
     try:
         pipeline.catalog.existing(Kind.PHOTO, ["none"])
     except CatalogError as error:
@@ -109,8 +97,7 @@ def application_database(settings: Settings, url: str) -> str:
     """Which reads and writes the application's database at `url` allows."""
     with closing(Catalog(url)) as catalog:
         try:
-            # As every command does with the embedded one.
-            if settings.database_url is None:
+            if settings.database_url is None:  # the embedded one, as every command does
                 catalog.migrate()
                 catalog.create_view()
             catalog.check()
@@ -120,9 +107,8 @@ def application_database(settings: Settings, url: str) -> str:
             fix = _database_fix(str(error), "LENS_DATABASE_URL", "create it")
             raise ProbeError(f"{error}{fix}") from error
         except SQLAlchemyError as error:
-            raise ProbeError(
-                f"it fails unexpectedly: {first_line(error)}: see its server's log"
-            ) from error
+            message = f"it fails unexpectedly: {first_line(error)}: see its server's log"
+            raise ProbeError(message) from error
     view = (
         "lens_generations is kept true while the HTTP app runs"
         if keeps_view
@@ -133,10 +119,7 @@ def application_database(settings: Settings, url: str) -> str:
 
 
 def _writes(catalog: Catalog) -> str:
-    """Whether rows of projects can be written over HTTP.
-
-    A role without any of these rights is well: others may write. Raises ProbeError: it has some.
-    """
+    """Whether rows can be added over HTTP. Raises ProbeError: a role has only some rights."""
     lack = catalog.lack_of_writing()
     if lack is None:
         return "masters, assets and renditions can be added over HTTP"
@@ -146,7 +129,7 @@ def _writes(catalog: Catalog) -> str:
 
 
 def provider_tasks(settings: Settings, url: str) -> str:
-    """Whether tasks of the provider can be recorded. Raises CatalogError: they cannot."""
+    """Raises CatalogError: tasks of the provider cannot be recorded."""
     with closing(Catalog(url)) as catalog:
         catalog.check_writing()
     if not settings.kie_webhook_key:
@@ -155,13 +138,12 @@ def provider_tasks(settings: Settings, url: str) -> str:
 
 
 def dagster_database(settings: Settings, url: str) -> str:
-    """Whether Dagster's tables are there and of this version."""
+    """Whether Dagster's tables are there and current."""
     shown = without_password(url)
     if settings.database_url is None and settings.dagster_url is None:
-        # As every command does with the embedded one.
         create_tables(url)
     try:
-        # First, because Dagster itself would try to connect six times and log each.
+        # First: Dagster itself would try to connect six times and log each.
         liveness.heartbeat_age_seconds(url)
         is_current = has_current_tables(url)
     except UndefinedTable:
@@ -177,7 +159,7 @@ def dagster_database(settings: Settings, url: str) -> str:
 
 
 def heartbeat_age_seconds(dagster_url: str) -> float | None:
-    """Seconds since the daemon last beat; None: it never did."""
+    """Seconds since the daemon last beat, or None."""
     try:
         return liveness.heartbeat_age_seconds(dagster_url)
     except UndefinedTable:
@@ -211,7 +193,6 @@ def _daemon_problem(heartbeat: Result) -> str | None:
 
 
 def broker(url: str, variable: str = "LENS_BROKER_URL") -> None:
-    """Connect to the broker that `variable` names."""
     _require_broker(url)
     shown = without_password(url)
     try:
@@ -236,7 +217,6 @@ def broker(url: str, variable: str = "LENS_BROKER_URL") -> None:
 
 
 def workers(broker_url: str) -> dict[str, int]:
-    """How many workers of each queue answer."""
     _require_broker(broker_url)
     try:
         return alive_workers(broker_url)
@@ -252,7 +232,6 @@ def _require_broker(url: str) -> None:
 
 
 def store(opened: ObjectStore) -> None:
-    """Read from the store."""
     try:
         opened.ping()
     except DerivativeError as error:
@@ -260,11 +239,7 @@ def store(opened: ObjectStore) -> None:
 
 
 def own_store(settings: Settings) -> str:
-    """Write, read and delete in the store, and look for what was made before.
-
-    Raises DerivativeError as the store's `check`; ForeignStore: workers here would miss what was
-    made elsewhere.
-    """
+    """Write, read and delete. Raises DerivativeError as the store's `check`, ForeignStore."""
     url = settings.resolved_store_url
     try:
         open_store(url, settings.s3_endpoint).check()
@@ -273,19 +248,19 @@ def own_store(settings: Settings) -> str:
             f"{url}: {error.strerror}: set LENS_STORE_URL to a directory this user may write"
         ) from error
     except ValueError as error:
-        # boto3's, of an endpoint that is no URL.
+        # Of boto3: the endpoint is no URL.
         raise ProbeError(f"{url}: {error}: correct LENS_S3_ENDPOINT") from error
     # An embedded database has no other hosts.
     if settings.database_url is not None:
         pipeline = connect(settings, resolve(settings, broker=False))
-        # That Dagster's database is gone is the finding of another probe.
+        # Another probe finds that Dagster's database is gone.
         with closing(pipeline.catalog), closing(pipeline.log), suppress(SQLAlchemyError):
             require_own_store(pipeline)
     return f"{url}: written, read and deleted"
 
 
 def without_password(url: str) -> str:
-    """`url` without password and options, also if nothing else understands it."""
+    """`url` without password and options."""
     scheme, _, rest = url.partition("://")
     credentials, at, place = rest.rpartition("@")
     user = credentials.partition(":")[0]
@@ -293,7 +268,7 @@ def without_password(url: str) -> str:
 
 
 def _database_fix(reason: str, variable: str, creation: str) -> str:
-    """What to do about a message of PostgreSQL's; nothing if it says so itself."""
+    """What to do about a message of PostgreSQL."""
     is_absent = "does not exist" in reason
     if "password" in reason:
         return f": correct the password in {variable}"

@@ -13,13 +13,11 @@ from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.storage.object_store import ObjectStore
 
 PREFIX = "reports/daily/"
-
 _MAX_BYTES = 16 * 1024 * 1024
 _READ_SECONDS = 30.0
 
 
 def keys(day: dt.date) -> dict[str, str]:
-    """The object keys of a day's report."""
     return {
         "figures_csv": f"{PREFIX}{day}.csv",
         "figures_parquet": f"{PREFIX}{day}.parquet",
@@ -29,34 +27,26 @@ def keys(day: dt.date) -> dict[str, str]:
 
 
 def keep(store: ObjectStore, report: DayReport) -> None:
-    """Store the report over an earlier one of the day. Raises DerivativeError."""
+    """Store the report. Raises DerivativeError."""
     names = keys(report.day)
     # Figures come last: `find` reads them first.
     for name, table in (("files", report.extremes), ("figures", report.summary)):
-        bodies = {f"{name}_csv": _csv(table), f"{name}_parquet": _parquet(table)}
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        csv = table.to_csv(index=False).encode()
+        bodies = {f"{name}_csv": csv, f"{name}_parquet": buffer.getvalue()}
         for kind, body in bodies.items():
             store.write(names[kind], body, content_type=content_type_of(names[kind]))
 
 
 def find(store: ObjectStore, day: dt.date) -> DayReport | None:
-    """The stored report of `day`; None: there is none. Raises DerivativeError."""
+    """The stored report, or None. Raises DerivativeError."""
     names = keys(day)
     try:
-        return DayReport(
-            day, _read(store, names["figures_parquet"]), _read(store, names["files_parquet"])
-        )
+        figures = _read(store, names["figures_parquet"])
+        return DayReport(day, figures, _read(store, names["files_parquet"]))
     except SourceMissing:
         return None
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False).encode()
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
 
 
 def _read(store: ObjectStore, key: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The chart of a day: by hour, how many files were in time and how long they took."""
+"""The chart of a day, by hour."""
 
 import base64
 import datetime as dt
@@ -11,13 +11,12 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lens_pipeline.monitoring.reports.statistics import IN_TIME_SECONDS, hours
 
-# Inches, dots an inch: about 15 KiB, which each report adds to the event log.
+# Inches, dots an inch: each report adds about 15 KiB to the event log.
 _SIZE, _DPI = (8.4, 2.8), 90
-_COLOURS = {"in_time": "#2f9e44", "late": "#f08c00", "not_made": "#c92a2a"}
-_LABELS = {
-    "in_time": f"ready within {IN_TIME_SECONDS:g} s",
-    "late": "ready later",
-    "not_made": "not ready",
+_BARS = {
+    "in_time": ("#2f9e44", f"ready within {IN_TIME_SECONDS:g} s"),
+    "late": ("#f08c00", "ready later"),
+    "not_made": ("#c92a2a", "not ready"),
 }
 
 
@@ -28,16 +27,15 @@ def draw(day: dt.date, files: pd.DataFrame) -> bytes:
     FigureCanvasAgg(figure)
     count, latency = figure.subplots(1, 2)
     below = [0] * len(by_hour)
-    for name, colour in _COLOURS.items():
+    for name, (colour, label) in _BARS.items():
         height = by_hour[name].tolist()
-        count.bar(range(24), height, bottom=below, color=colour, label=_LABELS[name])
+        count.bar(range(24), height, bottom=below, color=colour, label=label)
         below = [lower + upper for lower, upper in zip(below, height, strict=True)]
     count.set_title(f"Photos and videos of {day}", fontsize=9)
     count.legend(fontsize=7, loc="upper left")
     for name, style in (("p50", "o-"), ("p95", "s--")):
-        latency.plot(
-            range(24), by_hour[name].tolist(), style, markersize=3, linewidth=1, label=name
-        )
+        seconds = by_hour[name].tolist()
+        latency.plot(range(24), seconds, style, markersize=3, linewidth=1, label=name)
     latency.axhline(IN_TIME_SECONDS, color="#c92a2a", linewidth=0.8, linestyle=":")
     latency.set_yscale("log")
     longest = max([IN_TIME_SECONDS, *by_hour["p95"].dropna().tolist()])
@@ -50,13 +48,12 @@ def draw(day: dt.date, files: pd.DataFrame) -> bytes:
         axes.set_xlim(-0.6, 23.6)
         axes.set_xlabel("hour (UTC)", fontsize=8)
         axes.tick_params(labelsize=7)
-    # Room for the legend.
-    count.set_ylim(0, 1.35 * max(*below, 1))
+    count.set_ylim(0, 1.35 * max(*below, 1))  # room for the legend
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def inline(png: bytes, name: str) -> str:
-    """Markdown that holds the picture."""
+    """The picture in Markdown."""
     return f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"

@@ -1,4 +1,4 @@
-"""Collects what became of a day's files from the application's rows and the event log."""
+"""Collects a day's files from the application's rows and the event log."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.reports import statistics
 
-# Files made this soon after their day are read with it, later ones by their rows.
+# Files made this soon after their day are read with it.
 _AFTERMATH = dt.timedelta(hours=1)
 # A master finishes with its last shot, perhaps days after its row was changed.
 _ROWS_BEFORE = {Kind.MASTER: dt.timedelta(days=7), Kind.SCALED: dt.timedelta(days=7)}
@@ -26,13 +26,11 @@ _PAGE = 2000
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """The statistics of a day."""
+    """Frames as by `statistics.summarize` and `statistics.extremes`."""
 
     day: dt.date
     summary: pd.DataFrame
-    """See `statistics.summarize`."""
     extremes: pd.DataFrame
-    """See `statistics.extremes`."""
 
 
 def today() -> dt.date:
@@ -40,17 +38,12 @@ def today() -> dt.date:
 
 
 def report(pipeline: Pipeline, day: dt.date, files: pd.DataFrame | None = None) -> DayReport:
-    """The report of `day` as of now; `files` as by `read_files`, if that was called already."""
+    """The report of `day` as of now; `files` are those of `read_files`."""
     as_of = dt.datetime.now(dt.UTC)
     files = read_files(pipeline, day) if files is None else files
-    attempts = _attempts(pipeline, day)
-    return DayReport(
-        day,
-        statistics.summarize(
-            day, [kind.value for kind in registry.kinds()], files, attempts, as_of
-        ),
-        statistics.extremes(day, files),
-    )
+    kinds = [kind.value for kind in registry.kinds()]
+    summary = statistics.summarize(day, kinds, files, _attempts(pipeline, day), as_of)
+    return DayReport(day, summary, statistics.extremes(day, files))
 
 
 def read_files(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
@@ -62,8 +55,7 @@ def read_files(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
             kind = derivative.kind.value
             made = _first_made(log, derivative.asset, since, until)
             rows += [_made_row(kind, file) for file in made.values()]
-            for found in _others(pipeline, log, derivative, day, made):
-                rows.append(found)
+            rows += _others(pipeline, log, derivative, day, made)
     return statistics.frame(rows, statistics.FILES)
 
 
@@ -71,13 +63,9 @@ def _attempts(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
     since, until = _bounds(day)
     with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
         rows = [
-            {
-                "kind": derivative.kind.value,
-                "error_class": missed.error_class,
-                "permanent": missed.permanent,
-            }
-            for derivative in registry.DERIVATIVES
-            for missed in log.missed(derivative.asset, since, until)
+            {"kind": d.kind.value, "error_class": m.error_class, "permanent": m.permanent}
+            for d in registry.DERIVATIVES
+            for m in log.missed(d.asset, since, until)
         ]
     return statistics.frame(rows, statistics.ATTEMPTS)
 
@@ -90,7 +78,7 @@ def _bounds(day: dt.date) -> tuple[dt.datetime, dt.datetime]:
 def _first_made(
     log: DayLog, asset: str, since: dt.datetime, until: dt.datetime
 ) -> dict[tuple[str, str | None], MadeFile]:
-    """The first making of each file of the day, by key and revision; later ones were forced."""
+    """The first making of each file, by key and revision; later ones were forced."""
     first: dict[tuple[str, str | None], MadeFile] = {}
     for file in log.made(asset, since, until + _AFTERMATH):
         if file.finished_at is not None and since <= file.finished_at < until:
@@ -105,7 +93,7 @@ def _others(
     day: dt.date,
     made: Mapping[tuple[str, str | None], MadeFile],
 ) -> Iterator[dict]:
-    """The day's rows that are not among `made`: made later, or not at all."""
+    """The day's other rows: made later, or not at all."""
     since, until = _bounds(day)
     kind = derivative.kind.value
     for page in _rows(pipeline, derivative.kind, since, until):
@@ -116,16 +104,13 @@ def _others(
         for status in assess(pipeline, derivative, unknown):
             if status.state is State.READY:
                 later += [status.event_id] if status.event_id else []
-            elif status.waits_for is None or status.state in (State.FAILED, State.DEAD):
-                state = status.state.value
-                yield {
-                    "kind": kind,
-                    "id": status.id,
-                    "state": state if state in ("failed", "dead") else "waiting",
-                    "finished_at": status.finished_at,
-                }
+                continue
+            has_failed = status.state in (State.FAILED, State.DEAD)
+            if has_failed or status.waits_for is None:
+                state = status.state.value if has_failed else "waiting"
+                finished = status.finished_at
+                yield {"kind": kind, "id": status.id, "state": state, "finished_at": finished}
         for file in log.files(later):
-            # The rows of others were changed after their files were ready.
             if file.finished_at is not None and since <= file.finished_at < until:
                 yield _made_row(kind, file)
 
@@ -133,15 +118,13 @@ def _others(
 def _rows(
     pipeline: Pipeline, kind: Kind, since: dt.datetime, until: dt.datetime
 ) -> Iterator[list[Row]]:
-    """The rows of `kind` that finished in the span, by pages."""
+    """Pages of rows that finished in the span."""
     place = Position(since - _ROWS_BEFORE.get(kind, dt.timedelta()), "")
     while True:
         page = pipeline.catalog.after(kind, place, _PAGE)
         within = [row for position, row in page if position and position.finished_at < until]
         yield [
-            row
-            for row in usable(within)
-            if row.finished_at is not None and since <= row.finished_at < until
+            row for row in usable(within) if row.finished_at and since <= row.finished_at < until
         ]
         last = page[-1][0] if page else None
         if len(within) < _PAGE or last is None:

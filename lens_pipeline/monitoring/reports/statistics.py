@@ -1,4 +1,4 @@
-"""Computes a report from frames; knows neither Dagster nor a database.
+"""Computes a report from frames, without Dagster or a database.
 
 A file belongs to the UTC day in which its row finished, a failed attempt to the day of its failure.
 """
@@ -13,9 +13,7 @@ from lens_pipeline.event_log.counters import STAGES
 # The service level: from the end of a row's generation to its derivative stored.
 IN_TIME_SECONDS = 60.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-# Of each list of files.
-EXTREMES = 10
-
+EXTREMES = 10  # of each list of files
 # One row a file, made or not; times are UTC.
 FILES = {
     "kind": "string",
@@ -32,18 +30,13 @@ ATTEMPTS = {"kind": "string", "error_class": "string", "permanent": "boolean"}
 
 
 def frame(rows: list[dict], columns: dict[str, str]) -> pd.DataFrame:
-    """The rows with these columns and types."""
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
 def summarize(
-    day: dt.date,
-    kinds: list[str],
-    files: pd.DataFrame,
-    attempts: pd.DataFrame,
-    as_of: dt.datetime,
+    day: dt.date, kinds: list[str], files: pd.DataFrame, attempts: pd.DataFrame, as_of: dt.datetime
 ) -> pd.DataFrame:
-    """One row a kind, from FILES and ATTEMPTS as of `as_of`."""
+    """One row a kind, from frames of FILES and ATTEMPTS."""
     rows = [
         {"day": day.isoformat(), "as_of": as_of, "kind": kind}
         | _counts(files.loc[files["kind"] == kind], as_of)
@@ -65,13 +58,11 @@ def _counts(files: pd.DataFrame, as_of: dt.datetime) -> dict[str, object]:
     counts: dict[str, object] = {"finished": len(files)}
     for state in ("ready", "failed", "dead", "waiting"):
         counts[state] = len(files.loc[files["state"] == state])
-    counts["judged"] = judged
-    counts["in_time"] = in_time
-    counts["in_time_share"] = in_time / judged if judged else float("nan")
+    share_in_time = in_time / judged if judged else float("nan")
+    counts |= {"judged": judged, "in_time": in_time, "in_time_share": share_in_time}
     for what in ("latency", *STAGES):
         for name, share in QUANTILES.items():
-            # NaN of nothing.
-            value = ready[f"{what}_seconds"].quantile(share)
+            value = ready[f"{what}_seconds"].quantile(share)  # NaN of no file
             counts[f"{what}_{name}_seconds"] = round(float(value), 4)
     for name in ("bytes_in", "bytes_out"):
         counts[name] = sum(ready[name].dropna().tolist())
@@ -85,9 +76,9 @@ def _failures(attempts: pd.DataFrame) -> dict[str, object]:
 
 
 def extremes(day: dt.date, files: pd.DataFrame) -> pd.DataFrame:
-    """The slowest and the largest files that were made, by `list`; worst first."""
+    """The slowest and the largest files, by `list`, worst first."""
     ready = files.loc[files["state"] == "ready"]
-    # Sorted whole, equal ones stay in order: 50,000 take milliseconds.
+    # A stable sort keeps equal ones in order.
     slowest = ready.sort_values("latency_seconds", ascending=False, kind="stable").head(EXTREMES)
     largest = ready.sort_values("bytes_in", ascending=False, kind="stable").head(EXTREMES)
     listed = pd.concat(
@@ -98,7 +89,7 @@ def extremes(day: dt.date, files: pd.DataFrame) -> pd.DataFrame:
 
 
 def hours(files: pd.DataFrame) -> pd.DataFrame:
-    """For each hour (0-23, UTC): how many were in time, late and not made; latency p50 and p95."""
+    """One row an hour (0-23, UTC); latencies are in seconds."""
     rows = []
     hour = files["finished_at"].dt.hour
     for number in range(24):
