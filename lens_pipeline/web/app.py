@@ -30,12 +30,12 @@ from lens_pipeline.web.routes import (
 
 
 def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
-    """The app over this pipeline. Raises SettingsError: the signing key is damaged."""
+    """Raises SettingsError: the signing key is damaged."""
     app = App(
         title="Lens Pipeline",
         version=VERSION,
         description="Previews, posters and master videos of AI-generated photos and videos.",
-        # FastAPI's pages of documentation load scripts from a CDN.
+        # These pages load scripts from a CDN.
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -57,13 +57,10 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; without the answer 422, for which the app has 400."""
+    """The OpenAPI document without the answer 422: the app gives 400."""
     if app.openapi_schema is None:
         document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
+            title=app.title, version=app.version, description=app.description, routes=app.routes
         )
         for operations in document["paths"].values():
             for operation in operations.values():
@@ -76,14 +73,13 @@ def _described(app: FastAPI) -> dict[str, Any]:
 
 
 class App(FastAPI):
-    """Log and security headers go around the answers to internal errors, too."""
+    """Answers to internal errors are logged and have the security headers, too."""
 
     def build_middleware_stack(self) -> ASGIApp:
         return RequestLog(SecurityHeaders(super().build_middleware_stack()))
 
 
 def _secure(app: App, settings: Settings, limits: Limits) -> None:
-    """Raises SettingsError: the signing key is damaged."""
     postgres.enforce_deadlines()
     app.state.access = access_of(settings, limits)
     app.add_middleware(Gate, access=app.state.access)
@@ -92,7 +88,6 @@ def _secure(app: App, settings: Settings, limits: Limits) -> None:
 
 
 def _describe_proofs(app: FastAPI, document: dict[str, Any]) -> None:
-    """Add the security schemes of each operation."""
     access: Access = app.state.access
     if access.tokens is None:
         return

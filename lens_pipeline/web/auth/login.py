@@ -19,18 +19,17 @@ from lens_pipeline.web.translations import TEXTS, choose_language
 router = APIRouter(include_in_schema=False)
 
 _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
-# A path of this app: browsers read `//` and `/\` as the beginning of another host.
+# Browsers take what follows `//` or `/\` for a host.
 _OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _HOME = "/"
 _LONGEST = 4096
-# Binds a form to the browser that it was made for.
+# It binds a form to its browser.
 _FORM_COOKIE = "lens_login"
 _FORM_SECONDS = 3600
 
 
 @router.api_route("/login", methods=["GET", "HEAD"])
 def login_page(request: Request, next: str = _HOME) -> Response:  # noqa: A002
-    """The form, or a redirect where no login is needed."""
     tokens = _access(request).tokens
     if tokens is None or sessions.read(request, tokens):
         return _redirect(_own_path(next))

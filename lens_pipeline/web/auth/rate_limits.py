@@ -22,7 +22,7 @@ class RateLimit:
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def count(self, address: str) -> None:
-        """Count one request. Raises ApiError 429 beyond the limit."""
+        """Raises ApiError 429 beyond the limit."""
         key = _household(address)
         if self._counter.hit(self._limit, key):
             return

@@ -26,7 +26,7 @@ _OF_PROJECT = re.compile(
 _MOST_PATHS = 200
 _LONGEST_PATH = 1000
 _WEEK_SECONDS = 7 * 24 * 3600
-# Added to the query, in alphabetical order.
+# In alphabetical order.
 _OWN = ("expires", "signature")
 _DIGITS = re.compile(r"[0-9]{1,12}")
 
@@ -60,10 +60,7 @@ class Links:
         self._signer = signer(key, "link")
 
     def sign(self, path: str, query: str, expires: int) -> str:
-        """The URL of the decoded `path` until `expires`, seconds since 1970.
-
-        It replaces a signature in `query`.
-        """
+        """The URL of the decoded `path` until `expires`, seconds since 1970."""
         given = parse_qsl(query, keep_blank_values=True)
         asked = [pair for pair in given if pair[0] not in _OWN]
         signature = self._signer.get_signature(_signed(path, asked, str(expires))).decode()
@@ -71,7 +68,7 @@ class Links:
         return f"{quote(path)}?{urlencode(asked)}"
 
     def covers(self, path: str, query: bytes) -> bool:
-        """Whether the query has a valid signature for the decoded `path`."""
+        """Whether `query` signs the decoded `path`."""
         asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         own = [pair for pair in asked if pair[0] in _OWN]
         if not is_media(path) or sorted(name for name, _ in own) != list(_OWN):
@@ -84,7 +81,7 @@ class Links:
 
 
 def is_media(path: str) -> bool:
-    """Whether this decoded path may be linked to."""
+    """Whether the decoded `path` may be signed."""
     return bool(_OF_GENERATION.fullmatch(path) or _OF_PROJECT.fullmatch(path))
 
 
@@ -115,7 +112,7 @@ def make_links(
 
 
 def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> None:
-    """Raises ApiError 400: no media; 404: not for this caller."""
+    """Raises ApiError 400 (no media), 404 (not for this caller)."""
     generations: dict[str, str] = {}
     for path in paths:
         if match := _OF_GENERATION.fullmatch(path):
