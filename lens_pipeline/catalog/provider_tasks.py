@@ -47,9 +47,7 @@ class TaskRows:
         if not self._task.bindable(connection, [task_id]):
             return []
         query = sa.select(
-            self._rows.key.text.label("id"),
-            text_of(generations.c.user_id),
-            generations.c.status,
+            self._rows.key.text.label("id"), text_of(generations.c.user_id), generations.c.status
         ).where(self._task.equals(connection, task_id))
         return [
             TaskRow(row.id, row.user_id or "", task_id, row.status or "")
@@ -66,8 +64,7 @@ class TaskRows:
         """
         connection.execute(_LIMIT_LOCK)
         is_row = sa.and_(
-            self._rows.key.equals(connection, row.id),
-            self._task.equals(connection, row.task_id),
+            self._rows.key.equals(connection, row.id), self._task.equals(connection, row.task_id)
         )
         with permissions.refusal_explained(connection, "UPDATE", generations):
             query = sa.select(self._rows.key.text).where(is_row)

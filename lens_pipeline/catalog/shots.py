@@ -62,10 +62,7 @@ def resolve(
 
 
 def _shot(
-    project_id: str,
-    name: str,
-    asset: Asset | None,
-    generations: Mapping[str, ShotGeneration],
+    project_id: str, name: str, asset: Asset | None, generations: Mapping[str, ShotGeneration]
 ) -> Shot:
     if asset is None:
         return Shot(name, problem=f"shot {name!r}: no asset has this id")

@@ -8,7 +8,6 @@ from starlette.types import ASGIApp
 
 from lens_pipeline import VERSION
 from lens_pipeline.core import postgres
-from lens_pipeline.settings import Settings
 from lens_pipeline.web import errors, lifespan, pages
 from lens_pipeline.web.auth import login, signed_links
 from lens_pipeline.web.auth.access import Access, Limits, access_of
@@ -43,11 +42,13 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         lifespan=lifespan.running,
     )
     app.state.context = context
-    _secure(app, context.pipeline.settings, limits or Limits())
+    postgres.enforce_deadlines()
+    app.state.access = access_of(context.pipeline.settings, limits or Limits())
+    app.add_middleware(Gate, access=app.state.access)
     app.openapi = lambda: _described(app)
     errors.install(app)
     for module in (
-        *(generations, masters, renditions, project_assets, projects),
+        *(signed_links, login, generations, masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)
@@ -77,14 +78,6 @@ class App(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         return RequestLog(SecurityHeaders(super().build_middleware_stack()))
-
-
-def _secure(app: App, settings: Settings, limits: Limits) -> None:
-    postgres.enforce_deadlines()
-    app.state.access = access_of(settings, limits)
-    app.add_middleware(Gate, access=app.state.access)
-    for router in (signed_links.router, login.router):
-        app.include_router(router)
 
 
 def _describe_proofs(app: FastAPI, document: dict[str, Any]) -> None:

@@ -140,10 +140,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> list[str]:
     """All methods of the path; Starlette names those of one route."""
-    routes = iter_route_contexts(request.app.routes)
-    matching = [
-        one for one in routes if one.original_route.matches(request.scope)[0] is not Match.NONE
-    ]
+    matching = (
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if route.original_route.matches(request.scope)[0] is not Match.NONE
+    )
     return sorted({method for route in matching for method in route.methods or ()})
 
 

@@ -82,9 +82,8 @@ class Gate:
         scope, access = request.scope, self._access
         path: str = scope["path"]
         if len(scope["raw_path"]) + len(scope["query_string"]) > access.limits.address_bytes:
-            raise ApiError(
-                414, "address_too_long", f"it may have {access.limits.address_bytes} bytes"
-            )
+            problem = f"it may have {access.limits.address_bytes} bytes"
+            raise ApiError(414, "address_too_long", problem)
         linked = scope["method"] in _SAFE and access.links.covers(path, scope["query_string"])
         request.state.linked = linked
         self._refuse_foreign(request, linked)
@@ -135,10 +134,8 @@ class Gate:
                 raise unauthorized("the token is not valid, or has expired", "invalid_token")
             return owner
         owner = sessions.read(request, tokens)
-        if owner is None:
-            return None
         # Browsers send the cookie for other sites' pages, too.
-        if request.scope["method"] not in _SAFE and "origin" not in headers:
+        if owner and request.scope["method"] not in _SAFE and "origin" not in headers:
             raise ApiError(403, "foreign_origin", "refused: sent with a cookie but without Origin")
         return owner
 

@@ -32,7 +32,7 @@ _FORM_SECONDS = 3600
 def login_page(request: Request, next: str = _HOME) -> Response:  # noqa: A002
     tokens = _access(request).tokens
     if tokens is None or sessions.read(request, tokens):
-        return _redirect(_own_path(next))
+        return RedirectResponse(_own_path(next), status_code=303)
     return _form(request, next)
 
 
@@ -45,7 +45,7 @@ def login(
 ) -> Response:
     access = _access(request)
     if access.tokens is None:
-        return _redirect(_own_path(next))
+        return RedirectResponse(_own_path(next), status_code=303)
     try:
         access.logins.count(request.client.host if request.client else "")
     except ApiError as refused:
@@ -55,7 +55,7 @@ def login(
     owner = access.tokens.read(token.strip())
     if owner is None:
         return _form(request, next, "wrong", 401, {"WWW-Authenticate": "Bearer"})
-    response = _redirect(_own_path(next))
+    response = RedirectResponse(_own_path(next), status_code=303)
     sessions.start(response, request, access.tokens, owner)
     response.delete_cookie(_FORM_COOKIE, path="/login", httponly=True, samesite="strict")
     return response
@@ -63,7 +63,7 @@ def login(
 
 @router.post("/logout")
 def logout(request: Request) -> Response:
-    response = _redirect("/login")
+    response = RedirectResponse("/login", status_code=303)
     sessions.end(response, request)
     return response
 
@@ -112,10 +112,6 @@ def _is_ours(request: Request, access: Access, form: str) -> bool:
 
 def _own_path(path: str) -> str:
     return path if _OWN_PATH.fullmatch(path) else _HOME
-
-
-def _redirect(path: str) -> Response:
-    return RedirectResponse(path, status_code=303)
 
 
 def _access(request: Request) -> Access:

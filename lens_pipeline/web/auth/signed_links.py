@@ -87,11 +87,7 @@ def is_media(path: str) -> bool:
 
 @router.post("/api/links")
 def make_links(
-    body: LinksIn,
-    request: Request,
-    caller: CallerDep,
-    until: KnownUntilDep,
-    context: ContextDep,
+    body: LinksIn, request: Request, caller: CallerDep, until: KnownUntilDep, context: ContextDep
 ) -> LinksOut:
     """Links to pictures and videos that work without a token, each for its path alone.
 
@@ -121,9 +117,8 @@ def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> 
             if not caller.may_see_project(match["id"]):
                 raise not_found("path", path)
         else:
-            raise ApiError(
-                400, "invalid_path", f"no picture or video is at {path!r}", field="paths"
-            )
+            problem = f"no picture or video is at {path!r}"
+            raise ApiError(400, "invalid_path", problem, field="paths")
     if caller.sees_all or not generations:
         return
     rows = context.pipeline.catalog.library_rows(generations)

@@ -43,8 +43,7 @@ def http_date(moment: dt.datetime) -> str:
 
 def decide(method: str, headers: Mapping[str, str], info: ObjectInfo) -> Part | Verdict:
     """The answer to a GET or HEAD; `headers` have names in lower case."""
-    verdict = _precondition(headers, info)
-    if verdict is not None:
+    if (verdict := _precondition(headers, info)) is not None:
         return verdict
     whole = Part(0, info.bytes, whole=True)
     wanted = headers.get("range")

@@ -62,17 +62,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._loose_bytes > HEAD_BYTES and not self.transport.is_closing():
             # This must not interrupt another answer.
             if self._in_head:
-                self.transport.write(
-                    _answer(431, "head_too_large", f"the head may have {HEAD_BYTES} bytes")
-                )
+                problem = f"the head may have {HEAD_BYTES} bytes"
+                self.transport.write(_answer(431, "head_too_large", problem))
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         answered = self._answered
         if answered is None or answered.response_complete or not answered.response_started:
-            self.transport.write(
-                _answer(400, "malformed_request", "this is no request of HTTP/1.1")
-            )
+            problem = "this is no request of HTTP/1.1"
+            self.transport.write(_answer(400, "malformed_request", problem))
         self.transport.close()
 
     def on_message_begin(self) -> None:

@@ -57,10 +57,9 @@ class RequestLog:
 
 
 def _log(scope: Scope, status: int, sent: int, milliseconds: float) -> None:
-    path = _UNPRINTABLE.sub("?", scope["raw_path"].decode("latin-1"))[:_LONGEST_PATH]
     fields = {
         "method": scope["method"],
-        "path": path,
+        "path": _UNPRINTABLE.sub("?", scope["raw_path"].decode("latin-1"))[:_LONGEST_PATH],
         "status": status,
         "bytes": sent,
         "milliseconds": round(milliseconds, 1),

@@ -145,7 +145,7 @@ class _Stream(Response):
         self._reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(client_gone(receive))
         try:
             status, headers = self.status_code, self.raw_headers
             await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -172,12 +172,11 @@ class _Stream(Response):
     async def _next(self) -> Buffer:
         chunk = self._reader.read_at_once(_CHUNK_BYTES)
         if chunk is None:
-            chunk = await to_thread.run_sync(
-                self._reader.read, _CHUNK_BYTES, limiter=_WAITING_READS
-            )
+            read = self._reader.read
+            chunk = await to_thread.run_sync(read, _CHUNK_BYTES, limiter=_WAITING_READS)
         return chunk
 
 
-async def _gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -19,6 +19,7 @@ from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.feed import Batch, Feed
 from lens_pipeline.web.auth.caller import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.errors import ApiError
+from lens_pipeline.web.http.streaming import client_gone
 
 router = APIRouter(tags=["events"])
 
@@ -59,19 +60,10 @@ def packet(batch: Batch) -> Packet:
 
 
 def _status(status: DerivativeStatus) -> Message:
-    return _message(
-        "status",
-        status,
-        {
-            "status": status.state.value,
-            "attempts": status.attempts,
-            "path": status.path,
-            "error": status.error,
-            "error_class": status.error_class,
-            "run_id": status.run_id,
-            "at": status.at.isoformat() if status.at else None,
-        },
-    )
+    names = ("attempts", "path", "error", "error_class", "run_id")
+    fields = {name: getattr(status, name) for name in names}
+    at = status.at.isoformat() if status.at else None
+    return _message("status", status, {"status": status.state.value, **fields, "at": at})
 
 
 def _progress(status: DerivativeStatus) -> Message:
@@ -81,14 +73,8 @@ def _progress(status: DerivativeStatus) -> Message:
 
 
 def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Message:
-    data = {
-        "kind": about.kind,
-        "asset": about.asset,
-        "id": about.id,
-        "user_id": about.user_id,
-        "project_id": about.project_id,
-        **more,
-    }
+    names = ("kind", "asset", "id", "user_id", "project_id")
+    data = {name: getattr(about, name) for name in names} | more
     # JSON escapes line breaks.
     text = f"event: {event}\ndata: {json.dumps(data)}\n"
     return Message(about.user_id, about.project_id, text.encode())
@@ -203,7 +189,7 @@ class EventStream(Response):
         subscription = self._broadcaster.subscribe(self._view)
         ways_to_end = [
             asyncio.ensure_future(self._send(subscription, send)),
-            asyncio.ensure_future(_gone(receive)),
+            asyncio.ensure_future(client_gone(receive)),
             asyncio.ensure_future(subscription.closed.wait()),
         ]
         if self._until is not None:
@@ -226,11 +212,6 @@ class EventStream(Response):
     async def _send(self, subscription: Subscription, send: Send) -> None:
         async for chunk in self._body(subscription):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 @router.get(

@@ -160,7 +160,13 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
     def picture(
         generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
     ) -> Response:
-        return _picture(context, caller, request, generation_id, derivative)
+        entry = visible_entry(context, caller, generation_id)
+        if entry.row.kind is not derivative.kind:
+            raise ApiError(404, "not_found", f"a {entry.row.kind} has no {derivative.asset}")
+        made = library.status(context.pipeline, entry, derivative)
+        if made.path is None:
+            raise picture_not_ready(made.state)
+        return stream(context.pipeline.store, request, made.path)
 
     for method in ("HEAD", "GET"):
         routes.add_api_route(
@@ -186,15 +192,3 @@ def file(
     if is_web_address(row.asset_url):
         return redirect(row.asset_url)
     return stream(context.pipeline.store, request, row.asset_url)
-
-
-def _picture(
-    context: Context, caller: Caller, request: Request, generation_id: str, wanted: Derivative
-) -> Response:
-    entry = visible_entry(context, caller, generation_id)
-    if entry.row.kind is not wanted.kind:
-        raise ApiError(404, "not_found", f"a {entry.row.kind} has no {wanted.asset}")
-    made = library.status(context.pipeline, entry, wanted)
-    if made.path is None:
-        raise picture_not_ready(made.state)
-    return stream(context.pipeline.store, request, made.path)

@@ -138,21 +138,13 @@ def asset_poster(listed: MediaDep, request: Request, context: ContextDep) -> Res
 
 def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None:
     """Raises ApiError 403 or 400."""
-    if wanted.asset_url is not None:
-        if caller.project_id is not None and not is_web_address(wanted.asset_url):
-            raise _not_covered()
-        return
-    if caller.project_id is not None:
-        raise _not_covered()
-    generation_id = str(wanted.generation_id)
-    if not context.pipeline.catalog.library_rows([generation_id]):
+    # An asset would let a project's token read any user's file.
+    if caller.project_id is not None and not is_web_address(wanted.asset_url or ""):
+        raise ApiError(403, "forbidden", "this token may only add files from web addresses")
+    generation_id = wanted.generation_id
+    if generation_id and not context.pipeline.catalog.library_rows([generation_id]):
         problem = f"there is no generation {generation_id!r}"
         raise invalid("generation_id", problem, "unknown_generation")
-
-
-def _not_covered() -> ApiError:
-    # An asset would let a project's token read any user's file.
-    return ApiError(403, "forbidden", "this token may only add files from web addresses")
 
 
 def _described(context: Context, listed: Sequence[Listed[ProjectAsset]]) -> list[AssetOut]:

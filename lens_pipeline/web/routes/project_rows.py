@@ -149,15 +149,13 @@ def create(
     except InvalidRow as error:
         raise invalid("body", str(error)) from None
     found = catalog.project_rows(kind, project_id, [row_id]).get(row_id)
-    if found is None or not (added or _has(found.row, values)):
+    if found is None or (
+        not added and any(getattr(found.row, name) != value for name, value in values.items())
+    ):
         raise ApiError(409, "id_taken", f"something else has the id {row_id!r} already")
     if not added:
         response.status_code = 200
     return found, added
-
-
-def _has(row: Row, values: Mapping[str, Any]) -> bool:
-    return all(getattr(row, name) == value for name, value in values.items())
 
 
 def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:

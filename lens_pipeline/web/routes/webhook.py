@@ -175,11 +175,8 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     tried = context.retry(generation_id, of_kind(entry.row.kind))
     entry = visible_entry(context, caller, generation_id)
     if not tried:
-        raise ApiError(
-            409,
-            "not_failed",
-            f"nothing of {generation_id} has failed: it is {entry.status.state}",
-        )
+        problem = f"nothing of {generation_id} has failed: it is {entry.status.state}"
+        raise ApiError(409, "not_failed", problem)
     return generation_out(entry)
 
 
@@ -211,12 +208,8 @@ async def _asked(context: Context, task_id: str) -> Task:
         raise ApiError(502, "provider_invalid", str(error)) from error
     except ProviderUnavailable as error:
         seconds = max(1, math.ceil(error.retry_after_seconds or _RETRY_SECONDS))
-        raise ApiError(
-            504 if error.is_late else 503,
-            "provider_unavailable",
-            str(error),
-            headers={"Retry-After": str(seconds)},
-        ) from error
+        status, headers = 504 if error.is_late else 503, {"Retry-After": str(seconds)}
+        raise ApiError(status, "provider_unavailable", str(error), headers=headers) from error
     finally:
         postgres.restart_deadline()
 
