@@ -1,4 +1,4 @@
-"""What the request handlers work with, set up once for a process."""
+"""What request handlers work with, set up once per process."""
 
 import threading
 from collections.abc import Iterable

@@ -63,7 +63,7 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
 
 
 class ApiError(Exception):
-    """An error answer; `more` are further fields of its body."""
+    """An error answer; `more`: further fields of its body."""
 
     def __init__(
         self,

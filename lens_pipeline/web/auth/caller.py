@@ -1,4 +1,4 @@
-"""The caller of a request and what it may see."""
+"""A request's caller and what it may see."""
 
 from dataclasses import dataclass
 from typing import Annotated

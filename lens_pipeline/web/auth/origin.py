@@ -27,7 +27,7 @@ def foreign_host(headers: Headers, hosts: Collection[str] | None) -> str | None:
 
 
 def foreign_origin(headers: Headers, proxies: Collection[str]) -> str | None:
-    """Why the request is another site's; None if it is not. `proxies`: names of proxies of ours."""
+    """Why the request is another site's; None if it is not. `proxies`: names of our proxies."""
     if "origin" in headers:
         origin = headers["origin"].rpartition("//")[2]
         if origin != headers.get("host", "") and host_name(origin) not in proxies:

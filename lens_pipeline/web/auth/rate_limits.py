@@ -10,7 +10,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from lens_pipeline.web.errors import ApiError
 
-# The usual size of one household's IPv6 network.
+# A household's usual IPv6 network.
 _IPV6_PREFIX = 64
 
 

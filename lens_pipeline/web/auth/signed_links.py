@@ -17,7 +17,7 @@ from lens_pipeline.web.errors import ApiError, not_found
 
 router = APIRouter(tags=["links"])
 
-# Paths of media; their handlers take `MediaCallerDep`.
+# Handlers of these paths take `MediaCallerDep`.
 _OF_GENERATION = re.compile(r"/api/generations/(?P<id>[^/]+)/(preview|poster|file)")
 _OF_PROJECT = re.compile(
     r"/api/projects/(?P<id>[^/]+)/(master-videos|scaled-videos|assets)/[^/]+/"

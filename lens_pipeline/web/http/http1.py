@@ -14,10 +14,10 @@ from lens_pipeline.core.logs import FIELDS
 
 logger = logging.getLogger(__name__)
 
-# nginx has 60 s and 32 KiB.
+# nginx: 60 s, 32 KiB.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-# For a client that reads nothing: its answer holds memory.
+# The answer to a stalled client holds memory.
 STALL_SECONDS = 60.0
 
 

@@ -33,7 +33,7 @@ REVALIDATE = "private, no-cache"
 
 # A reader holds about two chunks.
 _CHUNK_BYTES = 256 * 1024
-# For a client that reads nothing: its reader holds memory.
+# The reader for a stalled client holds memory.
 _STALL_SECONDS = 60.0
 # These threads wait for disks and the network.
 _WAITING_READS = CapacityLimiter(32)
@@ -61,7 +61,7 @@ def stream(
     cache_control: str = REVALIDATE,
     disposition: str | None = None,
 ) -> Response:
-    """Blocks until the store answers. Raises ApiError 404, 412, 416; DerivativeError: the store."""
+    """Blocks for the store. Raises ApiError 404, 412, 416; DerivativeError if the store fails."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(ObjectReplaced):
             return _try(store, request, key, cache_control, disposition)

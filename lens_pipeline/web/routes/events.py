@@ -1,4 +1,4 @@
-"""Server-sent events: changes of derivatives, for any number of browsers."""
+"""Server-sent events: changes of derivatives, for many browsers."""
 
 import asyncio
 import contextlib
