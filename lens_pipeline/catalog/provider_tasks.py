@@ -11,14 +11,12 @@ from lens_pipeline.catalog.rows import FINISHED, Generation, UnusableRow
 from lens_pipeline.catalog.tables import generations
 
 FAILED = "failed"
-# The provider waits for this lock, too.
+# The provider's request waits for this lock.
 _LIMIT_LOCK = sa.text("SET LOCAL lock_timeout = '5s'")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """The row of a task."""
-
     id: str
     user_id: str
     task_id: str
@@ -27,7 +25,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A row after the result of its task was written."""
+    """A row after its task's result was written."""
 
     changed: bool
     status: str
@@ -43,7 +41,7 @@ class TaskRows:
         self._task = IdColumn(generations.c.task_id)
 
     def of(self, connection: sa.Connection, task_id: str) -> list[TaskRow]:
-        """The rows of a task: one, unless the host's table allows more."""
+        """One row, unless the host's table allows more."""
         if not self._task.bindable(connection, [task_id]):
             return []
         query = sa.select(
@@ -57,10 +55,9 @@ class TaskRows:
     def record(
         self, connection: sa.Connection, row: TaskRow, asset_url: str | None
     ) -> Recorded | None:
-        """Make the row finished with this URL, or failed if there is none; the row stays locked.
+        """Lock the row and make it finished, or failed without a URL. None: it is gone.
 
-        A row that is finished stays as it is: its site may have moved the file since. Returns None
-        if the row is gone. Raises NoRightToWrite.
+        A finished row stays as it is: its site may have moved the file. Raises NoRightToWrite.
         """
         connection.execute(_LIMIT_LOCK)
         is_row = sa.and_(
