@@ -124,7 +124,7 @@ class Catalog:
     def waiting_after(
         self, kind: Kind, position: Position | None, oldest: int, newest: int
     ) -> list[tuple[str, str]]:
-        """Ids and owners of the first `oldest` and last `newest` finished rows, oldest first."""
+        """Ids and owners of the `oldest` and the `newest` rows after `position`, oldest first."""
         rows = self._rows[kind]
         query = sa.select(rows.key.text.label("id"), rows.owner.label("owner")).where(rows.counts)
         if position is not None:
@@ -152,7 +152,7 @@ class Catalog:
             return rows.parse(connection, connection.execute(query).all())
 
     def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:
-        """Finished rows in pages, by id."""
+        """Every finished row of `kind`, in pages by id."""
         rows = self._rows[kind]
         last: str | None = None
         while True:
@@ -178,7 +178,7 @@ class Catalog:
             return connection.execute(query).scalar_one()
 
     def now(self) -> dt.datetime:
-        """The clock that stamps the rows."""
+        """The database's clock, which also stamps the rows."""
         with self._connect() as connection:
             return connection.execute(sa.select(sa.func.now())).scalar_one()
 

@@ -71,7 +71,7 @@ class GenerationRows(RowSet):
             sa.func.lower(sa.func.trim(generations.c.status)).in_(FINISHED),
             sa.or_(
                 sa.not_(self._is_finished),
-                # A host's table may hold NULL.
+                # NULL, which a host's table may hold, compares as neither.
                 generations.c.type.is_(None),
                 generations.c.type.not_in([Kind.PHOTO.value, Kind.VIDEO.value]),
                 self._has_no_key,

@@ -121,7 +121,7 @@ class Gate:
             raise ApiError(403, "foreign_origin", reason)
 
     def _owner(self, request: HTTPConnection, tokens: Tokens) -> Pass | None:
-        """None: no credentials. Raises ApiError 401: the token is not valid."""
+        """None: no token, no session. Raises ApiError 401: the token is not valid."""
         headers = request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
         # A proxy in front passes on other schemes, meant for itself.

@@ -34,7 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Whether a head is awaited, and whether the parser is in one.
     _in_head = True
     _in_fields = False
-    # uvicorn's `cycle` is the last request that came.
+    # uvicorn's `cycle` is the last request, not the answered one.
     _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:

@@ -29,7 +29,7 @@ _ALWAYS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware that also forbids caching unless a handler allows it."""
+    """ASGI middleware; it forbids caching unless a handler allows it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
