@@ -19,10 +19,7 @@ from lens_pipeline.errors import InvalidRow
 
 
 class Catalog:
-    """The tables at one address. Safe to share between threads, not between processes.
-
-    Every method raises CatalogError if the database does not work.
-    """
+    """Threads, not processes, may share it. Methods raise CatalogError if the database fails."""
 
     def __init__(self, url: str) -> None:
         self._engine = connect(url)
@@ -37,7 +34,7 @@ class Catalog:
             Kind.SCALED: ScaledRows(masters),
             Kind.SHOT: assets,
         }
-        # Those whose unusable rows are reported.
+        # Their unusable rows are reported.
         self._tables = (self._generations, masters, self._rows[Kind.SCALED])
         self._projects = {
             kind: projects.ProjectRows(kind, self._rows[kind])
@@ -48,60 +45,54 @@ class Catalog:
         self._engine.dispose()
 
     def check(self) -> None:
-        """Raises CatalogError, with the fix, unless every needed read is allowed."""
+        """Raises CatalogError, with the fix, unless all reads are allowed."""
         with self._connect() as connection:
             permissions.check_reading(connection)
 
     def migrate(self) -> list[str]:
-        """Create the absent tables, and alter none. Returns their names."""
+        """Create absent tables, and alter none. Returns their names."""
         with self._connect() as connection:
-            created = [
-                table
-                for table in metadata.sorted_tables
-                if not permissions.exists(connection, table.name)
-            ]
+            tables = metadata.sorted_tables
+            created = [one for one in tables if not permissions.exists(connection, one.name)]
             metadata.create_all(connection, tables=created, checkfirst=False)
             connection.commit()
         return [table.name for table in created]
 
     def create_view(self) -> list[str]:
-        """Create `lens_generations` and its table where absent. Returns their names."""
+        """Create `lens_generations` and its table where absent; returns their names."""
         with self._connect() as connection:
             created = status_view.create(connection)
             connection.commit()
         return created
 
     def may_write_view(self) -> bool:
-        """Whether `lens_generations` exists, and this role may update it."""
+        """Whether `lens_generations` exists and may be updated."""
         with self._connect() as connection:
             return status_view.may_write(connection)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
     ) -> int:
-        """Have `lens_generations` show these rows, see `status_view.write`."""
+        """See `status_view.write`."""
         with self._connect() as connection:
             count = status_view.write(connection, asset, rows, gone)
             connection.commit()
         return count
 
     def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
-        """Delete gone and unfinished rows from `lens_generations`; returns their number.
-
-        `kinds`: what each asset is made of.
-        """
+        """See `status_view.delete_orphans`."""
         with self._connect() as connection:
             count = status_view.delete_orphans(connection, FINISHED, kinds)
             connection.commit()
         return count
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
-        """The finished rows of `kind` among `ids`, by id."""
+        """Finished rows among `ids`, by id."""
         with self._connect() as connection:
             return self._rows[kind].by_id(connection, ids)
 
     def existing(self, kind: Kind, ids: Iterable[str]) -> set[str]:
-        """Those of `ids` that have a row, finished or not."""
+        """Those of `ids` with a row, finished or not."""
         rows = self._rows[kind]
         with self._connect() as connection:
             wanted = rows.key.bindable(connection, ids)
@@ -114,10 +105,7 @@ class Catalog:
     def after(
         self, kind: Kind, position: Position | None, limit: int
     ) -> list[tuple[Position | None, Row | UnusableRow]]:
-        """The next `limit` finished rows of `kind` after `position`, oldest first.
-
-        Rows without a time come last and have no position.
-        """
+        """The next finished rows, oldest first; those without a time are last, without position."""
         rows = self._rows[kind]
         query = (
             rows.select()
@@ -152,7 +140,7 @@ class Catalog:
     def between(
         self, kind: Kind, since: dt.datetime, until: Position, limit: int
     ) -> list[Row | UnusableRow]:
-        """Up to `limit` finished rows from `since` to `until`, newest first."""
+        """Finished rows from `since` to `until`, newest first."""
         rows = self._rows[kind]
         query = (
             rows.select()
@@ -179,7 +167,7 @@ class Catalog:
             last = found[-1].id
 
     def count_finished(self, kind: Kind, before: dt.datetime) -> int:
-        """Finished rows of `kind` that are older than `before`, or have no time."""
+        """Finished rows older than `before`, or without a time."""
         rows = self._rows[kind]
         query = (
             sa.select(sa.func.count())
@@ -195,7 +183,7 @@ class Catalog:
             return connection.execute(sa.select(sa.func.now())).scalar_one()
 
     def invalid(self, limit: int = 1000) -> list[UnusableRow]:
-        """Up to `limit` rows of each table that look finished and can never be processed."""
+        """Up to `limit` rows of each table that look finished but can never be processed."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
             for rows in self._tables:
@@ -204,7 +192,7 @@ class Catalog:
         return [row for row in found if isinstance(row, UnusableRow)]
 
     def problems(self, row_id: str) -> list[str]:
-        """Why rows with this id cannot be used now."""
+        """Why rows of this id cannot be used."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
             for rows in self._tables:
@@ -214,17 +202,17 @@ class Catalog:
     def library_page(
         self, selection: Selection, after: Place | None, limit: int
     ) -> list[ListedGeneration]:
-        """Up to `limit` generations after that place, newest first."""
+        """Generations of any status after that place, newest first."""
         with self._connect() as connection:
             return self._generations.page(connection, selection, after, limit)
 
     def library_rows(self, ids: Iterable[str]) -> dict[str, ListedGeneration]:
-        """Generations among `ids`, finished or not, by id."""
+        """Generations of any status, by id."""
         with self._connect() as connection:
             return self._generations.listed(connection, ids)
 
     def project_ids(self, limit: int) -> list[str]:
-        """Up to `limit` projects; those of the latest masters first."""
+        """See `projects.read_project_ids`."""
         with self._connect() as connection:
             return read_project_ids(connection, limit)
 
@@ -246,10 +234,7 @@ class Catalog:
     def recording(
         self, row: provider_tasks.TaskRow, asset_url: str | None
     ) -> Iterator[provider_tasks.Recorded | None]:
-        """Write the result of a task, see `TaskRows.record`.
-
-        The row is locked until the end of the block, which commits; an error in it rolls back.
-        """
+        """See `TaskRows.record`. The block's end commits and unlocks; an error in it rolls back."""
         with translated():
             connection = self._engine.connect()
         with connection:
@@ -260,7 +245,6 @@ class Catalog:
                 connection.commit()
 
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
-        """Insert a finished generation."""
         with self._connect() as connection:
             statement = sa.insert(generations).values(
                 id=self._generations.key.bound(connection, generation_id),
@@ -277,17 +261,13 @@ class Catalog:
     def add_master(
         self, master_id: str, project_id: str, name: str, generation_ids: Sequence[str]
     ) -> None:
-        """Insert a master of these generations, with an asset for each."""
+        """Insert a master, and an asset for each generation."""
         assets = [
             {"asset_id": value, "project_id": project_id, "generation_id": value}
             for value in dict.fromkeys(generation_ids)
         ]
-        master = {
-            "master_id": master_id,
-            "project_id": project_id,
-            "name": name,
-            "shots_config": list(generation_ids),
-        }
+        master = {"master_id": master_id, "project_id": project_id, "name": name}
+        master |= {"shots_config": list(generation_ids)}
         with self._connect() as connection:
             connection.execute(sa.insert(project_assets), assets)
             connection.execute(sa.insert(master_videos), master)
@@ -296,23 +276,19 @@ class Catalog:
     def project_page(
         self, kind: Kind, project_id: str, after: Place | None, limit: int
     ) -> list[projects.Listed]:
-        """Up to `limit` rows of a project after that place, newest first."""
+        """Rows of a project after that place, newest first."""
         with self._connect() as connection:
             return self._projects[kind].page(connection, project_id, after, limit)
 
     def project_rows(
         self, kind: Kind, project_id: str, ids: Iterable[str]
     ) -> dict[str, projects.Listed]:
-        """Rows of the project among `ids`, by id."""
         with self._connect() as connection:
             found = self._projects[kind].among(connection, project_id, ids)
         return {listed.row.id: listed for listed in found}
 
     def insert(self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]) -> bool:
-        """Insert a row of a project; False if the id is taken.
-
-        Raises NoRightToWrite. Raises InvalidRow: a value does not fit the host's column.
-        """
+        """False: the id is taken. Raises NoRightToWrite; InvalidRow: a value does not fit."""
         rows = self._projects[kind]
         with self._writing("INSERT", rows.table) as connection:
             try:
@@ -321,10 +297,7 @@ class Catalog:
                 raise InvalidRow(first_line(error)) from error
 
     def delete(self, kind: Kind, row_id: str) -> list[str]:
-        """Delete a row of a project. Returns the ids of a master's renditions, deleted with it.
-
-        Raises NoRightToWrite.
-        """
+        """Returns the ids of a master's renditions, deleted with it. Raises NoRightToWrite."""
         rows = self._projects[kind]
         with self._writing("DELETE", rows.table) as connection:
             renditions = rows.delete(connection, row_id)
@@ -334,13 +307,10 @@ class Catalog:
 
     @contextmanager
     def _writing(self, action: str, table: sa.Table) -> Iterator[sa.Connection]:
-        """A transaction that is committed at the end. Raises NoRightToWrite."""
-        with (
-            self._connect() as connection,
-            permissions.refusal_explained(connection, action, table),
-        ):
-            yield connection
-            connection.commit()
+        """The block's end commits. Raises NoRightToWrite."""
+        with self._connect() as link, permissions.refusal_explained(link, action, table):
+            yield link
+            link.commit()
 
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:

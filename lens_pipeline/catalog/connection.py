@@ -23,7 +23,7 @@ _LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 def connect(url: str) -> sa.Engine:
-    """An engine for threads of one process; the sessions' time zone is UTC."""
+    """The sessions' time zone is UTC."""
     engine = postgres.connect(
         "lens-pipeline", url, pool_size=2, max_overflow=8, json_deserializer=_json_or_text
     )
@@ -43,9 +43,8 @@ def translated() -> Iterator[None]:
         what = "took too long" if is_late else "cannot be reached"
         raise CatalogError(f"the application's database {what}: {first_line(error)}") from error
     except DBAPIError as error:
-        raise CatalogError(
-            f"the application's database refused a query: {first_line(error)}"
-        ) from error
+        problem = f"the application's database refused a query: {first_line(error)}"
+        raise CatalogError(problem) from error
 
 
 def first_line(error: DBAPIError) -> str:
@@ -60,10 +59,9 @@ def _set_up(session: extensions.connection, _: object) -> None:
 
 
 def _time(text: str | bytes | None, reader: extensions.cursor) -> dt.datetime | None:
-    """The time, or the first or last one of Python for `infinity` and years that it lacks.
+    """For `infinity` and years that Python lacks, its first or last time.
 
-    A site that takes milliseconds for seconds writes the year 58000: one such row must not hide
-    all others.
+    Milliseconds taken for seconds give the year 58000; one such row must not hide all others.
     """
     if text is None:
         return None
@@ -74,7 +72,7 @@ def _time(text: str | bytes | None, reader: extensions.cursor) -> dt.datetime | 
 
 
 def _json_or_text(text: str) -> Any:
-    """The value, or `text` if it is nested too deep: one such row must not hide all others."""
+    """`text` itself if it is nested too deep: one row must not hide all others."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -8,4 +8,4 @@ class CatalogError(LensError):
 
 
 class NoRightToWrite(CatalogError):
-    """This role may not change the rows; the message says what to grant."""
+    """The message says what to grant."""

@@ -1,4 +1,4 @@
-"""Rows of `generations`: finished ones for the pipeline, and all of them as libraries show them."""
+"""Rows of `generations`: finished ones for the pipeline, and all for libraries."""
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
@@ -29,7 +29,7 @@ class ListedGeneration:
         return self.status in FINISHED
 
     def generation(self) -> Generation:
-        """What its derivative is made from, once it is finished."""
+        """What the derivative of a finished row is made from."""
         return Generation(self.id, self.user_id, self.kind, self.asset_url, self.changed_at)
 
 
@@ -84,14 +84,11 @@ class GenerationRows(RowSet):
     def page(
         self, connection: sa.Connection, selection: Selection, after: Place | None, limit: int
     ) -> list[ListedGeneration]:
-        """Up to `limit` rows older than the place `after`, newest first.
-
-        Rows without a time, and those that can never be used, are left out.
-        """
+        """Usable rows older than `after`, newest first; rows without a time are left out."""
         conditions = self._conditions(connection, selection)
         if conditions is None:
             return []
-        # In SQL rather than afterwards: a page that is not full is taken for the last one.
+        # In SQL: a page that is not full is taken for the last.
         conditions += [self.belongs, self.time.is_not(None), sa.not_(self._has_no_key)]
         if after is not None:
             conditions.append(self.place < place(after.changed_at, after.id))
@@ -100,13 +97,13 @@ class GenerationRows(RowSet):
         return _listable(connection.execute(query).all())
 
     def listed(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, ListedGeneration]:
-        """Those of `ids` that can be used, finished or not, by id."""
+        """Usable rows of any status, by id."""
         return {row.id: row for row in _listable(self.among(connection, ids))}
 
     def _conditions(
         self, connection: sa.Connection, selection: Selection
     ) -> list[sa.ColumnElement[bool]] | None:
-        """None: the table can hold no such row."""
+        """None: no row can match."""
         conditions: list[sa.ColumnElement[bool]] = []
         if selection.user_id is not None:
             if not self._user.bindable(connection, [selection.user_id]):
@@ -141,12 +138,5 @@ def _listed(row: sa.Row) -> ListedGeneration | UnusableRow:
     problem = key_problem("id", row.id) or key_problem("user_id", row.user_id or "")
     if problem:
         return UnusableRow(row.id, problem)
-    return ListedGeneration(
-        row.id,
-        row.user_id,
-        Kind(row.type),
-        row.status,
-        row.asset_url or "",
-        row.created_at,
-        row.changed_at,
-    )
+    values = (row.status, row.asset_url or "", row.created_at, row.changed_at)
+    return ListedGeneration(row.id, row.user_id, Kind(row.type), *values)

@@ -26,11 +26,11 @@ _TASK_COLUMNS = ("status", "asset_url", "updated_at")
 _INSUFFICIENT_PRIVILEGE = "42501"
 
 _MAY = sa.text("SELECT has_table_privilege(:table, :action)")
-# A right to the table counts as well.
+# A right to the table counts, too.
 _MAY_COLUMNS = sa.text(
     "SELECT bool_and(has_column_privilege(:table, c, :action)) FROM unnest(:columns) c"
 )
-# Row-level security is in force for this role, and no policy lets it do that.
+# Row-level security is on, and no policy allows it.
 _IS_KEPT_OUT = sa.text(
     """
     SELECT row_security_active(:table) AND NOT EXISTS (
@@ -43,7 +43,7 @@ _IS_KEPT_OUT = sa.text(
 )
 # As `pg_policy.polcmd` has them.
 _COMMANDS = {"SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
-# A partial index serves if it only leaves out rows without a task.
+# A partial index may leave out rows without a task.
 _TASKS_ARE_INDEXED = sa.text(
     """
     SELECT EXISTS (
@@ -58,12 +58,10 @@ _TASKS_ARE_INDEXED = sa.text(
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Rights that this role does not have."""
-
     message: str
     """With the statements that grant them."""
     is_whole: bool
-    """It has none of these rights, which may be on purpose."""
+    """The role has none of these rights, which may be on purpose."""
 
 
 def exists(connection: sa.Connection, table: str) -> bool:
@@ -73,7 +71,7 @@ def exists(connection: sa.Connection, table: str) -> bool:
 
 
 def may(connection: sa.Connection, action: str, table: str, columns: Iterable[str] = ()) -> bool:
-    """Whether this role has the right to the table, or to each of `columns`."""
+    """Whether this role has the right to the table, or to all of `columns`."""
     values = {"action": action, "table": table, "columns": list(columns)}
     return bool(connection.scalar(_MAY_COLUMNS if values["columns"] else _MAY, values))
 
@@ -126,7 +124,7 @@ def check_tasks(connection: sa.Connection) -> None:
 
 
 def lack_of_writing(connection: sa.Connection) -> Lack | None:
-    """What this role may not write of projects; None: it may write all."""
+    """None: this role may write all of projects."""
     lacking = [
         (action, table)
         for action, table in _PROJECT_WRITES
@@ -145,7 +143,7 @@ def lack_of_writing(connection: sa.Connection) -> Lack | None:
 
 @contextmanager
 def refusal_explained(connection: sa.Connection, action: str, table: sa.Table) -> Iterator[None]:
-    """Roll back and raise NoRightToWrite if the server refuses."""
+    """Roll back and raise NoRightToWrite if the server refuses it."""
     try:
         yield
     except DBAPIError as error:
@@ -159,7 +157,7 @@ def refusal_explained(connection: sa.Connection, action: str, table: sa.Table) -
 def no_right(
     connection: sa.Connection, action: str, table: sa.Table, *, by_policy: bool
 ) -> NoRightToWrite:
-    """For a write that row-level security (`by_policy`) or a missing GRANT forbids."""
+    """`by_policy`: row-level security forbids it, not a missing GRANT."""
     role = _role(connection)
     if table is generations:
         return NoRightToWrite(_TASK_POLICY.format(role) if by_policy else _TASK_GRANT.format(role))

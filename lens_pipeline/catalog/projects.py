@@ -19,11 +19,11 @@ from lens_pipeline.catalog.tables import (
     scaled_videos,
 )
 
-# The time of a host's rows without one.
+# For a host's rows without a time.
 _NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # A host's columns need not have defaults.
 _TIMES = ("created_at", "updated_at")
-# The projects of this many masters come first in the list.
+# The projects of this many masters come first.
 _LATEST_MASTERS = 500
 
 
@@ -32,8 +32,6 @@ R = TypeVar("R", bound=MasterVideo | ProjectAsset | ScaledVideo)
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[R]):
-    """A row of a project, and its times."""
-
     row: R
     project_id: str
     created_at: dt.datetime | None
@@ -45,7 +43,7 @@ class Listed(Generic[R]):
 
 
 class ProjectRows:
-    """The rows of one kind by project, without those that can never be used."""
+    """Usable rows of one kind, by project."""
 
     def __init__(self, kind: Kind, rows: RowSet) -> None:
         self._kind = kind
@@ -59,7 +57,7 @@ class ProjectRows:
     def page(
         self, connection: sa.Connection, project_id: str, after: Place | None, limit: int
     ) -> list[Listed]:
-        """Up to `limit` rows created before the place `after`."""
+        """Rows created before the place `after`, newest first."""
         time, key = sa.func.coalesce(self._created, _NEVER), self._rows.key.text
         conditions: list[sa.ColumnElement[bool]] = []
         if after is not None:
@@ -84,7 +82,7 @@ class ProjectRows:
         return connection.execute(statement).rowcount == 1
 
     def delete(self, connection: sa.Connection, row_id: str) -> list[str] | None:
-        """Delete a row, and a master's renditions; returns the ids of these, None if no row was."""
+        """Returns the ids of a master's renditions, deleted with it; None: there is no row."""
         renditions: list[str] = []
         if self._kind is Kind.MASTER:
             of_master = self._master_of_scaled.among(
@@ -138,7 +136,7 @@ class ProjectRows:
 
 
 def read_project_ids(connection: sa.Connection, limit: int) -> list[str]:
-    """Up to `limit` ids: of the latest masters, newest first, then of assets, in their order."""
+    """Projects of the latest masters, newest first, then those of assets."""
     latest = (
         sa.select(
             as_text(master_videos.c.project_id).label("id"), row_time(master_videos).label("at")
@@ -148,15 +146,13 @@ def read_project_ids(connection: sa.Connection, limit: int) -> list[str]:
         .subquery()
     )
     recent = sa.select(latest.c.id).group_by(latest.c.id).order_by(sa.func.max(latest.c.at).desc())
-    found = [
-        *connection.execute(recent).scalars(),
-        *connection.execute(_of_assets(limit)).scalars(),
-    ]
-    return list(dict.fromkeys(found))[:limit]
+    found = connection.execute(recent).scalars().all()
+    others = connection.execute(_of_assets(limit)).scalars().all()
+    return list(dict.fromkeys([*found, *others]))[:limit]
 
 
 def _of_assets(limit: int) -> sa.Select:
-    """The first ids, each found by the index after the one before: no scan of the table."""
+    """Each id is found by the index, without a scan of the table."""
     project = project_assets.c.project_id
     first = sa.select(project.label("id")).order_by(project).limit(1)
     known = sa.select(first.subquery().c.id).cte("known", recursive=True)

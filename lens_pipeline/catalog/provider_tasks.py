@@ -11,14 +11,12 @@ from lens_pipeline.catalog.rows import FINISHED, Generation, UnusableRow
 from lens_pipeline.catalog.tables import generations
 
 FAILED = "failed"
-# The provider waits for this lock, too.
+# The provider's request waits for this lock.
 _LIMIT_LOCK = sa.text("SET LOCAL lock_timeout = '5s'")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """The row of a task."""
-
     id: str
     user_id: str
     task_id: str
@@ -27,7 +25,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A row after the result of its task was written."""
+    """A row after its task's result was written."""
 
     changed: bool
     status: str
@@ -43,13 +41,11 @@ class TaskRows:
         self._task = IdColumn(generations.c.task_id)
 
     def of(self, connection: sa.Connection, task_id: str) -> list[TaskRow]:
-        """The rows of a task: one, unless the host's table allows more."""
+        """One row, unless the host's table allows more."""
         if not self._task.bindable(connection, [task_id]):
             return []
         query = sa.select(
-            self._rows.key.text.label("id"),
-            text_of(generations.c.user_id),
-            generations.c.status,
+            self._rows.key.text.label("id"), text_of(generations.c.user_id), generations.c.status
         ).where(self._task.equals(connection, task_id))
         return [
             TaskRow(row.id, row.user_id or "", task_id, row.status or "")
@@ -59,15 +55,13 @@ class TaskRows:
     def record(
         self, connection: sa.Connection, row: TaskRow, asset_url: str | None
     ) -> Recorded | None:
-        """Make the row finished with this URL, or failed if there is none; the row stays locked.
+        """Lock the row and make it finished, or failed without a URL. None: it is gone.
 
-        A row that is finished stays as it is: its site may have moved the file since. Returns None
-        if the row is gone. Raises NoRightToWrite.
+        A finished row stays as it is: its site may have moved the file. Raises NoRightToWrite.
         """
         connection.execute(_LIMIT_LOCK)
         is_row = sa.and_(
-            self._rows.key.equals(connection, row.id),
-            self._task.equals(connection, row.task_id),
+            self._rows.key.equals(connection, row.id), self._task.equals(connection, row.task_id)
         )
         with permissions.refusal_explained(connection, "UPDATE", generations):
             query = sa.select(self._rows.key.text).where(is_row)

@@ -30,12 +30,10 @@ def as_text(column: sa.Column) -> sa.Cast:
 
 
 def text_of(column: sa.Column) -> sa.Label:
-    """The column as text, under its own name."""
     return as_text(column).label(column.name)
 
 
 def place(time: dt.datetime, row_id: str) -> sa.Tuple:
-    """A place in the order (time of the row, id)."""
     return sa.tuple_(sa.literal(time, TIME), sa.literal(row_id, sa.Text))
 
 
@@ -58,7 +56,7 @@ class IdColumn:
         return self.column == self.bound(connection, value)
 
     def bindable(self, connection: sa.Connection, ids: Iterable[str]) -> list[str]:
-        """`ids` that the column can hold: PostgreSQL refuses to compare others to it."""
+        """The `ids` that the column can hold: PostgreSQL refuses to compare others to it."""
         if self._uuid(connection):
             return [value for value in ids if _is_uuid(value)]
         return [value for value in ids if _is_text(value)]
@@ -78,26 +76,26 @@ class IdColumn:
 
 
 class RowSet(ABC):
-    """The rows of one kind. `owner` is the user or project that waits for the derivative."""
+    """Rows of one kind; `owner` is the user or project that waits for the derivative."""
 
     belongs: sa.ColumnElement[bool] = sa.true()
     """Whether a row of the table is of this kind."""
     counts = belongs
-    """Whether it is of this kind and finished."""
+    """Whether it is finished, too."""
     unusable: sa.ColumnElement[bool]
     """Whether a row, of any kind in its table, can never be used."""
 
     def __init__(self, key: sa.Column, owner: sa.Column, *columns: sa.ColumnElement) -> None:
         self.key = IdColumn(key)
         self.owner = as_text(owner)
-        # The cast only changes columns without time zone, read as UTC.
+        # The cast reads times without a zone as UTC.
         self.time = sa.cast(row_time(key.table), TIME)
         self.place = sa.tuple_(self.time, self.key.text)
         self._columns = columns
 
     @abstractmethod
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
-        """The values of rows of `select`, in their order."""
+        """Values of rows of `select`, in order."""
 
     def select(self) -> sa.Select:
         key, time = self.key.text.label("id"), self.time.label("changed_at")
@@ -106,7 +104,7 @@ class RowSet(ABC):
     def among(
         self, connection: sa.Connection, ids: Iterable[str], *conditions: sa.ColumnElement[bool]
     ) -> Sequence[sa.Row]:
-        """Rows of `select` with one of these ids, in no order."""
+        """Rows of `select`, in no order."""
         wanted = self.key.bindable(connection, ids)
         if not wanted:
             return []
@@ -136,7 +134,7 @@ class AssetRows(RowSet):
         return [_asset(row, *shots.resolve(row.project_id, [row.id], *found)) for row in rows]
 
     def found(self, connection: sa.Connection, ids: Iterable[str]) -> _Found:
-        """The assets among `ids` and the generations that they name, by id."""
+        """Assets and their generations, by id."""
         return self._with_generations(connection, self.among(connection, ids))
 
     def _with_generations(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> _Found:
@@ -227,7 +225,7 @@ def is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
 
 
 def _is_text(value: str) -> bool:
-    """Whether PostgreSQL can hold it: no NUL, no surrogate."""
+    """PostgreSQL holds no NUL and no surrogate."""
     return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
 
 

@@ -9,7 +9,7 @@ FINISHED = ("success", "succeeded", "completed")
 
 
 class Kind(StrEnum):
-    """Kinds of rows: one table each, except that photos and videos share one."""
+    """One table each, but photos and videos share one."""
 
     PHOTO = "photo"
     VIDEO = "video"
@@ -20,8 +20,6 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One finished photo or video."""
-
     id: str
     user_id: str
     kind: Kind
@@ -35,11 +33,10 @@ class Shot:
 
     asset_id: str
     source: str | None = None
-    """A URL or an object key of the store."""
+    """A URL or object key."""
     waits: str | None = None
     """What it waits for, in words."""
     problem: str | None = None
-    """Why it cannot be used, in words."""
     finished_at: dt.datetime | None = None
 
 
@@ -52,19 +49,19 @@ class MasterVideo:
     name: str
     shots: tuple[Shot, ...]
     finished_at: dt.datetime | None
-    """The latest time of its row and its shots."""
+    """The latest of its row and shots."""
     problem: str | None = None
     """Of `shots_config` as a whole."""
 
     @property
     def shots_config(self) -> list[str]:
-        """Ids of assets, as in the column."""
+        """Ids of assets."""
         return [shot.asset_id for shot in self.shots]
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledVideo:
-    """A rendition: all of a master or a part, at another size."""
+    """A rendition: a master or a part of it, at another size."""
 
     id: str
     master_id: str
@@ -74,7 +71,7 @@ class ScaledVideo:
     height: int
     finished_at: dt.datetime | None
     master: MasterVideo | None
-    """None: there is none that can be used."""
+    """None: none that is usable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +93,6 @@ Row = Generation | MasterVideo | ScaledVideo | ProjectAsset
 
 @dataclass(frozen=True, slots=True)
 class UnusableRow:
-    """A row that cannot be used, and why."""
-
     id: str
     reason: str
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from lens_pipeline.catalog.rows import FINISHED, Kind, Shot
 
-# Rows come from outside, so that there is a limit.
+# Rows come from outside and need a limit.
 MOST_SHOTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A row of `project_assets`."""
-
     project_id: str
     generation_id: str | None
     asset_url: str | None
@@ -57,15 +55,12 @@ def resolve(
     assets: Mapping[str, Asset],
     generations: Mapping[str, ShotGeneration],
 ) -> tuple[Shot, ...]:
-    """The shots of a master of this project, in the order of `asset_ids`."""
+    """The shots of a master, in order."""
     return tuple(_shot(project_id, name, assets.get(name), generations) for name in asset_ids)
 
 
 def _shot(
-    project_id: str,
-    name: str,
-    asset: Asset | None,
-    generations: Mapping[str, ShotGeneration],
+    project_id: str, name: str, asset: Asset | None, generations: Mapping[str, ShotGeneration]
 ) -> Shot:
     if asset is None:
         return Shot(name, problem=f"shot {name!r}: no asset has this id")

@@ -1,8 +1,7 @@
 """`lens_generations`: generations with the status of their preview or poster, for SQL readers.
 
-Dagster's tables lie in another database and change with its versions. So the statuses are copied
-into `lens_derivatives`, which can be made anew at any time, and which the pipeline never reads to
-decide anything.
+Dagster's tables lie in another database: statuses are copied to `lens_derivatives`, which decides
+nothing and can be made anew.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +25,10 @@ derivatives = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("changed_at", TIME, nullable=False),
 )
-# Columns that readers see change; `changed_at` stays while these do.
+# `changed_at` changes only with these.
 _SHOWN = ("status", "path", "error")
 
-# Times without a zone are in UTC, whatever the zone of the session that reads them.
+# Times without a zone are in UTC, whatever the session's zone.
 _VIEW = """
     CREATE VIEW lens_generations AS
     SELECT g.id, g.user_id, g.type, g.status,
@@ -43,7 +42,7 @@ _VIEW = """
         ON d.id = CAST(g.id AS text)
        AND d.asset = CASE g.type WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster' END
 """
-# Defaults of the host, such as those of Supabase, might open them to everybody.
+# Defaults of a host such as Supabase may open them to all.
 _GRANTEES = sa.text(
     """
     SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END
@@ -65,9 +64,9 @@ _DELETE_ORPHANS = sa.text(
 
 
 def create(connection: sa.Connection) -> list[str]:
-    """Create the table and the view where absent, readable by their owner alone; their names.
+    """Create table and view where absent, for their owner alone; returns their names.
 
-    Raises DBAPIError: the role may not, or there is no table `generations`.
+    Raises DBAPIError: no right, or no table `generations`.
     """
     created = [name for name in (TABLE, VIEW) if not exists(connection, name)]
     if TABLE in created:
@@ -81,7 +80,6 @@ def create(connection: sa.Connection) -> list[str]:
 
 
 def may_write(connection: sa.Connection) -> bool:
-    """Whether the view is there and this role may keep it true."""
     return all(exists(connection, name) for name in (VIEW, TABLE)) and all(
         may(connection, action, TABLE) for action in ("SELECT", "INSERT", "UPDATE", "DELETE")
     )
@@ -93,10 +91,7 @@ def write(
     rows: Mapping[str, Mapping[str, object]],
     gone: Sequence[str],
 ) -> int:
-    """Have the view show these rows, columns by name by id, and nothing of those `gone`.
-
-    Returns the number of rows that it showed otherwise.
-    """
+    """Show `rows` (columns by name, by id), and none of `gone`. Returns the number of changes."""
     shown = _read(connection, asset, [*rows, *gone])
     values = [
         {"asset": asset, "id": key, **columns}
@@ -133,16 +128,16 @@ def _are(asset: str, ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
 def delete_orphans(
     connection: sa.Connection, finished: Sequence[str], kinds: Mapping[str, str]
 ) -> int:
-    """Delete what is shown of generations that are gone, or are not finished any more.
+    """Delete what is not of a finished generation; returns the number.
 
-    `kinds`: the `type` of the generations that each asset is made of.
+    `kinds`: the `type` of the generations of each asset.
     """
     values = {"finished": list(finished), "assets": [*kinds], "kinds": [*kinds.values()]}
     return connection.execute(_DELETE_ORPHANS, values).rowcount
 
 
 def _row_time(connection: sa.Connection) -> str:
-    """SQL for when a row last changed, with its time zone."""
+    """SQL for when a row last changed."""
     types = {c["name"]: c["type"] for c in sa.inspect(connection).get_columns("generations")}
     times = []
     for name in ("updated_at", "created_at"):

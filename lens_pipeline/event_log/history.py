@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 
 class State(StrEnum):
+    """The derived status of one derivative."""
+
     NONE = "none"
     PROCESSING = "processing"
     READY = "ready"

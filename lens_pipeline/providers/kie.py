@@ -61,6 +61,8 @@ _REFUSED = frozenset({401, 402, 403})
 
 
 class TaskState(StrEnum):
+    """How far a task is."""
+
     WAITING = "waiting"
     QUEUING = "queuing"
     GENERATING = "generating"

@@ -21,7 +21,7 @@ def main() -> None:
         pipeline = current()
         app = create_app(Context(pipeline, RunQueue(pipeline, instance, job)))
         server = Server(app, loaded)
-        # uvicorn raises the signal again at its end; SIGTERM then ends the process like SIGINT.
+        # uvicorn raises SIGTERM again at its end, which then acts like SIGINT.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()

@@ -8,7 +8,6 @@ from starlette.types import ASGIApp
 
 from lens_pipeline import VERSION
 from lens_pipeline.core import postgres
-from lens_pipeline.settings import Settings
 from lens_pipeline.web import errors, lifespan, pages
 from lens_pipeline.web.auth import login, signed_links
 from lens_pipeline.web.auth.access import Access, Limits, access_of
@@ -30,12 +29,12 @@ from lens_pipeline.web.routes import (
 
 
 def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
-    """The app over this pipeline. Raises SettingsError: the signing key is damaged."""
+    """Raises SettingsError: the signing key is damaged."""
     app = App(
         title="Lens Pipeline",
         version=VERSION,
         description="Previews, posters and master videos of AI-generated photos and videos.",
-        # FastAPI's pages of documentation load scripts from a CDN.
+        # These pages load scripts from a CDN.
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
@@ -43,11 +42,13 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
         lifespan=lifespan.running,
     )
     app.state.context = context
-    _secure(app, context.pipeline.settings, limits or Limits())
+    postgres.enforce_deadlines()
+    app.state.access = access_of(context.pipeline.settings, limits or Limits())
+    app.add_middleware(Gate, access=app.state.access)
     app.openapi = lambda: _described(app)
     errors.install(app)
     for module in (
-        *(generations, masters, renditions, project_assets, projects),
+        *(signed_links, login, generations, masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)
@@ -57,13 +58,10 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document; without the answer 422, for which the app has 400."""
+    """The OpenAPI document without the answer 422: the app gives 400."""
     if app.openapi_schema is None:
         document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
+            title=app.title, version=app.version, description=app.description, routes=app.routes
         )
         for operations in document["paths"].values():
             for operation in operations.values():
@@ -76,23 +74,13 @@ def _described(app: FastAPI) -> dict[str, Any]:
 
 
 class App(FastAPI):
-    """Log and security headers go around the answers to internal errors, too."""
+    """Answers to internal errors are logged and have the security headers, too."""
 
     def build_middleware_stack(self) -> ASGIApp:
         return RequestLog(SecurityHeaders(super().build_middleware_stack()))
 
 
-def _secure(app: App, settings: Settings, limits: Limits) -> None:
-    """Raises SettingsError: the signing key is damaged."""
-    postgres.enforce_deadlines()
-    app.state.access = access_of(settings, limits)
-    app.add_middleware(Gate, access=app.state.access)
-    for router in (signed_links.router, login.router):
-        app.include_router(router)
-
-
 def _describe_proofs(app: FastAPI, document: dict[str, Any]) -> None:
-    """Add the security schemes of each operation."""
     access: Access = app.state.access
     if access.tokens is None:
         return

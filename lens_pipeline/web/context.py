@@ -1,4 +1,4 @@
-"""What the request handlers work with, set up once for a process."""
+"""What request handlers work with, set up once per process."""
 
 import threading
 from collections.abc import Iterable
@@ -19,14 +19,11 @@ _RETRY_LOCKS = tuple(threading.Lock() for _ in range(64))
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The pipeline, its run queue and the provider."""
-
     pipeline: Pipeline
     queue: RunQueue
     deliveries: Deliveries = field(default_factory=Deliveries)
-    """Webhooks handled so far."""
     provider: Provider | None = None
-    """By default the one of the settings; None without LENS_KIE_API_KEY."""
+    """By default from the settings; None without LENS_KIE_API_KEY."""
 
     def __post_init__(self) -> None:
         settings = self.pipeline.settings
@@ -35,7 +32,7 @@ class Context:
             object.__setattr__(self, "provider", provider)
 
     def retry(self, row_id: str, derivatives: Iterable[Derivative]) -> bool:
-        """Forget failures of a row's derivatives and make these now; False: none has failed."""
+        """Make failed derivatives of a row anew; False: none has failed."""
         # Two requests at once are one retry.
         with _RETRY_LOCKS[hash(row_id) % len(_RETRY_LOCKS)]:
             queue = self.queue
@@ -46,7 +43,6 @@ class Context:
 
 
 def context(request: Request) -> Context:
-    """The context of the app that serves this request."""
     return request.app.state.context
 
 

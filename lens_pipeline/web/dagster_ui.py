@@ -1,7 +1,6 @@
 """Guards of the Dagster UI: against pages of other sites, and a login if LENS_API_TOKEN is set.
 
-Dagster's own server executes what any page sends to it: an image with the address
-`/graphql?query=mutation…` starts a run.
+Dagster itself obeys any page: an image at `/graphql?query=mutation…` starts a run.
 """
 
 import base64
@@ -23,18 +22,15 @@ from lens_pipeline.web.auth.rate_limits import RateLimit
 from lens_pipeline.web.auth.tokens import Tokens
 from lens_pipeline.web.errors import ApiError
 
-# Browsers send these from one site to another only if the other allows it, which Dagster does not.
+# Browsers send these to another site only if it allows it, which Dagster does not.
 _PREFLIGHTED = ("application/json", "application/graphql")
-# Tells the version, to programs that start or watch the server. The whole path: those of assets may
-# end so, and a POST to one writes to the event log.
+# Programs that watch the server read the version there. Paths of assets may end so, too, and a POST
+# to one writes to the event log: only the whole path is open.
 _OPEN = "/server_info"
 
 
 class SameOriginOnly:
-    """ASGI middleware that refuses what another site's page may have sent, or may show in a frame.
-
-    `hosts` and `proxies` as in `web.auth.origin`.
-    """
+    """ASGI middleware that keeps pages of other sites out; arguments as in `web.auth.origin`."""
 
     def __init__(
         self, app: ASGIApp, hosts: Collection[str] | None, proxies: Collection[str]
@@ -66,7 +62,7 @@ class SameOriginOnly:
 
 
 def _unframed(send: Send) -> Send:
-    """Else a page shows ours in a frame, and has people click there."""
+    """Forbids frames of other sites, in which people would click unawares."""
 
     async def answer(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -77,10 +73,9 @@ def _unframed(send: Send) -> Send:
 
 
 class TokenRequired:
-    """ASGI middleware that serves callers that may see everything.
+    """ASGI middleware that serves callers who see everything.
 
-    They give LENS_API_TOKEN as a bearer or as the password of HTTP's own login, or the cookie of a
-    login to our pages, which browsers send to every port of a host.
+    They send a bearer token, a password, or the cookie of our pages, which covers all ports.
     """
 
     def __init__(self, app: ASGIApp, tokens: Tokens, wrong_tokens: RateLimit) -> None:
@@ -112,7 +107,7 @@ class TokenRequired:
             await refusal(scope, receive, send)
 
     def _is_known(self, connection: HTTPConnection) -> bool:
-        """Raises ApiError: this address has sent too many wrong tokens."""
+        """Raises ApiError 429: too many wrong tokens."""
         token = _token(connection.headers.get("authorization", ""))
         if token is not None:
             owner = self._tokens.read(token)
@@ -124,7 +119,7 @@ class TokenRequired:
 
 
 def _token(authorization: str) -> str | None:
-    """The bearer's token, or the password; None if the header has neither."""
+    """The bearer token or password; None: neither."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -137,7 +132,6 @@ def _token(authorization: str) -> str | None:
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """`app` behind `SameOriginOnly`, and behind `TokenRequired` if there is a token."""
     lens = settings.load()[0]
     access = access_of(lens, Limits())
     if access.tokens:

@@ -45,7 +45,6 @@ class Problem(BaseModel):
     """Of the lines of this request in the log."""
 
 
-# Answers that every endpoint may give.
 DESCRIBED: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
@@ -64,7 +63,7 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
 
 
 class ApiError(Exception):
-    """An error answer; `more` are further fields of its body."""
+    """An error answer; `more`: further fields of its body."""
 
     def __init__(
         self,
@@ -83,33 +82,27 @@ class ApiError(Exception):
         self.more = more
 
     def response(self) -> JSONResponse:
-        body = {
-            "error": self.code,
-            "message": str(self),
-            **self.more,
-            "request_id": request_id.get(),
-        }
+        body = {"error": self.code, "message": str(self), **self.more}
+        body["request_id"] = request_id.get()
         return JSONResponse(body, status_code=self.status, headers=dict(self.headers or {}))
 
 
 def not_found(what: str, which: str) -> ApiError:
-    """There is none, or the caller may not see it."""
+    """Also for what the caller may not see."""
     return ApiError(404, "not_found", f"no {what} has the id {which[:200]!r}")
 
 
 def unauthorized(message: str = "this needs a token", error: str | None = None) -> ApiError:
-    """The caller is not known; `error` is RFC 6750's code for a bad token."""
+    """`error`: RFC 6750's code for a bad token."""
     challenge = 'Bearer realm="lens"' + (f', error="{error}"' if error else "")
     return ApiError(401, "unauthorized", message, headers={"WWW-Authenticate": challenge})
 
 
 def unavailable(service: str, reason: str) -> ApiError:
-    """A service does not work for the moment."""
     return ApiError(503, f"{service}_unavailable", reason, headers={"Retry-After": _RETRY_SECONDS})
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app in this shape."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -128,7 +121,7 @@ async def _api_error(_: Request, error: Exception) -> JSONResponse:
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    # FastAPI leaves bodies of other types unread, as forms of other sites may have them.
+    # FastAPI leaves bodies of other types unparsed: other sites' forms can send those.
     if first["loc"] == ("body",) and isinstance(error.body, bytes) and error.body:
         problem = "send it with Content-Type: application/json"
         return ApiError(415, "unsupported_media_type", problem).response()
@@ -146,11 +139,12 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method of the path; each is a route of its own, and Starlette names only one."""
-    routes = iter_route_contexts(request.app.routes)
-    matching = [
-        one for one in routes if one.original_route.matches(request.scope)[0] is not Match.NONE
-    ]
+    """All methods of the path; Starlette names those of one route."""
+    matching = (
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if route.original_route.matches(request.scope)[0] is not Match.NONE
+    )
     return sorted({method for route in matching for method in route.methods or ()})
 
 

@@ -17,13 +17,13 @@ from lens_pipeline.monitoring.view_sync import ViewWriter
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import EventBroadcaster
 
-# For threads in the middle of a query; one that hangs ends with the process.
+# A thread that hangs longer ends with the process.
 _STOP_SECONDS = 2.0
 
 
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[None]:
-    """Runs while the app serves; needs no service to be there yet."""
+    """The lifespan of the app; no service need be there yet."""
     context: Context = app.state.context
     log = FigureLog(context.pipeline.endpoints.dagster_url)
     registry = CollectorRegistry()

@@ -1,7 +1,4 @@
-"""The pages for people: the library and the masters of a project.
-
-Everything they show comes from the API, so that a page has no rights of its own.
-"""
+"""The pages for people. What they show comes from the API: a page has no rights of its own."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ _templates = Jinja2Templates(directory=_HERE / "templates")
 
 
 class RevalidatedFiles(StaticFiles):
-    """Files that browsers revalidate: a new module must not import an old one by its name."""
+    """Browsers revalidate these files: a new module must not import a cached old one."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -37,19 +34,16 @@ static_files = RevalidatedFiles(directory=_HERE / "static")
 
 @router.api_route("/", methods=["GET", "HEAD"])
 def index(caller: CallerDep) -> RedirectResponse:
-    """The first page for this caller."""
     return RedirectResponse(f"/{_pages(caller)[0]}", status_code=302)
 
 
 @router.api_route("/library", methods=["GET", "HEAD"])
 def library_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
-    """Pictures of generations, as they become ready."""
     return _page(request, "library", caller, context.pipeline.settings)
 
 
 @router.api_route("/masters", methods=["GET", "HEAD"])
 def masters_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
-    """Masters of a project, and the editor of new ones."""
     return _page(request, "masters", caller, context.pipeline.settings)
 
 
@@ -68,7 +62,7 @@ def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Re
         "t": lambda key: _plain(texts[key]),
         "user_id": caller.user_id or "",
         "project_id": caller.project_id or "",
-        "dagster_port": _dagster_port(caller, settings.dagster_port),
+        "dagster_port": settings.dagster_port if caller.sees_all else None,
         "dagster_url": settings.dagster_public_url if caller.sees_all else None,
     }
     headers = {
@@ -81,16 +75,8 @@ def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Re
 
 def _pages(caller: Caller) -> list[str]:
     """A user's token covers no project, a project's token no user."""
-    return [
-        name
-        for name, hidden in (("library", caller.project_id), ("masters", caller.user_id))
-        if hidden is None
-    ]
-
-
-def _dagster_port(caller: Caller, port: int) -> int | None:
-    """The port of Dagster's UI on this machine; None for callers who do not see all."""
-    return port if caller.sees_all else None
+    hidden = {"library": caller.project_id, "masters": caller.user_id}
+    return [name for name, scope in hidden.items() if scope is None]
 
 
 def _plain(text: Text) -> str:

@@ -1,4 +1,4 @@
-"""The server of the app: uvicorn, with a stop that does not wait for event streams."""
+"""The app's server: uvicorn, whose stop does not wait for event streams."""
 
 import asyncio
 import contextlib
@@ -12,22 +12,21 @@ from lens_pipeline.settings import Settings
 from lens_pipeline.web.http.http1 import BoundedProtocol
 from lens_pipeline.web.routes.events import PATH, EventBroadcaster
 
-# For requests under way.
 _STOP_SECONDS = 5
-# A stream whose client reads nothing does not end by itself.
+# A stream with a stalled client does not end by itself.
 _ABORT_SECONDS = 1.0
 
 
 def raise_connection_limit() -> None:
-    """Raise the limit of open files: a shell's usual 1024 leave room for fewer browsers."""
+    """A shell's usual limit of 1024 open files is too low for many browsers."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems report no limit, and have one.
+    # Some systems report no limit but have one.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Server(uvicorn.Server):
-    """Serves `app` at LENS_BIND:LENS_API_PORT; a stop ends its event streams at once."""
+    """Serves `app` at LENS_BIND:LENS_API_PORT."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(_configuration(app, settings))

@@ -1,8 +1,4 @@
-"""The texts of the pages by language, from `texts/*.json`, and the choice of the language.
-
-A text with a number in it is a mapping by the plural categories of CLDR, which `Intl.PluralRules`
-chooses from; `{name}` is where a value goes. Messages of the API and of commands are not here.
-"""
+"""The texts of the pages by language. Messages of the API and of commands are not here."""
 
 import json
 from collections.abc import Mapping
@@ -13,14 +9,14 @@ _FOLDER = Path(__file__).parent / "texts"
 
 
 class Language(StrEnum):
-    """The languages of the pages; the first is the default."""
+    """The first is the default."""
 
     ENGLISH = "en"
     RUSSIAN = "ru"
 
 
 Text = str | Mapping[str, str]
-
+"""With a number in it: a text for each plural category of CLDR."""
 TEXTS: Mapping[Language, Mapping[str, Text]] = {
     language: json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
     for language in Language
@@ -28,7 +24,7 @@ TEXTS: Mapping[Language, Mapping[str, Text]] = {
 
 
 def choose_language(accept_language: str) -> Language:
-    """The language that the header `Accept-Language` (RFC 9110) prefers."""
+    """The language that `Accept-Language` (RFC 9110) prefers."""
     best, best_weight = next(iter(Language)), 0.0
     for part in accept_language.split(","):
         tag, _, parameter = part.partition(";")

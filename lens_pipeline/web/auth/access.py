@@ -14,13 +14,11 @@ from lens_pipeline.web.auth.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one request, and of one client address."""
-
     # nginx's default for the first line of a request.
     address_bytes: int = 8 * 1024
     body_bytes: int = 1024 * 1024
-    # Of the login form, which needs no token.
     form_bytes: int = 32 * 1024
+    """Of the login form."""
     body_seconds: float = 30.0
     logins_a_minute: int = 10
     # Twenty finished tasks a second.
@@ -31,7 +29,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Access:
     tokens: Tokens | None
-    """None: every client may do everything."""
+    """None: no client needs one."""
     links: Links
     forms: URLSafeSerializer
     hosts: frozenset[str] | None
@@ -43,7 +41,7 @@ class Access:
 
 
 def access_of(settings: Settings, limits: Limits) -> Access:
-    """Raises SettingsError: the signing key in LENS_HOME is damaged."""
+    """Raises SettingsError: the signing key is damaged."""
     key = signing_key(settings)
     return Access(
         tokens=Tokens(settings.api_token, key) if settings.api_token else None,

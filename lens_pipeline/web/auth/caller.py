@@ -1,4 +1,4 @@
-"""The caller of a request and what it may see."""
+"""A request's caller and what it may see."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +10,7 @@ from lens_pipeline.web.errors import unauthorized
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A client that may use the app; a user or project restricts it to its own rows."""
+    """A client; a user or project restricts it to its own rows."""
 
     user_id: str | None = None
     project_id: str | None = None
@@ -27,7 +27,7 @@ class Caller:
 
 
 def caller(request: Request) -> Caller:
-    """The caller that the gate found; raises ApiError 401 without one."""
+    """Raises ApiError 401: the gate found none."""
     found: Caller | None = getattr(request.state, "caller", None)
     if found is None:
         raise unauthorized()
@@ -35,17 +35,15 @@ def caller(request: Request) -> Caller:
 
 
 def media_caller(request: Request) -> Caller:
-    """The same, or the bearer of a signed link."""
+    """A signed link counts as a caller, too. Raises ApiError 401."""
     return Caller() if getattr(request.state, "linked", False) else caller(request)
 
 
 def known_until(request: Request) -> int | None:
-    """The end of the caller's token or login, seconds since 1970; None: never."""
+    """The end of the token or login, seconds since 1970; None: never."""
     return getattr(request.state, "known_until", None)
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
-
 MediaCallerDep = Annotated[Caller, Depends(media_caller)]
-
 KnownUntilDep = Annotated[int | None, Depends(known_until)]

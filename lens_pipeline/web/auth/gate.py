@@ -17,29 +17,26 @@ from lens_pipeline.web.auth.tokens import Pass, Tokens
 from lens_pipeline.web.errors import ApiError, unauthorized
 from lens_pipeline.web.http.bodies import Body
 
-# The longest wait of a request for databases, after its body has come.
+# How long a request may wait for databases.
 _DATABASE_SECONDS = 6.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEALTH = frozenset({"/health", "/health/live", "/api/health", "/api/health/live"})
 _WEBHOOK = "/api/kie/webhook"
 _LOGIN = frozenset({"/login", "/logout"})
 _STATIC = "/static/"
-# Served without a caller; webhook and login check for themselves.
+# Webhook and login check for themselves.
 _OPEN = frozenset({*_HEALTH, *_LOGIN, _WEBHOOK, "/favicon.ico"})
 _FOR_ALL_SEEING = frozenset({"/metrics"})
 _FOR_PROGRAMS = ("/api/", *_FOR_ALL_SEEING)
 
 
 def is_open(path: str) -> bool:
-    """Whether this decoded path needs no caller."""
+    """Whether this decoded path needs no caller; every other path needs one."""
     return path in _OPEN or path.startswith(_STATIC)
 
 
 class Gate:
-    """Admits a request with its caller and its whole body, or answers it.
-
-    Paths need a caller unless they are open: a route that forgets to ask for one is closed.
-    """
+    """Admits a request with its caller and its whole body, or answers it."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -74,20 +71,19 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         if has_body:
-            # The rest of the body must not be read as the next request.
+            # The next request must not begin in this body.
             refusal.headers["Connection"] = "close"
             if refusal.status_code != 408:
                 await body.drain()
         await refusal(scope, receive, send)
 
     def _admit(self, request: HTTPConnection) -> Response | None:
-        """Set the caller of the request. Returns an answer, or raises ApiError, to refuse it."""
+        """Set the caller. Returns an answer, or raises ApiError, to refuse the request."""
         scope, access = request.scope, self._access
         path: str = scope["path"]
         if len(scope["raw_path"]) + len(scope["query_string"]) > access.limits.address_bytes:
-            raise ApiError(
-                414, "address_too_long", f"it may have {access.limits.address_bytes} bytes"
-            )
+            problem = f"it may have {access.limits.address_bytes} bytes"
+            raise ApiError(414, "address_too_long", problem)
         linked = scope["method"] in _SAFE and access.links.covers(path, scope["query_string"])
         request.state.linked = linked
         self._refuse_foreign(request, linked)
@@ -108,10 +104,10 @@ class Gate:
         return None
 
     def _refuse_foreign(self, request: HTTPConnection, linked: bool) -> None:
-        """Raises ApiError 403 for a request that another site's page may have sent."""
+        """Raises ApiError 403: another site's page may have sent the request."""
         headers, access = request.headers, self._access
         path, is_safe = request.scope["path"], request.scope["method"] in _SAFE
-        # Load balancers address the machine by number.
+        # Load balancers use the machine's number.
         reason = None if path in _HEALTH else foreign_host(headers, access.hosts)
         if reason:
             raise ApiError(403, "foreign_host", reason)
@@ -125,29 +121,27 @@ class Gate:
             raise ApiError(403, "foreign_origin", reason)
 
     def _owner(self, request: HTTPConnection, tokens: Tokens) -> Pass | None:
-        """The caller; None: not known. Raises ApiError 401 for a token that is not valid."""
+        """None: no token, no session. Raises ApiError 401: the token is not valid."""
         headers = request.headers
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        # Another scheme is for a proxy in front of this app, which passes it on.
+        # A proxy in front passes on other schemes, meant for itself.
         if scheme.lower() == "bearer":
             # Starlette reads headers as Latin-1.
             owner = tokens.read(token.strip().encode("latin-1").decode(errors="replace"))
             if owner is None:
-                # Only wrong tokens count: clients behind one proxy must not shut out each other.
+                # Right tokens do not count: clients behind one proxy share an address.
                 self._access.wrong_tokens.count(_address(request))
                 raise unauthorized("the token is not valid, or has expired", "invalid_token")
             return owner
         owner = sessions.read(request, tokens)
-        if owner is None:
-            return None
-        # A browser sends the cookie for pages of other sites, too.
-        if request.scope["method"] not in _SAFE and "origin" not in headers:
+        # Browsers send the cookie for other sites' pages, too.
+        if owner and request.scope["method"] not in _SAFE and "origin" not in headers:
             raise ApiError(403, "foreign_origin", "refused: sent with a cookie but without Origin")
         return owner
 
 
 def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:
-    """Whether the browser names a page of another site as the sender; links are allowed."""
+    """Whether the browser names another site's page as the sender; links are allowed."""
     site = headers.get("sec-fetch-site", "none")
     if is_safe:
         return site == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
@@ -155,7 +149,7 @@ def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:
 
 
 def _who_are_you(request: HTTPConnection) -> Response:
-    """A redirect to the login for pages. Raises ApiError 401 for programs."""
+    """The redirect to the login. Raises ApiError 401 for programs."""
     scope = request.scope
     if is_media(scope["path"]) and b"signature=" in scope["query_string"]:
         raise unauthorized("this link has expired or is not whole: ask for a new one")

@@ -14,16 +14,12 @@ from lens_pipeline.settings import Settings, SettingsError
 
 _FILE = "signing-key"
 _BYTES = 32
-# RFC 7914's parameters for interactive use: each guess at a token from something signed costs
-# 50 ms and 16 MiB.
+# RFC 7914's parameters for interactive use: each guess at the token costs 50 ms and 16 MiB.
 _COST, _BLOCK, _LANES = 2**14, 8, 1
 
 
 def signing_key(settings: Settings) -> bytes:
-    """Derived from LENS_API_TOKEN; without one, a random key in a file in LENS_HOME.
-
-    Raises SettingsError: the file has another length.
-    """
+    """Derived from LENS_API_TOKEN, or random in a file. Raises SettingsError: that is damaged."""
     if settings.api_token is None:
         return _kept(private_directory(settings.resolved_home) / _FILE)
     return hashlib.scrypt(
@@ -32,13 +28,13 @@ def signing_key(settings: Settings) -> bytes:
 
 
 def serializer(key: bytes, purpose: str) -> URLSafeSerializer:
-    """Signs JSON; a signature for one purpose is void for every other."""
+    """Signs JSON for one purpose alone."""
     options = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
     return URLSafeSerializer(key, salt=purpose, signer_kwargs=options)
 
 
 def signer(key: bytes, purpose: str) -> Signer:
-    """For text beside its signature."""
+    """Signs text for one purpose alone."""
     return Signer(key, salt=purpose, key_derivation="hmac", digest_method=hashlib.sha256)
 
 
@@ -52,7 +48,7 @@ def _kept(path: Path) -> bytes:
 
 
 def _keep(path: Path, key: bytes) -> None:
-    """Write the file at once, unless another process was faster."""
+    """Write the file whole, unless another process was faster."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

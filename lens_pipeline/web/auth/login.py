@@ -19,21 +19,20 @@ from lens_pipeline.web.translations import TEXTS, choose_language
 router = APIRouter(include_in_schema=False)
 
 _templates = Jinja2Templates(directory=Path(__file__).parent.parent / "templates")
-# A path of this app: browsers read `//` and `/\` as the beginning of another host.
+# Browsers take what follows `//` or `/\` for a host.
 _OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _HOME = "/"
 _LONGEST = 4096
-# Binds a form to the browser that it was made for.
+# It binds a form to its browser.
 _FORM_COOKIE = "lens_login"
 _FORM_SECONDS = 3600
 
 
 @router.api_route("/login", methods=["GET", "HEAD"])
 def login_page(request: Request, next: str = _HOME) -> Response:  # noqa: A002
-    """The form, or a redirect where no login is needed."""
     tokens = _access(request).tokens
     if tokens is None or sessions.read(request, tokens):
-        return _redirect(_own_path(next))
+        return RedirectResponse(_own_path(next), status_code=303)
     return _form(request, next)
 
 
@@ -46,7 +45,7 @@ def login(
 ) -> Response:
     access = _access(request)
     if access.tokens is None:
-        return _redirect(_own_path(next))
+        return RedirectResponse(_own_path(next), status_code=303)
     try:
         access.logins.count(request.client.host if request.client else "")
     except ApiError as refused:
@@ -56,7 +55,7 @@ def login(
     owner = access.tokens.read(token.strip())
     if owner is None:
         return _form(request, next, "wrong", 401, {"WWW-Authenticate": "Bearer"})
-    response = _redirect(_own_path(next))
+    response = RedirectResponse(_own_path(next), status_code=303)
     sessions.start(response, request, access.tokens, owner)
     response.delete_cookie(_FORM_COOKIE, path="/login", httponly=True, samesite="strict")
     return response
@@ -64,7 +63,7 @@ def login(
 
 @router.post("/logout")
 def logout(request: Request) -> Response:
-    response = _redirect("/login")
+    response = RedirectResponse("/login", status_code=303)
     sessions.end(response, request)
     return response
 
@@ -113,10 +112,6 @@ def _is_ours(request: Request, access: Access, form: str) -> bool:
 
 def _own_path(path: str) -> str:
     return path if _OWN_PATH.fullmatch(path) else _HOME
-
-
-def _redirect(path: str) -> Response:
-    return RedirectResponse(path, status_code=303)
 
 
 def _access(request: Request) -> Access:

@@ -9,17 +9,16 @@ from lens_pipeline import settings
 
 
 def allowed_hosts(bind: str, named: Collection[str]) -> frozenset[str] | None:
-    """Names by which clients may address the server at `bind`; None: any."""
+    """Names of the server at `bind` that clients may use; None: any."""
     if not named and not settings.is_loopback(bind):
         return None
     return frozenset({"localhost", "127.0.0.1", "::1", bind.lower(), *map(str.lower, named)})
 
 
 def foreign_host(headers: Headers, hosts: Collection[str] | None) -> str | None:
-    """Why the request does not address this server; None if it does.
+    """Why the request does not address one of `hosts` (without ports); None if it does.
 
-    `hosts` (without ports) protect from DNS rebinding: a page whose own name leads to this server
-    would be of the same origin.
+    With DNS rebinding, a foreign page's own name leads to this server.
     """
     name = host_name(headers.get("host", ""))
     if hosts is not None and name not in hosts:
@@ -28,10 +27,7 @@ def foreign_host(headers: Headers, hosts: Collection[str] | None) -> str | None:
 
 
 def foreign_origin(headers: Headers, proxies: Collection[str]) -> str | None:
-    """Why another site's page sent the request; None if none did.
-
-    `proxies` are names under which a proxy serves the pages.
-    """
+    """Why the request is another site's; None if it is not. `proxies`: names of our proxies."""
     if "origin" in headers:
         origin = headers["origin"].rpartition("//")[2]
         if origin != headers.get("host", "") and host_name(origin) not in proxies:
@@ -40,7 +36,7 @@ def foreign_origin(headers: Headers, proxies: Collection[str]) -> str | None:
 
 
 def host_name(host: str) -> str:
-    """The name in a `Host` header; empty if it is malformed."""
+    """Without the port; empty if `host` is malformed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -10,7 +10,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from lens_pipeline.web.errors import ApiError
 
-# The usual size of one household's IPv6 network.
+# A household's usual IPv6 network.
 _IPV6_PREFIX = 64
 
 
@@ -22,7 +22,7 @@ class RateLimit:
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def count(self, address: str) -> None:
-        """Count one request. Raises ApiError 429 beyond the limit."""
+        """Raises ApiError 429 beyond the limit."""
         key = _household(address)
         if self._counter.hit(self._limit, key):
             return
@@ -40,9 +40,8 @@ def _household(address: str) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        mapped = parsed.ipv4_mapped
-        if mapped is None:
-            return str(ipaddress.ip_network((parsed.packed, _IPV6_PREFIX), strict=False))
-        return str(mapped)
-    return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed.packed, _IPV6_PREFIX), strict=False))

@@ -17,7 +17,7 @@ from lens_pipeline.web.errors import ApiError, not_found
 
 router = APIRouter(tags=["links"])
 
-# Paths of media; their handlers take `MediaCallerDep`.
+# Handlers of these paths take `MediaCallerDep`.
 _OF_GENERATION = re.compile(r"/api/generations/(?P<id>[^/]+)/(preview|poster|file)")
 _OF_PROJECT = re.compile(
     r"/api/projects/(?P<id>[^/]+)/(master-videos|scaled-videos|assets)/[^/]+/"
@@ -26,7 +26,7 @@ _OF_PROJECT = re.compile(
 _MOST_PATHS = 200
 _LONGEST_PATH = 1000
 _WEEK_SECONDS = 7 * 24 * 3600
-# Added to the query, in alphabetical order.
+# In alphabetical order.
 _OWN = ("expires", "signature")
 _DIGITS = re.compile(r"[0-9]{1,12}")
 
@@ -60,10 +60,7 @@ class Links:
         self._signer = signer(key, "link")
 
     def sign(self, path: str, query: str, expires: int) -> str:
-        """The URL of the decoded `path` until `expires`, seconds since 1970.
-
-        It replaces a signature in `query`.
-        """
+        """The URL of the decoded `path` until `expires`, seconds since 1970."""
         given = parse_qsl(query, keep_blank_values=True)
         asked = [pair for pair in given if pair[0] not in _OWN]
         signature = self._signer.get_signature(_signed(path, asked, str(expires))).decode()
@@ -71,7 +68,7 @@ class Links:
         return f"{quote(path)}?{urlencode(asked)}"
 
     def covers(self, path: str, query: bytes) -> bool:
-        """Whether the query has a valid signature for the decoded `path`."""
+        """Whether `query` signs the decoded `path`."""
         asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         own = [pair for pair in asked if pair[0] in _OWN]
         if not is_media(path) or sorted(name for name, _ in own) != list(_OWN):
@@ -84,17 +81,13 @@ class Links:
 
 
 def is_media(path: str) -> bool:
-    """Whether this decoded path may be linked to."""
+    """Whether the decoded `path` may be signed."""
     return bool(_OF_GENERATION.fullmatch(path) or _OF_PROJECT.fullmatch(path))
 
 
 @router.post("/api/links")
 def make_links(
-    body: LinksIn,
-    request: Request,
-    caller: CallerDep,
-    until: KnownUntilDep,
-    context: ContextDep,
+    body: LinksIn, request: Request, caller: CallerDep, until: KnownUntilDep, context: ContextDep
 ) -> LinksOut:
     """Links to pictures and videos that work without a token, each for its path alone.
 
@@ -115,7 +108,7 @@ def make_links(
 
 
 def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> None:
-    """Raises ApiError 400: no media; 404: not for this caller."""
+    """Raises ApiError 400 (no media), 404 (not for this caller)."""
     generations: dict[str, str] = {}
     for path in paths:
         if match := _OF_GENERATION.fullmatch(path):
@@ -124,9 +117,8 @@ def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> 
             if not caller.may_see_project(match["id"]):
                 raise not_found("path", path)
         else:
-            raise ApiError(
-                400, "invalid_path", f"no picture or video is at {path!r}", field="paths"
-            )
+            problem = f"no picture or video is at {path!r}"
+            raise ApiError(400, "invalid_path", problem, field="paths")
     if caller.sees_all or not generations:
         return
     rows = context.pipeline.catalog.library_rows(generations)

@@ -12,7 +12,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.keys import serializer
 
-# Lets people and secret scanners recognise a token.
+# Secret scanners recognise tokens by it.
 _MARK = "lens_"
 _TOKEN = "token"  # noqa: S105
 _SESSION = "session"
@@ -20,17 +20,14 @@ _SESSION = "session"
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A caller, known until a time in seconds since 1970; None: for good."""
+    """A caller, known until a time in seconds since 1970; None: always."""
 
     caller: Caller
     until: int | None = None
 
 
 class Tokens:
-    """Makes and reads tokens and sessions.
-
-    Nothing is stored: a change of LENS_API_TOKEN ends all of them.
-    """
+    """Nothing is stored: a change of LENS_API_TOKEN ends all tokens and sessions."""
 
     def __init__(self, full: str, key: bytes) -> None:
         self._full = full.encode()
@@ -38,14 +35,14 @@ class Tokens:
         self._sessions = serializer(key, _SESSION)
 
     def scoped(self, caller: Caller, until: dt.datetime | None) -> str:
-        """A token for this caller. Raises ValueError for one that sees all."""
+        """Raises ValueError: the caller sees all."""
         if caller.sees_all:
             raise ValueError("a scoped token needs a user or a project")
         ends = int(until.timestamp()) if until else None
         return _MARK + _text(self._scoped.dumps(_packed(Pass(caller, ends))))
 
     def read(self, token: str) -> Pass | None:
-        """None: the token is not valid, or has expired."""
+        """None: not valid, or expired."""
         if hmac.compare_digest(token.encode(), self._full):
             return Pass(Caller())
         if not token.startswith(_MARK):
@@ -54,13 +51,13 @@ class Tokens:
         return None if found is None or found.caller.sees_all else found
 
     def session(self, owner: Pass, seconds: int) -> tuple[str, int]:
-        """The value of a cookie, and the seconds until it ends."""
+        """The cookie's value, and the seconds until it ends."""
         now = int(time.time())
         until = now + seconds if owner.until is None else min(now + seconds, owner.until)
         return _text(self._sessions.dumps(_packed(Pass(owner.caller, until)))), until - now
 
     def read_session(self, cookie: str) -> Pass | None:
-        """None: the cookie is not valid, or has expired."""
+        """None: not valid, or expired."""
         return _loaded(self._sessions, cookie)
 
 

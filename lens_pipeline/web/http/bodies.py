@@ -9,7 +9,7 @@ from starlette.types import Message, Receive
 
 from lens_pipeline.web.errors import ApiError
 
-# How much of a refused body is read: a client that still sends would miss the answer.
+# A refused body is read that far: a client that still sends would miss the answer.
 _DRAINED_BYTES = 8 * 1024 * 1024
 _DRAINED_SECONDS = 5.0
 
@@ -20,19 +20,17 @@ class Body:
         length = headers.get("content-length", "")
         self._declared = int(length) if length.isdigit() else 0
         self._expected = "transfer-encoding" in headers or self._declared > 0
-        # The first receive tells the client to send it.
+        # Only the first receive makes the client send it.
         self._is_held_back = headers.get("expect", "").lower() == "100-continue"
 
     @property
     def is_expected(self) -> bool:
-        """Whether a part is still to come."""
         return self._expected
 
     async def whole(self, limit: int, seconds: float) -> Receive:
-        """Read all of it; returns a `receive` that replays it.
+        """A `receive` that replays the body, read before.
 
-        Raises ApiError 413: over `limit` bytes; 408: not here after `seconds`. Raises
-        ClientDisconnect.
+        Raises ApiError 413 over `limit` bytes, 408 after `seconds`, and ClientDisconnect.
         """
         if self._declared > limit:
             raise _too_large(limit)
@@ -48,7 +46,7 @@ class Body:
         return self._replayed(bytes(body))
 
     async def drain(self) -> None:
-        """Read and drop the rest, within bounds. Raises ClientDisconnect."""
+        """Read and drop the rest. Raises ClientDisconnect."""
         if self._is_held_back:
             return
         drained = 0

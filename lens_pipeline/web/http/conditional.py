@@ -10,7 +10,7 @@ from enum import Enum, auto
 from lens_pipeline.storage.object_store import ObjectInfo
 
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.ASCII | re.IGNORECASE)
-# Beyond any file, and below Python's limit for numbers in text.
+# Beyond any file, and within Python's limit for `int`.
 _MOST_DIGITS = 18
 _TAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 # A file may change again within the second of its Last-Modified.
@@ -18,8 +18,6 @@ _SETTLED = dt.timedelta(seconds=2)
 
 
 class Verdict(Enum):
-    """Answers without bytes of the object."""
-
     NOT_MODIFIED = auto()
     FAILED = auto()
     """A precondition does not hold."""
@@ -44,9 +42,8 @@ def http_date(moment: dt.datetime) -> str:
 
 
 def decide(method: str, headers: Mapping[str, str], info: ObjectInfo) -> Part | Verdict:
-    """The answer to a GET or HEAD with these headers, by names in lower case."""
-    verdict = _precondition(headers, info)
-    if verdict is not None:
+    """The answer to a GET or HEAD; `headers` have names in lower case."""
+    if (verdict := _precondition(headers, info)) is not None:
         return verdict
     whole = Part(0, info.bytes, whole=True)
     wanted = headers.get("range")
@@ -57,10 +54,7 @@ def decide(method: str, headers: Mapping[str, str], info: ObjectInfo) -> Part | 
 
 
 def parse_range(text: str, size: int) -> Part | Verdict | None:
-    """One range of `size` bytes; None: it is malformed, of another unit, or several.
-
-    Several ranges could ask for the same bytes many times.
-    """
+    """None: malformed, another unit, or several ranges, which could repeat bytes many times."""
     match = _RANGE.fullmatch(text)
     if match is None:
         return None
@@ -101,7 +95,6 @@ def _precondition(headers: Mapping[str, str], info: ObjectInfo) -> Verdict | Non
 
 
 def _if_range(validator: str | None, info: ObjectInfo) -> bool:
-    """Whether the client's part is of this version."""
     if validator is None or validator.strip() == entity_tag(info):
         return True
     moment = _date(validator)
@@ -114,7 +107,7 @@ def _seconds(moment: dt.datetime) -> dt.datetime:
 
 
 def _date(text: str | None) -> dt.datetime | None:
-    """None if there is no date, or none that can be read, which RFC 9110 ignores."""
+    """None: there is none, or a malformed one, which RFC 9110 ignores."""
     if text is None:
         return None
     try:

@@ -4,16 +4,16 @@ import re
 import unicodedata
 from urllib.parse import quote
 
-# The limit of usual file systems, in bytes of UTF-8.
+# The limit of file systems, in UTF-8.
 _MOST_BYTES = 255
-# Path separators, and marks of direction, which show `exe.4pm` as `mp4.exe`.
+# Separators, and marks of direction, which show `exe.4pm` as `mp4.exe`.
 _HARMFUL = re.compile("[/\\\\\u200e\u200f\u202a-\u202e\u2066-\u2069\u061c]")
 # RFC 5987, attr-char.
 _UNQUOTED = "!#$&+-.^_`|~"
 
 
 def attachment(name: str, ending: str) -> str:
-    """A Content-Disposition (RFC 6266) for the file `name` + `ending`, a safe ASCII ending."""
+    """A Content-Disposition (RFC 6266) for `name` + `ending`, which is safe ASCII."""
     room = _MOST_BYTES - len(ending)
     whole = f"{_safe(name, room)}{ending}"
     fallback = unicodedata.normalize("NFKD", whole).encode("ascii", "replace").decode()
@@ -22,7 +22,6 @@ def attachment(name: str, ending: str) -> str:
 
 
 def _safe(name: str, most_bytes: int) -> str:
-    """`name` as part of a file name of one line."""
     kept = "".join("_" if _is_control(one) else one for one in _HARMFUL.sub("_", name))
     kept = kept.strip().lstrip(".")
     return kept.encode()[:most_bytes].decode(errors="ignore")

@@ -14,33 +14,32 @@ from lens_pipeline.core.logs import FIELDS
 
 logger = logging.getLogger(__name__)
 
-# nginx has 60 s and 32 KiB.
+# nginx: 60 s, 32 KiB.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-# For a client that reads nothing: its answer holds memory.
+# The answer to a stalled client holds memory.
 STALL_SECONDS = 60.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose request head is too long or too slow, or whose client stalls.
 
-    uvicorn alone only closes connections that are silent after an answer, keeps headers that come
-    during one, and takes trailers for headers.
+    uvicorn has no such limits, keeps headers that come during an answer, and takes trailers for
+    headers.
     """
 
     _timer: TimerHandle | None = None
-    # Bytes since the parser last completed a head, a part of a body or a request.
+    # Bytes since the parser last completed something.
     _loose_bytes = 0
     # Whether a head is awaited, and whether the parser is in one.
     _in_head = True
     _in_fields = False
-    # `cycle` is the last request that came, not the one that is answered.
+    # uvicorn's `cycle` is the last request, not the answered one.
     _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         if sys.platform == "linux":
-            # Other systems have no such limit.
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_SECONDS * 1000)
             )
@@ -48,7 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
-        # uvicorn tells only the last request; an earlier one would go on writing.
+        # uvicorn stops only the last request.
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
@@ -56,24 +55,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_head and self._timer is None:
-            # The next request of a kept connection; uvicorn closes silent ones.
+            # uvicorn itself closes silent connections.
             self._expect_head()
         self._loose_bytes += len(data)
         super().data_received(data)
         if self._loose_bytes > HEAD_BYTES and not self.transport.is_closing():
-            # An answer under way cannot be interrupted by this one.
+            # This must not interrupt another answer.
             if self._in_head:
-                self.transport.write(
-                    _answer(431, "head_too_large", f"the head may have {HEAD_BYTES} bytes")
-                )
+                problem = f"the head may have {HEAD_BYTES} bytes"
+                self.transport.write(_answer(431, "head_too_large", problem))
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         answered = self._answered
         if answered is None or answered.response_complete or not answered.response_started:
-            self.transport.write(
-                _answer(400, "malformed_request", "this is no request of HTTP/1.1")
-            )
+            problem = "this is no request of HTTP/1.1"
+            self.transport.write(_answer(400, "malformed_request", problem))
         self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -119,7 +116,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _answer(status: int, code: str, message: str) -> bytes:
-    """An answer in the shape of `errors`; logs it."""
+    """An error answer, logged."""
     this = uuid.uuid4().hex
     logger.info("%d %s", status, code, extra={FIELDS: {"status": status, "request_id": this}})
     body = json.dumps({"error": code, "message": message, "request_id": this}).encode()

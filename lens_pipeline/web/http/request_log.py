@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 _HEADER = "X-Request-ID"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# The parser refuses control characters; this log does not rely on it.
 _UNPRINTABLE = re.compile(r"[^!-~]")
 _LONGEST_PATH = 500
 # nginx's code for a client that left before the answer.
@@ -22,11 +21,7 @@ _CLIENT_GONE = 499
 
 
 class RequestLog:
-    """The outermost ASGI middleware.
-
-    A valid X-Request-ID of the client is kept. The log of the request, and the body of an error,
-    have the id, too.
-    """
+    """The outermost ASGI middleware. It keeps a client's valid X-Request-ID."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,7 +48,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, answer)
         except Exception:
-            # `errors` has answered and logged it already; uvicorn would close the connection.
+            # After a whole answer, `errors` has logged it; uvicorn would close the connection.
             if not is_whole:
                 raise
         finally:
@@ -62,10 +57,9 @@ class RequestLog:
 
 
 def _log(scope: Scope, status: int, sent: int, milliseconds: float) -> None:
-    path = _UNPRINTABLE.sub("?", scope["raw_path"].decode("latin-1"))[:_LONGEST_PATH]
     fields = {
         "method": scope["method"],
-        "path": path,
+        "path": _UNPRINTABLE.sub("?", scope["raw_path"].decode("latin-1"))[:_LONGEST_PATH],
         "status": status,
         "bytes": sent,
         "milliseconds": round(milliseconds, 1),

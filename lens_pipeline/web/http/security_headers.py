@@ -29,7 +29,7 @@ _ALWAYS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds them, and forbids caching unless a handler allows it."""
+    """ASGI middleware; it forbids caching unless a handler allows it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,15 +39,11 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_ALWAYS)
-                is_linked = scope.get("state", {}).get("linked", False)
                 # Signed links are for pages of other sites.
-                headers["Cross-Origin-Resource-Policy"] = (
-                    "cross-origin" if is_linked else "same-site"
-                )
-                headers.setdefault(
-                    "Cache-Control",
-                    "no-cache" if scope["path"].startswith("/static/") else "no-store",
-                )
+                policy = "cross-origin" if scope.get("state", {}).get("linked") else "same-site"
+                headers["Cross-Origin-Resource-Policy"] = policy
+                caching = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+                headers.setdefault("Cache-Control", caching)
             await send(message)
 
         await self._app(scope, receive, answer if scope["type"] == "http" else send)

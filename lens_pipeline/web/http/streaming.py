@@ -27,22 +27,22 @@ from lens_pipeline.web.http.conditional import Verdict, decide, entity_tag, http
 
 logger = logging.getLogger(__name__)
 
-# For addresses with a revision. Private, as access is checked here.
+# For addresses with a revision; private, as access is checked here.
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
 
 # A reader holds about two chunks.
 _CHUNK_BYTES = 256 * 1024
-# For a client that reads nothing: its reader holds memory.
+# The reader for a stalled client holds memory.
 _STALL_SECONDS = 60.0
-# Reads that wait for a disk or the network have threads of their own.
+# These threads wait for disks and the network.
 _WAITING_READS = CapacityLimiter(32)
 # An object may be replaced between its look-up and the first byte.
 _ATTEMPTS = 3
 
 
 def described(*content_types: str) -> dict[int | str, dict[str, Any]]:
-    """Answers of an endpoint that streams an object, for the OpenAPI document."""
+    """Answers of an endpoint with `stream`, for the OpenAPI document."""
     content = {name: {"schema": {"type": "string", "format": "binary"}} for name in content_types}
     return {
         200: {"description": "The whole object.", "content": content},
@@ -61,10 +61,7 @@ def stream(
     cache_control: str = REVALIDATE,
     disposition: str | None = None,
 ) -> Response:
-    """The answer to a GET or HEAD for the object `key`; blocks until its first byte is here.
-
-    Raises ApiError 404, 412, 416; DerivativeError if the store does not work.
-    """
+    """Blocks for the store. Raises ApiError 404, 412, 416; DerivativeError if the store fails."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(ObjectReplaced):
             return _try(store, request, key, cache_control, disposition)
@@ -76,15 +73,12 @@ def picture_not_ready(state: State) -> ApiError:
 
 
 def is_web_address(text: str) -> bool:
-    """Whether an `asset_url` is an address, and not a key of the store."""
+    """Whether an `asset_url` is no key of the store."""
     return text.lower().startswith(("http://", "https://"))
 
 
 def redirect(address: str) -> Response:
-    """Sends the client to the file; the app fetches no foreign files for clients.
-
-    Raises ApiError 404: it is no address that a client could use.
-    """
+    """The app fetches no foreign files for clients. Raises ApiError 404: no usable address."""
     try:
         parts = urlsplit(address)
     except ValueError:
@@ -146,23 +140,16 @@ def _without_object(verdict: Verdict, headers: dict[str, str], size: int) -> Res
 
 
 class _Stream(Response):
-    """Sends a part of an object and closes it."""
-
     def __init__(self, reader: ObjectReader, status: int, headers: Mapping[str, str]) -> None:
         super().__init__(status_code=status, headers=headers)
         self._reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(client_gone(receive))
         try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            # An early end closes the connection, so that the client sees that bytes are missing.
+            status, headers = self.status_code, self.raw_headers
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            # An early end closes the connection: the client sees that bytes are missing.
             await self._send_body(send, gone)
         except TimeoutError:
             logger.info("%s: the client takes no more bytes", self._reader.info.key)
@@ -185,13 +172,11 @@ class _Stream(Response):
     async def _next(self) -> Buffer:
         chunk = self._reader.read_at_once(_CHUNK_BYTES)
         if chunk is None:
-            chunk = await to_thread.run_sync(
-                self._reader.read, _CHUNK_BYTES, limiter=_WAITING_READS
-            )
+            read = self._reader.read
+            chunk = await to_thread.run_sync(read, _CHUNK_BYTES, limiter=_WAITING_READS)
         return chunk
 
 
-async def _gone(receive: Receive) -> None:
-    """Ends when the client has hung up."""
+async def client_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

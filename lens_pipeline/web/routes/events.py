@@ -1,4 +1,4 @@
-"""Server-sent events: changes of derivatives, for any number of browsers."""
+"""Server-sent events: changes of derivatives, for many browsers."""
 
 import asyncio
 import contextlib
@@ -19,6 +19,7 @@ from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.feed import Batch, Feed
 from lens_pipeline.web.auth.caller import Caller, CallerDep, KnownUntilDep
 from lens_pipeline.web.errors import ApiError
+from lens_pipeline.web.http.streaming import client_gone
 
 router = APIRouter(tags=["events"])
 
@@ -29,16 +30,16 @@ _RETRY = b"retry: 2000\n\n"
 _RESET = b"event: reset\ndata: {}\n"
 # Proxies close silent connections.
 _HEARTBEAT_SECONDS = 15.0
-# Batches that wait for a slow reader: several seconds of a busy site.
+# Batches for a slow reader: several seconds of a busy site.
 _MOST_WAITING = 100
 _END_SECONDS = 0.2
-# All browsers connect again after a restart; they must not take the whole database.
+# After a restart, all browsers connect at once.
 _MISSED_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An event as it is sent, without its id; made once for all streams."""
+    """An event as it is sent, without its id."""
 
     user_id: str | None
     project_id: str | None
@@ -47,8 +48,6 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """The messages of a batch."""
-
     before: Position
     position: Position
     messages: tuple[Message, ...] = ()
@@ -61,19 +60,10 @@ def packet(batch: Batch) -> Packet:
 
 
 def _status(status: DerivativeStatus) -> Message:
-    return _message(
-        "status",
-        status,
-        {
-            "status": status.state.value,
-            "attempts": status.attempts,
-            "path": status.path,
-            "error": status.error,
-            "error_class": status.error_class,
-            "run_id": status.run_id,
-            "at": status.at.isoformat() if status.at else None,
-        },
-    )
+    names = ("attempts", "path", "error", "error_class", "run_id")
+    fields = {name: getattr(status, name) for name in names}
+    at = status.at.isoformat() if status.at else None
+    return _message("status", status, {"status": status.state.value, **fields, "at": at})
 
 
 def _progress(status: DerivativeStatus) -> Message:
@@ -83,23 +73,15 @@ def _progress(status: DerivativeStatus) -> Message:
 
 
 def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Message:
-    data = {
-        "kind": about.kind,
-        "asset": about.asset,
-        "id": about.id,
-        "user_id": about.user_id,
-        "project_id": about.project_id,
-        **more,
-    }
-    # JSON has its line breaks escaped: one line of data.
+    names = ("kind", "asset", "id", "user_id", "project_id")
+    data = {name: getattr(about, name) for name in names} | more
+    # JSON escapes line breaks.
     text = f"event: {event}\ndata: {json.dumps(data)}\n"
     return Message(about.user_id, about.project_id, text.encode())
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a stream shows: what the caller may see and asked for."""
-
     caller: Caller
     user_id: str | None
     project_id: str | None
@@ -111,18 +93,18 @@ class View:
         if message.project_id is not None:
             wanted = self.user_id is None and self.project_id in (None, message.project_id)
             return wanted and self.caller.may_see_project(message.project_id)
-        # Without an owner, such as a row that is gone: for callers who see everything.
+        # A row that is gone has no owner.
         is_whole = self.user_id is None and self.project_id is None
         return is_whole and self.caller.may_see_user("") and self.caller.may_see_project("")
 
 
 class Subscription:
-    """One open stream; used on the event loop alone."""
+    """One open stream, used on the event loop alone."""
 
     def __init__(self, view: View, position: Position | None) -> None:
         self.view = view
         self.position = position
-        """The position after the last packet; None if the feed has not begun."""
+        """After the last packet; None: the feed has not begun."""
         self.closed = asyncio.Event()
         self._waiting: asyncio.Queue[Packet] = asyncio.Queue(_MOST_WAITING)
 
@@ -135,7 +117,7 @@ class Subscription:
         self._waiting.put_nowait(packet)
 
     async def next(self, seconds: float) -> Packet | None:
-        """The next packet; None if there is none within `seconds`."""
+        """None: there is none within `seconds`."""
         try:
             packet = await asyncio.wait_for(self._waiting.get(), seconds)
         except TimeoutError:
@@ -145,8 +127,6 @@ class Subscription:
 
 
 class EventBroadcaster:
-    """Hands the batches of the feed to every open stream."""
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._open: set[Subscription] = set()
@@ -155,7 +135,7 @@ class EventBroadcaster:
         self.missed_at_once = asyncio.Semaphore(_MISSED_AT_ONCE)
 
     def tell(self, batch: Batch) -> None:
-        """A listener of the feed, called on its thread."""
+        """Called on the thread of the feed."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, packet(batch))
 
@@ -170,7 +150,7 @@ class EventBroadcaster:
         self._open.discard(subscription)
 
     def close(self) -> None:
-        """End every open and later stream: the server stops."""
+        """End every open and later stream."""
         self._is_closed = True
         for subscription in self._open:
             subscription.closed.set()
@@ -182,10 +162,9 @@ class EventBroadcaster:
 
 
 class EventStream(Response):
-    """Sends `body` until the client leaves, the server stops, or the client's session ends at
-    `until` (seconds since 1970).
+    """Ends when the client leaves, the server stops, or at `until` (seconds since 1970).
 
-    Starlette's own streams end only with their body, so a stopping server would wait for them.
+    Starlette's own streams end only with their body.
     """
 
     media_type = "text/event-stream"
@@ -210,7 +189,7 @@ class EventStream(Response):
         subscription = self._broadcaster.subscribe(self._view)
         ways_to_end = [
             asyncio.ensure_future(self._send(subscription, send)),
-            asyncio.ensure_future(_gone(receive)),
+            asyncio.ensure_future(client_gone(receive)),
             asyncio.ensure_future(subscription.closed.wait()),
         ]
         if self._until is not None:
@@ -225,7 +204,7 @@ class EventStream(Response):
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        # A client that reads nothing would block this.
+        # A stalled client would block this.
         with contextlib.suppress(TimeoutError):
             end = {"type": "http.response.body", "body": b"", "more_body": False}
             await asyncio.wait_for(send(end), _END_SECONDS)
@@ -233,11 +212,6 @@ class EventStream(Response):
     async def _send(self, subscription: Subscription, send: Send) -> None:
         async for chunk in self._body(subscription):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 @router.get(
@@ -279,7 +253,7 @@ async def events(
 async def _greeting(
     broadcaster: EventBroadcaster, feed: Feed, subscription: Subscription, resumed: str | None
 ) -> bytes:
-    """What was missed, the progress of current runs, and the position."""
+    """Missed events, the progress of current runs, and the position."""
     view = subscription.view
     parts = []
     if resumed:
@@ -295,13 +269,13 @@ async def _greeting(
 
 
 def _beat(subscription: Subscription) -> bytes:
-    """A comment against silence, and the position, which a browser stores without an event."""
+    """A comment, and the position, which browsers store without an event."""
     position = subscription.position
     return b": alive\n" + (_id(position) if position else b"\n")
 
 
 def _text(packet: Packet, view: View) -> bytes:
-    """The events of a packet that this view shows; the last one has the position."""
+    """The events that `view` shows; the last one has the position."""
     shown = [_RESET] if packet.is_reset else []
     shown += [message.text for message in packet.messages if view.shows(message)]
     if not shown:

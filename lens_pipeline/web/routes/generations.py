@@ -107,7 +107,7 @@ def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -
 
 
 def visible_entry(context: Context, caller: Caller, generation_id: str) -> library.Entry:
-    """The entry of a generation; raises ApiError if there is none that the caller may see."""
+    """Raises ApiError 404: there is none that the caller may see."""
     entry = library.find(context.pipeline, generation_id)
     if entry is None or not caller.may_see_user(entry.row.user_id):
         raise not_found("generation", generation_id)
@@ -142,7 +142,7 @@ def generation_out(entry: library.Entry) -> GenerationOut:
 
 
 def _visible_user(caller: Caller, user_id: str | None) -> str | None:
-    """The user to list; raises ApiError if the caller may not."""
+    """Raises ApiError 403: the caller may not list that user."""
     wanted = user_id if user_id is not None else caller.user_id
     if caller.project_id is not None or (wanted and not caller.may_see_user(wanted)):
         raise ApiError(403, "forbidden", "this token does not cover generations of that user")
@@ -150,7 +150,6 @@ def _visible_user(caller: Caller, user_id: str | None) -> str | None:
 
 
 def picture_routes() -> APIRouter:
-    """A route for each picture that is made of generations."""
     routes = APIRouter(tags=["generations"])
     for derivative in of_generations():
         _add_picture_route(routes, derivative)
@@ -161,7 +160,13 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
     def picture(
         generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
     ) -> Response:
-        return _picture(context, caller, request, generation_id, derivative)
+        entry = visible_entry(context, caller, generation_id)
+        if entry.row.kind is not derivative.kind:
+            raise ApiError(404, "not_found", f"a {entry.row.kind} has no {derivative.asset}")
+        made = library.status(context.pipeline, entry, derivative)
+        if made.path is None:
+            raise picture_not_ready(made.state)
+        return stream(context.pipeline.store, request, made.path)
 
     for method in ("HEAD", "GET"):
         routes.add_api_route(
@@ -187,15 +192,3 @@ def file(
     if is_web_address(row.asset_url):
         return redirect(row.asset_url)
     return stream(context.pipeline.store, request, row.asset_url)
-
-
-def _picture(
-    context: Context, caller: Caller, request: Request, generation_id: str, wanted: Derivative
-) -> Response:
-    entry = visible_entry(context, caller, generation_id)
-    if entry.row.kind is not wanted.kind:
-        raise ApiError(404, "not_found", f"a {entry.row.kind} has no {wanted.asset}")
-    made = library.status(context.pipeline, entry, wanted)
-    if made.path is None:
-        raise picture_not_ready(made.state)
-    return stream(context.pipeline.store, request, made.path)

@@ -42,8 +42,7 @@ _GONE: dict[int | str, dict[str, Any]] = {
 }
 
 
-# Not on the threads of other requests: those may all be waiting for a service that hangs. Many
-# probes ask by HEAD.
+# Async: all threads may be waiting for a service that hangs. Many probes ask by HEAD.
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", include_in_schema=False)
 @router.head("/api/health/live")

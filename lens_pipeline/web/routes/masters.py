@@ -170,7 +170,7 @@ def master_poster(
 
 
 def _require_shots(context: Context, project_id: str, shots: Sequence[str]) -> None:
-    """Raises ApiError 400 that names a shot which no master could be made of."""
+    """Raises ApiError 400 with a shot that no master can have."""
     found = context.pipeline.catalog.project_rows(Kind.SHOT, project_id, set(shots))
     for name in shots:
         if name not in found:

@@ -1,4 +1,4 @@
-"""The route of `/metrics`. What it shows is in `monitoring/metrics.py`."""
+"""The route of `/metrics`, for Prometheus."""
 
 from fastapi import APIRouter, Request
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest

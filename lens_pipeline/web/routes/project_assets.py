@@ -43,14 +43,13 @@ _MOST_ADDRESS = 2048
 
 
 def _is_source(value: str) -> str:
-    """A web address, or a key of the store."""
     if not is_web_address(value):
         try:
             return validate_key(value)
         except InvalidKey as error:
             raise ValueError(str(error)) from None
     parts = urlsplit(value)
-    # Reading an impossible port raises ValueError.
+    # An impossible port raises ValueError.
     if not value.isprintable() or " " in value or not parts.hostname or parts.port == 0:
         raise ValueError("it is no web address")
     return value
@@ -138,22 +137,14 @@ def asset_poster(listed: MediaDep, request: Request, context: ContextDep) -> Res
 
 
 def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None:
-    """Raises ApiError 403 or 400 unless the caller may add this to a project."""
-    if wanted.asset_url is not None:
-        if caller.project_id is not None and not is_web_address(wanted.asset_url):
-            raise _not_covered()
-        return
-    if caller.project_id is not None:
-        raise _not_covered()
-    generation_id = str(wanted.generation_id)
-    if not context.pipeline.catalog.library_rows([generation_id]):
+    """Raises ApiError 403 or 400."""
+    # An asset would let a project's token read any user's file.
+    if caller.project_id is not None and not is_web_address(wanted.asset_url or ""):
+        raise ApiError(403, "forbidden", "this token may only add files from web addresses")
+    generation_id = wanted.generation_id
+    if generation_id and not context.pipeline.catalog.library_rows([generation_id]):
         problem = f"there is no generation {generation_id!r}"
         raise invalid("generation_id", problem, "unknown_generation")
-
-
-def _not_covered() -> ApiError:
-    # Through an asset, a project's token could read any user's file of the store.
-    return ApiError(403, "forbidden", "this token may only add files from web addresses")
 
 
 def _described(context: Context, listed: Sequence[Listed[ProjectAsset]]) -> list[AssetOut]:
@@ -172,7 +163,7 @@ def _out(
     listed: Listed[ProjectAsset], check: DerivativeStatus, entry: library.Entry | None
 ) -> AssetOut:
     row = listed.row
-    # A file that failed its check fails every master it is in.
+    # Such a file fails every master.
     found_bad = check.fact("reason", str) or (check.error if check.state is State.DEAD else None)
     problem = row.shot.problem or found_bad
     url = f"/api/projects/{listed.project_id}/assets/{row.id}/poster"

@@ -25,7 +25,6 @@ _MOST_NAME = 200
 
 CursorQuery = Annotated[str | None, Query(max_length=500)]
 LimitQuery = Annotated[int, Query(ge=1, le=200)]
-# A file of this revision never changes.
 RevisionQuery = Annotated[str | None, Query(max_length=100)]
 
 
@@ -64,7 +63,6 @@ class VideoNotReady(BaseModel):
     status: State
 
 
-# Answers of the endpoints that serve a video or a poster, for the OpenAPI document.
 VIDEO: dict[int | str, dict[str, Any]] = described("video/mp4") | {
     400: {"model": VideoNotReady | Problem, "description": "It is not ready, or not valid."}
 }
@@ -72,7 +70,7 @@ POSTER = described("image/webp")
 
 
 class Page(NamedTuple):
-    """Rows newest first, and the cursor of the next page; None: there is none."""
+    """Rows newest first; a cursor unless this is the last page."""
 
     rows: list[Listed]
     next_cursor: str | None
@@ -88,7 +86,7 @@ def page_of(kind: Kind) -> Callable[..., Page]:
         cursor: CursorQuery = None,
         limit: LimitQuery = 60,
     ) -> Page:
-        """Raises ApiError 403. Raises InvalidCursor."""
+        """Raises ApiError 403, InvalidCursor."""
         _require_covered(caller, project_id)
         after = read_cursor(cursor) if cursor else None
         rows = context.pipeline.catalog.project_page(kind, project_id, after, limit)
@@ -100,7 +98,7 @@ def page_of(kind: Kind) -> Callable[..., Page]:
 def row_of(
     kind: Kind, parameter: str, identify: Callable[[Request], Caller] = caller
 ) -> Callable[..., Listed]:
-    """A dependency: the row that the path names by `parameter`."""
+    """A dependency: the row of the path's `parameter`."""
 
     def row(
         project_id: str,
@@ -119,7 +117,7 @@ def row_of(
 
 
 def require_writable(caller: Caller, project_id: str) -> None:
-    """Raises ApiError 403; 400 if the id of the project cannot be part of an object key."""
+    """Raises ApiError 403; 400: the id cannot be part of an object key."""
     _require_covered(caller, project_id)
     problem = key_problem("project_id", project_id)
     if problem:
@@ -143,10 +141,7 @@ def create(
     row_id: str | None,
     values: Mapping[str, Any],
 ) -> tuple[Listed, bool]:
-    """The row with these values, and whether it was added now; if not, the answer is 200.
-
-    Without `row_id`, a new id is made. Raises ApiError 409: another row has the id.
-    """
+    """The row, and whether it is new. Raises ApiError 400; 409: another row has the id."""
     row_id = row_id or str(uuid.uuid4())
     catalog = context.pipeline.catalog
     try:
@@ -154,15 +149,13 @@ def create(
     except InvalidRow as error:
         raise invalid("body", str(error)) from None
     found = catalog.project_rows(kind, project_id, [row_id]).get(row_id)
-    if found is None or not (added or _has(found.row, values)):
+    if found is None or (
+        not added and any(getattr(found.row, name) != value for name, value in values.items())
+    ):
         raise ApiError(409, "id_taken", f"something else has the id {row_id!r} already")
     if not added:
         response.status_code = 200
     return found, added
-
-
-def _has(row: Row, values: Mapping[str, Any]) -> bool:
-    return all(getattr(row, name) == value for name, value in values.items())
 
 
 def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:
@@ -172,7 +165,6 @@ def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> N
 
 
 def status_fields(made: DerivativeStatus) -> dict[str, Any]:
-    """Fields of an answer for the status of a row's video."""
     names = ("waits", "error", "error_class", "attempts", "run_id", "ready_at")
     return {
         "status": made.state,
@@ -194,7 +186,7 @@ def video_answer(
     revision: str | None = None,
     disposition: str | None = None,
 ) -> Response:
-    """The finished video, or 400 with the state of an unfinished one."""
+    """The finished video, or 400 with its state."""
     made = row_statuses(context.pipeline, derivative, [row])[row.id]
     if made.state is not State.READY or made.path is None:
         body = VideoNotReady(status=made.state)
@@ -209,5 +201,5 @@ def video_answer(
 
 
 def caching(revision: str | None, made: DerivativeStatus) -> str:
-    """Cache-Control for an address with this revision."""
+    """Cache-Control for an address with `revision`: its file never changes."""
     return IMMUTABLE if revision == made.revision else REVALIDATE

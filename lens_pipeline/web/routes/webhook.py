@@ -87,7 +87,7 @@ class DuplicateOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A genuine webhook: its name and the row that it is about."""
+    """A genuine webhook and its row."""
 
     name: str
     row: TaskRow
@@ -103,7 +103,7 @@ def _delivered(
     x_webhook_timestamp: Annotated[str | None, Header()] = None,
     x_webhook_signature: Annotated[str | None, Header()] = None,
 ) -> Delivery | None:
-    """None: the same webhook was handled before."""
+    """None: it was handled before."""
     key = context.pipeline.settings.kie_webhook_key
     if not key:
         raise _unset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY")
@@ -145,7 +145,7 @@ def _wanted(
     context: ContextDep,
     task_id: Annotated[str, Query(alias="taskId", pattern=f"^{TASK_ID.pattern}$")],
 ) -> TaskRow:
-    """The row of a task that the caller may see."""
+    """Raises ApiError 404: there is none that the caller may see."""
     _provider(context)
     row = _only_row(context, task_id)
     if not caller.may_see_user(row.user_id):
@@ -171,15 +171,12 @@ def sync_task(
 def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
-    # A master or rendition may have the same id.
+    # A master may have the same id.
     tried = context.retry(generation_id, of_kind(entry.row.kind))
     entry = visible_entry(context, caller, generation_id)
     if not tried:
-        raise ApiError(
-            409,
-            "not_failed",
-            f"nothing of {generation_id} has failed: it is {entry.status.state}",
-        )
+        problem = f"nothing of {generation_id} has failed: it is {entry.status.state}"
+        raise ApiError(409, "not_failed", problem)
     return generation_out(entry)
 
 
@@ -202,7 +199,7 @@ def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut
 
 
 async def _asked(context: Context, task_id: str) -> Task:
-    """The state of a task. Asynchronous: a slow provider must not hold a thread."""
+    """Asynchronous: a slow provider must not hold a thread."""
     try:
         return await _provider(context).task(task_id)
     except UnknownTask as error:
@@ -211,12 +208,8 @@ async def _asked(context: Context, task_id: str) -> Task:
         raise ApiError(502, "provider_invalid", str(error)) from error
     except ProviderUnavailable as error:
         seconds = max(1, math.ceil(error.retry_after_seconds or _RETRY_SECONDS))
-        raise ApiError(
-            504 if error.is_late else 503,
-            "provider_unavailable",
-            str(error),
-            headers={"Retry-After": str(seconds)},
-        ) from error
+        status, headers = 504 if error.is_late else 503, {"Retry-After": str(seconds)}
+        raise ApiError(status, "provider_unavailable", str(error), headers=headers) from error
     finally:
         postgres.restart_deadline()
 
@@ -245,7 +238,7 @@ def _only_row(context: Context, task_id: str) -> TaskRow:
 
 
 def _task_id(body: bytes) -> str:
-    """The task of a webhook's body."""
+    """Raises ApiError 400."""
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
