@@ -76,7 +76,7 @@ def serves(bind: str, port: int, path: str) -> bool:
 
 
 def reachable_host(bind: str) -> str:
-    """Where this machine reaches a server bound to `bind`."""
+    """Where this machine reaches a server."""
     if bind == "localhost":
         return LOOPBACK
     address = ipaddress.ip_address(bind)

@@ -157,7 +157,7 @@ def enforce_deadlines() -> None:
 
 
 def _wait(connection: Any) -> None:
-    """For psycopg2; an error closes the connection."""
+    """An error closes the connection."""
     current = _deadline.get()
     seconds = None if current is None else max(current.seconds_left, _MIN_SECONDS)
     if connection.status not in _CONNECTED:
