@@ -21,6 +21,6 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         date = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
-    # A date with -0000 is UTC, but is parsed as naive.
+    # -0000 is UTC, but is parsed as naive.
     moment = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max((moment - datetime.now(UTC)).total_seconds(), 0.0)

@@ -1,7 +1,4 @@
-"""Where database and broker are: by the settings, else what runs in `$LENS_HOME`.
-
-Every process asks here, so this module imports nothing slow.
-"""
+"""Where database and broker are, by settings or in `$LENS_HOME`. It imports nothing slow."""
 
 import json
 import os
@@ -12,11 +9,9 @@ from pathlib import Path
 from lens_pipeline.errors import LensError
 from lens_pipeline.settings import Settings
 
-_FILE = "services.json"
-
 
 class StackError(LensError):
-    """A service or process cannot be started or found; the message is one line with the fix."""
+    """A service cannot be started or found; the message is one line with the fix."""
 
 
 class NotRunning(StackError):
@@ -30,12 +25,12 @@ class Endpoints:
     database_url: str
     dagster_url: str
     broker_url: str
-    """Empty if none is known and the caller needs none."""
+    """Empty if not needed."""
     result_url: str
     """Empty if results are dropped."""
 
     def environment(self) -> dict[str, str]:
-        """Settings that make a process independent of the services' owner."""
+        """Settings that replace the services' owner."""
         return {
             "LENS_DATABASE_URL": self.database_url,
             "LENS_DAGSTER_URL": self.dagster_url,
@@ -45,7 +40,7 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class Services:
-    """What the owner of `$LENS_HOME` runs there; None for services that its settings name."""
+    """What runs in `$LENS_HOME`; None for services that the settings name."""
 
     pid: int
     command: str
@@ -74,22 +69,18 @@ class Services:
 
 
 def services_file(home: Path) -> Path:
-    return home / _FILE
+    return home / "services.json"
 
 
 def resolve(settings: Settings, *, broker: bool = True) -> Endpoints:
-    """The endpoints of this process. `broker=False`: a missing broker is no error.
-
-    Raises NotRunning. Raises StackError: the settings name one database for two purposes.
-    """
-    services = None
-    if not settings.database_url or not settings.broker_url:
-        services = Services.read(settings.resolved_home)
+    """Raises NotRunning (of a broker if `broker`), StackError: one database for two purposes."""
+    is_explicit = settings.database_url and settings.broker_url
+    services = None if is_explicit else Services.read(settings.resolved_home)
     return endpoints_of(settings, services, broker=broker)
 
 
 def endpoints_of(settings: Settings, services: Services | None, *, broker: bool) -> Endpoints:
-    """Explicit URLs win over those of `services`. Raises as `resolve` does."""
+    """Explicit URLs win. Raises as `resolve` does."""
     database_url = settings.database_url or (services and services.database_url)
     if not database_url:
         raise _not_running(settings, services, "LENS_DATABASE_URL")
@@ -106,7 +97,7 @@ def endpoints_of(settings: Settings, services: Services | None, *, broker: bool)
     if broker and not broker_url:
         raise _not_running(settings, services, "LENS_BROKER_URL")
     result_url = settings.result_url or ""
-    # Results would pile up in a queue of the sender, which reads none.
+    # The sender would never read its queue of results.
     if result_url.startswith("rpc"):
         result_url = ""
     return Endpoints(database_url, dagster_url, broker_url, result_url)
@@ -124,7 +115,7 @@ def _not_running(settings: Settings, services: Services | None, variable: str) -
 
 
 def _with_database(url: str, database: str) -> str:
-    """Also of `postgresql:///`, which urllib does not put together again."""
+    """Not by urllib, which cannot rebuild `postgresql:///`."""
     return re.sub(r"^([^:]+://[^/?#]*)(/[^?#]*)?", rf"\g<1>/{database}", url)
 
 

@@ -28,7 +28,7 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> int:
-    """Remove scratch directories whose process is gone; returns how many."""
+    """Returns how many directories of lost processes it removed."""
     if not parent.is_dir():
         return 0
     return sum(_remove_if_abandoned(directory) for directory in parent.glob("run-*"))
@@ -47,12 +47,12 @@ def _remove_if_abandoned(directory: Path) -> bool:
     return True
 
 
-# PostgreSQL's first start takes 40 MB and its log grows to 1 GB under load.
+# PostgreSQL's first start takes 40 MB; its log grows to 1 GB under load.
 _MIN_FREE_MIB = 256
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` in one step, readable by its owner only (0600)."""
+    """Replace `path` in one step, for its owner only (0600)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -62,17 +62,14 @@ def write_private(path: Path, text: str) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """Make `path` where absent, and its owner's alone (0700)."""
+    """Make `path` its owner's alone (0700)."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
 
 
 def prepare_home(home: Path) -> None:
-    """Create `$LENS_HOME` with its `logs` and `run` directories.
-
-    Raises StackError: it cannot be created or written, or its disk is full.
-    """
+    """Raises StackError: the directory cannot be written, or its disk is full."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("logs", "run"):

@@ -6,10 +6,7 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def key_problem(what: str, value: str) -> str | None:
-    """What is wrong with `value`, or None.
-
-    Dagster accepts empty keys, newlines and `a...b`, which it then reads as a range.
-    """
+    """Dagster takes empty keys and newlines, and reads `a...b` as a range."""
     if value == "":
         return f"{what} is empty"
     if len(value) > 128:

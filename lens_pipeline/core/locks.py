@@ -1,9 +1,7 @@
-"""Advisory locks in Dagster's database, and their names. No statement on a table.
+"""Advisory locks in Dagster's database. No statement on a table.
 
-A run holds its own, which tells the daemon that its worker lives, and one for each partition that
-it works on, so that no two runs make the same output. A worker holds one for its slots. A killed
-process frees its locks at once, a lost machine within 15 s. A pooler in transaction mode cannot
-hold them (port 6543 of Supabase).
+A killed process frees its locks at once, a lost machine within 15 s. A pooler in transaction mode
+cannot hold them (port 6543 of Supabase).
 """
 
 import hashlib
@@ -16,16 +14,13 @@ from lens_pipeline.core import postgres
 
 
 def lock_id(*parts: str) -> int:
-    """The signed 64-bit key of a name."""
+    """A signed 64-bit key."""
     digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
 class LockSession:
-    """A database session that holds locks until `close()` or the end of the process.
-
-    Methods raise sqlalchemy.exc.OperationalError if it, and with it the locks, is lost.
-    """
+    """Methods raise sqlalchemy.exc.OperationalError once the session and its locks are lost."""
 
     def __init__(self, dagster_url: str, name: str = "lens-pipeline-locks") -> None:
         self._engine = postgres.connect(
@@ -38,7 +33,7 @@ class LockSession:
         self._engine.dispose()
 
     def abandon(self) -> None:
-        """Drop a session whose connection is broken, without talking to the server."""
+        """Close a broken connection without talking to the server."""
         self._connection.invalidate()
         self.close()
 
@@ -47,29 +42,24 @@ class LockSession:
 
     @property
     def driver(self) -> Any:
-        """The connection of psycopg2."""
+        """psycopg2's connection."""
         return self._connection.connection.dbapi_connection
 
     def release(self, locks: Iterable[int]) -> None:
         self.execute(_UNLOCK, keys=list(locks)).all()
 
     def try_all(self, locks: Iterable[int]) -> set[int]:
-        """Take those of `locks` that no other session holds; never waits.
-
-        PostgreSQL counts: a lock that is taken twice must be released twice.
-        """
+        """Take the free ones; never waits. A lock taken twice must be released twice."""
         return set(self.execute(_TRY_LOCK, keys=list(locks)).scalars())
 
     def is_held(self, lock: int) -> bool:
-        """Whether any session holds `lock`."""
         return bool(self.execute(_IS_HELD, key=lock).scalar())
 
     def offer_slots(self, queue: int, slots: int) -> None:
-        """Tell the daemon that `slots` more runs of this `queue_id` can begin."""
+        """Tell the daemon that `slots` more runs can begin. `queue`: a `queue_id`."""
         self.execute(_OFFER, queue=queue, slots=slots)
 
     def withdraw_slots(self, queue: int, slots: int) -> None:
-        """End an `offer_slots`."""
         self.execute(_WITHDRAW, queue=queue, slots=slots)
 
 
@@ -86,10 +76,10 @@ _IS_HELD = sa.text(
         AND objid = (CAST(:key AS bigint) & 4294967295)::oid)
     """
 )
-# A shared lock on the pair (queue, slots), which PostgreSQL lists once for each worker's session.
+# PostgreSQL lists a shared lock once for each worker's session.
 _OFFER = sa.text("SELECT pg_advisory_lock_shared(CAST(:queue AS int), CAST(:slots AS int))")
 _WITHDRAW = sa.text("SELECT pg_advisory_unlock_shared(CAST(:queue AS int), CAST(:slots AS int))")
-# What workers offer now, by `queue_id`.
+# By `queue_id`.
 SLOTS = sa.text(
     """
     SELECT CASE WHEN queue > 2147483647 THEN queue - 4294967296 ELSE queue END AS queue,
@@ -104,12 +94,13 @@ SLOTS = sa.text(
 
 
 def queue_id(queue: str, release: str) -> int:
-    """The signed 32-bit key of `queue` in `release`."""
+    """A signed 32-bit key."""
     digest = hashlib.blake2b(f"{queue}\0{release}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
 def run_lock(run_id: str) -> int:
+    """Shows the daemon that the run's worker lives."""
     return lock_id("run", run_id)
 
 

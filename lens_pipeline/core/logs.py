@@ -11,28 +11,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 
-# Of the request that the HTTP app answers, or that asked for the run.
+# Of the HTTP request, also in its runs.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-# Other fields of every record in this context.
+# Other fields of every record.
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxyType({}))
 
-# Attribute of a record: a mapping of more fields for JSON.
+# A record's attribute with more fields for JSON.
 FIELDS = "lens_fields"
-# Dagster's attribute of records that belong to a run.
+# Dagster's attribute of a run's records.
 _DAGSTER = "dagster_meta"
 
 logger = logging.getLogger(__name__)
 
-# One record a file. Silent but in workers: commands print results themselves.
+# One record a file. Silent in commands, which print results themselves.
 FILES = logging.getLogger("lens_pipeline.files")
 
-# C0, DEL and C1, and what some viewers take for ends of lines.
+# C0, DEL, C1, and line ends of some viewers.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @contextmanager
 def bound(**ids: str) -> Iterator[None]:
-    """Every record of the block has these ids as fields."""
+    """Add ids to the records of the block."""
     token = _bound.set({**_bound.get(), **ids})
     try:
         yield
@@ -41,13 +41,12 @@ def bound(**ids: str) -> Iterator[None]:
 
 
 def ids() -> dict[str, str]:
-    """The current ids."""
     current = request_id.get()
     return {**({"request_id": current} if current else {}), **_bound.get()}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, ids, and the traceback if any."""
+    """One JSON object a line; times are UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -63,11 +62,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, message and ids; then the traceback.
-
-    Only a record's first line begins at the margin: text of strangers in a message cannot pass for
-    a record.
-    """
+    """Only a record's first line begins at the margin, so no message can pass for a record."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -82,7 +77,6 @@ class TextFormatter(logging.Formatter):
 
 
 def _of_run(record: logging.LogRecord) -> dict[str, str]:
-    """Fields of a record that belongs to a run."""
     meta = getattr(record, _DAGSTER, None) or {}
     event = meta.get("dagster_event")
     asset = getattr(event, "asset_key", None)
@@ -98,16 +92,13 @@ def _of_run(record: logging.LogRecord) -> dict[str, str]:
 
 
 def configure(log_format: str, log_level: str) -> None:
-    """Send all records, warnings and tracebacks of this process to standard error."""
+    """Send all records, warnings and tracebacks to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # At each start: every plugin, and the place of credentials.
-    for name in ("alembic", "botocore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Whole addresses, in which there may be secrets.
-    for name in ("urllib3", "httpx2", "httpcore2"):
+    # The first two are noisy at each start; the others log whole addresses, with secrets.
+    for name in ("alembic", "botocore", "urllib3", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if log_format == "json":
         sys.excepthook = _log_uncaught

@@ -12,16 +12,13 @@ import psutil
 from lens_pipeline.core.endpoints import StackError
 
 LOOPBACK = "127.0.0.1"
-# Below the range of outgoing connections (from 32768 on Linux), of which one could take a server's
-# port while that is being restarted.
+# An outgoing connection (from 32768 on Linux) could take the port of a server that restarts.
 _RANGE = range(20_000, 32_000)
 _ATTEMPTS = 100
-# Claims of this process.
 _drawn: list[socket.socket] = []
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen there now."""
     return _hindrance(port, host) is None
 
 
@@ -37,11 +34,7 @@ def _hindrance(port: int, host: str) -> OSError | None:
 
 
 def free_port() -> int:
-    """A port on loopback without a listener, which no other process has drawn here.
-
-    A server takes seconds until it listens: two that start at once must not draw the same port.
-    Raises StackError if none is found.
-    """
+    """Draw a port that no other process draws before its server listens. Raises StackError."""
     for port in random.SystemRandom().sample(_RANGE, _ATTEMPTS):
         if is_free(port) and _draw(port):
             return port
@@ -49,10 +42,10 @@ def free_port() -> int:
 
 
 def _draw(port: int) -> bool:
-    """Claim `port` for the life of this process; False: another process has."""
+    """Claim `port` for the life of this process; False: another has."""
     claim = socket.socket(socket.AF_UNIX)
     try:
-        # An abstract name belongs to the network namespace, as ports do, and leaves no file.
+        # An abstract name belongs to the network namespace, as ports do.
         claim.bind(f"\0lens-port-{port}")
     except OSError as error:
         claim.close()
@@ -71,7 +64,7 @@ def accepts(port: int, host: str = LOOPBACK) -> bool:
 
 
 def serves(bind: str, port: int, path: str) -> bool:
-    """Whether a web server bound to `bind` answers there with 200."""
+    """Whether it answers with 200."""
     connection = http.client.HTTPConnection(reachable_host(bind), port, timeout=2)
     try:
         connection.request("GET", path)
@@ -83,7 +76,7 @@ def serves(bind: str, port: int, path: str) -> bool:
 
 
 def reachable_host(bind: str) -> str:
-    """The address at which this machine reaches a server bound to `bind`."""
+    """Where this machine reaches a server."""
     if bind == "localhost":
         return LOOPBACK
     address = ipaddress.ip_address(bind)
@@ -93,7 +86,7 @@ def reachable_host(bind: str) -> str:
 
 
 def require_free(variable: str, port: int, host: str) -> None:
-    """Raises StackError with the variable, and if possible the holder, if `port` is taken."""
+    """Raises StackError, if possible with the holder of `port`."""
     hindrance = _hindrance(port, host)
     if hindrance is None:
         return
@@ -107,7 +100,7 @@ def require_free(variable: str, port: int, host: str) -> None:
 
 
 def _holder(port: int) -> str:
-    """` by name (pid N)`, or "" where the system does not tell."""
+    """Empty where the system does not tell."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status != psutil.CONN_LISTEN or not connection.laddr:
@@ -119,5 +112,5 @@ def _holder(port: int) -> str:
     return ""
 
 
-# Of `lens run` if none is set: all roles must agree on it.
+# The default of `lens run`: all roles must agree on it.
 CODE_PORT = 4000

@@ -14,27 +14,23 @@ from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import NullPool
 
-# Seconds of silence, then probes: each side gives up after 5 + 3 x 3 = 14 s, or 15 s with
-# unacknowledged data.
+# Each side gives up after 5 + 3 x 3 = 14 s of silence, or 15 s with unacknowledged data.
 _IDLE, _INTERVAL, _COUNT = 5, 3, 3
 _UNACKNOWLEDGED_MS = 15_000
-# For libpq.
 _CLIENT = {
     "keepalives_idle": _IDLE,
     "keepalives_interval": _INTERVAL,
     "keepalives_count": _COUNT,
     "tcp_user_timeout": _UNACKNOWLEDGED_MS,
 }
-# For the server.
 SESSION_SETTINGS = (
     f"SET tcp_keepalives_idle = {_IDLE}; SET tcp_keepalives_interval = {_INTERVAL};"
     f" SET tcp_keepalives_count = {_COUNT}; SET tcp_user_timeout = {_UNACKNOWLEDGED_MS}"
 )
 
-# The server ends statements with a deadline, also those that wait for a lock: it does not notice
-# that the client has given up.
+# The server ends statements itself: it does not notice that the client has given up.
 STATEMENT_SECONDS = 5
-# Enough for a healthy server, however late a query begins.
+# For a healthy server.
 _MIN_SECONDS = 0.2
 # libpq keeps `connect_timeout` only where it waits itself.
 _CONNECT_SECONDS = 10
@@ -57,8 +53,7 @@ def connect(
 ) -> sa.Engine:
     """An engine whose two sides notice a lost peer within 15 s, and keep `deadline`.
 
-    `pg_stat_activity` shows `name`. `pool_size=0`: no pool. `pre_ping` asks a connection for a sign
-    of life before each use: a restarted server must not cost a failed tick or file.
+    `pool_size=0`: no pool. `pre_ping`: a restarted server must not cost a failed tick or file.
     """
     pool: dict[str, Any] = {"poolclass": NullPool}
     if pool_size:
@@ -73,18 +68,14 @@ def connect(
     engine = sa.create_engine(
         url,
         json_deserializer=json_deserializer,
-        connect_args={
-            **_CLIENT,
-            "connect_timeout": connect_seconds,
-            "application_name": name,
-        },
+        connect_args={**_CLIENT, "connect_timeout": connect_seconds, "application_name": name},
         **pool,
     )
     _set_up_sessions(engine, "; ".join(filter(None, (SESSION_SETTINGS, session_settings))))
     if isolation_level == "AUTOCOMMIT":
         event.listen(engine, "checkout", _bound_session)
     else:
-        # Not for the session: a pooler in transaction mode may give it to another client.
+        # A pooler in transaction mode may give the session to another client.
         event.listen(engine, "begin", _bound_transaction)
     return engine
 
@@ -93,7 +84,7 @@ def _set_up_sessions(engine: sa.Engine, settings: str) -> None:
     # Before SQLAlchemy's own first queries, which are in a transaction.
     @event.listens_for(engine, "connect", insert=True)
     def set_up(connection: Any, _record: Any) -> None:
-        # A client that is lost just here must not leave a transaction open.
+        # A client lost just here must leave no transaction open.
         autocommit, connection.autocommit = connection.autocommit, True
         with connection.cursor() as cursor:
             cursor.execute(settings)
@@ -106,7 +97,7 @@ def _bound_transaction(connection: sa.Connection) -> None:
 
 
 def _bound_session(connection: Any, record: Any, _proxy: Any) -> None:
-    """Raises DisconnectionError, for which SQLAlchemy makes a new connection."""
+    """Raises DisconnectionError: SQLAlchemy connects anew."""
     wanted = has_deadline()
     if record.info.get(_IS_BOUNDED, False) is wanted:
         return
@@ -120,7 +111,7 @@ def _bound_session(connection: Any, record: Any, _proxy: Any) -> None:
 
 
 class _Deadline:
-    """A moment that `restart_deadline` puts off, also for threads that copied the context."""
+    """Threads that copied the context share it."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -139,10 +130,9 @@ _deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Waits for databases in the block, and on its threads, end after `seconds` all together.
+    """Database waits of the block, also on its threads, end after `seconds` in all.
 
-    They raise psycopg2.OperationalError, as without a server. Without `enforce_deadlines` only the
-    server ends statements.
+    They raise psycopg2.OperationalError. Without `enforce_deadlines` only the server ends them.
     """
     token = _deadline.set(_Deadline(seconds))
     try:
@@ -153,8 +143,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 def restart_deadline() -> None:
     """Count its seconds anew, after a wait for something else."""
-    current = _deadline.get()
-    if current is not None:
+    if (current := _deadline.get()) is not None:
         current.restart()
 
 
@@ -163,19 +152,19 @@ def has_deadline() -> bool:
 
 
 def enforce_deadlines() -> None:
-    """Keep deadlines also in this process. Connections made before may wait a little longer."""
+    """Keep deadlines in this process; earlier connections may wait longer."""
     extensions.set_wait_callback(_wait)
 
 
 def _wait(connection: Any) -> None:
-    """Called by psycopg2 while it waits. An error closes the connection."""
+    """An error closes the connection."""
     current = _deadline.get()
     seconds = None if current is None else max(current.seconds_left, _MIN_SECONDS)
     if connection.status not in _CONNECTED:
         seconds = min(seconds or _CONNECT_SECONDS, _CONNECT_SECONDS)
     until = None if seconds is None else time.monotonic() + seconds
     while (state := connection.poll()) != extensions.POLL_OK:
-        # Made anew: while connecting, one socket may be given up for another.
+        # Made anew: libpq may change sockets while it connects.
         poll = select.poll()
         wanted = select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
         poll.register(connection.fileno(), wanted)

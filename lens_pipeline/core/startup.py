@@ -21,7 +21,7 @@ def say(line: str) -> None:
 
 
 def load_settings() -> Settings:
-    """The settings, after their warnings, and with logging set up. Raises SettingsError."""
+    """Also set up logging. Raises SettingsError."""
     loaded, notes = settings.load()
     settings.export_foreign()
     configure(loaded.log_format, loaded.log_level)

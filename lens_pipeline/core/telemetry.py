@@ -1,7 +1,6 @@
-"""Traces by OpenTelemetry, and reports of our faults to Sentry.
+"""Traces by OpenTelemetry and reports of our faults to Sentry, imported only if they are set.
 
-Without their settings neither is imported, and calls return at once. No text of an error goes into
-a trace, and no query or password of an address into either.
+No text of an error goes into a trace, and no query or password of an address into either.
 """
 
 import datetime as dt
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-# On a run: the header `traceparent` of the span that asked for it.
+# A run's `traceparent`: the span that asked for it.
 TRACE_TAG = "lens/traceparent"
 _HEADER = "traceparent"
-# A worker that is killed loses what it has not sent.
+# A killed worker loses what it has not sent.
 _SEND_EVERY_MS = 1000
-# A row that finished longer ago was not waited for.
+# Earlier rows were not waited for.
 _WAITED = dt.timedelta(hours=1)
 _STAGES = ("fetch", "render", "store")
 
@@ -67,9 +66,9 @@ def span(
     linked: str | None = None,
     since: dt.datetime | None = None,
 ) -> Iterator[None]:
-    """Trace the block, as a part of the current span or of `parent`, with a link to `linked`.
+    """Trace the block, in the current span or `parent`. `since`: when it began, if earlier.
 
-    Both are values that `carrier` gave. `since`: when it began, if before the block.
+    `parent` and `linked` are values of `carrier`.
     """
     tracer = _tracer()
     if tracer is None:
@@ -97,7 +96,7 @@ def span(
 
 
 def carrier() -> dict[str, str]:
-    """The tag that makes a run's spans a part of the current one."""
+    """A tag that puts a run's spans into the current one."""
     if _tracer() is None:
         return {}
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -115,7 +114,7 @@ def add_wait(finished_at: dt.datetime | None) -> None:
 
 
 def add_stages(metadata: Mapping[str, Any]) -> None:
-    """Spans of the stages that ended just now, by the seconds in `metadata`."""
+    """Spans of the stages that ended just now, by their seconds."""
     if _tracer() is None:
         return
     end = dt.datetime.now(dt.UTC)
@@ -135,10 +134,7 @@ def flush(seconds: float) -> None:
 
 
 def begin_reports(loaded: Settings) -> None:
-    """Report logged errors and uncaught ones, if LENS_SENTRY_DSN is set. Raises SettingsError.
-
-    A run that fails because of a file is a dead letter, no fault of ours.
-    """
+    """Raises SettingsError. A run that fails by its file is no fault of ours."""
     if not loaded.sentry_dsn:
         return
     import sentry_sdk
@@ -174,7 +170,6 @@ def begin_reports(loaded: Settings) -> None:
 
 
 def report(error: BaseException) -> None:
-    """Send a fault to Sentry, if LENS_SENTRY_DSN is set."""
     if settings.load()[0].sentry_dsn:
         import sentry_sdk
 
@@ -198,7 +193,7 @@ def _nanoseconds(moment: dt.datetime) -> int:
 
 
 def _scrubbed(value: Any) -> Any:
-    """`value` without queries and passwords of addresses."""
+    """Drop queries and passwords of addresses."""
     if isinstance(value, str):
         return _CREDENTIALS.sub(r"\1…@", _QUERY.sub(r"\1?…", value))
     if isinstance(value, Mapping):

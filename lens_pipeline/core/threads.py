@@ -5,8 +5,6 @@ from abc import ABC, abstractmethod
 
 
 class BackgroundThread(ABC):
-    """Work on a thread of its own, until it is stopped."""
-
     def __init__(self, name: str) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -15,7 +13,7 @@ class BackgroundThread(ABC):
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """End the thread, or wait at most `seconds` for it."""
+        """Wait at most `seconds` for its end."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(seconds)

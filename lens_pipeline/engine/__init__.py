@@ -1,1 +1,1 @@
-"""How Dagster runs here: warm workers, pooled PostgreSQL. Private Dagster imports only here."""
+"""How Dagster runs here: workers, storage, processes. Private Dagster imports only here."""

@@ -20,22 +20,20 @@ from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 def log_materializations(
     context: AssetExecutionContext, materializations: Sequence[AssetMaterialization]
 ) -> None:
-    """`context.log_event` for several materializations of one asset at once."""
+    """As `context.log_event`, for several materializations of one asset at once."""
     step = context.get_step_execution_context()
     batch_id = generate_event_batch_id()
     for number, materialization in enumerate(materializations, start=1):
-        is_end = number == len(materializations)
-        DagsterEvent.asset_materialization(
-            step, materialization, DagsterEventBatchMetadata(batch_id, is_end)
-        )
+        batch = DagsterEventBatchMetadata(batch_id, number == len(materializations))
+        DagsterEvent.asset_materialization(step, materialization, batch)
 
 
 def record_materializations(
     instance: DagsterInstance, materializations: Sequence[AssetMaterialization]
 ) -> None:
-    """Record materializations of one asset, made by no run, in one batch.
+    """Record materializations of one asset that no run made, in one batch.
 
-    One by one (`report_runless_asset_event`) each costs two transactions.
+    `report_runless_asset_event` takes two transactions for each.
     """
     batch_id = generate_event_batch_id()
     for number, materialization in enumerate(materializations, start=1):

@@ -1,4 +1,4 @@
-"""The end of a provider's task: its row is written, and its derivative asked for."""
+"""The end of a provider's task: writes its row and asks for its derivative."""
 
 import logging
 from collections.abc import Iterator
@@ -22,27 +22,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FinishedTask:
-    """A row after its task was looked at."""
-
     changed: bool
     status: str
-    """What the row says now."""
     run_ids: tuple[str, ...] = ()
     problem: str | None = None
-    """Why nothing can be made of the finished row."""
+    """Why nothing can be made of the row."""
 
 
 def finish_task(
     pipeline: Pipeline, queue: RunQueue, row: TaskRow, task: Task, origin: str
 ) -> FinishedTask | None:
-    """Bring the row in line with its task, and ask for its derivative; None if the row is gone.
+    """Write the row and ask for its derivative; None if the row is gone.
 
-    A repetition, also at the same time, changes nothing: the row is locked meanwhile. The run is
-    prepared before the finished row is visible, so that the sensors find it in work already, and
-    begins after that, so that it finds the row. Without Dagster's database the row is finished all
-    the same: the sensors take it up later.
-
-    Raises CatalogError, NoRightToWrite among them.
+    A repetition, also at the same time, changes nothing: the row is locked meanwhile.
+    The run is prepared before the finished row is visible, so that the sensors find it in work, and
+    begins after that, so that it finds the row. Raises CatalogError.
     """
     if not task.state.is_final:
         return FinishedTask(False, row.status)
@@ -66,7 +60,7 @@ def finish_task(
 
 @contextmanager
 def _optional(row: TaskRow) -> Iterator[None]:
-    """Go on without a run if Dagster's database does not answer."""
+    """Without Dagster's database, the sensors take the row up later."""
     try:
         yield
     except SQLAlchemyError as error:

@@ -1,42 +1,36 @@
-"""What to do about runs while no Dagster daemon lives."""
+"""Care for runs while no Dagster daemon lives."""
 
 import time
+from contextlib import closing
 
 from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.events import JobFailureData, RunFailureReason
 
 from lens_pipeline.core.locks import LockSession, daemon_lock, run_lock
 
-# Its creator locks a run at once, a worker before Dagster gives up on the start.
+# A run is locked before Dagster gives up on its start.
 _STARTING_SECONDS = 60.0
 _BEGUN = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
 
 
 def daemon_is_alive(dagster_url: str) -> bool:
-    """Whether a daemon takes runs out of the queue now, on any machine."""
-    session = LockSession(dagster_url)
-    try:
+    """Whether a daemon lives, on any machine."""
+    with closing(LockSession(dagster_url)) as session:
         return session.is_held(daemon_lock())
-    finally:
-        session.close()
 
 
 def fail_abandoned_runs(instance: DagsterInstance, dagster_url: str) -> int:
     """Fail the runs whose worker is gone, as the daemon does; returns how many.
 
-    Without it the files of a killed `lens once` would stay in work for ever where no `lens up`
-    runs. Only for when the daemon is not alive.
+    Else the files of a killed `lens once` would stay in work. Not while a daemon lives.
     """
-    session = LockSession(dagster_url)
-    try:
+    with closing(LockSession(dagster_url)) as session:
         abandoned = [
             record.dagster_run
             for record in instance.get_run_records(RunsFilter(statuses=_BEGUN))
             if _should_have_begun(record)
             and not session.is_held(run_lock(record.dagster_run.run_id))
         ]
-    finally:
-        session.close()
     for run in abandoned:
         instance.report_run_failed(
             run,

@@ -16,21 +16,15 @@ from lens_pipeline.settings import Settings
 
 
 def write_instance(settings: Settings) -> Path:
-    """Put our `dagster.yaml` where Dagster looks for it; returns that directory.
-
-    Several processes may do so at the same time. Raises StackError as `find_config_dir` does.
-    """
+    """Returns the directory of `dagster.yaml`. Processes may share it. Raises StackError."""
     directory = private_directory(settings.resolved_home / "dagster")
-    ours = (find_config_dir() / "dagster.yaml").read_text(encoding="utf-8")
-    write_private(directory / "dagster.yaml", ours)
+    name = "dagster.yaml"
+    write_private(directory / name, (find_config_dir() / name).read_text(encoding="utf-8"))
     return directory
 
 
 def find_config_dir() -> Path:
-    """Where `dagster.yaml` and `workspace.yaml` are: in a checkout or an installation.
-
-    Raises StackError: in neither.
-    """
+    """Find `dagster.yaml` in a checkout or an installation. Raises StackError."""
     checkout = Path(__file__).parents[2]
     installed = Path(sys.prefix) / "share" / "lens-pipeline"
     for directory in (checkout, installed):
@@ -44,7 +38,7 @@ def find_config_dir() -> Path:
 
 @contextmanager
 def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance, with its local files below LENS_HOME. Raises UnknownDagster."""
+    """Raises UnknownDagster."""
     set_up_dagster(loaded)
     upstream.check("storage", "submission")
     with dg.DagsterInstance.get() as instance:
@@ -52,8 +46,7 @@ def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def set_up_dagster(loaded: Settings) -> None:
-    """Have this process find our `dagster.yaml`."""
-    # Dagster says that something is beta or deprecated on every start.
+    # Dagster warns of betas and deprecations on every start.
     warnings.filterwarnings("ignore", module="dagster")
     os.environ["DAGSTER_HOME"] = str(write_instance(loaded))
     os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "100"

@@ -1,7 +1,8 @@
-"""The launch of runs on warm Celery workers, their health and their end."""
+"""The launch of runs on Celery workers, their health and their end."""
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from dagster import DagsterRun
@@ -30,10 +31,9 @@ _LOST_SECONDS = 15.0
 
 
 class LensRunLauncher(CeleryRunLauncher):
-    """`CeleryRunLauncher` by our settings, with a lock as the sign of life.
+    """`CeleryRunLauncher` with a lock as the sign of life.
 
-    With the stock launcher a cancelled run ends as a failure, and a run whose machine is gone lives
-    for ever: its result stays STARTED.
+    With the stock launcher a cancelled run fails, and a run of a lost machine lives for ever.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class LensRunLauncher(CeleryRunLauncher):
         )
 
     def terminate(self, run_id: str) -> bool:
-        """Report the run as canceling; its worker stops within about a second."""
+        """The worker stops within about a second."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
         task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
         if task_id is not None:
-            # Drops only a task that no worker has begun.
+            # It drops only a task that no worker has begun.
             self.celery.control.revoke(task_id)
         if not self._has_worker(run_id):
             self._instance.report_run_canceled(run, "Cancelled before a worker began.")
@@ -107,11 +107,8 @@ class LensRunLauncher(CeleryRunLauncher):
     def get_run_worker_debug_info(
         self, run: DagsterRun, include_container_logs: bool | None = True
     ) -> None:
-        """Return nothing: the stock launcher needs a result backend."""
+        """The stock launcher needs a result backend."""
 
     def _has_worker(self, run_id: str) -> bool:
-        session = LockSession(self._dagster_url)
-        try:
+        with closing(LockSession(self._dagster_url)) as session:
             return session.is_held(run_lock(run_id))
-        finally:
-            session.close()

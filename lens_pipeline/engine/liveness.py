@@ -1,8 +1,4 @@
-"""Whether one process of the product lives, asked from outside every few seconds.
-
-It must stay quick, so it imports no Dagster. Servers are asked, a worker touches a file in
-`$LENS_HOME`, and the daemon's heartbeat is read from Dagster's database.
-"""
+"""Whether a process lives, asked from outside every few seconds: it must not import Dagster."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,11 +18,11 @@ from lens_pipeline.errors import first_line
 from lens_pipeline.settings import Settings
 
 _ANSWER_SECONDS = 3
-# A worker beats every 2 s while it has its broker, which may take a while to come back.
+# A worker beats every 2 s while it has its broker.
 _WORKER_SECONDS = 60.0
 # Dagster's daemons beat every 30 s.
 _DAEMON_SECONDS = 90.0
-# Dagster writes UTC into a column without a time zone.
+# The column is UTC without a time zone.
 _HEARTBEAT = (
     "SELECT extract(epoch FROM now() AT TIME ZONE 'utc' - timestamp)::float FROM daemon_heartbeats"
     " WHERE daemon_type = %s"
@@ -36,23 +32,20 @@ QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 
 
 def worker_role(queue: str) -> str:
-    """The name of the role of a worker of `queue`."""
     return f"worker-{queue}"
 
 
 def beat(home: Path, queue: str) -> None:
-    """Leave the mark of a worker that lives."""
     _beat_file(home, queue).touch(mode=0o600)
 
 
 def note_role(home: Path, role: str) -> None:
-    """Store `role` as what was started last with this home."""
     private_directory(home / "run")
     write_private(_role_file(home), role)
 
 
 def noted_role(home: Path) -> str:
-    """What was started last with this home. Raises StackError: nothing was."""
+    """The role last started with this home. Raises StackError: none was."""
     try:
         return _role_file(home).read_text(encoding="utf-8")
     except OSError:
@@ -62,15 +55,12 @@ def noted_role(home: Path) -> str:
 
 
 def problem_of(role: str, settings: Settings) -> str | None:
-    """What is wrong with `role`, in one line; None: it lives.
-
-    Raises StackError: it is not known where the daemon's database is.
-    """
+    """Return one line, or None if it lives. Raises StackError: Dagster's database is not known."""
     return CHECKS[role](settings)
 
 
 def heartbeat_age_seconds(dagster_url: str) -> float | None:
-    """Seconds since the daemon that launches queued runs last beat; None: it never did.
+    """Return None if no daemon has beaten.
 
     Raises psycopg2.Error; of it UndefinedTable: Dagster's tables are absent.
     """
@@ -83,7 +73,6 @@ def heartbeat_age_seconds(dagster_url: str) -> float | None:
 
 
 def is_recent(heartbeat_age: float | None) -> bool:
-    """Whether a daemon whose last heartbeat is this many seconds old may be alive."""
     return heartbeat_age is not None and heartbeat_age <= _DAEMON_SECONDS
 
 

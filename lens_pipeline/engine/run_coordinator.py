@@ -1,4 +1,4 @@
-"""What puts runs into Dagster's queue; `processes.run_queue_daemon` takes them out."""
+"""Puts runs into Dagster's queue; `processes.run_queue_daemon` takes them out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from lens_pipeline.event_log.tags import PRIORITY_TAG
 
 
 class LensRunCoordinator(QueuedRunCoordinator):
-    """Queues every run, whatever started it, for its Celery queue."""
+    """Queues every run for its Celery queue."""
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -25,7 +25,7 @@ class LensRunCoordinator(QueuedRunCoordinator):
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> "LensRunCoordinator":
         return cls(
-            # No limit here: the daemon counts the slots of the workers that live.
+            # The daemon counts the slots of workers instead.
             max_concurrent_runs=-1,
             dequeue_interval_seconds=1,
             dequeue_use_threads=True,

@@ -1,4 +1,4 @@
-"""The execution of one Dagster run in this process, which a thread can interrupt."""
+"""The execution of one Dagster run in this process."""
 
 import logging
 import os
@@ -22,10 +22,8 @@ from lens_pipeline.event_log.tags import ORIGIN_TAG, REQUEST_TAG
 
 logger = logging.getLogger(__name__)
 
-# A cancelled run should look cancelled at once; a query costs little.
 _POLL_SECONDS = 1.0
-# Dagster only notes a signal between two steps, so it is repeated; not soon, because it would end
-# the clean-up of an interrupted step.
+# Dagster only notes a signal between two steps. An early repetition would end a step's clean-up.
 _SIGNAL_AGAIN_POLLS = 30
 _STATUS = sa.text("SELECT status FROM runs WHERE run_id = :run")
 _ENDED = frozenset({"CANCELING", "CANCELED", "FAILURE"})
@@ -40,10 +38,9 @@ _LAST_EVENTS = frozenset(
 
 
 class RunWatch:
-    """Holds the run's lock, and interrupts the main thread when the run is to end.
+    """Holds the run's lock, the sign of life, and interrupts the main thread at a cancellation.
 
-    By the lock the launcher knows that this worker lives. The status is polled so that a run can be
-    cancelled over any broker and machine.
+    It polls the status, which works over any broker and machine.
     """
 
     def __init__(self, dagster_url: str, run_id: str, poll_seconds: float = _POLL_SECONDS) -> None:
@@ -71,7 +68,7 @@ class RunWatch:
             self._session.close()
 
     def notice(self, event: DagsterEvent) -> None:
-        """Stop at the run's last event: there is nothing left to interrupt."""
+        """Stop at the run's last event."""
         if event.event_type in _LAST_EVENTS:
             self._done.set()
 
@@ -81,15 +78,15 @@ class RunWatch:
             polls_since_signal += 1
             status = self._status()
             looks += status in _ENDED
-            # The run records its own end a moment before `notice` is called.
+            # A run records its end just before `notice` is called.
             decided = status == "CANCELING" or (status in _ENDED and looks > 1)
             if decided and polls_since_signal > _SIGNAL_AGAIN_POLLS and not self._done.is_set():
                 polls_since_signal = 0
-                # Dagster's handler turns it into an interrupt of the step.
+                # Dagster's handler interrupts the step.
                 os.kill(os.getpid(), signal.SIGINT)
 
     def _status(self) -> str | None:
-        """None while the database is away, or until the lock is ours again."""
+        """None without the database or the lock."""
         try:
             if self._session is None:
                 self._session = self._locked_session()
@@ -105,15 +102,14 @@ class RunWatch:
         session = LockSession(self._url)
         if session.try_all([run_lock(self._run_id)]):
             return session
-        session.close()  # the server has not noticed yet that the old session is gone
+        session.close()  # the server still has the old session
         return None
 
 
 def execute(instance: DagsterInstance, run_id: str) -> int:
-    """Execute a launched run. Returns 1 if it failed, else 0.
+    """Returns 1 if the run failed, else 0.
 
-    A run that another worker began, or that has ended, is left alone: a broker may deliver a task
-    again.
+    A run that has begun or ended is left alone: a broker may deliver a task again.
     """
     with RunWatch(resolve(settings.load()[0], broker=False).dagster_url, run_id) as watch:
         if not watch.owned:
@@ -134,7 +130,7 @@ def execute(instance: DagsterInstance, run_id: str) -> int:
 
 @contextmanager
 def _logged(run: DagsterRun) -> Iterator[None]:
-    """Log records and traces of the block name the run, and the request that asked for it."""
+    """Log records and traces name the run and its request."""
     token = request_id.set(run.tags.get(REQUEST_TAG))
     try:
         parent, origin = run.tags.get(TRACE_TAG), run.tags.get(ORIGIN_TAG)

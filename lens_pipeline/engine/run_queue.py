@@ -1,18 +1,10 @@
-"""Creates runs and puts them into Dagster's queue; the daemon takes them out of it."""
+"""Creates runs and puts them into Dagster's queue; the daemon takes them out."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import dagster as dg
-from dagster import (
-    AssetKey,
-    DagsterEvent,
-    DagsterInstance,
-    DagsterRun,
-    DagsterRunStatus,
-    JobDefinition,
-)
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.origin import (
     DEFAULT_DAGSTER_ENTRY_POINT,
@@ -45,7 +37,6 @@ class RunQueue:
         instance: dg.DagsterInstance,
         job: Callable[[str], dg.JobDefinition],
     ) -> None:
-        """`job` finds a job by its name."""
         self._pipeline = pipeline
         self.instance = instance
         self._job = job
@@ -58,10 +49,9 @@ class RunQueue:
         priority: int = NEW_PRIORITY,
         owner: str = "",
     ) -> list[str]:
-        """Queue runs for these derivatives of these ids; returns the ids of the runs.
+        """Queue runs in a turn of `owner`, a user or project; returns their ids.
 
-        `owner`: the user or project whose turn they take. Runs lock partitions and skip what is up
-        to date, so nothing is made twice.
+        Runs lock partitions and skip what is up to date, so nothing is made twice.
         """
         runs = self.prepare(wanted, origin, priority=priority, owner=owner)
         self.release(runs)
@@ -75,31 +65,22 @@ class RunQueue:
         priority: int = NEW_PRIORITY,
         owner: str = "",
     ) -> list[dg.DagsterRun]:
-        """Create the runs of `submit`, visible but not queued.
-
-        The daemon fails those neither released nor discarded within a minute.
-        """
+        """Create runs for `release` or `discard`; after a minute the daemon fails them."""
         with span("request", {"origin": origin, "request_id": request_id.get()}):
-            return self._prepared(wanted, origin, priority, owner)
-
-    def _prepared(
-        self, wanted: Mapping[Derivative, Sequence[str]], origin: str, priority: int, owner: str
-    ) -> list[dg.DagsterRun]:
-        settings = self._pipeline.settings
-        return [
-            create_run(self.instance, self._job(derivative.job), tags, derivative.run_assets)
-            for derivative, keys in wanted.items()
-            if keys
-            for tags in plan_runs(
-                self.instance,
-                derivative,
-                keys,
-                derivative.batch_size(settings),
-                origin,
-                priority=priority,
-                owner=owner,
-            )
-        ]
+            return [
+                create_run(self.instance, self._job(derivative.job), tags, derivative.run_assets)
+                for derivative, keys in wanted.items()
+                if keys
+                for tags in plan_runs(
+                    self.instance,
+                    derivative,
+                    keys,
+                    derivative.batch_size(self._pipeline.settings),
+                    origin,
+                    priority=priority,
+                    owner=owner,
+                )
+            ]
 
     def release(self, runs: Iterable[dg.DagsterRun]) -> None:
         for run in runs:
@@ -121,72 +102,60 @@ class RunQueue:
             try:
                 self.instance.run_coordinator.cancel_run(run_id)
             except OperationalError as error:
-                # The broker only matters to a run that no worker has begun.
+                # Matters only to runs that have not begun.
                 logger.warning("the broker does not hear that run %s ends: %s", run_id, error)
 
 
 LOCATION = "lens_pipeline"
-_MODULE = "lens_pipeline.definitions"
-_ATTRIBUTE = "defs"
-_REPOSITORY = "__repository__"
 # A command itself prints the outcome of every file.
 _SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def create_run(
-    instance: DagsterInstance,
-    job: JobDefinition,
+    instance: dg.DagsterInstance,
+    job: dg.JobDefinition,
     tags: Mapping[str, str],
     assets: Sequence[str] | None = None,
     *,
     silent: bool = False,
-) -> DagsterRun:
-    """Create a run of `job` with its planned events, for `execute` or the queue.
-
-    It makes all assets of the job, or only `assets`. A `silent` one writes nothing to standard
-    error; its log is in the UI.
-    """
-    chosen = {AssetKey(asset) for asset in assets} if assets else None
+) -> dg.DagsterRun:
+    """Create a run of all assets or only of `assets`. A `silent` one logs to the UI only."""
+    lens, _ = settings.load()
+    location = GrpcServerCodeLocationOrigin(lens.code_host, lens.code_port, location_name=LOCATION)
+    repository = RemoteRepositoryOrigin(location, "__repository__")
+    pointer = ModuleCodePointer("lens_pipeline.definitions", "defs", working_directory=None)
+    chosen = {dg.AssetKey(asset) for asset in assets} if assets else None
     return instance.create_run_for_job(
         job_def=job.get_subset(asset_selection=chosen) if chosen else job,
         asset_selection=chosen,
         run_config=_SILENT if silent else None,
         tags={**job.run_tags, **tags},
-        status=DagsterRunStatus.NOT_STARTED,
+        status=dg.DagsterRunStatus.NOT_STARTED,
         job_code_origin=JobPythonOrigin(
             job.name,
             RepositoryPythonOrigin(
                 executable_path=sys.executable,
-                code_pointer=ModuleCodePointer(_MODULE, _ATTRIBUTE, working_directory=None),
+                code_pointer=pointer,
                 container_image=None,
                 entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
                 container_context=None,
             ),
         ),
-        remote_job_origin=RemoteJobOrigin(
-            RemoteRepositoryOrigin(_code_location(), _REPOSITORY), job.name
-        ),
+        remote_job_origin=RemoteJobOrigin(repository, job.name),
     )
 
 
 def submit_run(
-    instance: DagsterInstance,
-    job: JobDefinition,
+    instance: dg.DagsterInstance,
+    job: dg.JobDefinition,
     tags: Mapping[str, str],
     assets: Sequence[str] | None = None,
 ) -> str:
-    """Create a run and put it into the queue; returns its id."""
+    """Returns the run's id."""
     run = create_run(instance, job, tags, assets)
     enqueue(instance, run)
     return run.run_id
 
 
-def enqueue(instance: DagsterInstance, run: DagsterRun) -> None:
-    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
-
-
-def _code_location() -> GrpcServerCodeLocationOrigin:
-    lens, _ = settings.load()
-    return GrpcServerCodeLocationOrigin(
-        host=lens.code_host, port=lens.code_port, location_name=LOCATION
-    )
+def enqueue(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    instance.report_dagster_event(dg.DagsterEvent.job_enqueue(run), run_id=run.run_id)

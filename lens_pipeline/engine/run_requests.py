@@ -1,4 +1,4 @@
-"""Plans the runs that cover partitions: batches, which are ranges of a partition set."""
+"""Plans the runs that cover partitions, in ranges of a partition set."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _RANGE_END = "dagster/asset_partition_range_end"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Partitions of one run: neighbours in their set."""
+    """Neighbours in their set."""
 
     keys: tuple[str, ...]
 
@@ -30,10 +30,9 @@ class Batch:
 
 
 def batches(keys: Sequence[str], order: Sequence[str], size: int) -> list[Batch]:
-    """Split `keys` into as few runs as the set's order allows.
+    """Split `keys` into as few runs as `order`, the whole partition set, allows.
 
-    `order` is the whole partition set; keys that it lacks follow at its end. Only neighbours can
-    share a run.
+    Only neighbours can share a run. Keys that `order` lacks follow at its end.
     """
     wanted = set(keys)
     places = {key: place for place, key in enumerate(order) if key in wanted}
@@ -63,7 +62,7 @@ def run_request(
     priority: int,
     owners: Mapping[str, str],
 ) -> dg.RunRequest:
-    """The request for one batch; a second one for the same revisions starts no run."""
+    """A second request for the same revisions starts no run."""
     identity = "\n".join(f"{key} {revisions[key]}" for key in batch.keys)
     return dg.RunRequest(
         run_key=f"{derivative.asset}:{hashlib.sha256(identity.encode()).hexdigest()[:24]}",
@@ -92,19 +91,11 @@ def plan_runs(
     priority: int = BACKFILL_PRIORITY,
     owner: str = "",
 ) -> list[dict[str, str]]:
-    """Add `keys` to the partition set; returns the tags of the runs that cover them.
-
-    `owner`: the user or project that waits for them.
-    """
+    """Add `keys` to the partition set; returns each run's tags. `owner`: a user or project."""
     instance.add_dynamic_partitions(derivative.partition_set, list(keys))
     # For one key the set, which may be large, is not read.
     order = instance.get_dynamic_partitions(derivative.partition_set) if len(keys) > 1 else keys
-    tags = {
-        ORIGIN_TAG: origin,
-        PRIORITY_TAG: str(priority),
-        **_owner_tag({owner}),
-        **carrier(),
-    }
+    tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(priority), **_owner_tag({owner}), **carrier()}
     if force:
         tags[FORCE_TAG] = "true"
     if asked := request_id.get():

@@ -1,7 +1,6 @@
-"""Every private name of Dagster that this product patches, overrides or calls, and why.
+"""Every private name of Dagster that this product uses, and why. No public names.
 
-Another version of Dagster then fails here, at the start and in one line. Public names do not belong
-here.
+Another version of Dagster fails here, at the start and in one line.
 """
 
 import importlib
@@ -15,11 +14,11 @@ from lens_pipeline.core.endpoints import StackError
 
 
 class UnknownDagster(StackError):
-    """The installed Dagster lacks a private name, or has it with other parameters."""
+    """The installed Dagster lacks a private name or has other parameters."""
 
 
-# Names by module, with the parameters that calls and overrides rely on; Dagster may have other
-# optional ones. By what a process does: it checks what it imports anyway.
+# Names by module, with the parameters that we rely on; Dagster may have other optional ones.
+# A process checks the groups that it imports anyway.
 _STORAGE = {
     "dagster._core.events": {
         "ASSET_CHECK_EVENTS": "their results have a table of their own",
@@ -173,13 +172,11 @@ CONTRACT: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "webserver": _WEBSERVER,
     "worker": _WORKER,
 }
-
-
 _OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check(*groups: str) -> None:
-    """Look at what these groups of CONTRACT name. Raises UnknownDagster."""
+    """Raises UnknownDagster."""
     for group in groups:
         for module, names in CONTRACT[group].items():
             for name, reason in names.items():
@@ -214,11 +211,8 @@ def _problems(module: str, name: str) -> Iterator[str]:
 
 
 def _versions(module: str) -> tuple[str, str, str]:
-    """The module's package, its installed version, and our requirement of it."""
+    """The package, its installed version, and our requirement."""
     package = module.partition(".")[0].replace("_", "-")
-    wanted = next(
-        requirement
-        for requirement in metadata.requires("lens-pipeline") or ()
-        if re.match(rf"{package}[^\w-]", requirement)
-    )
+    ours = metadata.requires("lens-pipeline") or ()
+    wanted = next(one for one in ours if re.match(rf"{package}[^\w-]", one))
     return package, metadata.version(package), wanted

@@ -1,4 +1,4 @@
-"""Dagster's event log in PostgreSQL: an asset's event in one transaction, many in one insert."""
+"""Dagster's event log in PostgreSQL, with many events in one insert."""
 
 import functools
 import time
@@ -21,13 +21,10 @@ _INSERT = SqlEventLogStorageTable.insert().returning(
 _LOCK_ASSET = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
 _COMPARED_SECONDS = 1.0
-# Of tags that `event_log` reads.
 _OWN_TAGS = "lens/"
 
 
 class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
-    """The event log on the shared pool; see the methods for what differs."""
-
     def __init__(self, postgres_url: str, engine: sa.Engine, schema: Schema) -> None:
         super().__init__(postgres_url, should_autocreate_tables=False)
         self._engine = engine
@@ -38,12 +35,10 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         self.store_event_batch([event])
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store events of any kinds in the order given.
+        """Store events of any kinds; the stock storage takes three transactions for each of them.
 
-        An asset's event becomes visible together with its tags, else a reader finds a
-        materialization without a revision; and in the order of ids, because Dagster's cache of
-        partition states reads on from the last one. The stock storage takes three transactions for
-        each event of a planned run.
+        An asset's event becomes visible together with its tags, which hold the revision, and in the
+        order of ids, because Dagster's cache of partition states reads on from the last one.
         """
         kept = [event for event in events if not _is_left_out(event)]
         of_assets = [event for event in kept if _type(event) in ASSET_EVENTS and _asset(event)]
@@ -58,7 +53,7 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
             if of_assets:
                 asset_ids = [id_of[id(event)] for event in of_assets]
                 self._store_asset_event_tags(connection, of_assets, asset_ids)
-            # Only an asset's last event stays there. Sorted, against deadlocks.
+            # Only an asset's last event stays. Sorted, against deadlocks.
             last = {_asset(event): event for event in of_assets}
             for asset in sorted(last):
                 self._store_asset_event(connection, last[asset], id_of[id(last[asset])])
@@ -71,7 +66,6 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         return self._schema.has(f"table {table_name}", lambda: ask(table_name))
 
     def get_dynamic_partitions(self, partitions_def_name: str) -> Sequence[str]:
-        """As the stock storage, from memory as far as possible."""
         return self._partition_lists.get(self._engine, partitions_def_name)
 
     def delete_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> None:
@@ -79,7 +73,7 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         self._partition_lists.forget(partitions_def_name)
 
     def get_asset_tags_to_index(self, tag_keys: set[str]) -> set[str]:
-        """Dagster indexes only some of its own tags."""
+        """Add ours: Dagster indexes only some of its own tags."""
         own = {key for key in tag_keys if key.startswith(_OWN_TAGS)}
         return super().get_asset_tags_to_index(tag_keys) | own
 
@@ -94,26 +88,24 @@ def _asset(event: EventLogEntry) -> str:
 
 
 def _is_left_out(event: EventLogEntry) -> bool:
-    """As the stock storage: such events are for Dagster's hosted service."""
+    """Such events are for Dagster's hosted service."""
     return event.is_dagster_event and event.get_dagster_event().is_asset_failed_to_materialize
 
 
 class PartitionLists:
-    """The keys of each dynamic partition set of one database. Safe to share between threads.
+    """Dynamic partition sets of one database, read whole only after keys have left them.
 
-    A set is read whole only after keys have left it. Dagster reads it for every range: at 100,000
-    keys about a second a run, in the daemon and again in the worker. The lists outlive their
-    storage, which the code server makes anew for every tick.
+    Dagster reads a set for every range: at 100,000 keys this takes about a second a run, in the
+    daemon and again in the worker. Safe to share between threads.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, Sequence[str]]] = {}
         self._compared_at: dict[str, float] = {}
-        # One thread reads a new set; the others wait for it.
         self._lock = Lock()
 
     def get(self, engine: sa.Engine, partitions_def_name: str) -> Sequence[str]:
-        """In insertion order; callers must not change the list."""
+        """Return keys in insertion order. Callers must not change the list."""
         name = partitions_def_name
         with self._lock, engine.connect() as connection:
             last_id, keys = self._known.get(name, (0, []))
@@ -126,12 +118,11 @@ class PartitionLists:
             return keys
 
     def forget(self, partitions_def_name: str) -> None:
-        """Read the set whole the next time."""
         with self._lock:
             self._known.pop(partitions_def_name, None)
 
     def _is_whole(self, connection: sa.Connection, name: str, last_id: int, known: int) -> bool:
-        """Whether no known key has left the set; compared at most once a second."""
+        """Whether no known key has left the set; asked at most once a second."""
         now = time.monotonic()
         if now - self._compared_at.get(name, 0.0) < _COMPARED_SECONDS:
             return True

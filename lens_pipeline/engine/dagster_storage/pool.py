@@ -1,4 +1,4 @@
-"""The one connection pool of a process for Dagster's storage."""
+"""A process's one connection pool for Dagster's storage."""
 
 import functools
 import os
@@ -12,21 +12,19 @@ from sqlalchemy.exc import DisconnectionError
 
 from lens_pipeline.core import postgres
 
-# A connection that rested for longer is asked for a sign of life: a network may forget it.
+# A network may forget a connection that rested longer.
 _RESTED_SECONDS = 30
-# A process that is frozen while it holds an asset's lock must not keep others from storing events.
+# A frozen process must not keep an asset's lock, for which others wait to store events.
 _NO_IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '20s'"
 
 
 class PooledStorage:
-    """What the three storages share: none leaves the pool."""
-
     _engine: sa.Engine
 
     def optimize_for_webserver(
         self, statement_timeout: int, pool_recycle: int, max_overflow: int
     ) -> None:
-        """Limit statements to `statement_timeout` milliseconds; the stock storages make pools."""
+        """Keep the pool; the stock storages make new ones. `statement_timeout`: milliseconds."""
         _limit_statements(self._engine, statement_timeout)
 
 
@@ -39,30 +37,28 @@ def _limit_statements(engine: sa.Engine, milliseconds: int) -> None:
 
 
 def shared_pool(postgres_url: str) -> sa.Engine:
-    """This process's pool for a database; a forked child has its own.
+    """Return this process's pool; a forked child has its own.
 
-    Dagster makes a storage for every tick and plan that the code server answers. With a pool each,
-    hundreds of connections stay until they are collected as garbage.
+    Dagster makes a storage for every tick and plan: with a pool each, hundreds of connections stay.
     """
     return _pool_of_process(postgres_url, os.getpid())
 
 
-# More than one only after a fork or, in tests, for several databases.
+# More than one only after a fork or in tests.
 @functools.lru_cache(maxsize=2)
 def _pool_of_process(postgres_url: str, _process: int) -> sa.Engine:
     return create_pool(postgres_url)
 
 
 def create_pool(postgres_url: str) -> sa.Engine:
-    """An engine that loses no event when the server was restarted.
+    """An engine that loses no event when the server restarts.
 
-    A server that ended has closed its side, which shows without a `pre_ping`: that would cost a
-    round trip for each of the few statements of an event.
+    It sees a closed connection without `pre_ping`, which costs a round trip for each event.
     """
     engine = postgres.connect(
         "lens-pipeline-dagster",
         postgres_url,
-        # The daemon has about ten threads; a worker's child needs two or three connections.
+        # The daemon has ten threads; a worker's child needs two or three connections.
         pool_size=4,
         max_overflow=20,
         recycle_seconds=1800,
@@ -80,7 +76,7 @@ def _note_time(_connection: Any, record: Any) -> None:
 
 
 def _require_alive(connection: Any, record: Any, _proxy: Any) -> None:
-    """Raises DisconnectionError, for which SQLAlchemy makes a new connection."""
+    """Raises DisconnectionError: SQLAlchemy connects anew."""
     now = time.monotonic()
     rested = now - record.info.get("rests_since", now)
     if _is_readable(connection):
@@ -94,7 +90,7 @@ def _require_alive(connection: Any, record: Any, _proxy: Any) -> None:
 
 
 def _is_readable(connection: Any) -> bool:
-    """A server sends nothing on a connection at rest, unless it ends."""
+    """A server sends nothing at rest, unless it ends."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))

@@ -1,15 +1,11 @@
-"""Remembered answers to what Dagster's storage asks about its tables."""
+"""Remembered answers about Dagster's tables."""
 
 import functools
 from collections.abc import Callable
 
 
 class Schema:
-    """Remembers what exists: it stays.
-
-    The stock storage asks the database before most reads of runs and ticks, to work on tables of
-    older versions: half of what a sensor's tick costs.
-    """
+    """Remembers what exists: the stock storage asks before most reads, half the cost of a tick."""
 
     def __init__(self) -> None:
         self._there: set[str] = set()
@@ -22,5 +18,4 @@ class Schema:
 
 @functools.cache
 def schema_of(_postgres_url: str) -> Schema:
-    """The answers of a database, for all storages of this process."""
     return Schema()

@@ -1,4 +1,4 @@
-"""`dagster api grpc`: tells what sensors, schedules and jobs there are, and ticks them."""
+"""`dagster api grpc`, which ticks sensors and schedules."""
 
 from lens_pipeline.engine.processes import startup
 

@@ -2,8 +2,8 @@
 
 from lens_pipeline.engine.processes import startup
 
-# Dagster looks at its sensors every 5 s; this is most of the time from a row to its preview. A bit
-# more than the sensors' interval of 1 s, or every second look would come just too early.
+# Dagster's 5 s would be most of the time from a row to its preview. A bit more than the sensors'
+# interval of 1 s, or every second look would come too early.
 SENSOR_LOOP_SECONDS = 1.1
 
 

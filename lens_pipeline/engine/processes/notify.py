@@ -1,4 +1,4 @@
-"""Notifications that the run queue has changed, so that the daemon need not poll it."""
+"""Notifications of changes of the run queue, which save polls."""
 
 import logging
 import select
@@ -13,7 +13,7 @@ from lens_pipeline.core.locks import LockSession, daemon_lock
 
 logger = logging.getLogger(__name__)
 
-# A run has come to the queue, or has left its slot.
+# A run comes to the queue or leaves its slot.
 QUEUE_EVENTS = frozenset(
     {
         DagsterEventType.PIPELINE_ENQUEUED,
@@ -28,17 +28,14 @@ _LISTEN = sa.text(f"LISTEN {_CHANNEL}")
 
 
 class RunQueueListener:
-    """Waits for `NOTIFY`, and shows meanwhile by a lock that a daemon lives.
-
-    Without the server `wait` just waits. Not safe to share between threads.
-    """
+    """Waits for `NOTIFY`, and shows by a lock that a daemon lives. Not safe between threads."""
 
     def __init__(self, dagster_url: str) -> None:
         self._url = dagster_url
         self._session: LockSession | None = None
 
     def wait(self, seconds: float, stop: Event) -> None:
-        """Return at a notification, at the latest after `seconds` or once `stop` is set."""
+        """Return at a notification or after `seconds`; without the server also if `stop` is set."""
         try:
             driver = self._listening().driver
             readable = select.poll()

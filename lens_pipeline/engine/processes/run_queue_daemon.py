@@ -22,15 +22,14 @@ from lens_pipeline.engine.processes.notify import RunQueueListener
 from lens_pipeline.engine.workers.membership import publish
 from lens_pipeline.event_log.queue import RunQueueLog
 
-# The longest time between two looks at the run queue; most follow a notification.
+# The longest time between two looks; most follow a notification.
 QUEUE_LOOP_SECONDS = 0.5
 
 
 class LensRunQueueDaemon(QueuedRunCoordinatorDaemon):
-    """Looks at the run queue as soon as it changes: workers wait for their next run.
+    """Begins as many runs as workers have slots, as soon as the queue changes.
 
-    It begins as many runs as the workers of our release have slots: in the broker runs would have
-    no turns and no time limits.
+    Runs that wait in the broker would have no turns and no time limits.
     """
 
     def __init__(self) -> None:
@@ -55,7 +54,7 @@ class LensRunQueueDaemon(QueuedRunCoordinatorDaemon):
                     listener.wait(QUEUE_LOOP_SECONDS, shutdown_event)
 
     def _give_up(self) -> None:
-        """End the process: after an error of one daemon Dagster would only start it again."""
+        """End the process: after an error Dagster would only start the daemon again."""
         self._logger.critical(
             "the installed dagster does not call `run_iteration` of the daemon of the run queue:"
             " no run would begin; install the dagster that this version names"
@@ -67,7 +66,6 @@ class LensRunQueueDaemon(QueuedRunCoordinatorDaemon):
         workspace_process_context: IWorkspaceProcessContext,
         fixed_iteration_time: float | None = None,
     ) -> DaemonIterator:
-        """Begin the next runs."""
         self._has_iterated = True
         instance = workspace_process_context.instance
         yield from self._dequeue_runs_iter(
@@ -79,7 +77,7 @@ class LensRunQueueDaemon(QueuedRunCoordinatorDaemon):
         )
 
     def _next_runs(self, instance: DagsterInstance) -> list[DagsterRun]:
-        """By priority and by the turns of their owners; the stock daemon loads the whole queue."""
+        """By priority and turns of owners; the stock daemon loads the whole queue."""
         offered = self._log.slots()
         slots = {queue: offered.get(number, 0) for number, queue in self._queues.items()}
         load = self._log.load(QUEUE_TAG, PREVIEWS, max(slots.values()))

@@ -1,4 +1,4 @@
-"""What each process of Dagster does first: signals, logs, and the check of Dagster's names."""
+"""The start of Dagster's processes: signals, logs, and the check of Dagster's names."""
 
 import logging
 import signal
@@ -19,10 +19,7 @@ _TICKS = logging.getLogger("dagster.tick")
 
 
 def begin(*groups: str) -> None:
-    """Prepare a process that is about to import these groups of `upstream.CONTRACT`.
-
-    Ends it with one line and status 2 if the installed Dagster is not supported.
-    """
+    """Check these groups of `upstream.CONTRACT`. Exits with status 2 if one is not supported."""
     handle_interrupts()
     try:
         set_up_logging()
@@ -33,23 +30,19 @@ def begin(*groups: str) -> None:
 
 
 def handle_interrupts() -> None:
-    """Let SIGINT, and with it SIGTERM, end this process in order, however it was begun.
+    """Undo what a script's background process (`nohup lens up &`) inherits: it ignores SIGINT.
 
-    A script's background process (`nohup lens up &`) ignores SIGINT, and Dagster handles SIGTERM in
-    the same way.
+    Dagster handles SIGTERM in the same way.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def set_up_logging() -> None:
-    """Have this process, and the ticks and runs in it, log by our settings.
-
-    Raises UnknownDagster.
-    """
+    """Log, also ticks and runs, by our settings. Raises UnknownDagster."""
     loaded, _ = settings.load()
     configure(loaded.log_format, loaded.log_level)
     telemetry.begin_reports(loaded)
-    # Dagster says that something is beta whenever it loads our definitions.
+    # Dagster warns of betas whenever it loads our definitions.
     warnings.filterwarnings("ignore", module="dagster")
     upstream.check("logging")
     from dagster._core.definitions import instigation_logger
@@ -60,16 +53,11 @@ def set_up_logging() -> None:
 
 
 def keep_logging(module: ModuleType) -> None:
-    """Have this module of Dagster leave the logs of its process as they are."""
-    module.configure_loggers = _do_nothing  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _do_nothing(*_: object, **__: object) -> None:
-    """Instead of Dagster's set-up."""
+    """Replace the module's own set-up."""
+    module.configure_loggers = lambda *_, **__: None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _tick_logger(_name: str, level: str | int) -> logging.Logger:
-    """Of sensors and schedules."""
     _TICKS.setLevel(level)
     return _TICKS
 

@@ -11,17 +11,16 @@ from dagster import DagsterInstance
 from starlette.types import ASGIApp
 from uvicorn.config import LOGGING_CONFIG
 
-# What Dagster's own command gives `optimize_for_webserver`; the pool is the process's own.
+# As Dagster's own command.
 _STATEMENT_MS = 15_000
-# Between two looks of an open page, milliseconds: Dagster's default.
+# Dagster's default for an open page.
 _POLL_MS = 2000
 
 
 def serve(guard: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Serve the UI by the arguments of this process until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM.
 
-    Not by Dagster's command, into which guards get by a patch only: they would be absent, and
-    nothing would tell, when that no longer fits.
+    Dagster's command would need a patch for guards, and nothing would tell if it no longer fits.
     """
     parser = argparse.ArgumentParser(prog="dagster-webserver", add_help=False)
     parser.add_argument("-h", "--host", required=True)
@@ -32,7 +31,7 @@ def serve(guard: Callable[[ASGIApp], ASGIApp]) -> None:
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
 
-    # Without loggers of its own, uvicorn's lines go where all others do.
+    # uvicorn's lines go where all others do.
     LOGGING_CONFIG["loggers"] = {}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), DagsterInstance.get() as instance:

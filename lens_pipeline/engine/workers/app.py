@@ -1,4 +1,4 @@
-"""The Celery app: its configuration, and its one task, which executes a Dagster run."""
+"""The Celery app, its configuration and its one task."""
 
 import logging
 import os
@@ -18,19 +18,17 @@ from lens_pipeline.derivatives.release import Release
 
 EXECUTE_RUN = "lens.execute_run"
 
-# A run holds at most a batch of encoded pictures; a child above this is leaking (KiB).
+# A run holds at most a batch of encoded pictures; a child above this leaks.
 _MAX_CHILD_KIB = 800 * 1024
-# After this time Redis hands an unfinished task to another worker: the cost of a worker that was
-# killed before it began the run. A run under way refuses the copy.
+# After this time Redis hands an unfinished task to another worker. A run under way refuses it.
 _VISIBILITY_SECONDS = 30
 _RESTORE_EVERY_SECONDS = 5
-# For the last traces of a child.
 _SEND_SECONDS = 1.0
-# RabbitMQ drops the queues of a release without workers. Their runs have long failed then.
+# RabbitMQ drops the queues of a release without workers.
 _QUEUE_EXPIRES_MS = 24 * 3600 * 1000
-# A task is sent again if RabbitMQ does not confirm within this time that it is on disk.
+# A task is sent again if RabbitMQ does not confirm it.
 _CONFIRM_SECONDS = 5
-# After two missed beats RabbitMQ gives the tasks of a worker to another one.
+# After two missed beats RabbitMQ hands on a worker's tasks.
 _HEARTBEAT_SECONDS = 10
 # As the keepalives of `core.postgres`.
 _TCP = {
@@ -39,9 +37,8 @@ _TCP = {
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 15_000,
 }
-
-# What Dagster does not turn into a failed run, such as a restart of the database, is tried again
-# for 30 s in all: within the time that a run may take to start.
+# Errors outside of a run, such as a restart of the database, are tried again for 30 s in all:
+# within the time that a run may take to start.
 _AGAIN = {
     "autoretry_for": (Exception,),
     "retry_backoff": 1,
@@ -57,9 +54,8 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
     config: dict[str, Any] = {
         "worker_prefetch_multiplier": 1,
         "task_acks_late": True,
-        # A run that has begun refuses to be executed again.
+        # A begun run refuses a repetition.
         "task_reject_on_worker_lost": True,
-        # Results are for those that set LENS_RESULT_URL: the product uses locks and events.
         "task_ignore_result": not endpoints.result_url,
         "task_track_started": True,
         "result_expires": 3600,
@@ -72,7 +68,7 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         # No limit: a broker that is down for an hour must not end the worker.
         "broker_connection_max_retries": None,
-        # Tasks outlive a lost connection; the run's lock refuses their redelivery.
+        # The run's lock refuses a redelivery.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
             "max_retries": 3,
@@ -83,7 +79,7 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
     }
     if endpoints.broker_url.startswith("amqp"):
         # RabbitMQ closes a channel after half an hour without an acknowledgement
-        # (`consumer_timeout`): that must not end the worker.
+        # (`consumer_timeout`), which must not end the worker.
         config["broker_channel_error_retry"] = True
         # Else a task that is lost with the broker counts as sent.
         config["broker_transport_options"]["confirm_publish"] = True
@@ -94,14 +90,14 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
             "socket_keepalive_options": _TCP,
-            # A worker that the network has forgotten reconnects after about 20 s.
+            # A lost connection is replaced after about 20 s.
             "health_check_interval": 10,
         }
     return config
 
 
 def celery_queue(queue: str, release: Release) -> str:
-    """The broker's queue for runs of `queue`, hidden from workers of another release."""
+    """Hidden from workers of another release."""
     return f"{queue}.{release.id}"
 
 
@@ -123,7 +119,7 @@ def declare_queues(app: Celery, release: Release) -> None:
 
 
 def app_arguments(endpoints: Endpoints) -> dict[str, Any]:
-    """Arguments of `make_app`, the same for senders and workers."""
+    """For `make_app`, of senders and workers."""
     return {
         "broker": endpoints.broker_url,
         "backend": endpoints.result_url or None,
@@ -138,8 +134,6 @@ def launch_signature(task: Any, run_id: str) -> Any:
 
 
 def execute_run_task(app: Celery) -> Any:
-    """Register and return the task."""
-
     @app.task(name=EXECUTE_RUN, **_AGAIN)
     def execute_run(run_id: str) -> int:
         from lens_pipeline.engine.run_execution import execute
@@ -147,7 +141,7 @@ def execute_run_task(app: Celery) -> Any:
         try:
             return execute(_instance(), run_id)
         finally:
-            # Dagster leaves handlers of its own; the pool stops idle children by SIGTERM.
+            # Dagster leaves handlers; the pool stops idle children by SIGTERM.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -155,7 +149,7 @@ def execute_run_task(app: Celery) -> Any:
 
 
 def worker_app(endpoints: Endpoints, release: Release) -> Celery:
-    # Not before the process has checked that Dagster has it.
+    # Imported after the check of Dagster's names.
     from dagster_celery.make_app import make_app
 
     app = make_app(app_args=app_arguments(endpoints))
@@ -166,7 +160,7 @@ def worker_app(endpoints: Endpoints, release: Release) -> Celery:
 
 @cache
 def _instance() -> DagsterInstance:
-    """Of this child, for all its runs: making one takes about 0.1 s."""
+    """Making one takes about 0.1 s."""
     return DagsterInstance.get()
 
 
@@ -183,5 +177,5 @@ def _send_traces(**_: object) -> None:
 
 @signals.worker_process_init.connect
 def _leave_terminal_group(**_: object) -> None:
-    """Ctrl-C reaches the whole group: the parent decides what its children do."""
+    """Ctrl-C reaches the whole group; the parent decides."""
     os.setpgid(0, 0)

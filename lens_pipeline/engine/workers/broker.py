@@ -1,4 +1,4 @@
-"""Whether the broker takes messages from us."""
+"""Whether the broker takes messages."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from lens_pipeline.errors import LensError, first_line
 
 
 class BrokerError(LensError):
-    """The broker does not answer; the message says why, without secrets."""
+    """The broker does not answer. The message has no secrets."""
 
 
 class BrokerRefusal(BrokerError):
@@ -24,7 +24,7 @@ class BrokerFull(BrokerError):
 
 
 def reach(url: str, seconds: int) -> None:
-    """Connect and authenticate as the workers do; no step takes longer than `seconds`.
+    """Connect as the workers do; each step takes at most `seconds`.
 
     Raises BrokerError. Raises ValueError: `url` is not understood.
     """
@@ -47,19 +47,18 @@ def reach(url: str, seconds: int) -> None:
 
 
 def errors_of(connection: Connection) -> tuple[type[Exception], ...]:
-    """What a connection of this transport raises when the broker fails."""
     return (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
 
 
 def _try_sending(connection: Connection, channel: Any, seconds: int) -> None:
     """Send to no queue. Raises BrokerFull: RabbitMQ does not confirm it."""
     try:
-        # A full RabbitMQ takes one message of each connection, and then reads nothing more.
+        # A full RabbitMQ takes one message of each connection.
         for _ in range(2):
             channel.basic_publish(
                 Message(), routing_key="lens.nowhere", confirm_timeout=seconds / 2
             )
     except TimeoutError as error:
-        # Without closing it properly: a full RabbitMQ would not read that either.
+        # A full RabbitMQ would not read a proper close.
         connection.collect()
         raise BrokerFull("it takes no messages: it has no memory or disk left") from error

@@ -10,10 +10,7 @@ _LOOK_SECONDS = 0.1
 
 
 class PatientConsumer(Consumer):
-    """Waits between attempts also after a refusal, where Celery does not.
-
-    RabbitMQ refuses a wrong password, virtual host or right within milliseconds.
-    """
+    """Also waits after a refusal, as Celery does not: RabbitMQ refuses within milliseconds."""
 
     _last_attempt = float("-inf")
 

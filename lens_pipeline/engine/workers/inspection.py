@@ -1,4 +1,4 @@
-"""Which Celery workers live, on any machine."""
+"""Which Celery workers live."""
 
 from celery import Celery
 
@@ -12,7 +12,7 @@ _ANSWER_SECONDS = 1.0
 
 
 def alive_workers(broker_url: str) -> dict[str, int]:
-    """How many workers of each queue answer; takes a second. Raises BrokerError."""
+    """Count workers by queue; takes a second. Raises BrokerError."""
     app = Celery(broker=broker_url, set_as_current=False)
     config = celery_config(Endpoints("", "", broker_url, ""))
     config["broker_connection_timeout"] = _ANSWER_SECONDS

@@ -1,4 +1,4 @@
-"""The registration of workers with the daemon: release, slots, and when both end."""
+"""The registration of workers with the daemon: release and slots."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import psycopg2
 import sqlalchemy as sa
@@ -21,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 RELEASE_KEY = "lens/release"
 _PUBLISHED = sa.text("SELECT value FROM kvs WHERE key = :key")
-# Between two looks of a worker at the published release, and at its session.
+# Between two looks at the published release.
 _LOOK_SECONDS = 2.0
 # A worker may be started before a daemon of its release.
 _AWAIT_SECONDS = 45.0
 
 
 def publish(instance: DagsterInstance, release: Release) -> None:
-    """Tell all workers the release of the daemon, which they must match."""
+    """Publish the release that workers must match."""
     instance.run_storage.set_cursor_values({RELEASE_KEY: release.to_json()})
 
 
 def await_release(dagster_url: str, release: Release, report: Callable[[str], None]) -> None:
     """Return once the daemon's release is ours, or if none was ever published.
 
-    Raises StackError: it still is another one after 45 s, or the database does not answer.
+    Raises StackError: it is another one for 45 s, or the database does not answer.
     """
     deadline = time.monotonic() + _AWAIT_SECONDS
     told = False
@@ -50,11 +51,8 @@ def await_release(dagster_url: str, release: Release, report: Callable[[str], No
 
 def _mismatch(dagster_url: str, release: Release) -> str | None:
     try:
-        session = LockSession(dagster_url)
-        try:
+        with closing(LockSession(dagster_url)) as session:
             published = _published(session)
-        finally:
-            session.close()
     except OperationalError as error:
         reason = str(error.orig).strip().splitlines()[0]
         raise StackError(
@@ -81,10 +79,7 @@ def _difference(release: Release, published: str | None) -> str | None:
 
 
 class WorkerRegistration:
-    """Offers the daemon the slots of this worker, as long as it lives and has the broker.
-
-    It ends the process once the daemon is of another release.
-    """
+    """Offers a worker's slots while it has the broker; ends it if the release changes."""
 
     def __init__(self, dagster_url: str, release: Release, queue: str, slots: int) -> None:
         self._url = dagster_url
@@ -97,7 +92,7 @@ class WorkerRegistration:
         self._has_broker = threading.Event()
         self._look = threading.Event()
         self.problem: str | None = None
-        """Why the worker ends, once it does."""
+        """Why the worker ends."""
 
     def start(self) -> None:
         threading.Thread(target=self._watch, name="worker-registration", daemon=True).start()
@@ -127,7 +122,7 @@ class WorkerRegistration:
             self._look.clear()
         self._drop_session()
         logger.error("%s", self.problem)
-        # Celery then ends what is under way and takes nothing more.
+        # Celery then finishes its tasks and takes no more.
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _update(self) -> None:

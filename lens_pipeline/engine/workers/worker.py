@@ -1,4 +1,4 @@
-"""The worker process: a warm parent whose forked children execute runs."""
+"""The worker process, whose forked children execute runs."""
 
 import importlib
 import logging
@@ -19,7 +19,7 @@ from lens_pipeline.engine.workers.app import celery_queue, worker_app
 from lens_pipeline.engine.workers.membership import WorkerRegistration, registration_step
 from lens_pipeline.settings import Settings
 
-# Imported before the fork; else each child takes about 3 s longer for its first run.
+# Else each child takes about 3 s longer for its first run.
 PRELOAD = (
     "dagster._cli.api",
     "dagster._grpc.server",
@@ -36,12 +36,11 @@ PRELOAD = (
 
 
 def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency: int) -> None:
-    """Work on `queue` until SIGTERM or SIGINT; runs in progress then get the grace period.
+    """Work until SIGTERM or SIGINT; runs in progress then get the grace period.
 
     Raises StackError: the daemon is of another release now, or Dagster is not supported.
     """
-    # `lens up` removes the addresses of its services as soon as it stops; runs that are finishing
-    # then, and those that begin at this moment, still need them.
+    # `lens up` removes the addresses as soon as it stops, and runs still need them.
     os.environ.update(endpoints.environment())
     startup.set_up_logging()
     upstream.check("storage", "submission", "launcher", "worker")
@@ -83,7 +82,7 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
 
 
 def _interrupt_children() -> None:
-    """Interrupt the runs under way, which the backfill then takes up; idle children ignore it."""
+    """The backfill takes up interrupted runs; idle children ignore it."""
     for child in psutil.Process().children():
         try:
             child.send_signal(signal.SIGINT)
