@@ -53,7 +53,6 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
 
 
 def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
-    """Numbers that the UI plots by day, and tables."""
     summary = report.summary
     found: dict[str, dg.MetadataValue | int | float] = {
         name: sum(summary[name].tolist()) for name in ("finished", "ready", "failed", "dead")
@@ -70,7 +69,7 @@ def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
 
 
 def _table(rows: "pd.DataFrame") -> dg.TableMetadataValue:
-    """The rows as text: an unknown number is empty."""
+    """An unknown number is empty."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord({str(name): _text(value) for name, value in row.items()})

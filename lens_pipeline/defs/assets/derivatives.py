@@ -71,7 +71,7 @@ def _spec(derivative: Derivative) -> dg.AssetSpec:
 
 
 def _dependency(derivative: Derivative) -> dg.AssetDep:
-    """Keys of another set are named in the row: it must not look stale because of others."""
+    """Keys of another set must not make a row look stale."""
     source = derivative.made_from
     keys = source.partition_set if source else registry.GENERATIONS[derivative.upstream]
     if keys == derivative.partition_set:

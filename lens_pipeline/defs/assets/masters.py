@@ -50,6 +50,7 @@ class MasterMaterializer:
             size = master.path.stat().st_size
             batch.upload(key, master.path, "video/mp4", revision)
         stored = time.monotonic()
+        digests = "\n".join(source.sha256 for source in sources)
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
@@ -63,7 +64,7 @@ class MasterMaterializer:
             "height": master.height,
             "duration_seconds": round(master.duration_seconds, 3),
             "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
-            "source_sha256": _combined([source.sha256 for source in sources]),
+            "source_sha256": hashlib.sha256(digests.encode()).hexdigest(),
             "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
@@ -83,8 +84,6 @@ class MasterMaterializer:
 
 
 def fetch_master(settings: Settings) -> Fetch:
-    """Returns the download of a master's stored video."""
-
     def fetch(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:
         return batch.download(MASTER.object_key(row, MASTER.revision(row, settings)), file)
 
@@ -96,7 +95,7 @@ def shot_limits(settings: Settings) -> Limits:
 
 
 def media_work(batch: BatchContext, directory: Path, settings: Settings, shots: int) -> Work:
-    """Limits and progress of ffmpeg's work on this number of shots."""
+    """Limits and progress of ffmpeg's work."""
     estimate = ProgressEstimate(shots)
 
     def report(stage: str, share: float, speed: float | None) -> None:
@@ -142,11 +141,6 @@ def _fetch(
 
 def _file(directory: Path, number: int) -> Path:
     return directory / f"source-{number:04}"
-
-
-def _combined(digests: list[str]) -> str:
-    """One SHA-256 for ordered sources."""
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _table(master: Master) -> dg.TableMetadataValue:

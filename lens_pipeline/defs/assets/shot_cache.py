@@ -26,11 +26,10 @@ class ShotCache:
         self._directory = directory
 
     def find(self, key: str) -> Path | None:
-        """A copy of the cached file; None if there is none."""
         file = self._directory / key
         if file.exists():
             return file
-        # Another thread may look for the same shot: it must not find a partial file.
+        # Another thread must not find a partial file.
         unfinished = self._directory / f"{key}.{threading.get_ident()}"
         try:
             self._store.read_into(
@@ -51,10 +50,7 @@ class ShotCache:
 
 
 def trim(store: ObjectStore, now: dt.datetime, days: int, most_bytes: int) -> tuple[int, int]:
-    """Delete what is older than `days`, then the oldest above `most_bytes` in all.
-
-    Returns the objects deleted and the bytes left. Raises DerivativeError: the store fails.
-    """
+    """Returns the number of objects deleted and the bytes left. Raises DerivativeError."""
     kept = sorted(store.list(PREFIX), key=lambda info: info.modified)
     total = sum(info.bytes for info in kept)
     deleted = 0
