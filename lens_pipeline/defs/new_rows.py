@@ -51,9 +51,8 @@ class Cursor:
         if not text:
             return cls()
         finished_at, row_id, *waiting = json.loads(text)
-        if finished_at is None:
-            return cls(waiting=tuple(waiting))
-        return cls(Position(dt.datetime.fromisoformat(finished_at), row_id), tuple(waiting))
+        position = Position(dt.datetime.fromisoformat(finished_at), row_id) if finished_at else None
+        return cls(position, tuple(waiting))
 
     def dump(self) -> str | None:
         if self.position is None:
@@ -176,38 +175,29 @@ def _page(
     limit: int,
     known: AbstractSet[str],
 ) -> _Page:
-    """`known`: the ids that have been requested."""
+    """`known`: the ids that have been requested.
+
+    If more than `limit` rows are new, those not requested take turns by owner, and the cursor
+    stops before the first that is not chosen. The very first row always is.
+    """
     catalog, kind = pipeline.catalog, derivative.kind
-    new, ahead = _next_in_turn(pipeline, derivative, position, limit, known)
+    new = catalog.after(kind, position, limit)
+    ahead: list[Row | UnusableRow] = []
+    if len(new) >= limit:
+        backlog = catalog.waiting_after(kind, position, _LOOK_AHEAD, _NEWEST)
+        fresh = [
+            (key, owner) for key, owner in backlog if key not in known and not key_problem("", key)
+        ]
+        chosen = {key for key, _ in round_robin(fresh, lambda entry: entry[1])[:limit]}
+        done = known | chosen
+        new = list(takewhile(lambda e: isinstance(e[1], UnusableRow) or e[1].id in done, new))
+        found = catalog.finished(kind, chosen.difference(row.id for _, row in new))
+        ahead = [found[key] for key, _ in backlog if key in found]
     again = list(catalog.finished(kind, waiting).values())
     if position is not None:
         since = position.finished_at - _OVERLAP
         again += reversed(catalog.between(kind, since, position, limit))
     return _Page(new, again, ahead)
-
-
-def _next_in_turn(
-    pipeline: Pipeline,
-    derivative: Derivative,
-    position: Position | None,
-    limit: int,
-    known: AbstractSet[str],
-) -> tuple[list[tuple[Position | None, Row | UnusableRow]], list[Row | UnusableRow]]:
-    """The rows that the cursor passes, and later ones chosen by turns of their owners.
-
-    The cursor stops before the first that is not chosen; the very first always is.
-    """
-    page = pipeline.catalog.after(derivative.kind, position, limit)
-    if len(page) < limit:
-        return page, []
-    backlog = pipeline.catalog.waiting_after(derivative.kind, position, _LOOK_AHEAD, _NEWEST)
-    fresh = [entry for entry in backlog if entry[0] not in known and not key_problem("", entry[0])]
-    chosen = {row_id for row_id, _ in round_robin(fresh, lambda entry: entry[1])[:limit]}
-    done = known | chosen
-    passed = list(takewhile(lambda e: isinstance(e[1], UnusableRow) or e[1].id in done, page))
-    ahead = chosen.difference(row.id for _, row in passed)
-    found = pipeline.catalog.finished(derivative.kind, ahead)
-    return passed, [found[row_id] for row_id, _ in backlog if row_id in found]
 
 
 def _usable(context: dg.SensorEvaluationContext, rows: list[Row | UnusableRow]) -> list[Row]:

@@ -13,9 +13,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
 
 # Most rows in one transaction, which takes parts of a second and leaves the log whole.
-_RUNS = 50
-_EVENTS = 2000
-_TICKS = 5000
+_RUNS, _EVENTS, _TICKS = 50, 2000, 5000
 # A night takes a minute or two; masters wait meanwhile.
 _MOST_SECONDS = 900.0
 _PAUSE_SECONDS = 0.02
@@ -75,13 +73,8 @@ class _Pruning:
             if time.monotonic() >= self._deadline:
                 self._done = replace(self._done, is_complete=False)
                 return
-            before = self._done
-            try:
-                with self._engine.begin() as connection:
-                    place = part(connection, place)
-            except BaseException:
-                self._done = before
-                raise
+            with self._engine.begin() as connection:
+                place = part(connection, place)
             time.sleep(_PAUSE_SECONDS)
 
     def _prune_runs(self, connection: sa.Connection, after: int) -> int | None:

@@ -74,10 +74,10 @@ class _Batch:
         self._context = context
         self._pipeline = pipeline
         self._derivative = derivative
+        self.asset = derivative.asset
         self._materializer = materializer
         self.failures: dict[str, Failure] = {}
-        self.made = 0
-        self.up_to_date = 0
+        self.made = self.up_to_date = 0
 
     def work_through(self, keys: Sequence[str], shared: BatchContext) -> None:
         """Rows are read under the partition locks: they may have changed before."""
@@ -208,10 +208,6 @@ class _Batch:
             self._pipeline.store.delete(path)
         except DerivativeError as error:
             self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
-
-    @property
-    def asset(self) -> str:
-        return self._derivative.asset
 
 
 def _id_name(kind: Kind) -> str:

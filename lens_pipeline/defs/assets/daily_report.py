@@ -37,7 +37,6 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
     files = collect.read_files(pipeline, day)
     report = collect.report(pipeline, day, files)
     archive.keep(pipeline.store, report)
-    letters = oldest_dead_letters(pipeline)
     return dg.MaterializeResult(
         metadata={
             "chart": dg.MetadataValue.md(chart.inline(chart.draw(day, files), f"{day}")),
@@ -47,7 +46,7 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
         },
         check_results=[
             checks.service_levels(report.summary),
-            checks.dead_letters_attended(letters, dt.datetime.now(dt.UTC)),
+            checks.dead_letters_attended(oldest_dead_letters(pipeline), dt.datetime.now(dt.UTC)),
         ],
     )
 

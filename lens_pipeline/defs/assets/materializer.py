@@ -20,8 +20,7 @@ from lens_pipeline.storage.object_store import (
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
 # Seconds of all attempts at one file.
-_UPLOAD_SECONDS = 60.0
-_DOWNLOAD_SECONDS = 600.0
+_UPLOAD_SECONDS, _DOWNLOAD_SECONDS = 60.0, 600.0
 _LARGEST = 1 << 40
 
 Metadata = dict[str, dg.MetadataValue | str | int | float]

@@ -19,8 +19,7 @@ _STAGES = (
 )
 
 # Seconds between updates of the tags, and of the log.
-_TAG_EVERY = 1.0
-_LINE_EVERY = 10.0
+_TAG_EVERY, _LINE_EVERY = 1.0, 10.0
 
 
 class ProgressEstimate:
@@ -51,8 +50,7 @@ class RunProgress:
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._tagged = 0.0
-        self._said = 0.0
+        self._tagged = self._said = 0.0
 
     def show(self, percent: int, stage: str) -> None:
         text = f"{percent} %: {stage}"

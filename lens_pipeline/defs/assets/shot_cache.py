@@ -12,16 +12,14 @@ from lens_pipeline.storage.object_store import ObjectStore
 logger = logging.getLogger(__name__)
 
 PREFIX = "cache/shots/"
-
 _MAX_BYTES = 1 << 40
 _READ_SECONDS = 60.0
 
 
 class ShotCache:
-    """The store as a cache; while it fails, work is done again."""
+    """The store as a cache, copied to `directory`; while it fails, work is done again."""
 
     def __init__(self, store: ObjectStore, directory: Path) -> None:
-        """`directory` takes copies of cached files."""
         self._store = store
         self._directory = directory
 
