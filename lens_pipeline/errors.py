@@ -109,5 +109,4 @@ class Failure:
 
 def first_line(error: BaseException) -> str:
     """The first line of the message (for SQLAlchemy, the driver's), else the class."""
-    lines = str(getattr(error, "orig", error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(getattr(error, "orig", error)).strip().splitlines()), type(error).__name__)
