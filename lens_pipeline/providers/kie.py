@@ -33,21 +33,19 @@ logger = logging.getLogger(__name__)
 # Keeps an id harmless in addresses, logs and messages.
 TASK_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
-# All attempts together: the provider waits 15 s for the answer to a webhook.
+# All attempts together: the provider waits 15 s for a webhook's answer.
 TOTAL_SECONDS = 10.0
-_ATTEMPT_SECONDS = 5.0
-_ATTEMPTS = 3
+_ATTEMPTS, _ATTEMPT_SECONDS = 3, 5.0
 # No wait may leave less than this for an answer.
 _ANSWER_SECONDS = 2.0
 _MAX_BYTES = 1024 * 1024
-_MOST_URLS = 100
-_MAX_URL = 4096
+_MOST_URLS, _MAX_URL = 100, 4096
 # The pause after a 429 without Retry-After: the limits are counted over 10 s.
 _PAUSE_SECONDS = 10.0
 # A longer Retry-After is taken for a fault.
 _LONGEST_PAUSE_SECONDS = 3600.0
 
-# Most difference of the clocks, and most time of a delivery.
+# Difference of the clocks plus time of a delivery.
 SKEW_SECONDS = 300
 # The oldest is forgotten: to handle a delivery again changes nothing.
 _MOST_REMEMBERED = 10_000
@@ -104,7 +102,7 @@ class ProviderUnavailable(ProviderError):
 
 
 class WebhookRefused(ProviderError):
-    """A delivery is not the provider's (`bad_signature`), or not of now (`expired`)."""
+    """A delivery is not the provider's (`bad_signature`), or is `expired`."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -130,7 +128,7 @@ def verify_webhook(key: str, task_id: str, timestamp: str | None, signed: str | 
 
 
 class Deliveries:
-    """Remembers handled deliveries as long as their signatures are valid. Thread-safe."""
+    """Remembers handled deliveries while their signatures are valid. Thread-safe."""
 
     def __init__(self, most: int = _MOST_REMEMBERED, skew_seconds: float = SKEW_SECONDS) -> None:
         self._most = most
@@ -251,7 +249,7 @@ class Provider:
         return body
 
     def _limit(self, headers: Mapping[str, str]) -> NoReturn:
-        """Holds all requests for a while. Raises _Limited."""
+        """Holds all requests. Raises _Limited."""
         wished = retry_after_seconds(headers)
         pause = min(_PAUSE_SECONDS if wished is None else wished, _LONGEST_PAUSE_SECONDS)
         logger.warning("the provider limits us for %g s", pause)
