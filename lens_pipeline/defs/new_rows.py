@@ -1,4 +1,4 @@
-"""One tick of a sensor of new rows: what to request, and where the next tick goes on."""
+"""One tick of a sensor: what to request, and where the next goes on."""
 
 import datetime as dt
 import json
@@ -57,8 +57,7 @@ class Cursor:
     def dump(self) -> str | None:
         if self.position is None:
             return json.dumps([None, None, *self.waiting]) if self.waiting else None
-        place = [self.position.finished_at.isoformat(), self.position.id]
-        return json.dumps([*place, *self.waiting])
+        return json.dumps([self.position.finished_at.isoformat(), self.position.id, *self.waiting])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +148,7 @@ def _position(
     """None: at the first row. Old rows of a new site are left alone."""
     if seen.position is not None:
         # If the database's clock was set back, new rows are behind the cursor.
-        is_ahead = seen.position.finished_at > now
-        return Position(now - _OVERLAP, "") if is_ahead else seen.position
+        return Position(now - _OVERLAP, "") if seen.position.finished_at > now else seen.position
     old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
     if old <= ADOPTION_ROWS:
         return None

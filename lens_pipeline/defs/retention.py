@@ -90,10 +90,8 @@ class _Pruning:
         return runs[-1].row if len(runs) == _RUNS else None
 
     def _prune_without_run(self, connection: sa.Connection, after: int) -> int | None:
-        superseded, place = pruning.superseded_of_no_run(
-            connection, after, self._events_before, _EVENTS
-        )
-        self._delete(connection, superseded)
+        found, place = pruning.superseded_of_no_run(connection, after, self._events_before, _EVENTS)
+        self._delete(connection, found)
         return place
 
     def _prune_ticks(self, connection: sa.Connection, _: int) -> int | None:

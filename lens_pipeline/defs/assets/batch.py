@@ -48,14 +48,11 @@ def materialize_batch(
     context: dg.AssetExecutionContext, pipeline: Pipeline, *pairs: tuple[Derivative, Materializer]
 ) -> None:
     """Make the pairs in the order given. Raises dagster.Failure if any partition failed."""
-    progress = RunProgress(context)
-    batches = [
-        _Batch(context, pipeline, derivative, materializer) for derivative, materializer in pairs
-    ]
-    with _batch_context(pipeline, progress) as shared:
-        for batch, (derivative, _) in zip(batches, pairs, strict=True):
-            url = pipeline.endpoints.dagster_url
-            with closing(_as_locked(url, derivative, context.partition_keys)) as groups:
+    batches = [_Batch(context, pipeline, *pair) for pair in pairs]
+    url = pipeline.endpoints.dagster_url
+    with _batch_context(pipeline, RunProgress(context)) as shared:
+        for batch in batches:
+            with closing(_as_locked(url, batch.asset, context.partition_keys)) as groups:
                 for ours in groups:
                     batch.work_through(ours, shared)
     _report(context, batches)
@@ -125,9 +122,8 @@ class _Batch:
 
     def _wants(self, status: DerivativeStatus) -> bool:
         """Whether a person started the run or the derivative is not ready."""
-        run = self._context.run
-        asked_for = ORIGIN_TAG not in run.tags or FORCE_TAG in run.tags
-        return asked_for or status.state is not State.READY
+        tags = self._context.run.tags
+        return ORIGIN_TAG not in tags or FORCE_TAG in tags or status.state is not State.READY
 
     def _usable_rows(self, keys: Sequence[str]) -> list[Row]:
         kind = self._derivative.kind
@@ -254,12 +250,10 @@ def _table(failed: Sequence[tuple[_Batch, str, Failure]]) -> dg.TableMetadataVal
     )
 
 
-def _as_locked(
-    dagster_url: str, derivative: Derivative, keys: Sequence[str]
-) -> Generator[list[str], None, None]:
+def _as_locked(url: str, asset: str, keys: Sequence[str]) -> Generator[list[str], None, None]:
     """Yield keys once locked; holds no lock in a wait, or two runs could block each other."""
-    waiting = {partition_lock(derivative.asset, key): key for key in keys}
-    locks = LockSession(dagster_url)
+    waiting = {partition_lock(asset, key): key for key in keys}
+    locks = LockSession(url)
     try:
         while waiting:
             ours = locks.try_all(waiting)
@@ -272,7 +266,7 @@ def _as_locked(
                     # The locks ended with the session, after the work.
                     logger.warning("lost the session that held partition locks: %s", error)
                     locks.abandon()
-                    locks = LockSession(dagster_url)
+                    locks = LockSession(url)
             if waiting:
                 time.sleep(_BUSY_POLL_SECONDS)
     finally:

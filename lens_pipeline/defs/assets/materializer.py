@@ -63,6 +63,7 @@ class Materializer(Protocol):
 
     def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         """Leaves no scratch file. Raises DerivativeError."""
+        ...
 
     def interrupt(self) -> None:
         """Make every `make()` fail at once; `batch.cancelled` is set already."""

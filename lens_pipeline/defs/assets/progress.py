@@ -1,4 +1,4 @@
-"""Reports the progress of long runs: in their log, and as tags that commands and pages read."""
+"""Reports the progress of long runs in their log and tags."""
 
 import threading
 import time

@@ -14,6 +14,7 @@ from lens_pipeline.settings import Settings
 class Renderer(Protocol):
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
         """The picture and more metadata. Raises SourceUnreadable, SourceOverLimit."""
+        ...
 
     def interrupt(self) -> None:
         """Make every `render()` fail at once."""
