@@ -4,28 +4,25 @@ from dataclasses import dataclass
 
 
 class LensError(Exception):
-    """People can correct it; they see the message in one line, without a traceback."""
+    """People see the message in one line, without a traceback."""
 
 
 class DerivativeError(LensError):
-    """One file could not be processed; the rest of its batch is unaffected.
-
-    People see the names of subclasses as `error_class`.
-    """
+    """One file could not be processed; the subclass's name is stored as `error_class`."""
 
     permanent = True
-    # Our own set-up or surroundings are at fault: the attempt does not count against the file.
+    # The surroundings are at fault: the attempt does not count.
     blameless = False
 
 
 class TransientError(DerivativeError):
-    """Another attempt may succeed: the file is not at fault."""
+    """Another attempt may succeed."""
 
     permanent = False
 
 
 class UnsafeAddress(DerivativeError):
-    """The URL leads to an address that is not public, or is no http(s) URL."""
+    """The address is not public, or no http(s) URL."""
 
 
 class SourceMissing(DerivativeError):
@@ -61,7 +58,7 @@ class DiskFull(TransientError):
 
 
 class SourceUnreadable(DerivativeError):
-    """The bytes are no picture or video that can be decoded."""
+    """The bytes are no decodable picture or video."""
 
 
 class SourceOverLimit(DerivativeError):
@@ -87,7 +84,7 @@ class EncoderDied(TransientError):
 
 
 class EncoderUnusable(TransientError):
-    """ffmpeg or ffprobe is absent on the worker, or does not start."""
+    """ffmpeg or ffprobe is absent or does not start."""
 
     blameless = True
 
@@ -103,10 +100,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Describe `error`; an unforeseen one counts as transient.
-
-        It says nothing about the file, so the limit of attempts applies.
-        """
+        """An unforeseen error counts as transient, up to the limit of attempts."""
         permanent = error.permanent if isinstance(error, DerivativeError) else False
         reason = " ".join(str(error).split()) or type(error).__name__
         blameless = isinstance(error, DerivativeError) and error.blameless
@@ -114,6 +108,5 @@ class Failure:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message, the driver's own of one by SQLAlchemy; else its class."""
-    lines = str(getattr(error, "orig", error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of the message (for SQLAlchemy, the driver's), else the class."""
+    return next(iter(str(getattr(error, "orig", error)).strip().splitlines()), type(error).__name__)

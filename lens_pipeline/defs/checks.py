@@ -30,18 +30,13 @@ SPECS = [
         description="99 % of the day's photos and videos were ready within 60 s.",
     ),
     dg.AssetCheckSpec(
-        DEAD_LETTERS,
-        asset=REPORT_ASSET,
-        description="No dead letter waits to be retried.",
+        DEAD_LETTERS, asset=REPORT_ASSET, description="No dead letter waits to be retried."
     ),
 ]
 
 
 def service_levels(summary: "pd.DataFrame") -> dg.AssetCheckResult:
-    """Whether each kind of the day's summary was ready in time.
-
-    An error if files were late or failed for now; a warning for dead letters.
-    """
+    """An error if files were late or failed for now; a warning for dead letters."""
     missed, late = [], False
     metadata: dict[str, float | int | str] = {"level": _LEVEL}
     for row in summary.loc[summary["kind"].isin(_KINDS)].to_dict("records"):
@@ -69,7 +64,7 @@ def _is_missed(outside: int, judged: int) -> bool:
 def dead_letters_attended(
     letters: Sequence[DerivativeStatus], now: dt.datetime
 ) -> dg.AssetCheckResult:
-    """Whether there is no dead letter; an error once one is over a day old."""
+    """An error once a dead letter is over a day old."""
     long = [letter for letter in letters if letter.at and now - letter.at > _LONG]
     first = letters[0].at if letters else None
     table = [

@@ -42,11 +42,9 @@ def retire_old_keys(context: dg.OpExecutionContext, lens: LensResource) -> None:
 @dg.op
 def trim_shot_cache(context: dg.OpExecutionContext, lens: LensResource) -> None:
     """Delete cached shots over LENS_SHOT_CACHE_DAYS old or beyond LENS_SHOT_CACHE_BYTES."""
-    settings = lens.pipeline().settings
-    now = dt.datetime.now(dt.UTC)
-    deleted, left = trim(
-        lens.pipeline().store, now, settings.shot_cache_days, settings.shot_cache_bytes
-    )
+    store, settings = lens.pipeline().store, lens.pipeline().settings
+    days, most_bytes = settings.shot_cache_days, settings.shot_cache_bytes
+    deleted, left = trim(store, dt.datetime.now(dt.UTC), days, most_bytes)
     context.log.info("%d cached shots deleted, %d bytes left", deleted, left)
 
 

@@ -1,4 +1,4 @@
-"""One tick of a sensor of new rows: what to request, and where the next tick goes on."""
+"""One tick of a sensor: what to request, and where the next goes on."""
 
 import datetime as dt
 import json
@@ -28,20 +28,20 @@ from lens_pipeline.event_log.tags import ORIGIN_TAG
 DISABLED = "LENS_ENABLED is false: nothing is started automatically."
 # Least batches a tick: the next one is a second away.
 _BATCHES_A_TICK = 5
-# Ticks of batches that may wait in the run queue. Other rows wait in their table and take turns.
+# Ticks of batches that may wait in the run queue; other rows take turns.
 _TICKS_AHEAD = 2
 # Oldest and newest rows of a backlog that take turns; reading the ids takes 50 ms.
 _LOOK_AHEAD, _NEWEST = 10_000, 1_000
 # Read again: a row may commit after one with a younger `updated_at`.
 _OVERLAP = dt.timedelta(seconds=60)
-# Most waiting rows read by every tick; the backfill finds others.
+# Most waiting rows read again; the backfill finds others.
 _MOST_WAITING = 500
 _ORIGIN = "sensor"
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The last row seen, in the catalog's order, and the rows that wait."""
+    """The last row seen and the rows that wait."""
 
     position: Position | None = None
     waiting: tuple[str, ...] = ()
@@ -51,27 +51,22 @@ class Cursor:
         if not text:
             return cls()
         finished_at, row_id, *waiting = json.loads(text)
-        if finished_at is None:
-            return cls(waiting=tuple(waiting))
-        return cls(Position(dt.datetime.fromisoformat(finished_at), row_id), tuple(waiting))
+        position = Position(dt.datetime.fromisoformat(finished_at), row_id) if finished_at else None
+        return cls(position, tuple(waiting))
 
     def dump(self) -> str | None:
         if self.position is None:
             return json.dumps([None, None, *self.waiting]) if self.waiting else None
-        place = [self.position.finished_at.isoformat(), self.position.id]
-        return json.dumps([*place, *self.waiting])
+        return json.dumps([self.position.finished_at.isoformat(), self.position.id, *self.waiting])
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """The rows of a tick."""
+    """`new` moves the cursor; `again` waited or may have committed late; `ahead` has its turn."""
 
     new: list[tuple[Position | None, Row | UnusableRow]]
-    """Where the cursor can move to."""
     again: list[Row | UnusableRow]
-    """Those that waited, or may have committed late."""
     ahead: list[Row | UnusableRow]
-    """Later ones whose turn it is."""
 
     def rows(self) -> list[Row | UnusableRow]:
         return [*self.again, *(row for _, row in self.new), *self.ahead]
@@ -99,7 +94,7 @@ def new_rows(
     wanted = free[: 2 * limit]
     later = [*(s for s in missing if s.waits), *free[2 * limit :]]
     waiting = tuple(status.id for status in later)[-_MOST_WAITING:]
-    # A row stamped in the future must not hide those that finish before then.
+    # A row stamped in the future must not hide earlier ones.
     places = [place for place, _ in page.new if place is not None and place.finished_at <= now]
     cursor = Cursor(places[-1] if places else position, waiting).dump()
     if pipeline.settings.debug:
@@ -122,7 +117,7 @@ def _result(
     order: Sequence[str],
     cursor: str | None,
 ) -> dg.SensorResult:
-    """`order`: the partition set, to which new keys are added."""
+    """`order`: the keys of the partition set."""
     keys = [status.id for status in wanted]
     revisions = {status.id: status.revision for status in wanted}
     owners = {status.id: status.owner for status in wanted}
@@ -150,11 +145,10 @@ def _position(
     seen: Cursor,
     now: dt.datetime,
 ) -> Position | None:
-    """Where this tick goes on; None: at the first row. Old rows of a new site are left alone."""
+    """None: at the first row. Old rows of a new site are left alone."""
     if seen.position is not None:
-        # If the database's clock was set back, rows that finish now are behind the cursor.
-        is_ahead = seen.position.finished_at > now
-        return Position(now - _OVERLAP, "") if is_ahead else seen.position
+        # If the database's clock was set back, new rows are behind the cursor.
+        return Position(now - _OVERLAP, "") if seen.position.finished_at > now else seen.position
     old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
     if old <= ADOPTION_ROWS:
         return None
@@ -179,42 +173,29 @@ def _page(
     limit: int,
     known: AbstractSet[str],
 ) -> _Page:
-    """`known`: the ids that have been requested."""
+    """`known`: the ids that have been requested.
+
+    If more than `limit` rows are new, those not requested take turns by owner, and the cursor
+    stops before the first that is not chosen. The very first row always is.
+    """
     catalog, kind = pipeline.catalog, derivative.kind
-    new, ahead = _next_in_turn(pipeline, derivative, position, limit, known)
+    new = catalog.after(kind, position, limit)
+    ahead: list[Row | UnusableRow] = []
+    if len(new) >= limit:
+        backlog = catalog.waiting_after(kind, position, _LOOK_AHEAD, _NEWEST)
+        fresh = [
+            (key, owner) for key, owner in backlog if key not in known and not key_problem("", key)
+        ]
+        chosen = {key for key, _ in round_robin(fresh, lambda entry: entry[1])[:limit]}
+        done = known | chosen
+        new = list(takewhile(lambda e: isinstance(e[1], UnusableRow) or e[1].id in done, new))
+        found = catalog.finished(kind, chosen.difference(row.id for _, row in new))
+        ahead = [found[key] for key, _ in backlog if key in found]
     again = list(catalog.finished(kind, waiting).values())
     if position is not None:
         since = position.finished_at - _OVERLAP
         again += reversed(catalog.between(kind, since, position, limit))
     return _Page(new, again, ahead)
-
-
-def _next_in_turn(
-    pipeline: Pipeline,
-    derivative: Derivative,
-    position: Position | None,
-    limit: int,
-    known: AbstractSet[str],
-) -> tuple[list[tuple[Position | None, Row | UnusableRow]], list[Row | UnusableRow]]:
-    """The rows up to which the cursor can move, and later ones whose turn it is.
-
-    If more than `limit` rows are new, those never requested are chosen by turns of their owners,
-    and the cursor stops before the first that is not. The very first row is always chosen.
-    """
-    page = pipeline.catalog.after(derivative.kind, position, limit)
-    if len(page) < limit:
-        return page, []
-    backlog = pipeline.catalog.waiting_after(derivative.kind, position, _LOOK_AHEAD, _NEWEST)
-    fresh = [entry for entry in backlog if entry[0] not in known and not key_problem("", entry[0])]
-    chosen = {row_id for row_id, _ in round_robin(fresh, lambda entry: entry[1])[:limit]}
-    passed = list(takewhile(lambda entry: _is_done(entry[1], known | chosen), page))
-    ahead = chosen.difference(row.id for _, row in passed)
-    found = pipeline.catalog.finished(derivative.kind, ahead)
-    return passed, [found[row_id] for row_id, _ in backlog if row_id in found]
-
-
-def _is_done(row: Row | UnusableRow, requested: AbstractSet[str]) -> bool:
-    return isinstance(row, UnusableRow) or row.id in requested
 
 
 def _usable(context: dg.SensorEvaluationContext, rows: list[Row | UnusableRow]) -> list[Row]:

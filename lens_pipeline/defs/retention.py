@@ -1,8 +1,4 @@
-"""The nightly pruning of Dagster's tables; its SQL is in `event_log/pruning`.
-
-It goes in short transactions, oldest first, each of which leaves the log whole. Every status stays
-the same.
-"""
+"""The nightly pruning of Dagster's tables; no status changes. SQL is in `event_log/pruning`."""
 
 import datetime as dt
 import time
@@ -16,26 +12,22 @@ from lens_pipeline.core.locks import LockSession, lock_id
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
 
-# Most rows in one transaction, which takes parts of a second.
-_RUNS = 50
-_EVENTS = 2000
-_TICKS = 5000
-# A night takes a minute or two; years of history take several nights. Masters wait meanwhile.
+# Most rows in one transaction, which takes parts of a second and leaves the log whole.
+_RUNS, _EVENTS, _TICKS = 50, 2000, 5000
+# A night takes a minute or two; masters wait meanwhile.
 _MOST_SECONDS = 900.0
-# Rest between transactions.
 _PAUSE_SECONDS = 0.02
 _LOCK = lock_id("retention")
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The numbers of rows deleted."""
+    """Numbers of rows deleted, and whether it ended within its time."""
 
     events: int = 0
     runs: int = 0
     ticks: int = 0
     is_complete: bool = True
-    """Whether it ended within its time."""
 
     def __str__(self) -> str:
         text = f"{self.events} events, {self.runs} runs and {self.ticks} ticks deleted"
@@ -43,10 +35,7 @@ class Pruned:
 
 
 def prune(pipeline: Pipeline, now: dt.datetime, most_seconds: float = _MOST_SECONDS) -> Pruned:
-    """Delete what is older than LENS_RETAIN_…_DAYS and not needed, unless another process does.
-
-    Raises SQLAlchemyError: finished transactions stay.
-    """
+    """Prune unless another process does. Raises SQLAlchemyError: finished transactions stay."""
     session = LockSession(pipeline.endpoints.dagster_url)
     engine = postgres.connect("lens-pipeline-retention", pipeline.endpoints.dagster_url)
     try:
@@ -59,7 +48,7 @@ def prune(pipeline: Pipeline, now: dt.datetime, most_seconds: float = _MOST_SECO
 
 
 class _Pruning:
-    """One pruning, until a deadline of the monotonic clock."""
+    """`deadline` is a monotonic time."""
 
     def __init__(
         self, pipeline: Pipeline, engine: sa.Engine, now: dt.datetime, deadline: float
@@ -78,28 +67,22 @@ class _Pruning:
         return self._done
 
     def _walk(self, part: Callable[[sa.Connection, int], int | None]) -> None:
-        """Call `part` with the place that it returned last, to its end or the deadline."""
+        """Call `part` with the place that it returned last."""
         place: int | None = 0
         while place is not None:
             if time.monotonic() >= self._deadline:
                 self._done = replace(self._done, is_complete=False)
                 return
-            before = self._done
-            try:
-                with self._engine.begin() as connection:
-                    place = part(connection, place)
-            except BaseException:
-                self._done = before
-                raise
+            with self._engine.begin() as connection:
+                place = part(connection, place)
             time.sleep(_PAUSE_SECONDS)
 
     def _prune_runs(self, connection: sa.Connection, after: int) -> int | None:
         runs = pruning.ended_runs(connection, after, self._events_before, self._runs_before, _RUNS)
         counted = pruning.still_counted(connection, [run.run_id for run in runs])
         going = [run for run in runs if run.run_id not in counted]
-        self._delete(
-            connection, pruning.superseded_of_runs(connection, [run.run_id for run in going])
-        )
+        superseded = pruning.superseded_of_runs(connection, [run.run_id for run in going])
+        self._delete(connection, superseded)
         old = [run.run_id for run in going if run.ended_at < self._runs_before]
         if old:
             runs_deleted = pruning.delete_runs(connection, old)
@@ -107,10 +90,8 @@ class _Pruning:
         return runs[-1].row if len(runs) == _RUNS else None
 
     def _prune_without_run(self, connection: sa.Connection, after: int) -> int | None:
-        superseded, place = pruning.superseded_of_no_run(
-            connection, after, self._events_before, _EVENTS
-        )
-        self._delete(connection, superseded)
+        found, place = pruning.superseded_of_no_run(connection, after, self._events_before, _EVENTS)
+        self._delete(connection, found)
         return place
 
     def _prune_ticks(self, connection: sa.Connection, _: int) -> int | None:

@@ -27,7 +27,7 @@ Evaluate = Callable[[dg.ScheduleEvaluationContext, Pipeline], Evaluation]
 
 
 def _schedule(cron: str, *, job_name: str, timezone: str | None = None):
-    """Turns a function into a schedule that is skipped while LENS_ENABLED is false."""
+    """The schedule is skipped while LENS_ENABLED is false."""
 
     def build(evaluate: Evaluate) -> dg.ScheduleDefinition:
         @dg.schedule(
@@ -50,7 +50,7 @@ def _schedule(cron: str, *, job_name: str, timezone: str | None = None):
 
 
 def build_backfill(cron: str) -> dg.ScheduleDefinition:
-    """It queues its runs itself: a Dagster schedule may only request runs of one job."""
+    """Queues runs itself: a Dagster schedule requests runs of one job."""
 
     @_schedule(cron, job_name=registry.PREVIEW.job)
     def backfill(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> dg.SkipReason:

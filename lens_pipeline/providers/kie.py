@@ -33,30 +33,26 @@ logger = logging.getLogger(__name__)
 # Keeps an id harmless in addresses, logs and messages.
 TASK_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
-# All attempts together: the provider waits 15 s for the answer to a webhook.
+# All attempts together: the provider waits 15 s for a webhook's answer.
 TOTAL_SECONDS = 10.0
-_ATTEMPT_SECONDS = 5.0
-_ATTEMPTS = 3
-# A wait that leaves less time than this for an answer is not begun.
+_ATTEMPTS, _ATTEMPT_SECONDS = 3, 5.0
+# No wait may leave less than this for an answer.
 _ANSWER_SECONDS = 2.0
 _MAX_BYTES = 1024 * 1024
-_MOST_URLS = 100
-_MAX_URL = 4096
-# The pause after an answer 429 without Retry-After: the limits are counted over 10 s.
+_MOST_URLS, _MAX_URL = 100, 4096
+# The pause after a 429 without Retry-After: the limits are counted over 10 s.
 _PAUSE_SECONDS = 10.0
 # A longer Retry-After is taken for a fault.
 _LONGEST_PAUSE_SECONDS = 3600.0
 
-# How far the provider's clock may be from ours, and how long a delivery may take.
+# Difference of the clocks plus time of a delivery.
 SKEW_SECONDS = 300
-# Beyond this number the oldest is forgotten: to handle a delivery again changes nothing.
+# The oldest is forgotten: to handle a delivery again changes nothing.
 _MOST_REMEMBERED = 10_000
 
-_OK, _FAILED = 200, 501
+_OK, _LIMITED, _MAINTENANCE, _FAILED = 200, 429, 455, 501
 # 422 with "recordInfo is null".
 _UNKNOWN = frozenset({404, 422})
-_LIMITED = 429
-_MAINTENANCE = 455
 _REFUSED = frozenset({401, 402, 403})
 
 
@@ -76,18 +72,16 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task of the provider."""
-
     id: str
     state: TaskState
     urls: tuple[str, ...] = ()
-    """Of the results; at least one if the task succeeded."""
+    """At least one if the task succeeded."""
     failure: str | None = None
     """In the provider's words."""
 
 
 class ProviderError(LensError):
-    """The provider cannot be relied on for the state of a task."""
+    """The provider gives no usable state of a task."""
 
 
 class UnknownTask(ProviderError):
@@ -95,7 +89,7 @@ class UnknownTask(ProviderError):
 
 
 class ProviderInvalid(ProviderError):
-    """The answer makes no sense, or the provider refuses us: another attempt does not help."""
+    """The answer makes no sense or refuses us; another attempt does not help."""
 
 
 class ProviderUnavailable(ProviderError):
@@ -110,7 +104,7 @@ class ProviderUnavailable(ProviderError):
 
 
 class WebhookRefused(ProviderError):
-    """A delivery is not the provider's (`bad_signature`), or not of now (`expired`)."""
+    """A delivery is not the provider's (`bad_signature`), or is `expired`."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -118,7 +112,7 @@ class WebhookRefused(ProviderError):
 
 
 def signature(key: str, task_id: str, timestamp: str) -> str:
-    """The value of X-Webhook-Signature: it covers the task's id and the time, not the body."""
+    """The value of X-Webhook-Signature, which does not cover the body."""
     signed = f"{task_id}.{timestamp}".encode()
     return base64.b64encode(hmac.digest(key.encode(), signed, hashlib.sha256)).decode()
 
@@ -136,14 +130,14 @@ def verify_webhook(key: str, task_id: str, timestamp: str | None, signed: str | 
 
 
 class Deliveries:
-    """Remembers handled deliveries as long as their signatures are valid. Thread-safe."""
+    """Remembers handled deliveries while their signatures are valid. Thread-safe."""
 
     def __init__(self, most: int = _MOST_REMEMBERED, skew_seconds: float = SKEW_SECONDS) -> None:
         self._most = most
-        # A delivery that came early is valid for twice the skew.
+        # An early delivery is valid for twice the skew.
         self._valid_seconds = 2 * skew_seconds
         self._lock = threading.Lock()
-        # When each was handled by the monotonic clock, oldest first.
+        # The monotonic time of each, oldest first.
         self._handled: OrderedDict[str, float] = OrderedDict()
 
     def remember(self, name: str) -> None:
@@ -154,7 +148,6 @@ class Deliveries:
                 self._handled.popitem(last=False)
 
     def is_known(self, name: str) -> bool:
-        """Whether the delivery was handled, and could still be valid."""
         with self._lock:
             since = time.monotonic() - self._valid_seconds
             while self._handled and next(iter(self._handled.values())) < since:
@@ -163,37 +156,28 @@ class Deliveries:
 
 
 class Provider:
-    """The provider at one address. One for each process, as the rate limit is; of one loop."""
+    """One for each process, as the rate limit is, and of one event loop."""
 
     def __init__(
-        self,
-        api: str,
-        key: str,
-        *,
-        attempts: int = _ATTEMPTS,
-        total_seconds: float = TOTAL_SECONDS,
+        self, api: str, key: str, *, attempts: int = _ATTEMPTS, total_seconds: float = TOTAL_SECONDS
     ) -> None:
         self._attempts = attempts
         self._total_seconds = total_seconds
         self._url = f"{api.rstrip('/')}/api/v1/jobs/recordInfo"
-        # A compressed answer could be larger than what is counted.
-        headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
         self._client = httpx.AsyncClient(
-            headers=headers,
+            # A compressed answer could be larger than what is counted.
+            headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"},
             timeout=_ATTEMPT_SECONDS,
             trust_env=False,
             follow_redirects=False,
-            # A slim image has no certificates of its own.
+            # A slim image has no certificates.
             verify=ssl.create_default_context(cafile=certifi.where()),
         )
-        # When the next request is allowed, by the loop's clock.
+        # The loop's time of the next request.
         self._free_at = 0.0
 
     async def task(self, task_id: str) -> Task:
-        """The state of a task, within `total_seconds`; tried again if the provider is down.
-
-        Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
-        """
+        """Tries for `total_seconds`. Raises UnknownTask, ProviderInvalid or ProviderUnavailable."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._total_seconds
         last_turn = deadline - _ANSWER_SECONDS
@@ -214,7 +198,7 @@ class Provider:
             reraise=True,
         )
         try:
-            # The time-out of a read does not end an answer that trickles.
+            # A read's time-out does not end an answer that trickles.
             async with asyncio.timeout_at(deadline):
                 return await retrying(self._attempt, task_id, last_turn)
         except TimeoutError:
@@ -224,10 +208,9 @@ class Provider:
 
     async def _attempt(self, task_id: str, last_turn: float) -> Task:
         await self._turn(last_turn)
+        params = {"taskId": task_id}
         try:
-            async with self._client.stream(
-                "GET", self._url, params={"taskId": task_id}
-            ) as response:
+            async with self._client.stream("GET", self._url, params=params) as response:
                 body = await self._body(response)
         except httpx.TimeoutException:
             raise ProviderUnavailable("the provider does not answer", is_late=True) from None
@@ -239,7 +222,7 @@ class Provider:
         return read_task(task_id, body)
 
     async def _turn(self, last: float) -> None:
-        """Wait while the provider limits us. Raises ProviderUnavailable: until after `last`."""
+        """Raises ProviderUnavailable if the provider limits us until `last`."""
         clock = asyncio.get_running_loop().time
         while (pause := self._free_at - clock()) > 0:
             if self._free_at >= last:
@@ -247,7 +230,6 @@ class Provider:
             await asyncio.sleep(pause)
 
     async def _body(self, response: httpx.Response) -> dict[str, Any]:
-        """The JSON object of a response."""
         if response.status_code >= 500:
             raise ProviderUnavailable(f"the provider answers {response.status_code}")
         if response.status_code == _LIMITED:
@@ -269,12 +251,11 @@ class Provider:
         return body
 
     def _limit(self, headers: Mapping[str, str]) -> NoReturn:
-        """Hold all requests until the provider takes them again. Raises _Limited."""
+        """Holds all requests. Raises _Limited."""
         wished = retry_after_seconds(headers)
         pause = min(_PAUSE_SECONDS if wished is None else wished, _LONGEST_PAUSE_SECONDS)
         logger.warning("the provider limits us for %g s", pause)
-        free_at = asyncio.get_running_loop().time() + pause
-        self._free_at = max(self._free_at, free_at)
+        self._free_at = max(self._free_at, asyncio.get_running_loop().time() + pause)
         raise _Limited(pause)
 
 
@@ -288,10 +269,7 @@ class _Limited(ProviderUnavailable):
 
 
 def read_task(task_id: str, body: Mapping[str, Any]) -> Task:
-    """The task in an answer to `recordInfo`.
-
-    Raises UnknownTask, ProviderInvalid or ProviderUnavailable.
-    """
+    """Raises UnknownTask, ProviderInvalid or ProviderUnavailable."""
     code = body.get("code")
     data = body.get("data")
     if not isinstance(code, int):
@@ -335,7 +313,7 @@ def _is_url(value: object) -> bool:
         return False
     try:
         parts = urlsplit(value)
-        # Reading the port raises ValueError if it is impossible.
+        # An impossible port raises ValueError.
         is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
@@ -343,7 +321,7 @@ def _is_url(value: object) -> bool:
 
 
 def _words(value: object) -> str | None:
-    """One line for people, without unprintable characters; at most 500 characters."""
+    """One printable line of at most 500 characters."""
     if not isinstance(value, str):
         return None
     line = " ".join(value.split())

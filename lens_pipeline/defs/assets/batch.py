@@ -38,29 +38,21 @@ from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)
 
-# Seconds between attempts to lock a partition that another run has.
+# Seconds between attempts to lock a partition.
 _BUSY_POLL_SECONDS = 0.5
 # Files done within these seconds are recorded together: a single event costs three transactions.
 _LINGER_SECONDS = 0.5
 
 
 def materialize_batch(
-    context: dg.AssetExecutionContext,
-    pipeline: Pipeline,
-    *pairs: tuple[Derivative, Materializer],
+    context: dg.AssetExecutionContext, pipeline: Pipeline, *pairs: tuple[Derivative, Materializer]
 ) -> None:
-    """Make derivatives of every partition, in the order given; record each as soon as it is stored.
-
-    Raises dagster.Failure with a table if any partition failed.
-    """
-    progress = RunProgress(context)
-    batches = [
-        _Batch(context, pipeline, derivative, materializer) for derivative, materializer in pairs
-    ]
-    with _batch_context(pipeline, progress) as shared:
-        for batch, (derivative, _) in zip(batches, pairs, strict=True):
-            url = pipeline.endpoints.dagster_url
-            with closing(_as_locked(url, derivative, context.partition_keys)) as groups:
+    """Make the pairs in the order given. Raises dagster.Failure if any partition failed."""
+    batches = [_Batch(context, pipeline, *pair) for pair in pairs]
+    url = pipeline.endpoints.dagster_url
+    with _batch_context(pipeline, RunProgress(context)) as shared:
+        for batch in batches:
+            with closing(_as_locked(url, batch.asset, context.partition_keys)) as groups:
                 for ours in groups:
                     batch.work_through(ours, shared)
     _report(context, batches)
@@ -79,16 +71,13 @@ class _Batch:
         self._context = context
         self._pipeline = pipeline
         self._derivative = derivative
+        self.asset = derivative.asset
         self._materializer = materializer
         self.failures: dict[str, Failure] = {}
-        self.made = 0
-        self.up_to_date = 0
+        self.made = self.up_to_date = 0
 
     def work_through(self, keys: Sequence[str], shared: BatchContext) -> None:
-        """Make what is needed on LENS_THREADS threads; record it from this one.
-
-        Rows are read under the partition locks: they may have changed before.
-        """
+        """Rows are read under the partition locks: they may have changed before."""
         rows = self._usable_rows(keys)
         statuses = assess(self._pipeline, self._derivative, rows)
         pairs = zip(rows, statuses, strict=True)
@@ -110,7 +99,8 @@ class _Batch:
             }
             waiting = set(running)
             while waiting:
-                done, waiting = _next_done(waiting)
+                wait(waiting, return_when=FIRST_COMPLETED)
+                done, waiting = wait(waiting, timeout=_LINGER_SECONDS)
                 self._record({future: running[future] for future in done})
         except BaseException:
             shared.cancelled.set()
@@ -131,10 +121,9 @@ class _Batch:
             return metadata
 
     def _wants(self, status: DerivativeStatus) -> bool:
-        """Whether to make it: always if a person started the run, otherwise unless it is ready."""
-        run = self._context.run
-        asked_for = ORIGIN_TAG not in run.tags or FORCE_TAG in run.tags
-        return asked_for or status.state is not State.READY
+        """Whether a person started the run or the derivative is not ready."""
+        tags = self._context.run.tags
+        return ORIGIN_TAG not in tags or FORCE_TAG in tags or status.state is not State.READY
 
     def _usable_rows(self, keys: Sequence[str]) -> list[Row]:
         kind = self._derivative.kind
@@ -182,7 +171,6 @@ class _Batch:
     def _record_failure(
         self, key: str, revision: str | None, earlier_attempts: int, failure: Failure
     ) -> None:
-        """Record the reason on the partition."""
         with bound(**{_id_name(self._derivative.kind): key}):
             FILES.info("%s of %s: %s: %s", self.asset, key, failure.error_class, failure.error)
         self.failures[key] = failure
@@ -209,7 +197,6 @@ class _Batch:
         )
 
     def _drop_earlier(self, made: dg.AssetMaterialization, earlier: Mapping[str, str]) -> None:
-        """Delete the object of an earlier revision."""
         path, new = earlier.get(str(made.partition)), made.metadata.get("path")
         if path is None or new is None or path == new.value:
             return
@@ -218,18 +205,13 @@ class _Batch:
         except DerivativeError as error:
             self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
 
-    @property
-    def asset(self) -> str:
-        return self._derivative.asset
-
 
 def _id_name(kind: Kind) -> str:
-    """The name of the row's id in logs."""
     return "generation_id" if kind in (Kind.PHOTO, Kind.VIDEO) else f"{kind.value}_id"
 
 
 def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> None:
-    """Log the outcome, and fail the run if any file failed."""
+    """Raises dagster.Failure if any file failed."""
     for batch in batches:
         context.log.info(
             "%s: %d made, %d up to date, %d failed",
@@ -268,24 +250,10 @@ def _table(failed: Sequence[tuple[_Batch, str, Failure]]) -> dg.TableMetadataVal
     )
 
 
-def _next_done(
-    waiting: set[Future[Metadata]],
-) -> tuple[set[Future[Metadata]], set[Future[Metadata]]]:
-    """Wait for the first of `waiting` and shortly for more; returns those done and the rest."""
-    wait(waiting, return_when=FIRST_COMPLETED)
-    done, others = wait(waiting, timeout=_LINGER_SECONDS)
-    return done, others
-
-
-def _as_locked(
-    dagster_url: str, derivative: Derivative, keys: Sequence[str]
-) -> Generator[list[str], None, None]:
-    """Yield the keys in groups as their partitions are locked: free ones first.
-
-    No lock is held while waiting, or two runs could wait for each other.
-    """
-    waiting = {partition_lock(derivative.asset, key): key for key in keys}
-    locks = LockSession(dagster_url)
+def _as_locked(url: str, asset: str, keys: Sequence[str]) -> Generator[list[str], None, None]:
+    """Yield keys once locked; holds no lock in a wait, or two runs could block each other."""
+    waiting = {partition_lock(asset, key): key for key in keys}
+    locks = LockSession(url)
     try:
         while waiting:
             ours = locks.try_all(waiting)
@@ -295,10 +263,10 @@ def _as_locked(
                 try:
                     locks.release(ours)
                 except SQLAlchemyError as error:
-                    # The locks ended with the session; the work on them is done.
+                    # The locks ended with the session, after the work.
                     logger.warning("lost the session that held partition locks: %s", error)
                     locks.abandon()
-                    locks = LockSession(dagster_url)
+                    locks = LockSession(url)
             if waiting:
                 time.sleep(_BUSY_POLL_SECONDS)
     finally:

@@ -18,7 +18,7 @@ from lens_pipeline.settings import Settings
 
 
 class ShotChecker:
-    """Decodes a shot whole, and caches what joining needs to know of it."""
+    """Decodes a shot whole, and caches what joining needs."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -39,7 +39,7 @@ class ShotChecker:
                     examine(source, Tools.find(), work, cache, shot_limits(self._settings))
                 reason = None
             except (ShotUnusable, SourceOverLimit) as error:
-                # A result, not a failure: an asset may be a picture, too.
+                # No failure: an asset may be a picture.
                 reason = str(error)
         return {
             "usable": dg.MetadataValue.bool(reason is None),

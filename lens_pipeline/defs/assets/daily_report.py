@@ -37,7 +37,6 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
     files = collect.read_files(pipeline, day)
     report = collect.report(pipeline, day, files)
     archive.keep(pipeline.store, report)
-    letters = oldest_dead_letters(pipeline)
     return dg.MaterializeResult(
         metadata={
             "chart": dg.MetadataValue.md(chart.inline(chart.draw(day, files), f"{day}")),
@@ -47,13 +46,12 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
         },
         check_results=[
             checks.service_levels(report.summary),
-            checks.dead_letters_attended(letters, dt.datetime.now(dt.UTC)),
+            checks.dead_letters_attended(oldest_dead_letters(pipeline), dt.datetime.now(dt.UTC)),
         ],
     )
 
 
 def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
-    """Numbers that the UI plots by day, and tables."""
     summary = report.summary
     found: dict[str, dg.MetadataValue | int | float] = {
         name: sum(summary[name].tolist()) for name in ("finished", "ready", "failed", "dead")
@@ -70,7 +68,7 @@ def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
 
 
 def _table(rows: "pd.DataFrame") -> dg.TableMetadataValue:
-    """The rows as text: an unknown number is empty."""
+    """An unknown number is empty."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord({str(name): _text(value) for name, value in row.items()})

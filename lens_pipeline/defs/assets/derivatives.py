@@ -71,11 +71,9 @@ def _spec(derivative: Derivative) -> dg.AssetSpec:
 
 
 def _dependency(derivative: Derivative) -> dg.AssetDep:
-    """Keys of another set are named in the row: it must not look stale because of others."""
+    """Keys of another set must not make a row look stale."""
     source = derivative.made_from
     keys = source.partition_set if source else registry.GENERATIONS[derivative.upstream]
-    if keys == derivative.partition_set:
-        return dg.AssetDep(derivative.upstream)
-    return dg.AssetDep(
-        derivative.upstream, partition_mapping=dg.SpecificPartitionsPartitionMapping([])
-    )
+    is_shared = keys == derivative.partition_set
+    mapping = None if is_shared else dg.SpecificPartitionsPartitionMapping([])
+    return dg.AssetDep(derivative.upstream, partition_mapping=mapping)

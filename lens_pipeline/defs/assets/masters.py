@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import MasterVideo, Row, Shot
+from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
 from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.defs.assets.pictures import Fetch
@@ -35,7 +35,9 @@ class MasterMaterializer:
     def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         if not isinstance(row, MasterVideo):
             raise TypeError(f"{row.id} is no master")
-        _refuse_unusable(row)
+        problem = row.problem or next((shot.problem for shot in row.shots if shot.problem), None)
+        if problem:
+            raise ShotUnusable(problem)
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=batch.scratch) as name:
             directory = Path(name)
@@ -50,6 +52,7 @@ class MasterMaterializer:
             size = master.path.stat().st_size
             batch.upload(key, master.path, "video/mp4", revision)
         stored = time.monotonic()
+        digests = "\n".join(source.sha256 for source in sources)
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
@@ -63,7 +66,7 @@ class MasterMaterializer:
             "height": master.height,
             "duration_seconds": round(master.duration_seconds, 3),
             "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
-            "source_sha256": _combined([source.sha256 for source in sources]),
+            "source_sha256": hashlib.sha256(digests.encode()).hexdigest(),
             "revision": revision,
             "fetch_seconds": round(fetch_ended - started, 4),
             "render_seconds": round(render_ended - fetch_ended, 4),
@@ -83,8 +86,6 @@ class MasterMaterializer:
 
 
 def fetch_master(settings: Settings) -> Fetch:
-    """Returns the download of a master's stored video."""
-
     def fetch(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:
         return batch.download(MASTER.object_key(row, MASTER.revision(row, settings)), file)
 
@@ -96,7 +97,7 @@ def shot_limits(settings: Settings) -> Limits:
 
 
 def media_work(batch: BatchContext, directory: Path, settings: Settings, shots: int) -> Work:
-    """Limits and progress of ffmpeg's work on this number of shots."""
+    """Limits and progress of ffmpeg's work."""
     estimate = ProgressEstimate(shots)
 
     def report(stage: str, share: float, speed: float | None) -> None:
@@ -111,42 +112,28 @@ def media_work(batch: BatchContext, directory: Path, settings: Settings, shots: 
     )
 
 
-def _refuse_unusable(row: MasterVideo) -> None:
-    problem = row.problem or next((shot.problem for shot in row.shots if shot.problem), None)
-    if problem:
-        raise ShotUnusable(problem)
-
-
 def _fetch(
     batch: BatchContext, row: MasterVideo, directory: Path
 ) -> dict[str, tuple[Path, str, int]]:
     """File, SHA-256 and bytes of each source, each fetched once."""
     shots = {str(shot.source): shot for shot in reversed(row.shots)}
+    files = {source: directory / f"source-{number:04}" for number, source in enumerate(shots)}
 
-    def fetch(item: tuple[int, Shot]) -> Fetched:
-        number, shot = item
+    def fetch(source: str) -> Fetched:
+        shot = shots[source]
         batch.report(0, f"fetching shot {shot.asset_id!r}")
         try:
-            return batch.fetcher.fetch(shot.source, _file(directory, number))
+            return batch.fetcher.fetch(shot.source, files[source])
         except DerivativeError as error:
             error.args = (f"shot {shot.asset_id!r}: {error}", *error.args[1:])
             raise
 
     with ThreadPoolExecutor(_DOWNLOADS, "fetch") as threads:
-        fetched = list(threads.map(fetch, enumerate(shots.values())))
+        fetched = list(threads.map(fetch, shots))
     return {
-        source: (_file(directory, number), result.sha256, result.bytes)
-        for number, (source, result) in enumerate(zip(shots, fetched, strict=True))
+        source: (files[source], result.sha256, result.bytes)
+        for source, result in zip(shots, fetched, strict=True)
     }
-
-
-def _file(directory: Path, number: int) -> Path:
-    return directory / f"source-{number:04}"
-
-
-def _combined(digests: list[str]) -> str:
-    """One SHA-256 for ordered sources."""
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _table(master: Master) -> dg.TableMetadataValue:

@@ -19,9 +19,8 @@ from lens_pipeline.storage.object_store import (
 )
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
-# Seconds of attempts at one file; a download may have any size.
-_UPLOAD_SECONDS = 60.0
-_DOWNLOAD_SECONDS = 600.0
+# Seconds of all attempts at one file.
+_UPLOAD_SECONDS, _DOWNLOAD_SECONDS = 60.0, 600.0
 _LARGEST = 1 << 40
 
 Metadata = dict[str, dg.MetadataValue | str | int | float]
@@ -35,11 +34,10 @@ class BatchContext:
     store: ObjectStore
     scratch: Path
     cancelled: threading.Event
-    # Shows progress: percent of the whole, and the stage in words.
+    # Takes the percent of the whole and the stage.
     report: Callable[[int, str], None]
 
     def download(self, key: str, file: Path) -> Fetched:
-        """Download a stored derivative into `file`."""
         return retry_transient(
             lambda: self.store.read_into(
                 key, file, max_bytes=_LARGEST, deadline_seconds=_DOWNLOAD_SECONDS
@@ -50,7 +48,7 @@ class BatchContext:
         )
 
     def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
-        """Store `body`; it is cached for ever if `key` holds the revision."""
+        """Cached for ever if `key` holds the revision."""
         caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
         retry_transient(
             lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
@@ -64,15 +62,11 @@ class Materializer(Protocol):
     """Makes and stores the derivative of one row, on several threads."""
 
     def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
-        """Return the metadata of the stored file; leave no scratch file.
-
-        Raises DerivativeError: the reason.
-        """
+        """Leaves no scratch file. Raises DerivativeError."""
         ...
 
     def interrupt(self) -> None:
-        """Make every `make()` in progress fail at once; `batch.cancelled` is set already."""
-        ...
+        """Make every `make()` fail at once; `batch.cancelled` is set already."""
 
 
 def latency_seconds(row: Row) -> float:

@@ -1,4 +1,4 @@
-"""Reports the progress of long runs: in their log, and as tags that commands and pages read."""
+"""Reports the progress of long runs in their log and tags."""
 
 import threading
 import time
@@ -7,8 +7,7 @@ import dagster as dg
 
 from lens_pipeline.event_log.tags import PERCENT_TAG, PROGRESS_TAG
 
-# Stages of media work, each with the percent of the whole at its start and end. Encodes take nearly
-# all of the time.
+# Percent of the whole at each stage's start and end; encodes take nearly all of the time.
 _STAGES = (
     ("checking shot", 5, 10),
     ("unpacking shot", 10, 20),
@@ -19,13 +18,12 @@ _STAGES = (
     ("verifying", 95, 98),
 )
 
-# Seconds between updates of the tags and between lines of the log.
-_TAG_EVERY = 1.0
-_LINE_EVERY = 10.0
+# Seconds between updates of the tags, and of the log.
+_TAG_EVERY, _LINE_EVERY = 1.0, 10.0
 
 
 class ProgressEstimate:
-    """Percent of a whole piece of media work; never goes back. Safe to share between threads."""
+    """Percent of a piece of media work; never goes back. Thread-safe."""
 
     def __init__(self, shots: int) -> None:
         self._shots = max(shots, 1)
@@ -34,7 +32,7 @@ class ProgressEstimate:
         self._percent = 0
 
     def percent(self, stage: str, share: float) -> int:
-        """Percent of the whole once `stage`, of one shot or of all, has come to `share`."""
+        """Percent of the whole when `stage`, of one shot or all, is at `share`."""
         with self._lock:
             self._shares[stage] = share
             for name, start, end in _STAGES:
@@ -47,13 +45,12 @@ class ProgressEstimate:
 
 
 class RunProgress:
-    """Reports the progress of a run. Safe to share between threads."""
+    """Thread-safe."""
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._tagged = 0.0
-        self._said = 0.0
+        self._tagged = self._said = 0.0
 
     def show(self, percent: int, stage: str) -> None:
         text = f"{percent} %: {stage}"

@@ -12,18 +12,12 @@ from lens_pipeline.settings import Settings
 
 
 class Renderer(Protocol):
-    """Turns a source file into a picture."""
-
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
-        """The picture, and metadata beside its own.
-
-        Raises SourceUnreadable, SourceOverLimit.
-        """
+        """The picture and more metadata. Raises SourceUnreadable, SourceOverLimit."""
         ...
 
     def interrupt(self) -> None:
-        """Make every `render()` in progress fail at once."""
-        ...
+        """Make every `render()` fail at once."""
 
 
 class PreviewRenderer:
@@ -71,6 +65,6 @@ def _sandbox(settings: Settings) -> Sandbox:
 
 
 def _end(sandbox: Sandbox) -> None:
-    """Kills the media processes; the next run starts new ones."""
+    """The next run starts new media processes."""
     _sandbox.cache_clear()
     sandbox.close()

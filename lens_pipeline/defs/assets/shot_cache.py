@@ -12,25 +12,22 @@ from lens_pipeline.storage.object_store import ObjectStore
 logger = logging.getLogger(__name__)
 
 PREFIX = "cache/shots/"
-
 _MAX_BYTES = 1 << 40
 _READ_SECONDS = 60.0
 
 
 class ShotCache:
-    """The store as a cache; while it fails, work is done again."""
+    """The store as a cache, copied to `directory`; while it fails, work is done again."""
 
     def __init__(self, store: ObjectStore, directory: Path) -> None:
-        """`directory` takes copies of cached files."""
         self._store = store
         self._directory = directory
 
     def find(self, key: str) -> Path | None:
-        """A copy of the cached file; None if there is none."""
         file = self._directory / key
         if file.exists():
             return file
-        # Another thread may look for the same shot: it must not find a partial file.
+        # Another thread must not find a partial file.
         unfinished = self._directory / f"{key}.{threading.get_ident()}"
         try:
             self._store.read_into(
@@ -51,10 +48,7 @@ class ShotCache:
 
 
 def trim(store: ObjectStore, now: dt.datetime, days: int, most_bytes: int) -> tuple[int, int]:
-    """Delete what is older than `days`, then the oldest above `most_bytes` in all.
-
-    Returns the objects deleted and the bytes left. Raises DerivativeError: the store fails.
-    """
+    """Returns the number of objects deleted and the bytes left. Raises DerivativeError."""
     kept = sorted(store.list(PREFIX), key=lambda info: info.modified)
     total = sum(info.bytes for info in kept)
     deleted = 0

@@ -5,8 +5,6 @@ import dagster as dg
 from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.derivatives.registry import GENERATIONS
 
-_MEDIA = {"photo": "image", "video": "video"}
-
 
 def generation_assets() -> list[dg.AssetSpec]:
     return [
@@ -17,5 +15,5 @@ def generation_assets() -> list[dg.AssetSpec]:
             kinds={media},
             description=f"A finished {kind}: a row of `generations` with type {kind}.",
         )
-        for kind, media in _MEDIA.items()
+        for kind, media in {"photo": "image", "video": "video"}.items()
     ]
