@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
-from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import given_up
 from lens_pipeline.derivatives.pipeline import Pipeline
@@ -25,6 +24,7 @@ from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.counters import FigureLog, QueueLoad
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.feed import Batch
+from lens_pipeline.monitoring.threads import BackgroundThread
 
 logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0

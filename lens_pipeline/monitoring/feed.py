@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.status import statuses_of_partitions
 from lens_pipeline.event_log.changes import ChangeLog, Position
 from lens_pipeline.event_log.history import DerivativeStatus, State
+from lens_pipeline.monitoring.threads import BackgroundThread
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25

@@ -15,12 +15,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.core.locks import LockSession, projection_lock
-from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import of_generations
 from lens_pipeline.derivatives.status import describe, status_pages
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.monitoring.feed import Batch
+from lens_pipeline.monitoring.threads import BackgroundThread
 
 logger = logging.getLogger(__name__)
 _TRY_SECONDS = 3.0  # without the lock

@@ -9,7 +9,7 @@ import dagster as dg
 from lens_pipeline.catalog.rows import ProjectAsset, Row
 from lens_pipeline.defs.assets.masters import media_work, shot_limits
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
-from lens_pipeline.defs.assets.media_errors import media_failures
+from lens_pipeline.defs.assets.renderers import media_failures
 from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.errors import ShotUnusable, SourceOverLimit
 from lens_pipeline.media.concat.join import Source, examine

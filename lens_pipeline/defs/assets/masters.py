@@ -10,10 +10,9 @@ import dagster as dg
 
 from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
-from lens_pipeline.defs.assets.media_errors import media_failures
 from lens_pipeline.defs.assets.pictures import Fetch
 from lens_pipeline.defs.assets.progress import ProgressEstimate
-from lens_pipeline.defs.assets.renderers import PosterRenderer
+from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.derivatives.registry import MASTER
 from lens_pipeline.errors import DerivativeError, ShotUnusable

@@ -1,14 +1,18 @@
 """Renders pictures in sandboxed media processes, which are kept from run to run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from lens_pipeline.defs.assets.media_errors import media_failures
+from lens_pipeline import errors
 from lens_pipeline.derivatives.registry import WEBP_EFFORT
+from lens_pipeline.media import errors as media
 from lens_pipeline.media.models import Picture, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.settings import Settings
+from lens_pipeline.storage.retries import FetchCancelled
 
 
 class Renderer(Protocol):
@@ -68,3 +72,24 @@ def _end(sandbox: Sandbox) -> None:
     """The next run starts new media processes."""
     _sandbox.cache_clear()
     sandbox.close()
+
+
+@contextmanager
+def media_failures() -> Iterator[None]:
+    """Raises DerivativeError instead of errors of `media`."""
+    try:
+        yield
+    except media.Cancelled as error:
+        raise FetchCancelled("the run was cancelled") from error
+    except media.DiskFull as error:
+        raise errors.DiskFull(str(error)) from error
+    except media.ToolUnusable as error:
+        raise errors.EncoderUnusable(str(error)) from error
+    except media.FfmpegDied as error:
+        raise errors.EncoderDied(str(error)) from error
+    except media.ShotError as error:
+        kind = errors.SourceOverLimit if error.over_limit else errors.ShotUnusable
+        raise kind(str(error)) from error
+    except media.MediaError as error:
+        kind = errors.SourceOverLimit if error.over_limit else errors.SourceUnreadable
+        raise kind(str(error)) from error

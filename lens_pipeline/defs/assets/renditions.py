@@ -9,8 +9,7 @@ import dagster as dg
 from lens_pipeline.catalog.rows import Row, ScaledVideo
 from lens_pipeline.defs.assets.masters import media_work
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
-from lens_pipeline.defs.assets.media_errors import media_failures
-from lens_pipeline.defs.assets.renderers import PosterRenderer
+from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.ffmpeg.tools import Tools

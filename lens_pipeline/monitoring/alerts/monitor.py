@@ -10,7 +10,6 @@ from dagster import DagsterInstance
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.core import postgres
-from lens_pipeline.core.threads import BackgroundThread
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
@@ -21,6 +20,7 @@ from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
 from lens_pipeline.monitoring.backlog import BacklogMonitor
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
+from lens_pipeline.monitoring.threads import BackgroundThread
 
 logger = logging.getLogger(__name__)
 _ANSWER_SECONDS = 3.0  # for a database
