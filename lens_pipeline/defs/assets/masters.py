@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from lens_pipeline.catalog.rows import MasterVideo, Row
-from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
+from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.pictures import Fetch
 from lens_pipeline.defs.assets.progress import ProgressEstimate
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
@@ -50,7 +50,6 @@ class MasterMaterializer:
             batch.report(98, "storing")
             size = master.path.stat().st_size
             batch.upload(key, master.path, "video/mp4", revision)
-        stored = time.monotonic()
         digests = "\n".join(source.sha256 for source in sources)
         return {
             # Shown in this order.
@@ -67,10 +66,7 @@ class MasterMaterializer:
             "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
             "source_sha256": hashlib.sha256(digests.encode()).hexdigest(),
             "revision": revision,
-            "fetch_seconds": round(fetch_ended - started, 4),
-            "render_seconds": round(render_ended - fetch_ended, 4),
-            "store_seconds": round(stored - render_ended, 4),
-            "latency_seconds": latency_seconds(row),
+            **stage_seconds(row, started, fetch_ended, render_ended),
             "thumbhash": picture.thumbhash,
         }
 

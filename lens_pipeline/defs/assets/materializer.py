@@ -2,6 +2,7 @@
 
 import datetime as dt
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,16 @@ class Materializer(Protocol):
 
     def interrupt(self) -> None:
         """Make every `make()` fail at once; `batch.cancelled` is set already."""
+
+
+def stage_seconds(row: Row, started: float, fetched: float, rendered: float) -> dict[str, float]:
+    """Metadata with the seconds of each stage; storing ends now. Times are monotonic."""
+    return {
+        "fetch_seconds": round(fetched - started, 4),
+        "render_seconds": round(rendered - fetched, 4),
+        "store_seconds": round(time.monotonic() - rendered, 4),
+        "latency_seconds": latency_seconds(row),
+    }
 
 
 def latency_seconds(row: Row) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Row
-from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
+from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.renderers import Renderer
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.storage.object_store import Fetched
@@ -41,7 +41,6 @@ class PictureMaterializer:
         render_ended = time.monotonic()
         key = self._derivative.object_key(row, revision)
         batch.upload(key, picture.webp, "image/webp", revision)
-        stored = time.monotonic()
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
@@ -53,10 +52,7 @@ class PictureMaterializer:
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
             "revision": revision,
-            "fetch_seconds": round(fetch_ended - started, 4),
-            "render_seconds": round(render_ended - fetch_ended, 4),
-            "store_seconds": round(stored - render_ended, 4),
-            "latency_seconds": latency_seconds(row),
+            **stage_seconds(row, started, fetch_ended, render_ended),
             "thumbhash": picture.thumbhash,
             **extra,
         }

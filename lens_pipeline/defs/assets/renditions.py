@@ -8,7 +8,7 @@ import dagster as dg
 
 from lens_pipeline.catalog.rows import Row, ScaledVideo
 from lens_pipeline.defs.assets.masters import media_work
-from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, latency_seconds
+from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.errors import SourceMissing
@@ -44,7 +44,6 @@ class RenditionMaterializer:
             key = SCALED.object_key(row, revision)
             size = rendition.path.stat().st_size
             batch.upload(key, rendition.path, "video/mp4", revision)
-        stored = time.monotonic()
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
@@ -57,10 +56,7 @@ class RenditionMaterializer:
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
             "revision": revision,
-            "fetch_seconds": round(fetch_ended - started, 4),
-            "render_seconds": round(render_ended - fetch_ended, 4),
-            "store_seconds": round(stored - render_ended, 4),
-            "latency_seconds": latency_seconds(row),
+            **stage_seconds(row, started, fetch_ended, render_ended),
             "thumbhash": picture.thumbhash,
         }
 
