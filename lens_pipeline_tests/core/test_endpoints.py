@@ -110,6 +110,7 @@ def test_a_port_is_drawn_by_one_process_alone(monkeypatch: pytest.MonkeyPatch) -
     # Of ports that no other test draws.
     three = [port for port in range(12_000, 12_400) if ports.is_free(port)][:3]
     monkeypatch.setattr(ports, "_RANGE", three)
+    monkeypatch.setattr(ports, "_ATTEMPTS", 3)
     drawn = ports.free_port()
     free = [port for port in three if port != drawn]
     script = f"from lens_pipeline.core import ports; ports._RANGE = {[drawn, *free]}"
