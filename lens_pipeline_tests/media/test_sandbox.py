@@ -129,24 +129,25 @@ def test_a_crash_fails_its_own_file_only(
     slow_photo: Path,
     slow_spec: PreviewSpec,
     preview_spec: PreviewSpec,
+    workers: Workers,
 ) -> None:
     """One hostile file that takes a whole batch down."""
     with ThreadPoolExecutor(1) as pool:
         doomed = pool.submit(sandbox.preview, slow_photo, slow_spec)
-        _crash_the_busy_one()
-        _crash_the_busy_one()
+        _crash_the_busy_one(workers)
+        _crash_the_busy_one(workers)
         with pytest.raises(MediaError, match=r"the decoder crashed \(SIGSEGV\)") as e:
             doomed.result()
         assert not e.value.over_limit
     assert sandbox.preview(photo, preview_spec).width == 200
 
 
-def _crash_the_busy_one() -> None:
+def _crash_the_busy_one(workers: Workers) -> None:
     """Let the worker that renders crash, as a decoder would."""
     busy: list[int] = []
 
     def find() -> bool:
-        busy[:] = [p.pid for p in _workers_of(os.getpid()) if p.cpu_times().user > 0.8]
+        busy[:] = [p.pid for p in workers() if p.cpu_times().user > 0.8]
         return bool(busy)
 
     assert _eventually(find)
@@ -155,12 +156,12 @@ def _crash_the_busy_one() -> None:
 
 
 def test_a_worker_that_is_killed_once_fails_no_file(
-    sandbox: Sandbox, slow_photo: Path, slow_spec: PreviewSpec
+    sandbox: Sandbox, slow_photo: Path, slow_spec: PreviewSpec, workers: Workers
 ) -> None:
     """A dead letter because somebody killed the wrong process."""
     with ThreadPoolExecutor(1) as pool:
         spared = pool.submit(sandbox.preview, slow_photo, slow_spec)
-        _crash_the_busy_one()
+        _crash_the_busy_one(workers)
         assert spared.result().width > 0
 
 
