@@ -156,7 +156,7 @@ def test_a_bad_file_is_not_reported_and_an_unforeseen_error_is(
     site.add("bad", "http://127.0.0.1/none.jpg")
     site.once()
     site.add("unforeseen", photo("unforeseen"))
-    environment.setattr("lens_pipeline.defs.assets.pictures.latency_seconds", _raise_unforeseen)
+    environment.setattr("lens_pipeline.defs.assets.materializer.latency_seconds", _raise_unforeseen)
     site.once()
     eventually(lambda: reporting.events, 10, "the report")
     sentry_sdk.flush(5)
