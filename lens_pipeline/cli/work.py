@@ -18,6 +18,8 @@ from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 
+# Between two lines of `remove-missing`.
+_REPORT_SECONDS = 5.0
 _KINDS = [kind.value for kind in registry.kinds()]
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
 
@@ -176,19 +178,18 @@ def remove_missing(yes: bool) -> None:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
     with session("remove-missing") as lens:
-        for derivative in registry.DERIVATIVES:
-            cursor = ""
-            while True:
-                walked = remove_vanished(
-                    lens.pipeline, lens.instance, derivative, cursor, however_many=True
-                )
-                print(f"{derivative.asset}: {walked.note}")
-                left += walked.left
-                for key in walked.removed:
+        for derivative in registry.entries():
+            cursor: str | None = None
+            while cursor != "":
+                done = remove_vanished(
+                    lens.pipeline, lens.instance, derivative, cursor or "",
+                    seconds=_REPORT_SECONDS, however_many=True,
+                )  # fmt: skip
+                print(f"{derivative.asset}: {done}")
+                left += done.left
+                for key in done.keys:
                     lens.instance.delete_dynamic_partition(derivative.partition_set, key)
-                cursor = walked.cursor
-                if not cursor:
-                    break
+                cursor = done.cursor
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)

@@ -63,9 +63,14 @@ class PlannedRun:
     event_id: int
     run_id: str
     run_status: str | None
-    # Its worker was stopped, or it never began: no attempt.
+    # Its worker was stopped, it never began, or its backfill failed: no attempt.
     interrupted: bool = False
     at: dt.datetime | None = None
+
+    @property
+    def is_void(self) -> bool:
+        """Dagster cancelled it, not a person."""
+        return self.run_status == "CANCELED" and self.interrupted
 
     def precedes(self, moment: dt.datetime | None) -> bool:
         """False if a time is unknown."""
@@ -84,6 +89,13 @@ class History:
     def is_removed(self) -> bool:
         made_at = self.materialized.event_id if self.materialized else 0
         return _last(self.observations, ObservationKind.REMOVED) > made_at
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether its removal is the last event."""
+        made = (self.materialized,) if self.materialized else ()
+        last = max(one.event_id for one in (*made, *self.observations, *self.planned))
+        return last == _last(self.observations, ObservationKind.REMOVED)
 
     @property
     def is_in_flight(self) -> bool:
@@ -200,7 +212,7 @@ def derive_status(
     failures = [one for one in failed if one.event_id > since and one.revision == blank.revision]
     is_up_to_date = materialized is not None and materialized.revision == blank.revision
     explained = {one.run_id for one in failed}
-    plans = [plan for plan in history.planned if plan.event_id > since]
+    plans = [plan for plan in history.planned if plan.event_id > since and not plan.is_void]
     crashed = [
         plan
         for plan in plans

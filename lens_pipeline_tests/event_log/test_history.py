@@ -148,6 +148,10 @@ CASES: dict[str, tuple[History, State]] = {
         State.NONE,
     ),
     "cancelled": (History(planned=(planned(1, "r1", "CANCELED"),)), State.DEAD),
+    "cancelled by Dagster, because its backfill failed": (
+        History(planned=(planned(1, "r1", "CANCELED", interrupted=True),)),
+        State.NONE,
+    ),
     "cancelled after it had failed": (
         History(observations=(failed(2),), planned=(planned(1, "r1", "CANCELED"),)),
         State.FAILED,
