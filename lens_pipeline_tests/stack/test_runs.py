@@ -53,21 +53,7 @@ def backfill(stack: Stack, sources_server: HostileServer) -> str:
     )
     for path in rows.store.glob("u1/previews/b*"):
         path.unlink()
-    launched = stack.graphql(
-        """mutation ($params: LaunchBackfillParams!) {
-             launchPartitionBackfill(backfillParams: $params) { __typename
-               ... on LaunchBackfillSuccess { backfillId }
-               ... on PythonError { message } } }""",
-        {
-            "params": {
-                "assetSelection": [{"path": ["preview"]}],
-                "partitionNames": BACKFILLED,
-                "title": "again",
-            }
-        },
-    )["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    return launched["backfillId"]
+    return stack.launch_backfill("preview", BACKFILLED)
 
 
 @pytest.fixture
