@@ -7,7 +7,7 @@ import click
 
 from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
-from lens_pipeline.cli.session import Session, json_option, print_json, session
+from lens_pipeline.cli.session import UNKNOWN_ID, Session, json_option, print_json, session
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import retry as retry_letters
@@ -158,16 +158,22 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
             queue = RunQueue(lens.pipeline, lens.instance, job)
             queued = queue.submit(revived, "api", priority=RETRY_PRIORITY)
-    done = sorted(key for keys in revived.values() for key in keys)
-    unknown = sorted(set(ids) - set(done))
+        done = sorted(key for keys in revived.values() for key in keys)
+        refused = sorted(set(ids) - set(done))
+        known = lens.pipeline.catalog.known(refused)
+    not_failed = [key for key in refused if key in known]
+    unknown = [key for key in refused if key not in known]
     if as_json:
-        print_json({"retried": done, "queued_runs": len(queued), "not_failed": unknown})
+        counts = {"retried": done, "queued_runs": len(queued)}
+        print_json(counts | {"not_failed": not_failed, "unknown": unknown})
     else:
         when = "queued" if queued else "the next `lens up` or `lens once` takes them up"
         print(f"{len(done)} to be tried again: {when}" if done else "nothing to try again")
-        for key in unknown:
+        for key in not_failed:
             print(f"{key}: has not failed: see `lens status {key}`")
-    sys.exit(1 if unknown else 0)
+        for key in unknown:
+            print(f"{key}: {UNKNOWN_ID}")
+    sys.exit(1 if refused else 0)
 
 
 @click.command("remove-missing")

@@ -27,6 +27,8 @@ PREVIEWS = "previews"
 # Encodes take minutes: they must not delay a preview.
 MASTERS = "masters"
 QUEUES = (PREVIEWS, MASTERS)
+# Of runs that a command executes itself: they take no slot of a worker.
+LOCAL = "local"
 
 REPORT_ASSET = "daily_report"
 # Assets of rows, with their partition sets.

@@ -8,7 +8,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._serdes import ConfigurableClassData
 
-from lens_pipeline.derivatives.registry import QUEUE_TAG, queue_of
+from lens_pipeline.derivatives.registry import QUEUE_TAG, QUEUES, queue_of
 from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY
 from lens_pipeline.event_log.tags import PRIORITY_TAG
 
@@ -36,7 +36,8 @@ class LensRunCoordinator(QueuedRunCoordinator):
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         run = context.dagster_run
         added = {}
-        if QUEUE_TAG not in run.tags:  # started by hand from the UI
+        # Started by hand from the UI, perhaps again after `lens once`.
+        if run.tags.get(QUEUE_TAG) not in QUEUES:
             assets = [key.to_user_string() for key in run.asset_selection or ()]
             added[QUEUE_TAG] = queue_of(assets)
         if BACKFILL_ID_TAG in run.tags and PRIORITY_TAG not in run.tags:

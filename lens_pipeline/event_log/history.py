@@ -223,41 +223,37 @@ def derive_status(
         and not plan.precedes(changed_at)
         and plan.run_id not in explained
     ]
-    latest = plans[-1] if plans and plans[-1].run_id not in explained else None
+    unexplained = [plan for plan in plans if plan.run_id not in explained]
+    in_flight = [plan for plan in unexplained if plan.run_status in IN_FLIGHT]
+    cancelled = [
+        plan
+        for plan in unexplained
+        # Only the last run's: others were started since.
+        if plan is plans[-1] and plan.run_status == "CANCELED" and not plan.precedes(changed_at)
+    ]
     attempts = sum(not one.blameless for one in failures) + len(crashed)
     ready = replace(blank, state=State.READY, event_id=materialized_at)
+    last = max([*failures, *crashed, *cancelled], key=lambda one: one.event_id, default=None)
 
-    if latest and latest.run_status in IN_FLIGHT:
+    if in_flight:
         # After a failure it is not ready: else no run would try again.
-        if is_up_to_date and not failures:
-            return replace(ready, run_id=latest.run_id)
-        return replace(blank, state=State.PROCESSING, attempts=attempts, run_id=latest.run_id)
-    if latest and latest.run_status == "CANCELED" and not latest.precedes(changed_at):
-        return ready if is_up_to_date else _failed(blank, State.DEAD, attempts, CANCELED, latest)
-    if failures or crashed:
-        last = max([*failures, *crashed], key=lambda event: event.event_id)
-        is_observed = isinstance(last, Observation)
-        given_up = attempts >= max_attempts or (is_observed and last.permanent)
-        error_class = last.error_class if is_observed else RUN_FAILED
-        state = State.DEAD if given_up else State.FAILED
-        return _failed(blank, state, attempts, error_class, last)
-    return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
-
-
-def _failed(
-    blank: DerivativeStatus,
-    state: State,
-    attempts: int,
-    error_class: str,
-    event: Observation | PlannedRun,
-) -> DerivativeStatus:
+        is_made = is_up_to_date and not failures
+        found = ready if is_made else replace(blank, state=State.PROCESSING, attempts=attempts)
+        return replace(found, run_id=in_flight[-1].run_id)
+    if last is None or (last in cancelled and is_up_to_date):
+        return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
+    if isinstance(last, Observation):
+        error_class, is_final = last.error_class, last.permanent
+    else:
+        error_class, is_final = (CANCELED, True) if last in cancelled else (RUN_FAILED, False)
+    given_up = is_final or attempts >= max_attempts
     return replace(
         blank,
-        state=state,
+        state=State.DEAD if given_up else State.FAILED,
         attempts=attempts,
         error_class=error_class,
-        run_id=event.run_id,
-        event_id=event.event_id,
+        run_id=last.run_id,
+        event_id=last.event_id,
     )
 
 

@@ -164,6 +164,24 @@ CASES: dict[str, tuple[History, State]] = {
         History(planned=(planned(1, "r1", "CANCELED"), planned(2, "r2", "QUEUED"))),
         State.PROCESSING,
     ),
+    "cancelled while an earlier run goes on": (
+        History(planned=(planned(1, "r1", "STARTED"), planned(2, "r2", "CANCELED"))),
+        State.PROCESSING,
+    ),
+    "cancelled beside a run that failed later": (
+        History(
+            observations=(failed(3, "r1"),),
+            planned=(planned(1, "r1", "FAILURE"), planned(2, "r2", "CANCELED")),
+        ),
+        State.FAILED,
+    ),
+    "failed, then cancelled": (
+        History(
+            observations=(failed(2, "r1"),),
+            planned=(planned(1, "r1", "FAILURE"), planned(3, "r2", "CANCELED")),
+        ),
+        State.DEAD,
+    ),
     "cancelled and retried": (
         History(observations=(marked(2, RETRY),), planned=(planned(1, "r1", "CANCELED"),)),
         State.NONE,

@@ -1,13 +1,14 @@
 """Finding and running ffmpeg."""
 
 import os
+import signal
 import stat
 import time
 from pathlib import Path
 
 import pytest
 
-from lens_pipeline.media.errors import MediaError, ToolUnusable
+from lens_pipeline.media.errors import FfmpegDied, MediaError, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
 
@@ -85,3 +86,26 @@ def test_a_process_over_its_time_is_killed_even_if_it_ignores_that(tmp_path: Pat
     assert time.monotonic() - started < 5
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_a_probe_is_limited_in_memory_and_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of kilobytes for which ffprobe takes all memory, or its reader does."""
+    limits = _script(tmp_path / "ffprobe", "sleep 0.2; ulimit -v; ulimit -c")
+    assert run([str(limits)], 10).split() == [b"2097152", b"0"]
+    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._OUTPUT_BYTES", 1 << 20)
+    endless = _script(tmp_path / "ffprobe", "exec yes")
+    with pytest.raises(MediaError, match="says more than") as e:
+        run([str(endless)], 10)
+    assert e.value.over_limit
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_probe_that_was_killed_says_nothing_about_its_file(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A good shot given up on, since the kernel was out of memory."""
+    killed = _script(tmp_path / "ffprobe", f"kill -{number.value} $$")
+    with pytest.raises(FfmpegDied, match="ended from outside"):
+        run([str(killed)], 10)

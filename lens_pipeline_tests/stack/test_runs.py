@@ -55,23 +55,10 @@ def backfill(stack: Stack, sources_server: HostileServer) -> str:
     )
     for path in rows.store.glob("u1/previews/b*"):
         path.unlink()
-    launched = stack.graphql(
-        """mutation ($params: LaunchBackfillParams!) {
-             launchPartitionBackfill(backfillParams: $params) { __typename
-               ... on LaunchBackfillSuccess { backfillId }
-               ... on PythonError { message } } }""",
-        {
-            "params": {
-                "assetSelection": [{"path": ["preview"]}],
-                "partitionNames": names,
-                "title": "again",
-            }
-        },
-    )["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    backfill = stack.launch_backfill("preview", names)
     rows.sql("DELETE FROM generations WHERE id = :id", id=DELETED)
     assert stack.lens("remove-missing", "--yes").returncode == 0
-    return launched["backfillId"]
+    return backfill
 
 
 @pytest.fixture

@@ -37,6 +37,9 @@ _LIMIT_SECONDS = 120.0
 _NICENESS = 10
 # Address space: x264 takes 1.5 GB for 2160p.
 _MEMORY_BYTES = 8 << 30
+# Of ffprobe: with the most samples it takes 0.2 GB besides libraries, and writes 300 MB.
+_SHORT_MEMORY_BYTES = 2 << 30
+_OUTPUT_BYTES = 512 << 20
 # A file that crashes ffmpeg does so again.
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
@@ -76,8 +79,8 @@ def run(
 ) -> bytes:
     """The stdout of ffmpeg or ffprobe; `cancelled` is asked at least five times a second.
 
-    Raises MediaError: failed (with its last messages), or over `timeout_seconds`. ToolUnusable: not
-    started. Cancelled.
+    Raises MediaError: failed (with its last messages); `over_limit` over `timeout_seconds`, or with
+    too much memory or output. ToolUnusable: not started. FfmpegDied, Cancelled.
     """
     name = Path(arguments[0]).name
     deadline = time.monotonic() + timeout_seconds
@@ -88,12 +91,15 @@ def run(
             raise Cancelled(name)
         if time.monotonic() > deadline:
             raise MediaError(f"{name} took longer than {timeout_seconds:g} s", over_limit=True)
+        if len(output) > _OUTPUT_BYTES:
+            raise MediaError(f"{name} says more than {_OUTPUT_BYTES:,} bytes", over_limit=True)
 
     with _started(arguments) as process:
+        _restrict(process.pid, _SHORT_MEMORY_BYTES)
         status, messages = _follow(process, output.extend, check)
     _require_started(name, status, messages)
     if status != 0:
-        raise MediaError(f"{name} failed ({status}): {_tail(messages)}")
+        raise _failure(name, status, messages)
     return bytes(output)
 
 
@@ -115,7 +121,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))
     _require_started("ffmpeg", status, messages)
     if status != 0:
-        raise _failure(status, messages)
+        raise _failure("ffmpeg", status, messages)
     return messages
 
 
@@ -283,18 +289,18 @@ def _require_started(name: str, status: int, messages: str) -> None:
         raise ToolUnusable(f"{name} does not start ({status}): {_tail(messages)}")
 
 
-def _failure(status: int, messages: str) -> Exception:
+def _failure(name: str, status: int, messages: str) -> Exception:
     tail = _tail(messages)
     if status == -signal.SIGXFSZ or _DISK_FULL.search(messages):
-        return DiskFull(f"no space left for what ffmpeg writes: {tail}")
+        return DiskFull(f"no space left for what {name} writes: {tail}")
     if _OUT_OF_MEMORY.search(messages):
-        return MediaError(f"ffmpeg needs more memory than allowed: {tail}", over_limit=True)
+        return MediaError(f"{name} needs more memory than allowed: {tail}", over_limit=True)
     if -status in _CRASHES:
-        return MediaError(f"ffmpeg crashed ({signal.Signals(-status).name}): {tail}")
+        return MediaError(f"{name} crashed ({signal.Signals(-status).name}): {tail}")
     if status < 0 or status == _STATUS_AFTER_SIGNAL:
         reason = f"signal {-status}" if status < 0 else "a signal to finish"
-        return FfmpegDied(f"ffmpeg was ended from outside ({reason}): {tail}")
-    return MediaError(f"ffmpeg failed ({status}): {tail}")
+        return FfmpegDied(f"{name} was ended from outside ({reason}): {tail}")
+    return MediaError(f"{name} failed ({status}): {tail}")
 
 
 def _tail(messages: str) -> str:
