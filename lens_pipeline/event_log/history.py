@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from lens_pipeline.errors import HostUnreachable
+from lens_pipeline.errors import EncoderDied, HostUnreachable
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
@@ -19,9 +19,9 @@ RUN_ERRORS = {
 
 # Before the next attempt. The first steps are short: links may live an hour only.
 _DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 360, 1440))
-_HOST_AWAY = HostUnreachable.__name__
-# An attempt counts if the host has been away for longer: it may never come back.
-_LONGEST_AWAY = dt.timedelta(days=3)
+# They count as no attempt, but may concern one file alone: it is not tried each time, nor for ever.
+_PATIENT = frozenset({HostUnreachable.__name__, EncoderDied.__name__})
+_LONGEST_PATIENCE = dt.timedelta(days=3)
 
 T = TypeVar("T")
 
@@ -258,7 +258,7 @@ def derive_status(
         return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
     if isinstance(last, Observation):
         error_class = last.error_class
-        is_final = last.permanent or _is_away_too_long(failures)
+        is_final = last.permanent or _lasts_too_long(failures)
     else:
         error_class, is_final = (CANCELED, True) if last in cancelled else (RUN_FAILED, False)
     given_up = is_final or attempts >= max_attempts
@@ -277,7 +277,7 @@ def _retry_at(
     last: Observation | PlannedRun, failures: Sequence[Observation]
 ) -> dt.datetime | None:
     """A crash is noticed late, and a fault of the surroundings is often over: both are due."""
-    delaying = [one for one in failures if not one.blameless or one.error_class == _HOST_AWAY]
+    delaying = [one for one in failures if not one.blameless or one.error_class in _PATIENT]
     if last not in delaying or not isinstance(last, Observation) or last.at is None:
         return None
     # The longest delay is for what may be the file's fault.
@@ -285,11 +285,11 @@ def _retry_at(
     return last.at + steps[min(len(delaying), len(steps)) - 1]
 
 
-def _is_away_too_long(failures: Sequence[Observation]) -> bool:
+def _lasts_too_long(failures: Sequence[Observation]) -> bool:
     first, last = failures[0], failures[-1]
-    if last.error_class != _HOST_AWAY or first.at is None or last.at is None:
+    if last.error_class not in _PATIENT or first.at is None or last.at is None:
         return False
-    return last.at - first.at > _LONGEST_AWAY
+    return last.at - first.at > _LONGEST_PATIENCE
 
 
 def _last(observations: Iterable[Observation], kind: ObservationKind) -> int:
