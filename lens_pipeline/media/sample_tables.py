@@ -20,14 +20,18 @@ _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 _TABLE_BYTES = 16
 # Demuxers read uncompressed sound, of which each sample lasts a tick, by this many.
 _SAMPLES_A_PACKET = 1024
+# Four hours in fragments of a second have 0.1 million.
+_MOST_BOXES = 1_000_000
 
 
 def check_samples(source: Path) -> None:
-    """Raises MediaError: more than MOST_SAMPLES in all, or a compressed index."""
+    """Raises MediaError: more samples in all or boxes than the most, or a compressed index."""
     samples = 0
     tracks: list[dict[bytes, bytes]] = []
     with source.open("rb") as file:
-        for kind, table in _walk(file, 0, source.stat().st_size):
+        for number, (kind, table) in enumerate(_walk(file, source.stat().st_size)):
+            if number >= _MOST_BOXES:
+                raise MediaError(f"video has more than {_MOST_BOXES:,} boxes", over_limit=True)
             if kind == b"cmov":
                 raise MediaError("video has a compressed index, which is not supported")
             if kind == b"trak":
@@ -53,9 +57,15 @@ def _number(table: bytes, offset: int) -> int:
     return int.from_bytes(table[offset : offset + 4], "big")
 
 
-def _walk(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    """Each box with its first bytes, up to the first damaged one; of containers, the content."""
-    while start + _HEADER.size <= end:
+def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """Each box with its first bytes; of containers, the content, up to the first damaged box."""
+    # Where each container begun ends: a file can nest more of them than Python can recurse.
+    ends = [end]
+    start = 0
+    while ends:
+        if start + _HEADER.size > ends[-1]:
+            start = ends.pop()
+            continue
         file.seek(start)
         size, kind = _HEADER.unpack(file.read(_HEADER.size))
         body = start + _HEADER.size
@@ -63,10 +73,13 @@ def _walk(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, bytes]]
             (size,) = _LARGE_SIZE.unpack(file.read(_LARGE_SIZE.size).ljust(_LARGE_SIZE.size, b"\0"))
             body += _LARGE_SIZE.size
         # Size 0: to the end.
-        box_end = min(start + size, end) if size else end
+        box_end = min(start + size, ends[-1]) if size else ends[-1]
         if box_end < body:
-            return
+            start = ends.pop()
+            continue
         yield kind, file.read(_TABLE_BYTES)
         if kind in _CONTAINERS:
-            yield from _walk(file, body, box_end)
-        start = box_end
+            ends.append(box_end)
+            start = body
+        else:
+            start = box_end

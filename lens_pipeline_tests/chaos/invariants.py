@@ -127,7 +127,8 @@ def made_too_often(
 ) -> list[str]:
     """Each output was stored once per revision, and once more for each run that was broken off.
 
-    `made`: by asset, row and revision. `broken_off`: by asset and row.
+    `made`: by asset, row and revision. `broken_off`: by asset and row, and so are the runs that a
+    person asked for.
     """
     return [
         f"{asset} of {row_id} was made {times} times as {revision},"

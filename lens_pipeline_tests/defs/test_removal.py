@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import removed_generations
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, PREVIEW
 from lens_pipeline.derivatives.removal import remove_vanished, retire
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
@@ -122,6 +122,81 @@ def test_what_is_in_flight_is_left_for_later(site: Site) -> None:
     assert site.objects() == {"u1/previews/kept_preview.webp"}
 
 
+def dagster_sql(site: Site, statement: str, **values: object) -> None:
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
+
+
+def record_backfill(site: Site, status: str) -> None:
+    dagster_sql(
+        site,
+        "INSERT INTO bulk_actions (key, status, timestamp, body) VALUES ('b', :status, now(), '')"
+        " ON CONFLICT (key) DO UPDATE SET status = :status",
+        status=status,
+    )
+
+
+@pytest.mark.slow
+def test_no_key_leaves_the_set_while_a_backfill_is_unfinished(site: Site) -> None:
+    """A backfill of the UI that fails, and cancels all its runs, because of one deleted photo."""
+    library(site, ["a", "b", "old"])
+    age(site, ["old"], 91)
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    for status in ("REQUESTED", "CANCELING", "FAILING"):
+        record_backfill(site, status)
+        assert tick(site)[0] == []
+        assert retire(site.pipeline, site.dagster, PREVIEW) == 0
+        site.lens("remove-missing", "--yes")
+    assert site.objects() == {"u1/previews/b_preview.webp", "u1/previews/old_preview.webp"}
+    assert site.dagster.get_dynamic_partitions("photos") == ["a", "b", "old"]
+    record_backfill(site, "COMPLETED_FAILED")
+    assert tick(site)[0] == ["a"]
+    assert retire(site.pipeline, site.dagster, PREVIEW) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "state"), [("FAILED", "none"), ("FAILING", "none"), ("CANCELED", "dead")]
+)
+def test_a_run_that_its_failed_backfill_cancelled_is_no_decision(
+    site: Site, status: str, state: str
+) -> None:
+    """Twenty dead letters, cancelled by nobody."""
+    record_backfill(site, status)
+    site.add("a", URL)
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["a"], 20, "backfill")
+    job = defs().get_repository_def().get_job("previews")
+    run = site.dagster.get_run_by_id(
+        submit_run(site.dagster, job, tags | {"dagster/backfill": "b"})
+    )
+    assert run is not None
+    site.dagster.report_run_canceled(run)
+    assert site.status("a")["state"] == state
+    assert ("a" in site.dead_letters()) == (state == "dead")
+
+
+@pytest.mark.slow
+def test_a_run_of_its_poster_keeps_the_key_of_a_master(site: Site) -> None:
+    """A run that fails inside Dagster because its partition was taken away."""
+    site.sql(
+        "INSERT INTO master_videos (master_id, project_id, name, shots_config)"
+        " VALUES ('m1', 'p', 'm', '[]'), ('m2', 'p', 'm', '[]')"
+    )
+    site.dagster.add_dynamic_partitions("masters", ["m1", "m2"])
+    for key in ("m1", "m2"):
+        made = dg.AssetMaterialization("master_video", partition=key)
+        site.dagster.report_runless_asset_event(made)
+    age(site, ["m1", "m2"], 91)
+    (tags,) = plan_runs(site.dagster, MASTER_POSTER, ["m1"], 1, "backfill")
+    job = defs().get_repository_def().get_job("masters")
+    submit_run(site.dagster, job, tags, MASTER_POSTER.run_assets)
+    assert retire(site.pipeline, site.dagster, MASTER) == 1
+    assert site.dagster.get_dynamic_partitions("masters") == ["m1"]
+    site.sql("DELETE FROM master_videos WHERE master_id = 'm1'")
+    assert remove_vanished(site.pipeline, site.dagster, MASTER, "", however_many=True).keys == []
+
+
 def test_an_empty_table_deletes_nothing_of_a_small_library(site: Site) -> None:
     """The wrong database, which costs a small site everything it has."""
     library(site, ["a", "b"])
@@ -181,7 +256,7 @@ def test_the_walk_goes_on_where_it_stopped(site: Site) -> None:
     library(site, [f"p{number}" for number in range(10)])
     site.sql("DELETE FROM generations WHERE id IN ('p1', 'p9')")
     page = remove_vanished(site.pipeline, site.dagster, PREVIEW, "", page=4)
-    assert (page.removed, page.cursor) == (["p1"], "p3")
+    assert (page.keys, page.cursor) == (["p1"], "p3")
     cursor = json.dumps({PREVIEW.asset: page.cursor})
     assert tick(site, cursor)[0] == ["p9"]
 

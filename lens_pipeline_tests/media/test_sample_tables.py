@@ -72,3 +72,13 @@ def test_a_compressed_index_is_refused(tmp_path: Path) -> None:
     video.write_bytes(struct.pack(">I4sI4s", 16, b"moov", 8, b"cmov"))
     with pytest.raises(MediaError, match="compressed index"):
         check_samples(video)
+
+
+def test_boxes_within_boxes_are_refused(tmp_path: Path) -> None:
+    """A file that keeps a worker busy for minutes before any decoder sees it."""
+    video = tmp_path / "v.mov"
+    size = 8 * 1_000_002
+    boxes = (struct.pack(">I4s", size - start, b"moov") for start in range(0, size, 8))
+    video.write_bytes(b"".join(boxes))
+    with pytest.raises(MediaError, match="boxes"):
+        check_samples(video)
