@@ -18,7 +18,7 @@ from starlette.types import Message
 
 from lens_pipeline.web.auth.access import Limits
 from lens_pipeline.web.http import http1
-from lens_pipeline_tests.support.site import lens
+from lens_pipeline_tests.support.site import eventually, lens
 from lens_pipeline_tests.web.auth.gate_app import (
     BEARER,
     READ,
@@ -34,6 +34,7 @@ from lens_pipeline_tests.web.auth.gate_app import (
 BODY = json.dumps(WRITTEN).encode()
 JSON = {"Content-Type": "application/json"}
 POST = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % WRITE.encode()
+LIVE = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 LIMITS = Limits(body_bytes=64 * 1024, body_seconds=1.0, webhooks_a_minute=5)
 
 
@@ -242,11 +243,47 @@ def test_as_many_connections_as_the_system_allows() -> None:
     """A thousand browsers with a page open, and with the shell's limit nobody else was served."""
     code = (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 512));"
-        "from lens_pipeline.web.server import raise_connection_limit as grow; grow();"
+        "from lens_pipeline.web.http.http1 import raise_connection_limit as grow; grow();"
         "print(*r.getrlimit(r.RLIMIT_NOFILE))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "512 512\n"
+
+
+def test_clients_beyond_the_limit_are_told_so(
+    visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unfinished requests until no file can be opened, at which one of our servers ended."""
+    monkeypatch.setattr(http1, "MOST_CONNECTIONS", 4)
+    address = (visitor.base_url.host, visitor.base_url.port)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            end = stack.enter_context(socket.create_connection(address, 10))
+            end.sendall(b"GET / HTTP/1.1\r\n")
+        refused = raw(visitor, b"")
+        assert refused.startswith(b"HTTP/1.1 503 ") and b"too_many_connections" in refused
+    eventually(lambda: raw(visitor, LIVE).startswith(b"HTTP/1.1 200 "), 5, "room again")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost@evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+def test_two_hosts(visitor: httpx.Client, head: bytes) -> None:
+    """Of which a proxy looked at the other one."""
+    assert raw(visitor, head).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_absolute_address_of_the_same_host(visitor: httpx.Client) -> None:
+    """What clients of proxies send."""
+    target = b"http://localhost/api/health/live"
+    head = b"GET %s HTTP/1.1\r\nHost: LOCALHOST\r\nConnection: close\r\n\r\n" % target
+    assert raw(visitor, head).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.slow
