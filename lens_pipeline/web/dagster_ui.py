@@ -122,8 +122,8 @@ class TokenRequired:
         token = _token(connection.headers.get("authorization", ""))
         if token is not None:
             owner = self._tokens.read(token)
-            if owner is None and connection.client is not None:
-                self._wrong_tokens.count(connection.client.host)
+            if owner is None:
+                self._wrong_tokens.count(connection)
         else:
             owner = sessions.read(connection, self._tokens)
         return owner is not None and owner.caller.sees_all

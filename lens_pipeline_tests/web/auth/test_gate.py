@@ -18,6 +18,7 @@ from starlette.types import Message
 
 from lens_pipeline.web.auth.access import Limits
 from lens_pipeline.web.http import http1
+from lens_pipeline_tests.providers.provider_server import WEBHOOK_KEY
 from lens_pipeline_tests.support.site import eventually, lens
 from lens_pipeline_tests.web.auth.gate_app import (
     BEARER,
@@ -30,12 +31,13 @@ from lens_pipeline_tests.web.auth.gate_app import (
     origin,
     raw,
 )
+from lens_pipeline_tests.web.routes import signatures
 
 BODY = json.dumps(WRITTEN).encode()
 JSON = {"Content-Type": "application/json"}
 POST = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % WRITE.encode()
 LIVE = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-LIMITS = Limits(body_bytes=64 * 1024, body_seconds=1.0, webhooks_a_minute=5)
+LIMITS = Limits(body_bytes=64 * 1024, body_seconds=1.0, forged_webhooks_a_minute=5)
 
 
 @pytest.fixture(scope="module")
@@ -392,13 +394,21 @@ def test_what_is_left_of_a_refused_body_is_no_request(visitor: httpx.Client) -> 
     assert answer.startswith(b"HTTP/1.1 403 ") and answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_webhooks_are_limited(visitor: httpx.Client) -> None:
-    answers = [visitor.post("/api/kie/webhook", json={}) for _ in range(LIMITS.webhooks_a_minute)]
-    assert 429 not in [answer.status_code for answer in answers]
-    one_more = visitor.post("/api/kie/webhook", json={})
-    _refused(one_more, 429, "too_many_requests")
-    assert 1 <= int(one_more.headers["Retry-After"]) <= 120
-    assert visitor.get(READ).status_code == 200
+def test_forged_webhooks_are_limited_and_genuine_ones_are_not(tmp_path: Path) -> None:
+    """Anyone behind the provider's address who keeps its webhooks out."""
+    keys = {"LENS_KIE_API_KEY": "key", "LENS_KIE_WEBHOOK_KEY": WEBHOOK_KEY}
+    path, body = "/api/kie/webhook", {"taskId": "task-1"}
+    with client_of(app_without_services(tmp_path, LIMITS, **keys)) as visitor:
+        forged = [visitor.post(path, json=body).status_code for _ in range(5)]
+        assert forged == [401] * 5
+        one_more = visitor.post(path, json={})
+        _refused(one_more, 429, "too_many_requests")
+        assert 1 <= int(one_more.headers["Retry-After"]) <= 120
+        assert visitor.get(READ).status_code == 200
+        for _ in range(7):
+            # It is believed; there is no database here.
+            genuine = visitor.post(path, json=body, headers=signatures.headers("task-1"))
+            _refused(genuine, 503, "database_unavailable")
 
 
 def test_websockets_are_refused(app: FastAPI, visitor: httpx.Client) -> None:
