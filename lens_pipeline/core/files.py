@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lens_pipeline.core.endpoints import StackError
@@ -68,10 +68,19 @@ def private_directory(path: Path) -> Path:
     return path
 
 
+def private_home(home: Path) -> Path:
+    """Make LENS_HOME its owner's alone (0700), also one that was there: it holds keys and media."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A mounted volume may belong to another user.
+    with suppress(PermissionError):
+        home.chmod(0o700)
+    return home
+
+
 def prepare_home(home: Path) -> None:
     """Raises StackError: the directory cannot be written, or its disk is full."""
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_home(home)
         for name in ("logs", "run"):
             private_directory(home / name)
         write_private(home / "run" / "writable", "")
