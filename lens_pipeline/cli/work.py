@@ -193,8 +193,7 @@ def remove_missing(yes: bool) -> None:
                 )  # fmt: skip
                 print(f"{derivative.asset}: {done}")
                 left += done.left
-                for key in done.keys:
-                    lens.instance.delete_dynamic_partition(derivative.partition_set, key)
+                lens.pipeline.log.delete_keys(derivative.partition_set, done.keys)
                 cursor = done.cursor
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")

@@ -124,7 +124,7 @@ def test_what_is_read_is_the_same_before_and_after(
     assert states == {
         "made": "ready", "again": "ready", "healed": "ready", "adopted": "ready",
         "kept": "ready", "dead": "dead", "later": "failed", "canceled": "dead",
-        "queued": "processing", "removed": "none",
+        "queued": "processing", "removed": None,
     }  # fmt: skip
     made = "SELECT partition, count(*) FROM event_logs WHERE asset_key = '[\"preview\"]' AND"
     made += " dagster_event_type = 'ASSET_MATERIALIZATION' GROUP BY 1 ORDER BY 1"
