@@ -10,25 +10,29 @@ from lens_pipeline.defs.retention import prune
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG, REPORT_ASSET
 from lens_pipeline.derivatives.removal import retire
+from lens_pipeline.settings import Settings
 
 
-def derivative_jobs() -> list:
+def derivative_jobs(settings: Settings) -> list:
     """One job for all entries that name it."""
     names = dict.fromkeys(entry.job for entry in registry.entries())
     assets = {name: [e.asset for e in registry.entries() if e.job == name] for name in names}
-    return [_asset_job(name, selection) for name, selection in assets.items()]
+    return [
+        _asset_job(name, selection, registry.run_tags(selection, settings))
+        for name, selection in assets.items()
+    ]
 
 
-def _asset_job(name: str, selection: list[str]):
+def _asset_job(name: str, selection: list[str], tags: dict[str, str]):
     return dg.define_asset_job(
         name,
         selection=selection,
-        tags={QUEUE_TAG: registry.queue_of(selection)},
+        tags=tags,
         description=f"Materialize {' and '.join(selection)}.",
     )
 
 
-daily_reports = _asset_job("daily_reports", [REPORT_ASSET])
+daily_reports = _asset_job("daily_reports", [REPORT_ASSET], {QUEUE_TAG: MASTERS})
 
 
 @dg.op

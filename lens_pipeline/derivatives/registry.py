@@ -6,8 +6,9 @@ Read `registry.DERIVATIVES` when needed; keep no copy of it.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Generic, NamedTuple, TypeVar
 
 from lens_pipeline.catalog.rows import (
@@ -19,7 +20,7 @@ from lens_pipeline.catalog.rows import (
     ScaledVideo,
     Shot,
 )
-from lens_pipeline.event_log.tags import REVISION_TAG
+from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, REVISION_TAG
 from lens_pipeline.settings import Settings
 
 QUEUE_TAG = "dagster-celery/queue"
@@ -29,6 +30,12 @@ MASTERS = "masters"
 QUEUES = (PREVIEWS, MASTERS)
 # Of runs that a command executes itself: they take no slot of a worker.
 LOCAL = "local"
+
+# Waits for partition locks, transfers and queries, besides the work on files.
+_RUN_SECONDS = 7200
+# For a second of video. Encoding 2160p on one core takes 3 to 5 s, and a master may be encoded
+# twice; decoding it takes 1 s.
+_ENCODE_PACE, _DECODE_PACE = 10, 2
 
 REPORT_ASSET = "daily_report"
 # Assets of rows, with their partition sets.
@@ -75,6 +82,7 @@ class Derivative(Generic[R]):
     sensor: str | None = None  # requests it for new rows
     sensor_seconds: int = 1
     most_in_run: int | None = None  # partitions; None: LENS_BATCH_SIZE
+    pace: int = 0  # seconds of work for a second of LENS_MAX_MASTER_SECONDS, at the most
     shared_op: str | None = None  # op of several assets; None: its own, named as the asset
     made_from: "Derivative | None" = None
     source_row: Callable[[R], Row | None] = lambda _: None
@@ -114,6 +122,12 @@ class Derivative(Generic[R]):
 
     def batch_size(self, settings: Settings) -> int:
         return min(self.most_in_run or settings.batch_size, settings.batch_size)
+
+    def run_seconds(self, settings: Settings) -> int:
+        """The limit of a run. What makes no progress is ended much earlier."""
+        one = settings.fetch_timeout_seconds + settings.render_timeout_seconds
+        one += self.pace * settings.max_master_seconds
+        return _RUN_SECONDS + ceil(self.batch_size(settings) * one)
 
     @property
     def run_assets(self) -> tuple[str, ...] | None:
@@ -213,6 +227,7 @@ MASTER = Derivative[MasterVideo](
     sensor_seconds=2,
     # A run that fails affects no other.
     most_in_run=1,
+    pace=_ENCODE_PACE,
     # Dagster skips a second step when the first does nothing.
     shared_op="master",
     sources=_master_sources,
@@ -249,6 +264,7 @@ SCALED = Derivative[ScaledVideo](
     sensor="new_scaled",
     sensor_seconds=3,
     most_in_run=1,
+    pace=_ENCODE_PACE,
     made_from=MASTER,
     source_row=lambda row: row.master,
     form=_scaled_form,
@@ -272,6 +288,7 @@ CHECKED_SHOT = Derivative[ProjectAsset](
     sensor_seconds=5,
     # A master requested meanwhile waits for the run.
     most_in_run=5,
+    pace=_DECODE_PACE,
     sources=lambda row: [_shot_source(row.shot)],
     # An asset may be a picture: that is no fault.
     waits_for=lambda row: row.shot.waits or row.shot.problem,
@@ -312,7 +329,10 @@ def primary(kind: Kind) -> Derivative:
     return of_kind(kind)[0]
 
 
-def queue_of(assets: Iterable[str]) -> str:
-    """PREVIEWS if none of `assets` is known."""
-    queues = {entry.asset: entry.queue for entry in entries()} | {REPORT_ASSET: MASTERS}
-    return next((queues[asset] for asset in assets if asset in queues), PREVIEWS)
+def run_tags(assets: Collection[str], settings: Settings) -> dict[str, str]:
+    """The queue and the time limit of a run of `assets`."""
+    made = [entry for entry in entries() if entry.asset in assets]
+    if not made:
+        return {QUEUE_TAG: MASTERS if REPORT_ASSET in assets else PREVIEWS}
+    limit = max(entry.run_seconds(settings) for entry in made)
+    return {QUEUE_TAG: made[0].queue, MAX_RUNTIME_TAG: str(limit)}

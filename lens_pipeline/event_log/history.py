@@ -1,10 +1,12 @@
 """The status of one derivative, from its events. Pure: `reader.py` reads the events."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeVar
+
+from lens_pipeline.errors import EncoderDied, HostUnreachable
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
@@ -14,6 +16,12 @@ RUN_ERRORS = {
     CANCELED: "its run was cancelled",
     RUN_FAILED: "its run ended without a word about it: see the run's log",
 }
+
+# Before the next attempt. The first steps are short: links may live an hour only.
+_DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 360, 1440))
+# They count as no attempt, but may concern one file alone: it is not tried each time, nor for ever.
+_PATIENT = frozenset({HostUnreachable.__name__, EncoderDied.__name__})
+_LONGEST_PATIENCE = dt.timedelta(days=3)
 
 T = TypeVar("T")
 
@@ -54,6 +62,7 @@ class Observation:
     permanent: bool
     # See `DerivativeError.blameless`.
     blameless: bool = False
+    at: dt.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,8 @@ class DerivativeStatus:
     state: State = State.NONE
     attempts: int = 0
     """Failures since the last success or retry."""
+    retry_at: dt.datetime | None = None
+    """When a failed one is due again; None: at once."""
     error_class: str | None = None
     run_id: str | None = None
     event_id: int | None = None
@@ -156,6 +167,9 @@ class DerivativeStatus:
     def is_missing(self) -> bool:
         """Whether it can be made."""
         return self.state in (State.NONE, State.FAILED) and not self.waits_for
+
+    def is_due(self, now: dt.datetime) -> bool:
+        return self.retry_at is None or self.retry_at <= now
 
     @property
     def is_unrecorded(self) -> bool:
@@ -243,7 +257,8 @@ def derive_status(
     if last is None or (last in cancelled and is_up_to_date):
         return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
     if isinstance(last, Observation):
-        error_class, is_final = last.error_class, last.permanent
+        error_class = last.error_class
+        is_final = last.permanent or _lasts_too_long(failures)
     else:
         error_class, is_final = (CANCELED, True) if last in cancelled else (RUN_FAILED, False)
     given_up = is_final or attempts >= max_attempts
@@ -254,7 +269,27 @@ def derive_status(
         error_class=error_class,
         run_id=last.run_id,
         event_id=last.event_id,
+        retry_at=None if given_up else _retry_at(last, failures),
     )
+
+
+def _retry_at(
+    last: Observation | PlannedRun, failures: Sequence[Observation]
+) -> dt.datetime | None:
+    """A crash is noticed late, and a fault of the surroundings is often over: both are due."""
+    delaying = [one for one in failures if not one.blameless or one.error_class in _PATIENT]
+    if last not in delaying or not isinstance(last, Observation) or last.at is None:
+        return None
+    # The longest delay is for what may be the file's fault.
+    steps = _DELAYS[:-1] if last.blameless else _DELAYS
+    return last.at + steps[min(len(delaying), len(steps)) - 1]
+
+
+def _lasts_too_long(failures: Sequence[Observation]) -> bool:
+    first, last = failures[0], failures[-1]
+    if last.error_class not in _PATIENT or first.at is None or last.at is None:
+        return False
+    return last.at - first.at > _LONGEST_PATIENCE
 
 
 def _last(observations: Iterable[Observation], kind: ObservationKind) -> int:

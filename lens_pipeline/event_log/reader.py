@@ -228,7 +228,7 @@ _MATERIALIZED = sa.text("""
        AND partition = ANY(:keys) GROUP BY partition
     """)
 _OBSERVED = sa.text("""
-    SELECT partition AS key, id, run_id FROM event_logs
+    SELECT partition AS key, id, run_id, "timestamp" AS at FROM event_logs
      WHERE asset_key = :asset AND dagster_event_type = 'ASSET_OBSERVATION'
        AND partition = ANY(:keys) ORDER BY id
     """)
@@ -263,6 +263,7 @@ def _observation(row: sa.Row, tags: Mapping[str, str]) -> Observation:
         error_class=tags.get(ERROR_CLASS_TAG, ""),
         permanent=tags.get(PERMANENT_TAG) == "true",
         blameless=tags.get(BLAMELESS_TAG) == "true",
+        at=row.at.replace(tzinfo=dt.UTC),
     )
 
 

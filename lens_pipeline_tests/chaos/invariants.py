@@ -14,7 +14,7 @@ from lens_pipeline_tests.chaos.workload import MADE_FROM, Expected
 # What a store holds beside the outputs of rows.
 _KEPT_ELSEWHERE = ("cache/", "reports/")
 # A good file may be given up on because its source was away, or what made it was killed, too often.
-TOO_OFTEN = frozenset({"SourceUnavailable", "RunFailed", "EncoderDied"})
+TOO_OFTEN = frozenset({"SourceUnavailable", "RunFailed"})
 _SECONDS_OFF = 0.1
 
 

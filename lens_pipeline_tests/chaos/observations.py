@@ -1,6 +1,7 @@
 """What is found when all is over: in the store, in the event log, in the tables of locks."""
 
 import dataclasses
+import datetime as dt
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -55,6 +56,12 @@ def _statuses(pipeline: Pipeline) -> Iterator[DerivativeStatus]:
         for derivative in derivatives:
             for page in pipeline.catalog.all_finished(derivative.kind):
                 yield from assess(pipeline, derivative, usable(page))
+
+
+def failed_ids(deployment: Deployment, seconds: float) -> set[str]:
+    """Rows of which something is due only in more than `seconds`."""
+    then = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+    return {s.id for s in _statuses(deployment.stack.pipeline) if not s.is_due(then)}
 
 
 def unfinished_runs(deployment: Deployment) -> list[str]:

@@ -159,6 +159,9 @@ class Chaos:
     ) -> tuple[list[str], list[str]]:
         """What is not as it should be, and what goes on or is to be cleared away."""
         try:
+            if late := observations.failed_ids(self.deployment, _SETTLE_SECONDS / 2):
+                self.say(f"{len(late)} failed files are not due for long: they are tried again")
+                self.deployment.stack.lens("retry", *sorted(late), timeout=180)
             found = observations.standings(self.deployment)
             wrong = invariants.wrong_standings(workload.rows, found, forgive=forgive)
             busy = [

@@ -54,6 +54,9 @@ def test_a_master_is_joined_with_its_poster_and_lies_at_its_key(
     assert [record.data["shot"] for record in table.records] == ["a", "b", "a"]
     # A second pass finds nothing to do.
     assert site.once()["found"] == 0
+    # Dagster's monitor would end a run of four hours of film after two.
+    limits = [run.tags["dagster/max_runtime"] for run in site.runs() if run.job_name == "masters"]
+    assert min(map(float, limits)) > 2 * site.pipeline.settings.max_master_seconds
 
 
 def test_a_rendition_waits_for_its_master_and_is_then_made(site: Site, project: Project) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.media.errors import FfmpegDied, MediaError, ToolUnusable
+from lens_pipeline.media.errors import MediaError, MediaProcessDied, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
 
@@ -107,5 +107,5 @@ def test_a_probe_that_was_killed_says_nothing_about_its_file(
 ) -> None:
     """A good shot given up on, since the kernel was out of memory."""
     killed = _script(tmp_path / "ffprobe", f"kill -{number.value} $$")
-    with pytest.raises(FfmpegDied, match="ended from outside"):
+    with pytest.raises(MediaProcessDied, match="ended from outside"):
         run([str(killed)], 10)

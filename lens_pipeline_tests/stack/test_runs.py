@@ -109,6 +109,9 @@ def test_a_partition_launched_from_the_ui_is_made_again(
     run_id = _launch(stack, "again")
     eventually(lambda: stack.run(run_id)["status"] == "SUCCESS", 20, "the run")
     assert "u1/previews/again_preview.webp" in rows.objects()
+    tags = {tag["key"]: tag["value"] for tag in stack.run(run_id)["tags"]}
+    assert tags["dagster-celery/queue"] == "previews"
+    assert float(tags["dagster/max_runtime"]) > 7200
 
 
 def test_a_cancelled_run_ends_as_canceled_and_stays_so(

@@ -85,7 +85,7 @@ def media_failures() -> Iterator[None]:
         raise errors.DiskFull(str(error)) from error
     except media.ToolUnusable as error:
         raise errors.EncoderUnusable(str(error)) from error
-    except media.FfmpegDied as error:
+    except media.MediaProcessDied as error:
         raise errors.EncoderDied(str(error)) from error
     except media.ShotError as error:
         kind = errors.SourceOverLimit if error.over_limit else errors.ShotUnusable

@@ -18,7 +18,13 @@ from typing import IO, cast
 
 import psutil
 
-from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
+from lens_pipeline.media.errors import (
+    Cancelled,
+    DiskFull,
+    MediaError,
+    MediaProcessDied,
+    ToolUnusable,
+)
 
 # From SIGTERM to SIGKILL.
 _TERMINATE_SECONDS = 2.0
@@ -40,8 +46,8 @@ _MEMORY_BYTES = 8 << 30
 # Of ffprobe: with the most samples it takes 0.2 GB besides libraries, and writes 300 MB.
 _SHORT_MEMORY_BYTES = 2 << 30
 _OUTPUT_BYTES = 512 << 20
-# A file that crashes ffmpeg does so again.
-_CRASHES = frozenset(
+# A file that crashes a decoder does so again.
+CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
 # ffmpeg's exit status after SIGINT or SIGTERM.
@@ -80,7 +86,7 @@ def run(
     """The stdout of ffmpeg or ffprobe; `cancelled` is asked at least five times a second.
 
     Raises MediaError: failed (with its last messages); `over_limit` over `timeout_seconds`, or with
-    too much memory or output. ToolUnusable: not started. FfmpegDied, Cancelled.
+    too much memory or output. ToolUnusable: not started. MediaProcessDied, Cancelled.
     """
     name = Path(arguments[0]).name
     deadline = time.monotonic() + timeout_seconds
@@ -110,7 +116,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     LANG. No process of its group is left. Safe across threads.
 
     Raises MediaError: failed or crashed (with its last messages); `over_limit` without progress for
-    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. FfmpegDied,
+    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. MediaProcessDied,
     Cancelled, DiskFull. ToolUnusable: not started.
     """
     watch = _Watch(media_seconds, stage, work)
@@ -295,11 +301,11 @@ def _failure(name: str, status: int, messages: str) -> Exception:
         return DiskFull(f"no space left for what {name} writes: {tail}")
     if _OUT_OF_MEMORY.search(messages):
         return MediaError(f"{name} needs more memory than allowed: {tail}", over_limit=True)
-    if -status in _CRASHES:
+    if -status in CRASHES:
         return MediaError(f"{name} crashed ({signal.Signals(-status).name}): {tail}")
     if status < 0 or status == _STATUS_AFTER_SIGNAL:
         reason = f"signal {-status}" if status < 0 else "a signal to finish"
-        return FfmpegDied(f"{name} was ended from outside ({reason}): {tail}")
+        return MediaProcessDied(f"{name} was ended from outside ({reason}): {tail}")
     return MediaError(f"{name} failed ({status}): {tail}")
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 import lens_pipeline
-from lens_pipeline.media.errors import MediaError, SandboxUnavailable
+from lens_pipeline.media.errors import MediaError, MediaProcessDied, SandboxUnavailable
+from lens_pipeline.media.ffmpeg.run import CRASHES
 from lens_pipeline.media.models import Picture, Poster, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import protocol
 
@@ -70,6 +71,8 @@ class Sandbox:
         self._busy: set[_Worker] = set()
         # Also those that are being started.
         self._count = 0
+        # The thread whose render may have no other beside it.
+        self._alone: int | None = None
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -97,7 +100,7 @@ class Sandbox:
         """Call `images.render_preview` in a worker.
 
         Raises MediaError: as there, or it crashed, or took too much time or memory (`over_limit`).
-        SandboxUnavailable: closed. FileNotFoundError.
+        MediaProcessDied: killed twice. SandboxUnavailable: closed. FileNotFoundError.
         """
         return _picture(*self._ask("preview", source, asdict(spec)))
 
@@ -130,8 +133,25 @@ class Sandbox:
         try:
             return self._ask_once(request)
         except _DecoderEnded:
-            # It may have been killed from outside.
+            # Another decoder may do better.
             return self._ask_once(request)
+        except MediaProcessDied:
+            # The machine may be out of memory.
+            with self._no_other_render():
+                return self._ask_once(request)
+
+    @contextlib.contextmanager
+    def _no_other_render(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._alone is None)
+            self._alone = threading.get_ident()
+            self._changed.wait_for(lambda: self._closed or not self._busy)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = None
+                self._changed.notify_all()
 
     def _ask_once(self, request: protocol.Header) -> tuple[protocol.Header, bytes]:
         worker = self._acquire()
@@ -155,8 +175,12 @@ class Sandbox:
     def _acquire(self) -> "_Worker":
         """Idle, or a new one up to the limit."""
         with self._changed:
+            ours = (None, threading.get_ident())
             self._changed.wait_for(
-                lambda: self._closed or self._idle or self._count < self._workers
+                lambda: (
+                    self._closed
+                    or (self._alone in ours and (self._idle or self._count < self._workers))
+                )
             )
             if self._closed:
                 raise SandboxUnavailable("the sandbox is closed")
@@ -172,7 +196,7 @@ class Sandbox:
                 worker = _Worker(self._memory_mib)
             except BaseException:
                 self._count -= 1
-                self._changed.notify()
+                self._changed.notify_all()
                 raise
             self._busy.add(worker)
             return worker
@@ -183,7 +207,7 @@ class Sandbox:
             if keep:
                 self._busy.discard(worker)
                 self._idle.append(worker)
-                self._changed.notify()
+                self._changed.notify_all()
         if not keep:
             self._discard(worker)
 
@@ -192,7 +216,7 @@ class Sandbox:
         with self._changed:
             self._busy.discard(worker)
             self._count -= 1
-            self._changed.notify()
+            self._changed.notify_all()
 
 
 class _DecoderEnded(MediaError):
@@ -265,7 +289,7 @@ class _Worker:
                 f"rendering took longer than {timeout_seconds:g} s", over_limit=True
             ) from error
 
-    def explain_end(self) -> MediaError:
+    def explain_end(self) -> MediaError | MediaProcessDied:
         """Why the process, which has closed its pipe, ended."""
         try:
             self._process.wait(_EXIT_SECONDS)
@@ -274,8 +298,10 @@ class _Worker:
         if _OUT_OF_MEMORY.search(self._read_messages()):
             return MediaError("rendering needs more memory than allowed", over_limit=True)
         status = self._process.returncode
-        if status < 0:
+        if -status in CRASHES:
             return _DecoderEnded(f"the decoder crashed ({signal.Signals(-status).name})")
+        if status < 0:
+            return MediaProcessDied(f"the decoder was ended from outside (signal {-status})")
         return _DecoderEnded(f"the decoder ended (exit status {status})")
 
     def kill(self) -> None:
