@@ -1,7 +1,6 @@
 """Keeps the processes of one machine running, with supervisord as a child process."""
 
 import contextlib
-import hashlib
 import http.client
 import json
 import math
@@ -12,10 +11,8 @@ import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +21,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.core.files import private_directory, write_private
+from lens_pipeline.core.files import (
+    make_socket_directory,
+    private_directory,
+    socket_path,
+    write_private,
+)
 from lens_pipeline.supervisor import orphans
 
 _HERE = Path(__file__).parent
@@ -34,8 +36,6 @@ _RPC_SECONDS = 10
 # A start with this many crashes fails before its timeout.
 _MAX_CRASHES = 3
 _TAIL_LINES = 20
-# sun_path has 104 bytes on macOS; supervisord first binds path + `.` + pid.
-_MAX_SOCKET_PATH = 90
 
 _CONFIG = """\
 [supervisord]
@@ -136,12 +136,12 @@ class Supervisor:
         self._hurry = hurry or (lambda: False)
         self._ready: set[str] = set()
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._socket = _socket_path(home)
+        self._socket = socket_path(home, "supervisor.sock")
 
     def __enter__(self) -> Self:
         private_directory(self._home / "logs")
         run = private_directory(self._home / "run")
-        _make_socket_directory(self._socket.parent)
+        make_socket_directory(self._socket.parent)
         write_private(run / "programs.json", _specifications(self._programs.values()))
         write_private(run / "supervisord.conf", self._config())
         log = self.log("supervisord-start")
@@ -336,24 +336,3 @@ def _specifications(programs: Iterable[Program]) -> str:
 def _escaped(value: str) -> str:
     """% begins an expansion in supervisord's configuration."""
     return value.replace("%", "%%")
-
-
-def _socket_path(home: Path) -> Path:
-    """In `home`, or in a temporary directory if that is too long. Raises StackError."""
-    path = home / "run" / "supervisor.sock"
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-        return path
-    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    path = Path(tempfile.gettempdir()) / f"lens-{os.geteuid()}-{digest}" / path.name
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise StackError(f"LENS_HOME={home} and TMPDIR are too long for a socket: shorten one")
-    return path
-
-
-def _make_socket_directory(directory: Path) -> None:
-    """Raises StackError: another user made it, and could control our programs."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise StackError(f"{directory} belongs to somebody else: remove it or shorten LENS_HOME")
-    directory.chmod(0o700)

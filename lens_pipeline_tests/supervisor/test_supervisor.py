@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.core.files import socket_path
 from lens_pipeline.supervisor import orphans
-from lens_pipeline.supervisor.supervisor import Program, Supervisor, _socket_path
+from lens_pipeline.supervisor.supervisor import Program, Supervisor
 from lens_pipeline_tests.support.homes import supervisord_of
 from lens_pipeline_tests.support.site import eventually
 
@@ -189,7 +190,7 @@ def test_another_users_socket_directory_is_refused(
     home.mkdir()
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
         monkeypatch.setattr("tempfile.tempdir", short)
-        planted = _socket_path(home).parent
+        planted = socket_path(home, "supervisor.sock").parent
         planted.mkdir()
         os.chown(planted, 12345, 12345)
         with pytest.raises(StackError, match="belongs to somebody else"), Supervisor(home, []):
