@@ -28,7 +28,7 @@ COMMAND = "up"
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 1.0
 _OWNER_SECONDS = 60
-# Dagster's processes import for 3-9 s of CPU each, at once, on a few cores.
+# Without progress. A disk may need as long for an import.
 _START_SECONDS = 120
 # A worker cancels its runs after their grace.
 _CANCEL_SECONDS = 15
@@ -103,6 +103,7 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
             priority=_SERVER,
             ready=ready,
             ready_timeout=_START_SECONDS,
+            is_vital=role != "dagster",
         )
 
     def worker(queue: str, concurrency: int) -> Program:
@@ -206,7 +207,8 @@ def _run(
             ready = servers.services(COMMAND, ready=True)
             write_private(services_file(home), ready.to_json())
             report(f"starting {', '.join(program.name for program in product)}")
-            supervisor.start(*(program.name for program in product))
+            for problem in supervisor.start(*(program.name for program in product)):
+                report(f"going on without it: {problem}")
             web_url = _url(settings.bind, settings.dagster_port)
             pages_url = _url(settings.bind, settings.api_port)
             stack = Stack(endpoints, web_url, pages_url, supervisor)

@@ -177,3 +177,4 @@ def test_the_products_programs_fit_together(home: Path) -> None:
     stop_order = sorted(made, key=lambda name: -made[name].priority)
     assert stop_order[:2] == ["daemon", "worker-previews"]
     assert all(program.argv[0] == sys.executable for program in made.values())
+    assert [name for name, program in made.items() if not program.is_vital] == ["web"]
