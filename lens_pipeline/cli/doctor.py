@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from lens_pipeline.core.durations import spoken
-from lens_pipeline.core.endpoints import Endpoints, Services, StackError
+from lens_pipeline.core.endpoints import Endpoints, Services, StackError, running_up
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.engine.liveness import is_recent, problem_of
 from lens_pipeline.monitoring.alerts.delivery import connect_targets
@@ -49,11 +49,9 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
 
 
 def _running_up(home: Path) -> Services | None:
-    try:
-        found = Services.read(home)
-    except (OSError, ValueError):
-        return None  # the check of the home finds it
-    return found if found and found.command == "up" else None
+    with suppress(StackError):  # the check of the home finds it
+        return running_up(home)
+    return None
 
 
 def _servers(settings: Settings, up: Services | None) -> list[Result]:
