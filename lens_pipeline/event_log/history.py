@@ -23,6 +23,9 @@ _HOST_AWAY = HostUnreachable.__name__
 # An attempt counts if the host has been away for longer: it may never come back.
 _LONGEST_AWAY = dt.timedelta(days=3)
 
+# A sensor asks so often again after runs that did nothing; then the backfill does.
+_MOST_REQUESTS = 3
+
 T = TypeVar("T")
 
 
@@ -95,6 +98,14 @@ class History:
         return _last(self.observations, ObservationKind.REMOVED) > made_at
 
     @property
+    def request_key(self) -> str:
+        """Differs after each event, and after each of a few runs that left none."""
+        marks = [one.event_id for one in self.observations]
+        last = max([*marks, self.materialized.event_id if self.materialized else 0])
+        runs = sum(plan.event_id > last for plan in self.planned)
+        return f"{last}.{min(runs, _MOST_REQUESTS)}"
+
+    @property
     def is_in_flight(self) -> bool:
         return any(plan.run_status in IN_FLIGHT for plan in self.planned)
 
@@ -134,6 +145,8 @@ class DerivativeStatus:
     run_id: str | None = None
     event_id: int | None = None
     """The event that led to this state."""
+    request_key: str = ""
+    """See `History.request_key`."""
     outdated: bool = False
     """Another revision was made before."""
     source: str | None = None
@@ -200,6 +213,7 @@ def derive_status(
     A run that was cancelled or crashed leaves no revision: it counts only if it was planned after
     the row's last change. A change in the future counts as unknown.
     """
+    blank = replace(blank, request_key=history.request_key)
     changed_at = blank.finished_at
     if changed_at is not None and changed_at > now:
         changed_at = None

@@ -131,6 +131,44 @@ def test_a_changed_source_is_asked_for_again(
     assert ticker.tick() == []
 
 
+@pytest.mark.slow
+def test_a_source_that_is_changed_back_is_asked_for_again(
+    site: Site, ticker: Ticker, photo: Callable[[str], str]
+) -> None:
+    """A photo that shows the wrong preview until the next backfill."""
+    urls = [photo(name) for name in ("first", "second", "first")]
+    site.add("a", urls[0])
+    for url in urls:
+        site.sql("UPDATE generations SET asset_url = :url, updated_at = now()", url=url)
+        assert ticker.tick() == ["a"]
+        assert ticker.tick() == []
+        for run in site.runs():
+            site.dagster.delete_run(run.run_id)
+        assert site.once()["ready"] == 1
+        assert ticker.tick() == []
+
+
+def test_a_run_that_was_interrupted_is_asked_for_again_a_few_times(
+    site: Site, ticker: Ticker
+) -> None:
+    """A photo that waits for the backfill, or a run a second while no worker can take any."""
+    site.add("a", URL)
+    asked = 0
+    for _ in range(9):
+        asked += len(ticker.tick())
+        for run in site.runs():
+            site.dagster.report_run_failed(run, "It never began.")
+    assert asked == 4
+
+
+def test_keys_that_others_add_meanwhile_change_no_run(site: Site, ticker: Ticker) -> None:
+    """A webhook during a tick, after which a range leaves out files or takes others along."""
+    site.add_many(["a", "b", "c"], lambda _: URL)
+    added = ticker.tick(lambda: site.dagster.add_dynamic_partitions("photos", ["x", "b", "y"]))
+    assert sorted(added) == ["a", "b", "c"]
+    assert site.dagster.get_dynamic_partitions("photos") == [*added, "x", "y"]
+
+
 def test_a_cancelled_file_is_asked_for_again_once_its_source_has_changed(
     site: Site, ticker: Ticker
 ) -> None:
