@@ -189,7 +189,7 @@ def _page(
         ahead = [found[key] for key, _ in backlog if key in found]
     again = list(catalog.finished(kind, waiting).values())
     if position is not None:
-        since = position.finished_at - _OVERLAP
+        since = position.earlier(_OVERLAP)
         again += reversed(catalog.between(kind, since, position, limit))
     return _Page(new, again, ahead)
 

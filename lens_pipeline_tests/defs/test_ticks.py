@@ -61,6 +61,23 @@ def test_a_row_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
     assert ticker.tick() == []
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01", "-infinity", "0044-03-15 BC"])
+def test_a_row_of_the_first_moment_hides_nothing(site: Site, ticker: Ticker, moment: str) -> None:
+    """A host that writes its zero time, after which no tick succeeds."""
+    site.add("zero", URL, updated_at=moment)
+    assert ticker.tick() == ["zero"]
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+
+
+def test_a_row_without_a_time_of_its_change_has_that_of_its_creation(site: Site) -> None:
+    """New rows that all count as a library to be adopted."""
+    site.add_many([f"p{number:03}" for number in range(501)], lambda _: URL)
+    site.sql("UPDATE generations SET updated_at = '0001-01-01'")
+    assert "preview: 500 in 25 runs" in _backfill(site)
+
+
 def test_a_cursor_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
     """A database server whose clock was fast for a minute, and a site that then waits for hours."""
     place = Position(dt.datetime.now(dt.UTC) + dt.timedelta(hours=4), "seen")
