@@ -55,7 +55,9 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
 
 def _entry(status: DerivativeStatus) -> dict:
     progress = status.progress and status.progress.text
-    return _fields(status, _STATUS) | {"waits": status.waits, "progress": progress}
+    retry_at = status.retry_at and status.retry_at.isoformat(timespec="seconds")
+    others = {"waits": status.waits, "progress": progress, "retry_at": retry_at}
+    return _fields(status, _STATUS) | others
 
 
 def _fields(status: DerivativeStatus, names: Sequence[str]) -> dict:
@@ -76,6 +78,8 @@ def _line(entry: dict) -> str:
         words.append(f"{entry['error_class']} (attempt {entry['attempts']}):")
     if entry.get("error"):
         words.append(entry["error"])
+    if entry.get("retry_at"):
+        words.append(f"(tried again from {entry['retry_at']} on)")
     return " ".join(word for word in words if word)
 
 

@@ -9,7 +9,7 @@ import dagster as dg
 from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.registry import LOCAL, QUEUE_TAG, Derivative
 from lens_pipeline.derivatives.status import assess, describe, status_pages, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.engine.run_execution import execute
@@ -127,8 +127,9 @@ def work_off(
         for start in range(0, len(work.ids), size):
             keys = work.ids[start : start + size]
             for tags in plan_runs(instance, work.derivative, keys, size, origin, force=force):
+                local = {**tags, QUEUE_TAG: LOCAL}
                 assets = work.derivative.run_assets
-                run_id = create_run(instance, job, tags, assets, silent=True).run_id
+                run_id = create_run(instance, job, local, assets, silent=True).run_id
                 execute(instance, run_id)
                 _raise_if_interrupted(instance, run_id)
             made = _count(pipeline, work.derivative, keys, result)

@@ -24,6 +24,8 @@ from lens_pipeline.errors import first_line
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.view_sync import update_view
 
+# Between two lines of `remove-missing`.
+_REPORT_SECONDS = 5.0
 _KINDS = [kind.value for kind in registry.kinds()]
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
 
@@ -205,19 +207,17 @@ def remove_missing(yes: bool) -> None:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
     with session("remove-missing") as lens:
-        for derivative in registry.DERIVATIVES:
-            cursor = ""
-            while True:
-                walked = remove_vanished(
-                    lens.pipeline, lens.instance, derivative, cursor, however_many=True
-                )
-                print(f"{derivative.asset}: {walked.note}")
-                left += walked.left
-                for key in walked.removed:
-                    lens.instance.delete_dynamic_partition(derivative.partition_set, key)
-                cursor = walked.cursor
-                if not cursor:
-                    break
+        for derivative in registry.entries():
+            cursor: str | None = None
+            while cursor != "":
+                done = remove_vanished(
+                    lens.pipeline, lens.instance, derivative, cursor or "",
+                    seconds=_REPORT_SECONDS, however_many=True,
+                )  # fmt: skip
+                print(f"{derivative.asset}: {done}")
+                left += done.left
+                lens.pipeline.log.delete_keys(derivative.partition_set, done.keys)
+                cursor = done.cursor
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)

@@ -10,33 +10,37 @@ from lens_pipeline.defs.retention import prune
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG, REPORT_ASSET
 from lens_pipeline.derivatives.removal import retire
+from lens_pipeline.settings import Settings
 
 
-def derivative_jobs() -> list:
+def derivative_jobs(settings: Settings) -> list:
     """One job for all entries that name it."""
     names = dict.fromkeys(entry.job for entry in registry.entries())
     assets = {name: [e.asset for e in registry.entries() if e.job == name] for name in names}
-    return [_asset_job(name, selection) for name, selection in assets.items()]
+    return [
+        _asset_job(name, selection, registry.run_tags(selection, settings))
+        for name, selection in assets.items()
+    ]
 
 
-def _asset_job(name: str, selection: list[str]):
+def _asset_job(name: str, selection: list[str], tags: dict[str, str]):
     return dg.define_asset_job(
         name,
         selection=selection,
-        tags={QUEUE_TAG: registry.queue_of(selection)},
+        tags=tags,
         description=f"Materialize {' and '.join(selection)}.",
     )
 
 
-daily_reports = _asset_job("daily_reports", [REPORT_ASSET])
+daily_reports = _asset_job("daily_reports", [REPORT_ASSET], {QUEUE_TAG: MASTERS})
 
 
 @dg.op
 def retire_old_keys(context: dg.OpExecutionContext, lens: LensResource) -> None:
     """Take finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
-    for entry in registry.entries():
-        count = retire(lens.pipeline(), context.instance, entry)
-        context.log.info("%s: %d keys retired; files and history stay", entry.asset, count)
+    for name in dict.fromkeys(entry.partition_set for entry in registry.entries()):
+        count = retire(lens.pipeline(), context.instance, name)
+        context.log.info("%s: %d keys retired; files and history stay", name, count)
 
 
 @dg.op

@@ -7,7 +7,7 @@ import pytest
 
 from lens_pipeline.catalog.rows import Generation, Kind
 from lens_pipeline.core.ids import key_problem
-from lens_pipeline.derivatives.registry import POSTER, PREVIEW
+from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW, run_tags
 from lens_pipeline.settings import Settings
 
 GENERATION = Generation(
@@ -42,6 +42,18 @@ def test_objects_lie_where_the_application_looks_for_them() -> None:
     """Previews that exist and are never shown."""
     assert PREVIEW.object_key(GENERATION, "") == "user-1/previews/id-1_preview.webp"
     assert POSTER.object_key(GENERATION, "") == "user-1/posters/id-1_poster.webp"
+
+
+def test_the_limit_of_a_run_follows_those_of_the_media() -> None:
+    """Work that is ended before it can be done, each time anew."""
+    settings = Settings()
+    long, slow = Settings(max_master_seconds=12 * 3600), Settings(batch_size=1000)
+    assert MASTER.run_seconds(settings) > 4 * 3600 * 5
+    assert MASTER.run_seconds(long) - MASTER.run_seconds(settings) > 8 * 3600 * 5
+    # Every file of a batch may take as long as one file may.
+    assert PREVIEW.run_seconds(slow) > 1000 * slow.render_timeout_seconds
+    tags = run_tags(["master_poster", "master_video"], settings)
+    assert tags["dagster/max_runtime"] == str(MASTER.run_seconds(settings))
 
 
 CHANGES = {
