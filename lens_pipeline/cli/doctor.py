@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from lens_pipeline.core.durations import spoken
-from lens_pipeline.core.endpoints import Endpoints, Services, StackError
+from lens_pipeline.core.endpoints import Endpoints, Services, StackError, running_up
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.engine.liveness import is_recent, problem_of
 from lens_pipeline.monitoring.alerts.delivery import connect_targets
@@ -39,6 +39,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         *_servers(settings, up),
         ask("store", lambda: services.own_store(settings)),
         *([ask("alerts", lambda: _alerts(settings))] if settings.alert_urls else []),
+        ask("sandbox", lambda: host.confinement(settings.scratch)),
         ask("ffmpeg", host.ffmpeg),
         ask("ffprobe", host.ffprobe),
         ask("Pillow", host.pillow),
@@ -49,11 +50,9 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
 
 
 def _running_up(home: Path) -> Services | None:
-    try:
-        found = Services.read(home)
-    except (OSError, ValueError):
-        return None  # the check of the home finds it
-    return found if found and found.command == "up" else None
+    with suppress(StackError):  # the check of the home finds it
+        return running_up(home)
+    return None
 
 
 def _servers(settings: Settings, up: Services | None) -> list[Result]:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import psutil
 import pytest
 
 from lens_pipeline.core.ports import LOOPBACK
-from lens_pipeline.media.ffmpeg.run import run
 from lens_pipeline.media.ffmpeg.tools import find_ffmpeg
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site, eventually
@@ -53,7 +53,7 @@ def project(site: Site) -> Project:
         (site.store / key).parent.mkdir(parents=True, exist_ok=True)
         encode = ("-vf", "noise=alls=20:allf=t", "-c:v", "libx264", "-preset", "ultrafast")
         arguments = ("-f", "lavfi", "-i", source, *encode, "-y", str(site.store / key))
-        run([str(find_ffmpeg()), "-v", "error", *arguments], 120)
+        subprocess.run([find_ffmpeg(), "-v", "error", *arguments], check=True, timeout=120)
         site.add(name, key, type="video")
         made.asset(name, generation_id=name)
     return made

@@ -13,11 +13,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, cast
 
 import psutil
 
+from lens_pipeline.media.confinement import confined_thread
 from lens_pipeline.media.errors import (
     Cancelled,
     DiskFull,
@@ -206,27 +208,43 @@ def _characters_read(pid: int) -> int:
 def _started(
     arguments: Sequence[str], directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process group of which nothing is left. Its environment has no secret, and the C locale."""
+    """A process group of which nothing is left. Its environment has no secret, and the C locale.
+
+    It reads its inputs and writes below `directory`.
+    """
     name = Path(arguments[0]).name
-    if shutil.which(arguments[0]) is None:
+    program = shutil.which(arguments[0])
+    if program is None:
         raise ToolUnusable(f"{name} cannot be started: No such file, or it may not be executed")
-    try:
-        process = subprocess.Popen(
-            [*_death_signal_prefix(), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=directory,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
-            process_group=0,
-        )
-    except OSError as error:
-        raise ToolUnusable(f"{name} cannot be started: {error.strerror}") from error
-    with process:
+    writable = [directory] if directory else []
+    # The thread lives as long as the process: its end is a parent's death.
+    with confined_thread(_readable(Path(program), arguments), writable) as thread:
         try:
-            yield process
-        finally:
-            _stop(process)
+            process = thread.submit(
+                subprocess.Popen,
+                [*_death_signal_prefix(), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=directory,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+                process_group=0,
+            ).result()
+        except OSError as error:
+            raise ToolUnusable(f"{name} cannot be started: {error.strerror}") from error
+        with process:
+            try:
+                yield process
+            finally:
+                _stop(process)
+
+
+def _readable(program: Path, arguments: Sequence[str]) -> Iterator[Path]:
+    """The program, its libraries, and its inputs."""
+    yield from (program, program.resolve().parent.parent / "lib")
+    for option, value in pairwise(arguments):
+        if option == "-i":
+            yield Path(value.removeprefix("file:"))
 
 
 @functools.cache
