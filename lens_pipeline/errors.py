@@ -45,6 +45,12 @@ class SourceUnavailable(TransientError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class HostUnreachable(SourceUnavailable):
+    """Nothing listens at the source's host, or its name cannot be looked up now."""
+
+    blameless = True
+
+
 class StoreUnavailable(TransientError):
     """The object store cannot be read or written now."""
 
@@ -80,7 +86,9 @@ class NotReady(TransientError):
 
 
 class EncoderDied(TransientError):
-    """A signal from outside ended ffmpeg."""
+    """A signal from outside ended ffmpeg or a decoder, such as the kernel out of memory."""
+
+    blameless = True
 
 
 class EncoderUnusable(TransientError):

@@ -133,8 +133,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """How long an encoded shot is kept for other masters."""
     shot_cache_bytes: int = Field(default=20 * 1024**3, ge=0)
     """How many bytes of the store the encoded shots may take; the default is 20 GiB."""
-    max_attempts: int = Field(default=5, ge=1, le=100)
-    """Automatic attempts after transient failures before a file becomes a dead letter."""
+    max_attempts: int = Field(default=8, ge=1, le=100)
+    """Automatic attempts after transient failures before a file becomes a dead letter; the pauses
+    between them grow from a minute to a day."""
     backfill_cron: str = "*/5 * * * *"
     """When the backfill compares all finished rows with the event log."""
     retain_events_days: int = Field(default=14, ge=1, le=3650)

@@ -191,6 +191,11 @@ class Catalog:
                 found += rows.parse(connection, connection.execute(query).all())
         return [row for row in found if isinstance(row, UnusableRow)]
 
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that a generation, a master or a rendition has, finished or not."""
+        with self._connect() as connection:
+            return {row.id for rows in self._tables for row in rows.among(connection, ids)}
+
     def problems(self, row_id: str) -> list[str]:
         """Why rows of this id cannot be used."""
         found: list[Row | UnusableRow] = []

@@ -39,6 +39,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         *_servers(settings, up),
         ask("store", lambda: services.own_store(settings)),
         *([ask("alerts", lambda: _alerts(settings))] if settings.alert_urls else []),
+        ask("sandbox", lambda: host.confinement(settings.scratch)),
         ask("ffmpeg", host.ffmpeg),
         ask("ffprobe", host.ffprobe),
         ask("Pillow", host.pillow),

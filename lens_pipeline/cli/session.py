@@ -19,6 +19,7 @@ from lens_pipeline.supervisor.services import running
 
 logger.setLevel(logging.INFO)
 
+UNKNOWN_ID = "no generation, master or scaled video has this id"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

@@ -7,7 +7,7 @@ import click
 
 from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
-from lens_pipeline.cli.session import Session, json_option, print_json, session
+from lens_pipeline.cli.session import UNKNOWN_ID, Session, json_option, print_json, session
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import retry as retry_letters
@@ -18,6 +18,8 @@ from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 
+# Between two lines of `remove-missing`.
+_REPORT_SECONDS = 5.0
 _KINDS = [kind.value for kind in registry.kinds()]
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
 
@@ -156,16 +158,22 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
             queue = RunQueue(lens.pipeline, lens.instance, job)
             queued = queue.submit(revived, "api", priority=RETRY_PRIORITY)
-    done = sorted(key for keys in revived.values() for key in keys)
-    unknown = sorted(set(ids) - set(done))
+        done = sorted(key for keys in revived.values() for key in keys)
+        refused = sorted(set(ids) - set(done))
+        known = lens.pipeline.catalog.known(refused)
+    not_failed = [key for key in refused if key in known]
+    unknown = [key for key in refused if key not in known]
     if as_json:
-        print_json({"retried": done, "queued_runs": len(queued), "not_failed": unknown})
+        counts = {"retried": done, "queued_runs": len(queued)}
+        print_json(counts | {"not_failed": not_failed, "unknown": unknown})
     else:
         when = "queued" if queued else "the next `lens up` or `lens once` takes them up"
         print(f"{len(done)} to be tried again: {when}" if done else "nothing to try again")
-        for key in unknown:
+        for key in not_failed:
             print(f"{key}: has not failed: see `lens status {key}`")
-    sys.exit(1 if unknown else 0)
+        for key in unknown:
+            print(f"{key}: {UNKNOWN_ID}")
+    sys.exit(1 if refused else 0)
 
 
 @click.command("remove-missing")
@@ -176,19 +184,17 @@ def remove_missing(yes: bool) -> None:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
     with session("remove-missing") as lens:
-        for derivative in registry.DERIVATIVES:
-            cursor = ""
-            while True:
-                walked = remove_vanished(
-                    lens.pipeline, lens.instance, derivative, cursor, however_many=True
-                )
-                print(f"{derivative.asset}: {walked.note}")
-                left += walked.left
-                for key in walked.removed:
-                    lens.instance.delete_dynamic_partition(derivative.partition_set, key)
-                cursor = walked.cursor
-                if not cursor:
-                    break
+        for derivative in registry.entries():
+            cursor: str | None = None
+            while cursor != "":
+                done = remove_vanished(
+                    lens.pipeline, lens.instance, derivative, cursor or "",
+                    seconds=_REPORT_SECONDS, however_many=True,
+                )  # fmt: skip
+                print(f"{derivative.asset}: {done}")
+                left += done.left
+                lens.pipeline.log.delete_keys(derivative.partition_set, done.keys)
+                cursor = done.cursor
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)

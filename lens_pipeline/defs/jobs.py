@@ -38,9 +38,9 @@ daily_reports = _asset_job("daily_reports", [REPORT_ASSET], {QUEUE_TAG: MASTERS}
 @dg.op
 def retire_old_keys(context: dg.OpExecutionContext, lens: LensResource) -> None:
     """Take finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
-    for entry in registry.entries():
-        count = retire(lens.pipeline(), context.instance, entry)
-        context.log.info("%s: %d keys retired; files and history stay", entry.asset, count)
+    for name in dict.fromkeys(entry.partition_set for entry in registry.entries()):
+        count = retire(lens.pipeline(), context.instance, name)
+        context.log.info("%s: %d keys retired; files and history stay", name, count)
 
 
 @dg.op

@@ -65,7 +65,8 @@ def _fill_gaps(
     context: dg.ScheduleEvaluationContext, pipeline: Pipeline, derivative: Derivative
 ) -> str:
     batch_size = derivative.batch_size(pipeline.settings)
-    found = survey(pipeline, derivative, bulk=False, limit=_BATCHES_A_TICK * batch_size)
+    limit = _BATCHES_A_TICK * batch_size
+    found = survey(pipeline, derivative, bulk=False, limit=limit, only_due=True)
     if found.unrecorded_old:
         context.log.warning(adoption_advice(derivative, found.unrecorded_old))
     for row in found.invalid:

@@ -24,20 +24,29 @@ class Survey:
     by_state: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
 
 
-def survey(pipeline: Pipeline, derivative: Derivative, *, bulk: bool, limit: int | None) -> Survey:
+def survey(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    *,
+    bulk: bool,
+    limit: int | None,
+    only_due: bool = False,
+) -> Survey:
     """Find up to `limit` rows whose derivative is missing or has failed, by turns of owners.
 
     Unless `bulk`, more than 500 rows over a day old without a record are left to be adopted.
+    With `only_due`, failed ones are left alone until their `retry_at`.
     """
     found = Survey()
     old: list[DerivativeStatus] = []
-    old_enough = pipeline.catalog.now() - ADOPTION_AGE
+    now = pipeline.catalog.now()
+    old_enough = now - ADOPTION_AGE
     for page in status_pages(pipeline, derivative, found.invalid):
         for status in page:
             found.by_state[status.state] += 1
             if status.waits:
                 found.waiting += 1
-            elif status.is_missing:
+            elif status.is_missing and (status.is_due(now) or not only_due):
                 is_old = status.finished_at is None or status.finished_at < old_enough
                 (old if is_old and status.is_unrecorded else found.needed).append(status)
     if bulk or len(old) <= ADOPTION_ROWS:

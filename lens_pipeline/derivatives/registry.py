@@ -5,10 +5,11 @@ Read `registry.DERIVATIVES` when needed; keep no copy of it.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from lens_pipeline.catalog.rows import (
     Generation,
@@ -51,6 +52,15 @@ def revision(sources: list[str], key: str, parameters: Parameters, code_version:
     """12 hex digits of a SHA-256; `sources`: ordered identities of what it is made from."""
     identity = json.dumps([sources, key, parameters, code_version], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+class Revisions(NamedTuple):
+    """Object keys of all revisions of one output begin with `prefix` and match `name` as a whole:
+    an id may begin with another one.
+    """
+
+    prefix: str
+    name: re.Pattern[str]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,6 +108,14 @@ class Derivative(Generic[R]):
             raise NotImplementedError(f"a {self.asset} stores nothing of its own")
         version = f"_{revision}" if self.is_versioned else ""
         return f"{self.stem(row)}{version}.{self.extension}"
+
+    def revisions_of(self, row_id: str, key: str) -> Revisions | None:
+        """The revisions of the object `key`; None: it is no versioned key of this row."""
+        rest = rf"_[0-9a-f]{{12}}\.{self.extension}"
+        found = re.fullmatch(rf"(.+[/_]{re.escape(row_id)}){rest}", key)
+        if found is None or not self.is_versioned:
+            return None
+        return Revisions(f"{found[1]}_", re.compile(re.escape(found[1]) + rest))
 
     def picture_edge(self, settings: Settings) -> int:
         return self.edge or settings.preview_edge
@@ -300,6 +318,10 @@ def of_kind(*kinds: Kind) -> tuple[Derivative, ...]:
 
 def of_generations() -> tuple[Derivative, ...]:
     return of_kind(Kind.PHOTO, Kind.VIDEO)
+
+
+def assets_of_set(partition_set: str) -> tuple[str, ...]:
+    return tuple(entry.asset for entry in entries() if entry.partition_set == partition_set)
 
 
 def primary(kind: Kind) -> Derivative:

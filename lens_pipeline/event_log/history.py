@@ -1,10 +1,12 @@
 """The status of one derivative, from its events. Pure: `reader.py` reads the events."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeVar
+
+from lens_pipeline.errors import EncoderDied, HostUnreachable
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
@@ -14,6 +16,12 @@ RUN_ERRORS = {
     CANCELED: "its run was cancelled",
     RUN_FAILED: "its run ended without a word about it: see the run's log",
 }
+
+# Before the next attempt. The first steps are short: links may live an hour only.
+_DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 360, 1440))
+# They count as no attempt, but may concern one file alone: it is not tried each time, nor for ever.
+_PATIENT = frozenset({HostUnreachable.__name__, EncoderDied.__name__})
+_LONGEST_PATIENCE = dt.timedelta(days=3)
 
 T = TypeVar("T")
 
@@ -54,6 +62,7 @@ class Observation:
     permanent: bool
     # See `DerivativeError.blameless`.
     blameless: bool = False
+    at: dt.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +72,14 @@ class PlannedRun:
     event_id: int
     run_id: str
     run_status: str | None
-    # Its worker was stopped, or it never began: no attempt.
+    # Its worker was stopped, it never began, or its backfill failed: no attempt.
     interrupted: bool = False
     at: dt.datetime | None = None
+
+    @property
+    def is_void(self) -> bool:
+        """Dagster cancelled it, not a person."""
+        return self.run_status == "CANCELED" and self.interrupted
 
     def precedes(self, moment: dt.datetime | None) -> bool:
         """False if a time is unknown."""
@@ -84,6 +98,13 @@ class History:
     def is_removed(self) -> bool:
         made_at = self.materialized.event_id if self.materialized else 0
         return _last(self.observations, ObservationKind.REMOVED) > made_at
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether its removal is the last event."""
+        made = (self.materialized,) if self.materialized else ()
+        last = max(one.event_id for one in (*made, *self.observations, *self.planned))
+        return last == _last(self.observations, ObservationKind.REMOVED)
 
     @property
     def is_in_flight(self) -> bool:
@@ -119,6 +140,8 @@ class DerivativeStatus:
     state: State = State.NONE
     attempts: int = 0
     """Failures since the last success or retry."""
+    retry_at: dt.datetime | None = None
+    """When a failed one is due again; None: at once."""
     error_class: str | None = None
     run_id: str | None = None
     event_id: int | None = None
@@ -144,6 +167,9 @@ class DerivativeStatus:
     def is_missing(self) -> bool:
         """Whether it can be made."""
         return self.state in (State.NONE, State.FAILED) and not self.waits_for
+
+    def is_due(self, now: dt.datetime) -> bool:
+        return self.retry_at is None or self.retry_at <= now
 
     @property
     def is_unrecorded(self) -> bool:
@@ -200,7 +226,7 @@ def derive_status(
     failures = [one for one in failed if one.event_id > since and one.revision == blank.revision]
     is_up_to_date = materialized is not None and materialized.revision == blank.revision
     explained = {one.run_id for one in failed}
-    plans = [plan for plan in history.planned if plan.event_id > since]
+    plans = [plan for plan in history.planned if plan.event_id > since and not plan.is_void]
     crashed = [
         plan
         for plan in plans
@@ -211,42 +237,59 @@ def derive_status(
         and not plan.precedes(changed_at)
         and plan.run_id not in explained
     ]
-    latest = plans[-1] if plans and plans[-1].run_id not in explained else None
+    unexplained = [plan for plan in plans if plan.run_id not in explained]
+    in_flight = [plan for plan in unexplained if plan.run_status in IN_FLIGHT]
+    cancelled = [
+        plan
+        for plan in unexplained
+        # Only the last run's: others were started since.
+        if plan is plans[-1] and plan.run_status == "CANCELED" and not plan.precedes(changed_at)
+    ]
     attempts = sum(not one.blameless for one in failures) + len(crashed)
     ready = replace(blank, state=State.READY, event_id=materialized_at)
+    last = max([*failures, *crashed, *cancelled], key=lambda one: one.event_id, default=None)
 
-    if latest and latest.run_status in IN_FLIGHT:
+    if in_flight:
         # After a failure it is not ready: else no run would try again.
-        if is_up_to_date and not failures:
-            return replace(ready, run_id=latest.run_id)
-        return replace(blank, state=State.PROCESSING, attempts=attempts, run_id=latest.run_id)
-    if latest and latest.run_status == "CANCELED" and not latest.precedes(changed_at):
-        return ready if is_up_to_date else _failed(blank, State.DEAD, attempts, CANCELED, latest)
-    if failures or crashed:
-        last = max([*failures, *crashed], key=lambda event: event.event_id)
-        is_observed = isinstance(last, Observation)
-        given_up = attempts >= max_attempts or (is_observed and last.permanent)
-        error_class = last.error_class if is_observed else RUN_FAILED
-        state = State.DEAD if given_up else State.FAILED
-        return _failed(blank, state, attempts, error_class, last)
-    return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
-
-
-def _failed(
-    blank: DerivativeStatus,
-    state: State,
-    attempts: int,
-    error_class: str,
-    event: Observation | PlannedRun,
-) -> DerivativeStatus:
+        is_made = is_up_to_date and not failures
+        found = ready if is_made else replace(blank, state=State.PROCESSING, attempts=attempts)
+        return replace(found, run_id=in_flight[-1].run_id)
+    if last is None or (last in cancelled and is_up_to_date):
+        return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
+    if isinstance(last, Observation):
+        error_class = last.error_class
+        is_final = last.permanent or _lasts_too_long(failures)
+    else:
+        error_class, is_final = (CANCELED, True) if last in cancelled else (RUN_FAILED, False)
+    given_up = is_final or attempts >= max_attempts
     return replace(
         blank,
-        state=state,
+        state=State.DEAD if given_up else State.FAILED,
         attempts=attempts,
         error_class=error_class,
-        run_id=event.run_id,
-        event_id=event.event_id,
+        run_id=last.run_id,
+        event_id=last.event_id,
+        retry_at=None if given_up else _retry_at(last, failures),
     )
+
+
+def _retry_at(
+    last: Observation | PlannedRun, failures: Sequence[Observation]
+) -> dt.datetime | None:
+    """A crash is noticed late, and a fault of the surroundings is often over: both are due."""
+    delaying = [one for one in failures if not one.blameless or one.error_class in _PATIENT]
+    if last not in delaying or not isinstance(last, Observation) or last.at is None:
+        return None
+    # The longest delay is for what may be the file's fault.
+    steps = _DELAYS[:-1] if last.blameless else _DELAYS
+    return last.at + steps[min(len(delaying), len(steps)) - 1]
+
+
+def _lasts_too_long(failures: Sequence[Observation]) -> bool:
+    first, last = failures[0], failures[-1]
+    if last.error_class not in _PATIENT or first.at is None or last.at is None:
+        return False
+    return last.at - first.at > _LONGEST_PATIENCE
 
 
 def _last(observations: Iterable[Observation], kind: ObservationKind) -> int:

@@ -64,6 +64,13 @@ def age_seconds(moment: dt.datetime | None) -> float | None:
     return round(max((dt.datetime.now(dt.UTC) - moment).total_seconds(), 0.0), 3)
 
 
+def waits_since(status: DerivativeStatus) -> dt.datetime | None:
+    """None: it cannot be made yet, or its next attempt is still to come."""
+    if status.waits_for or not status.is_due(dt.datetime.now(dt.UTC)):
+        return None
+    return max((t for t in (status.finished_at, status.retry_at) if t), default=None)
+
+
 class BacklogScanner:
     def __init__(self, pipeline: Pipeline, derivative: Derivative) -> None:
         self._pipeline = pipeline
@@ -104,8 +111,8 @@ class BacklogScanner:
             open_rows += (s for s in self._assess(rows.values()) if not s.is_settled)
         with self._lock:
             self._revisited -= set(ids) - {status.id for status in open_rows}
-        times = [s.finished_at for s in open_rows if s.finished_at and not s.waits_for]
-        return min(times, default=None)
+        times = [waits_since(status) for status in open_rows]
+        return min((moment for moment in times if moment), default=None)
 
     def _ahead(self) -> dt.datetime | None:
         """Move the mark up to the first row to be made, and return the row's time.
@@ -126,9 +133,10 @@ class BacklogScanner:
                     return None
                 status = statuses.get(row.id)
                 if status is not None and not status.is_settled:
-                    if not status.waits_for:
-                        self._last = position.finished_at
-                        return self._last
+                    since = waits_since(status)
+                    if since:
+                        self._last = since
+                        return since
                     self.note([row.id])
                 place = position
                 if position.finished_at <= settled_until:

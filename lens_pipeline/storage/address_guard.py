@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lens_pipeline.errors import SourceUnavailable, UnsafeAddress
+from lens_pipeline.errors import HostUnreachable, SourceUnavailable, UnsafeAddress
 from lens_pipeline.settings import SettingsError
 from lens_pipeline.storage.retries import POLL_SECONDS, Deadline
 
@@ -32,6 +32,8 @@ _SPECIAL_V6 = (
     ipaddress.IPv6Network("2001:db8::/32"),  # documentation
     ipaddress.IPv6Network("3fff::/20"),  # documentation
 )
+# The answers of a name server; others mean that none answered.
+_NO_SUCH_NAME = {socket.EAI_NONAME, socket.EAI_NODATA}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -68,7 +70,10 @@ class AddressGuard:
             self._allow(entry)
 
     def addresses(self, host: str, port: int, deadline: Deadline) -> list[str]:
-        """Raises UnsafeAddress: one is not public. SourceUnavailable: there is none."""
+        """Raises UnsafeAddress: one is not public. SourceUnavailable: there is none.
+
+        HostUnreachable: it cannot be looked up now.
+        """
         addresses = [str(found[4][0]) for found in self._resolve(host, port, deadline)]
         if not addresses:
             raise SourceUnavailable(f"{host}: the name has no address")
@@ -110,10 +115,14 @@ class AddressGuard:
                 future.set_exception(error)
 
         threading.Thread(target=resolve, name=f"resolve-{host}", daemon=True).start()
-        while not future.done():
-            timeout = min(deadline.remaining(), POLL_SECONDS)
-            concurrent.futures.wait([future], timeout=timeout)
         try:
+            while not future.done():
+                timeout = min(deadline.remaining(), POLL_SECONDS)
+                concurrent.futures.wait([future], timeout=timeout)
             return future.result()
-        except (OSError, UnicodeError):
-            raise SourceUnavailable(f"{host}: the name does not resolve") from None
+        except SourceUnavailable as late:
+            raise HostUnreachable(str(late)) from late
+        except (OSError, UnicodeError) as error:
+            is_known = isinstance(error, OSError) and error.errno not in _NO_SUCH_NAME
+            kind = HostUnreachable if is_known else SourceUnavailable
+            raise kind(f"{host}: the name does not resolve") from None

@@ -19,6 +19,7 @@ import httpcore2 as httpcore
 from lens_pipeline import VERSION
 from lens_pipeline.core.durations import retry_after_seconds
 from lens_pipeline.errors import (
+    HostUnreachable,
     SourceMissing,
     SourceRefused,
     SourceUnavailable,
@@ -64,8 +65,9 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
+        """Raises HostUnreachable if no address takes the connection in time."""
         deadline = current_deadline.get()
-        failure: Exception = httpcore.ConnectError("no address")
+        failure: Exception | None = None
         for address in self._guard.addresses(host, port, deadline):
             try:
                 stream = self._sockets.connect_tcp(
@@ -75,12 +77,11 @@ class _GuardedBackend(httpcore.NetworkBackend):
                     local_address=local_address,
                     socket_options=socket_options,
                 )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except (httpcore.ConnectError, httpcore.ConnectTimeout, SourceUnavailable) as error:
                 failure = error
             else:
                 return _DeadlineStream(stream)
-        deadline.check()
-        raise failure
+        raise HostUnreachable(f"{host}: cannot connect: {failure}") from failure
 
 
 class _DeadlineStream(httpcore.NetworkStream):
@@ -201,6 +202,8 @@ class Fetcher:
         self._retry = retry
         self._cancelled = cancelled or threading.Event()
         self._recheck_seconds = recheck_seconds
+        # A run must not wait for each of its files if none can be had.
+        self._away: set[str] = set()
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl_context or _ssl_context(),
             max_connections=None,
@@ -222,7 +225,8 @@ class Fetcher:
         """Fetch an http(s) URL or an object into `into`, which does not exist after a failure.
 
         Raises UnsafeAddress, SourceMissing, SourceRefused, SourceTooLarge, SourceUnreadable (an
-        empty or compressed body), SourceUnavailable, StoreUnavailable, DiskFull, FetchCancelled.
+        empty or compressed body), HostUnreachable, SourceUnavailable, StoreUnavailable, DiskFull,
+        FetchCancelled.
         """
         source = (asset_url or "").strip()
         if not source:
@@ -230,12 +234,16 @@ class Fetcher:
         deadline = Deadline(self._timeout_seconds, self._cancelled)
         with ExitStack() as undo:
             undo.callback(into.unlink, missing_ok=True)
-            fetched = retry_transient(
-                lambda: self._attempt(source, into, deadline),
-                self._retry,
-                within_seconds=self._timeout_seconds,
-                cancelled=self._cancelled,
-            )
+            try:
+                fetched = retry_transient(
+                    lambda: self._attempt(source, into, deadline),
+                    self._retry,
+                    within_seconds=self._timeout_seconds,
+                    cancelled=self._cancelled,
+                )
+            except HostUnreachable:
+                self._away.add(deadline.waiting_for)
+                raise
             if fetched.bytes == 0:
                 raise SourceUnreadable("the source is empty: 0 bytes")
             undo.pop_all()
@@ -282,7 +290,9 @@ class Fetcher:
             ("Accept", "*/*"),
             ("Accept-Encoding", "identity"),
         ]
-        deadline.waiting_for = link.host
+        deadline.waiting_for = link.authority
+        if link.authority in self._away:
+            raise HostUnreachable(f"{link.host}: cannot connect, as for other files of this run")
         with (
             _entered(deadline),
             _named_errors(link.host),

@@ -38,6 +38,8 @@ MAX_SEGMENT_BYTES = 255
 # For rendering and logs.
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 DISK_CHECK_BYTES = 16 * 1024 * 1024
+# A full disk may have room for less.
+_CHECK_BYTES = 1024 * 1024
 TEMPORARY = ".tmp"
 # More than S3 stores.
 MAX_OBJECT_BYTES = 1 << 44
@@ -278,7 +280,8 @@ class ObjectStore(ABC):
         Raises StoreReadOnly, NoSuchBucket, WrongCredentials, SourceRefused, StoreUnavailable.
         """
         key = f"lens-check-{uuid.uuid4().hex}.txt"
-        body = f"written by a check of the store: {key}\n".encode()
+        line = f"written by a check of the store: {key}\n".encode()
+        body = line * (_CHECK_BYTES // len(line))
         self.write(key, body, content_type=content_type_of(key))
         try:
             with tempfile.TemporaryDirectory() as directory:

@@ -40,7 +40,7 @@ Well = Callable[..., Settings]
 
 NAMES = [
     *("settings", "home", "database", "Dagster database", "daemon", "broker", "workers"),
-    *("store", "ffmpeg", "ffprobe", "Pillow", "libvips", "port", "API port"),
+    *("store", "sandbox", "ffmpeg", "ffprobe", "Pillow", "libvips", "port", "API port"),
 ]
 
 
@@ -70,6 +70,22 @@ def test_all_is_well_and_no_password_is_shown(well: Well, servers: Servers) -> N
     for check in checks:
         assert servers.password not in check.message
         assert broker_password not in check.message
+
+
+def test_a_kernel_without_a_protection_is_told_and_is_no_fault(
+    well: Well, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operators who believe that decoders reach no file, on a kernel that cannot prevent it."""
+    checks = {check.name: check for check in examine(well())}
+    assert_matches(
+        checks["sandbox"].message, "no privileges, no network, and no files but their own"
+    )
+    monkeypatch.setattr("lens_pipeline.media.confinement._CREATE_RULESET", 100_000)
+    checks = {check.name: check for check in examine(well())}
+    assert checks["sandbox"].ok
+    assert_matches(
+        checks["sandbox"].message, r"lack protection of files \(Landlock\): Function not"
+    )
 
 
 def test_embedded_servers_are_started_to_be_examined(tmp_path: Path, well: Well) -> None:

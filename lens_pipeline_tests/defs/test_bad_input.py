@@ -69,7 +69,7 @@ def test_every_bad_photo_of_a_batch_has_its_own_reason(
 
     expected = {
         "missing": "SourceMissing",
-        "refused": "SourceUnavailable",
+        "refused": "HostUnreachable",
         "endless": "SourceTooLarge",
         "trickle": "SourceUnavailable",
         "to-loopback": "UnsafeAddress",
@@ -99,7 +99,7 @@ def test_every_bad_photo_of_a_batch_has_its_own_reason(
     assert "2 s" in reasons["trickle"]
     assert str(8 * 1024 * 1024) in reasons["endless"]
 
-    transient = {name for name, kind in expected.items() if kind == "SourceUnavailable"}
+    transient = {"refused"} | {n for n, kind in expected.items() if kind == "SourceUnavailable"}
     letters = site.dead_letters()
     assert set(letters) == set(expected) - transient
     assert {key: letter["error"] for key, letter in letters.items()} == {

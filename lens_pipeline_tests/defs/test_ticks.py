@@ -18,6 +18,7 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.schedules import build_backfill
 from lens_pipeline.defs.sensors import derivative_sensor, removed_generations
 from lens_pipeline.derivatives.registry import POSTER, PREVIEW
+from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.ticker import Ticker
 
@@ -217,6 +218,22 @@ def test_the_backfill_queues_gaps_in_batches_and_only_once(
     assert {int(run.tags["dagster/priority"]) for run in runs} == {-2}
     assert "preview: nothing to do" in _backfill(site)
     assert len(site.runs()) == 3
+
+
+@pytest.mark.slow
+def test_the_backfill_leaves_a_failed_file_alone_until_it_is_due(
+    site: Site, server: HostileServer
+) -> None:
+    """Eight attempts within half an hour at a source that is back after that."""
+    server.answer_first("/a.jpg", Answer(503, headers={"Retry-After": "600"}))
+    site.add("a", server.url("/a.jpg", host="localhost"))
+    site.once()
+    entry = site.status("a")
+    delay = dt.datetime.fromisoformat(entry["retry_at"]) - dt.datetime.now(dt.UTC)
+    assert 50 < delay.total_seconds() <= 60
+    assert "preview: nothing to do" in _backfill(site)
+    site.age_events("61 s")
+    assert "preview: 1 in 1 runs" in _backfill(site)
 
 
 @pytest.mark.slow

@@ -148,6 +148,10 @@ CASES: dict[str, tuple[History, State]] = {
         State.NONE,
     ),
     "cancelled": (History(planned=(planned(1, "r1", "CANCELED"),)), State.DEAD),
+    "cancelled by Dagster, because its backfill failed": (
+        History(planned=(planned(1, "r1", "CANCELED", interrupted=True),)),
+        State.NONE,
+    ),
     "cancelled after it had failed": (
         History(observations=(failed(2),), planned=(planned(1, "r1", "CANCELED"),)),
         State.FAILED,
@@ -159,6 +163,24 @@ CASES: dict[str, tuple[History, State]] = {
     "cancelled, then started again": (
         History(planned=(planned(1, "r1", "CANCELED"), planned(2, "r2", "QUEUED"))),
         State.PROCESSING,
+    ),
+    "cancelled while an earlier run goes on": (
+        History(planned=(planned(1, "r1", "STARTED"), planned(2, "r2", "CANCELED"))),
+        State.PROCESSING,
+    ),
+    "cancelled beside a run that failed later": (
+        History(
+            observations=(failed(3, "r1"),),
+            planned=(planned(1, "r1", "FAILURE"), planned(2, "r2", "CANCELED")),
+        ),
+        State.FAILED,
+    ),
+    "failed, then cancelled": (
+        History(
+            observations=(failed(2, "r1"),),
+            planned=(planned(1, "r1", "FAILURE"), planned(3, "r2", "CANCELED")),
+        ),
+        State.DEAD,
     ),
     "cancelled and retried": (
         History(observations=(marked(2, RETRY),), planned=(planned(1, "r1", "CANCELED"),)),
@@ -208,6 +230,51 @@ def test_the_latest_failure_is_the_one_that_is_told() -> None:
     told = status(history, max_attempts=3)
     assert (told.attempts, told.error_class, told.run_id) == (2, "RunFailed", "r2")
     assert told.event_id == 3
+
+
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def after(minutes: float, blameless: bool = False, error: str = "SourceUnavailable") -> Observation:
+    number = round(minutes) + 1
+    at = START + dt.timedelta(minutes=minutes)
+    return Observation(
+        number, f"r{number}", ObservationKind.FAILED, NOW, error, False, blameless, at
+    )
+
+
+def next_minutes(*failures: Observation) -> float | None:
+    """Minutes from the last failure to the next attempt."""
+    found = status(History(observations=failures), max_attempts=100)
+    at = failures[-1].at
+    return (found.retry_at - at).total_seconds() / 60 if found.retry_at and at else None
+
+
+def test_attempts_are_spread_over_hours() -> None:
+    """Every file of a source host that is away for half an hour given up on."""
+    failures = [after(minutes) for minutes in range(9)]
+    delays = [next_minutes(*failures[: number + 1]) for number in range(9)]
+    assert delays == [1, 5, 15, 30, 60, 360, 1440, 1440, 1440]
+    found = status(History(observations=tuple(failures[:8])), max_attempts=8)
+    assert (found.state, found.retry_at) == (State.DEAD, None)
+
+
+@pytest.mark.parametrize("error", ["HostUnreachable", "EncoderDied"])
+def test_what_may_concern_one_file_is_delayed_and_uses_up_no_attempt(error: str) -> None:
+    """A file that is given up on as its host is away, or one whose decoders are killed for ever."""
+    away = [after(minutes, True, error) for minutes in (0, 6, 22, 53, 114, 480, 1440)]
+    delays = [next_minutes(*away[: number + 1]) for number in range(7)]
+    assert delays == [1, 5, 15, 30, 60, 360, 360]
+    found = status(History(observations=tuple(away)), max_attempts=1)
+    assert (found.state, found.attempts) == (State.FAILED, 0)
+    # It may never come back.
+    gone = (*away, after(3 * 1440 + 1, True, error))
+    assert status(History(observations=gone), max_attempts=1).state is State.DEAD
+
+
+def test_a_fault_of_the_surroundings_delays_nothing() -> None:
+    """A store that was down for a minute, and files that wait for hours after that."""
+    assert next_minutes(*[after(n, True, "StoreUnavailable") for n in range(9)]) is None
 
 
 def test_one_attempt_is_enough_for_a_dead_letter_if_so_configured() -> None:

@@ -9,6 +9,7 @@ from lens_pipeline.catalog.rows import Position
 from lens_pipeline.derivatives.registry import MASTER, PREVIEW
 from lens_pipeline.monitoring.backlog import BacklogScanner
 from lens_pipeline_tests.support.project import Project
+from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Site
 
 pytestmark = pytest.mark.slow
@@ -84,6 +85,17 @@ def test_what_waits_counts_once_it_does_not(site: Site) -> None:
     assert scanner.oldest() is None
     site.sql("UPDATE generations SET status = 'success', asset_url = 'v.mp4'")
     assert _hours(scanner.oldest()) == 7
+
+
+def test_a_failed_file_waits_from_its_next_attempt_on(site: Site, server: HostileServer) -> None:
+    """An alarm each time that one source is away for longer than a few minutes."""
+    scanner = BacklogScanner(site.pipeline, PREVIEW)
+    server.answer_first("/a.jpg", Answer(503, headers={"Retry-After": "600"}))
+    site.add_many(["a"], lambda _: server.url("/a.jpg", host="localhost"), age="5 h")
+    site.once()
+    assert scanner.oldest() is None
+    site.age_events("2 h")
+    assert _hours(scanner.oldest()) == 2
 
 
 def test_rows_without_any_time_have_no_age(site: Site) -> None:

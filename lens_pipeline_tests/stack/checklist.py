@@ -46,6 +46,7 @@ class Checklist:
         self.files.misbehave("/flaky.jpg", "/resets")
         self.site.add("failing", self.files.url("/flaky.jpg"))
         self.failed("failing", "failed", attempts=1)
+        self.site.age_events("61 s")
         old = ["old1", "old2", "old3"]
         self.site.add_many(old, lambda _: self.photo, age="3 days")
         self.stack.tick_backfill()
@@ -96,6 +97,7 @@ class Checklist:
         """The backfill makes what failed for now, and leaves alone what was given up on."""
         self.files.misbehave("/flaky.jpg", None)
         self.files.put("/gone.jpg", sources.jpeg())
+        self.site.age_events("301 s")
         self.stack.tick_backfill()
         self.ready("failing")
         assert self.get("gone")["status"] == "dead"

@@ -21,6 +21,7 @@ from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, M
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.removal import delete_outputs
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
@@ -91,20 +92,25 @@ class _Batch:
         if not wanted:
             return
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
+        running: dict[Future[Metadata], tuple[Row, DerivativeStatus]] = {}
         try:
             running = {
                 # Threads do not inherit the run's log context.
                 threads.submit(copy_context().run, self._make, shared, row, status): (row, status)
                 for row, status in wanted
             }
-            waiting = set(running)
-            while waiting:
-                wait(waiting, return_when=FIRST_COMPLETED)
-                done, waiting = wait(waiting, timeout=_LINGER_SECONDS)
+            while running:
+                wait(running, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, timeout=_LINGER_SECONDS)
                 self._record({future: running[future] for future in done})
+                running = {f: entry for f, entry in running.items() if f not in done}
         except BaseException:
             shared.cancelled.set()
             self._materializer.interrupt()
+            threads.shutdown(wait=True, cancel_futures=True)
+            # What is stored by now must be known: else it stays when its row is deleted.
+            if made := {f: entry for f, entry in running.items() if _is_made(f)}:
+                self._record(made)
             raise
         finally:
             # Threads must end before their files are deleted.
@@ -201,9 +207,19 @@ class _Batch:
         if path is None or new is None or path == new.value:
             return
         try:
-            self._pipeline.store.delete(path)
+            delete_outputs(
+                self._pipeline.store,
+                self._derivative,
+                str(made.partition),
+                path,
+                but=str(new.value),
+            )
         except DerivativeError as error:
             self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
+
+
+def _is_made(future: Future[Metadata]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _id_name(kind: Kind) -> str:

@@ -104,7 +104,7 @@ def join(
     padded to its video. If verification fails, all shots are encoded.
 
     Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
-    no sources, too long together, or verification failed. FfmpegDied, Cancelled, DiskFull.
+    no sources, too long together, or verification failed. MediaProcessDied, Cancelled, DiskFull.
     """
     if not sources:
         raise MediaError("a master needs at least one shot")

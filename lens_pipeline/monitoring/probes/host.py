@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from lens_pipeline.core.files import prepare_home
+from lens_pipeline.media.confinement import missing_protections
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
 from lens_pipeline.monitoring.probes.probe import ProbeError
@@ -28,6 +29,14 @@ def home(directory: Path) -> str:
     prepare_home(directory)
     free = psutil.disk_usage(str(directory)).free // 2**20
     return f"{directory}: writable, {free:,} MiB free"
+
+
+def confinement(scratch: Path) -> str:
+    """Which protections decoders have; a kernel without one is no fault."""
+    missing = missing_protections([Path(sys.prefix), Path(sys.base_prefix), scratch])
+    if not missing:
+        return "decoders have no privileges, no network, and no files but their own"
+    return f"decoders have limits and no secrets, but lack protection of {'; '.join(missing)}"
 
 
 def ffmpeg() -> str:

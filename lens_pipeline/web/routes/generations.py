@@ -62,6 +62,8 @@ class GenerationOut(BaseModel):
     error: str | None
     error_class: str | None
     attempts: int
+    retry_at: dt.datetime | None
+    """When a failed one is tried again; None: with the next backfill."""
     run_id: str | None
     dagster_path: str
     """Path of the partition in the Dagster UI."""
@@ -133,6 +135,7 @@ def generation_out(entry: library.Entry) -> GenerationOut:
         error=made.error,
         error_class=made.error_class,
         attempts=made.attempts,
+        retry_at=made.retry_at,
         run_id=made.run_id,
         dagster_path=f"/assets/{derivative.asset}?partition={row.id}",
         created_at=row.created_at,

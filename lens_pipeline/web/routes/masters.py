@@ -77,6 +77,7 @@ class MasterOut(BaseModel):
     error: str | None
     error_class: str | None
     attempts: int
+    retry_at: dt.datetime | None
     run_id: str | None
     dagster_path: str
     """Of the partition in the Dagster UI."""

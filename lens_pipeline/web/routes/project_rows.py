@@ -165,7 +165,7 @@ def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> N
 
 
 def status_fields(made: DerivativeStatus) -> dict[str, Any]:
-    names = ("waits", "error", "error_class", "attempts", "run_id", "ready_at")
+    names = ("waits", "error", "error_class", "attempts", "retry_at", "run_id", "ready_at")
     return {
         "status": made.state,
         "dagster_path": f"/assets/{made.asset}?partition={made.id}",

@@ -111,6 +111,7 @@ function facts(entry, retry) {
   const rows = [
     [t("filter.status"), stateText(entry)],
     [t("library.created"), entry.created_at && inFull(entry.created_at)],
+    [t("library.retry_at"), entry.retry_at && inFull(entry.retry_at)],
     [t("library.id"), entry.id],
   ];
   const list = el("dl.facts", {}, ...rows.filter(([, value]) => value).map(([name, value]) =>

@@ -97,7 +97,7 @@ def test_a_day_is_reported_as_it_went(site: Site, photo: Photo) -> None:
     live, today = _photos(site)
     assert {name: live[name] for name in counts} == counts
     assert (live["source"], live["in_time"]) == ("log", 4)
-    assert live["failures"] == {"SourceUnavailable": 1, "UnsafeAddress": 1}
+    assert live["failures"] == {"HostUnreachable": 1, "UnsafeAddress": 1}
     assert {file["id"] for file in live["slowest"]} == {"a", "b", "again", "touched"}
     assert 0 < live["latency_p50_seconds"] < 60
     # Nothing of it is today's.

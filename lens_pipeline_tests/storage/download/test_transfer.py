@@ -18,6 +18,7 @@ import pytest
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
+    HostUnreachable,
     SourceMissing,
     SourceRefused,
     SourceTooLarge,
@@ -170,13 +171,45 @@ def test_a_connection_that_is_refused_and_a_name_that_does_not_resolve_are_trans
 ) -> None:
     """An outage of the provider or of DNS must not turn all its files into dead letters."""
 
-    def unknown(*_: Any, **__: Any) -> list[Any]:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    def answering(code: int) -> Callable[..., list[Any]]:
+        def lookup(*_: Any, **__: Any) -> list[Any]:
+            raise socket.gaierror(code, "no address")
 
-    with pytest.raises(SourceUnavailable, match="cannot connect"):
-        make_fetcher().fetch("http://127.0.0.1:9/", into)
-    with pytest.raises(SourceUnavailable, match="does not resolve"):
-        make_fetcher(lookup=unknown).fetch("http://gone.example/", into)
+        return lookup
+
+    def error(fetcher: Fetcher, url: str) -> SourceUnavailable:
+        with pytest.raises(SourceUnavailable) as raised:
+            fetcher.fetch(url, into)
+        return raised.value
+
+    refused = error(make_fetcher(), "http://127.0.0.1:9/")
+    no_server = error(make_fetcher(lookup=answering(socket.EAI_AGAIN)), "http://away.example/")
+    assert "cannot connect" in str(refused)
+    assert "does not resolve" in str(no_server)
+    assert (refused.blameless, no_server.blameless) == (True, True)
+    # Such a host may never have been.
+    no_name = error(make_fetcher(lookup=answering(socket.EAI_NONAME)), "http://gone.example/")
+    assert "does not resolve" in str(no_name)
+    assert not no_name.blameless
+
+
+def test_a_host_that_is_away_is_asked_for_one_file_of_a_run(
+    make_fetcher: MakeFetcher, into: Path
+) -> None:
+    """Twenty files of a host that does not answer, each waited for in turn."""
+    asked: list[str] = []
+
+    def lookup(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    fetcher = make_fetcher(lookup=lookup)
+    for name in ("a", "b"):
+        with pytest.raises(HostUnreachable):
+            fetcher.fetch(f"http://away.example/{name}.jpg", into)
+    with pytest.raises(HostUnreachable):
+        fetcher.fetch("http://other.example/", into)
+    assert asked == ["away.example"] * 3 + ["other.example"] * 3
 
 
 def test_the_next_address_of_a_host_is_tried_when_one_refuses(

@@ -131,6 +131,24 @@ def test_without_anything(web: httpx.Client) -> None:
     assert (answer["database"], answer["store"]) == ("ok", "ok")
 
 
+def test_a_store_that_takes_no_more_files(
+    site: Site, web: httpx.Client, photo: Callable[[str], str]
+) -> None:
+    """`ok` of a store that is full or read-only, so that only dead letters would tell."""
+    eventually(lambda: _asked(web)[1]["store"] == "ok", 10)
+    # Where unfinished objects lie; root may write anywhere.
+    blocked = site.store / ".tmp"
+    blocked.rmdir()
+    blocked.touch()
+    site.add("a", photo("a"))
+    assert site.once()["failures"][0]["error_class"] == "StoreReadOnly"
+    status, answer, _ = eventually(lambda: _asked_without(web, "store"), 10, every=0.3)
+    assert (status, answer["store"]) == (503, "cannot be written: File exists")
+    assert web.get("/health/live").status_code == 200
+    blocked.unlink()
+    eventually(lambda: _asked(web)[1]["store"] == "ok", 10, every=0.3)
+
+
 def test_the_queue_that_nobody_works_on_is_named(
     site: Site, unsteady: AppBehindProxy, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
