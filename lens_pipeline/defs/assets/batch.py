@@ -52,12 +52,14 @@ def materialize_batch(
     """Make the pairs in the order given. Raises dagster.Failure if any partition failed."""
     batches = [_Batch(context, pipeline, *pair) for pair in pairs]
     url = pipeline.endpoints.dagster_url
-    with _batch_context(pipeline, RunProgress(context)) as shared:
+    progress = RunProgress(context)
+    with _batch_context(pipeline, progress) as shared:
         for batch in batches:
             with closing(_as_locked(url, batch.asset, context.partition_keys)) as groups:
                 for ours in groups:
                     batch.work_through(ours, shared)
     _report(context, batches)
+    progress.finish()
 
 
 class _Batch:
