@@ -68,11 +68,15 @@ class EventLog:
         rows = self._rows(query, ids=list(event_ids))
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
-    def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
-        """The object key of the latest output, by partition."""
+    def latest(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """As `event_metadata`, of the latest materialization, by partition."""
         rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
         found = self.details(row.id for row in rows) if rows else {}
-        paths = {row.key: found[row.id].get("path") for row in rows}
+        return {row.key: found[row.id] for row in rows}
+
+    def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
+        """The object key of the latest output, by partition."""
+        paths = {key: facts.get("path") for key, facts in self.latest(asset, keys).items()}
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
     def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:

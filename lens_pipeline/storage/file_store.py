@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from lens_pipeline.errors import DerivativeError, SourceMissing, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
+    MAX_OBJECT_BYTES,
     NO_ROOM,
     TEMPORARY,
     Buffer,
@@ -28,7 +30,7 @@ from lens_pipeline.storage.object_store import (
     ObjectStore,
     StoreReadOnly,
     StoreRefused,
-    deadline,
+    read_check,
     save_stream,
     validate_key,
 )
@@ -70,10 +72,16 @@ class FileStore(ObjectStore):
             _sync_directory(target.parent)
 
     def read_into(
-        self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
+        self,
+        key: str,
+        path: Path,
+        *,
+        max_bytes: int = MAX_OBJECT_BYTES,
+        deadline_seconds: float | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Fetched:
         size = self._require(key).bytes
-        check = deadline(key, deadline_seconds)
+        check = read_check(key, size, deadline_seconds, cancelled)
         return save_stream(
             self._chunks(key), path, max_bytes=max_bytes, expected_bytes=size, check=check
         )

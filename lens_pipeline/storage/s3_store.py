@@ -14,6 +14,7 @@ from lens_pipeline.core import postgres
 from lens_pipeline.errors import DerivativeError, SourceMissing, SourceRefused, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
+    MAX_OBJECT_BYTES,
     Buffer,
     Fetched,
     NoSuchBucket,
@@ -24,7 +25,7 @@ from lens_pipeline.storage.object_store import (
     StoreReadOnly,
     StoreRefused,
     WrongCredentials,
-    deadline,
+    read_check,
     save_stream,
     validate_key,
 )
@@ -100,14 +101,20 @@ class S3Store(ObjectStore):
                 self._upload(name, body, headers)
 
     def read_into(
-        self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
+        self,
+        key: str,
+        path: Path,
+        *,
+        max_bytes: int = MAX_OBJECT_BYTES,
+        deadline_seconds: float | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Fetched:
-        check = deadline(key, deadline_seconds)
         with self._errors("read", key):
             answer = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
             size, body = answer["ContentLength"], answer["Body"]
+            check = read_check(key, size, deadline_seconds, cancelled)
             with body:
-                body.set_socket_timeout(min(deadline_seconds, READ_SECONDS))
+                body.set_socket_timeout(min(deadline_seconds or READ_SECONDS, READ_SECONDS))
                 chunks = body.iter_chunks(S3_CHUNK_BYTES)
                 return save_stream(
                     chunks, path, max_bytes=max_bytes, expected_bytes=size, check=check
