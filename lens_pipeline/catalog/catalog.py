@@ -87,7 +87,7 @@ class Catalog:
         return count
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
-        """Finished rows among `ids`, by id."""
+        """Finished rows among `ids`, by id; a UUID in capitals finds its row."""
         with self._connect() as connection:
             return self._rows[kind].by_id(connection, ids)
 
@@ -284,8 +284,7 @@ class Catalog:
         self, kind: Kind, project_id: str, ids: Iterable[str]
     ) -> dict[str, projects.Listed]:
         with self._connect() as connection:
-            found = self._projects[kind].among(connection, project_id, ids)
-        return {listed.row.id: listed for listed in found}
+            return self._projects[kind].among(connection, project_id, ids)
 
     def insert(self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]) -> bool:
         """False: the id is taken. Raises NoRightToWrite; InvalidRow: a value does not fit."""

@@ -8,6 +8,7 @@ import click
 from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import Session, json_option, print_json, session
+from lens_pipeline.core.ids import canonical_uuid
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import retry as retry_letters
@@ -157,7 +158,7 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
             queue = RunQueue(lens.pipeline, lens.instance, job)
             queued = queue.submit(revived, "api", priority=RETRY_PRIORITY)
     done = sorted(key for keys in revived.values() for key in keys)
-    unknown = sorted(set(ids) - set(done))
+    unknown = sorted(key for key in set(ids) if not {key, canonical_uuid(key)} & set(done))
     if as_json:
         print_json({"retried": done, "queued_runs": len(queued), "not_failed": unknown})
     else:

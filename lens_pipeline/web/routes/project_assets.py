@@ -152,8 +152,9 @@ def _described(context: Context, listed: Sequence[Listed[ProjectAsset]]) -> list
     rows = [one.row for one in listed]
     checks = row_statuses(pipeline, CHECKED_SHOT, rows)
     named = {row.generation_id for row in rows if row.generation_id}
-    generations = list(pipeline.catalog.library_rows(named).values()) if named else []
-    entries = {entry.row.id: entry for entry in library.entries(pipeline, generations)}
+    generations = pipeline.catalog.library_rows(named) if named else {}
+    found = library.entries(pipeline, list(generations.values()))
+    entries = dict(zip(generations, found, strict=True))
     return [
         _out(one, checks[one.row.id], entries.get(one.row.generation_id or "")) for one in listed
     ]

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, Row
-from lens_pipeline.core.ids import KEY_PATTERN, key_problem
+from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
 from lens_pipeline.derivatives.library import read_cursor, write_cursor
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import row_statuses
@@ -150,12 +150,16 @@ def create(
         raise invalid("body", str(error)) from None
     found = catalog.project_rows(kind, project_id, [row_id]).get(row_id)
     if found is None or (
-        not added and any(getattr(found.row, name) != value for name, value in values.items())
+        not added and any(_form(getattr(found.row, n)) != _form(v) for n, v in values.items())
     ):
         raise ApiError(409, "id_taken", f"something else has the id {row_id!r} already")
     if not added:
         response.status_code = 200
     return found, added
+
+
+def _form(value: object) -> object:
+    return (canonical_uuid(value) if isinstance(value, str) else None) or value
 
 
 def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:

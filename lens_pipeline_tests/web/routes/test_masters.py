@@ -50,6 +50,34 @@ def _queued(site: Site) -> list[tuple[str, str | None]]:
     return [(run.job_name, run.tags.get(key)) for run in site.runs()]
 
 
+@pytest.fixture
+def uuids(site: Site) -> None:
+    """A host's own tables, before the app reads their types."""
+    site.sql("ALTER TABLE generations ALTER id TYPE uuid USING id::uuid")
+    site.sql("ALTER TABLE project_assets ALTER asset_id TYPE uuid USING asset_id::uuid")
+    site.sql("ALTER TABLE master_videos ALTER master_id TYPE uuid USING master_id::uuid")
+
+
+@pytest.mark.usefixtures("uuids")
+def test_uuids_in_capitals_are_the_same_ids(site: Site, web: httpx.Client) -> None:
+    """A host with ids as uuid, whose clients write them in capitals and find nothing."""
+    shot, master_id = str(uuid.uuid4()), str(uuid.uuid4())
+    site.add(shot, "u1/uploads/a.mp4", type="video")
+    asset = {"asset_id": shot.upper(), "generation_id": shot.upper()}
+    statuses = [web.post(f"/api/projects/{PROJECT}/assets", json=asset) for _ in range(2)]
+    assert [answer.status_code for answer in statuses] == [201, 200]
+    assert statuses[0].json()["usable"]
+    ordered = [_order(web, shots=[shot.upper()], master_id=master_id.upper()) for _ in range(2)]
+    assert [answer.status_code for answer in ordered] == [201, 200]
+    assert (ordered[0].json()["master_id"], ordered[0].json()["status"]) == (
+        master_id,
+        "processing",
+    )
+    assert _queued(site) == [("masters", master_id)]
+    for path in (f"{URL}/{master_id.upper()}", f"/api/generations/{shot.upper()}"):
+        assert web.get(path).status_code == 200
+
+
 def test_a_master_from_its_order_to_the_download(
     site: Site, web: httpx.Client, project: Project
 ) -> None:
