@@ -91,6 +91,11 @@ class Catalog:
         with self._connect() as connection:
             return self._rows[kind].by_id(connection, ids)
 
+    def canonical_id(self, kind: Kind, row_id: str) -> str:
+        """As the table gives it back: a UUID in lower case where its column is `uuid`."""
+        with self._connect() as connection:
+            return self._rows[kind].key.canonical(connection, row_id)
+
     def existing(self, kind: Kind, ids: Iterable[str]) -> set[str]:
         """Those of `ids` with a row, finished or not."""
         rows = self._rows[kind]
@@ -286,14 +291,26 @@ class Catalog:
         with self._connect() as connection:
             return self._projects[kind].among(connection, project_id, ids)
 
-    def insert(self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]) -> bool:
-        """False: the id is taken. Raises NoRightToWrite; InvalidRow: a value does not fit."""
+    @contextmanager
+    def inserting(
+        self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]
+    ) -> Iterator[bool]:
+        """False: the id is taken. The block's end commits; an error in it rolls back.
+
+        Raises NoRightToWrite; InvalidRow: a value does not fit.
+        """
         rows = self._projects[kind]
-        with self._writing("INSERT", rows.table) as connection:
-            try:
-                return rows.insert(connection, project_id, row_id, values)
-            except DataError as error:
-                raise InvalidRow(first_line(error)) from error
+        with translated():
+            connection = self._engine.connect()
+        with connection:
+            with translated(), permissions.refusal_explained(connection, "INSERT", rows.table):
+                try:
+                    added = rows.insert(connection, project_id, row_id, values)
+                except DataError as error:
+                    raise InvalidRow(first_line(error)) from error
+            yield added
+            with translated():
+                connection.commit()
 
     def delete(self, kind: Kind, row_id: str) -> list[str]:
         """Returns the ids of a master's renditions, deleted with it. Raises NoRightToWrite."""

@@ -119,7 +119,7 @@ def create_asset(
     require_writable(caller, project_id)
     _require_allowed(context, caller, wanted)
     values = wanted.model_dump(exclude={"asset_id"})
-    listed, _ = create(context, response, Kind.SHOT, project_id, wanted.asset_id, values)
+    listed = create(context, response, Kind.SHOT, project_id, wanted.asset_id, values)
     return _described(context, [listed])[0]
 
 

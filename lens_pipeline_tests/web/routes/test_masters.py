@@ -8,12 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import av
+import dagster as dg
 import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import derivative_sensor
+from lens_pipeline.derivatives.registry import MASTER
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Databases, Site
@@ -48,6 +54,38 @@ def _queued(site: Site) -> list[tuple[str, str | None]]:
     """Job and partition of each run that was asked for, newest first."""
     key = "dagster/asset_partition_range_start"
     return [(run.job_name, run.tags.get(key)) for run in site.runs()]
+
+
+def test_a_sensor_asks_for_no_second_run_of_a_master_that_is_ordered(
+    site: Site, web: httpx.Client, shots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run of a film, which waits for the first in a worker's place."""
+    prepare, requested = RunQueue.prepare, []
+
+    def prepare_in_a_tick(*arguments: Any, **options: Any) -> Any:
+        resources = {"lens": LensResource()}
+        context = dg.build_sensor_context(instance=site.dagster, resources=resources)
+        requested.append(derivative_sensor(MASTER)(context))
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(RunQueue, "prepare", prepare_in_a_tick)
+    assert _order(web, shots=shots, master_id="m1").status_code == 201
+    (result,) = requested
+    assert isinstance(result, dg.SkipReason)
+    assert _queued(site) == [("masters", "m1")]
+
+
+def test_an_order_that_cannot_be_queued_leaves_nothing(
+    site: Site, web: httpx.Client, shots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that says no, and a master that comes all the same."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OperationalError("refused", {}, Exception("refused"))
+
+    monkeypatch.setattr(RunQueue, "prepare", refuse)
+    assert _order(web, shots=shots, master_id="m1").status_code == 503
+    assert web.get(f"{URL}/m1").status_code == 404
 
 
 @pytest.fixture
