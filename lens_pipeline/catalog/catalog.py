@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError
 
-from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view
+from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import AssetRows, MasterRows, RowSet, ScaledRows, place
@@ -49,26 +50,79 @@ class Catalog:
         with self._connect() as connection:
             permissions.check_reading(connection)
 
+    def migration(self, role: str | None) -> list[str]:
+        """The statements of `migrate`, `migrate_view` and `grant`; None: for this role."""
+        with self._connect() as connection:
+            return [
+                *tables.creation(_absent(connection), connection.dialect),
+                *status_view.migration(connection),
+                *_grants(connection, role or permissions.current_role(connection)),
+            ]
+
     def migrate(self) -> list[str]:
-        """Create absent tables, and alter none. Returns their names."""
-        with self._connect() as connection:
-            tables = metadata.sorted_tables
-            created = [one for one in tables if not permissions.exists(connection, one.name)]
-            metadata.create_all(connection, tables=created, checkfirst=False)
-            connection.commit()
-        return [table.name for table in created]
+        """Create absent tables, and alter none. Returns their names.
 
-    def create_view(self) -> list[str]:
-        """Create `lens_generations` and its table where absent; returns their names."""
+        Raises CatalogError: this role may not.
+        """
         with self._connect() as connection:
-            created = status_view.create(connection)
-            connection.commit()
-        return created
+            absent = _absent(connection)
+            advice = permissions.migration_advice(connection) if absent else None
+            if advice:
+                raise CatalogError(f"table {absent[0]} does not exist: {advice}")
+            _execute(connection, tables.creation(absent, connection.dialect))
+        return absent
 
-    def may_write_view(self) -> bool:
-        """Whether `lens_generations` exists and may be updated."""
+    def migrate_view(self) -> list[str]:
+        """Create or update `lens_generations` and its table; returns the name if it did.
+
+        Grants are kept. Raises CatalogError: this role may not.
+        """
         with self._connect() as connection:
-            return status_view.may_write(connection)
+            statements = status_view.migration(connection)
+            if not statements:
+                return []
+            is_new = status_view.version(connection) is None
+            advice = permissions.migration_advice(connection, None if is_new else status_view.VIEW)
+            if advice:
+                raise CatalogError(advice)
+            _execute(connection, statements)
+        return [status_view.VIEW]
+
+    def grant(self, role: str) -> list[str]:
+        """Grant `role` what the pipeline needs; returns the statements.
+
+        Raises CatalogError: this role may not.
+        """
+        with self._connect() as connection:
+            statements = _grants(connection, role)
+            _execute(connection, statements)
+            # Without the right to grant PostgreSQL only warns.
+            left = _grants(connection, role)
+        if left:
+            problem = "this role may not grant what is missing: let the owner run"
+            raise CatalogError(f"{problem} {'; '.join(left)}")
+        return statements
+
+    def lack_of_view(self) -> permissions.Lack | None:
+        """Why this role does not keep `lens_generations`; None: it may."""
+        with self._connect() as connection:
+            return status_view.lack(connection)
+
+    def view_age_note(self) -> str | None:
+        """See `status_view.age_note`."""
+        with self._connect() as connection:
+            return status_view.age_note(connection)
+
+    def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
+        """See `status_view.mark`."""
+        with self._connect() as connection:
+            status_view.mark(connection, seconds, compared=compared)
+            connection.commit()
+
+    def is_view_marked(self, seconds: float) -> bool:
+        """See `status_view.is_marked`."""
+        with self._connect() as connection:
+            return status_view.is_marked(connection, seconds)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
@@ -82,14 +136,19 @@ class Catalog:
     def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
         """See `status_view.delete_orphans`."""
         with self._connect() as connection:
-            count = status_view.delete_orphans(connection, FINISHED, kinds)
+            count = status_view.delete_orphans(connection, kinds)
             connection.commit()
         return count
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
-        """Finished rows among `ids`, by id."""
+        """Finished rows among `ids`, by id; a UUID in capitals finds its row."""
         with self._connect() as connection:
             return self._rows[kind].by_id(connection, ids)
+
+    def canonical_id(self, kind: Kind, row_id: str) -> str:
+        """As the table gives it back: a UUID in lower case where its column is `uuid`."""
+        with self._connect() as connection:
+            return self._rows[kind].key.canonical(connection, row_id)
 
     def existing(self, kind: Kind, ids: Iterable[str]) -> set[str]:
         """Those of `ids` with a row, finished or not."""
@@ -193,8 +252,12 @@ class Catalog:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that a generation, a master or a rendition has, finished or not."""
+        found: set[str] = set()
         with self._connect() as connection:
-            return {row.id for rows in self._tables for row in rows.among(connection, ids)}
+            for rows in self._tables:
+                rows_by_id = {row.id: row for row in rows.among(connection, ids)}
+                found |= rows.key.as_asked(connection, ids, rows_by_id).keys()
+        return found
 
     def problems(self, row_id: str) -> list[str]:
         """Why rows of this id cannot be used."""
@@ -289,17 +352,28 @@ class Catalog:
         self, kind: Kind, project_id: str, ids: Iterable[str]
     ) -> dict[str, projects.Listed]:
         with self._connect() as connection:
-            found = self._projects[kind].among(connection, project_id, ids)
-        return {listed.row.id: listed for listed in found}
+            return self._projects[kind].among(connection, project_id, ids)
 
-    def insert(self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]) -> bool:
-        """False: the id is taken. Raises NoRightToWrite; InvalidRow: a value does not fit."""
+    @contextmanager
+    def inserting(
+        self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]
+    ) -> Iterator[bool]:
+        """False: the id is taken. The block's end commits; an error in it rolls back.
+
+        Raises NoRightToWrite; InvalidRow: a value does not fit.
+        """
         rows = self._projects[kind]
-        with self._writing("INSERT", rows.table) as connection:
-            try:
-                return rows.insert(connection, project_id, row_id, values)
-            except DataError as error:
-                raise InvalidRow(first_line(error)) from error
+        with translated():
+            connection = self._engine.connect()
+        with connection:
+            with translated(), permissions.refusal_explained(connection, "INSERT", rows.table):
+                try:
+                    added = rows.insert(connection, project_id, row_id, values)
+                except DataError as error:
+                    raise InvalidRow(first_line(error)) from error
+            yield added
+            with translated():
+                connection.commit()
 
     def delete(self, kind: Kind, row_id: str) -> list[str]:
         """Returns the ids of a master's renditions, deleted with it. Raises NoRightToWrite."""
@@ -321,6 +395,23 @@ class Catalog:
     def _connect(self) -> Iterator[sa.Connection]:
         with translated(), self._engine.connect() as connection:
             yield connection
+
+
+def _absent(connection: sa.Connection) -> list[str]:
+    names = [table.name for table in metadata.sorted_tables]
+    return [name for name in names if not permissions.exists(connection, name)]
+
+
+def _grants(connection: sa.Connection, role: str) -> list[str]:
+    reading = permissions.reading_grants(connection, role)
+    return [*reading, *status_view.grants(connection, role)]
+
+
+def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:
+    """In one transaction."""
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+    connection.commit()
 
 
 def _place(position: Position) -> sa.Tuple:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from lens_pipeline.catalog.row_types import IdColumn, RowSet, is_no_key, place, text_of
-from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow
+from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow, known_time
 from lens_pipeline.catalog.tables import TIME, generations
 from lens_pipeline.core.ids import key_problem
 
@@ -30,7 +30,8 @@ class ListedGeneration:
 
     def generation(self) -> Generation:
         """What the derivative of a finished row is made from."""
-        return Generation(self.id, self.user_id, self.kind, self.asset_url, self.changed_at)
+        finished_at = known_time(self.changed_at) or known_time(self.created_at)
+        return Generation(self.id, self.user_id, self.kind, self.asset_url, finished_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,9 @@ class GenerationRows(RowSet):
 
     def listed(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, ListedGeneration]:
         """Usable rows of any status, by id."""
-        return {row.id: row for row in _listable(self.among(connection, ids))}
+        wanted = list(ids)
+        found = {row.id: row for row in _listable(self.among(connection, wanted))}
+        return self.key.as_asked(connection, wanted, found)
 
     def _conditions(
         self, connection: sa.Connection, selection: Selection

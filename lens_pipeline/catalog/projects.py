@@ -18,7 +18,11 @@ from lens_pipeline.catalog.tables import (
     row_time,
     scaled_videos,
 )
+from lens_pipeline.core.locks import lock_id
+from lens_pipeline.errors import InvalidRow
 
+# Of this database's sessions. A row lock needs the right to update.
+_HOLD = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # For a host's rows without a time.
 _NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # A host's columns need not have defaults.
@@ -65,15 +69,25 @@ class ProjectRows:
         order = (time.desc(), key.desc())
         return self._listed(connection, project_id, conditions, order, limit)
 
-    def among(self, connection: sa.Connection, project_id: str, ids: Iterable[str]) -> list[Listed]:
-        wanted = self._rows.key.bindable(connection, ids)
+    def among(
+        self, connection: sa.Connection, project_id: str, ids: Iterable[str]
+    ) -> dict[str, Listed]:
+        """By id."""
+        asked = list(ids)
+        wanted = self._rows.key.bindable(connection, asked)
         conditions = [self._rows.key.among(connection, wanted)]
-        return self._listed(connection, project_id, conditions, (), None)
+        found = self._listed(connection, project_id, conditions, (), None)
+        return self._rows.key.as_asked(connection, asked, {one.row.id: one for one in found})
 
     def insert(
         self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]
     ) -> bool:
-        """False: a row has this id already, and is left as it is."""
+        """False: a row has this id already, and is left as it is.
+
+        Raises InvalidRow: the master of a rendition is gone.
+        """
+        if self._kind is Kind.SCALED:
+            self._hold_master(connection, values["master_id"])
         key = self._rows.key
         own = {name: sa.func.now() for name in _TIMES} | {"project_id": project_id}
         row = {name: value for name, value in own.items() if name in self.table.c}
@@ -85,6 +99,7 @@ class ProjectRows:
         """Returns the ids of a master's renditions, deleted with it; None: there is no row."""
         renditions: list[str] = []
         if self._kind is Kind.MASTER:
+            _hold(connection, row_id)
             of_master = self._master_of_scaled.among(
                 connection, self._master_of_scaled.bindable(connection, [row_id])
             )
@@ -95,6 +110,16 @@ class ProjectRows:
         this = self._rows.key.among(connection, wanted)
         count = connection.execute(sa.delete(self.table).where(this)).rowcount
         return renditions if count else None
+
+    def _hold_master(self, connection: sa.Connection, master_id: str) -> None:
+        """Until the end of the transaction it is not deleted: its rendition would stay, unseen.
+
+        Raises InvalidRow: there is none.
+        """
+        _hold(connection, master_id)
+        query = sa.select(self._masters.text).where(self._masters.equals(connection, master_id))
+        if connection.execute(query).scalar() is None:
+            raise InvalidRow(f"there is no master {master_id!r}")
 
     @property
     def _created(self) -> sa.ColumnElement:
@@ -133,6 +158,11 @@ class ProjectRows:
         masters = connection.execute(sa.select(self._masters.text).where(own)).scalars().all()
         ids = self._master_of_scaled.bindable(connection, masters)
         return self._master_of_scaled.among(connection, ids)
+
+
+def _hold(connection: sa.Connection, master_id: str) -> None:
+    # A uuid may be given in capitals.
+    connection.execute(_HOLD, {"key": lock_id("master", master_id.lower())})
 
 
 def read_project_ids(connection: sa.Connection, limit: int) -> list[str]:

@@ -11,8 +11,9 @@ import dagster as dg
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import History, ObservationKind
+from lens_pipeline.event_log.history import History, ObservationKind, State
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 from lens_pipeline.storage.object_store import ObjectStore
 
@@ -64,7 +65,6 @@ def remove_vanished(
     *,
     seconds: float = 0.0,
     however_many: bool = False,
-    page: int = _PAGE,
 ) -> Removal:
     """Delete the objects of partitions after `after` whose row is gone, for about `seconds`.
 
@@ -76,10 +76,10 @@ def remove_vanished(
     deadline = time.monotonic() + seconds
     while True:
         keys = pipeline.log.keys_after(
-            derivative.asset, derivative.partition_set, done.cursor, page
+            derivative.asset, derivative.partition_set, done.cursor, _PAGE
         )
         _remove_page(pipeline, instance, derivative, keys, done, however_many=however_many)
-        done.cursor = keys[-1] if len(keys) == page else ""
+        done.cursor = keys[-1] if len(keys) == _PAGE else ""
         is_over = done.cleaned >= _MOST_CLEANED or time.monotonic() >= deadline
         if is_over or not done.cursor:
             return done
@@ -178,15 +178,29 @@ def _removable(
     return sorted(in_set - in_flight)
 
 
-def retire(pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivative) -> int:
-    """Take old finished keys out of the partition set; a key comes back when its row changes.
+def retire(pipeline: Pipeline, instance: dg.DagsterInstance, partition_set: str) -> int:
+    """Take keys of which nothing was heard for long out of the set, but those that failed stay.
 
-    Returns their number.
+    A key comes back when its row changes. Returns their number.
     """
-    keys = instance.get_dynamic_partitions(derivative.partition_set)
     before = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)
-    old = pipeline.log.materialized_before(derivative.asset, keys, before)
-    retired = _removable(pipeline, instance, derivative.partition_set, old)
-    for key in retired:
-        instance.delete_dynamic_partition(derivative.partition_set, key)
-    return len(retired)
+    assets = registry.assets_of_set(partition_set)
+    quiet = pipeline.log.quiet_keys(partition_set, assets, before)
+    retired = 0
+    for start in range(0, len(quiet), _PAGE):
+        page = quiet[start : start + _PAGE]
+        idle = _removable(pipeline, instance, partition_set, page)
+        keys = sorted(set(idle) - _failed(pipeline, assets, idle))
+        pipeline.log.delete_keys(partition_set, keys)
+        retired += len(keys)
+    return retired
+
+
+def _failed(pipeline: Pipeline, assets: Iterable[str], keys: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for derivative in registry.DERIVATIVES:
+        if derivative.asset in assets:
+            rows = usable(list(pipeline.catalog.finished(derivative.kind, keys).values()))
+            statuses = assess(pipeline, derivative, rows)
+            found |= {one.id for one in statuses if one.state in (State.FAILED, State.DEAD)}
+    return found

@@ -68,11 +68,15 @@ class EventLog:
         rows = self._rows(query, ids=list(event_ids))
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
-    def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
-        """The object key of the latest output, by partition."""
+    def latest(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """As `event_metadata`, of the latest materialization, by partition."""
         rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
         found = self.details(row.id for row in rows) if rows else {}
-        paths = {row.key: found[row.id].get("path") for row in rows}
+        return {row.key: found[row.id] for row in rows}
+
+    def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
+        """The object key of the latest output, by partition."""
+        paths = {key: facts.get("path") for key, facts in self.latest(asset, keys).items()}
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
     def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
@@ -142,23 +146,34 @@ class EventLog:
         values = {"set": partition_set, "types": _TYPES, "after": after, "limit": limit}
         return [row.key for row in self._rows(_KEYS, asset=db_key(asset), **values)]
 
-    def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
-        """Keys whose latest event is a materialization older than `before`."""
+    def quiet_keys(
+        self, partition_set: str, assets: Sequence[str], before: dt.datetime
+    ) -> list[str]:
+        """Keys that were in the set `before` and of which the assets have no later event."""
         query = """
-            SELECT k.key FROM unnest(:keys) AS k(key)
-            CROSS JOIN LATERAL (
-              SELECT max(id) AS id, max("timestamp") AS at FROM event_logs
-               WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
-                 AND partition = k.key) m
-            CROSS JOIN LATERAL (
-              SELECT max(id) AS id FROM event_logs
-               WHERE asset_key = :asset AND partition = k.key AND dagster_event_type IN
-                     ('ASSET_MATERIALIZATION_PLANNED', 'ASSET_OBSERVATION')) o
-            WHERE m.at < :before AND coalesce(o.id, 0) < m.id
+            SELECT d.partition FROM dynamic_partitions d
+             WHERE d.partitions_def_name = :set AND d.create_timestamp < :before
+               AND NOT EXISTS (
+                 SELECT FROM event_logs e
+                  WHERE e.asset_key = ANY(:assets) AND e.dagster_event_type = ANY(:types)
+                    AND e.partition = d.partition AND e."timestamp" >= :before)
+             ORDER BY d.partition
         """
         naive_utc = before.astimezone(dt.UTC).replace(tzinfo=None)
-        rows = self._rows(query, asset=db_key(asset), keys=list(keys), before=naive_utc)
-        return {row.key for row in rows}
+        values = {"assets": [db_key(asset) for asset in assets], "types": _TYPES}
+        rows = self._rows(query, set=partition_set, before=naive_utc, **values)
+        return [row.partition for row in rows]
+
+    def delete_keys(self, partition_set: str, keys: Sequence[str]) -> None:
+        """Take keys out of the set; Dagster deletes one in a transaction."""
+        query = """
+            DELETE FROM dynamic_partitions
+             WHERE partitions_def_name = :set AND partition = ANY(:keys)
+        """
+        # Another process may take out the same ones.
+        with self._engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execute(sa.text(query), {"set": partition_set, "keys": list(keys)})
 
     def _rows(self, query: str, **values: object) -> Sequence[sa.Row]:
         with self._engine.connect() as connection:

@@ -33,7 +33,7 @@ def test_a_changed_source_redoes_just_that_one(
     before = site.metadata("preview", "b")
     server.put("/b2.jpg", sources.jpeg(96, 96))
     site.sql(
-        "UPDATE generations SET asset_url = :url WHERE id = 'b'",
+        "UPDATE generations SET asset_url = :url, updated_at = now() WHERE id = 'b'",
         url=server.url("/b2.jpg", host="localhost"),
     )
     assert site.status("b")["state"] == "none"
@@ -42,6 +42,7 @@ def test_a_changed_source_redoes_just_that_one(
     after = site.metadata("preview", "b")
     assert after["revision"].value != before["revision"].value
     assert after["width"].value == 96
+    assert float(str(after["latency_seconds"].value)) < 60
     assert len(site.materializations("preview", "b")) == 2
     assert len(site.materializations("preview", "a")) == 1
 
@@ -99,7 +100,10 @@ def test_other_parameters_make_every_preview_again(
     site.once()
     environment.setenv("LENS_PREVIEW_EDGE", "32")
     assert site.once()["ready"] == 1
-    assert site.metadata("preview", "a")["width"].value == 32
+    made = site.metadata("preview", "a")
+    assert made["width"].value == 32
+    # It would be the age of the photo.
+    assert "latency_seconds" not in made
 
 
 def test_a_dry_run_makes_nothing(site: Site, photo: Callable[[str], str]) -> None:
