@@ -97,6 +97,10 @@ def test_a_hosts_table_with_uuids_and_a_reading_role_is_enough(
     assert unknown.code == 1
     assert site.lens("retry", second, "--json").json["retried"] == [second]
     assert site.lens("backfill", first, "--force", "--json").json["ready"] == 1
+    assert site.status(first.upper())["state"] == "ready"
+    assert site.lens("backfill", first.upper(), "--force", "--json").json["ready"] == 1
+    site.lens("backfill", second, "--json")
+    assert site.lens("retry", second.upper(), "--json").json["not_failed"] == []
     assert site.sql("SELECT * FROM generations ORDER BY id") == before
 
 
