@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from lens_pipeline.catalog.row_types import IdColumn, RowSet, is_no_key, place, text_of
-from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow
+from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow, known_time
 from lens_pipeline.catalog.tables import TIME, generations
 from lens_pipeline.core.ids import key_problem
 
@@ -30,7 +30,8 @@ class ListedGeneration:
 
     def generation(self) -> Generation:
         """What the derivative of a finished row is made from."""
-        return Generation(self.id, self.user_id, self.kind, self.asset_url, self.changed_at)
+        finished_at = known_time(self.changed_at) or known_time(self.created_at)
+        return Generation(self.id, self.user_id, self.kind, self.asset_url, finished_at)
 
 
 @dataclass(frozen=True, slots=True)

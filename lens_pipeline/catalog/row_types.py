@@ -9,7 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from lens_pipeline.catalog import shots
-from lens_pipeline.catalog.rows import MasterVideo, ProjectAsset, Row, ScaledVideo, UnusableRow
+from lens_pipeline.catalog.rows import (
+    MasterVideo,
+    ProjectAsset,
+    Row,
+    ScaledVideo,
+    UnusableRow,
+    known_time,
+)
 from lens_pipeline.catalog.tables import (
     TIME,
     master_videos,
@@ -139,12 +146,16 @@ class AssetRows(RowSet):
 
     def _with_generations(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> _Found:
         assets = {
-            row.id: shots.Asset(row.project_id, row.generation_id, row.asset_url, row.changed_at)
+            row.id: shots.Asset(
+                row.project_id, row.generation_id, row.asset_url, known_time(row.changed_at)
+            )
             for row in rows
         }
         named = {row.generation_id for row in rows if row.generation_id}
         generated = {
-            row.id: shots.ShotGeneration(row.type, row.status, row.asset_url, row.changed_at)
+            row.id: shots.ShotGeneration(
+                row.type, row.status, row.asset_url, known_time(row.changed_at)
+            )
             for row in self._generations.among(connection, named)
         }
         return assets, generated
@@ -201,8 +212,8 @@ def _master(
     unusable = key_problem("master_id", row.id) or key_problem("project_id", row.project_id or "")
     if unusable:
         return UnusableRow(row.id, unusable)
-    times = [time for time in (row.changed_at, *(s.finished_at for s in found)) if time]
-    latest: dt.datetime | None = max(times, default=None)
+    times = [known_time(row.changed_at), *(shot.finished_at for shot in found)]
+    latest = max((time for time in times if time), default=None)
     return MasterVideo(row.id, row.project_id, row.name or "", tuple(found), latest, problem)
 
 
@@ -215,7 +226,7 @@ def _scaled(row: sa.Row, master: Row | UnusableRow | None) -> ScaledVideo | Unus
         id=row.id,
         master_id=row.master_id,
         **{name: getattr(row, name) for name in _SCALED_COLUMNS},
-        finished_at=row.changed_at,
+        finished_at=known_time(row.changed_at),
         master=master if isinstance(master, MasterVideo) else None,
     )
 

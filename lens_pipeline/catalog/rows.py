@@ -8,6 +8,11 @@ from enum import StrEnum
 FINISHED = ("success", "succeeded", "completed")
 
 
+def known_time(time: dt.datetime | None) -> dt.datetime | None:
+    """None for the year 1 and before it, by which some hosts mean no time."""
+    return time if time and time.year > 1 else None
+
+
 class Kind(StrEnum):
     """One table each, but photos and videos share one."""
 
@@ -103,3 +108,8 @@ class Position:
 
     finished_at: dt.datetime
     id: str
+
+    def earlier(self, span: dt.timedelta) -> dt.datetime:
+        """The time `span` before, or the first that Python has."""
+        first = dt.datetime.min.replace(tzinfo=dt.UTC)
+        return max(self.finished_at, first + span) - span

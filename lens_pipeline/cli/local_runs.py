@@ -105,9 +105,12 @@ def work_off(
     origin: str,
     force: bool,
     result: Result,
-    progress: Callable[[Result], None],
+    progress: Callable[[Result, Sequence[DerivativeStatus]], None],
 ) -> None:
-    """Execute the runs for `works` and add to `result`."""
+    """Execute the runs for `works` and add to `result`.
+
+    `progress` gets it after each batch, with the statuses of that.
+    """
     result.found += sum(len(work.ids) + len(work.invalid) for work in works)
     result.skipped += sum(len(work.invalid) for work in works)
     result.failures += [
@@ -129,9 +132,9 @@ def work_off(
                 run_id = create_run(instance, job, local, assets, silent=True).run_id
                 execute(instance, run_id)
                 _raise_if_interrupted(instance, run_id)
-            _count(pipeline, work.derivative, keys, result)
+            made = _count(pipeline, work.derivative, keys, result)
             result.seconds = round(time.monotonic() - started, 3)
-            progress(result)
+            progress(result, made)
     result.seconds = round(time.monotonic() - started, 3)
 
 
@@ -142,9 +145,12 @@ def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
         raise KeyboardInterrupt
 
 
-def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result) -> None:
+def _count(
+    pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result
+) -> list[DerivativeStatus]:
     counted = usable(list(pipeline.catalog.finished(derivative.kind, keys).values()))
-    for status in describe(pipeline, assess(pipeline, derivative, counted)):
+    statuses = describe(pipeline, assess(pipeline, derivative, counted))
+    for status in statuses:
         if status.state is State.READY:
             result.ready += 1
         elif status.state in (State.FAILED, State.DEAD):
@@ -155,3 +161,4 @@ def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], resu
         else:
             result.skipped += 1
     result.skipped += len(keys) - len(counted)
+    return statuses

@@ -60,5 +60,5 @@ def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
     if loaded.database_url is None:
         catalog = connect(loaded, endpoints).catalog
         catalog.migrate()
-        catalog.create_view()
+        catalog.migrate_view()
     create_tables(endpoints.dagster_url)

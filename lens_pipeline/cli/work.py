@@ -2,9 +2,12 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import UNKNOWN_ID, Session, json_option, print_json, session
@@ -17,6 +20,9 @@ from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
+from lens_pipeline.errors import first_line
+from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.monitoring.view_sync import update_view
 
 # Between two lines of `remove-missing`.
 _REPORT_SECONDS = 5.0
@@ -38,6 +44,7 @@ def once(limit: int | None, as_json: bool) -> None:
                 for d in derivatives
             ]
             _work_off(lens, works, result, origin="once", force=False)
+        _keep_view(lens)
     _finish(result, as_json)
 
 
@@ -85,6 +92,8 @@ def backfill(
             else:
                 # What is lost counts as ready.
                 _work_off(lens, works, result, origin="backfill", force=force or lost)
+        if not dry_run:
+            _keep_view(lens)
         unknown = sorted(set(ids) - known)
     for key in unknown:
         say(f"lens: {key}: no finished generation, master or scaled video has this id")
@@ -116,6 +125,11 @@ def _work_off(
             say(f"lens: {work.advice}")
     total = result.ready + result.failed + sum(len(work.ids) for work in works)
     with meter("files", total) as progress:
+
+        def show(counted: Result, made: Sequence[DerivativeStatus]) -> None:
+            progress.show(counted.ready + counted.failed, f"{counted.failed} failed")
+            _keep_view(lens, made)
+
         work_off(
             lens.pipeline,
             lens.instance,
@@ -124,8 +138,17 @@ def _work_off(
             origin=origin,
             force=force,
             result=result,
-            progress=lambda r: progress.show(r.ready + r.failed, f"{r.failed} failed"),
+            progress=show,
         )
+
+
+def _keep_view(lens: Session, made: Sequence[DerivativeStatus] = ()) -> None:
+    """Nothing else fails if pages of the site cannot read the view."""
+    alone = not daemon_is_alive(lens.pipeline.endpoints.dagster_url)
+    try:
+        update_view(lens.pipeline, made, alone=alone)
+    except (CatalogError, SQLAlchemyError) as error:
+        say(f"lens: lens_generations is not kept true: {first_line(error)}")
 
 
 def _finish(result: Result, as_json: bool, *, failed: bool = False) -> None:

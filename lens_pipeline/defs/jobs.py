@@ -10,7 +10,10 @@ from lens_pipeline.defs.retention import prune
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG, REPORT_ASSET
 from lens_pipeline.derivatives.removal import retire
+from lens_pipeline.errors import DerivativeError
 from lens_pipeline.settings import Settings
+
+_DAY_SECONDS = 86400
 
 
 def derivative_jobs(settings: Settings) -> list:
@@ -65,8 +68,23 @@ def prune_history(context: dg.OpExecutionContext, lens: LensResource) -> None:
     context.log.info("%s", prune(lens.pipeline(), dt.datetime.now(dt.UTC)))
 
 
+@dg.op
+def sweep_store(context: dg.OpExecutionContext, lens: LensResource) -> None:
+    """Delete unfinished objects of killed runs, a day after the longest run would have ended."""
+    pipeline = lens.pipeline()
+    age = registry.most_run_seconds(pipeline.settings) + _DAY_SECONDS
+    try:
+        count = pipeline.store.sweep(age, registry.LARGE_OBJECTS)
+    except DerivativeError as error:
+        # Some servers cannot list them, and some credentials must not.
+        context.log.warning("unfinished objects stay: %s", error)
+    else:
+        context.log.info("%d unfinished objects deleted", count)
+
+
 # Takes minutes: it must not delay previews.
 @dg.job(name="retention", tags={QUEUE_TAG: MASTERS})
 def retention_job() -> None:
-    """Keep Dagster's event log, runs and ticks small."""
+    """Keep Dagster's tables small, and the store free of what killed runs left unfinished."""
     prune_history()
+    sweep_store()

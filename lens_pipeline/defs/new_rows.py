@@ -13,7 +13,6 @@ from lens_pipeline.catalog.rows import Position, Row, UnusableRow
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.core.locks import queue_id
 from lens_pipeline.core.telemetry import span
-from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
 from lens_pipeline.derivatives.pipeline import Pipeline
@@ -21,7 +20,12 @@ from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.derivatives.round_robin import round_robin
 from lens_pipeline.derivatives.status import assess, usable
-from lens_pipeline.engine.run_requests import CHECK_PRIORITY, NEW_PRIORITY, batches, run_request
+from lens_pipeline.engine.run_requests import (
+    CHECK_PRIORITY,
+    NEW_PRIORITY,
+    added_batches,
+    run_request,
+)
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.event_log.tags import ORIGIN_TAG
 
@@ -86,8 +90,8 @@ def new_rows(
     if room <= 0:
         return dg.SkipReason("Enough runs of this sensor wait in the queue.")
     limit = room * derivative.batch_size(pipeline.settings)
-    order = context.instance.get_dynamic_partitions(derivative.partition_set)
-    page = _page(pipeline, derivative, position, seen.waiting, limit, set(order))
+    known = set(context.instance.get_dynamic_partitions(derivative.partition_set))
+    page = _page(pipeline, derivative, position, seen.waiting, limit, known)
     rows = _usable(context, page.rows())
     missing = [s for s in assess(pipeline, derivative, rows) if s.state is State.NONE]
     free = round_robin([s for s in missing if not s.waits], lambda status: status.owner)
@@ -107,32 +111,24 @@ def new_rows(
         waits = "".join(f" {s.id}: {s.waits}." for s in missing[:5] if s.waits)
         return dg.SkipReason(f"No new {derivative.asset} is called for.{waits}")
     with span(f"sensor of {derivative.asset}", {"rows": len(wanted)}, since=began):
-        return _result(pipeline, derivative, wanted, order, cursor)
+        return _result(context.instance, pipeline, derivative, wanted, cursor)
 
 
 def _result(
+    instance: dg.DagsterInstance,
     pipeline: Pipeline,
     derivative: Derivative,
     wanted: list[DerivativeStatus],
-    order: Sequence[str],
     cursor: str | None,
 ) -> dg.SensorResult:
-    """`order`: the keys of the partition set."""
-    keys = [status.id for status in wanted]
-    revisions = {status.id: status.revision for status in wanted}
-    owners = {status.id: status.owner for status in wanted}
-    known = set(order)
-    added = [key for key in keys if key not in known]
+    """The keys are added here: if the daemon did, others could be added in between."""
+    statuses = {status.id: status for status in wanted}
+    size = derivative.batch_size(pipeline.settings)
     priority = NEW_PRIORITY if derivative in registry.DERIVATIVES else CHECK_PRIORITY
     return dg.SensorResult(
-        dynamic_partitions_requests=[
-            partition_set(derivative.partition_set).build_add_request(added)
-        ]
-        if added
-        else [],
         run_requests=[
-            run_request(derivative, batch, revisions, _ORIGIN, priority, owners)
-            for batch in batches(keys, order, derivative.batch_size(pipeline.settings))
+            run_request(derivative, batch, statuses, _ORIGIN, priority)
+            for batch in added_batches(instance, derivative, list(statuses), size)
         ],
         cursor=cursor,
     )
@@ -193,7 +189,7 @@ def _page(
         ahead = [found[key] for key, _ in backlog if key in found]
     again = list(catalog.finished(kind, waiting).values())
     if position is not None:
-        since = position.finished_at - _OVERLAP
+        since = position.earlier(_OVERLAP)
         again += reversed(catalog.between(kind, since, position, limit))
     return _Page(new, again, ahead)
 

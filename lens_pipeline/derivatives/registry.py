@@ -41,6 +41,13 @@ REPORT_ASSET = "daily_report"
 # Assets of rows, with their partition sets.
 GENERATIONS = {"photo_generation": "photos", "video_generation": "videos"}
 
+# Keys of what is large enough to be stored in parts.
+LARGE_OBJECTS = re.compile(
+    r"masters/[^/]+/master_[^/]+_[0-9a-f]{12}\.mp4"
+    r"|scaled/[^/]+/[^/]+_[0-9a-f]{12}\.mp4"
+    r"|cache/shots/[0-9a-f]{64}\.mp4"
+)
+
 # WebP method. At the same SSIM, method 2 takes 28 ms less of about 2 s, but 10 % more bytes.
 WEBP_EFFORT = 4
 
@@ -327,6 +334,10 @@ def assets_of_set(partition_set: str) -> tuple[str, ...]:
 def primary(kind: Kind) -> Derivative:
     """Rows of a kind are listed and reported by it."""
     return of_kind(kind)[0]
+
+
+def most_run_seconds(settings: Settings) -> int:
+    return max(entry.run_seconds(settings) for entry in entries())
 
 
 def run_tags(assets: Collection[str], settings: Settings) -> dict[str, str]:

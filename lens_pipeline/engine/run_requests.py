@@ -10,6 +10,7 @@ import dagster as dg
 from lens_pipeline.core.logs import request_id
 from lens_pipeline.core.telemetry import carrier
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import FORCE_TAG, ORIGIN_TAG, PRIORITY_TAG, REQUEST_TAG, USER_TAG
 
 # New rows first, then retries, gaps, and checks of shots.
@@ -32,12 +33,10 @@ class Batch:
 def batches(keys: Sequence[str], order: Sequence[str], size: int) -> list[Batch]:
     """Split `keys` into as few runs as `order`, the whole partition set, allows.
 
-    Only neighbours can share a run. Keys that `order` lacks follow at its end.
+    Only neighbours can share a run. Keys that have left the set meanwhile are left out.
     """
     wanted = set(keys)
-    places = {key: place for place, key in enumerate(order) if key in wanted}
-    appended = iter(range(len(order), len(order) + len(keys)))
-    placed = sorted((places[key] if key in places else next(appended), key) for key in keys)
+    placed = [(place, key) for place, key in enumerate(order) if key in wanted]
     return [
         Batch(tuple(run[start : start + size]))
         for run in _neighbours(placed)
@@ -57,13 +56,13 @@ def _neighbours(placed: list[tuple[int, str]]) -> Iterator[list[str]]:
 def run_request(
     derivative: Derivative,
     batch: Batch,
-    revisions: Mapping[str, str],
+    statuses: Mapping[str, DerivativeStatus],
     origin: str,
     priority: int,
-    owners: Mapping[str, str],
 ) -> dg.RunRequest:
-    """A second request for the same revisions starts no run."""
-    identity = "\n".join(f"{key} {revisions[key]}" for key in batch.keys)
+    """A second request starts no run unless a revision changed or something was made or failed."""
+    wanted = [statuses[key] for key in batch.keys]
+    identity = "\n".join(f"{s.id} {s.revision} {s.request_key}" for s in wanted)
     return dg.RunRequest(
         run_key=f"{derivative.asset}:{hashlib.sha256(identity.encode()).hexdigest()[:24]}",
         job_name=derivative.job,
@@ -72,12 +71,22 @@ def run_request(
         else None,
         tags={
             **batch.tags(),
-            **_owner_tag({owners[key] for key in batch.keys}),
+            **_owner_tag({status.owner for status in wanted}),
             ORIGIN_TAG: origin,
             PRIORITY_TAG: str(priority),
             **carrier(),
         },
     )
+
+
+def added_batches(
+    instance: dg.DagsterInstance, derivative: Derivative, keys: Sequence[str], size: int
+) -> list[Batch]:
+    """Add `keys` to the partition set, whose order is known only after that, and split them."""
+    instance.add_dynamic_partitions(derivative.partition_set, list(keys))
+    # For one key the set, which may be large, is not read.
+    order = instance.get_dynamic_partitions(derivative.partition_set) if len(keys) > 1 else keys
+    return batches(keys, order, size)
 
 
 def plan_runs(
@@ -92,15 +101,13 @@ def plan_runs(
     owner: str = "",
 ) -> list[dict[str, str]]:
     """Add `keys` to the partition set; returns each run's tags. `owner`: a user or project."""
-    instance.add_dynamic_partitions(derivative.partition_set, list(keys))
-    # For one key the set, which may be large, is not read.
-    order = instance.get_dynamic_partitions(derivative.partition_set) if len(keys) > 1 else keys
+    planned = added_batches(instance, derivative, keys, batch_size)
     tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(priority), **_owner_tag({owner}), **carrier()}
     if force:
         tags[FORCE_TAG] = "true"
     if asked := request_id.get():
         tags[REQUEST_TAG] = asked
-    return [{**tags, **batch.tags()} for batch in batches(keys, order, batch_size)]
+    return [{**tags, **batch.tags()} for batch in planned]
 
 
 def _owner_tag(owners: set[str]) -> dict[str, str]:

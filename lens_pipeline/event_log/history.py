@@ -23,6 +23,9 @@ _DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 
 _PATIENT = frozenset({HostUnreachable.__name__, EncoderDied.__name__})
 _LONGEST_PATIENCE = dt.timedelta(days=3)
 
+# A sensor asks so often again after runs that did nothing; then the backfill does.
+_MOST_REQUESTS = 3
+
 T = TypeVar("T")
 
 
@@ -107,6 +110,14 @@ class History:
         return last == _last(self.observations, ObservationKind.REMOVED)
 
     @property
+    def request_key(self) -> str:
+        """Differs after each event, and after each of a few runs that left none."""
+        marks = [one.event_id for one in self.observations]
+        last = max([*marks, self.materialized.event_id if self.materialized else 0])
+        runs = sum(plan.event_id > last for plan in self.planned)
+        return f"{last}.{min(runs, _MOST_REQUESTS)}"
+
+    @property
     def is_in_flight(self) -> bool:
         return any(plan.run_status in IN_FLIGHT for plan in self.planned)
 
@@ -146,6 +157,8 @@ class DerivativeStatus:
     run_id: str | None = None
     event_id: int | None = None
     """The event that led to this state."""
+    request_key: str = ""
+    """See `History.request_key`."""
     outdated: bool = False
     """Another revision was made before."""
     source: str | None = None
@@ -212,6 +225,7 @@ def derive_status(
     A run that was cancelled or crashed leaves no revision: it counts only if it was planned after
     the row's last change. A change in the future counts as unknown.
     """
+    blank = replace(blank, request_key=history.request_key)
     changed_at = blank.finished_at
     if changed_at is not None and changed_at > now:
         changed_at = None

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import re
 import shutil
 import tempfile
 import threading
@@ -265,8 +266,11 @@ class ObjectStore(ABC):
         """As `check`, but does not write."""
 
     @abstractmethod
-    def sweep(self, older_than_seconds: float) -> int:
-        """Remove leftovers of killed writers; returns their number."""
+    def sweep(self, older_than_seconds: float, own: re.Pattern[str]) -> int:
+        """Remove what killed writers of keys that match `own` as a whole left; returns its number.
+
+        A bucket may hold uploads of other applications.
+        """
 
     def _require(self, key: str) -> ObjectInfo:
         info = self.stat(key)

@@ -1,6 +1,7 @@
 """An object store in an S3 bucket."""
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ class S3Store(ObjectStore):
     def uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._name(key)}"
 
-    def sweep(self, older_than_seconds: float) -> int:
+    def sweep(self, older_than_seconds: float, own: re.Pattern[str]) -> int:
         """Abort old multipart uploads, which take hidden room."""
         limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         removed = 0
@@ -146,7 +147,8 @@ class S3Store(ObjectStore):
             pages = self._client().get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for upload in page.get("Uploads", []):
-                    if upload["Initiated"] < limit:
+                    key = upload["Key"].removeprefix(self._prefix)
+                    if upload["Initiated"] < limit and own.fullmatch(key):
                         which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
                         self._client().abort_multipart_upload(Bucket=self._bucket, **which)
                         removed += 1

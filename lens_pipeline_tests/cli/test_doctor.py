@@ -31,6 +31,7 @@ from lens_pipeline.monitoring.probes.probe import Result
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import embedded_valkey
 from lens_pipeline_tests.support.database_server import Servers
+from lens_pipeline_tests.support.hanging_mount import HangingMount
 from lens_pipeline_tests.support.servers import SeaweedServer
 
 # Real servers start and stop in most of these.
@@ -251,6 +252,19 @@ def test_a_store_that_cannot_be_written_is_named(well: Well, tmp_path: Path, pla
     found = failing(well(store_url=root.as_uri()))
     assert found.keys() == {"store"}
     assert_matches(found["store"], f"cannot write .* in {root}: .* LENS_STORE_URL")
+
+
+@pytest.mark.as_root
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_hangs_is_named(
+    well: Well, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A doctor that says nothing at all."""
+    monkeypatch.setattr(doctor, "_STORE_SECONDS", 1.0)
+    (tmp_path / "share").mkdir()
+    with HangingMount(tmp_path / "share"):
+        found = failing(well(store_url=(tmp_path / "share").as_uri()))
+    assert found == {"store": "does not answer within 1 s: see to its disk or server"}
 
 
 @pytest.mark.usefixtures("quick")

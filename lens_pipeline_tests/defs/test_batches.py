@@ -170,6 +170,28 @@ def test_a_row_that_vanished_before_its_run_fails_alone(
 
 
 @pytest.mark.slow
+def test_a_range_that_ends_before_it_begins_fails(site: Site, photo: Callable[[str], str]) -> None:
+    """A run that succeeds and makes nothing."""
+    from lens_pipeline.definitions import defs
+    from lens_pipeline.derivatives.registry import PREVIEW
+    from lens_pipeline.engine.run_execution import execute
+    from lens_pipeline.engine.run_queue import create_run
+    from lens_pipeline.engine.run_requests import plan_runs
+
+    for name in ("p1", "p2"):
+        site.add(name, photo(name))
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["p1", "p2"], 20, "once")
+    run = create_run(site.dagster, defs().get_repository_def().get_job("previews"), tags)
+    site.dagster.delete_dynamic_partition("photos", "p1")
+    site.dagster.add_dynamic_partitions("photos", ["p1"])
+    execute(site.dagster, run.run_id)
+    ended = site.dagster.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert site.status("p1")["state"] == "failed"
+
+
+@pytest.mark.slow
 def test_a_session_that_is_lost_in_the_middle_fails_nothing(
     site: Site, photo: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """Old events, runs and ticks go; what anybody reads from them stays as it was."""
 
 import datetime as dt
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -285,6 +287,20 @@ def test_a_failed_check_of_a_shot_goes_although_its_row_stays(site: Site) -> Non
     prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
     assert site.runs() == []
     assert _sql(site, "SELECT id FROM event_logs") == []
+
+
+def test_unfinished_objects_go_a_day_after_the_longest_run(site: Site) -> None:
+    """A disk that fills with halves of films; or the half of one that is still being written."""
+    longest = registry.most_run_seconds(site.pipeline.settings)
+    directory = site.store / ".tmp"
+    directory.mkdir()
+    for digit, age in {"0": longest + 90_000, "1": longest + 3600}.items():
+        path = directory / f"{digit * 32}.part"
+        path.write_bytes(b"x")
+        os.utime(path, (0, time.time() - age))
+    job = defs().get_repository_def().get_job("retention")
+    assert job.execute_in_process(instance=site.dagster).success
+    assert site.objects() == {f".tmp/{'1' * 32}.part"}
 
 
 def test_records_of_backfills_go_with_their_last_run(site: Site, photo: Photo) -> None:

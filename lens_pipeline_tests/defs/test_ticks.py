@@ -61,6 +61,23 @@ def test_a_row_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
     assert ticker.tick() == []
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01", "-infinity", "0044-03-15 BC"])
+def test_a_row_of_the_first_moment_hides_nothing(site: Site, ticker: Ticker, moment: str) -> None:
+    """A host that writes its zero time, after which no tick succeeds."""
+    site.add("zero", URL, updated_at=moment)
+    assert ticker.tick() == ["zero"]
+    site.add("a", URL)
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+
+
+def test_a_row_without_a_time_of_its_change_has_that_of_its_creation(site: Site) -> None:
+    """New rows that all count as a library to be adopted."""
+    site.add_many([f"p{number:03}" for number in range(501)], lambda _: URL)
+    site.sql("UPDATE generations SET updated_at = '0001-01-01'")
+    assert "preview: 500 in 25 runs" in _backfill(site)
+
+
 def test_a_cursor_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
     """A database server whose clock was fast for a minute, and a site that then waits for hours."""
     place = Position(dt.datetime.now(dt.UTC) + dt.timedelta(hours=4), "seen")
@@ -129,6 +146,44 @@ def test_a_changed_source_is_asked_for_again(
     site.sql("UPDATE generations SET asset_url = :url, updated_at = now()", url=photo("a2"))
     assert ticker.tick() == ["a"]
     assert ticker.tick() == []
+
+
+@pytest.mark.slow
+def test_a_source_that_is_changed_back_is_asked_for_again(
+    site: Site, ticker: Ticker, photo: Callable[[str], str]
+) -> None:
+    """A photo that shows the wrong preview until the next backfill."""
+    urls = [photo(name) for name in ("first", "second", "first")]
+    site.add("a", urls[0])
+    for url in urls:
+        site.sql("UPDATE generations SET asset_url = :url, updated_at = now()", url=url)
+        assert ticker.tick() == ["a"]
+        assert ticker.tick() == []
+        for run in site.runs():
+            site.dagster.delete_run(run.run_id)
+        assert site.once()["ready"] == 1
+        assert ticker.tick() == []
+
+
+def test_a_run_that_was_interrupted_is_asked_for_again_a_few_times(
+    site: Site, ticker: Ticker
+) -> None:
+    """A photo that waits for the backfill, or a run a second while no worker can take any."""
+    site.add("a", URL)
+    asked = 0
+    for _ in range(9):
+        asked += len(ticker.tick())
+        for run in site.runs():
+            site.dagster.report_run_failed(run, "It never began.")
+    assert asked == 4
+
+
+def test_keys_that_others_add_meanwhile_change_no_run(site: Site, ticker: Ticker) -> None:
+    """A webhook during a tick, after which a range leaves out files or takes others along."""
+    site.add_many(["a", "b", "c"], lambda _: URL)
+    added = ticker.tick(lambda: site.dagster.add_dynamic_partitions("photos", ["x", "b", "y"]))
+    assert sorted(added) == ["a", "b", "c"]
+    assert site.dagster.get_dynamic_partitions("photos") == [*added, "x", "y"]
 
 
 def test_a_cancelled_file_is_asked_for_again_once_its_source_has_changed(

@@ -94,8 +94,7 @@ def test_its_sensor_requests_a_run(
     result: Any = sensor(context)
     (request,) = result.run_requests
     assert (request.job_name, request.run_key.partition(":")[0]) == ("thumbnails", "thumbnail")
-    (added,) = result.dynamic_partitions_requests
-    assert (added.partitions_def_name, added.partition_keys) == ("photos", ["p1"])
+    assert site.dagster.get_dynamic_partitions("photos") == ["p1"]
 
 
 def test_the_backfill_finds_its_gaps(

@@ -122,6 +122,10 @@ def test_the_keys_of_a_set_are_those_that_others_left(site: Site) -> None:
     assert site.dagster.get_dynamic_partitions("photos") == ["b", "a", "c"]
     there.add_dynamic_partitions("photos", ["d", "a"])
     assert site.dagster.get_dynamic_partitions("photos") == ["b", "a", "c", "d"]
+    # At once: a range from its old place would begin elsewhere.
+    there.delete_dynamic_partition("photos", "a")
+    there.add_dynamic_partitions("photos", ["a"])
+    assert site.dagster.get_dynamic_partitions("photos") == ["b", "c", "d", "a"]
     there.delete_dynamic_partition("photos", "a")
     eventually(lambda: site.dagster.get_dynamic_partitions("photos") == ["b", "c", "d"], 5)
     site.dagster.delete_dynamic_partition("photos", "b")

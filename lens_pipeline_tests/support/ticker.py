@@ -1,5 +1,7 @@
 """Ticks of a sensor, without the daemon."""
 
+from collections.abc import Callable
+
 import dagster as dg
 
 from lens_pipeline.definitions import defs
@@ -21,9 +23,10 @@ class Ticker:
         self._queued = queued
         self.cursor: str | None = None
         self.requested: list[list[str]] = []
+        self._run_keys: set[str | None] = set()
 
-    def tick(self) -> list[str]:
-        """The ids that this tick asked for."""
+    def tick(self, meanwhile: Callable[[], object] = lambda: None) -> list[str]:
+        """The ids that this tick asked for; `meanwhile` comes before the daemon's part."""
         instance = self._site.dagster
         context = dg.build_sensor_context(
             instance=instance, cursor=self.cursor, resources={"lens": LensResource()}
@@ -34,13 +37,14 @@ class Ticker:
             return []
         assert isinstance(result, dg.SensorResult)
         self.cursor = result.cursor
-        for request in result.dynamic_partitions_requests or []:
-            assert isinstance(request, dg.AddDynamicPartitionsRequest)
-            instance.add_dynamic_partitions("photos", request.partition_keys)
+        meanwhile()
         job = defs().get_repository_def().get_job("previews")
         order = list(instance.get_dynamic_partitions("photos"))
         asked = []
         for request in result.run_requests or []:
+            if request.run_key in self._run_keys:
+                continue
+            self._run_keys.add(request.run_key)
             run = create_run(instance, job, request.tags)
             if self._queued:
                 enqueue(instance, run)

@@ -10,6 +10,7 @@ from dagster import DagsterEventType, EventLogEntry
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.storage.event_log import DynamicPartitionsTable, SqlEventLogStorageTable
 from dagster_postgres import PostgresEventLogStorage
+from sqlalchemy.dialects.postgresql import insert
 
 from lens_pipeline.core.locks import lock_id
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage
@@ -18,7 +19,7 @@ from lens_pipeline.engine.dagster_storage.schema_cache import Schema
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
 )
-_LOCK_ASSET = sa.text("SELECT pg_advisory_xact_lock(:key)")
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
 _COMPARED_SECONDS = 1.0
 _OWN_TAGS = "lens/"
@@ -46,7 +47,7 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
             return
         with self.index_transaction() if of_assets else self.index_connection() as connection:
             for asset in sorted({_asset(event) for event in of_assets}):
-                connection.execute(_LOCK_ASSET, {"key": lock_id("events", asset)})
+                connection.execute(_LOCK, {"key": lock_id("events", asset)})
             rows = [self._event_to_row(event) for event in kept]
             ids = connection.scalars(_INSERT, rows).all()
             id_of = dict(zip(map(id, kept), ids, strict=True))
@@ -64,6 +65,18 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
     def has_table(self, table_name: str) -> bool:
         ask = super().has_table
         return self._schema.has(f"table {table_name}", lambda: ask(table_name))
+
+    def add_dynamic_partitions(
+        self, partitions_def_name: str, partition_keys: Sequence[str]
+    ) -> None:
+        """One at a time for each set: new keys become neighbours, which share a run's range."""
+        if not partition_keys:
+            return
+        name = partitions_def_name
+        rows = [{"partitions_def_name": name, "partition": key} for key in partition_keys]
+        with self.index_transaction() as connection:
+            connection.execute(_LOCK, {"key": lock_id("partitions", name)})
+            connection.execute(insert(_table).values(rows).on_conflict_do_nothing())
 
     def get_dynamic_partitions(self, partitions_def_name: str) -> Sequence[str]:
         return self._partition_lists.get(self._engine, partitions_def_name)
@@ -112,6 +125,9 @@ class PartitionLists:
             if keys and not self._is_whole(connection, name, last_id, len(keys)):
                 last_id, keys = 0, []
             added = connection.execute(_AFTER, {"name": name, "last": last_id}).all()
+            if added and not set(keys).isdisjoint(row.partition for row in added):
+                # A key has left the set and come back: its place is another.
+                added, keys = connection.execute(_AFTER, {"name": name, "last": 0}).all(), []
             if added:
                 last_id, keys = added[-1].id, [*keys, *(row.partition for row in added)]
             self._known[name] = (last_id, keys)

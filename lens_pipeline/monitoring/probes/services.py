@@ -126,23 +126,29 @@ def application_database(settings: Settings, url: str) -> str:
         try:
             if settings.database_url is None:  # the embedded one, as every command does
                 catalog.migrate()
-                catalog.create_view()
+                catalog.migrate_view()
             catalog.check()
             writes = _writes(catalog)
-            keeps_view = catalog.may_write_view()
+            view = _view(catalog)
         except CatalogError as error:
             fix = _database_fix(str(error), "LENS_DATABASE_URL", "create it")
             raise ProbeError(f"{error}{fix}") from error
         except SQLAlchemyError as error:
             message = f"it fails unexpectedly: {first_line(error)}: see its server's log"
             raise ProbeError(message) from error
-    view = (
-        "lens_generations is kept true while the HTTP app runs"
-        if keeps_view
-        else "lens_generations is not kept: run `lens migrate` as a role that may create it, then"
-        " GRANT SELECT, INSERT, UPDATE, DELETE ON lens_derivatives to this one"
-    )
     return f"{without_password(url)}: every read is allowed; {writes}; {view}"
+
+
+def _view(catalog: Catalog) -> str:
+    """Raises ProbeError: pages read a view that is not kept true."""
+    lack = catalog.lack_of_view()
+    if lack is None:
+        kept = "lens_generations is kept true while the HTTP app runs"
+        note = catalog.view_age_note()
+        return f"{kept}, but {note}" if note else kept
+    if lack.is_whole:
+        return lack.message
+    raise ProbeError(lack.message)
 
 
 def _writes(catalog: Catalog) -> str:
