@@ -6,6 +6,7 @@ are encoded from before its first photo until after its last preview; then their
 
 import datetime as dt
 import json
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ import sqlalchemy as sa
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import USER, RunningStack, running_stack
 from lens_pipeline.media.ffmpeg import tools
-from lens_pipeline.media.ffmpeg.run import run as run_ffmpeg
 
 _MASTERS = 2
 _BLOCKS, _QUICK_BLOCKS = 3, 1
@@ -69,7 +69,7 @@ def _shots(stack: RunningStack) -> list[str]:
         rate = ("-b:v", "10M", "-maxrate", "10M", "-bufsize", "10M")
         encode = ("-vf", "noise=alls=8:allf=t", "-c:v", "libx264", "-preset", "ultrafast", *rate)
         arguments = ("-f", "lavfi", "-i", pattern, *encode, "-y", str(file))
-        run_ffmpeg([str(tools.find_ffmpeg()), "-v", "error", *arguments], 600)
+        subprocess.run([tools.find_ffmpeg(), "-v", "error", *arguments], check=True, timeout=600)
         (key,) = stack.store_files([file])
         with stack.application.begin() as connection:
             connection.execute(_INSERT_VIDEO, {"id": name, "user": USER, "source": key})

@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack, without_settings
-from lens_pipeline.core.ports import accepts, free_port
+from lens_pipeline.core.ports import free_port, is_free
 from lens_pipeline.engine.dagster_storage.storage import create_tables
 from lens_pipeline.engine.instance import find_config_dir
 
@@ -77,7 +77,7 @@ def run(quick: bool = False) -> dict[str, float]:
 @contextmanager
 def _our_launcher(stack: RunningStack) -> Iterator[Launcher]:
     environment = without_settings(os.environ) | stack.program("daemon").environment
-    with _launcher(environment, find_config_dir(), stack.dagster) as launcher:
+    with _launcher(environment, stack.home / "dagster", stack.dagster) as launcher:
         yield launcher
 
 
@@ -94,7 +94,8 @@ def _default_launcher(stack: RunningStack) -> Iterator[Launcher]:
         "DAGSTER_HOME": str(home),
     }
     argv = stack.program("code").argv
-    argv[argv.index("--port") + 1] = str(port)
+    at = argv.index("--socket")
+    argv[at : at + 2] = ["--port", str(port)]
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with (
         (stack.home / "logs" / "code-default.log").open("wb") as log,
@@ -110,7 +111,7 @@ def _launcher_once_up(
     port: int, environment: Mapping[str, str], engine: sa.Engine
 ) -> Iterator[Launcher]:
     deadline = time.monotonic() + _START_SECONDS
-    while not accepts(port):
+    while is_free(port):
         if time.monotonic() > deadline:
             raise TimeoutError("the code server of the default launcher does not start")
         time.sleep(0.1)

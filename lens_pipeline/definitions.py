@@ -19,7 +19,7 @@ def defs() -> dg.Definitions:
     return dg.Definitions(
         assets=[*generation_assets(), *derivative_assets(loaded), daily_report],
         jobs=[
-            *jobs.derivative_jobs(),
+            *jobs.derivative_jobs(loaded),
             jobs.daily_reports,
             jobs.retirement,
             jobs.retention_job,

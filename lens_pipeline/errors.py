@@ -86,7 +86,9 @@ class NotReady(TransientError):
 
 
 class EncoderDied(TransientError):
-    """A signal from outside ended ffmpeg."""
+    """A signal from outside ended ffmpeg or a decoder, such as the kernel out of memory."""
+
+    blameless = True
 
 
 class EncoderUnusable(TransientError):

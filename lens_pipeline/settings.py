@@ -162,12 +162,14 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     api_port: Port = 8000
     """The port of the pages and the API."""
     code_host: str = "127.0.0.1"
-    """The address at which `lens run` reaches the code server. `lens up` has its own."""
+    """The address at which `lens run` reaches the code server. `lens up` uses a socket in a private
+    directory instead."""
     code_port: Port | None = None
-    """The port of the code server. Without it: 4000 for `lens run`, a free one for `lens up`."""
+    """The port of the code server of `lens run`. Without it: 4000."""
     code_bind: str = "127.0.0.1"
-    """The address at which `lens run code` listens. It runs code for those who reach it and asks
-    for no password: use an address of a private network at most."""
+    """The address at which `lens run code` listens. It runs code for those who reach it, on
+    loopback every user of the machine, and asks for no password: use an address of a private
+    network at most."""
     api_token: str | None = Field(default=None, min_length=16, repr=False)
     """A long random text that opens the pages and the API; shorter ones could be guessed. The
     Dagster UI takes it as the password of any user, or the login of the pages. Required with a

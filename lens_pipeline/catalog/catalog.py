@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError
 
-from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view
+from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import AssetRows, MasterRows, RowSet, ScaledRows, place
@@ -49,26 +50,79 @@ class Catalog:
         with self._connect() as connection:
             permissions.check_reading(connection)
 
+    def migration(self, role: str | None) -> list[str]:
+        """The statements of `migrate`, `migrate_view` and `grant`; None: for this role."""
+        with self._connect() as connection:
+            return [
+                *tables.creation(_absent(connection), connection.dialect),
+                *status_view.migration(connection),
+                *_grants(connection, role or permissions.current_role(connection)),
+            ]
+
     def migrate(self) -> list[str]:
-        """Create absent tables, and alter none. Returns their names."""
-        with self._connect() as connection:
-            tables = metadata.sorted_tables
-            created = [one for one in tables if not permissions.exists(connection, one.name)]
-            metadata.create_all(connection, tables=created, checkfirst=False)
-            connection.commit()
-        return [table.name for table in created]
+        """Create absent tables, and alter none. Returns their names.
 
-    def create_view(self) -> list[str]:
-        """Create `lens_generations` and its table where absent; returns their names."""
+        Raises CatalogError: this role may not.
+        """
         with self._connect() as connection:
-            created = status_view.create(connection)
-            connection.commit()
-        return created
+            absent = _absent(connection)
+            advice = permissions.migration_advice(connection) if absent else None
+            if advice:
+                raise CatalogError(f"table {absent[0]} does not exist: {advice}")
+            _execute(connection, tables.creation(absent, connection.dialect))
+        return absent
 
-    def may_write_view(self) -> bool:
-        """Whether `lens_generations` exists and may be updated."""
+    def migrate_view(self) -> list[str]:
+        """Create or update `lens_generations` and its table; returns the name if it did.
+
+        Grants are kept. Raises CatalogError: this role may not.
+        """
         with self._connect() as connection:
-            return status_view.may_write(connection)
+            statements = status_view.migration(connection)
+            if not statements:
+                return []
+            is_new = status_view.version(connection) is None
+            advice = permissions.migration_advice(connection, None if is_new else status_view.VIEW)
+            if advice:
+                raise CatalogError(advice)
+            _execute(connection, statements)
+        return [status_view.VIEW]
+
+    def grant(self, role: str) -> list[str]:
+        """Grant `role` what the pipeline needs; returns the statements.
+
+        Raises CatalogError: this role may not.
+        """
+        with self._connect() as connection:
+            statements = _grants(connection, role)
+            _execute(connection, statements)
+            # Without the right to grant PostgreSQL only warns.
+            left = _grants(connection, role)
+        if left:
+            problem = "this role may not grant what is missing: let the owner run"
+            raise CatalogError(f"{problem} {'; '.join(left)}")
+        return statements
+
+    def lack_of_view(self) -> permissions.Lack | None:
+        """Why this role does not keep `lens_generations`; None: it may."""
+        with self._connect() as connection:
+            return status_view.lack(connection)
+
+    def view_age_note(self) -> str | None:
+        """See `status_view.age_note`."""
+        with self._connect() as connection:
+            return status_view.age_note(connection)
+
+    def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
+        """See `status_view.mark`."""
+        with self._connect() as connection:
+            status_view.mark(connection, seconds, compared=compared)
+            connection.commit()
+
+    def is_view_marked(self, seconds: float) -> bool:
+        """See `status_view.is_marked`."""
+        with self._connect() as connection:
+            return status_view.is_marked(connection, seconds)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
@@ -82,7 +136,7 @@ class Catalog:
     def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
         """See `status_view.delete_orphans`."""
         with self._connect() as connection:
-            count = status_view.delete_orphans(connection, FINISHED, kinds)
+            count = status_view.delete_orphans(connection, kinds)
             connection.commit()
         return count
 
@@ -195,6 +249,17 @@ class Catalog:
                 query = rows.select().where(rows.unusable).order_by(rows.key.text).limit(limit)
                 found += rows.parse(connection, connection.execute(query).all())
         return [row for row in found if isinstance(row, UnusableRow)]
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that a generation, a master or a rendition has, finished or not."""
+        with self._connect() as connection:
+            return {
+                row_id
+                for rows in self._tables
+                for row_id in rows.key.as_asked(
+                    connection, ids, {row.id: row for row in rows.among(connection, ids)}
+                )
+            }
 
     def problems(self, row_id: str) -> list[str]:
         """Why rows of this id cannot be used."""
@@ -332,6 +397,23 @@ class Catalog:
     def _connect(self) -> Iterator[sa.Connection]:
         with translated(), self._engine.connect() as connection:
             yield connection
+
+
+def _absent(connection: sa.Connection) -> list[str]:
+    names = [table.name for table in metadata.sorted_tables]
+    return [name for name in names if not permissions.exists(connection, name)]
+
+
+def _grants(connection: sa.Connection, role: str) -> list[str]:
+    reading = permissions.reading_grants(connection, role)
+    return [*reading, *status_view.grants(connection, role)]
+
+
+def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:
+    """In one transaction."""
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+    connection.commit()
 
 
 def _place(position: Position) -> sa.Tuple:

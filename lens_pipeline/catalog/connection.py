@@ -23,7 +23,6 @@ _LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 def connect(url: str) -> sa.Engine:
-    """The sessions' time zone is UTC."""
     engine = postgres.connect(
         "lens-pipeline", url, pool_size=2, max_overflow=8, json_deserializer=_json_or_text
     )
@@ -52,9 +51,6 @@ def first_line(error: DBAPIError) -> str:
 
 
 def _set_up(session: extensions.connection, _: object) -> None:
-    with session.cursor() as cursor:
-        cursor.execute("SET TIME ZONE 'UTC'")
-    session.commit()
     extensions.register_type(extensions.new_type((_TIME_OID,), "ANY_TIME", _time), session)
 
 

@@ -25,20 +25,47 @@ _PROJECT_WRITES = (
 _TASK_COLUMNS = ("status", "asset_url", "updated_at")
 _INSUFFICIENT_PRIVILEGE = "42501"
 
-_MAY = sa.text("SELECT has_table_privilege(:table, :action)")
+_MAY = sa.text(
+    "SELECT has_table_privilege(coalesce(CAST(:role AS name), current_user), :table, :action)"
+)
 # A right to the table counts, too.
 _MAY_COLUMNS = sa.text(
-    "SELECT bool_and(has_column_privilege(:table, c, :action)) FROM unnest(:columns) c"
+    """
+    SELECT bool_and(has_column_privilege(
+             coalesce(CAST(:role AS name), current_user), :table, c, :action))
+      FROM unnest(:columns) c
+    """
 )
 # Row-level security is on, and no policy allows it.
 _IS_KEPT_OUT = sa.text(
     """
-    SELECT row_security_active(:table) AND NOT EXISTS (
+    SELECT t.relrowsecurity AND NOT a.rolsuper AND NOT a.rolbypassrls
+       AND (t.relforcerowsecurity OR NOT pg_has_role(a.oid, t.relowner, 'USAGE'))
+       AND NOT EXISTS (
       SELECT FROM pg_policy p
-       WHERE p.polrelid = to_regclass(:table) AND p.polcmd IN (:command, '*')
-         AND p.polpermissive
+       WHERE p.polrelid = t.oid AND p.polcmd IN (:command, '*') AND p.polpermissive
          AND EXISTS (SELECT FROM unnest(p.polroles) r
-                      WHERE r = 0 OR pg_has_role(current_user, r, 'MEMBER')))
+                      WHERE r = 0 OR pg_has_role(a.oid, r, 'MEMBER')))
+      FROM pg_class t, pg_roles a
+     WHERE t.oid = to_regclass(:table)
+       AND a.rolname = coalesce(CAST(:role AS name), current_user)
+    """
+)
+# The owner of a database owns its schema `public` through a role.
+_SCHEMA = sa.text(
+    """
+    SELECT n.nspname AS name, has_schema_privilege(n.oid, 'CREATE') AS may_create,
+           CASE pg_get_userbyid(n.nspowner)
+             WHEN 'pg_database_owner' THEN pg_get_userbyid(d.datdba)
+             ELSE pg_get_userbyid(n.nspowner) END AS owner
+      FROM pg_namespace n, pg_database d
+     WHERE n.nspname = current_schema() AND d.datname = current_database()
+    """
+)
+_OWNER = sa.text(
+    """
+    SELECT pg_get_userbyid(relowner) AS owner, pg_has_role(relowner, 'USAGE') AS is_ours
+      FROM pg_class WHERE oid = to_regclass(:name)
     """
 )
 # As `pg_policy.polcmd` has them.
@@ -70,10 +97,55 @@ def exists(connection: sa.Connection, table: str) -> bool:
     )
 
 
-def may(connection: sa.Connection, action: str, table: str, columns: Iterable[str] = ()) -> bool:
-    """Whether this role has the right to the table, or to all of `columns`."""
-    values = {"action": action, "table": table, "columns": list(columns)}
+def may(
+    connection: sa.Connection,
+    action: str,
+    table: str,
+    columns: Iterable[str] = (),
+    role: str | None = None,
+) -> bool:
+    """Whether `role`, or this one, has the right to the table, or to all of `columns`."""
+    values = {"action": action, "table": table, "columns": list(columns), "role": role}
     return bool(connection.scalar(_MAY_COLUMNS if values["columns"] else _MAY, values))
+
+
+def migration_advice(connection: sa.Connection, altered: str | None = None) -> str | None:
+    """How to create what is absent, or to change `altered`; None: this role may."""
+    schema = connection.execute(_SCHEMA).one_or_none()
+    place = f"in schema {schema.name}" if schema else "in any schema of its search_path"
+    is_allowed, owner = bool(schema and schema.may_create), schema.owner if schema else None
+    if altered:
+        found = connection.execute(_OWNER, {"name": altered}).one()
+        is_allowed, owner = is_allowed and found.is_ours, found.owner
+    if is_allowed:
+        return None
+    action = f"alter {altered}" if altered else f"create tables {place}"
+    return (
+        f"role {current_role(connection)} may not {action}: let {owner or 'the owner'} run what"
+        " `lens migrate --sql` prints"
+    )
+
+
+def reading_grants(connection: sa.Connection, role: str) -> list[str]:
+    """The statements by which `role` may read all of `READ`."""
+    tables = [
+        name
+        for name, columns in READ.items()
+        if not exists(connection, name) or not may(connection, "SELECT", name, columns, role)
+    ]
+    to = quoted(connection, role)
+    return [
+        *([f"GRANT SELECT ON {', '.join(tables)} TO {to}"] if tables else []),
+        *(
+            f"CREATE POLICY lens_reads ON {name} FOR SELECT TO {to} USING (true)"
+            for name in READ
+            if is_kept_out(connection, "SELECT", name, role)
+        ),
+    ]
+
+
+def quoted(connection: sa.Connection, role: str) -> str:
+    return connection.dialect.identifier_preparer.quote(role)
 
 
 def check_reading(connection: sa.Connection) -> None:
@@ -81,9 +153,8 @@ def check_reading(connection: sa.Connection) -> None:
     role, database = connection.execute(sa.text("SELECT current_user, current_database()")).one()
     for table, needed in READ.items():
         if not exists(connection, table):
-            raise CatalogError(
-                f"table {table} does not exist in database {database}: run `lens migrate`"
-            )
+            advice = migration_advice(connection) or "run `lens migrate`"
+            raise CatalogError(f"table {table} does not exist in database {database}: {advice}")
         columns = _columns(connection, table)
         missing = [name for name in needed if name not in columns]
         if missing:
@@ -96,7 +167,7 @@ def check_reading(connection: sa.Connection) -> None:
                 f"role {role} may not SELECT from table {table}:"
                 f" run GRANT SELECT ON {', '.join(READ)} TO {role}"
             )
-        if _is_kept_out(connection, "SELECT", table):
+        if is_kept_out(connection, "SELECT", table):
             raise CatalogError(
                 f"row-level security hides every row of {table} from role {role}: run"
                 f" CREATE POLICY lens_reads ON {table} FOR SELECT TO {role} USING (true)"
@@ -113,7 +184,7 @@ def check_tasks(connection: sa.Connection) -> None:
     rights = (("UPDATE", _TASK_COLUMNS), ("SELECT", ("task_id",)))
     if not all(may(connection, action, "generations", columns) for action, columns in rights):
         raise no_right(connection, "UPDATE", generations, by_policy=False)
-    if _is_kept_out(connection, "UPDATE", "generations"):
+    if is_kept_out(connection, "UPDATE", "generations"):
         raise no_right(connection, "UPDATE", generations, by_policy=True)
     if not connection.scalar(_TASKS_ARE_INDEXED):
         raise CatalogError(
@@ -132,12 +203,12 @@ def lack_of_writing(connection: sa.Connection) -> Lack | None:
     ]
     if lacking:
         is_whole = len(lacking) == len(_PROJECT_WRITES)
-        return Lack(_grant(_role(connection), lacking), is_whole)
+        return Lack(_grant(current_role(connection), lacking), is_whole)
     kept_out = {
-        table: None for action, table in _PROJECT_WRITES if _is_kept_out(connection, action, table)
+        table: None for action, table in _PROJECT_WRITES if is_kept_out(connection, action, table)
     }
     if kept_out:
-        return Lack(_policy(_role(connection), "writing", list(kept_out)), is_whole=False)
+        return Lack(_policy(current_role(connection), "writing", list(kept_out)), is_whole=False)
     return None
 
 
@@ -158,7 +229,7 @@ def no_right(
     connection: sa.Connection, action: str, table: sa.Table, *, by_policy: bool
 ) -> NoRightToWrite:
     """`by_policy`: row-level security forbids it, not a missing GRANT."""
-    role = _role(connection)
+    role = current_role(connection)
     if table is generations:
         return NoRightToWrite(_TASK_POLICY.format(role) if by_policy else _TASK_GRANT.format(role))
     if by_policy:
@@ -193,7 +264,7 @@ def _policy(role: str, action: str, tables: Sequence[str]) -> str:
     )
 
 
-def _role(connection: sa.Connection) -> str:
+def current_role(connection: sa.Connection) -> str:
     return connection.execute(sa.text("SELECT current_user")).scalar_one()
 
 
@@ -201,6 +272,9 @@ def _columns(connection: sa.Connection, table: str) -> set[str]:
     return {column["name"] for column in sa.inspect(connection).get_columns(table)}
 
 
-def _is_kept_out(connection: sa.Connection, action: str, table: str) -> bool:
-    values = {"table": table, "command": _COMMANDS[action]}
+def is_kept_out(
+    connection: sa.Connection, action: str, table: str, role: str | None = None
+) -> bool:
+    """Whether row-level security hides all rows of `table` from `role`, or from this one."""
+    values = {"table": table, "command": _COMMANDS[action], "role": role}
     return bool(connection.scalar(_IS_KEPT_OUT, values))

@@ -18,7 +18,11 @@ from lens_pipeline.catalog.tables import (
     row_time,
     scaled_videos,
 )
+from lens_pipeline.core.locks import lock_id
+from lens_pipeline.errors import InvalidRow
 
+# Of this database's sessions. A row lock needs the right to update.
+_HOLD = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # For a host's rows without a time.
 _NEVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # A host's columns need not have defaults.
@@ -78,7 +82,12 @@ class ProjectRows:
     def insert(
         self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]
     ) -> bool:
-        """False: a row has this id already, and is left as it is."""
+        """False: a row has this id already, and is left as it is.
+
+        Raises InvalidRow: the master of a rendition is gone.
+        """
+        if self._kind is Kind.SCALED:
+            self._hold_master(connection, values["master_id"])
         key = self._rows.key
         own = {name: sa.func.now() for name in _TIMES} | {"project_id": project_id}
         row = {name: value for name, value in own.items() if name in self.table.c}
@@ -90,6 +99,7 @@ class ProjectRows:
         """Returns the ids of a master's renditions, deleted with it; None: there is no row."""
         renditions: list[str] = []
         if self._kind is Kind.MASTER:
+            _hold(connection, row_id)
             of_master = self._master_of_scaled.among(
                 connection, self._master_of_scaled.bindable(connection, [row_id])
             )
@@ -100,6 +110,16 @@ class ProjectRows:
         this = self._rows.key.among(connection, wanted)
         count = connection.execute(sa.delete(self.table).where(this)).rowcount
         return renditions if count else None
+
+    def _hold_master(self, connection: sa.Connection, master_id: str) -> None:
+        """Until the end of the transaction it is not deleted: its rendition would stay, unseen.
+
+        Raises InvalidRow: there is none.
+        """
+        _hold(connection, master_id)
+        query = sa.select(self._masters.text).where(self._masters.equals(connection, master_id))
+        if connection.execute(query).scalar() is None:
+            raise InvalidRow(f"there is no master {master_id!r}")
 
     @property
     def _created(self) -> sa.ColumnElement:
@@ -138,6 +158,11 @@ class ProjectRows:
         masters = connection.execute(sa.select(self._masters.text).where(own)).scalars().all()
         ids = self._master_of_scaled.bindable(connection, masters)
         return self._master_of_scaled.among(connection, ids)
+
+
+def _hold(connection: sa.Connection, master_id: str) -> None:
+    # A uuid may be given in capitals.
+    connection.execute(_HOLD, {"key": lock_id("master", master_id.lower())})
 
 
 def read_project_ids(connection: sa.Connection, limit: int) -> list[str]:

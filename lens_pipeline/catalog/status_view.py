@@ -1,19 +1,34 @@
 """`lens_generations`: generations with the status of their preview or poster, for SQL readers.
 
 Dagster's tables lie in another database: statuses are copied to `lens_derivatives`, which decides
-nothing and can be made anew.
+nothing and can be made anew. Rows of it without an asset are marks: the time `kept` until which a
+process keeps the copy true, and the time `compared` of the last look at every generation.
 """
 
 from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
 
-from lens_pipeline.catalog.permissions import exists, may
+from lens_pipeline.catalog import tables
+from lens_pipeline.catalog.permissions import (
+    Lack,
+    current_role,
+    exists,
+    is_kept_out,
+    may,
+    migration_advice,
+    quoted,
+)
+from lens_pipeline.catalog.rows import FINISHED
 from lens_pipeline.catalog.tables import TIME
 
 VIEW = "lens_generations"
 TABLE = "lens_derivatives"
+# Of table and view, in the view's comment: raise it with each change of theirs.
+VERSION = 2
+_ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 derivatives = sa.Table(
     TABLE,
@@ -28,11 +43,15 @@ derivatives = sa.Table(
 # `changed_at` changes only with these.
 _SHOWN = ("status", "path", "error")
 
-# Times without a zone are in UTC, whatever the session's zone.
+# Replacing keeps the grants; it can add columns only at the end. Times without a zone are in UTC,
+# whatever the session's zone. An unfinished row has no derivative, whatever it had before.
 _VIEW = """
-    CREATE VIEW lens_generations AS
+    CREATE OR REPLACE VIEW lens_generations AS
     SELECT g.id, g.user_id, g.type, g.status,
-           coalesce(d.status, 'none') AS preview_status,
+           CASE WHEN d.status IS NOT NULL THEN d.status
+                WHEN EXISTS (SELECT FROM lens_derivatives m
+                              WHERE m.asset = '' AND m.id = 'kept' AND m.changed_at > now())
+                THEN 'none' END AS preview_status,
            CASE d.asset WHEN 'preview' THEN d.path END AS preview_path,
            CASE d.asset WHEN 'poster' THEN d.path END AS poster_path,
            d.error,
@@ -40,49 +59,116 @@ _VIEW = """
       FROM generations g
       LEFT JOIN lens_derivatives d
         ON d.id = CAST(g.id AS text)
+       AND CAST(g.status AS text) IN ({finished})
        AND d.asset = CASE g.type WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster' END
 """
 # Defaults of a host such as Supabase may open them to all.
-_GRANTEES = sa.text(
+_CLOSURE = """
+    DO $$ DECLARE grantee text; BEGIN
+      FOR grantee IN
+        SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END
+          FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+          LEFT JOIN pg_roles r ON r.oid = a.grantee
+         WHERE c.oid = to_regclass('{name}') AND a.grantee <> c.relowner
+      LOOP EXECUTE 'REVOKE ALL ON {name} FROM ' || grantee; END LOOP;
+    END $$
+"""
+_COMMENT = sa.text("SELECT obj_description(to_regclass('lens_generations'), 'pg_class')")
+_MARKED = sa.text(
     """
-    SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END
-      FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
-      LEFT JOIN pg_roles r ON r.oid = a.grantee
-     WHERE c.oid = to_regclass(:name) AND a.grantee <> c.relowner
+    SELECT count(*) = 2 FROM lens_derivatives
+     WHERE asset = '' AND (id = 'kept' AND changed_at > now()
+        OR id = 'compared' AND changed_at > now() - make_interval(secs => :seconds))
+    """
+)
+# Without `seconds`, until another process says otherwise.
+_MARK = sa.text(
+    """
+    INSERT INTO lens_derivatives (asset, id, status, changed_at)
+    SELECT '', id, '', at FROM (VALUES
+      ('compared', CASE WHEN :compared THEN now() END),
+      ('kept', coalesce(now() + make_interval(secs => CAST(:seconds AS float)), 'infinity'))
+    ) AS marks (id, at) WHERE at IS NOT NULL
+    ON CONFLICT (asset, id) DO UPDATE SET changed_at = excluded.changed_at
     """
 )
 _DELETE_ORPHANS = sa.text(
     """
     DELETE FROM lens_derivatives d
-     WHERE NOT EXISTS (
+     WHERE d.asset <> '' AND NOT EXISTS (
        SELECT FROM generations g
         JOIN unnest(CAST(:assets AS text[]), CAST(:kinds AS text[])) AS k(asset, kind)
           ON k.kind = g.type
-        WHERE CAST(g.id AS text) = d.id AND g.status = ANY(:finished) AND d.asset = k.asset)
+        WHERE CAST(g.id AS text) = d.id AND d.asset = k.asset)
     """
 )
 
 
-def create(connection: sa.Connection) -> list[str]:
-    """Create table and view where absent, for their owner alone; returns their names.
-
-    Raises DBAPIError: no right, or no table `generations`.
-    """
-    created = [name for name in (TABLE, VIEW) if not exists(connection, name)]
-    if TABLE in created:
-        derivatives.create(connection)
-    if VIEW in created:
-        connection.execute(sa.text(_VIEW.format(row_time=_row_time(connection))))
-    for name in created:
-        for grantee in connection.execute(_GRANTEES, {"name": name}).scalars().all():
-            connection.execute(sa.text(f"REVOKE ALL ON {name} FROM {grantee}"))
-    return created
+def version(connection: sa.Connection) -> int | None:
+    """None: there is no view."""
+    if not exists(connection, VIEW):
+        return None
+    number = (connection.scalar(_COMMENT) or "").rpartition("version ")[2]
+    return int(number) if number.isdecimal() else 1
 
 
-def may_write(connection: sa.Connection) -> bool:
-    return all(exists(connection, name) for name in (VIEW, TABLE)) and all(
-        may(connection, action, TABLE) for action in ("SELECT", "INSERT", "UPDATE", "DELETE")
-    )
+def migration(connection: sa.Connection) -> list[str]:
+    """The statements that make or update table and view; new ones are for their owner alone."""
+    found = version(connection)
+    if found is not None and found >= VERSION:
+        return []
+    absent = [name for name in (TABLE, VIEW) if not exists(connection, name)]
+    finished = ", ".join(f"'{status}'" for status in FINISHED)
+    table = CreateTable(derivatives).compile(dialect=connection.dialect)
+    return [
+        *([str(table)] if TABLE in absent else []),
+        _VIEW.format(row_time=_row_time(connection), finished=finished),
+        f"COMMENT ON VIEW {VIEW} IS 'Lens Pipeline, version {VERSION}'",
+        *(_CLOSURE.format(name=name) for name in absent),
+    ]
+
+
+def grants(connection: sa.Connection, role: str) -> list[str]:
+    """The statements by which `role` may keep the view true."""
+    to = quoted(connection, role)
+    is_there = exists(connection, TABLE)
+    if not is_there or not all(may(connection, one, TABLE, role=role) for one in _ACTIONS):
+        return [f"GRANT {', '.join(_ACTIONS)} ON {TABLE} TO {to}"]
+    if any(is_kept_out(connection, one, TABLE, role) for one in _ACTIONS):
+        return [f"CREATE POLICY lens_writes ON {TABLE} TO {to} USING (true) WITH CHECK (true)"]
+    return []
+
+
+def lack(connection: sa.Connection) -> Lack | None:
+    """Why this role does not keep the view; None: it may."""
+    if version(connection) is None:
+        advice = migration_advice(connection) or "run `lens migrate`"
+        return Lack(f"{VIEW}, for pages that read SQL, does not exist: {advice}", is_whole=True)
+    role = current_role(connection)
+    statements = grants(connection, role)
+    if statements:
+        problem = f"{VIEW} is not kept true: role {role} may not write {TABLE}"
+        return Lack(f"{problem}: run {'; '.join(statements)}", is_whole=False)
+    return None
+
+
+def age_note(connection: sa.Connection) -> str | None:
+    """What to do about an older view; None: it is of this version, a later one, or absent."""
+    found = version(connection)
+    if found is None or found >= VERSION:
+        return None
+    advice = migration_advice(connection, VIEW) or "run `lens migrate`"
+    return f"{VIEW} is of version {found}, and this program knows {VERSION}: {advice}"
+
+
+def mark(connection: sa.Connection, seconds: float | None, *, compared: bool) -> None:
+    """Say that the copy is kept true for `seconds`, or without a limit."""
+    connection.execute(_MARK, {"seconds": seconds, "compared": compared})
+
+
+def is_marked(connection: sa.Connection, seconds: float) -> bool:
+    """Whether the copy is kept true, and was compared within `seconds`."""
+    return bool(connection.scalar(_MARKED, {"seconds": seconds}))
 
 
 def write(
@@ -125,20 +211,22 @@ def _are(asset: str, ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
     return derivatives.c.asset == asset, derivatives.c.id == sa.any_(wanted)
 
 
-def delete_orphans(
-    connection: sa.Connection, finished: Sequence[str], kinds: Mapping[str, str]
-) -> int:
-    """Delete what is not of a finished generation; returns the number.
+def delete_orphans(connection: sa.Connection, kinds: Mapping[str, str]) -> int:
+    """Delete what is of no generation; returns the number.
 
-    `kinds`: the `type` of the generations of each asset.
+    Nothing would tell of an unfinished one that finishes again with the same file. `kinds`: the
+    `type` of the generations of each asset.
     """
-    values = {"finished": list(finished), "assets": [*kinds], "kinds": [*kinds.values()]}
+    values = {"assets": [*kinds], "kinds": [*kinds.values()]}
     return connection.execute(_DELETE_ORPHANS, values).rowcount
 
 
 def _row_time(connection: sa.Connection) -> str:
     """SQL for when a row last changed."""
-    types = {c["name"]: c["type"] for c in sa.inspect(connection).get_columns("generations")}
+    # Where the table is absent, ours comes before the view.
+    types = {column.name: column.type for column in tables.generations.columns}
+    if exists(connection, "generations"):
+        types = {c["name"]: c["type"] for c in sa.inspect(connection).get_columns("generations")}
     times = []
     for name in ("updated_at", "created_at"):
         has_zone = getattr(types[name], "timezone", False)

@@ -1,7 +1,10 @@
 """The application's tables, as this project creates them where absent."""
 
+from collections.abc import Collection
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 metadata = sa.MetaData()
 _now = sa.func.now()
@@ -63,6 +66,17 @@ READ = {
         "created_at",
     ),
 }
+
+
+def creation(names: Collection[str], dialect: sa.Dialect) -> list[str]:
+    """The statements that make these tables with their indexes."""
+    statements: list[str] = []
+    for table in metadata.sorted_tables:
+        if table.name in names:
+            indexes = sorted(table.indexes, key=lambda index: str(index.name))
+            made = (CreateTable(table), *map(CreateIndex, indexes))
+            statements += [str(one.compile(dialect=dialect)) for one in made]
+    return statements
 
 
 def row_time(table: sa.Table) -> sa.ColumnElement:

@@ -11,17 +11,18 @@ from pathlib import Path
 import psutil
 
 from lens_pipeline.core.durations import spoken
-from lens_pipeline.core.endpoints import Endpoints, Services, StackError
+from lens_pipeline.core.endpoints import Endpoints, Services, StackError, running_up
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.engine.liveness import is_recent, problem_of
 from lens_pipeline.monitoring.alerts.delivery import connect_targets
 from lens_pipeline.monitoring.probes import host, services
-from lens_pipeline.monitoring.probes.probe import ProbeError, Result, ask
+from lens_pipeline.monitoring.probes.probe import ProbeError, Result, ask, ask_within
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.services import running
 
 _SERVERS = {"dagster": "the Dagster UI", "api": "the HTTP app"}
+_STORE_SECONDS = 60.0  # more than a server needs that does not answer
 _FIRST_BEAT_SECONDS = 90  # the daemon first beats some seconds after `lens up` is ready
 
 
@@ -37,8 +38,9 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         Result("settings", "; ".join([*warnings, *paused]) or "every one is valid"),
         ask("home", lambda: host.home(home)),
         *_servers(settings, up),
-        ask("store", lambda: services.own_store(settings)),
+        ask_within(_STORE_SECONDS, "store", lambda: services.own_store(settings)),
         *([ask("alerts", lambda: _alerts(settings))] if settings.alert_urls else []),
+        ask("sandbox", lambda: host.confinement(settings.scratch)),
         ask("ffmpeg", host.ffmpeg),
         ask("ffprobe", host.ffprobe),
         ask("Pillow", host.pillow),
@@ -49,11 +51,9 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
 
 
 def _running_up(home: Path) -> Services | None:
-    try:
-        found = Services.read(home)
-    except (OSError, ValueError):
-        return None  # the check of the home finds it
-    return found if found and found.command == "up" else None
+    with suppress(StackError):  # the check of the home finds it
+        return running_up(home)
+    return None
 
 
 def _servers(settings: Settings, up: Services | None) -> list[Result]:

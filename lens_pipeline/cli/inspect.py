@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lens_pipeline.cli.session import print_json, session
+from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
 from lens_pipeline.derivatives.status import statuses_of_id
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _STATUS = ("id", "kind", "asset", "state", "path", "error", "error_class", "attempts", "run_id")
 _LETTER = ("id", "kind", "error", "error_class", "attempts", "run_id", "source")
-_UNKNOWN = "no generation, master or scaled video has this id"
 
 
 @click.command()
@@ -42,8 +41,9 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
             if not statuses:
                 reason = letters.why_not(lens.pipeline, row_id)
                 is_well = is_well and reason is not None
-                error = reason or _UNKNOWN
-                found.append({"id": row_id, "kind": None, "state": "none", "error": error})
+                state = State.NONE if reason else None
+                error = reason or UNKNOWN_ID
+                found.append({"id": row_id, "kind": None, "state": state, "error": error})
     if as_json:
         print_json({"status": found})
     else:
@@ -65,6 +65,8 @@ def _fields(status: DerivativeStatus, names: Sequence[str]) -> dict:
 
 
 def _line(entry: dict) -> str:
+    if entry["state"] is None:
+        return f"{entry['id']}: {entry['error']}"
     words = [entry["id"], entry.get("asset") or "", entry["state"]]
     if entry.get("progress"):
         words.append(entry["progress"])

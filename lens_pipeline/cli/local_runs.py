@@ -9,7 +9,7 @@ import dagster as dg
 from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.registry import LOCAL, QUEUE_TAG, Derivative
 from lens_pipeline.derivatives.status import assess, describe, status_pages, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.engine.run_execution import execute
@@ -105,9 +105,12 @@ def work_off(
     origin: str,
     force: bool,
     result: Result,
-    progress: Callable[[Result], None],
+    progress: Callable[[Result, Sequence[DerivativeStatus]], None],
 ) -> None:
-    """Execute the runs for `works` and add to `result`."""
+    """Execute the runs for `works` and add to `result`.
+
+    `progress` gets it after each batch, with the statuses of that.
+    """
     result.found += sum(len(work.ids) + len(work.invalid) for work in works)
     result.skipped += sum(len(work.invalid) for work in works)
     result.failures += [
@@ -124,13 +127,14 @@ def work_off(
         for start in range(0, len(work.ids), size):
             keys = work.ids[start : start + size]
             for tags in plan_runs(instance, work.derivative, keys, size, origin, force=force):
+                local = {**tags, QUEUE_TAG: LOCAL}
                 assets = work.derivative.run_assets
-                run_id = create_run(instance, job, tags, assets, silent=True).run_id
+                run_id = create_run(instance, job, local, assets, silent=True).run_id
                 execute(instance, run_id)
                 _raise_if_interrupted(instance, run_id)
-            _count(pipeline, work.derivative, keys, result)
+            made = _count(pipeline, work.derivative, keys, result)
             result.seconds = round(time.monotonic() - started, 3)
-            progress(result)
+            progress(result, made)
     result.seconds = round(time.monotonic() - started, 3)
 
 
@@ -141,9 +145,12 @@ def _raise_if_interrupted(instance: dg.DagsterInstance, run_id: str) -> None:
         raise KeyboardInterrupt
 
 
-def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result) -> None:
+def _count(
+    pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], result: Result
+) -> list[DerivativeStatus]:
     counted = usable(list(pipeline.catalog.finished(derivative.kind, keys).values()))
-    for status in describe(pipeline, assess(pipeline, derivative, counted)):
+    statuses = describe(pipeline, assess(pipeline, derivative, counted))
+    for status in statuses:
         if status.state is State.READY:
             result.ready += 1
         elif status.state in (State.FAILED, State.DEAD):
@@ -154,3 +161,4 @@ def _count(pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], resu
         else:
             result.skipped += 1
     result.skipped += len(keys) - len(counted)
+    return statuses

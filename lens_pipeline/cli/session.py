@@ -19,6 +19,7 @@ from lens_pipeline.supervisor.services import running
 
 logger.setLevel(logging.INFO)
 
+UNKNOWN_ID = "no generation, master or scaled video has this id"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -59,5 +60,5 @@ def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
     if loaded.database_url is None:
         catalog = connect(loaded, endpoints).catalog
         catalog.migrate()
-        catalog.create_view()
+        catalog.migrate_view()
     create_tables(endpoints.dagster_url)

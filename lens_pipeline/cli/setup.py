@@ -5,6 +5,7 @@ import sys
 from functools import partial
 
 import click
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline import settings
@@ -23,39 +24,77 @@ _LONGEST_ID = 200
 
 @click.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit status 1 if there is work.")
-def migrate(check: bool) -> None:
-    """Create the application's tables where absent, and Dagster's; bring Dagster's up to date."""
+@click.option(
+    "--sql", "as_sql", is_flag=True, help="Change nothing; print the statements, for the owner."
+)
+@click.option(
+    "--role", metavar="NAME", help="Grant what is needed to the role that runs the pipeline."
+)
+def migrate(check: bool, as_sql: bool, role: str | None) -> None:
+    """Create the application's tables where absent, and Dagster's; bring Dagster's up to date.
+
+    Tables of the site are not altered; lens_generations and its table are brought up to date.
+    """
     from lens_pipeline.engine.dagster_storage.storage import (
         create_database,
         create_tables,
+        grant,
         upgrade_tables,
     )
 
+    if check and (as_sql or role):
+        raise click.UsageError("--check stands alone")
     loaded = load_settings()
     if check:
         _say_what_is_to_do(loaded)
         return
+    if as_sql:
+        _print_statements(loaded, role)
+        return
+    granted: list[str] = []
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
         catalog = connect(loaded, endpoints).catalog
-        created = catalog.migrate()
+        done = catalog.migrate()
         try:
-            created += catalog.create_view()
+            done += catalog.migrate_view()
         except CatalogError as error:
             # Only pages of the application read the view.
-            say(f"lens: lens_generations is not created: {error}")
+            say(f"lens: lens_generations is not created or updated: {error}")
         try:
             if create_database(endpoints.database_url, endpoints.dagster_url):
-                created.append("the database of Dagster")
+                done.append("the database of Dagster")
         except DBAPIError as error:
             raise CatalogError(
                 f"Dagster's database cannot be created: {first_line(error)}: create it, and name it"
-                " in LENS_DAGSTER_URL"
+                " in LENS_DAGSTER_URL, or let the owner run what `lens migrate --sql` prints"
             ) from error
         create_tables(endpoints.dagster_url)
         upgraded = upgrade_tables(endpoints.dagster_url)
-    print(f"created: {', '.join(created)}" if created else "every table is there already")
+        if role:
+            granted = catalog.grant(role)
+            granted += grant(endpoints.database_url, endpoints.dagster_url, role)
+    print(f"created: {', '.join(done)}" if done else "every table is there already")
     if upgraded:
         print("Dagster's tables were brought up to this version")
+    for statement in granted:
+        print(statement)
+
+
+def _print_statements(loaded: Settings, role: str | None) -> None:
+    """For psql, or without its command `\\connect` for another client."""
+    from lens_pipeline.engine.dagster_storage.storage import migration
+
+    with running(loaded, broker=False, command="migrate", report=say) as endpoints:
+        statements = connect(loaded, endpoints).catalog.migration(role)
+        of_dagster = migration(endpoints.database_url, endpoints.dagster_url, role)
+    if statements:
+        print("\n".join(f"{one.strip()};" for one in ("BEGIN", *statements, "COMMIT")))
+    if of_dagster and not of_dagster[0].startswith("CREATE DATABASE"):
+        print(f"\\connect {make_url(endpoints.dagster_url).database}")
+    for statement in of_dagster:
+        print(f"{statement};")
+    if not statements and not of_dagster:
+        print("-- nothing to do")
 
 
 def _say_what_is_to_do(loaded: Settings) -> None:
@@ -64,12 +103,15 @@ def _say_what_is_to_do(loaded: Settings) -> None:
 
     to_do = []
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
+        catalog = connect(loaded, endpoints).catalog
         tables = partial(require_current_tables, endpoints.dagster_url)
-        for look in (connect(loaded, endpoints).catalog.check, tables):
+        for look in (catalog.check, tables):
             try:
                 look()
             except LensError as error:
                 to_do.append(str(error))
+        note = None if to_do else catalog.view_age_note()
+    to_do += [note] if note else []
     print("\n".join(to_do) or "nothing to do: every table is there, and of this version")
     if to_do:
         sys.exit(1)

@@ -18,12 +18,10 @@ from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
 from lens_pipeline.errors import TransientError
 from lens_pipeline.settings import Settings
-from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import StoreRefused
 from lens_pipeline.supervisor.up import Stack
 from lens_pipeline.supervisor.up import up as run_stack
 
-_ABANDONED_SECONDS = 3600  # the age of a temporary file whose writer was killed
 _STORE_SECONDS = 20  # a start does not wait longer for the store
 
 
@@ -98,9 +96,6 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
     _look_at_store(pipeline.store.check)
-    if isinstance(pipeline.store, FileStore):
-        # A bucket may hold uploads of other applications.
-        pipeline.store.sweep(_ABANDONED_SECONDS)
 
 
 def _require_store(loaded: Settings, endpoints: Endpoints) -> None:

@@ -2,12 +2,15 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
-from lens_pipeline.cli.session import Session, json_option, print_json, session
+from lens_pipeline.cli.session import UNKNOWN_ID, Session, json_option, print_json, session
 from lens_pipeline.core.ids import canonical_uuid
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
@@ -18,7 +21,12 @@ from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
+from lens_pipeline.errors import first_line
+from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.monitoring.view_sync import update_view
 
+# Between two lines of `remove-missing`.
+_REPORT_SECONDS = 5.0
 _KINDS = [kind.value for kind in registry.kinds()]
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
 
@@ -37,6 +45,7 @@ def once(limit: int | None, as_json: bool) -> None:
                 for d in derivatives
             ]
             _work_off(lens, works, result, origin="once", force=False)
+        _keep_view(lens)
     _finish(result, as_json)
 
 
@@ -84,6 +93,8 @@ def backfill(
             else:
                 # What is lost counts as ready.
                 _work_off(lens, works, result, origin="backfill", force=force or lost)
+        if not dry_run:
+            _keep_view(lens)
         unknown = sorted(set(ids) - known)
     for key in unknown:
         say(f"lens: {key}: no finished generation, master or scaled video has this id")
@@ -115,6 +126,11 @@ def _work_off(
             say(f"lens: {work.advice}")
     total = result.ready + result.failed + sum(len(work.ids) for work in works)
     with meter("files", total) as progress:
+
+        def show(counted: Result, made: Sequence[DerivativeStatus]) -> None:
+            progress.show(counted.ready + counted.failed, f"{counted.failed} failed")
+            _keep_view(lens, made)
+
         work_off(
             lens.pipeline,
             lens.instance,
@@ -123,8 +139,17 @@ def _work_off(
             origin=origin,
             force=force,
             result=result,
-            progress=lambda r: progress.show(r.ready + r.failed, f"{r.failed} failed"),
+            progress=show,
         )
+
+
+def _keep_view(lens: Session, made: Sequence[DerivativeStatus] = ()) -> None:
+    """Nothing else fails if pages of the site cannot read the view."""
+    alone = not daemon_is_alive(lens.pipeline.endpoints.dagster_url)
+    try:
+        update_view(lens.pipeline, made, alone=alone)
+    except (CatalogError, SQLAlchemyError) as error:
+        say(f"lens: lens_generations is not kept true: {first_line(error)}")
 
 
 def _finish(result: Result, as_json: bool, *, failed: bool = False) -> None:
@@ -157,16 +182,22 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
             queue = RunQueue(lens.pipeline, lens.instance, job)
             queued = queue.submit(revived, "api", priority=RETRY_PRIORITY)
-    done = sorted(key for keys in revived.values() for key in keys)
-    unknown = sorted(key for key in set(ids) if not {key, canonical_uuid(key)} & set(done))
+        done = sorted(key for keys in revived.values() for key in keys)
+        refused = sorted(key for key in set(ids) if not {key, canonical_uuid(key)} & set(done))
+        known = lens.pipeline.catalog.known(refused)
+    not_failed = [key for key in refused if key in known]
+    unknown = [key for key in refused if key not in known]
     if as_json:
-        print_json({"retried": done, "queued_runs": len(queued), "not_failed": unknown})
+        counts = {"retried": done, "queued_runs": len(queued)}
+        print_json(counts | {"not_failed": not_failed, "unknown": unknown})
     else:
         when = "queued" if queued else "the next `lens up` or `lens once` takes them up"
         print(f"{len(done)} to be tried again: {when}" if done else "nothing to try again")
-        for key in unknown:
+        for key in not_failed:
             print(f"{key}: has not failed: see `lens status {key}`")
-    sys.exit(1 if unknown else 0)
+        for key in unknown:
+            print(f"{key}: {UNKNOWN_ID}")
+    sys.exit(1 if refused else 0)
 
 
 @click.command("remove-missing")
@@ -177,19 +208,17 @@ def remove_missing(yes: bool) -> None:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
     with session("remove-missing") as lens:
-        for derivative in registry.DERIVATIVES:
-            cursor = ""
-            while True:
-                walked = remove_vanished(
-                    lens.pipeline, lens.instance, derivative, cursor, however_many=True
-                )
-                print(f"{derivative.asset}: {walked.note}")
-                left += walked.left
-                for key in walked.removed:
-                    lens.instance.delete_dynamic_partition(derivative.partition_set, key)
-                cursor = walked.cursor
-                if not cursor:
-                    break
+        for derivative in registry.entries():
+            cursor: str | None = None
+            while cursor != "":
+                done = remove_vanished(
+                    lens.pipeline, lens.instance, derivative, cursor or "",
+                    seconds=_REPORT_SECONDS, however_many=True,
+                )  # fmt: skip
+                print(f"{derivative.asset}: {done}")
+                left += done.left
+                lens.pipeline.log.delete_keys(derivative.partition_set, done.keys)
+                cursor = done.cursor
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)

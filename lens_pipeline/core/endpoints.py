@@ -72,6 +72,12 @@ def services_file(home: Path) -> Path:
     return home / "services.json"
 
 
+def running_up(home: Path) -> Services | None:
+    """The services of a `lens up` that runs at `home`. Raises StackError."""
+    found = Services.read(home)
+    return found if found and found.command == "up" else None
+
+
 def resolve(settings: Settings, *, broker: bool = True) -> Endpoints:
     """Raises NotRunning (of a broker if `broker`), StackError: one database for two purposes."""
     is_explicit = settings.database_url and settings.broker_url

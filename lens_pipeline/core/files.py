@@ -1,8 +1,10 @@
 """Private files and directories, and temporary ones that end with their process."""
 
 import fcntl
+import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -49,6 +51,8 @@ def _remove_if_abandoned(directory: Path) -> bool:
 
 # PostgreSQL's first start takes 40 MB; its log grows to 1 GB under load.
 _MIN_FREE_MIB = 256
+# sun_path has 104 bytes on macOS; supervisord first binds path + `.` + pid.
+_MAX_SOCKET_PATH = 90
 
 
 def write_private(path: Path, text: str) -> None:
@@ -66,6 +70,27 @@ def private_directory(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
+
+
+def socket_path(home: Path, name: str) -> Path:
+    """In `home`, or in a temporary directory if that is too long. Raises StackError."""
+    path = home / "run" / name
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+    path = Path(tempfile.gettempdir()) / f"lens-{os.geteuid()}-{digest}" / name
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise StackError(f"LENS_HOME={home} and TMPDIR are too long for a socket: shorten one")
+    return path
+
+
+def make_socket_directory(directory: Path) -> None:
+    """Raises StackError: another user made it, and could control our programs."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise StackError(f"{directory} belongs to somebody else: remove it or shorten LENS_HOME")
+    directory.chmod(0o700)
 
 
 def prepare_home(home: Path) -> None:

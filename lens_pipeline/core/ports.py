@@ -6,6 +6,7 @@ import ipaddress
 import random
 import socket
 from http import HTTPStatus
+from pathlib import Path
 
 import psutil
 
@@ -55,11 +56,14 @@ def _draw(port: int) -> bool:
     return True
 
 
-def accepts(port: int, host: str = LOOPBACK) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
+def accepts_at(path: Path) -> bool:
+    """Whether a server listens at a unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
     return True
 
 

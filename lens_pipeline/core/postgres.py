@@ -23,8 +23,10 @@ _CLIENT = {
     "keepalives_count": _COUNT,
     "tcp_user_timeout": _UNACKNOWLEDGED_MS,
 }
+# Dagster takes its columns without a time zone for UTC, and the server fills them in the session's.
 SESSION_SETTINGS = (
-    f"SET tcp_keepalives_idle = {_IDLE}; SET tcp_keepalives_interval = {_INTERVAL};"
+    "SET TIME ZONE 'UTC';"
+    f" SET tcp_keepalives_idle = {_IDLE}; SET tcp_keepalives_interval = {_INTERVAL};"
     f" SET tcp_keepalives_count = {_COUNT}; SET tcp_user_timeout = {_UNACKNOWLEDGED_MS}"
 )
 
@@ -51,7 +53,7 @@ def connect(
     session_settings: str = "",
     json_deserializer: Callable[[str], Any] | None = None,
 ) -> sa.Engine:
-    """An engine whose two sides notice a lost peer within 15 s, and keep `deadline`.
+    """An engine in UTC whose two sides notice a lost peer within 15 s, and keep `deadline`.
 
     `pool_size=0`: no pool. `pre_ping`: a restarted server must not cost a failed tick or file.
     """

@@ -10,33 +10,40 @@ from lens_pipeline.defs.retention import prune
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG, REPORT_ASSET
 from lens_pipeline.derivatives.removal import retire
+from lens_pipeline.errors import DerivativeError
+from lens_pipeline.settings import Settings
+
+_DAY_SECONDS = 86400
 
 
-def derivative_jobs() -> list:
+def derivative_jobs(settings: Settings) -> list:
     """One job for all entries that name it."""
     names = dict.fromkeys(entry.job for entry in registry.entries())
     assets = {name: [e.asset for e in registry.entries() if e.job == name] for name in names}
-    return [_asset_job(name, selection) for name, selection in assets.items()]
+    return [
+        _asset_job(name, selection, registry.run_tags(selection, settings))
+        for name, selection in assets.items()
+    ]
 
 
-def _asset_job(name: str, selection: list[str]):
+def _asset_job(name: str, selection: list[str], tags: dict[str, str]):
     return dg.define_asset_job(
         name,
         selection=selection,
-        tags={QUEUE_TAG: registry.queue_of(selection)},
+        tags=tags,
         description=f"Materialize {' and '.join(selection)}.",
     )
 
 
-daily_reports = _asset_job("daily_reports", [REPORT_ASSET])
+daily_reports = _asset_job("daily_reports", [REPORT_ASSET], {QUEUE_TAG: MASTERS})
 
 
 @dg.op
 def retire_old_keys(context: dg.OpExecutionContext, lens: LensResource) -> None:
     """Take finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
-    for entry in registry.entries():
-        count = retire(lens.pipeline(), context.instance, entry)
-        context.log.info("%s: %d keys retired; files and history stay", entry.asset, count)
+    for name in dict.fromkeys(entry.partition_set for entry in registry.entries()):
+        count = retire(lens.pipeline(), context.instance, name)
+        context.log.info("%s: %d keys retired; files and history stay", name, count)
 
 
 @dg.op
@@ -61,8 +68,23 @@ def prune_history(context: dg.OpExecutionContext, lens: LensResource) -> None:
     context.log.info("%s", prune(lens.pipeline(), dt.datetime.now(dt.UTC)))
 
 
+@dg.op
+def sweep_store(context: dg.OpExecutionContext, lens: LensResource) -> None:
+    """Delete unfinished objects of killed runs, a day after the longest run would have ended."""
+    pipeline = lens.pipeline()
+    age = registry.most_run_seconds(pipeline.settings) + _DAY_SECONDS
+    try:
+        count = pipeline.store.sweep(age, registry.LARGE_OBJECTS)
+    except DerivativeError as error:
+        # Some servers cannot list them, and some credentials must not.
+        context.log.warning("unfinished objects stay: %s", error)
+    else:
+        context.log.info("%d unfinished objects deleted", count)
+
+
 # Takes minutes: it must not delay previews.
 @dg.job(name="retention", tags={QUEUE_TAG: MASTERS})
 def retention_job() -> None:
-    """Keep Dagster's event log, runs and ticks small."""
+    """Keep Dagster's tables small, and the store free of what killed runs left unfinished."""
     prune_history()
+    sweep_store()

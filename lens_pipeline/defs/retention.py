@@ -9,15 +9,17 @@ import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
 from lens_pipeline.core.locks import LockSession, lock_id
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
 
 # Most rows in one transaction, which takes parts of a second and leaves the log whole.
-_RUNS, _EVENTS, _TICKS = 50, 2000, 5000
+_RUNS, _EVENTS, _TICKS, _BACKFILLS = 50, 2000, 5000, 500
 # A night takes a minute or two; masters wait meanwhile.
 _MOST_SECONDS = 900.0
 _PAUSE_SECONDS = 0.02
 _LOCK = lock_id("retention")
+_MINOR = (registry.CHECKED_SHOT.asset,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,14 @@ class Pruned:
     events: int = 0
     runs: int = 0
     ticks: int = 0
+    backfills: int = 0
     is_complete: bool = True
 
     def __str__(self) -> str:
-        text = f"{self.events} events, {self.runs} runs and {self.ticks} ticks deleted"
+        text = (
+            f"{self.events} events, {self.runs} runs, {self.ticks} ticks and {self.backfills}"
+            " records of backfills deleted"
+        )
         return text if self.is_complete else f"{text}; the next pruning goes on"
 
 
@@ -62,7 +68,9 @@ class _Pruning:
         self._done = Pruned()
 
     def work(self) -> Pruned:
-        for part in (self._prune_runs, self._prune_without_run, self._prune_ticks):
+        for part in (
+            self._prune_runs, self._prune_without_run, self._prune_ticks, self._prune_backfills,
+        ):  # fmt: skip
             self._walk(part)
         return self._done
 
@@ -79,9 +87,9 @@ class _Pruning:
 
     def _prune_runs(self, connection: sa.Connection, after: int) -> int | None:
         runs = pruning.ended_runs(connection, after, self._events_before, self._runs_before, _RUNS)
-        counted = pruning.still_counted(connection, [run.run_id for run in runs])
+        counted = pruning.still_counted(connection, [run.run_id for run in runs], _MINOR)
         going = [run for run in runs if run.run_id not in counted]
-        superseded = pruning.superseded_of_runs(connection, [run.run_id for run in going])
+        superseded = pruning.superseded_of_runs(connection, [run.run_id for run in going], _MINOR)
         self._delete(connection, superseded)
         old = [run.run_id for run in going if run.ended_at < self._runs_before]
         if old:
@@ -90,7 +98,9 @@ class _Pruning:
         return runs[-1].row if len(runs) == _RUNS else None
 
     def _prune_without_run(self, connection: sa.Connection, after: int) -> int | None:
-        found, place = pruning.superseded_of_no_run(connection, after, self._events_before, _EVENTS)
+        found, place = pruning.superseded_of_no_run(
+            connection, after, self._events_before, self._runs_before, _EVENTS
+        )
         self._delete(connection, found)
         return place
 
@@ -98,6 +108,11 @@ class _Pruning:
         deleted = pruning.delete_ticks(connection, self._ticks_before, _TICKS)
         self._done = replace(self._done, ticks=self._done.ticks + deleted)
         return 0 if deleted == _TICKS else None
+
+    def _prune_backfills(self, connection: sa.Connection, _: int) -> int | None:
+        deleted = pruning.delete_backfills(connection, self._runs_before, _BACKFILLS)
+        self._done = replace(self._done, backfills=self._done.backfills + deleted)
+        return 0 if deleted == _BACKFILLS else None
 
     def _delete(self, connection: sa.Connection, superseded: Sequence[int]) -> None:
         deleted = pruning.delete_events(connection, superseded)

@@ -11,6 +11,9 @@ from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.removal import remove_vanished
 
+# Of each minute and derivative: a million partitions take about an hour.
+_REMOVAL_SECONDS = 1.0
+
 
 def derivative_sensors() -> list[dg.SensorDefinition]:
     return [derivative_sensor(entry) for entry in registry.entries() if entry.sensor]
@@ -41,19 +44,21 @@ def removed_generations(
     if not pipeline.settings.enabled:
         return dg.SkipReason(DISABLED)
     cursors: dict[str, str] = json.loads(context.cursor or "{}")
-    pages = {
-        d: remove_vanished(pipeline, context.instance, d, cursors.get(d.asset, ""))
-        for d in registry.DERIVATIVES
+    done = {
+        d: remove_vanished(
+            pipeline, context.instance, d, cursors.get(d.asset, ""), seconds=_REMOVAL_SECONDS
+        )
+        for d in registry.entries()
     }
-    for derivative, page in pages.items():
-        if page.refused:
-            context.log.warning("%s: %s", derivative.asset, page.note)
+    for derivative, removal in done.items():
+        if removal.refused:
+            context.log.warning("%s: %s", derivative.asset, removal.refused)
     return dg.SensorResult(
-        skip_reason="; ".join(f"{d.asset}: {page.note}" for d, page in pages.items()),
+        skip_reason="; ".join(f"{d.asset}: {removal}" for d, removal in done.items()),
         dynamic_partitions_requests=[
-            partition_set(d.partition_set).build_delete_request(page.removed)
-            for d, page in pages.items()
-            if page.removed
+            partition_set(d.partition_set).build_delete_request(removal.keys)
+            for d, removal in done.items()
+            if removal.keys
         ],
-        cursor=json.dumps({d.asset: page.cursor for d, page in pages.items()}),
+        cursor=json.dumps({d.asset: removal.cursor for d, removal in done.items()}),
     )

@@ -5,9 +5,11 @@ Read `registry.DERIVATIVES` when needed; keep no copy of it.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from math import ceil
+from typing import Generic, NamedTuple, TypeVar
 
 from lens_pipeline.catalog.rows import (
     Generation,
@@ -18,7 +20,7 @@ from lens_pipeline.catalog.rows import (
     ScaledVideo,
     Shot,
 )
-from lens_pipeline.event_log.tags import REVISION_TAG
+from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, REVISION_TAG
 from lens_pipeline.settings import Settings
 
 QUEUE_TAG = "dagster-celery/queue"
@@ -26,10 +28,25 @@ PREVIEWS = "previews"
 # Encodes take minutes: they must not delay a preview.
 MASTERS = "masters"
 QUEUES = (PREVIEWS, MASTERS)
+# Of runs that a command executes itself: they take no slot of a worker.
+LOCAL = "local"
+
+# Waits for partition locks, transfers and queries, besides the work on files.
+_RUN_SECONDS = 7200
+# For a second of video. Encoding 2160p on one core takes 3 to 5 s, and a master may be encoded
+# twice; decoding it takes 1 s.
+_ENCODE_PACE, _DECODE_PACE = 10, 2
 
 REPORT_ASSET = "daily_report"
 # Assets of rows, with their partition sets.
 GENERATIONS = {"photo_generation": "photos", "video_generation": "videos"}
+
+# Keys of what is large enough to be stored in parts.
+LARGE_OBJECTS = re.compile(
+    r"masters/[^/]+/master_[^/]+_[0-9a-f]{12}\.mp4"
+    r"|scaled/[^/]+/[^/]+_[0-9a-f]{12}\.mp4"
+    r"|cache/shots/[0-9a-f]{64}\.mp4"
+)
 
 # WebP method. At the same SSIM, method 2 takes 28 ms less of about 2 s, but 10 % more bytes.
 WEBP_EFFORT = 4
@@ -42,6 +59,15 @@ def revision(sources: list[str], key: str, parameters: Parameters, code_version:
     """12 hex digits of a SHA-256; `sources`: ordered identities of what it is made from."""
     identity = json.dumps([sources, key, parameters, code_version], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+class Revisions(NamedTuple):
+    """Object keys of all revisions of one output begin with `prefix` and match `name` as a whole:
+    an id may begin with another one.
+    """
+
+    prefix: str
+    name: re.Pattern[str]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,6 +89,7 @@ class Derivative(Generic[R]):
     sensor: str | None = None  # requests it for new rows
     sensor_seconds: int = 1
     most_in_run: int | None = None  # partitions; None: LENS_BATCH_SIZE
+    pace: int = 0  # seconds of work for a second of LENS_MAX_MASTER_SECONDS, at the most
     shared_op: str | None = None  # op of several assets; None: its own, named as the asset
     made_from: "Derivative | None" = None
     source_row: Callable[[R], Row | None] = lambda _: None
@@ -89,11 +116,25 @@ class Derivative(Generic[R]):
         version = f"_{revision}" if self.is_versioned else ""
         return f"{self.stem(row)}{version}.{self.extension}"
 
+    def revisions_of(self, row_id: str, key: str) -> Revisions | None:
+        """The revisions of the object `key`; None: it is no versioned key of this row."""
+        rest = rf"_[0-9a-f]{{12}}\.{self.extension}"
+        found = re.fullmatch(rf"(.+[/_]{re.escape(row_id)}){rest}", key)
+        if found is None or not self.is_versioned:
+            return None
+        return Revisions(f"{found[1]}_", re.compile(re.escape(found[1]) + rest))
+
     def picture_edge(self, settings: Settings) -> int:
         return self.edge or settings.preview_edge
 
     def batch_size(self, settings: Settings) -> int:
         return min(self.most_in_run or settings.batch_size, settings.batch_size)
+
+    def run_seconds(self, settings: Settings) -> int:
+        """The limit of a run. What makes no progress is ended much earlier."""
+        one = settings.fetch_timeout_seconds + settings.render_timeout_seconds
+        one += self.pace * settings.max_master_seconds
+        return _RUN_SECONDS + ceil(self.batch_size(settings) * one)
 
     @property
     def run_assets(self) -> tuple[str, ...] | None:
@@ -193,6 +234,7 @@ MASTER = Derivative[MasterVideo](
     sensor_seconds=2,
     # A run that fails affects no other.
     most_in_run=1,
+    pace=_ENCODE_PACE,
     # Dagster skips a second step when the first does nothing.
     shared_op="master",
     sources=_master_sources,
@@ -229,6 +271,7 @@ SCALED = Derivative[ScaledVideo](
     sensor="new_scaled",
     sensor_seconds=3,
     most_in_run=1,
+    pace=_ENCODE_PACE,
     made_from=MASTER,
     source_row=lambda row: row.master,
     form=_scaled_form,
@@ -252,6 +295,7 @@ CHECKED_SHOT = Derivative[ProjectAsset](
     sensor_seconds=5,
     # A master requested meanwhile waits for the run.
     most_in_run=5,
+    pace=_DECODE_PACE,
     sources=lambda row: [_shot_source(row.shot)],
     # An asset may be a picture: that is no fault.
     waits_for=lambda row: row.shot.waits or row.shot.problem,
@@ -283,12 +327,23 @@ def of_generations() -> tuple[Derivative, ...]:
     return of_kind(Kind.PHOTO, Kind.VIDEO)
 
 
+def assets_of_set(partition_set: str) -> tuple[str, ...]:
+    return tuple(entry.asset for entry in entries() if entry.partition_set == partition_set)
+
+
 def primary(kind: Kind) -> Derivative:
     """Rows of a kind are listed and reported by it."""
     return of_kind(kind)[0]
 
 
-def queue_of(assets: Iterable[str]) -> str:
-    """PREVIEWS if none of `assets` is known."""
-    queues = {entry.asset: entry.queue for entry in entries()} | {REPORT_ASSET: MASTERS}
-    return next((queues[asset] for asset in assets if asset in queues), PREVIEWS)
+def most_run_seconds(settings: Settings) -> int:
+    return max(entry.run_seconds(settings) for entry in entries())
+
+
+def run_tags(assets: Collection[str], settings: Settings) -> dict[str, str]:
+    """The queue and the time limit of a run of `assets`."""
+    made = [entry for entry in entries() if entry.asset in assets]
+    if not made:
+        return {QUEUE_TAG: MASTERS if REPORT_ASSET in assets else PREVIEWS}
+    limit = max(entry.run_seconds(settings) for entry in made)
+    return {QUEUE_TAG: made[0].queue, MAX_RUNTIME_TAG: str(limit)}

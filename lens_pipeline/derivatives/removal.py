@@ -2,35 +2,59 @@
 
 import datetime as dt
 import logging
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
 
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import History, ObservationKind
+from lens_pipeline.event_log.history import History, ObservationKind, State
 from lens_pipeline.event_log.tags import OUTCOME_TAG
+from lens_pipeline.storage.object_store import ObjectStore
 
 logger = logging.getLogger(__name__)
 
-# Partitions a tick.
 _PAGE = 500
 # More missing rows than this share of a page look like a lost table...
 _MOST_SHARE = 0.2
 # ... unless they are few, and not the whole page.
 _FEW = 20
+# Partitions that one call cleans at about the most: a table may be lost by and by.
+_MOST_CLEANED = 100
 
 
-@dataclass(frozen=True, slots=True)
-class RemovalPage:
+@dataclass(slots=True)
+class Removal:
+    """What one call of `remove_vanished` did."""
+
     cursor: str
-    note: str
-    # To take out of the partition set.
-    removed: list[str] = field(default_factory=list)
-    refused: bool = False
-    # Outputs without a row that stay: in work, or the store failed.
-    left: int = 0
+    """Where the next call begins; empty: at the first partition."""
+    looked_at: int = 0
+    cleaned: int = 0
+    """Partitions whose outputs were deleted."""
+    keys: list[str] = field(default_factory=list)
+    """To take out of the partition set."""
+    kept: list[str] = field(default_factory=list)
+    """Partitions whose object the store did not delete."""
+    in_work: int = 0
+    refused: str = ""
+    """Why a page was left alone."""
+
+    @property
+    def left(self) -> int:
+        return len(self.kept) + self.in_work
+
+    def __str__(self) -> str:
+        text = f"{self.looked_at} looked at, {self.cleaned} removed"
+        if self.kept:
+            few = ", ".join(self.kept[:5])
+            text += f", {len(self.kept)} could not be deleted from the store: {few}"
+        return f"{text}; {self.refused}" if self.refused else text
 
 
 def remove_vanished(
@@ -39,61 +63,77 @@ def remove_vanished(
     derivative: Derivative,
     after: str,
     *,
+    seconds: float = 0.0,
     however_many: bool = False,
-    page: int = _PAGE,
-) -> RemovalPage:
-    """Delete the objects of the next page of partitions whose row is gone.
+) -> Removal:
+    """Delete the objects of partitions after `after` whose row is gone, for about `seconds`.
 
-    Pages are of the event log, because the partition set lacks retired keys. Partitions in flight
-    are left for the next round. Raises CatalogError if rows cannot be read: no table looks empty.
+    Looks at partitions of the set and of the event log, because the set lacks retired keys.
+    Partitions in flight are left for later. Raises CatalogError if rows cannot be read: no table
+    looks empty.
     """
-    keys = pipeline.log.materialized_keys(derivative.asset, after, page)
-    cursor = keys[-1] if len(keys) == page else ""
-    existing = pipeline.catalog.existing(derivative.kind, keys)
-    gone = sorted(set(keys) - existing)
-    recorded = pipeline.log.histories(derivative.asset, gone)
-    present = [key for key in gone if not recorded[key].is_removed]
-    if not however_many and _too_many(len(present), len(existing)):
-        return RemovalPage(
-            cursor,
-            f"{len(present)} of {len(present) + len(existing)} rows are missing: too many at once,"
-            " nothing is deleted; if this is meant, run `lens remove-missing`",
-            refused=True,
+    done = Removal(after)
+    deadline = time.monotonic() + seconds
+    while True:
+        keys = pipeline.log.keys_after(
+            derivative.asset, derivative.partition_set, done.cursor, _PAGE
         )
-    idle = [key for key in gone if not recorded[key].is_in_flight]
-    kept = [
+        _remove_page(pipeline, instance, derivative, keys, done, however_many=however_many)
+        done.cursor = keys[-1] if len(keys) == _PAGE else ""
+        is_over = done.cleaned >= _MOST_CLEANED or time.monotonic() >= deadline
+        if is_over or not done.cursor:
+            return done
+
+
+def _remove_page(
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    derivative: Derivative,
+    keys: Sequence[str],
+    done: Removal,
+    *,
+    however_many: bool,
+) -> None:
+    done.looked_at += len(keys)
+    existing = pipeline.catalog.existing(derivative.kind, keys)
+    gone = [key for key in keys if key not in existing]
+    recorded = pipeline.log.histories(derivative.asset, gone)
+    unclean = [key for key in gone if key in recorded and not recorded[key].is_clean]
+    if not however_many and _too_many(len(unclean), len(existing)):
+        done.refused = (
+            f"{len(unclean)} of {len(unclean) + len(existing)} rows are missing: too many at once,"
+            " nothing is deleted; if this is meant, run `lens remove-missing`"
+        )
+        return
+    busy = {key for key in unclean if recorded[key].is_in_flight}
+    kept = {
         key
-        for key in idle
-        if key in present and not _remove(pipeline, instance, derivative, key, recorded[key])
-    ]
-    in_set = set(instance.get_dynamic_partitions(derivative.partition_set))
-    removed = [key for key in idle if key not in kept]
-    note = f"{len(keys)} looked at, {len(set(removed) & set(present))} removed"
-    if kept:
-        note += f", {len(kept)} could not be deleted from the store: {', '.join(kept[:5])}"
-    left = len(kept) + len(present) - len(set(present) & set(idle))
-    return RemovalPage(cursor, note, [key for key in removed if key in in_set], left=left)
+        for key in unclean
+        if key not in busy and not _clean(pipeline, instance, derivative, key, recorded[key])
+    }
+    done.cleaned += len(unclean) - len(busy) - len(kept)
+    done.kept += sorted(kept)
+    done.in_work += len(busy)
+    idle = [key for key in gone if key not in busy | kept]
+    done.keys += _removable(pipeline, instance, derivative.partition_set, idle)
 
 
 def _too_many(missing: int, existing: int) -> bool:
     return missing > (max(_FEW, _MOST_SHARE * (missing + existing)) if existing else 1)
 
 
-def _remove(
+def _clean(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     derivative: Derivative,
     key: str,
     history: History,
 ) -> bool:
-    """Delete the object and record that; False if the store fails."""
-    if history.materialized is None:
-        return True
-    event_id = history.materialized.event_id
-    path = pipeline.log.details([event_id])[event_id].get("path")
-    if isinstance(path, str):
+    """Delete the objects and record that; False if the store fails."""
+    path = None if history.is_removed else pipeline.log.paths(derivative.asset, [key]).get(key)
+    if path is not None:
         try:
-            pipeline.store.delete(path)
+            delete_outputs(pipeline.store, derivative, key, path)
         except DerivativeError as error:
             logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
             return False
@@ -107,14 +147,60 @@ def _remove(
     return True
 
 
-def retire(pipeline: Pipeline, instance: dg.DagsterInstance, derivative: Derivative) -> int:
-    """Take old finished keys out of the partition set; a key comes back when its row changes.
+def delete_outputs(
+    store: ObjectStore, derivative: Derivative, key: str, path: str, *, but: str | None = None
+) -> None:
+    """Delete the object at `path` and all its other revisions except `but`.
 
-    Returns their number.
+    One may be left of a deletion that failed, or of a run that was killed. Raises DerivativeError.
     """
-    keys = instance.get_dynamic_partitions(derivative.partition_set)
+    store.delete(path)
+    revisions = derivative.revisions_of(key, path)
+    if revisions is None:
+        return
+    for info in store.list(revisions.prefix):
+        if revisions.name.fullmatch(info.key) and info.key != but:
+            store.delete(info.key)
+
+
+def _removable(
+    pipeline: Pipeline, instance: dg.DagsterInstance, partition_set: str, keys: Iterable[str]
+) -> list[str]:
+    """Those of `keys` that are in the set and that nothing in Dagster needs there.
+
+    Dagster fails a backfill whose key is gone and cancels its runs, and fails a run whose range
+    begins or ends with a key that is gone.
+    """
+    in_set = set(instance.get_dynamic_partitions(partition_set)).intersection(keys)
+    if not in_set or pipeline.log.has_unfinished_backfill():
+        return []
+    in_flight = pipeline.log.in_flight(*registry.assets_of_set(partition_set))
+    return sorted(in_set - in_flight)
+
+
+def retire(pipeline: Pipeline, instance: dg.DagsterInstance, partition_set: str) -> int:
+    """Take keys of which nothing was heard for long out of the set, but those that failed stay.
+
+    A key comes back when its row changes. Returns their number.
+    """
     before = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)
-    old = pipeline.log.materialized_before(derivative.asset, keys, before)
-    for key in sorted(old):
-        instance.delete_dynamic_partition(derivative.partition_set, key)
-    return len(old)
+    assets = registry.assets_of_set(partition_set)
+    quiet = pipeline.log.quiet_keys(partition_set, assets, before)
+    retired = 0
+    for start in range(0, len(quiet), _PAGE):
+        page = quiet[start : start + _PAGE]
+        idle = _removable(pipeline, instance, partition_set, page)
+        keys = sorted(set(idle) - _failed(pipeline, assets, idle))
+        pipeline.log.delete_keys(partition_set, keys)
+        retired += len(keys)
+    return retired
+
+
+def _failed(pipeline: Pipeline, assets: Iterable[str], keys: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for derivative in registry.DERIVATIVES:
+        if derivative.asset in assets:
+            rows = usable(list(pipeline.catalog.finished(derivative.kind, keys).values()))
+            statuses = assess(pipeline, derivative, rows)
+            found |= {one.id for one in statuses if one.state in (State.FAILED, State.DEAD)}
+    return found

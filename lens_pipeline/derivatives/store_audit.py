@@ -21,7 +21,7 @@ def require_own_store(pipeline: Pipeline) -> None:
     """One file of a sample is enough. Raises ForeignStore, DerivativeError, SQLAlchemyError."""
     paths: list[str] = []
     for asset in registry.assets():
-        keys = pipeline.log.materialized_keys(asset, "", _SAMPLE)
+        keys = pipeline.log.materialized_keys(asset, _SAMPLE)
         histories = pipeline.log.histories(asset, keys)
         live = [key for key in keys if not histories[key].is_removed]
         paths += pipeline.log.paths(asset, live).values()

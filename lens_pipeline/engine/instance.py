@@ -1,5 +1,6 @@
 """Dagster's instance: its `dagster.yaml`, and how a process opens it."""
 
+import json
 import os
 import sys
 import warnings
@@ -12,7 +13,11 @@ import dagster as dg
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import private_directory, write_private
 from lens_pipeline.engine import upstream
+from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.settings import Settings
+
+# Dagster's name of our definitions.
+LOCATION = "lens_pipeline"
 
 
 def write_instance(settings: Settings) -> Path:
@@ -21,6 +26,16 @@ def write_instance(settings: Settings) -> Path:
     name = "dagster.yaml"
     write_private(directory / name, (find_config_dir() / name).read_text(encoding="utf-8"))
     return directory
+
+
+def write_workspace(settings: Settings) -> None:
+    """Write the `workspace.yaml` of `lens up`, whose code server has no port."""
+    server = {"socket": str(code_socket(settings.resolved_home)), "location_name": LOCATION}
+    workspace = {"load_from": [{"grpc_server": server}]}
+    # JSON is YAML.
+    write_private(
+        settings.resolved_home / "dagster" / "workspace.yaml", json.dumps(workspace, indent=2)
+    )
 
 
 def find_config_dir() -> Path:

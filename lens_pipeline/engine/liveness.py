@@ -10,8 +10,8 @@ import grpc
 import psycopg2
 from grpc_health.v1 import health_pb2
 
-from lens_pipeline.core.endpoints import StackError, resolve
-from lens_pipeline.core.files import private_directory, write_private
+from lens_pipeline.core.endpoints import StackError, resolve, running_up
+from lens_pipeline.core.files import private_directory, socket_path, write_private
 from lens_pipeline.core.ports import CODE_PORT, reachable_host, serves
 from lens_pipeline.derivatives.registry import QUEUES
 from lens_pipeline.errors import first_line
@@ -76,9 +76,16 @@ def is_recent(heartbeat_age: float | None) -> bool:
     return heartbeat_age is not None and heartbeat_age <= _DAEMON_SECONDS
 
 
+def code_socket(home: Path) -> Path:
+    """Where the code server of `lens up` listens. Raises StackError."""
+    return socket_path(home, "code.sock")
+
+
 def _code(settings: Settings) -> str | None:
-    port = settings.code_port or CODE_PORT
+    home, port = settings.resolved_home, settings.code_port or CODE_PORT
     address = f"{reachable_host(settings.code_bind)}:{port}"
+    if running_up(home):
+        address = f"unix:{code_socket(home)}"
     request = health_pb2.HealthCheckRequest(service="DagsterApi")
     with grpc.insecure_channel(address) as channel:
         check = channel.unary_unary(

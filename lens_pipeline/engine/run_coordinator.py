@@ -8,9 +8,10 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._serdes import ConfigurableClassData
 
-from lens_pipeline.derivatives.registry import QUEUE_TAG, queue_of
+from lens_pipeline import settings
+from lens_pipeline.derivatives.registry import QUEUE_TAG, QUEUES, run_tags
 from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY
-from lens_pipeline.event_log.tags import PRIORITY_TAG
+from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, PRIORITY_TAG
 
 
 class LensRunCoordinator(QueuedRunCoordinator):
@@ -36,9 +37,12 @@ class LensRunCoordinator(QueuedRunCoordinator):
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         run = context.dagster_run
         added = {}
-        if QUEUE_TAG not in run.tags:  # started by hand from the UI
+        # Started by hand from the UI, perhaps again after `lens once`.
+        if run.tags.get(QUEUE_TAG) not in QUEUES:
             assets = [key.to_user_string() for key in run.asset_selection or ()]
-            added[QUEUE_TAG] = queue_of(assets)
+            added = run_tags(assets, settings.load()[0])
+            if wished := run.tags.get(MAX_RUNTIME_TAG):
+                added[MAX_RUNTIME_TAG] = wished
         if BACKFILL_ID_TAG in run.tags and PRIORITY_TAG not in run.tags:
             added[PRIORITY_TAG] = str(BACKFILL_PRIORITY)
         if added:

@@ -23,6 +23,7 @@ from lens_pipeline.core.logs import request_id
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.engine.instance import LOCATION
 from lens_pipeline.engine.run_requests import NEW_PRIORITY, plan_runs
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,6 @@ class RunQueue:
                 logger.warning("the broker does not hear that run %s ends: %s", run_id, error)
 
 
-LOCATION = "lens_pipeline"
 # A command itself prints the outcome of every file.
 _SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

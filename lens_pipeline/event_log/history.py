@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from lens_pipeline.errors import HostUnreachable
+from lens_pipeline.errors import EncoderDied, HostUnreachable
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
@@ -19,9 +19,9 @@ RUN_ERRORS = {
 
 # Before the next attempt. The first steps are short: links may live an hour only.
 _DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 360, 1440))
-_HOST_AWAY = HostUnreachable.__name__
-# An attempt counts if the host has been away for longer: it may never come back.
-_LONGEST_AWAY = dt.timedelta(days=3)
+# They count as no attempt, but may concern one file alone: it is not tried each time, nor for ever.
+_PATIENT = frozenset({HostUnreachable.__name__, EncoderDied.__name__})
+_LONGEST_PATIENCE = dt.timedelta(days=3)
 
 # A sensor asks so often again after runs that did nothing; then the backfill does.
 _MOST_REQUESTS = 3
@@ -75,9 +75,14 @@ class PlannedRun:
     event_id: int
     run_id: str
     run_status: str | None
-    # Its worker was stopped, or it never began: no attempt.
+    # Its worker was stopped, it never began, or its backfill failed: no attempt.
     interrupted: bool = False
     at: dt.datetime | None = None
+
+    @property
+    def is_void(self) -> bool:
+        """Dagster cancelled it, not a person."""
+        return self.run_status == "CANCELED" and self.interrupted
 
     def precedes(self, moment: dt.datetime | None) -> bool:
         """False if a time is unknown."""
@@ -96,6 +101,13 @@ class History:
     def is_removed(self) -> bool:
         made_at = self.materialized.event_id if self.materialized else 0
         return _last(self.observations, ObservationKind.REMOVED) > made_at
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether its removal is the last event."""
+        made = (self.materialized,) if self.materialized else ()
+        last = max(one.event_id for one in (*made, *self.observations, *self.planned))
+        return last == _last(self.observations, ObservationKind.REMOVED)
 
     @property
     def request_key(self) -> str:
@@ -228,7 +240,7 @@ def derive_status(
     failures = [one for one in failed if one.event_id > since and one.revision == blank.revision]
     is_up_to_date = materialized is not None and materialized.revision == blank.revision
     explained = {one.run_id for one in failed}
-    plans = [plan for plan in history.planned if plan.event_id > since]
+    plans = [plan for plan in history.planned if plan.event_id > since and not plan.is_void]
     crashed = [
         plan
         for plan in plans
@@ -260,7 +272,7 @@ def derive_status(
         return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
     if isinstance(last, Observation):
         error_class = last.error_class
-        is_final = last.permanent or _is_away_too_long(failures)
+        is_final = last.permanent or _lasts_too_long(failures)
     else:
         error_class, is_final = (CANCELED, True) if last in cancelled else (RUN_FAILED, False)
     given_up = is_final or attempts >= max_attempts
@@ -279,7 +291,7 @@ def _retry_at(
     last: Observation | PlannedRun, failures: Sequence[Observation]
 ) -> dt.datetime | None:
     """A crash is noticed late, and a fault of the surroundings is often over: both are due."""
-    delaying = [one for one in failures if not one.blameless or one.error_class == _HOST_AWAY]
+    delaying = [one for one in failures if not one.blameless or one.error_class in _PATIENT]
     if last not in delaying or not isinstance(last, Observation) or last.at is None:
         return None
     # The longest delay is for what may be the file's fault.
@@ -287,11 +299,11 @@ def _retry_at(
     return last.at + steps[min(len(delaying), len(steps)) - 1]
 
 
-def _is_away_too_long(failures: Sequence[Observation]) -> bool:
+def _lasts_too_long(failures: Sequence[Observation]) -> bool:
     first, last = failures[0], failures[-1]
-    if last.error_class != _HOST_AWAY or first.at is None or last.at is None:
+    if last.error_class not in _PATIENT or first.at is None or last.at is None:
         return False
-    return last.at - first.at > _LONGEST_AWAY
+    return last.at - first.at > _LONGEST_PATIENCE
 
 
 def _last(observations: Iterable[Observation], kind: ObservationKind) -> int:

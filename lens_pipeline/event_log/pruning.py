@@ -1,7 +1,9 @@
-"""Deletes old events, runs and ticks from Dagster's tables, but nothing that a status depends on.
+"""Deletes what is old from Dagster's tables, but nothing that a status depends on.
 
 An event is *superseded* by a later materialization or removal of its partition; other events of
-assets stay, and so do runs that count as attempts. Dagster's `delete_run` deletes materializations.
+assets stay, and so do runs that count as attempts. A removal goes once it supersedes nothing. Of
+*minor* assets, which have no status, failures go as well. Dagster's `delete_run` deletes
+materializations.
 """
 
 import datetime as dt
@@ -14,6 +16,7 @@ from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEvent
 from dagster._core.storage.runs.schema import RunsTable
 
 from lens_pipeline.event_log.history import ObservationKind
+from lens_pipeline.event_log.reader import db_key
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 
 
@@ -35,25 +38,38 @@ def ended_runs(
     return [EndedRun(row.id, row.run_id, row.ended_at) for row in rows]
 
 
-def still_counted(connection: sa.Connection, run_ids: Sequence[str]) -> set[str]:
+def still_counted(
+    connection: sa.Connection, run_ids: Sequence[str], minor: Sequence[str]
+) -> set[str]:
     """Those of these ended runs that still count as attempts."""
-    return set(connection.execute(_COUNTED, {"runs": list(run_ids)}).scalars())
+    return set(connection.execute(_COUNTED, _of_runs(run_ids, minor)).scalars())
 
 
-def superseded_of_runs(connection: sa.Connection, run_ids: Sequence[str]) -> list[int]:
+def superseded_of_runs(
+    connection: sa.Connection, run_ids: Sequence[str], minor: Sequence[str]
+) -> list[int]:
     """Ids of events that no status depends on."""
-    return list(connection.execute(_OF_RUNS, {"runs": list(run_ids)}).scalars())
+    return list(connection.execute(_OF_RUNS, _of_runs(run_ids, minor)).scalars())
+
+
+def _of_runs(run_ids: Sequence[str], minor: Sequence[str]) -> dict[str, list[str]]:
+    return {"runs": list(run_ids), "minor": [db_key(asset) for asset in minor]}
 
 
 def superseded_of_no_run(
-    connection: sa.Connection, after: int, before: float, limit: int
+    connection: sa.Connection, after: int, before: float, removals_before: float, limit: int
 ) -> tuple[list[int], int | None]:
     """The same for the next `limit` events without a run; the last id if there are more."""
-    moment = dt.datetime.fromtimestamp(before, dt.UTC).replace(tzinfo=None)
-    values = {"after": after, "before": moment, "limit": limit}
+    values = {"after": after, "limit": limit, "before": _naive(before)}
+    values["removals_before"] = _naive(removals_before)
     rows = connection.execute(_OF_NO_RUN, values).all()
     going = [row.id for row in rows if row.is_superseded]
     return going, rows[-1].id if len(rows) == limit else None
+
+
+def _naive(moment: float) -> dt.datetime:
+    """Times of events are UTC without a zone."""
+    return dt.datetime.fromtimestamp(moment, dt.UTC).replace(tzinfo=None)
 
 
 def delete_events(connection: sa.Connection, event_ids: Sequence[int]) -> int:
@@ -74,13 +90,23 @@ def delete_ticks(connection: sa.Connection, before: float, limit: int) -> int:
     return connection.execute(_DELETE_TICKS, {"before": before, "limit": limit}).rowcount
 
 
+def delete_backfills(connection: sa.Connection, before: float, limit: int) -> int:
+    """Records of ended backfills of which no run is left; their ends explain cancelled runs."""
+    ids = list(connection.execute(_BACKFILLS, {"before": before, "limit": limit}).scalars())
+    connection.execute(_DELETE_BACKFILL_TAGS, {"ids": ids})
+    return connection.execute(_DELETE_BACKFILLS, {"ids": ids}).rowcount
+
+
 _MATERIALIZATION, _OBSERVATION = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
 _PLANNED = "ASSET_MATERIALIZATION_PLANNED"
 _event = SqlEventLogStorageTable.alias("e")
 _later = SqlEventLogStorageTable.alias("later")
 _removal = SqlEventLogStorageTable.alias("removal")
 _tag = AssetEventTagsTable.alias("tag")
+_earlier = SqlEventLogStorageTable.alias("earlier")
+_mark = AssetEventTagsTable.alias("mark")
 _run = RunsTable.alias("r")
+_MINOR = sa.bindparam("minor", expanding=True)
 
 # One index probe each, however many events a partition has.
 _IS_SUPERSEDED = sa.or_(
@@ -100,13 +126,32 @@ _IS_SUPERSEDED = sa.or_(
         _tag.c.value == ObservationKind.REMOVED.value,
     ),
 )
+_SUPERSEDES_NOTHING = sa.and_(
+    _event.c.dagster_event_type == _OBSERVATION,
+    sa.exists().where(
+        _mark.c.event_id == _event.c.id,
+        _mark.c.key == OUTCOME_TAG,
+        _mark.c.value == ObservationKind.REMOVED.value,
+    ),
+    ~sa.exists().where(
+        _earlier.c.asset_key == _event.c.asset_key,
+        _earlier.c.dagster_event_type.in_([_MATERIALIZATION, _OBSERVATION, _PLANNED]),
+        _earlier.c.partition == _event.c.partition,
+        _earlier.c.id < _event.c.id,
+    ),
+)
 # Whether a status may depend on it.
 _SPEAKS = sa.func.coalesce(
     sa.and_(
         _event.c.asset_key.is_not(None),
         sa.or_(
-            _event.c.dagster_event_type.in_([_MATERIALIZATION, _OBSERVATION]),
-            sa.and_(_event.c.dagster_event_type == _PLANNED, _event.c.partition.is_not(None)),
+            _event.c.dagster_event_type == _MATERIALIZATION,
+            sa.and_(_event.c.dagster_event_type == _OBSERVATION, _event.c.asset_key.not_in(_MINOR)),
+            sa.and_(
+                _event.c.dagster_event_type == _PLANNED,
+                _event.c.partition.is_not(None),
+                _event.c.asset_key.not_in(_MINOR),
+            ),
         ),
     ),
     sa.false(),
@@ -120,6 +165,7 @@ _COUNTED = (
         _run.c.status.in_(["FAILURE", "CANCELED"]),
         _event.c.dagster_event_type == _PLANNED,
         _event.c.asset_key.is_not(None),
+        _event.c.asset_key.not_in(_MINOR),
         _event.c.partition.is_not(None),
         ~_IS_SUPERSEDED,
     )
@@ -128,14 +174,20 @@ _OF_RUNS = sa.select(_event.c.id).where(
     _event.c.run_id.in_(sa.bindparam("runs", expanding=True)),
     sa.or_(~_SPEAKS, sa.and_(_event.c.partition.is_not(None), _IS_SUPERSEDED)),
 )
-# Times of events are UTC without a zone.
 _OF_NO_RUN = (
     sa.select(
         _event.c.id,
         sa.and_(
-            _event.c.timestamp < sa.bindparam("before", type_=sa.TIMESTAMP),
             _event.c.partition.is_not(None),
-            _IS_SUPERSEDED,
+            sa.or_(
+                sa.and_(
+                    _event.c.timestamp < sa.bindparam("before", type_=sa.TIMESTAMP), _IS_SUPERSEDED
+                ),
+                sa.and_(
+                    _event.c.timestamp < sa.bindparam("removals_before", type_=sa.TIMESTAMP),
+                    _SUPERSEDES_NOTHING,
+                ),
+            ),
         ).label("is_superseded"),
     )
     .where(_event.c.run_id == RUNLESS_RUN_ID, _event.c.id > sa.bindparam("after"))
@@ -166,3 +218,15 @@ _DELETE_TICKS = sa.text("""
             WHERE n.selector_id = t.selector_id AND n."timestamp" > t."timestamp")
        ORDER BY t.id LIMIT :limit))
     """)
+_BACKFILLS = sa.text("""
+    SELECT b.id FROM bulk_actions b
+     WHERE b.status IN ('COMPLETED', 'COMPLETED_SUCCESS', 'COMPLETED_FAILED', 'FAILED', 'CANCELED')
+       AND b."timestamp" < to_timestamp(:before) AT TIME ZONE 'UTC'
+       AND NOT EXISTS (SELECT FROM runs r WHERE r.backfill_id = b.key)
+     ORDER BY b.id LIMIT :limit
+    """)
+_DELETE_BACKFILL_TAGS = sa.text("""
+    DELETE FROM backfill_tags
+     WHERE backfill_id IN (SELECT key FROM bulk_actions WHERE id = ANY(:ids))
+    """)
+_DELETE_BACKFILLS = sa.text("DELETE FROM bulk_actions WHERE id = ANY(:ids)")

@@ -30,6 +30,7 @@ from lens_pipeline.event_log.tags import (
 )
 
 _KEYS_PER_QUERY = 2000
+_TYPES = ["ASSET_MATERIALIZATION", "ASSET_OBSERVATION", "ASSET_MATERIALIZATION_PLANNED"]
 
 
 class EventLog:
@@ -67,11 +68,15 @@ class EventLog:
         rows = self._rows(query, ids=list(event_ids))
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
-    def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
-        """The object key of the latest output, by partition."""
+    def latest(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """As `event_metadata`, of the latest materialization, by partition."""
         rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
         found = self.details(row.id for row in rows) if rows else {}
-        paths = {row.key: found[row.id].get("path") for row in rows}
+        return {row.key: found[row.id] for row in rows}
+
+    def paths(self, asset: str, keys: Iterable[str]) -> dict[str, str]:
+        """The object key of the latest output, by partition."""
+        paths = {key: facts.get("path") for key, facts in self.latest(asset, keys).items()}
         return {key: path for key, path in paths.items() if isinstance(path, str)}
 
     def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
@@ -100,15 +105,23 @@ class EventLog:
         values = {"asset": db_key(asset), "key": key, "statuses": list(IN_FLIGHT)}
         return [row.run_id for row in self._rows(query, **values)]
 
-    def in_flight(self, asset: str) -> set[str]:
+    def in_flight(self, *assets: str) -> set[str]:
         """Partitions of runs queued or under way."""
         query = """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
              WHERE r.status = ANY(:statuses) AND e.partition IS NOT NULL
-               AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' AND e.asset_key = :asset
+               AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+               AND e.asset_key = ANY(:assets)
         """
-        rows = self._rows(query, asset=db_key(asset), statuses=list(IN_FLIGHT))
+        keys = [db_key(asset) for asset in assets]
+        rows = self._rows(query, assets=keys, statuses=list(IN_FLIGHT))
         return {row.partition for row in rows}
+
+    def has_unfinished_backfill(self) -> bool:
+        """Whether Dagster works on a backfill, which people launch in its UI."""
+        query = "SELECT EXISTS (SELECT FROM bulk_actions WHERE status = ANY(:statuses)) AS any"
+        statuses = ["REQUESTED", "CANCELING", "FAILING"]
+        return any(row.any for row in self._rows(query, statuses=statuses))
 
     def troubled(self, asset: str) -> set[str]:
         """Partitions that ever failed, or whose run failed or was cancelled."""
@@ -123,40 +136,44 @@ class EventLog:
         rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG)
         return {row.partition for row in rows if row.partition is not None}
 
-    def materialized_keys(self, asset: str, after: str, limit: int) -> list[str]:
-        """The next `limit` partitions ever materialized, by key; a loose index scan."""
-        query = """
-            WITH RECURSIVE keys AS (
-              (SELECT partition, 1 AS n FROM event_logs
-                WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
-                  AND partition > :after ORDER BY partition LIMIT 1)
-              UNION ALL
-              SELECT (SELECT e.partition FROM event_logs e
-                       WHERE e.asset_key = :asset AND e.dagster_event_type = 'ASSET_MATERIALIZATION'
-                         AND e.partition > keys.partition ORDER BY e.partition LIMIT 1), n + 1
-                FROM keys WHERE keys.partition IS NOT NULL AND n < :limit)
-            SELECT partition FROM keys WHERE partition IS NOT NULL
-        """
-        rows = self._rows(query, asset=db_key(asset), after=after, limit=limit)
-        return [row.partition for row in rows]
+    def materialized_keys(self, asset: str, limit: int) -> list[str]:
+        """The first `limit` partitions ever materialized, by key."""
+        values = {"set": "", "types": ["ASSET_MATERIALIZATION"], "after": "", "limit": limit}
+        return [row.key for row in self._rows(_KEYS, asset=db_key(asset), **values)]
 
-    def materialized_before(self, asset: str, keys: Iterable[str], before: dt.datetime) -> set[str]:
-        """Keys whose latest event is a materialization older than `before`."""
+    def keys_after(self, asset: str, partition_set: str, after: str, limit: int) -> list[str]:
+        """The next `limit` partitions that have an event or are in the set, by key."""
+        values = {"set": partition_set, "types": _TYPES, "after": after, "limit": limit}
+        return [row.key for row in self._rows(_KEYS, asset=db_key(asset), **values)]
+
+    def quiet_keys(
+        self, partition_set: str, assets: Sequence[str], before: dt.datetime
+    ) -> list[str]:
+        """Keys that were in the set `before` and of which the assets have no later event."""
         query = """
-            SELECT k.key FROM unnest(:keys) AS k(key)
-            CROSS JOIN LATERAL (
-              SELECT max(id) AS id, max("timestamp") AS at FROM event_logs
-               WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
-                 AND partition = k.key) m
-            CROSS JOIN LATERAL (
-              SELECT max(id) AS id FROM event_logs
-               WHERE asset_key = :asset AND partition = k.key AND dagster_event_type IN
-                     ('ASSET_MATERIALIZATION_PLANNED', 'ASSET_OBSERVATION')) o
-            WHERE m.at < :before AND coalesce(o.id, 0) < m.id
+            SELECT d.partition FROM dynamic_partitions d
+             WHERE d.partitions_def_name = :set AND d.create_timestamp < :before
+               AND NOT EXISTS (
+                 SELECT FROM event_logs e
+                  WHERE e.asset_key = ANY(:assets) AND e.dagster_event_type = ANY(:types)
+                    AND e.partition = d.partition AND e."timestamp" >= :before)
+             ORDER BY d.partition
         """
         naive_utc = before.astimezone(dt.UTC).replace(tzinfo=None)
-        rows = self._rows(query, asset=db_key(asset), keys=list(keys), before=naive_utc)
-        return {row.key for row in rows}
+        values = {"assets": [db_key(asset) for asset in assets], "types": _TYPES}
+        rows = self._rows(query, set=partition_set, before=naive_utc, **values)
+        return [row.partition for row in rows]
+
+    def delete_keys(self, partition_set: str, keys: Sequence[str]) -> None:
+        """Take keys out of the set; Dagster deletes one in a transaction."""
+        query = """
+            DELETE FROM dynamic_partitions
+             WHERE partitions_def_name = :set AND partition = ANY(:keys)
+        """
+        # Another process may take out the same ones.
+        with self._engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execute(sa.text(query), {"set": partition_set, "keys": list(keys)})
 
     def _rows(self, query: str, **values: object) -> Sequence[sa.Row]:
         with self._engine.connect() as connection:
@@ -191,6 +208,23 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     }
 
 
+# A loose index scan: one probe for each type of event and one of the set find the next key.
+_KEYS = """
+    WITH RECURSIVE keys AS (
+      SELECT CAST(:after AS text) AS key, 0 AS n
+      UNION ALL
+      SELECT least(
+               (SELECT min(found.partition) FROM unnest(CAST(:types AS text[])) AS t(type)
+                 CROSS JOIN LATERAL (
+                   SELECT e.partition FROM event_logs e
+                    WHERE e.asset_key = :asset AND e.dagster_event_type = t.type
+                      AND e.partition > keys.key ORDER BY e.partition LIMIT 1) found),
+               (SELECT d.partition FROM dynamic_partitions d
+                 WHERE d.partitions_def_name = :set AND d.partition > keys.key
+                 ORDER BY d.partition LIMIT 1)), n + 1
+        FROM keys WHERE key IS NOT NULL AND n < :limit)
+    SELECT key FROM keys WHERE n > 0 AND key IS NOT NULL ORDER BY n
+"""
 # Not one LIMIT 1 a key: before an ANALYZE the planner would read all events for every key.
 _MATERIALIZED = sa.text("""
     SELECT partition AS key, max(id) AS id FROM event_logs
@@ -204,10 +238,12 @@ _OBSERVED = sa.text("""
     """)
 _PLANNED = sa.text("""
     SELECT e.partition AS key, e.id, e.run_id, e."timestamp" AS at, r.status,
-           r.start_time IS NULL OR coalesce(t.value = 'UNEXPECTED_TERMINATION', false)
-             AS interrupted
+           CASE r.status WHEN 'CANCELED' THEN coalesce(b.status IN ('FAILING', 'FAILED'), false)
+             ELSE r.start_time IS NULL OR coalesce(t.value = 'UNEXPECTED_TERMINATION', false)
+           END AS interrupted
       FROM event_logs e
       LEFT JOIN runs r ON r.run_id = e.run_id
+      LEFT JOIN bulk_actions b ON b.key = r.backfill_id
       LEFT JOIN run_tags t ON t.run_id = e.run_id AND t.key = 'dagster/failure_reason'
      WHERE e.asset_key = :asset AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
        AND e.partition = ANY(:keys) ORDER BY e.id

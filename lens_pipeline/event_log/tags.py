@@ -14,6 +14,8 @@ PERCENT_TAG = "lens/progress_percent"
 # On runs for one user or project alone.
 USER_TAG = "lens/user"
 PRIORITY_TAG = "dagster/priority"
+# In seconds; Dagster's monitor ends a run that takes longer.
+MAX_RUNTIME_TAG = "dagster/max_runtime"
 ORIGIN_TAG = "lens/origin"
 FORCE_TAG = "lens/force"
 # The HTTP request that asked for the run.

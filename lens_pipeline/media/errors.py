@@ -20,8 +20,8 @@ class SandboxUnavailable(Exception):
     """The sandbox was closed or cannot start a process."""
 
 
-class FfmpegDied(Exception):
-    """A signal from outside ended ffmpeg, such as the kernel out of memory."""
+class MediaProcessDied(Exception):
+    """A signal from outside ended ffmpeg or a decoder, such as the kernel out of memory."""
 
 
 class ToolUnusable(Exception):

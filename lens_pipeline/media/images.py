@@ -36,6 +36,8 @@ _MINI_EDGE = 32
 # Longest edge and WebP quality, until it is small enough.
 _INLINE_STEPS = ((32, 70), (32, 40), (24, 40), (16, 40), (8, 20))
 _INLINE_EFFORT = 2
+# Pixels: decoders hold whole rows, and JPEG counts no further.
+_LONGEST_SIDE = 65_535
 # All frames may have this many times the pixels of one: by default 20 s of a megapixel at 50 Hz.
 _ANIMATION_FACTOR = 20
 
@@ -86,10 +88,14 @@ def _check_header(source: Path, max_pixels: int) -> _Header:
 
 
 def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
-    """Raise MediaError: no pixel, or too many in one frame or in all."""
+    """Raise MediaError: no pixel, or too many on one side, in one frame or in all."""
     pixels = width * height
     if pixels * frames <= 0:
         raise MediaError(f"picture has no pixels ({width} x {height})")
+    if max(width, height) > _LONGEST_SIDE:
+        raise MediaError(
+            f"{width} x {height} pixels: a side has more than {_LONGEST_SIDE:,}", over_limit=True
+        )
     for count, limit, suffix in (
         (pixels, max_pixels, ""),
         (pixels * frames, max_pixels * _ANIMATION_FACTOR, f" x {frames} frames"),

@@ -22,6 +22,7 @@ from lens_pipeline.media.ffmpeg.filters import is_hd
 from lens_pipeline.media.formats import VIDEO_CODECS, header_error, read_head, video_demuxer
 from lens_pipeline.media.frames import Candidate, Chooser
 from lens_pipeline.media.models import Poster, PosterSpec
+from lens_pipeline.media.sample_tables import check_samples
 
 # Other names of decoders for these codecs.
 _DECODERS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
@@ -82,6 +83,8 @@ def render_poster(source: Path, spec: PosterSpec) -> Poster:
 
 
 def _open(source: Path, demuxer: str) -> InputContainer:
+    if demuxer == "mov":
+        check_samples(source)
     try:
         return av.open(
             f"file:{source.resolve()}",

@@ -224,5 +224,6 @@ class BacklogMonitor(BackgroundThread):
             found = self._scanners[derivative.asset].oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)
-        queues = dict.fromkeys(QUEUES, QueueLoad(0, None)) | self._log.queues(QUEUE_TAG)
+        loads = self._log.queues(QUEUE_TAG)
+        queues = {queue: loads.get(queue, QueueLoad(0, None)) for queue in QUEUES}
         return Backlog(oldest, queues, letters)

@@ -258,7 +258,11 @@ class Fetcher:
                 )
             seconds = deadline.remaining()
             return self._store.read_into(
-                source, into, max_bytes=self._max_bytes, deadline_seconds=seconds
+                source,
+                into,
+                max_bytes=self._max_bytes,
+                deadline_seconds=seconds,
+                cancelled=self._cancelled,
             )
         link = _Link.parse(source)
         try:

@@ -3,8 +3,10 @@
 import errno
 import io
 import os
+import re
 import shutil
 import stat
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 from lens_pipeline.errors import DerivativeError, SourceMissing, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
+    MAX_OBJECT_BYTES,
     NO_ROOM,
     TEMPORARY,
     Buffer,
@@ -27,13 +30,15 @@ from lens_pipeline.storage.object_store import (
     ObjectStore,
     StoreReadOnly,
     StoreRefused,
-    deadline,
+    read_check,
     save_stream,
     validate_key,
 )
 
 CHUNK_BYTES = 1024 * 1024
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+# Of `uuid4().hex`.
+_PART = re.compile(r"[0-9a-f]{32}\.part")
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -67,10 +72,16 @@ class FileStore(ObjectStore):
             _sync_directory(target.parent)
 
     def read_into(
-        self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
+        self,
+        key: str,
+        path: Path,
+        *,
+        max_bytes: int = MAX_OBJECT_BYTES,
+        deadline_seconds: float | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Fetched:
         size = self._require(key).bytes
-        check = deadline(key, deadline_seconds)
+        check = read_check(key, size, deadline_seconds, cancelled)
         return save_stream(
             self._chunks(key), path, max_bytes=max_bytes, expected_bytes=size, check=check
         )
@@ -105,12 +116,16 @@ class FileStore(ObjectStore):
     def uri(self, key: str) -> str:
         return (self._root / validate_key(key)).as_uri()
 
-    def sweep(self, older_than_seconds: float) -> int:
+    def sweep(self, older_than_seconds: float, own: re.Pattern[str]) -> int:
+        """No application has a directory of that name in the store; `own` is not needed."""
         limit = time.time() - older_than_seconds
         removed = 0
-        for path in (self._root / TEMPORARY).glob("*.part"):
+        directory = self._root / TEMPORARY
+        for path in [] if directory.is_symlink() else directory.glob("*.part"):
             with self._errors("sweep", path.name), suppress(FileNotFoundError):
-                if path.stat().st_mtime < limit:
+                status = path.lstat()
+                is_old = stat.S_ISREG(status.st_mode) and status.st_mtime < limit
+                if is_old and _PART.fullmatch(path.name):
                     path.unlink()
                     removed += 1
         return removed

@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
+import re
 import shutil
 import tempfile
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -23,6 +25,7 @@ from lens_pipeline.errors import (
     TransientError,
 )
 from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.retries import FetchCancelled
 
 Buffer = bytes | bytearray | memoryview
 
@@ -36,7 +39,13 @@ MAX_SEGMENT_BYTES = 255
 # For rendering and logs.
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 DISK_CHECK_BYTES = 16 * 1024 * 1024
+# A full disk may have room for less.
+_CHECK_BYTES = 1024 * 1024
 TEMPORARY = ".tmp"
+# More than S3 stores.
+MAX_OBJECT_BYTES = 1 << 44
+_TRANSFER_SECONDS = 60.0
+_LEAST_BYTES_A_SECOND = 1 << 20
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -213,11 +222,18 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def read_into(
-        self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
+        self,
+        key: str,
+        path: Path,
+        *,
+        max_bytes: int = MAX_OBJECT_BYTES,
+        deadline_seconds: float | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Fetched:
-        """Copy to `path`, which does not exist after a failure. Checks the deadline between chunks.
+        """Copy to `path`, which does not exist after a failure. None: `transfer_seconds`.
 
-        Raises SourceMissing, SourceTooLarge, DiskFull, SourceRefused, StoreUnavailable.
+        Looks at the deadline and at `cancelled` between chunks. Raises SourceMissing,
+        SourceTooLarge, DiskFull, SourceRefused, StoreUnavailable, FetchCancelled.
         """
 
     @abstractmethod
@@ -250,8 +266,11 @@ class ObjectStore(ABC):
         """As `check`, but does not write."""
 
     @abstractmethod
-    def sweep(self, older_than_seconds: float) -> int:
-        """Remove leftovers of killed writers; returns their number."""
+    def sweep(self, older_than_seconds: float, own: re.Pattern[str]) -> int:
+        """Remove what killed writers of keys that match `own` as a whole left; returns its number.
+
+        A bucket may hold uploads of other applications.
+        """
 
     def _require(self, key: str) -> ObjectInfo:
         info = self.stat(key)
@@ -265,12 +284,13 @@ class ObjectStore(ABC):
         Raises StoreReadOnly, NoSuchBucket, WrongCredentials, SourceRefused, StoreUnavailable.
         """
         key = f"lens-check-{uuid.uuid4().hex}.txt"
-        body = f"written by a check of the store: {key}\n".encode()
+        line = f"written by a check of the store: {key}\n".encode()
+        body = line * (_CHECK_BYTES // len(line))
         self.write(key, body, content_type=content_type_of(key))
         try:
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory) / "probe"
-                fetched = self.read_into(key, path, max_bytes=len(body), deadline_seconds=30)
+                fetched = self.read_into(key, path, max_bytes=len(body))
         finally:
             self.delete(key)
         if fetched.sha256 != hashlib.sha256(body).hexdigest():
@@ -280,10 +300,21 @@ class ObjectStore(ABC):
             )
 
 
-def deadline(key: str, seconds: float) -> Callable[[], None]:
+def transfer_seconds(size: int) -> float:
+    """For so many bytes: a store that takes longer counts as gone."""
+    return _TRANSFER_SECONDS + size / _LEAST_BYTES_A_SECOND
+
+
+def read_check(
+    key: str, size: int, seconds: float | None, cancelled: threading.Event | None
+) -> Callable[[], None]:
+    """For implementations of `read_into`."""
+    seconds = transfer_seconds(size) if seconds is None else seconds
     end = time.monotonic() + seconds
 
     def check() -> None:
+        if cancelled is not None and cancelled.is_set():
+            raise FetchCancelled("the run was cancelled")
         if time.monotonic() > end:
             raise StoreUnavailable(f"{key}: not read within {seconds:.0f} s")
 

@@ -1,6 +1,7 @@
 """The deadline of one fetch, and retries within one run."""
 
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def retry_transient(
     call: Callable[[], T],
     policy: RetryPolicy,
     *,
-    within_seconds: float,
+    within_seconds: float = math.inf,
     cancelled: threading.Event | None = None,
 ) -> T:
     """Call until it succeeds, fails for good, or has no time left.

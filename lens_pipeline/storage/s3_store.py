@@ -1,6 +1,7 @@
 """An object store in an S3 bucket."""
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from lens_pipeline.core import postgres
 from lens_pipeline.errors import DerivativeError, SourceMissing, SourceRefused, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
+    MAX_OBJECT_BYTES,
     Buffer,
     Fetched,
     NoSuchBucket,
@@ -23,7 +25,7 @@ from lens_pipeline.storage.object_store import (
     StoreReadOnly,
     StoreRefused,
     WrongCredentials,
-    deadline,
+    read_check,
     save_stream,
     validate_key,
 )
@@ -99,14 +101,20 @@ class S3Store(ObjectStore):
                 self._upload(name, body, headers)
 
     def read_into(
-        self, key: str, path: Path, *, max_bytes: int, deadline_seconds: float
+        self,
+        key: str,
+        path: Path,
+        *,
+        max_bytes: int = MAX_OBJECT_BYTES,
+        deadline_seconds: float | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Fetched:
-        check = deadline(key, deadline_seconds)
         with self._errors("read", key):
             answer = self._client().get_object(Bucket=self._bucket, Key=self._name(key))
             size, body = answer["ContentLength"], answer["Body"]
+            check = read_check(key, size, deadline_seconds, cancelled)
             with body:
-                body.set_socket_timeout(min(deadline_seconds, READ_SECONDS))
+                body.set_socket_timeout(min(deadline_seconds or READ_SECONDS, READ_SECONDS))
                 chunks = body.iter_chunks(S3_CHUNK_BYTES)
                 return save_stream(
                     chunks, path, max_bytes=max_bytes, expected_bytes=size, check=check
@@ -131,7 +139,7 @@ class S3Store(ObjectStore):
     def uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._name(key)}"
 
-    def sweep(self, older_than_seconds: float) -> int:
+    def sweep(self, older_than_seconds: float, own: re.Pattern[str]) -> int:
         """Abort old multipart uploads, which take hidden room."""
         limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         removed = 0
@@ -139,7 +147,8 @@ class S3Store(ObjectStore):
             pages = self._client().get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for upload in page.get("Uploads", []):
-                    if upload["Initiated"] < limit:
+                    key = upload["Key"].removeprefix(self._prefix)
+                    if upload["Initiated"] < limit and own.fullmatch(key):
                         which = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
                         self._client().abort_multipart_upload(Bucket=self._bucket, **which)
                         removed += 1

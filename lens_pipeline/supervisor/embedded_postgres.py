@@ -36,6 +36,9 @@ _POSTGRES_OPTIONS = {
     "max_connections": "200",
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
+    # Not the machine's, which initdb notes.
+    "timezone": "UTC",
+    "log_timezone": "UTC",
 }
 # A database stays with its version.
 _POSTGRES_INSTALLS = {"18": "pginstall18", "16": "pginstall"}

@@ -12,16 +12,18 @@ Role = Literal["code", "dagster", "daemon", "api"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-def arguments(role: Role, settings: Settings, config_dir: Path) -> tuple[str, ...]:
-    """`config_dir` holds `workspace.yaml`."""
-    python = (sys.executable, "-m")
+def arguments(
+    role: Role, settings: Settings, config_dir: Path, code_address: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
+    """`config_dir` holds `workspace.yaml`; `code_address`: where the code server listens."""
+    python, port = (sys.executable, "-m"), str(settings.code_port or CODE_PORT)
     workspace = ("-w", str(config_dir / "workspace.yaml"))
     match role:
         case "code":
             return (
                 *(*python, "lens_pipeline.engine.processes.code_server"),
                 *("--module-name", "lens_pipeline.definitions"),
-                *("--host", settings.code_bind, "--port", str(settings.code_port or CODE_PORT)),
+                *(code_address or ("--host", settings.code_bind, "--port", port)),
             )
         case "dagster":
             address = ("-h", settings.bind, "-p", str(settings.dagster_port))

@@ -1,7 +1,6 @@
 """Keeps the processes of one machine running, with supervisord as a child process."""
 
 import contextlib
-import hashlib
 import http.client
 import json
 import math
@@ -12,10 +11,8 @@ import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Mapping
@@ -23,19 +20,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import psutil
+
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.core.files import private_directory, write_private
+from lens_pipeline.core.files import (
+    make_socket_directory,
+    private_directory,
+    socket_path,
+    write_private,
+)
 from lens_pipeline.supervisor import orphans
 
 _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05
-_BOOT_SECONDS = 30
+_BOOT_SECONDS = 120
 _RPC_SECONDS = 10
 # A start with this many crashes fails before its timeout.
 _MAX_CRASHES = 3
+# Of a processor core. What takes less waits for something; on a machine under load it is a few.
+_PROGRESS_SHARE = 0.01
+_PROGRESS_LOOK_SECONDS = 1.0
 _TAIL_LINES = 20
-# sun_path has 104 bytes on macOS; supervisord first binds path + `.` + pid.
-_MAX_SOCKET_PATH = 90
 
 _CONFIG = """\
 [supervisord]
@@ -86,6 +91,8 @@ class Program:
 
     `needs`: programs that must be ready before. `priority`: high ones stop first, equal ones
     together. `environment` adds to the caller's. `ready` answers within about a second.
+    `ready_timeout` is in seconds without progress. The others can do without one that is not
+    `is_vital`.
     """
 
     name: str
@@ -96,6 +103,7 @@ class Program:
     needs: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     ready_timeout: float = 60
+    is_vital: bool = True
     # Goes to the program alone; after `stop_seconds` its whole group is killed.
     stop_signal: Literal["TERM", "INT"] = "TERM"
     stop_seconds: float = 10
@@ -111,7 +119,12 @@ class Program:
 
 @dataclass
 class _Start:
-    deadline: float
+    """Times are monotonic, in seconds."""
+
+    begun: float = field(default_factory=time.monotonic)
+    progressed: float = field(default_factory=time.monotonic)
+    looked: float = 0.0
+    cpu_seconds: float = 0.0
     crashes: set[int] = field(default_factory=set)
 
 
@@ -136,12 +149,12 @@ class Supervisor:
         self._hurry = hurry or (lambda: False)
         self._ready: set[str] = set()
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._socket = _socket_path(home)
+        self._socket = socket_path(home, "supervisor.sock")
 
     def __enter__(self) -> Self:
         private_directory(self._home / "logs")
         run = private_directory(self._home / "run")
-        _make_socket_directory(self._socket.parent)
+        make_socket_directory(self._socket.parent)
         write_private(run / "programs.json", _specifications(self._programs.values()))
         write_private(run / "supervisord.conf", self._config())
         log = self.log("supervisord-start")
@@ -168,11 +181,13 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str) -> list[str]:
         """Start programs (default: all), each once its needs are ready, and wait.
 
-        Raises StackError, with the end of the log: one ends or is late.
+        Returns what is wrong with those that are not vital. Raises StackError, with the end of the
+        log: a vital one ends, or makes no progress.
         """
+        problems: list[str] = []
         waiting = [self._programs[name] for name in names or self._programs]
         for program in waiting:
             missing = set(program.needs) - self._ready - {other.name for other in waiting}
@@ -183,16 +198,20 @@ class Supervisor:
             for program in [p for p in waiting if self._ready.issuperset(p.needs)]:
                 waiting.remove(program)
                 self._call("startProcess", self._full_name(program.name), False)
-                starting[program.name] = _Start(time.monotonic() + program.ready_timeout)
+                starting[program.name] = _Start()
             infos = self._infos()
             for name, start in list(starting.items()):
                 if self._status(name, infos[name]) == "RUNNING":
                     self._ready.add(name)
                     del starting[name]
-                else:
-                    self._check_start(name, start, infos[name])
+                elif problem := self._problem(name, start, infos[name]):
+                    if self._programs[name].is_vital:
+                        raise StackError(f"{problem}\n{self._tail(name)}")
+                    problems.append(f"{problem}: see {self.log(name)}")
+                    del starting[name]
             if starting:
                 time.sleep(_POLL_SECONDS)
+        return problems
 
     def statuses(self) -> dict[str, str]:
         """RUNNING, STARTING (until ready), …. Raises StackError: supervisord is gone."""
@@ -262,14 +281,20 @@ class Supervisor:
         ready = self._programs[name].ready
         return "RUNNING" if ready is None or ready() else "STARTING"
 
-    def _check_start(self, name: str, start: _Start, info: Mapping[str, Any]) -> None:
+    def _problem(self, name: str, start: _Start, info: Mapping[str, Any]) -> str | None:
+        """Why it need not be waited for."""
         if info["statename"] in ("BACKOFF", "EXITED", "FATAL"):
             start.crashes.add(info["start"])
         if len(start.crashes) >= _MAX_CRASHES:
-            raise StackError(f"{name} ends as soon as it starts\n{self._tail(name)}")
-        if time.monotonic() > start.deadline:
-            seconds = self._programs[name].ready_timeout
-            raise StackError(f"{name} was not ready after {seconds:g} s\n{self._tail(name)}")
+            return f"{name} ends as soon as it starts"
+        now, timeout = time.monotonic(), self._programs[name].ready_timeout
+        if now - start.looked >= min(_PROGRESS_LOOK_SECONDS, timeout):
+            start.looked, cpu_seconds = now, _cpu_seconds(info["pid"])
+            if abs(cpu_seconds - start.cpu_seconds) >= _PROGRESS_SHARE * timeout:
+                start.progressed, start.cpu_seconds = now, cpu_seconds
+        if now - start.progressed > timeout:
+            return f"{name} was not ready after {now - start.begun:.3g} s, and makes no progress"
+        return None
 
     def _tail(self, name: str) -> str:
         lines: list[str] = []
@@ -298,6 +323,16 @@ class Supervisor:
                 _call(self._socket, "shutdown")
         except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError):
             daemon.send_signal(signal.SIGTERM)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process and its children; 0 if it has ended."""
+    try:
+        process = psutil.Process(pid)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    except psutil.Error:
+        return 0.0
+    return sum(one.user + one.system for one in times)
 
 
 class _UnixTransport(xmlrpc.client.Transport):
@@ -336,24 +371,3 @@ def _specifications(programs: Iterable[Program]) -> str:
 def _escaped(value: str) -> str:
     """% begins an expansion in supervisord's configuration."""
     return value.replace("%", "%%")
-
-
-def _socket_path(home: Path) -> Path:
-    """In `home`, or in a temporary directory if that is too long. Raises StackError."""
-    path = home / "run" / "supervisor.sock"
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-        return path
-    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    path = Path(tempfile.gettempdir()) / f"lens-{os.geteuid()}-{digest}" / path.name
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise StackError(f"LENS_HOME={home} and TMPDIR are too long for a socket: shorten one")
-    return path
-
-
-def _make_socket_directory(directory: Path) -> None:
-    """Raises StackError: another user made it, and could control our programs."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise StackError(f"{directory} belongs to somebody else: remove it or shorten LENS_HOME")
-    directory.chmod(0o700)

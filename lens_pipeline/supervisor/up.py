@@ -13,8 +13,9 @@ from typing import Self
 from lens_pipeline.core import files, ports
 from lens_pipeline.core.endpoints import Endpoints, StackError, endpoints_of, services_file
 from lens_pipeline.core.files import prepare_home, write_private
-from lens_pipeline.core.ports import LOOPBACK, accepts, serves
+from lens_pipeline.core.ports import accepts_at, serves
 from lens_pipeline.engine import instance
+from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import orphans, roles
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own
@@ -27,7 +28,7 @@ COMMAND = "up"
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 1.0
 _OWNER_SECONDS = 60
-# Dagster's processes import for 3-9 s of CPU each, at once, on a few cores.
+# Without progress. A disk may need as long for an import.
 _START_SECONDS = 120
 # A worker cancels its runs after their grace.
 _CANCEL_SECONDS = 15
@@ -89,21 +90,20 @@ def up(
 
 
 def programs(settings: Settings, config_dir: Path) -> list[Program]:
-    """All but the servers; `config_dir` holds `workspace.yaml`. Raises StackError: no free port."""
-    code_port = settings.code_port or ports.free_port()
-    local = settings.model_copy(
-        update={"code_host": LOOPBACK, "code_port": code_port, "code_bind": LOOPBACK}
-    )
-    environment = roles.environment(local)
+    """All but the servers; `config_dir` holds `workspace.yaml`. Raises StackError."""
+    environment = roles.environment(settings)
+    # Who reaches the code server runs code, and any user of the machine reaches a port.
+    code = code_socket(settings.resolved_home)
 
     def server(name: str, role: Role, ready: Callable[[], bool]) -> Program:
         return Program(
             name,
-            roles.arguments(role, local, config_dir),
+            roles.arguments(role, settings, config_dir, ("--socket", str(code))),
             environment,
             priority=_SERVER,
             ready=ready,
             ready_timeout=_START_SECONDS,
+            is_vital=role != "dagster",
         )
 
     def worker(queue: str, concurrency: int) -> Program:
@@ -118,14 +118,14 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
 
     bind = settings.bind
     return [
-        server("code", "code", lambda: accepts(code_port)),
+        server("code", "code", lambda: accepts_at(code)),
         worker("previews", settings.preview_concurrency),
         worker("masters", settings.master_concurrency),
         server("web", "dagster", lambda: serves(bind, settings.dagster_port, "/server_info")),
         server("api", "api", lambda: serves(bind, settings.api_port, "/api/health/live")),
         Program(
             "daemon",
-            roles.arguments("daemon", local, config_dir),
+            roles.arguments("daemon", settings, config_dir),
             environment,
             priority=_DAEMON,
             # Without it, the daemon shows an error and waits.
@@ -190,8 +190,8 @@ def _run(
     report: Callable[[str], None],
 ) -> None:
     home = settings.resolved_home
-    config_dir = instance.find_config_dir()
-    instance.write_instance(settings)
+    config_dir = instance.write_instance(settings)
+    instance.write_workspace(settings)
     servers = Servers(settings, broker=True)
     starting = servers.services(COMMAND, ready=False)
     endpoints = endpoints_of(settings, starting, broker=True)
@@ -207,7 +207,8 @@ def _run(
             ready = servers.services(COMMAND, ready=True)
             write_private(services_file(home), ready.to_json())
             report(f"starting {', '.join(program.name for program in product)}")
-            supervisor.start(*(program.name for program in product))
+            for problem in supervisor.start(*(program.name for program in product)):
+                report(f"going on without it: {problem}")
             web_url = _url(settings.bind, settings.dagster_port)
             pages_url = _url(settings.bind, settings.api_port)
             stack = Stack(endpoints, web_url, pages_url, supervisor)

@@ -11,7 +11,8 @@ from lens_pipeline.engine.instance import dagster_instance
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
-from lens_pipeline.web.server import Server, raise_connection_limit
+from lens_pipeline.web.http.http1 import raise_connection_limit
+from lens_pipeline.web.server import Server
 
 
 def main() -> None:

@@ -5,11 +5,14 @@ Dagster itself obeys any page: an image at `/graphql?query=mutation…` starts a
 
 import base64
 import binascii
+import json
+import re
 from collections.abc import Collection
+from itertools import accumulate
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,12 +24,20 @@ from lens_pipeline.web.auth.origin import allowed_hosts, foreign_host, foreign_o
 from lens_pipeline.web.auth.rate_limits import RateLimit
 from lens_pipeline.web.auth.tokens import Tokens
 from lens_pipeline.web.errors import ApiError
+from lens_pipeline.web.http.bodies import Body
+from lens_pipeline.web.http.http1 import BoundedProtocol, raise_connection_limit
 
 # Browsers send these to another site only if it allows it, which Dagster does not.
 _PREFLIGHTED = ("application/json", "application/graphql")
 # Programs that watch the server read the version there. Paths of assets may end so, too, and a POST
 # to one writes to the event log: only the whole path is open.
 _OPEN = "/server_info"
+# Configurations of runs may be long.
+_BODY_BYTES = 16 * 1024 * 1024
+_BODY_SECONDS = 30.0
+# Parsers call themselves for each level; the UI's queries have 20.
+_MOST_LEVELS = 100
+_BRACKETS = re.compile(rb"[][(){}]")
 
 
 class SameOriginOnly:
@@ -111,11 +122,52 @@ class TokenRequired:
         token = _token(connection.headers.get("authorization", ""))
         if token is not None:
             owner = self._tokens.read(token)
-            if owner is None and connection.client is not None:
-                self._wrong_tokens.count(connection.client.host)
+            if owner is None:
+                self._wrong_tokens.count(connection)
         else:
             owner = sessions.read(connection, self._tokens)
         return owner is not None and owner.caller.sees_all
+
+
+class QueryGuard:
+    """ASGI middleware that refuses queries which Dagster answers with a traceback in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_query = scope["type"] == "http" and scope["path"].endswith("/graphql")
+        if not is_query or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        body = Body(receive, headers)
+        try:
+            query = await body.read(_BODY_BYTES, _BODY_SECONDS)
+            _check_query(query, headers.get("content-type", ""))
+        except ApiError as error:
+            await body.drain()
+            # The next request must not begin in this body.
+            refusal = PlainTextResponse(f"{error}\n", error.status, {"Connection": "close"})
+            await refusal(scope, receive, send)
+        except ClientDisconnect:
+            return
+        else:
+            await self._app(scope, body.replay(query), send)
+
+
+def _check_query(query: bytes, content_type: str) -> None:
+    """Raises ApiError 400: nested too deeply, no JSON, or several queries at once."""
+    steps = (1 if bracket in b"[({" else -1 for bracket in _BRACKETS.findall(query))
+    if max(accumulate(steps), default=0) > _MOST_LEVELS:
+        raise ApiError(400, "too_deep", f"refused: nested in more than {_MOST_LEVELS} levels")
+    if "json" in content_type:
+        try:
+            is_one = isinstance(json.loads(query), dict)
+        except ValueError:
+            raise ApiError(400, "invalid_json", "refused: this is no JSON") from None
+        if not is_one:
+            raise ApiError(400, "invalid_request", "refused: send one query, as a JSON object")
 
 
 def _token(authorization: str) -> str | None:
@@ -134,6 +186,7 @@ def _token(authorization: str) -> str | None:
 def guarded(app: ASGIApp) -> ASGIApp:
     lens = settings.load()[0]
     access = access_of(lens, Limits())
+    app = QueryGuard(app)
     if access.tokens:
         app = TokenRequired(app, access.tokens, access.wrong_tokens)
     return SameOriginOnly(
@@ -145,7 +198,8 @@ def guarded(app: ASGIApp) -> ASGIApp:
 
 def main() -> None:
     startup.begin("webserver")
-    webserver.serve(guarded)
+    raise_connection_limit()
+    webserver.serve(guarded, BoundedProtocol)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
     backlog = BacklogMonitor(context.pipeline, log)
     view = ViewWriter(context.pipeline)
     broadcaster = EventBroadcaster(asyncio.get_running_loop())
+    monitor = ServiceMonitor(context.pipeline, context.queue.instance)
     feed = Feed(
         context.pipeline,
-        listeners=(broadcaster.tell, backlog.tell, view.tell),
+        listeners=(broadcaster.tell, backlog.tell, view.tell, monitor.tell),
         count=EventCounters(log, registry).count,
     )
-    monitor = ServiceMonitor(context.pipeline, context.queue.instance)
     alerts = AlertMonitor(context.pipeline, context.queue.instance, backlog, log, monitor)
     app.state.broadcaster, app.state.feed, app.state.monitor = broadcaster, feed, monitor
     app.state.backlog, app.state.alerts = backlog, alerts

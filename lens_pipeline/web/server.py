@@ -1,8 +1,6 @@
 """The app's server: uvicorn, whose stop does not wait for event streams."""
 
 import asyncio
-import contextlib
-import resource
 import socket
 
 import uvicorn
@@ -15,14 +13,6 @@ from lens_pipeline.web.routes.events import PATH, EventBroadcaster
 _STOP_SECONDS = 5
 # A stream with a stalled client does not end by itself.
 _ABORT_SECONDS = 1.0
-
-
-def raise_connection_limit() -> None:
-    """A shell's usual limit of 1024 open files is too low for many browsers."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems report no limit but have one.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Server(uvicorn.Server):

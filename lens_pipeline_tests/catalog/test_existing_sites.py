@@ -45,15 +45,18 @@ def test_five_thousand_existing_previews_are_recorded_without_making_one(
 
 
 @pytest.fixture
-def role(databases: Databases) -> str:
+def role(databases: Databases, pair: tuple[str, str]) -> Iterator[str]:
     name = f"role_{uuid.uuid4().hex[:8]}"
     databases.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
-    return name
+    yield name
+    for database in pair:
+        databases.execute(f"DROP OWNED BY {name}", database)
+    databases.execute(f"DROP ROLE {name}")
 
 
-def as_role(site: Site, role: str) -> str:
-    """The application's database as seen by `role`."""
-    _, _, rest = site.database_url.partition("@")
+def as_role(url: str, role: str) -> str:
+    """The database as seen by `role`."""
+    _, _, rest = url.partition("@")
     return f"postgresql://{role}:secret@{rest}"
 
 
@@ -80,7 +83,7 @@ def test_a_hosts_table_with_uuids_and_a_reading_role_is_enough(
     site.add(first, photo("a"), user_id=user)
     site.add(second, "", user_id=user)
     before = site.sql("SELECT * FROM generations ORDER BY id")
-    environment.setenv("LENS_DATABASE_URL", as_role(site, role))
+    environment.setenv("LENS_DATABASE_URL", as_role(site.database_url, role))
 
     result = site.once()
 
@@ -101,11 +104,66 @@ def test_a_hosts_table_with_uuids_and_a_reading_role_is_enough(
     assert site.sql("SELECT * FROM generations ORDER BY id") == before
 
 
+def _checked(site: Site) -> tuple[bool, str]:
+    """What the doctor says of the application's database."""
+    checks = site.lens("doctor", "--json").json["checks"]
+    return next((one["ok"], one["message"]) for one in checks if one["name"] == "database")
+
+
+def _preview_status(site: Site, row_id: str) -> str | None:
+    query = "SELECT preview_status FROM lens_generations WHERE id = CAST(:id AS uuid)"
+    return site.sql(query, id=row_id)[0].preview_status
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["--role", "--sql", "doctor"])
+def test_a_reading_role_before_row_level_security(
+    site: Site, role: str, photo: Callable[[str], str], environment: pytest.MonkeyPatch, way: str
+) -> None:
+    """A view that says `none` of everything for ever, while the doctor says that all is well."""
+    site.sql("DROP TABLE generations")
+    site.sql(HOST_TABLE)
+    site.sql("ALTER TABLE generations ENABLE ROW LEVEL SECURITY")
+    row_id = site.add(str(uuid.uuid4()), photo("a"), user_id=str(uuid.uuid4()))
+    site.sql("CREATE TABLE untouched AS SELECT * FROM generations")
+    if way == "--role":
+        said = site.lens("migrate", "--role", role).out
+        assert f"GRANT SELECT ON {TABLES} TO {role}" in said
+        environment.setenv("LENS_DAGSTER_URL", as_role(site.dagster_url, role))
+    environment.setenv("LENS_DATABASE_URL", as_role(site.database_url, role))
+    if way != "--role":
+        advice = f"role {role} may not create tables in schema public: let lens run what"
+        assert advice in site.lens("migrate").err
+    if way == "--sql":
+        site.sql(site.lens("migrate", "--sql").out.replace(":", "\\:"))
+    if way == "doctor":
+        site.sql(f"GRANT SELECT ON {TABLES} TO {role}")
+        with environment.context() as owner:
+            owner.setenv("LENS_DATABASE_URL", site.database_url)
+            site.lens("migrate")
+        for missing in ("CREATE POLICY lens_reads", "GRANT SELECT, INSERT, UPDATE, DELETE ON lens"):
+            ok, message = _checked(site)
+            assert (ok, f": run {missing}" in message) == (False, True)
+            site.sql(message.partition(": run ")[2])
+    assert _preview_status(site, row_id) is None
+    ok, message = _checked(site)
+    assert (ok, message.endswith("kept true while the HTTP app runs")) == (True, True)
+    assert site.once()["ready"] == 1
+    assert _preview_status(site, row_id) == "ready"
+    assert site.sql("SELECT * FROM generations EXCEPT SELECT * FROM untouched") == []
+    assert site.lens("migrate", "--sql").out == "-- nothing to do\n"
+    # As the view of an older version.
+    site.sql("COMMENT ON VIEW lens_generations IS NULL")
+    assert f"role {role} may not alter lens_generations: let lens run" in _checked(site)[1]
+    site.sql(site.lens("migrate", "--sql").out.replace(":", "\\:"))
+    assert site.lens("migrate", "--check").code == 0
+
+
 def test_a_role_that_may_not_read_is_refused_by_name(
     site: Site, role: str, environment: pytest.MonkeyPatch
 ) -> None:
     """A pipeline that starts and finds nothing, because it sees nothing."""
-    environment.setenv("LENS_DATABASE_URL", as_role(site, role))
+    environment.setenv("LENS_DATABASE_URL", as_role(site.database_url, role))
     output = site.lens("once")
     assert output.code == 2
     assert role in output.err
@@ -119,10 +177,32 @@ def test_a_role_that_may_read_some_columns_only_is_refused_at_the_start(
 ) -> None:
     """A first tick that fails where a check of the start had passed."""
     site.sql(f"GRANT SELECT (id, type, status) ON generations TO {role}")
-    environment.setenv("LENS_DATABASE_URL", as_role(site, role))
+    environment.setenv("LENS_DATABASE_URL", as_role(site.database_url, role))
     assert site.lens("once").code == 2
     site.sql(f"GRANT SELECT ON {TABLES} TO {role}")
     assert site.lens("once").code == 0
+
+
+def test_a_role_that_may_not_create_tables_is_told_who_may(
+    site: Site, role: str, environment: pytest.MonkeyPatch
+) -> None:
+    """A doctor that says "run `lens migrate`", and that "permission denied for schema public"."""
+    site.sql("DROP TABLE generations")
+    environment.setenv("LENS_DATABASE_URL", as_role(site.database_url, role))
+    owner = f"role {role} may not create tables in schema public: let lens run what"
+    for command in ("once", "migrate"):
+        output = site.lens(command)
+        assert (output.code, owner in output.err) == (2, True)
+    assert owner in _checked(site)[1]
+    environment.setenv("LENS_DATABASE_URL", site.database_url)
+    # A database without Dagster's tables.
+    environment.setenv("LENS_DAGSTER_URL", as_role(site.database_url, role))
+    output = site.lens("migrate")
+    assert f"run GRANT CREATE ON SCHEMA public TO {role}" in output.err
+    assert (
+        f"\nGRANT CREATE ON SCHEMA public TO {role};"
+        in site.lens("migrate", "--sql", "--role", role).out
+    )
 
 
 def test_a_missing_table_is_named_with_the_remedy(site: Site) -> None:

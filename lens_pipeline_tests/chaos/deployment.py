@@ -13,9 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+import sqlalchemy as sa
 
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.ports import free_port
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline_tests.chaos.clock import Clock
 from lens_pipeline_tests.chaos.disk import SmallDisk
 from lens_pipeline_tests.chaos.proxy import FaultyProxy
@@ -36,6 +38,8 @@ _STOP_SECONDS = 60
 _STOP_SECONDS_WITH_FAULTS = 180
 # A service manager's pause before it starts a worker again.
 _AGAIN_SECONDS = 2.0
+# None of them is UTC, one differs from it by part of an hour.
+_ZONES = ("America/New_York", "Europe/Moscow", "Asia/Kathmandu", "Pacific/Auckland")
 
 
 class Deployment:
@@ -52,15 +56,23 @@ class Deployment:
         address = urlsplit(store.endpoint)
         self.store_proxy = FaultyProxy((address.hostname or "", address.port or 0), rng)
         self.source_proxy = FaultyProxy(("127.0.0.1", sources.port), rng)
+        self.away_proxy = FaultyProxy(("127.0.0.1", sources.port), rng, is_away=True)
+        self._zone, worker_zone = rng.sample(_ZONES, 2)
+        self._worker_environment = {"TZ": worker_zone}
         self.stack = Stack(
             directory / "home",
             **_SETTINGS,
             LENS_STORE_URL=f"s3://{store.bucket}",
             LENS_S3_ENDPOINT=self.store_proxy.url,
         )
-        self.stack.environment |= {**store.environment, **self.clock.environment}
+        self.stack.environment |= {
+            **store.environment,
+            **self.clock.environment,
+            "TZ": self._zone,
+        }
         os.environ.update(store.environment)
         self._worker: subprocess.Popen[bytes] | None = None
+        self._commands: list[subprocess.Popen[bytes]] = []
         self._worker_ended_at = 0.0
         self._seen: set[psutil.Process] = set()
 
@@ -73,7 +85,18 @@ class Deployment:
     def start(self) -> None:
         self.stack.start()
         if self._worker is None:
+            self._set_time_zone()
             self._start_worker()
+
+    def _set_time_zone(self) -> None:
+        """As on a database server whose host is not set to UTC."""
+        for url in (self.site.database_url, self.site.dagster_url):
+            engine = sa.create_engine(url, poolclass=sa.NullPool)
+            with engine.begin() as connection:
+                database = connection.dialect.identifier_preparer.quote(engine.url.database or "")
+                connection.execute(
+                    sa.text(f"ALTER DATABASE {database} SET timezone = '{self._zone}'")
+                )
 
     def _start_worker(self) -> None:
         """As on another host: it has the settings and nothing else, and a clock of its own."""
@@ -82,6 +105,7 @@ class Deployment:
         environment = {
             **self.stack.environment,
             **endpoints.environment(),
+            **self._worker_environment,
             "LENS_BROKER_URL": _broker_url(broker),
             "LENS_HOME": str(self.directory / "other"),
             "LENS_API_PORT": str(free_port()),
@@ -119,9 +143,47 @@ class Deployment:
         if self.stack.is_stopping:
             self.stack.await_stop(_STOP_SECONDS_WITH_FAULTS)
 
+    def begin_backfill(self) -> None:
+        """`lens backfill`, which makes what is missing in its own process."""
+        with (self.directory / "backfill.log").open("ab") as log:
+            command = [sys.executable, "-m", "lens_pipeline.cli", "backfill"]
+            self._commands.append(
+                subprocess.Popen(
+                    command,
+                    cwd=self.directory,
+                    env=self.stack.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+
+    def partitions(self, derivative: Derivative) -> list[str]:
+        return [
+            row.partition
+            for row in self.stack.dagster(
+                "SELECT partition FROM dynamic_partitions"
+                f" WHERE partitions_def_name = '{derivative.partition_set}'"
+            )
+        ]
+
+    def running_commands(self) -> list[str]:
+        return [
+            f"lens backfill runs as {command.pid}"
+            for command in self._commands
+            if command.poll() is None
+        ]
+
+    def tracebacks(self) -> list[str]:
+        """The last line of each error that a command did not foresee."""
+        log = self.directory / "backfill.log"
+        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        return [f"lens backfill: {part[:500]}" for part in said.split("Traceback (most")[1:]]
+
     def roots(self) -> list[psutil.Process]:
-        """`lens up` and the other worker, where they live."""
-        pids = [self.stack.pid, self._worker.pid if self._worker else 0]
+        """`lens up`, the other worker and commands, where they live."""
+        started = [*([self._worker] if self._worker else []), *self._commands]
+        pids = [self.stack.pid, *(process.pid for process in started)]
         found = []
         for pid in pids:
             with suppress(psutil.NoSuchProcess):
@@ -161,6 +223,9 @@ class Deployment:
         if self._worker is not None:
             self._worker.kill()
             self._worker.wait()
+        for command in self._commands:
+            command.kill()
+            command.wait()
         self.stack.stop()
 
 
@@ -178,6 +243,7 @@ def deployment(directory: Path, rng: random.Random) -> Iterator[Deployment]:
         made = Deployment(directory, store, sources, rng)
         stack.enter_context(made.store_proxy)
         stack.enter_context(made.source_proxy)
+        stack.enter_context(made.away_proxy)
         stack.enter_context(made.disk)
         stack.callback(made.close)
         made.start()

@@ -40,7 +40,7 @@ def draw(deployment: Deployment, rng: random.Random) -> Fault:
     """Let something go wrong."""
     kinds: list[tuple[Callable[[Deployment, random.Random], Fault], int]] = [
         (_kill, 10), (_freeze, 3), (_restart_server, 2), (_break_store, 4), (_break_sources, 4),
-        (_step_clock, 1), (_kill_everything, 1), (_stop_everything, 1),
+        (_backfill_beside, 1), (_step_clock, 1), (_kill_everything, 1), (_stop_everything, 1),
     ]  # fmt: skip
     if deployment.disk.is_usable:
         kinds.append((_fill_disk, 2))
@@ -97,6 +97,12 @@ def _step_clock(deployment: Deployment, rng: random.Random) -> Fault:
 def _fill_disk(deployment: Deployment, rng: random.Random) -> Fault:
     deployment.disk.fill()
     return Fault("scratch disk full", rng.uniform(3, 15), deployment.disk.empty)
+
+
+def _backfill_beside(deployment: Deployment, rng: random.Random) -> Fault:
+    """An operator's command that works beside the workers, and ends by itself."""
+    deployment.begin_backfill()
+    return Fault("lens backfill", 0)
 
 
 def _kill_everything(deployment: Deployment, rng: random.Random) -> Fault:

@@ -14,7 +14,7 @@ from lens_pipeline_tests.chaos.workload import MADE_FROM, Expected
 # What a store holds beside the outputs of rows.
 _KEPT_ELSEWHERE = ("cache/", "reports/")
 # A good file may be given up on because its source was away, or what made it was killed, too often.
-TOO_OFTEN = frozenset({"HostUnreachable", "SourceUnavailable", "RunFailed", "EncoderDied"})
+TOO_OFTEN = frozenset({"SourceUnavailable", "RunFailed"})
 _SECONDS_OFF = 0.1
 
 
@@ -127,7 +127,8 @@ def made_too_often(
 ) -> list[str]:
     """Each output was stored once per revision, and once more for each run that was broken off.
 
-    `made`: by asset, row and revision. `broken_off`: by asset and row.
+    `made`: by asset, row and revision. `broken_off`: by asset and row, and so are the runs that a
+    person asked for.
     """
     return [
         f"{asset} of {row_id} was made {times} times as {revision},"

@@ -19,6 +19,10 @@ from lens_pipeline_tests.chaos.workload import MADE_FROM
 _UNFINISHED = (
     "SELECT run_id, status FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
 )
+_UNFINISHED_BACKFILLS = (
+    "SELECT key, status FROM bulk_actions WHERE status IN ('REQUESTED', 'CANCELING', 'FAILING')"
+)
+_BACKFILLS = "SELECT status FROM bulk_actions"
 _MADE = "SELECT id, partition FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
 # One number each, unlike the offers of slots.
 _LOCKS = """
@@ -64,6 +68,11 @@ def unfinished_runs(deployment: Deployment) -> list[str]:
     return [f"run {row.run_id} is {row.status}" for row in deployment.stack.dagster(_UNFINISHED)]
 
 
+def unfinished_backfills(deployment: Deployment) -> list[str]:
+    found = deployment.stack.dagster(_UNFINISHED_BACKFILLS)
+    return [f"backfill {row.key} is {row.status}" for row in found]
+
+
 def held_locks(deployment: Deployment) -> list[str]:
     """Of runs and partitions: those that a process holds as long as it lives are none."""
     for_life = {lock % 2**64 for lock in (daemon_lock(), alerts_lock(), projection_lock())}
@@ -79,11 +88,14 @@ class Made:
     times: Counter[tuple[str, str, str]]
     broken_off: Counter[tuple[str, str]]
     latencies: list[float]
+    backfills: Counter[str]
+    """How many backfills of the UI ended how."""
 
 
 def made(deployment: Deployment) -> Made:
     pipeline = deployment.stack.pipeline
-    found = Made({}, Counter(), Counter(), [])
+    backfills = Counter(row.status for row in deployment.stack.dagster(_BACKFILLS))
+    found = Made({}, Counter(), Counter(), [], backfills)
     query = _MADE + " AND asset_key = :asset ORDER BY id"
     engine = sa.create_engine(deployment.site.dagster_url, poolclass=sa.NullPool)
     for derivatives in MADE_FROM.values():

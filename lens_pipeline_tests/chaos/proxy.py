@@ -5,6 +5,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
@@ -28,18 +29,27 @@ class Weather(StrEnum):
     RESETTING = "resetting"
     # Bodies end too early, in either direction.
     TORN = "torn"
-    # Nobody is there.
+    # Connections are taken and never answered, as by a server whose disk hangs.
+    HANGING = "hanging"
+    # Connections are reset at once.
     GONE = "gone"
 
 
 class FaultyProxy:
-    """Passes connections on to `target`; what happens to them meanwhile is its `weather`."""
+    """Passes connections on to `target`; what happens to them meanwhile is its `weather`.
 
-    def __init__(self, target: tuple[str, int], rng: random.Random) -> None:
+    With `is_away`, connections are refused until `come_back`.
+    """
+
+    def __init__(
+        self, target: tuple[str, int], rng: random.Random, *, is_away: bool = False
+    ) -> None:
         self.weather = Weather.FINE
         self._target = target
         self._rng = rng
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._is_away = is_away
         self._closing = False
 
     @property
@@ -47,8 +57,13 @@ class FaultyProxy:
         return f"http://localhost:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, name="faulty-proxy", daemon=True).start()
+        if not self._is_away:
+            self.come_back()
         return self
+
+    def come_back(self) -> None:
+        self._listener.listen(256)
+        threading.Thread(target=self._accept, name="faulty-proxy", daemon=True).start()
 
     def __exit__(
         self,
@@ -75,6 +90,9 @@ class FaultyProxy:
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             if self._suffers():
+                if self.weather is Weather.HANGING:
+                    self._hang()
+                    return
                 if self.weather in (Weather.GONE, Weather.RESETTING):
                     _reset(client)
                     return
@@ -84,6 +102,10 @@ class FaultyProxy:
             with socket.create_connection(self._target, timeout=10) as server:
                 self._relay(client, server, self.weather)
 
+    def _hang(self) -> None:
+        while self.weather is Weather.HANGING and not self._closing:
+            time.sleep(_HASTE_SECONDS)
+
     def _relay(self, client: socket.socket, server: socket.socket, began_in: Weather) -> None:
         """Until one side ends, or a change of the weather ends both."""
         suffers = began_in in (Weather.SLOW, Weather.TORN) and self._suffers()
@@ -91,6 +113,7 @@ class FaultyProxy:
             readable, _, _ = select.select([client, server], [], [], _HASTE_SECONDS)
             if self.weather is not began_in:
                 if self._suffers():
+                    self._hang()
                     _reset(client)
                     return
                 began_in = self.weather
@@ -100,7 +123,7 @@ class FaultyProxy:
                     return
                 sink = server if source is client else client
                 if suffers and began_in is Weather.SLOW:
-                    threading.Event().wait(self._rng.uniform(*_SLOW_SECONDS))
+                    time.sleep(self._rng.uniform(*_SLOW_SECONDS))
                 if suffers and began_in is Weather.TORN and len(data) > 1:
                     sink.sendall(data[: self._rng.randrange(1, len(data))])
                     _reset(client)

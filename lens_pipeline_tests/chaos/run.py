@@ -38,6 +38,11 @@ class Plan:
     """Between the beginnings of two faults, on average."""
     rows_per_second: float = 1.2
 
+    @property
+    def away_minutes(self) -> float:
+        """How long one host of sources is away; 30 of a run of 20."""
+        return 1.5 * self.minutes
+
 
 @dataclass
 class Verdict:
@@ -57,6 +62,7 @@ class Chaos:
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def run(self) -> Verdict:
+        returns_at = time.monotonic() + 60 * self.plan.away_minutes
         workload = Workload(
             self.deployment, random.Random(f"{self.plan.seed} rows"), self.plan.rows_per_second
         )
@@ -66,7 +72,12 @@ class Chaos:
         finally:
             self._heal_all()
             workload.end()
-        self.say("everything is healed")
+        self.say("everything is healed, but a host of sources is still away")
+        while time.monotonic() < returns_at:
+            self.deployment.keep_running()
+            time.sleep(_LOOK_SECONDS)
+        self.deployment.away_proxy.come_back()
+        self.say("the host of sources is back")
         return self._judge(workload)
 
     def _break_things(self, workload: Workload) -> None:
@@ -123,8 +134,9 @@ class Chaos:
         objects = observations.objects(self.deployment)
         wrong += invariants.wrong_objects(live, objects)
         wrong += invariants.orphan_objects(live, objects)
-        wrong += invariants.made_too_often(made.times, made.broken_off)
+        wrong += invariants.made_too_often(made.times, made.broken_off + workload.backfilled)
         wrong += observations.unfinished_uploads(self.deployment)
+        wrong += self.deployment.tracebacks()
         wrong += self._unwell()
         wrong += self._stop()
         return Verdict(wrong, self._figures(workload, made, len(tired)))
@@ -152,9 +164,12 @@ class Chaos:
                 self.deployment.stack.lens("retry", *sorted(late), timeout=180)
             found = observations.standings(self.deployment)
             wrong = invariants.wrong_standings(workload.rows, found, forgive=forgive)
-            busy = observations.unfinished_runs(self.deployment) + observations.held_locks(
-                self.deployment
-            )
+            busy = [
+                *observations.unfinished_runs(self.deployment),
+                *observations.unfinished_backfills(self.deployment),
+                *observations.held_locks(self.deployment),
+                *self.deployment.running_commands(),
+            ]
         except (DBAPIError, StackError) as error:
             # `lens up` finds late that its supervisor was frozen, and stops; then it is restarted.
             return [], [f"nothing runs: {error}"]
@@ -200,6 +215,7 @@ class Chaos:
             "arrivals": workload.done,
             "faults": self._faults.total(),
             "faults_by_name": dict(self._faults.most_common()),
+            "backfills_of_the_ui": dict(made.backfills),
             "files_made": made.times.total(),
             "made_again_after_crashes": sum(times - 1 for times in made.times.values()),
             "good_files_with_too_many_attempts": tired,

@@ -5,6 +5,7 @@ import random
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,8 @@ _AGAIN_SECONDS = 0.5
 # Of a stack that stops and is started again.
 _END_SECONDS = 300
 _MOST_SHOTS = 4
+# Of the rows of a backfill, some are deleted.
+_BACKFILLED, _DELETED = 20, 3
 _GOOD_PHOTOS = {
     "/small.jpg": sources.jpeg,
     "/large.jpg": sources.large_jpeg,
@@ -92,6 +95,8 @@ class Workload:
     deleted: list[str] = field(default_factory=list)
     assets: list[str] = field(default_factory=list)
     done: dict[str, int] = field(default_factory=dict)
+    # How often each was asked for by a backfill of the UI, by asset and row.
+    backfilled: Counter[tuple[str, str]] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _count: int = 0
@@ -132,6 +137,7 @@ class Workload:
             (self._photo, 30), (self._video, 10), (self._bad_photo, 5), (self._bad_video, 3),
             (self._shaky, 4), (self._late, 4), (self._again, 4), (self._delete, 2),
             (self._many, 1), (self._master, 5), (self._bad_master, 1), (self._scaled, 3),
+            (self._away, 2), (self._backfill, 1),
         ]  # fmt: skip
         choices, weights = zip(*actions, strict=True)
         while not self._stop.wait(self.rng.expovariate(self.per_second)):
@@ -173,6 +179,10 @@ class Workload:
         self.deployment.sources.fail_first(path, self.rng.choice([500, 503, 429]), times=4)
         self._add("photo", self._url(path))
 
+    def _away(self) -> None:
+        """Good, and its server is not there yet."""
+        self._add("photo", f"{self.deployment.away_proxy.url}/small.jpg")
+
     def _late(self) -> None:
         """Inserted while it is being generated, and finished later."""
         row_id = self._add("photo", None, status="generating", expected=False)
@@ -196,16 +206,37 @@ class Workload:
             )
 
     def _delete(self) -> None:
-        unused = [
+        unused = self._unused("photo", "video")
+        if len(unused) > 20:
+            self._delete_row(self.rng.choice(unused))
+
+    def _unused(self, *kinds: str) -> list[str]:
+        return [
             key
             for key, row in self.rows.items()
-            if row.kind in ("photo", "video") and not row.is_used and not row.reasons
+            if row.kind in kinds and not row.is_used and not row.reasons
         ]
-        if len(unused) > 20:
-            gone = self.rng.choice(unused)
-            self._sql("DELETE FROM generations WHERE id = :id", id=gone)
-            del self.rows[gone]
-            self.deleted.append(gone)
+
+    def _delete_row(self, gone: str) -> None:
+        self._sql("DELETE FROM generations WHERE id = :id", id=gone)
+        del self.rows[gone]
+        self.deleted.append(gone)
+
+    def _backfill(self) -> None:
+        """A backfill of the UI, some of whose rows are deleted while it is under way."""
+        try:
+            known = set(self.deployment.partitions(PREVIEW))
+            keys = [key for key in self._unused("photo") if key in known][-_BACKFILLED:]
+            if len(keys) < _BACKFILLED:
+                return
+            self.backfilled.update((PREVIEW.asset, key) for key in keys)
+            self.deployment.stack.launch_backfill(PREVIEW.asset, keys)
+        except (OSError, DBAPIError, StackError) as error:
+            self._trouble = str(error)
+            return
+        for gone in self.rng.sample(keys, _DELETED):
+            self._stop.wait(self.rng.uniform(0, 3))
+            self._delete_row(gone)
 
     def _master(self) -> None:
         if self.assets:

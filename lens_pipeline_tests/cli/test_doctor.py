@@ -31,6 +31,7 @@ from lens_pipeline.monitoring.probes.probe import Result
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import embedded_valkey
 from lens_pipeline_tests.support.database_server import Servers
+from lens_pipeline_tests.support.hanging_mount import HangingMount
 from lens_pipeline_tests.support.servers import SeaweedServer
 
 # Real servers start and stop in most of these.
@@ -40,7 +41,7 @@ Well = Callable[..., Settings]
 
 NAMES = [
     *("settings", "home", "database", "Dagster database", "daemon", "broker", "workers"),
-    *("store", "ffmpeg", "ffprobe", "Pillow", "libvips", "port", "API port"),
+    *("store", "sandbox", "ffmpeg", "ffprobe", "Pillow", "libvips", "port", "API port"),
 ]
 
 
@@ -70,6 +71,22 @@ def test_all_is_well_and_no_password_is_shown(well: Well, servers: Servers) -> N
     for check in checks:
         assert servers.password not in check.message
         assert broker_password not in check.message
+
+
+def test_a_kernel_without_a_protection_is_told_and_is_no_fault(
+    well: Well, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operators who believe that decoders reach no file, on a kernel that cannot prevent it."""
+    checks = {check.name: check for check in examine(well())}
+    assert_matches(
+        checks["sandbox"].message, "no privileges, no network, and no files but their own"
+    )
+    monkeypatch.setattr("lens_pipeline.media.confinement._CREATE_RULESET", 100_000)
+    checks = {check.name: check for check in examine(well())}
+    assert checks["sandbox"].ok
+    assert_matches(
+        checks["sandbox"].message, r"lack protection of files \(Landlock\): Function not"
+    )
 
 
 def test_embedded_servers_are_started_to_be_examined(tmp_path: Path, well: Well) -> None:
@@ -235,6 +252,19 @@ def test_a_store_that_cannot_be_written_is_named(well: Well, tmp_path: Path, pla
     found = failing(well(store_url=root.as_uri()))
     assert found.keys() == {"store"}
     assert_matches(found["store"], f"cannot write .* in {root}: .* LENS_STORE_URL")
+
+
+@pytest.mark.as_root
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_hangs_is_named(
+    well: Well, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A doctor that says nothing at all."""
+    monkeypatch.setattr(doctor, "_STORE_SECONDS", 1.0)
+    (tmp_path / "share").mkdir()
+    with HangingMount(tmp_path / "share"):
+        found = failing(well(store_url=(tmp_path / "share").as_uri()))
+    assert found == {"store": "does not answer within 1 s: see to its disk or server"}
 
 
 @pytest.mark.usefixtures("quick")

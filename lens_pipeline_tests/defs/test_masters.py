@@ -1,6 +1,8 @@
 """Masters and renditions through the pipeline, on real videos."""
 
 import os
+import re
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG
+from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site
 
@@ -51,6 +54,14 @@ def test_a_master_is_joined_with_its_poster_and_lies_at_its_key(
     assert [record.data["shot"] for record in table.records] == ["a", "b", "a"]
     # A second pass finds nothing to do.
     assert site.once()["found"] == 0
+    # Dagster's monitor would end a run of four hours of film after two.
+    runs = [run for run in site.runs() if run.job_name == "masters"]
+    limits = [float(run.tags["dagster/max_runtime"]) for run in runs]
+    assert min(limits) > 2 * site.pipeline.settings.max_master_seconds
+    # The last stage that was shown would stay otherwise.
+    (joined,) = [run for run in runs if "lens/progress" in run.tags]
+    shown = (joined.tags["lens/progress"], joined.tags["lens/progress_percent"])
+    assert shown == ("100 %: done", "100")
 
 
 def test_a_rendition_waits_for_its_master_and_is_then_made(site: Site, project: Project) -> None:
@@ -96,6 +107,8 @@ def test_a_changed_master_replaces_its_object(site: Site, project: Project) -> N
     project.master("m1", [project.shot("a")])
     site.once()
     before = {key for key in site.objects() if key.startswith("masters/")}
+    # Of a deletion that failed.
+    (site.store / "masters" / PROJECT / "master_m1_0123456789ab.mp4").write_bytes(b"old")
     project.shot("b")
     site.sql("""UPDATE master_videos SET shots_config = '["a", "b"]', updated_at = now()""")
     assert site.once()["ready"] == 2
@@ -337,6 +350,56 @@ def test_a_removed_master_takes_its_files_along(site: Site, project: Project) ->
     assert site.lens("remove-missing", "--yes").code == 0
     left = {key for key in site.objects() if key.startswith(("masters/", "scaled/"))}
     assert left == set()
+
+
+def test_a_master_that_is_deleted_during_its_upload_leaves_nothing(
+    site: Site, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A film of a closed project that can be fetched for ever."""
+    write = FileStore.write
+
+    def write_and_cancel(store: FileStore, key: str, *body: Any, **headers: Any) -> None:
+        write(store, key, *body, **headers)
+        if key.endswith(".mp4") and key.startswith("masters/"):
+            site.sql("DELETE FROM master_videos")
+            os.kill(os.getpid(), signal.SIGINT)
+
+    project.master("m1", [project.shot("a")])
+    monkeypatch.setattr(FileStore, "write", write_and_cancel)
+    assert site.lens("backfill", "m1").code != 0
+    assert [key for key in site.objects() if key.startswith("masters/")]
+    assert site.lens("remove-missing", "--yes").code == 0
+    assert not [key for key in site.objects() if key.startswith("masters/")]
+
+
+def test_old_revisions_go_with_their_master_and_nothing_else_does(
+    site: Site, project: Project
+) -> None:
+    """A film that stays because one deletion failed, or the film of another master."""
+    ids = ("1", "12", "1_x")
+    project.shot("a")
+    for master_id in ids:
+        project.master(master_id, ["a"])
+    site.once()
+    folder = site.store / "masters" / PROJECT
+    revision = "0123456789ab"
+    other = [
+        f"master_12_{revision}.mp4", f"master_1_x_{revision}.mp4", f"master_1_x_{revision}.webp",
+        f"master_1_{revision}.mov", f"master_1_{revision}.mp4.bak", f"master_1_{revision}0.mp4",
+        "master_1_notes.mp4", f"master_1_{revision.upper()}.mp4", "master_1.mp4",
+        f"master_1_{revision}_poster.webp",
+    ]  # fmt: skip
+    for name in (*other, f"master_1_{revision}.mp4", f"master_1_{revision}.webp"):
+        (folder / name).write_bytes(b"old")
+    (folder / f"master_1_{revision}").mkdir()
+    (folder / f"master_1_{revision}" / f"master_1_{revision}.mp4").write_bytes(b"old")
+    before = site.objects()
+    site.sql("DELETE FROM master_videos WHERE master_id = '1'")
+    assert site.lens("remove-missing", "--yes").code == 0
+    gone = {key.removeprefix(f"masters/{PROJECT}/") for key in before - site.objects()}
+    assert {f"master_1_{revision}.mp4", f"master_1_{revision}.webp"} < gone
+    assert len(gone) == 4
+    assert all(re.fullmatch(r"master_1_[0-9a-f]{12}\.(mp4|webp)", name) for name in gone)
 
 
 def test_a_forced_backfill_of_masters_makes_only_those(site: Site, project: Project) -> None:

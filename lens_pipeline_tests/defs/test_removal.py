@@ -10,12 +10,15 @@ import sqlalchemy as sa
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import removed_generations
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives import removal
+from lens_pipeline.derivatives.registry import CHECKED_SHOT, MASTER, MASTER_POSTER, PREVIEW
 from lens_pipeline.derivatives.removal import remove_vanished, retire
-from lens_pipeline.engine.run_queue import submit_run
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import create_run, submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.site import Site
 
 URL = "https://example.com/x.jpg"
@@ -122,6 +125,96 @@ def test_what_is_in_flight_is_left_for_later(site: Site) -> None:
     assert site.objects() == {"u1/previews/kept_preview.webp"}
 
 
+@pytest.mark.slow
+def test_a_tick_looks_at_many_pages_and_deletes_a_bounded_number(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deleted photo that stays for a day and a half, behind a million others."""
+    monkeypatch.setattr(removal, "_PAGE", 4)
+    monkeypatch.setattr(removal, "_MOST_CLEANED", 2)
+    library(site, [f"p{number:02}" for number in range(40)])
+    site.sql("DELETE FROM generations WHERE id IN ('p01', 'p18', 'p33')")
+    done, said, cursor = tick(site)
+    assert (done, json.loads(cursor)["preview"]) == (["p01", "p18"], "p19")
+    assert "preview: 20 looked at, 2 removed" in said
+    assert tick(site, cursor)[0] == ["p33"]
+
+
+def dagster_sql(site: Site, statement: str, **values: object) -> None:
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
+
+
+def record_backfill(site: Site, status: str) -> None:
+    dagster_sql(
+        site,
+        "INSERT INTO bulk_actions (key, status, timestamp, body) VALUES ('b', :status, now(), '')"
+        " ON CONFLICT (key) DO UPDATE SET status = :status",
+        status=status,
+    )
+
+
+@pytest.mark.slow
+def test_no_key_leaves_the_set_while_a_backfill_is_unfinished(site: Site) -> None:
+    """A backfill of the UI that fails, and cancels all its runs, because of one deleted photo."""
+    library(site, ["a", "b", "old"])
+    age(site, ["old"], 91)
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    for status in ("REQUESTED", "CANCELING", "FAILING"):
+        record_backfill(site, status)
+        assert tick(site)[0] == []
+        assert retire(site.pipeline, site.dagster, "photos") == 0
+        site.lens("remove-missing", "--yes")
+    assert site.objects() == {"u1/previews/b_preview.webp", "u1/previews/old_preview.webp"}
+    assert site.dagster.get_dynamic_partitions("photos") == ["a", "b", "old"]
+    record_backfill(site, "COMPLETED_FAILED")
+    assert tick(site)[0] == ["a"]
+    assert retire(site.pipeline, site.dagster, "photos") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "state"), [("FAILED", "none"), ("FAILING", "none"), ("CANCELED", "dead")]
+)
+def test_a_run_that_its_failed_backfill_cancelled_is_no_decision(
+    site: Site, status: str, state: str
+) -> None:
+    """Twenty dead letters, cancelled by nobody."""
+    record_backfill(site, status)
+    site.add("a", URL)
+    (tags,) = plan_runs(site.dagster, PREVIEW, ["a"], 20, "backfill")
+    job = defs().get_repository_def().get_job("previews")
+    run = site.dagster.get_run_by_id(
+        submit_run(site.dagster, job, tags | {"dagster/backfill": "b"})
+    )
+    assert run is not None
+    site.dagster.report_run_canceled(run)
+    assert site.status("a")["state"] == state
+    assert ("a" in site.dead_letters()) == (state == "dead")
+
+
+@pytest.mark.slow
+def test_a_run_of_its_poster_keeps_the_key_of_a_master(site: Site) -> None:
+    """A run that fails inside Dagster because its partition was taken away."""
+    site.sql(
+        "INSERT INTO master_videos (master_id, project_id, name, shots_config)"
+        " VALUES ('m1', 'p', 'm', '[]'), ('m2', 'p', 'm', '[]')"
+    )
+    site.dagster.add_dynamic_partitions("masters", ["m1", "m2"])
+    for key in ("m1", "m2"):
+        made = dg.AssetMaterialization("master_video", partition=key)
+        site.dagster.report_runless_asset_event(made)
+    age(site, ["m1", "m2"], 91)
+    (tags,) = plan_runs(site.dagster, MASTER_POSTER, ["m1"], 1, "backfill")
+    job = defs().get_repository_def().get_job("masters")
+    submit_run(site.dagster, job, tags, MASTER_POSTER.run_assets)
+    assert retire(site.pipeline, site.dagster, "masters") == 1
+    assert site.dagster.get_dynamic_partitions("masters") == ["m1"]
+    site.sql("DELETE FROM master_videos WHERE master_id = 'm1'")
+    assert remove_vanished(site.pipeline, site.dagster, MASTER, "", however_many=True).keys == []
+
+
 def test_an_empty_table_deletes_nothing_of_a_small_library(site: Site) -> None:
     """The wrong database, which costs a small site everything it has."""
     library(site, ["a", "b"])
@@ -175,27 +268,15 @@ def test_people_can_remove_however_many(site: Site) -> None:
     assert tick(site)[0] == []
 
 
-@pytest.mark.slow
-def test_the_walk_goes_on_where_it_stopped(site: Site) -> None:
-    """A library of which only the first page is ever looked at."""
-    library(site, [f"p{number}" for number in range(10)])
-    site.sql("DELETE FROM generations WHERE id IN ('p1', 'p9')")
-    page = remove_vanished(site.pipeline, site.dagster, PREVIEW, "", page=4)
-    assert (page.removed, page.cursor) == (["p1"], "p3")
-    cursor = json.dumps({PREVIEW.asset: page.cursor})
-    assert tick(site, cursor)[0] == ["p9"]
-
-
 def age(site: Site, keys: list[str], days: int) -> None:
-    """Let everything that was recorded about these partitions have happened days ago."""
-    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        connection.execute(
-            sa.text(
-                'UPDATE event_logs SET "timestamp" = "timestamp" - make_interval(days => :days)'
-                " WHERE partition = ANY(:keys)"
-            ),
-            {"days": days, "keys": keys},
+    """Let these partitions, and everything recorded about them, be of days ago."""
+    for table, column in (("event_logs", "timestamp"), ("dynamic_partitions", "create_timestamp")):
+        dagster_sql(
+            site,
+            f'UPDATE {table} SET "{column}" = "{column}" - make_interval(days => :days)'
+            " WHERE partition = ANY(:keys)",
+            days=days,
+            keys=keys,
         )
 
 
@@ -204,7 +285,7 @@ def test_old_keys_leave_the_set_and_nothing_else_does(site: Site) -> None:
     """A partition set that grows for ever, or a library that is made again as it shrinks."""
     library(site, ["old", "young"])
     age(site, ["old"], 91)
-    assert retire(site.pipeline, site.dagster, PREVIEW) == 1
+    assert retire(site.pipeline, site.dagster, "photos") == 1
     assert site.dagster.get_dynamic_partitions("photos") == ["young"]
     assert len(site.objects()) == 2
     assert site.status("old")["state"] == "ready"
@@ -216,11 +297,48 @@ def test_a_retired_key_comes_back_for_a_forced_backfill(site: Site) -> None:
     """A photo of last year that can never be made again."""
     library(site, ["old"])
     age(site, ["old"], 91)
-    retire(site.pipeline, site.dagster, PREVIEW)
+    retire(site.pipeline, site.dagster, "photos")
     site.sql("UPDATE generations SET asset_url = ''")
     result = site.once()
     assert (result["found"], result["failed"]) == (1, 1)
     assert site.dagster.get_dynamic_partitions("photos") == ["old"]
+
+
+@pytest.mark.slow
+def test_a_key_retires_after_a_run_of_nothing(site: Site) -> None:
+    """Keys that stay for ever because something looked at them once more."""
+    library(site, ["cancelled", "looked-at", "soft-deleted", "young"])
+    job = defs().get_repository_def().get_job("previews")
+    for key in ("cancelled", "looked-at"):
+        (tags,) = plan_runs(site.dagster, PREVIEW, [key], 20, "backfill")
+        run_id = create_run(site.dagster, job, tags, silent=True).run_id
+        run = site.dagster.get_run_by_id(run_id)
+        assert run is not None
+        if key == "cancelled":
+            site.dagster.report_run_canceled(run)
+        else:
+            execute(site.dagster, run_id)
+    site.sql("UPDATE generations SET status = 'deleted' WHERE id = 'soft-deleted'")
+    site.dagster.add_dynamic_partitions("photos", ["never-run"])
+    age(site, ["cancelled", "looked-at", "never-run", "soft-deleted"], 91)
+    assert retire(site.pipeline, site.dagster, "photos") == 4
+    assert site.dagster.get_dynamic_partitions("photos") == ["young"]
+    assert len(site.objects()) == 4
+
+
+@pytest.mark.slow
+def test_a_failed_check_of_a_shot_retires_and_a_failed_poster_keeps_its_master(site: Site) -> None:
+    """A set of shots that grows for ever, or a dead letter that leaves its page."""
+    Project(site).asset("clip", asset_url="u1/uploads/none.mp4")
+    Project(site).master("m1", ["clip"])
+    for derivative, key in ((CHECKED_SHOT, "clip"), (MASTER, "m1")):
+        (tags,) = plan_runs(site.dagster, derivative, [key], 1, "backfill")
+        job = defs().get_repository_def().get_job(derivative.job)
+        run_id = create_run(site.dagster, job, tags, derivative.run_assets).run_id
+        execute(site.dagster, run_id)
+    age(site, ["clip", "m1"], 91)
+    assert retire(site.pipeline, site.dagster, "shots") == 1
+    assert retire(site.pipeline, site.dagster, "masters") == 0
 
 
 @pytest.mark.slow
@@ -230,14 +348,14 @@ def test_a_key_with_something_newer_than_its_preview_stays(site: Site) -> None:
     site.sql("UPDATE generations SET asset_url = ''")
     site.once()
     age(site, ["old"], 91)
-    assert retire(site.pipeline, site.dagster, PREVIEW) == 0
+    assert retire(site.pipeline, site.dagster, "photos") == 0
 
 
 def test_a_retired_row_is_still_removed_with_its_file(site: Site) -> None:
     """Files of deleted rows that stay because their keys had been tidied away."""
     library(site, ["old"])
     age(site, ["old"], 91)
-    retire(site.pipeline, site.dagster, PREVIEW)
+    retire(site.pipeline, site.dagster, "photos")
     site.sql("DELETE FROM generations")
     tick(site)
     assert site.objects() == set()

@@ -10,6 +10,8 @@ from lens_pipeline_tests.support.site import Site
 
 pytestmark = pytest.mark.slow
 
+_NO_SUCH_ID = "no generation, master or scaled video has this id"
+
 
 def test_a_second_pass_finds_nothing(site: Site, photo: Callable[[str], str]) -> None:
     """A night job that makes the whole library again every night."""
@@ -31,7 +33,7 @@ def test_a_changed_source_redoes_just_that_one(
     before = site.metadata("preview", "b")
     server.put("/b2.jpg", sources.jpeg(96, 96))
     site.sql(
-        "UPDATE generations SET asset_url = :url WHERE id = 'b'",
+        "UPDATE generations SET asset_url = :url, updated_at = now() WHERE id = 'b'",
         url=server.url("/b2.jpg", host="localhost"),
     )
     assert site.status("b")["state"] == "none"
@@ -40,6 +42,7 @@ def test_a_changed_source_redoes_just_that_one(
     after = site.metadata("preview", "b")
     assert after["revision"].value != before["revision"].value
     assert after["width"].value == 96
+    assert float(str(after["latency_seconds"].value)) < 60
     assert len(site.materializations("preview", "b")) == 2
     assert len(site.materializations("preview", "a")) == 1
 
@@ -97,7 +100,10 @@ def test_other_parameters_make_every_preview_again(
     site.once()
     environment.setenv("LENS_PREVIEW_EDGE", "32")
     assert site.once()["ready"] == 1
-    assert site.metadata("preview", "a")["width"].value == 32
+    made = site.metadata("preview", "a")
+    assert made["width"].value == 32
+    # It would be the age of the photo.
+    assert "latency_seconds" not in made
 
 
 def test_a_dry_run_makes_nothing(site: Site, photo: Callable[[str], str]) -> None:
@@ -201,9 +207,24 @@ def test_a_retry_of_what_has_not_failed_says_so(site: Site, photo: Callable[[str
     """A typing error that looks like a success."""
     site.add("a", photo("a"))
     site.once()
-    output = site.lens("retry", "a", "unknown", "--json")
+    site.add("v", None, type="video", status="generating")
+    output = site.lens("retry", "a", "v", "nope", "--json")
     assert output.code == 1
-    assert output.json["not_failed"] == ["a", "unknown"]
+    assert (output.json["not_failed"], output.json["unknown"]) == (["a", "v"], ["nope"])
+    said = site.lens("retry", "a", "nope").out.splitlines()[1:]
+    assert said == ["a: has not failed: see `lens status a`", f"nope: {_NO_SUCH_ID}"]
+
+
+def test_an_id_that_does_not_exist_has_no_state(site: Site) -> None:
+    """A typing error that looks like a file still to be made."""
+    site.add("v", None, type="video", status="generating")
+    output = site.lens("status", "v", "nope", "--json")
+    waiting, unknown = output.json["status"]
+    assert (output.code, waiting["state"]) == (1, "none")
+    assert (unknown["state"], unknown["error"]) == (None, _NO_SUCH_ID)
+    assert site.lens("status", "v").code == 0
+    output = site.lens("status", "nope")
+    assert (output.code, output.out) == (1, f"nope: {_NO_SUCH_ID}\n")
 
 
 def test_a_changed_source_revives_a_dead_letter(

@@ -1,7 +1,9 @@
 """Old events, runs and ticks go; what anybody reads from them stays as it was."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +17,16 @@ from lens_pipeline.defs import retention
 from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.retention import Pruned, prune
 from lens_pipeline.derivatives import registry
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.registry import CHECKED_SHOT, PREVIEW
 from lens_pipeline.derivatives.status import statuses_of_partitions
-from lens_pipeline.engine.run_queue import submit_run
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import create_run, submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline_tests.defs.test_removal import tick
+from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site
 
@@ -41,12 +45,18 @@ def _sql(site: Site, statement: str, **values: Any) -> list[Any]:
         return list(result.all()) if result.returns_rows else []
 
 
-def _submit(site: Site, key: str) -> dg.DagsterRun:
+def _submit(site: Site, key: str, further: Mapping[str, str] | None = None) -> dg.DagsterRun:
     (tags,) = plan_runs(site.dagster, PREVIEW, [key], 20, "backfill", force=True)
     job = defs().get_repository_def().get_job("previews")
-    run = site.dagster.get_run_by_id(submit_run(site.dagster, job, tags))
+    run = site.dagster.get_run_by_id(submit_run(site.dagster, job, {**tags, **(further or {})}))
     assert run is not None
     return run
+
+
+def _check_shot(site: Site, key: str) -> None:
+    (tags,) = plan_runs(site.dagster, CHECKED_SHOT, [key], 1, "sensor")
+    job = defs().get_repository_def().get_job("shot_checks")
+    execute(site.dagster, create_run(site.dagster, job, tags).run_id)
 
 
 def _past(site: Site, server: HostileServer, photo: Photo) -> str:
@@ -116,7 +126,7 @@ def test_what_is_read_is_the_same_before_and_after(
     assert states == {
         "made": "ready", "again": "ready", "healed": "ready", "adopted": "ready",
         "kept": "ready", "dead": "dead", "later": "failed", "canceled": "dead",
-        "queued": "processing", "removed": "none",
+        "queued": "processing", "removed": None,
     }  # fmt: skip
     made = "SELECT partition, count(*) FROM event_logs WHERE asset_key = '[\"preview\"]' AND"
     made += " dagster_event_type = 'ASSET_MATERIALIZATION' GROUP BY 1 ORDER BY 1"
@@ -226,3 +236,93 @@ def test_old_ticks_go_and_the_last_of_each_stays(
     assert prune(site.pipeline, dt.datetime.now(dt.UTC)).ticks == 5
     left = _sql(site, "SELECT selector_id, count(*) FROM job_ticks GROUP BY 1 ORDER BY 1")
     assert [tuple(row) for row in left] == [("schedule", 1), ("sensor", 1)]
+
+
+def test_nothing_is_left_of_what_failed_and_was_deleted(
+    site: Site, server: HostileServer, photo: Photo
+) -> None:
+    """Keys, runs and events of photos that nobody has any more; more with each year."""
+    server.put("/bad.jpg", b"no picture")
+    for name in ("bad", "good", "never"):
+        site.add(name, photo(name))
+    site.sql("UPDATE generations SET asset_url = :url WHERE id = 'bad'", url=server.url("/bad.jpg"))
+    site.lens("backfill", "bad")
+    site.lens("retry", "bad")
+    site.lens("backfill", "bad")
+    site.lens("backfill", "good")
+    site.dagster.add_dynamic_partitions("photos", ["never"])
+    Project(site).asset("clip", asset_url="u1/uploads/none.mp4")
+    _check_shot(site, "clip")
+    assert len(site.runs()) == 4
+    for table in ("generations", "project_assets"):
+        site.sql(f"DELETE FROM {table}")
+    assert site.lens("remove-missing", "--yes").code == 0
+    assert site.dagster.get_dynamic_partitions("photos") == []
+    assert site.dagster.get_dynamic_partitions("shots") == []
+    for _ in range(2):  # a mark goes after what it stands for
+        prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
+    assert site.runs() == []
+    for table in ("event_logs", "asset_event_tags", "run_tags"):
+        assert _sql(site, f"SELECT * FROM {table}") == []
+    site.add("good", photo("good"))
+    assert site.status("good")["state"] == "none"
+
+
+def test_a_mark_stays_as_long_as_what_it_hides(site: Site, photo: Photo) -> None:
+    """A deleted photo that counts as ready again, without its file."""
+    site.add("a", photo("a"))
+    site.once()
+    site.sql("DELETE FROM generations")
+    site.lens("remove-missing", "--yes")
+    site.add("a", photo("a"))
+    _sql(site, "UPDATE runs SET status = 'STARTED'")
+    prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
+    assert site.status("a")["state"] == "none"
+
+
+def test_a_failed_check_of_a_shot_goes_although_its_row_stays(site: Site) -> None:
+    """Runs that nothing depends on, for each unusable upload of years."""
+    Project(site).asset("clip", asset_url="u1/uploads/none.mp4")
+    _check_shot(site, "clip")
+    prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
+    assert site.runs() == []
+    assert _sql(site, "SELECT id FROM event_logs") == []
+
+
+def test_unfinished_objects_go_a_day_after_the_longest_run(site: Site) -> None:
+    """A disk that fills with halves of films; or the half of one that is still being written."""
+    longest = registry.most_run_seconds(site.pipeline.settings)
+    directory = site.store / ".tmp"
+    directory.mkdir()
+    for digit, age in {"0": longest + 90_000, "1": longest + 3600}.items():
+        path = directory / f"{digit * 32}.part"
+        path.write_bytes(b"x")
+        os.utime(path, (0, time.time() - age))
+    job = defs().get_repository_def().get_job("retention")
+    assert job.execute_in_process(instance=site.dagster).success
+    assert site.objects() == {f".tmp/{'1' * 32}.part"}
+
+
+def test_records_of_backfills_go_with_their_last_run(site: Site, photo: Photo) -> None:
+    """A list of backfills in Dagster's UI that grows for ever, or a run without its explanation."""
+    site.add("a", photo("a"))
+    site.dagster.report_run_canceled(_submit(site, "a", {"dagster/backfill": "of-run"}))
+    for key, status in {
+        "of-run": "FAILED", "done": "COMPLETED_SUCCESS", "going": "REQUESTED", "gone": "CANCELED",
+    }.items():  # fmt: skip
+        _sql(
+            site,
+            "INSERT INTO bulk_actions (key, status, timestamp, body)"
+            " VALUES (:key, :status, now() AT TIME ZONE 'UTC', '')",
+            key=key,
+            status=status,
+        )
+        _sql(
+            site, "INSERT INTO backfill_tags (backfill_id, key, value) VALUES (:k, 't', 'v')", k=key
+        )
+    now = dt.datetime.now(dt.UTC)
+    assert prune(site.pipeline, now).backfills == 0
+    assert prune(site.pipeline, now + IN_40_DAYS).backfills == 2
+    for column, table in (("key", "bulk_actions"), ("backfill_id", "backfill_tags")):
+        left = _sql(site, f"SELECT {column} FROM {table} ORDER BY 1")
+        assert [row[0] for row in left] == ["going", "of-run"]

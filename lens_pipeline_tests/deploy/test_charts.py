@@ -10,8 +10,8 @@ import yaml
 from helm_python import Chart, HelmError, lint
 
 from lens_pipeline.derivatives.registry import QUEUES
+from lens_pipeline.engine.instance import LOCATION
 from lens_pipeline.engine.liveness import CHECKS
-from lens_pipeline.engine.run_queue import LOCATION
 from lens_pipeline.settings import load
 from lens_pipeline.supervisor.roles import ROLES
 

@@ -5,9 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from lens_pipeline.catalog.rows import Generation, Kind
+from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, ScaledVideo
 from lens_pipeline.core.ids import key_problem
-from lens_pipeline.derivatives.registry import POSTER, PREVIEW
+from lens_pipeline.derivatives.registry import (
+    LARGE_OBJECTS,
+    MASTER,
+    POSTER,
+    PREVIEW,
+    SCALED,
+    run_tags,
+)
 from lens_pipeline.settings import Settings
 
 GENERATION = Generation(
@@ -42,6 +49,43 @@ def test_objects_lie_where_the_application_looks_for_them() -> None:
     """Previews that exist and are never shown."""
     assert PREVIEW.object_key(GENERATION, "") == "user-1/previews/id-1_preview.webp"
     assert POSTER.object_key(GENERATION, "") == "user-1/posters/id-1_poster.webp"
+
+
+def test_what_is_stored_in_parts_is_known_by_its_key() -> None:
+    """Halves of films that no clean-up takes for its own."""
+    master = MasterVideo("m-1", "p.1", "A film", (), None)
+    scaled = ScaledVideo("s_1", "m-1", None, None, 80, 60, None, master)
+    revision = "0123456789ab"
+    for key in (MASTER.object_key(master, revision), SCALED.object_key(scaled, revision)):
+        assert LARGE_OBJECTS.fullmatch(key), key
+    assert not LARGE_OBJECTS.fullmatch(PREVIEW.object_key(GENERATION, ""))
+
+
+def test_other_revisions_are_those_of_the_same_row() -> None:
+    """A film that is deleted because its id begins with another's."""
+    key = "masters/p/master_1_0123456789ab.mp4"
+    revisions = MASTER.revisions_of("1", key)
+    assert revisions is not None
+    assert revisions.prefix == "masters/p/master_1_"
+    assert revisions.name.fullmatch("masters/p/master_1_ffffffffffff.mp4")
+    for other in ("1_x_ffffffffffff.mp4", "1_fffffffffffff.mp4", "1_ffffffffffff.webp", "1_.mp4"):
+        assert not revisions.name.fullmatch(f"masters/p/master_{other}")
+    # A file of an older system, or of another row.
+    for row_id, foreign in (("1", "films/1.mp4"), ("2", key), ("1", key.replace("_1_", "_21_"))):
+        assert MASTER.revisions_of(row_id, foreign) is None
+    assert PREVIEW.revisions_of("1", "u/previews/1_0123456789ab.webp") is None
+
+
+def test_the_limit_of_a_run_follows_those_of_the_media() -> None:
+    """Work that is ended before it can be done, each time anew."""
+    settings = Settings()
+    long, slow = Settings(max_master_seconds=12 * 3600), Settings(batch_size=1000)
+    assert MASTER.run_seconds(settings) > 4 * 3600 * 5
+    assert MASTER.run_seconds(long) - MASTER.run_seconds(settings) > 8 * 3600 * 5
+    # Every file of a batch may take as long as one file may.
+    assert PREVIEW.run_seconds(slow) > 1000 * slow.render_timeout_seconds
+    tags = run_tags(["master_poster", "master_video"], settings)
+    assert tags["dagster/max_runtime"] == str(MASTER.run_seconds(settings))
 
 
 CHANGES = {

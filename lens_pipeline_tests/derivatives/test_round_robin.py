@@ -1,12 +1,15 @@
 """Turns: in which order users get what they wait for."""
 
+import threading
+
 import pytest
 
 from lens_pipeline.derivatives.backfill import survey
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.registry import PREVIEW, PREVIEWS, QUEUE_TAG
 from lens_pipeline.derivatives.round_robin import next_runs, round_robin
 from lens_pipeline.event_log.queue import Waiting
-from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.servers import HostileServer
+from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.ticker import Ticker
 
 URL = "https://example.com/x.jpg"
@@ -143,3 +146,24 @@ def test_gaps_are_filled_by_turns(site: Site) -> None:
     site.add("single", URL, user_id="u2")
     found = survey(site.pipeline, PREVIEW, bulk=False, limit=4)
     assert [status.id for status in found.needed] == ["a00", "single", "a01", "a02"]
+
+
+@pytest.mark.slow
+def test_a_run_of_a_command_takes_no_slot_of_a_worker(site: Site, server: HostileServer) -> None:
+    """A new photo that waits for `lens backfill` beside an idle worker."""
+    site.add("new", URL)
+    Ticker(site, queued=True).tick()
+    site.add("slow", server.url("/slow-body", host="localhost"))
+    begun: list[list[str]] = []
+
+    def look() -> None:
+        eventually(lambda: server.requests["/slow-body"], what="the download")
+        load = site.pipeline.runs.load(QUEUE_TAG, PREVIEWS, 1)
+        begun.append(next_runs(load.waiting, {PREVIEWS: 1}, load.under_way))
+
+    (queued,) = site.runs()
+    watch = threading.Thread(target=look)
+    watch.start()
+    site.lens("backfill", "slow")
+    watch.join()
+    assert begun == [[queued.run_id]]

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 from unittest.mock import patch
@@ -35,7 +35,7 @@ from lens_pipeline.engine.processes.notify import NOTIFY, RunQueueListener
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.settings import load
-from lens_pipeline_tests.support.site import Site, eventually
+from lens_pipeline_tests.support.site import Databases, Site, eventually
 
 
 def materialized(asset: str, partition: str) -> dg.EventLogEntry:
@@ -61,6 +61,16 @@ def event_log(site: Site) -> LensEventLogStorage:
     storage = site.dagster.event_log_storage
     assert isinstance(storage, LensEventLogStorage)
     return storage
+
+
+# What the server fills in.
+_STAMPS = sa.text(
+    """
+    SELECT table_name, column_name FROM information_schema.columns
+     WHERE table_schema = 'public' AND data_type = 'timestamp without time zone'
+       AND column_default IS NOT NULL AND table_name <> 'secondary_indexes'
+    """
+)
 
 
 def count(site: Site, table: str) -> int:
@@ -285,3 +295,35 @@ def test_a_client_that_is_lost_while_it_connects_leaves_no_transaction(site: Sit
     engine.dispose()
     assert said[0] == (postgres.SESSION_SETTINGS, True)
     assert len(said) > 1
+
+
+@pytest.mark.slow
+def test_times_are_right_on_a_server_with_another_time_zone(
+    site: Site, databases: Databases, photo: Callable[[str], str]
+) -> None:
+    """Fresh runs that look five hours old, so that Dagster's monitor fails them."""
+    name = sa.make_url(site.dagster_url).database
+    databases.disconnect(str(name))
+    databases.execute(f"ALTER DATABASE {name} SET timezone = 'America/New_York'")
+    try:
+        site.add("a", photo("a"))
+        began = time.time()
+        assert site.once()["ready"] == 1
+    finally:
+        databases.execute(f"ALTER DATABASE {name} RESET timezone")
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        columns = connection.execute(_STAMPS).all()
+        stamps = [
+            f"{table}.{column}: {stamp}"
+            for table, column in columns
+            for stamp in connection.scalars(
+                sa.text(
+                    f"SELECT {column} FROM {table}"
+                    f" WHERE abs(extract(epoch FROM {column}) - :began) > 60"
+                ),
+                {"began": began},
+            )
+        ]
+    assert ("runs", "create_timestamp") in [tuple(column) for column in columns]
+    assert stamps == []

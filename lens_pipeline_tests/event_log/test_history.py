@@ -148,6 +148,10 @@ CASES: dict[str, tuple[History, State]] = {
         State.NONE,
     ),
     "cancelled": (History(planned=(planned(1, "r1", "CANCELED"),)), State.DEAD),
+    "cancelled by Dagster, because its backfill failed": (
+        History(planned=(planned(1, "r1", "CANCELED", interrupted=True),)),
+        State.NONE,
+    ),
     "cancelled after it had failed": (
         History(observations=(failed(2),), planned=(planned(1, "r1", "CANCELED"),)),
         State.FAILED,
@@ -255,14 +259,16 @@ def test_attempts_are_spread_over_hours() -> None:
     assert (found.state, found.retry_at) == (State.DEAD, None)
 
 
-def test_a_host_that_is_away_uses_up_no_attempt() -> None:
-    away = [after(minutes, True, "HostUnreachable") for minutes in (0, 6, 22, 53, 114, 480, 1440)]
+@pytest.mark.parametrize("error", ["HostUnreachable", "EncoderDied"])
+def test_what_may_concern_one_file_is_delayed_and_uses_up_no_attempt(error: str) -> None:
+    """A file that is given up on as its host is away, or one whose decoders are killed for ever."""
+    away = [after(minutes, True, error) for minutes in (0, 6, 22, 53, 114, 480, 1440)]
     delays = [next_minutes(*away[: number + 1]) for number in range(7)]
     assert delays == [1, 5, 15, 30, 60, 360, 360]
     found = status(History(observations=tuple(away)), max_attempts=1)
     assert (found.state, found.attempts) == (State.FAILED, 0)
     # It may never come back.
-    gone = (*away, after(3 * 1440 + 1, True, "HostUnreachable"))
+    gone = (*away, after(3 * 1440 + 1, True, error))
     assert status(History(observations=gone), max_attempts=1).state is State.DEAD
 
 

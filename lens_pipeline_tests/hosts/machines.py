@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.derivatives import pipeline
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.engine.instance import find_config_dir
+from lens_pipeline.engine.instance import write_instance, write_workspace
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.supervisor.embedded_postgres import Postgres
 from lens_pipeline.supervisor.embedded_valkey import Valkey
@@ -57,11 +58,10 @@ class Machines:
         self.site = Site(endpoints.database_url, endpoints.dagster_url, self.home)
         assert self.site.lens("migrate").code == 0
         self._stack.callback(self.site.close)
-        config = find_config_dir()
-        directory = Path(self.environment["LENS_HOME"]) / "dagster"
-        directory.mkdir(parents=True)
-        (directory / "dagster.yaml").write_bytes((config / "dagster.yaml").read_bytes())
-        for program in programs(settings, config):
+        prepare_home(settings.resolved_home)
+        directory = write_instance(settings)
+        write_workspace(settings)
+        for program in programs(settings, directory):
             if program.name in ("code", "daemon"):
                 added = {**self.environment, **program.environment}
                 self._start(program.name, self.services, program.argv, added)

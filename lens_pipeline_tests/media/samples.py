@@ -110,6 +110,7 @@ def write_video(
     sound: Sound | None = None,
     keyframe_every: int = 250,
     first_moov: bool = False,
+    fragmented: bool = False,
     encoder_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode `frames` (RGB arrays, or frames in `pixel_format`) to `path`.
@@ -118,6 +119,8 @@ def write_video(
     `sound` is what is heard, or `audio_seconds` of silence.
     """
     options = {"movflags": "faststart"} if first_moov else {}
+    if fragmented:
+        options = {"movflags": "empty_moov+frag_keyframe"}
     with av.open(str(path), "w", format=container, options=options) as output:
         stream = output.add_stream(codec, rate=rate, options=encoder_options or {})
         assert isinstance(stream, av.VideoStream)

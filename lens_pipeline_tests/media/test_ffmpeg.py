@@ -1,13 +1,14 @@
 """Finding and running ffmpeg."""
 
-import os
+import signal
 import stat
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from lens_pipeline.media.errors import MediaError, ToolUnusable
+from lens_pipeline.media.errors import MediaError, MediaProcessDied, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
 
@@ -74,14 +75,38 @@ def test_a_program_that_lacks_a_library_says_nothing_about_a_file(
 @pytest.mark.slow
 def test_a_process_over_its_time_is_killed_even_if_it_ignores_that(tmp_path: Path) -> None:
     """An encoder that goes on for ever after its run was given up."""
-    pid_file = tmp_path / "pid"
-    stubborn = _script(
-        tmp_path / "ffmpeg", f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 0.1; done"
-    )
+    stubborn = _script(tmp_path / "ffmpeg", "trap '' TERM; while :; do sleep 0.1; done")
     started = time.monotonic()
     with pytest.raises(MediaError, match=r"took longer than 0\.3 s") as e:
         run([str(stubborn)], 0.3)
     assert e.value.over_limit
     assert time.monotonic() - started < 5
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid_file.read_text()), 0)
+    left = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if str(stubborn) in (one.info["cmdline"] or [])
+    ]
+    assert not left
+
+
+def test_a_probe_is_limited_in_memory_and_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of kilobytes for which ffprobe takes all memory, or its reader does."""
+    limits = _script(tmp_path / "ffprobe", "sleep 0.2; ulimit -v; ulimit -c")
+    assert run([str(limits)], 10).split() == [b"2097152", b"0"]
+    monkeypatch.setattr("lens_pipeline.media.ffmpeg.run._OUTPUT_BYTES", 1 << 20)
+    endless = _script(tmp_path / "ffprobe", "exec yes")
+    with pytest.raises(MediaError, match="says more than") as e:
+        run([str(endless)], 10)
+    assert e.value.over_limit
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_probe_that_was_killed_says_nothing_about_its_file(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A good shot given up on, since the kernel was out of memory."""
+    killed = _script(tmp_path / "ffprobe", f"kill -{number.value} $$")
+    with pytest.raises(MediaProcessDied, match="ended from outside"):
+        run([str(killed)], 10)

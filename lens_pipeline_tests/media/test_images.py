@@ -1,5 +1,7 @@
 """Previews of pictures of every kind."""
 
+import struct
+import zlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -292,6 +294,16 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path, preview_spec: PreviewSp
     data = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     with pytest.raises(MediaError, match=r"= 400\.0 megapixels, over the limit of 50\.0") as e:
         _render(data, tmp_path, preview_spec)
+    assert e.value.over_limit
+
+
+def test_a_strip_is_refused_by_its_header(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """A row of 49 million pixels within the limit of pixels, for which a decoder takes 1.5 GB."""
+    data = bytearray(encoded(Image.new("1", (1, 1)), "PNG"))
+    struct.pack_into(">II", data, data.index(b"IHDR") + 4, 49_000_000, 1)
+    struct.pack_into(">I", data, data.index(b"IHDR") + 17, zlib.crc32(data[12:29]))
+    with pytest.raises(MediaError, match="49000000 x 1 pixels: a side has more than 65,535") as e:
+        _render(bytes(data), tmp_path, preview_spec)
     assert e.value.over_limit
 
 

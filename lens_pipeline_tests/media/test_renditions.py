@@ -405,10 +405,10 @@ def test_a_cancelled_rendition_stops(master: Path, tools: Tools, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_late_second_of_a_long_master_is_as_quick_as_an_early_one(
-    master: Path, tmp_path: Path, tools: Tools, work: Work
+    master: Path, tools: Tools, work: Work
 ) -> None:
     """Ten minutes decoded to show one second."""
-    long = tmp_path / "long.mp4"
+    long = work.directory / "long.mp4"
     # Without sound, whose length is not that of the picture.
     copy = ["-map", "0:v", "-c", "copy", f"file:{long}"]
     looped = ["-stream_loop", "899", "-f", "mov", "-i", f"file:{master}"]

@@ -17,6 +17,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from lens_pipeline.defs.assets.renderers import media_failures
+from lens_pipeline.errors import EncoderDied, Failure
 from lens_pipeline.media.errors import MediaError, SandboxUnavailable
 from lens_pipeline.media.models import PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox
@@ -134,16 +136,16 @@ def test_a_crash_fails_its_own_file_only(
     """One hostile file that takes a whole batch down."""
     with ThreadPoolExecutor(1) as pool:
         doomed = pool.submit(sandbox.preview, slow_photo, slow_spec)
-        _crash_the_busy_one(workers)
-        _crash_the_busy_one(workers)
+        _end_the_busy_one(workers, signal.SIGSEGV)
+        _end_the_busy_one(workers, signal.SIGSEGV)
         with pytest.raises(MediaError, match=r"the decoder crashed \(SIGSEGV\)") as e:
             doomed.result()
         assert not e.value.over_limit
     assert sandbox.preview(photo, preview_spec).width == 200
 
 
-def _crash_the_busy_one(workers: Workers) -> None:
-    """Let the worker that renders crash, as a decoder would."""
+def _end_the_busy_one(workers: Workers, number: signal.Signals) -> None:
+    """Let the worker that renders crash as a decoder would, or kill it."""
     busy: list[int] = []
 
     def find() -> bool:
@@ -151,7 +153,7 @@ def _crash_the_busy_one(workers: Workers) -> None:
         return bool(busy)
 
     assert _eventually(find)
-    os.kill(busy[0], signal.SIGSEGV)
+    os.kill(busy[0], number)
     assert _eventually(lambda: not psutil.pid_exists(busy[0]))
 
 
@@ -161,8 +163,40 @@ def test_a_worker_that_is_killed_once_fails_no_file(
     """A dead letter because somebody killed the wrong process."""
     with ThreadPoolExecutor(1) as pool:
         spared = pool.submit(sandbox.preview, slow_photo, slow_spec)
-        _crash_the_busy_one(workers)
+        _end_the_busy_one(workers, signal.SIGSEGV)
         assert spared.result().width > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_decoder_that_is_killed_again_and_again_blames_no_file(
+    sandbox: Sandbox,
+    slow_photo: Path,
+    slow_spec: PreviewSpec,
+    workers: Workers,
+    number: signal.Signals,
+) -> None:
+    """Good files given up on for ever, since the kernel was out of memory."""
+    with ThreadPoolExecutor(1) as pool:
+        doomed = pool.submit(sandbox.preview, slow_photo, slow_spec)
+        _end_the_busy_one(workers, number)
+        _end_the_busy_one(workers, number)
+        with pytest.raises(EncoderDied) as e, media_failures():
+            doomed.result()
+    failure = Failure.of(e.value)
+    assert (failure.permanent, failure.blameless) == (False, True)
+
+
+def test_a_decoder_that_was_killed_renders_alone_the_second_time(
+    sandbox: Sandbox, slow_photo: Path, slow_spec: PreviewSpec, workers: Workers
+) -> None:
+    """The same number of renders in the same memory, each killed in its turn."""
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(sandbox.preview, slow_photo, slow_spec) for _ in range(2)]
+        _end_the_busy_one(workers, signal.SIGKILL)
+        while not any(render.done() for render in both):
+            assert len(workers()) == 1
+            time.sleep(0.02)
+        assert {render.result().width for render in both} == {4800}
 
 
 def test_an_idle_worker_that_died_is_not_blamed_on_the_next_file(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
+import psutil
 import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
@@ -78,6 +79,12 @@ def test_a_first_photo_is_followed_live(
         (row_id,) = {event["id"] for event in stream.named("status")}
         # Every state in turn, as it came to be.
         assert stream.states(row_id) in (["processing", "ready"], ["ready"])
+
+    (code, *_) = stack.of("code")
+    assert not [one for one in code.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    listening = stack.home / "run" / "code.sock"
+    assert listening.is_socket() and listening.parent.stat().st_mode & 0o777 == 0o700
+    assert stack.lens("health", "code").stdout == "code lives\n"
 
     values = {(one.name, one.labels.get("queue")): one.value for one in _samples(web)}
     assert values["lens_workers_alive", "previews"] == 1

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 BATCH = 4
 BACKFILLED = [f"b{number:02}" for number in range(10)]
+DELETED = "bye"
 
 
 @pytest.fixture(scope="module")
@@ -41,33 +42,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module", autouse=True)
 def backfill(stack: Stack, sources_server: HostileServer) -> str:
-    """A backfill started from the UI for ten previews that have been lost; its id.
+    """A backfill started from the UI for previews that have been lost, one without a row; its id.
 
     Started first, because Dagster looks for new ones every half minute.
     """
     rows = _rows(stack)
-    for name in BACKFILLED:
+    names = [*BACKFILLED, DELETED]
+    for name in names:
         rows.add(name, sources_server.put(f"/{name}.jpg", sources.jpeg()))
     eventually(
-        lambda: all(stack.states().get(name) == "ready" for name in BACKFILLED), 40, "the previews"
+        lambda: all(stack.states().get(name) == "ready" for name in names), 40, "the previews"
     )
     for path in rows.store.glob("u1/previews/b*"):
         path.unlink()
-    launched = stack.graphql(
-        """mutation ($params: LaunchBackfillParams!) {
-             launchPartitionBackfill(backfillParams: $params) { __typename
-               ... on LaunchBackfillSuccess { backfillId }
-               ... on PythonError { message } } }""",
-        {
-            "params": {
-                "assetSelection": [{"path": ["preview"]}],
-                "partitionNames": BACKFILLED,
-                "title": "again",
-            }
-        },
-    )["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    return launched["backfillId"]
+    backfill = stack.launch_backfill("preview", names)
+    rows.sql("DELETE FROM generations WHERE id = :id", id=DELETED)
+    assert stack.lens("remove-missing", "--yes").returncode == 0
+    return backfill
 
 
 @pytest.fixture
@@ -118,6 +109,9 @@ def test_a_partition_launched_from_the_ui_is_made_again(
     run_id = _launch(stack, "again")
     eventually(lambda: stack.run(run_id)["status"] == "SUCCESS", 20, "the run")
     assert "u1/previews/again_preview.webp" in rows.objects()
+    tags = {tag["key"]: tag["value"] for tag in stack.run(run_id)["tags"]}
+    assert tags["dagster-celery/queue"] == "previews"
+    assert float(tags["dagster/max_runtime"]) > 7200
 
 
 def test_a_cancelled_run_ends_as_canceled_and_stays_so(
@@ -187,7 +181,7 @@ def test_the_status_of_a_running_stack_is_told_by_the_command_line(
 def test_a_backfill_of_selected_partitions_runs_in_batches(
     stack: Stack, rows: Site, backfill: str
 ) -> None:
-    """One run for each of a thousand files, or one for all of them."""
+    """One run for each of a thousand files, or one for all; or none, as one row is deleted."""
 
     def status() -> Any:
         return stack.graphql(
@@ -196,13 +190,14 @@ def test_a_backfill_of_selected_partitions_runs_in_batches(
             {"id": backfill},
         )["partitionBackfillOrError"]["status"]
 
-    eventually(lambda: status() == "COMPLETED_SUCCESS", 90, "the backfill")
+    eventually(lambda: status() not in {"REQUESTED", "FAILING"}, 90, "the backfill")
+    assert status() == "COMPLETED_FAILED"  # of one there is no row
     runs = stack.graphql(
         """query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs {
              results { status assetMaterializations { partition } } } } }""",
         {"filter": {"tags": [{"key": "dagster/backfill", "value": backfill}]}},
     )["runsOrError"]["results"]
-    assert {run["status"] for run in runs} == {"SUCCESS"}
+    assert Counter(run["status"] for run in runs) == {"SUCCESS": 2, "FAILURE": 1}
     assert sorted(len(run["assetMaterializations"]) for run in runs) == [2, BATCH, BATCH]
     made = Counter(m["partition"] for run in runs for m in run["assetMaterializations"])
     assert made == dict.fromkeys(BACKFILLED, 1)

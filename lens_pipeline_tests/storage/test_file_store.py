@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from lens_pipeline.derivatives.registry import LARGE_OBJECTS
 from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.settings import SettingsError
 from lens_pipeline.storage.connect import open_store
@@ -55,11 +56,32 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_object_and_a_swept_leftove
     store = FileStore(root)
     assert content(store, "a.webp") == b"old"
     assert [info.key for info in store.list()] == ["a.webp"]
-    assert store.sweep(older_than_seconds=3600) == 0
+    assert store.sweep(3600, LARGE_OBJECTS) == 0
     assert leftover.exists()
     os.utime(leftover, (0, time.time() - 7200))
-    assert store.sweep(older_than_seconds=3600) == 1
+    assert store.sweep(3600, LARGE_OBJECTS) == 1
     assert list((root / ".tmp").iterdir()) == []
+
+
+def test_a_sweep_deletes_only_what_a_writer_left(tmp_path: Path) -> None:
+    """A backup of somebody's in the wrong place, lost to a clean-up."""
+    store, elsewhere = FileStore(tmp_path / "store"), tmp_path / "elsewhere"
+    own = f"{'0' * 32}.part"
+    names = ("backup.part", f"{'0' * 31}g.part", f"{own}.gz", f"x{own}")
+    for directory in (tmp_path / "store" / ".tmp", elsewhere):
+        directory.mkdir(parents=True)
+        for name in (*names, own):
+            (directory / name).write_bytes(b"x")
+    target = tmp_path / "store" / ".tmp"
+    (target / f"{'1' * 32}.part").symlink_to(elsewhere / own)
+    (target / f"{'2' * 32}.part").mkdir()
+    assert store.sweep(-60, LARGE_OBJECTS) == 1
+    assert len(list(target.iterdir())) == len(names) + 2
+    # The directory itself is somebody else's.
+    target.rename(tmp_path / "moved")
+    target.symlink_to(elsewhere)
+    assert store.sweep(-60, LARGE_OBJECTS) == 0
+    assert len(list(elsewhere.iterdir())) == len(names) + 1
 
 
 def wait_for_leftover(root: Path) -> Path:
@@ -208,7 +230,7 @@ def test_an_absent_root_is_an_empty_store(file_store: FileStore) -> None:
     """A new installation has no directory before its first write."""
     assert list(file_store.list()) == []
     assert file_store.stat("a") is None
-    assert file_store.sweep(0) == 0
+    assert file_store.sweep(0, LARGE_OBJECTS) == 0
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from lens_pipeline.errors import SourceMissing, SourceTooLarge
 from lens_pipeline.storage import object_store
 from lens_pipeline.storage.object_store import Fetched, InvalidKey, ObjectStore
+from lens_pipeline.storage.retries import FetchCancelled
 
 WEBP = "image/webp"
 
@@ -208,3 +209,23 @@ def test_the_deadline_of_a_read_holds(store: ObjectStore, tmp_path: Path) -> Non
     with pytest.raises(object_store.StoreUnavailable, match="not read within"):
         store.read_into("slow", tmp_path / "copy", max_bytes=2**30, deadline_seconds=1e-6)
     assert not (tmp_path / "copy").exists()
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(FetchCancelled):
+        store.read_into("slow", tmp_path / "copy", cancelled=cancelled)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_large_object_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A master of four hours that takes more than ten minutes to read, and has no rendition."""
+    now = 1000.0
+    monkeypatch.setattr(object_store.time, "monotonic", lambda: now)
+    small = object_store.read_check("small", 1000, None, None)
+    large = object_store.read_check("large", 40 * 2**30, None, None)
+    now += 3600
+    large()
+    with pytest.raises(object_store.StoreUnavailable, match="small: not read within 60 s"):
+        small()
+    now += 36 * 3600
+    with pytest.raises(object_store.StoreUnavailable):
+        large()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lens_pipeline.derivatives.registry import LARGE_OBJECTS
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
@@ -33,7 +34,7 @@ CALLS: dict[str, Call] = {
     "stat": lambda store, _: store.stat("a"),
     "list": lambda store, _: list(store.list()),
     "delete": lambda store, _: store.delete("a"),
-    "sweep": lambda store, _: store.sweep(0),
+    "sweep": lambda store, _: store.sweep(0, LARGE_OBJECTS),
     "check": lambda store, _: store.check(),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
@@ -81,11 +82,27 @@ def test_uploads_in_parts_of_killed_writers_are_aborted(
     seaweed: SeaweedServer, s3_store: S3Store
 ) -> None:
     """Parts without an end cost money and are seen by no listing."""
-    name = s3_store.uri("m.mp4").removeprefix(f"s3://{seaweed.bucket}/")
-    seaweed.client().create_multipart_upload(Bucket=seaweed.bucket, Key=name)
-    assert s3_store.sweep(older_than_seconds=3600) == 0
-    assert s3_store.sweep(older_than_seconds=-60) == 1
-    assert s3_store.sweep(older_than_seconds=-60) == 0
+    client = seaweed.client()
+    prefix = s3_store.uri("x").removeprefix(f"s3://{seaweed.bucket}/").removesuffix("x")
+    own = [
+        "masters/p/master_1_0123456789ab.mp4",
+        "scaled/p/s-1_0123456789ab.mp4",
+        f"cache/shots/{'0' * 64}.mp4",
+    ]
+    foreign = [
+        *(f"elsewhere/{key}" for key in own),
+        *(f"{prefix}{key}.zip" for key in own),
+        *(f"{prefix}backup/{key}" for key in own),
+        *(prefix + key for key in ("film.mp4", "masters/p/film.mp4", "u1/uploads/a.mp4")),
+        f"{prefix}masters/p/master_1.mp4",
+    ]
+    for key in (*foreign, *(prefix + key for key in own)):
+        client.create_multipart_upload(Bucket=seaweed.bucket, Key=key)
+    assert s3_store.sweep(3600, LARGE_OBJECTS) == 0
+    assert s3_store.sweep(-60, LARGE_OBJECTS) == len(own)
+    assert s3_store.sweep(-60, LARGE_OBJECTS) == 0
+    left = client.list_multipart_uploads(Bucket=seaweed.bucket)["Uploads"]
+    assert {upload["Key"] for upload in left} >= set(foreign)
 
 
 @every_call

@@ -90,6 +90,13 @@ def test_postgres_listens_on_loopback_only(postgres: tuple[Postgres, Supervisor]
     assert not any(f".s.PGSQL.{port}" in str(c.laddr) for c in psutil.net_connections("unix"))
 
 
+def test_the_time_zone_is_not_that_of_the_machine(postgres: tuple[Postgres, Supervisor]) -> None:
+    """Fresh runs that look hours old on a machine in Moscow or New York."""
+    server, _ = postgres
+    zone = "SELECT setting, source FROM pg_settings WHERE name IN ('TimeZone', 'log_timezone')"
+    assert _query(server.url("dagster"), zone) == [("UTC", "command line")] * 2
+
+
 def test_a_killed_postgres_recovers_with_its_data(postgres: tuple[Postgres, Supervisor]) -> None:
     """A stale postmaster.pid or segment that keeps the database down."""
     server, supervisor = postgres

@@ -164,11 +164,11 @@ def test_a_full_disk_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_products_programs_fit_together(home: Path) -> None:
-    """A code server whose port its clients do not know, or a worker killed in its grace."""
+    """A code server that any user can reach, or a worker killed in its grace."""
     settings = settings_for(home, grace_seconds=40, preview_concurrency=3, dagster_port=3456)
     made = {program.name: program for program in programs(settings, find_config_dir())}
     code = made["code"]
-    assert code.argv[-1] == code.environment["LENS_CODE_PORT"]
+    assert code.argv[-2:] == ("--socket", str(home / "run" / "code.sock"))
     assert all(program.environment == code.environment for program in made.values())
     assert code.environment["LENS_HOME"] == str(home)
     assert code.environment["DAGSTER_HOME"] == str(home / "dagster")
@@ -177,3 +177,4 @@ def test_the_products_programs_fit_together(home: Path) -> None:
     stop_order = sorted(made, key=lambda name: -made[name].priority)
     assert stop_order[:2] == ["daemon", "worker-previews"]
     assert all(program.argv[0] == sys.executable for program in made.values())
+    assert [name for name, program in made.items() if not program.is_vital] == ["web"]

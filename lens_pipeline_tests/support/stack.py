@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,18 @@ class Stack:
             answer = json.load(response)
         assert "errors" not in answer, answer
         return answer["data"]
+
+    def launch_backfill(self, asset: str, keys: Sequence[str]) -> str:
+        """Make the keys anew by a backfill of the UI; its id."""
+        launched = self.graphql(
+            """mutation ($params: LaunchBackfillParams!) {
+                 launchPartitionBackfill(backfillParams: $params) { __typename
+                   ... on LaunchBackfillSuccess { backfillId }
+                   ... on PythonError { message } } }""",
+            {"params": {"assetSelection": [{"path": [asset]}], "partitionNames": list(keys)}},
+        )["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        return launched["backfillId"]
 
     def run(self, run_id: str) -> Any:
         """Status, tags and materialized partitions of a run."""

@@ -28,7 +28,8 @@ from lens_pipeline.web.auth.access import Access, Limits, access_of
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.origin import allowed_hosts
 from lens_pipeline.web.auth.tokens import Pass
-from lens_pipeline.web.dagster_ui import SameOriginOnly, TokenRequired, guarded
+from lens_pipeline.web.dagster_ui import QueryGuard, SameOriginOnly, TokenRequired, guarded
+from lens_pipeline.web.http.http1 import BoundedProtocol
 from lens_pipeline_tests.support.site import Site, eventually
 
 JSON = {"content-type": "application/json; charset=utf-8"}
@@ -58,11 +59,14 @@ def serving(
             WebSocketRoute("/graphql", talk),
         ]
     )
+    app = QueryGuard(app)
     if access and access.tokens:
         app = TokenRequired(app, access.tokens, access.wrong_tokens)
     guarded = SameOriginOnly(app, allowed_hosts(bind, named), frozenset(named))
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(guarded, port=port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(guarded, port=port, http=BoundedProtocol, log_level="warning")
+    )
     thread = Thread(target=server.run)
     thread.start()
     try:
@@ -83,7 +87,7 @@ def ask(address: str, method: str, path: str, headers: dict[str, str]) -> tuple[
     """Status and text of the answer."""
     with closing(HTTPConnection(address, timeout=10)) as connection:
         here = {name: value.replace("HERE", address) for name, value in headers.items()}
-        connection.request(method, path, headers=here)
+        connection.request(method, path, "{}" if method == "POST" else None, here)
         response = connection.getresponse()
         return response.status, response.read().decode()
 
@@ -241,6 +245,31 @@ def test_tokens_cannot_be_guessed_for_long(
         assert ask(address, "GET", "/", _password(TOKEN))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("application/json", b'{"query": "{ version }"}', 200),
+        ("application/json", b'{"query": "' + b"{a" * 90 + b'"}', 200),
+        ("application/json", b"[" * 50_000, 400),
+        ("application/json", b'{"query": "' + b"{a" * 5_000 + b'"}', 400),
+        ("application/json", b'[{"query": "{ version }"}]', 400),
+        ("application/json", b"\xff", 400),
+        ("application/graphql", b"{ version }", 200),
+        ("application/graphql", b"{a" * 5_000, 400),
+        ("application/json", b'"' + b"x" * 70_000 + b'"', 413),
+    ],
+    ids=["one", "deep", "deep JSON", "deep query", "batch", "binary", "text", "deep text", "large"],
+)
+def test_queries_that_dagster_cannot_read(
+    address: str, kind: str, body: bytes, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback for each in the log, from whoever reaches the port."""
+    monkeypatch.setattr("lens_pipeline.web.dagster_ui._BODY_BYTES", 60_000)
+    with closing(HTTPConnection(address)) as connection:
+        connection.request("POST", "/graphql", body, {"content-type": kind})
+        assert connection.getresponse().status == status
+
+
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_what_is_served_is_guarded(
     site: Site, tmp_path: Path, environment: pytest.MonkeyPatch, token: str | None
@@ -251,10 +280,19 @@ def test_what_is_served_is_guarded(
     workspace = tmp_path / "workspace.yaml"
     workspace.write_text("load_from: []")
     served: list[ASGIApp] = []
-    environment.setattr(uvicorn, "run", lambda app, **_: served.append(app))
+    protocols: list[object] = []
+
+    def run(app: ASGIApp, **options: object) -> None:
+        served.append(app)
+        protocols.append(options["http"])
+
+    environment.setattr(uvicorn, "run", run)
     environment.setattr("sys.argv", ["web", "-h", "127.0.0.1", "-p", "1", "-w", str(workspace)])
     with dagster_instance(load()[0]):
-        webserver.serve(guarded)
+        webserver.serve(guarded, BoundedProtocol)
     (app,) = served
+    assert protocols == [BoundedProtocol]
     assert isinstance(app, SameOriginOnly)
     assert isinstance(app._app, TokenRequired) is (token is not None)
+    within = app._app._app if isinstance(app._app, TokenRequired) else app._app
+    assert isinstance(within, QueryGuard)

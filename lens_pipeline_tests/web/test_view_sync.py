@@ -11,8 +11,10 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
+from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.monitoring import view_sync
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support.site import Databases, Site, eventually
@@ -21,6 +23,19 @@ from lens_pipeline_tests.support.web import served
 pytestmark = pytest.mark.slow
 
 Photo = Callable[[str], str]
+_FIRST_VERSION = """
+    CREATE VIEW lens_generations AS
+    SELECT g.id, g.user_id, g.type, g.status,
+           coalesce(d.status, 'none') AS preview_status,
+           CASE d.asset WHEN 'preview' THEN d.path END AS preview_path,
+           CASE d.asset WHEN 'poster' THEN d.path END AS poster_path,
+           d.error,
+           greatest(coalesce(g.updated_at, g.created_at), d.changed_at) AS updated_at
+      FROM generations g
+      LEFT JOIN lens_derivatives d
+        ON d.id = CAST(g.id AS text)
+       AND d.asset = CASE g.type WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster' END
+"""
 _COLUMNS = (
     *("id", "user_id", "type", "status", "preview_status", "preview_path", "poster_path"),
     *("error", "updated_at"),
@@ -43,6 +58,16 @@ def _state(site: Site, row_id: str) -> str | None:
     return row and row.preview_status
 
 
+def _copied(site: Site, row_id: str) -> list[Any]:
+    return site.sql("SELECT 1 FROM lens_derivatives WHERE id = :id", id=row_id)
+
+
+def _checked(site: Site) -> dict[str, Any]:
+    """What the doctor says of the application's database."""
+    checks = site.lens("doctor", "--json").json["checks"]
+    return next(check for check in checks if check["name"] == "database")
+
+
 def _other(site: Site) -> FastAPI:
     return create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
 
@@ -52,10 +77,10 @@ def test_it_shows_what_the_old_columns_did(site: Site, web: httpx.Client, photo:
     site.add("bad", "http://127.0.0.1/none.jpg")
     site.add("v1", None, type="video", status="generating")
     assert tuple(_shown(site, "p1")._fields) == _COLUMNS
-    assert (_state(site, "p1"), _shown(site, "p1").preview_path) == ("none", None)
-    before = _shown(site, "p1").updated_at
     # The writer of this process has begun.
-    eventually(lambda: web.get("/api/health").status_code, 5)
+    eventually(lambda: _state(site, "p1") == "none", 10)
+    assert _shown(site, "p1").preview_path is None
+    before = _shown(site, "p1").updated_at
     site.once()
     done = time.monotonic()
     eventually(lambda: (_state(site, "p1"), _state(site, "bad")) == ("ready", "dead"), 10)
@@ -72,7 +97,7 @@ def test_it_shows_what_the_old_columns_did(site: Site, web: httpx.Client, photo:
     site.sql("DELETE FROM generations WHERE id = 'p1'")
     assert _shown(site, "p1") is None
     site.lens("remove-missing", "--yes")
-    eventually(lambda: not site.sql("SELECT 1 FROM lens_derivatives WHERE id = 'p1'"), 5)
+    eventually(lambda: not _copied(site, "p1"), 5)
 
 
 def test_what_changed_without_the_app_is_found(site: Site, app: FastAPI, photo: Photo) -> None:
@@ -83,11 +108,10 @@ def test_what_changed_without_the_app_is_found(site: Site, app: FastAPI, photo: 
         eventually(lambda: _state(site, "gone") == "ready", 10)
     site.sql("DELETE FROM generations WHERE id = 'gone'")
     site.sql("UPDATE generations SET asset_url = 'http://127.0.0.1/b.jpg' WHERE id = 'a'")
-    site.once()
     assert _state(site, "a") == "ready"
     with served(_other(site)):
-        eventually(lambda: _state(site, "a") == "dead", 10)
-        eventually(lambda: len(site.sql("SELECT * FROM lens_derivatives")) == 1, 10)
+        eventually(lambda: _state(site, "a") == "none", 10)
+        eventually(lambda: not _copied(site, "gone"), 10)
 
 
 def test_one_process_writes_and_another_takes_over(site: Site, app: FastAPI, photo: Photo) -> None:
@@ -116,7 +140,7 @@ def test_a_role_that_may_read_the_view_alone(site: Site, databases: Databases) -
                 connection.rollback()
             site.sql(f"GRANT SELECT ON lens_generations TO {role}")
             cursor.execute("SELECT id, preview_status FROM lens_generations")
-            assert cursor.fetchall() == [("a", "none")]
+            assert cursor.fetchall() == [("a", None)]
             for statement in (
                 "SELECT 1 FROM lens_derivatives",
                 "DELETE FROM lens_generations",
@@ -169,11 +193,83 @@ def test_without_the_right_to_write_the_rest_works(site: Site, app: FastAPI, pho
         site.add("a", photo("a"))
         site.once()
         assert web.get("/api/generations/a").json()["status"] == "ready"
-    checks = {c["name"]: c for c in site.lens("doctor", "--json").json["checks"]}
-    assert checks["database"]["ok"]
-    assert "lens_generations is not kept: run `lens migrate`" in checks["database"]["message"]
+    checked = _checked(site)
+    assert checked["ok"]
+    assert "read SQL, does not exist: run `lens migrate`" in checked["message"]
     site.lens("migrate")
-    checks = {c["name"]: c for c in site.lens("doctor", "--json").json["checks"]}
-    assert checks["database"]["message"].endswith(
-        "lens_generations is kept true while the HTTP app runs"
-    )
+    kept = "lens_generations is kept true while the HTTP app runs"
+    assert _checked(site)["message"].endswith(kept)
+
+
+def test_a_row_that_was_unfinished_for_a_while_is_ready_at_once(
+    site: Site, app: FastAPI, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No event tells of a row that finishes again with the same file."""
+    site.add("a", photo("a"))
+    site.once()
+    assert _state(site, "a") == "ready"
+    site.sql("UPDATE generations SET status = 'generating' WHERE id = 'a'")
+    assert (_state(site, "a"), _shown(site, "a").preview_path) == ("none", None)
+    comparisons: list[object] = []
+    drop = Catalog.drop_orphans
+    monkeypatch.setattr(Catalog, "drop_orphans", lambda *given: comparisons.append(drop(*given)))
+    with served(app):
+        eventually(lambda: comparisons, 10, "the clean-up")
+        site.sql("UPDATE generations SET status = 'success' WHERE id = 'a'")
+        assert _state(site, "a") == "ready"
+
+
+def test_a_view_that_is_not_kept_says_null(site: Site, photo: Photo) -> None:
+    """`none` of ready files, for which a page would show a spinner for ever."""
+    site.add("a", photo("a"))
+    assert _state(site, "a") is None
+    with served(_other(site)):
+        eventually(lambda: _state(site, "a") == "none", 10)
+    # As five minutes after the end of the app.
+    site.sql("UPDATE lens_derivatives SET changed_at = now() WHERE id = 'kept'")
+    assert _state(site, "a") is None
+
+
+def test_commands_keep_it_where_no_app_runs(site: Site, photo: Photo) -> None:
+    """A site whose only process is `lens once` of a timer."""
+    for name in ("a", "b", "c"):
+        site.add(name, photo(name))
+    site.lens("once", "--limit", "1")
+    assert [_state(site, name) for name in ("a", "b", "c")] == ["ready", "none", "none"]
+    site.lens("backfill", "b")
+    site.add("bad", "http://127.0.0.1/none.jpg")
+    site.once()
+    states = {name: _state(site, name) for name in ("a", "b", "c", "bad")}
+    assert states == {"a": "ready", "b": "ready", "c": "ready", "bad": "dead"}
+
+
+def test_an_older_view_is_kept_and_brought_up_to_date(
+    site: Site,
+    photo: Photo,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new version that waits for its view, or pages that lose their rights to it."""
+    monkeypatch.setattr(view_sync, "_MARK_SECONDS", 0.2)
+    view_sync.logger.addHandler(caplog.handler)
+    site.sql("DROP VIEW lens_generations")
+    site.sql(_FIRST_VERSION)
+    site.sql("GRANT SELECT ON lens_generations TO PUBLIC")
+    site.add("a", photo("a"))
+    old = "lens_generations is of version 1, and this program knows 2: run `lens migrate`"
+    with served(_other(site)):
+        site.once()
+        eventually(lambda: _state(site, "a") == "ready", 10)
+        assert old in caplog.text
+        checked = _checked(site)
+        assert (checked["ok"], old in checked["message"]) == (True, True)
+        assert old in site.lens("migrate", "--check").out
+        # As a new column, of which no event tells.
+        site.sql("UPDATE lens_derivatives SET status = 'processing' WHERE id = 'a'")
+        site.lens("migrate")
+        eventually(lambda: _state(site, "a") == "ready", 10)
+    view_sync.logger.removeHandler(caplog.handler)
+    (row,) = site.sql("SELECT relacl FROM pg_class WHERE oid = 'lens_generations'::regclass")
+    assert "{=r/" in str(row.relacl) or ",=r/" in str(row.relacl)
+    assert site.lens("migrate", "--check").code == 0
+    assert site.lens("migrate", "--sql").out == "-- nothing to do\n"

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from contextvars import copy_context
+from typing import Any
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +22,7 @@ from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, M
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.removal import delete_outputs
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
@@ -53,12 +55,14 @@ def materialize_batch(
         raise dg.Failure("the run's range of partitions ends before it begins: ask for them anew")
     batches = [_Batch(context, pipeline, *pair) for pair in pairs]
     url = pipeline.endpoints.dagster_url
-    with _batch_context(pipeline, RunProgress(context)) as shared:
+    progress = RunProgress(context)
+    with _batch_context(pipeline, progress) as shared:
         for batch in batches:
             with closing(_as_locked(url, batch.asset, context.partition_keys)) as groups:
                 for ours in groups:
                     batch.work_through(ours, shared)
     _report(context, batches)
+    progress.finish()
 
 
 class _Batch:
@@ -94,20 +98,25 @@ class _Batch:
         if not wanted:
             return
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
+        running: dict[Future[Metadata], tuple[Row, DerivativeStatus]] = {}
         try:
             running = {
                 # Threads do not inherit the run's log context.
                 threads.submit(copy_context().run, self._make, shared, row, status): (row, status)
                 for row, status in wanted
             }
-            waiting = set(running)
-            while waiting:
-                wait(waiting, return_when=FIRST_COMPLETED)
-                done, waiting = wait(waiting, timeout=_LINGER_SECONDS)
+            while running:
+                wait(running, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, timeout=_LINGER_SECONDS)
                 self._record({future: running[future] for future in done})
+                running = {f: entry for f, entry in running.items() if f not in done}
         except BaseException:
             shared.cancelled.set()
             self._materializer.interrupt()
+            threads.shutdown(wait=True, cancel_futures=True)
+            # What is stored by now must be known: else it stays when its row is deleted.
+            if made := {f: entry for f, entry in running.items() if _is_made(f)}:
+                self._record(made)
             raise
         finally:
             # Threads must end before their files are deleted.
@@ -142,20 +151,20 @@ class _Batch:
         return usable
 
     def _record(self, done: Mapping[Future[Metadata], tuple[Row, DerivativeStatus]]) -> None:
+        ready = {f: entry for f, entry in done.items() if f.exception() is None}
+        keys = [row.id for row, _ in ready.values()]
+        earlier = self._pipeline.log.latest(self._derivative.asset, keys)
         made = [
             dg.AssetMaterialization(
                 asset_key=self._derivative.asset,
                 partition=row.id,
-                metadata=future.result(),
+                metadata=_without_age(future.result(), row, earlier.get(row.id)),
                 tags=self._derivative.materialization_tags(
                     row, status.revision, self._pipeline.settings
                 ),
             )
-            for future, (row, status) in done.items()
-            if future.exception() is None
+            for future, (row, status) in ready.items()
         ]
-        keys = [one.partition for one in made if one.partition]
-        earlier = self._pipeline.log.paths(self._derivative.asset, keys)
         log_materializations(self._context, made)
         self.made += len(made)
         for materialization in made:
@@ -199,14 +208,36 @@ class _Batch:
             )
         )
 
-    def _drop_earlier(self, made: dg.AssetMaterialization, earlier: Mapping[str, str]) -> None:
-        path, new = earlier.get(str(made.partition)), made.metadata.get("path")
+    def _drop_earlier(
+        self, made: dg.AssetMaterialization, earlier: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        path = earlier.get(str(made.partition), {}).get("path")
+        new = made.metadata.get("path")
         if path is None or new is None or path == new.value:
             return
         try:
-            self._pipeline.store.delete(path)
+            delete_outputs(
+                self._pipeline.store,
+                self._derivative,
+                str(made.partition),
+                path,
+                but=str(new.value),
+            )
         except DerivativeError as error:
             self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
+
+
+def _without_age(
+    metadata: Metadata, row: Row, earlier: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """Leave out the latency of what is made anew for the same row: it would be the row's age."""
+    if earlier is None or row.finished_at is None or earlier["at"] < row.finished_at:
+        return metadata
+    return {name: value for name, value in metadata.items() if name != "latency_seconds"}
+
+
+def _is_made(future: Future[Metadata]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _id_name(kind: Kind) -> str:

@@ -33,7 +33,7 @@ class ShotChecker:
             fetched = batch.fetcher.fetch(row.shot.source, file)
             work = media_work(batch, directory, self._settings, 1)
             source = Source(row.id, file, fetched.sha256)
-            cache = ShotCache(batch.store, directory)
+            cache = ShotCache(batch.store, directory, batch.cancelled)
             try:
                 with media_failures():
                     examine(source, Tools.find(), work, cache, shot_limits(self._settings))

@@ -76,7 +76,7 @@ class MasterMaterializer:
     def _join(self, batch: BatchContext, sources: list[Source], directory: Path) -> Master:
         work = media_work(batch, directory, self._settings, len(sources))
         with media_failures():
-            cache = ShotCache(batch.store, directory)
+            cache = ShotCache(batch.store, directory, batch.cancelled)
             return join(sources, Tools.find(), work, cache, shot_limits(self._settings))
 
 

@@ -17,12 +17,9 @@ from lens_pipeline.storage.object_store import (
     CACHE_REVALIDATE,
     Fetched,
     ObjectStore,
+    transfer_seconds,
 )
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
-
-# Seconds of all attempts at one file.
-_UPLOAD_SECONDS, _DOWNLOAD_SECONDS = 60.0, 600.0
-_LARGEST = 1 << 40
 
 Metadata = dict[str, dg.MetadataValue | str | int | float]
 
@@ -40,21 +37,19 @@ class BatchContext:
 
     def download(self, key: str, file: Path) -> Fetched:
         return retry_transient(
-            lambda: self.store.read_into(
-                key, file, max_bytes=_LARGEST, deadline_seconds=_DOWNLOAD_SECONDS
-            ),
+            lambda: self.store.read_into(key, file, cancelled=self.cancelled),
             FILE_RETRIES,
-            within_seconds=_DOWNLOAD_SECONDS,
             cancelled=self.cancelled,
         )
 
     def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
         """Cached for ever if `key` holds the revision."""
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
         caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
         retry_transient(
             lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
             FILE_RETRIES,
-            within_seconds=_UPLOAD_SECONDS,
+            within_seconds=transfer_seconds(size),
             cancelled=self.cancelled,
         )
 

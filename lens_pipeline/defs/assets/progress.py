@@ -61,7 +61,15 @@ class RunProgress:
             self._tagged = now if tag else self._tagged
             self._said = now if line else self._said
         if tag:
-            tags = {PROGRESS_TAG: text, PERCENT_TAG: str(percent)}
-            self._context.instance.add_run_tags(self._context.run.run_id, tags)
+            self._set_tags(percent, text)
         if line:
             self._context.log.info("%s", text)
+
+    def finish(self) -> None:
+        """Replace the last stage that was shown: the run succeeds."""
+        if self._tagged:
+            self._set_tags(100, "100 %: done")
+
+    def _set_tags(self, percent: int, text: str) -> None:
+        tags = {PROGRESS_TAG: text, PERCENT_TAG: str(percent)}
+        self._context.instance.add_run_tags(self._context.run.run_id, tags)

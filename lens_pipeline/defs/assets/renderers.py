@@ -1,12 +1,13 @@
 """Renders pictures in sandboxed media processes, which are kept from run to run."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from lens_pipeline import errors
+from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.derivatives.registry import WEBP_EFFORT
 from lens_pipeline.media import errors as media
 from lens_pipeline.media.models import Picture, PosterSpec, PreviewSpec
@@ -58,13 +59,20 @@ class PosterRenderer:
         _end(self._sandbox)
 
 
+# The sandbox of this process and its directory.
+_opened = ExitStack()
+
+
 @cache
 def _sandbox(settings: Settings) -> Sandbox:
     """Shared in this process: a start takes longer than most pictures."""
-    return Sandbox(
-        workers=settings.threads,
-        timeout_seconds=settings.render_timeout_seconds,
-        memory_mib=settings.render_memory_mib,
+    return _opened.enter_context(
+        Sandbox(
+            workers=settings.threads,
+            timeout_seconds=settings.render_timeout_seconds,
+            memory_mib=settings.render_memory_mib,
+            directory=_opened.enter_context(scratch_directory(settings.scratch)),
+        )
     )
 
 
@@ -72,6 +80,7 @@ def _end(sandbox: Sandbox) -> None:
     """The next run starts new media processes."""
     _sandbox.cache_clear()
     sandbox.close()
+    _opened.close()
 
 
 @contextmanager
@@ -85,7 +94,7 @@ def media_failures() -> Iterator[None]:
         raise errors.DiskFull(str(error)) from error
     except media.ToolUnusable as error:
         raise errors.EncoderUnusable(str(error)) from error
-    except media.FfmpegDied as error:
+    except media.MediaProcessDied as error:
         raise errors.EncoderDied(str(error)) from error
     except media.ShotError as error:
         kind = errors.SourceOverLimit if error.over_limit else errors.ShotUnusable

@@ -12,16 +12,15 @@ from lens_pipeline.storage.object_store import ObjectStore
 logger = logging.getLogger(__name__)
 
 PREFIX = "cache/shots/"
-_MAX_BYTES = 1 << 40
-_READ_SECONDS = 60.0
 
 
 class ShotCache:
     """The store as a cache, copied to `directory`; while it fails, work is done again."""
 
-    def __init__(self, store: ObjectStore, directory: Path) -> None:
+    def __init__(self, store: ObjectStore, directory: Path, cancelled: threading.Event) -> None:
         self._store = store
         self._directory = directory
+        self._cancelled = cancelled
 
     def find(self, key: str) -> Path | None:
         file = self._directory / key
@@ -30,9 +29,7 @@ class ShotCache:
         # Another thread must not find a partial file.
         unfinished = self._directory / f"{key}.{threading.get_ident()}"
         try:
-            self._store.read_into(
-                PREFIX + key, unfinished, max_bytes=_MAX_BYTES, deadline_seconds=_READ_SECONDS
-            )
+            self._store.read_into(PREFIX + key, unfinished, cancelled=self._cancelled)
         except SourceMissing:
             return None
         except DerivativeError as error:

@@ -26,6 +26,19 @@ logger = logging.getLogger(__name__)
 # One of each of Dagster's three storages.
 DAGSTER_TABLES = ("runs", "event_logs", "job_ticks")
 _REGCLASS = sa.text("SELECT to_regclass(:name)")
+_HAS_DATABASE = sa.text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)")
+_MAY_CREATE = sa.text("SELECT has_schema_privilege(:role, 'public', 'CREATE')")
+_MAY_WRITE = sa.text(
+    """
+    SELECT bool_and(has_table_privilege(:role, oid, action))
+      FROM pg_class, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS action
+     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+    """
+)
+_GRANTS = (
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}",
+    "GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA public TO {}",
+)
 
 
 class PooledPostgresStorage(DagsterPostgresStorage):
@@ -96,19 +109,60 @@ def create_database(database_url: str, dagster_url: str) -> bool:
 
     Raises sqlalchemy.exc.DBAPIError: the role may not create it.
     """
+    statement = _creation(database_url, dagster_url)
+    if statement:
+        with _connection(database_url) as connection:
+            connection.execute(sa.text(statement))
+    return bool(statement)
+
+
+def _creation(database_url: str, dagster_url: str) -> str | None:
+    """The statement that creates Dagster's database; None: it exists or is on another server."""
     wanted = sa.make_url(dagster_url)
     application = sa.make_url(database_url)
     if (wanted.host, wanted.port) != (application.host, application.port):
-        return False
+        return None
     with _connection(database_url) as connection:
-        exists = connection.execute(
-            sa.text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)"),
-            {"name": wanted.database},
-        ).scalar()
-        if not exists:
-            quoted = connection.dialect.identifier_preparer.quote(str(wanted.database))
-            connection.execute(sa.text(f"CREATE DATABASE {quoted}"))
-    return not exists
+        if connection.scalar(_HAS_DATABASE, {"name": wanted.database}):
+            return None
+        return f"CREATE DATABASE {_quoted(connection, str(wanted.database))}"
+
+
+def migration(database_url: str, dagster_url: str, role: str | None) -> list[str]:
+    """The statements by which `role`, or this one, can make or use Dagster's tables.
+
+    Raises StackError: Dagster's database cannot be reached.
+    """
+    statement = _creation(database_url, dagster_url)
+    has_tables = not statement and _has_tables(dagster_url)
+    with _connection(database_url if statement else dagster_url) as connection:
+        name = role or str(connection.scalar(sa.text("SELECT current_user")))
+        quoted = _quoted(connection, name)
+        if statement:
+            return [f"{statement} OWNER {quoted}"]
+        if connection.scalar(_MAY_WRITE if has_tables else _MAY_CREATE, {"role": name}):
+            return []
+    grants = _GRANTS if has_tables else ("GRANT CREATE ON SCHEMA public TO {}",)
+    return [grant.format(quoted) for grant in grants]
+
+
+def grant(database_url: str, dagster_url: str, role: str) -> list[str]:
+    """Let `role` use Dagster's tables; returns the statements. Raises StackError."""
+    statements = migration(database_url, dagster_url, role)
+    try:
+        with _connection(dagster_url) as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+    except DBAPIError as error:
+        raise StackError(
+            f"Dagster's tables cannot be granted: {_reason(error)}: let their owner run"
+            f" {'; '.join(statements)}"
+        ) from error
+    return statements
+
+
+def _quoted(connection: sa.Connection, name: str) -> str:
+    return connection.dialect.identifier_preparer.quote(name)
 
 
 def create_tables(dagster_url: str) -> None:
@@ -118,9 +172,10 @@ def create_tables(dagster_url: str) -> None:
     try:
         DagsterPostgresStorage(dagster_url, should_autocreate_tables=True)
     except DBAPIError as error:
+        url = sa.make_url(dagster_url)
         raise StackError(
-            f"Dagster's tables cannot be created: {_reason(error)}: GRANT CREATE ON SCHEMA public"
-            " in its database, or let `lens migrate` run as a role that may"
+            f"Dagster's tables cannot be created: {_reason(error)}: let the owner of database"
+            f" {url.database} run GRANT CREATE ON SCHEMA public TO {url.username}"
         ) from error
 
 

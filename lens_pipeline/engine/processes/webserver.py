@@ -1,6 +1,7 @@
-"""`dagster-webserver`, behind guards that its caller gives."""
+"""`dagster-webserver`, behind guards and a protocol that its caller gives."""
 
 import argparse
+import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
@@ -17,7 +18,7 @@ _STATEMENT_MS = 15_000
 _POLL_MS = 2000
 
 
-def serve(guard: Callable[[ASGIApp], ASGIApp]) -> None:
+def serve(guard: Callable[[ASGIApp], ASGIApp], protocol: type[asyncio.Protocol]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Dagster's command would need a patch for guards, and nothing would tell if it no longer fits.
@@ -45,6 +46,7 @@ def serve(guard: Callable[[ASGIApp], ASGIApp]) -> None:
                 guard(app),
                 host=arguments.host,
                 port=arguments.port,
+                http=protocol,
                 log_level="warning",
                 lifespan="off",
             )

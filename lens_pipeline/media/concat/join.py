@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,7 +104,7 @@ def join(
     padded to its video. If verification fails, all shots are encoded.
 
     Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
-    no sources, too long together, or verification failed. FfmpegDied, Cancelled, DiskFull.
+    no sources, too long together, or verification failed. MediaProcessDied, Cancelled, DiskFull.
     """
     if not sources:
         raise MediaError("a master needs at least one shot")
@@ -232,7 +233,9 @@ class _Attempt:
         except MediaError as error:
             master.unlink(missing_ok=True)
             raise _VerificationFailed(error.reason) from error
-        self._keep(pieces)
+        for each in self._prepared:
+            if not each.shot.undamaged:
+                _keep_facts(_facts_key(each.source), each.shot, self._work, self._store)
         return self._master(master, pieces, fallback)
 
     def _numbers(self, action: Action) -> list[int]:
@@ -300,12 +303,22 @@ class _Attempt:
         except MediaError as error:
             _refuse_damaged(each.source, shot, self._tools, work)
             raise ShotError(each.source.name, error.reason, error.over_limit) from error
+        facts = self._check_encoded(each, number, file, work)
+        # At once: an attempt that is interrupted loses no shot.
+        self._store.keep(f"{key}.mp4", file)
+        _keep_facts(f"{key}.json", facts, work, self._store)
+        return _Piece(mux.Part.of(file, facts), facts, cached=False)
+
+    def _check_encoded(self, each: _Prepared, number: int, file: Path, work: Work) -> Shot:
+        """Raise _VerificationFailed unless all its frames are there and decode."""
+        name = each.source.name
         facts = probe(file, self._tools, work)
         if facts.frames != self._firsts[number + 1] - self._firsts[number]:
-            raise _VerificationFailed(
-                f"shot {each.source.name} has a wrong number of frames when encoded"
-            )
-        return _Piece(mux.Part.of(file, facts), facts, cached=False)
+            raise _VerificationFailed(f"shot {name} has a wrong number of frames when encoded")
+        seconds = float(facts.frames / self._rate)
+        if messages := self._decode(file, seconds, f"checking encoded shot {name}", work):
+            raise _VerificationFailed(f"shot {name} does not decode when encoded: {messages}")
+        return replace(facts, undamaged=True)
 
     def _check_decoding(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
         """Decode what is left of a shot, and the beginning of the next."""
@@ -355,16 +368,6 @@ class _Attempt:
             if error.over_limit:
                 raise
             return error.reason
-
-    def _keep(self, pieces: Mapping[int, _Piece]) -> None:
-        for each in self._prepared:
-            piece = pieces[each.number]
-            if not each.shot.undamaged:
-                _keep_facts(_facts_key(each.source), each.shot, self._work, self._store)
-            if self._plan.decisions[each.number].action == "encode" and not piece.cached:
-                key = encode.identity(each.source.sha256, self._plan.target)
-                self._store.keep(f"{key}.mp4", piece.part.track.file)
-                _keep_facts(f"{key}.json", piece.shot, self._work, self._store)
 
     def _master(self, file: Path, pieces: Mapping[int, _Piece], fallback: str | None) -> Master:
         if self._plan.method == "encode":
@@ -426,7 +429,7 @@ def _refuse_damaged(source: Source, shot: Shot, tools: Tools, work: Work) -> Non
 
 
 def _keep_facts(key: str, shot: Shot, work: Work, store: Pieces) -> None:
-    file = work.directory / "facts.json"
+    file = work.directory / f"facts-{threading.get_ident()}.json"
     with audio.explain_disk_full():
         file.write_text(replace(shot, undamaged=True).to_json(), "utf-8")
     store.keep(key, file)

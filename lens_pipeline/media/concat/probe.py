@@ -19,13 +19,12 @@ from lens_pipeline.media.formats import (
     read_head,
     video_demuxer,
 )
+from lens_pipeline.media.sample_tables import MOST_SAMPLES
 
 # Gigabytes take a few seconds; more means that the disk hangs.
 _PROBE_SECONDS = 120.0
 # Of the stated length.
 _WHOLE_SHARE = 0.9
-# Hours; an index of a few bytes can promise billions.
-_MOST_PACKETS = 2_000_000
 # Higher ones are the resolution of a clock.
 _HIGHEST_RATE = 1000
 _SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
@@ -130,8 +129,8 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     packets = [
         packet for packet in described["packets"] if packet["stream_index"] == stream["index"]
     ]
-    if len(described["packets"]) >= _MOST_PACKETS:
-        raise MediaError(f"video has more than {_MOST_PACKETS:,} packets", over_limit=True)
+    if len(described["packets"]) >= MOST_SAMPLES:
+        raise MediaError(f"video has more than {MOST_SAMPLES:,} packets", over_limit=True)
     _check_complete(stream, packets)
     _check_end(source, described)
     return _shot(demuxer, stream, packets, _audio(described["streams"]))
@@ -146,7 +145,7 @@ def describe_packets(
     """
     options = [
         *("-show_entries", f"format=duration:packet={fields}"),
-        *("-read_intervals", f"%+#{_MOST_PACKETS}"),
+        *("-read_intervals", f"%+#{MOST_SAMPLES}"),
         *(("-show_data_hash", "sha256") if "data_hash" in fields else ()),
     ]
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg.run import file_input, run
 from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.sample_tables import check_samples
 
 
 def describe(
@@ -19,7 +20,9 @@ def describe(
     timeout_seconds: float,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """The `streams`, and what `options` ask for. Raises what `run` raises."""
+    """The `streams`, and what `options` ask for. Raises what `run` and `check_samples` raise."""
+    if demuxer == "mov":
+        check_samples(file)
     command = [
         *(str(tools.ffprobe), "-v", "error", "-show_streams", *options),
         *("-of", "json=compact=1", *file_input(file.resolve(), demuxer)),

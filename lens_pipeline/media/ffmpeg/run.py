@@ -13,12 +13,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, cast
 
 import psutil
 
-from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ToolUnusable
+from lens_pipeline.media.confinement import confined_thread
+from lens_pipeline.media.errors import (
+    Cancelled,
+    DiskFull,
+    MediaError,
+    MediaProcessDied,
+    ToolUnusable,
+)
 
 # From SIGTERM to SIGKILL.
 _TERMINATE_SECONDS = 2.0
@@ -37,8 +45,11 @@ _LIMIT_SECONDS = 120.0
 _NICENESS = 10
 # Address space: x264 takes 1.5 GB for 2160p.
 _MEMORY_BYTES = 8 << 30
-# A file that crashes ffmpeg does so again.
-_CRASHES = frozenset(
+# Of ffprobe: with the most samples it takes 0.2 GB besides libraries, and writes 300 MB.
+_SHORT_MEMORY_BYTES = 2 << 30
+_OUTPUT_BYTES = 512 << 20
+# A file that crashes a decoder does so again.
+CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
 # ffmpeg's exit status after SIGINT or SIGTERM.
@@ -76,8 +87,8 @@ def run(
 ) -> bytes:
     """The stdout of ffmpeg or ffprobe; `cancelled` is asked at least five times a second.
 
-    Raises MediaError: failed (with its last messages), or over `timeout_seconds`. ToolUnusable: not
-    started. Cancelled.
+    Raises MediaError: failed (with its last messages); `over_limit` over `timeout_seconds`, or with
+    too much memory or output. ToolUnusable: not started. MediaProcessDied, Cancelled.
     """
     name = Path(arguments[0]).name
     deadline = time.monotonic() + timeout_seconds
@@ -88,12 +99,15 @@ def run(
             raise Cancelled(name)
         if time.monotonic() > deadline:
             raise MediaError(f"{name} took longer than {timeout_seconds:g} s", over_limit=True)
+        if len(output) > _OUTPUT_BYTES:
+            raise MediaError(f"{name} says more than {_OUTPUT_BYTES:,} bytes", over_limit=True)
 
     with _started(arguments) as process:
+        _restrict(process.pid, _SHORT_MEMORY_BYTES)
         status, messages = _follow(process, output.extend, check)
     _require_started(name, status, messages)
     if status != 0:
-        raise MediaError(f"{name} failed ({status}): {_tail(messages)}")
+        raise _failure(name, status, messages)
     return bytes(output)
 
 
@@ -104,7 +118,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     LANG. No process of its group is left. Safe across threads.
 
     Raises MediaError: failed or crashed (with its last messages); `over_limit` without progress for
-    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. FfmpegDied,
+    `work.idle_seconds`, over `work.limit_per_second`, or with too much memory. MediaProcessDied,
     Cancelled, DiskFull. ToolUnusable: not started.
     """
     watch = _Watch(media_seconds, stage, work)
@@ -115,7 +129,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))
     _require_started("ffmpeg", status, messages)
     if status != 0:
-        raise _failure(status, messages)
+        raise _failure("ffmpeg", status, messages)
     return messages
 
 
@@ -194,27 +208,43 @@ def _characters_read(pid: int) -> int:
 def _started(
     arguments: Sequence[str], directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process group of which nothing is left. Its environment has no secret, and the C locale."""
+    """A process group of which nothing is left. Its environment has no secret, and the C locale.
+
+    It reads its inputs and writes below `directory`.
+    """
     name = Path(arguments[0]).name
-    if shutil.which(arguments[0]) is None:
+    program = shutil.which(arguments[0])
+    if program is None:
         raise ToolUnusable(f"{name} cannot be started: No such file, or it may not be executed")
-    try:
-        process = subprocess.Popen(
-            [*_death_signal_prefix(), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=directory,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
-            process_group=0,
-        )
-    except OSError as error:
-        raise ToolUnusable(f"{name} cannot be started: {error.strerror}") from error
-    with process:
+    writable = [directory] if directory else []
+    # The thread lives as long as the process: its end is a parent's death.
+    with confined_thread(_readable(Path(program), arguments), writable) as thread:
         try:
-            yield process
-        finally:
-            _stop(process)
+            process = thread.submit(
+                subprocess.Popen,
+                [*_death_signal_prefix(), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=directory,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+                process_group=0,
+            ).result()
+        except OSError as error:
+            raise ToolUnusable(f"{name} cannot be started: {error.strerror}") from error
+        with process:
+            try:
+                yield process
+            finally:
+                _stop(process)
+
+
+def _readable(program: Path, arguments: Sequence[str]) -> Iterator[Path]:
+    """The program, its libraries, and its inputs."""
+    yield from (program, program.resolve().parent.parent / "lib")
+    for option, value in pairwise(arguments):
+        if option == "-i":
+            yield Path(value.removeprefix("file:"))
 
 
 @functools.cache
@@ -283,18 +313,18 @@ def _require_started(name: str, status: int, messages: str) -> None:
         raise ToolUnusable(f"{name} does not start ({status}): {_tail(messages)}")
 
 
-def _failure(status: int, messages: str) -> Exception:
+def _failure(name: str, status: int, messages: str) -> Exception:
     tail = _tail(messages)
     if status == -signal.SIGXFSZ or _DISK_FULL.search(messages):
-        return DiskFull(f"no space left for what ffmpeg writes: {tail}")
+        return DiskFull(f"no space left for what {name} writes: {tail}")
     if _OUT_OF_MEMORY.search(messages):
-        return MediaError(f"ffmpeg needs more memory than allowed: {tail}", over_limit=True)
-    if -status in _CRASHES:
-        return MediaError(f"ffmpeg crashed ({signal.Signals(-status).name}): {tail}")
+        return MediaError(f"{name} needs more memory than allowed: {tail}", over_limit=True)
+    if -status in CRASHES:
+        return MediaError(f"{name} crashed ({signal.Signals(-status).name}): {tail}")
     if status < 0 or status == _STATUS_AFTER_SIGNAL:
         reason = f"signal {-status}" if status < 0 else "a signal to finish"
-        return FfmpegDied(f"ffmpeg was ended from outside ({reason}): {tail}")
-    return MediaError(f"ffmpeg failed ({status}): {tail}")
+        return MediaProcessDied(f"{name} was ended from outside ({reason}): {tail}")
+    return MediaError(f"{name} failed ({status}): {tail}")
 
 
 def _tail(messages: str) -> str:

@@ -1,16 +1,18 @@
 """Rendering in processes that can be killed. No decoder is imported here.
 
-Decoders crash, hang and may be taken over: workers hold no secret, have limits, and end with
-their parent: at the end of stdin, or within a second of work.
+Decoders crash, hang and may be taken over: workers hold no secret, have limits, reach no file but
+their source, and end with their parent: at the end of stdin, or within a second of work.
 """
 
 import contextlib
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,9 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 import lens_pipeline
-from lens_pipeline.media.errors import MediaError, SandboxUnavailable
+from lens_pipeline.media.confinement import confined_thread
+from lens_pipeline.media.errors import MediaError, MediaProcessDied, SandboxUnavailable
+from lens_pipeline.media.ffmpeg.run import CRASHES
 from lens_pipeline.media.models import Picture, Poster, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import protocol
 
@@ -37,10 +41,12 @@ _OUT_OF_MEMORY = re.compile(
     rb"bad_alloc|out of memory|failed to allocate|cannot allocate", re.IGNORECASE
 )
 
+_PACKAGE = Path(lens_pipeline.__file__).parent
+_READABLE = (Path(sys.prefix), Path(sys.base_prefix), _PACKAGE)
+
 # No setting, credential or home directory.
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
-    "PYTHONPATH": str(Path(lens_pipeline.__file__).parent.parent),
     # The number of workers sets the parallelism.
     "VIPS_CONCURRENCY": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -60,8 +66,15 @@ class Sandbox:
     Create it after a fork: processes belong to the one that started them.
     """
 
-    def __init__(self, workers: int, timeout_seconds: float, memory_mib: int) -> None:
-        """`timeout_seconds` is for a render, `memory_mib` for a worker's address space."""
+    def __init__(
+        self, workers: int, timeout_seconds: float, memory_mib: int, directory: Path | None = None
+    ) -> None:
+        """`timeout_seconds` is for a render, `memory_mib` for a worker's address space.
+
+        `directory` is for sources that are being rendered, best on their disk; the caller removes
+        it. None: the system's for temporary files.
+        """
+        self._directory = directory
         self._workers = workers
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
@@ -70,6 +83,8 @@ class Sandbox:
         self._busy: set[_Worker] = set()
         # Also those that are being started.
         self._count = 0
+        # The thread whose render may have no other beside it.
+        self._alone: int | None = None
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -97,7 +112,7 @@ class Sandbox:
         """Call `images.render_preview` in a worker.
 
         Raises MediaError: as there, or it crashed, or took too much time or memory (`over_limit`).
-        SandboxUnavailable: closed. FileNotFoundError.
+        MediaProcessDied: killed twice. SandboxUnavailable: closed. FileNotFoundError.
         """
         return _picture(*self._ask("preview", source, asdict(spec)))
 
@@ -123,20 +138,37 @@ class Sandbox:
     def _ask(self, kind: str, source: Path, spec: dict[str, int]) -> tuple[protocol.Header, bytes]:
         request = {
             "kind": kind,
-            "path": str(source.resolve(strict=True)),
             "spec": spec,
             "timeout_seconds": self._timeout_seconds,
         }
+        source = source.resolve(strict=True)
         try:
-            return self._ask_once(request)
+            return self._ask_once(request, source)
         except _DecoderEnded:
-            # It may have been killed from outside.
-            return self._ask_once(request)
+            # Another decoder may do better.
+            return self._ask_once(request, source)
+        except MediaProcessDied:
+            # The machine may be out of memory.
+            with self._no_other_render():
+                return self._ask_once(request, source)
 
-    def _ask_once(self, request: protocol.Header) -> tuple[protocol.Header, bytes]:
+    @contextlib.contextmanager
+    def _no_other_render(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._alone is None)
+            self._alone = threading.get_ident()
+            self._changed.wait_for(lambda: self._closed or not self._busy)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = None
+                self._changed.notify_all()
+
+    def _ask_once(self, request: protocol.Header, source: Path) -> tuple[protocol.Header, bytes]:
         worker = self._acquire()
         try:
-            header, body = worker.ask(request, self._timeout_seconds)
+            header, body = worker.ask(request, source, self._timeout_seconds)
         except BaseException as error:
             reason = worker.explain_end() if isinstance(error, EOFError) else None
             self._discard(worker)
@@ -155,8 +187,12 @@ class Sandbox:
     def _acquire(self) -> "_Worker":
         """Idle, or a new one up to the limit."""
         with self._changed:
+            ours = (None, threading.get_ident())
             self._changed.wait_for(
-                lambda: self._closed or self._idle or self._count < self._workers
+                lambda: (
+                    self._closed
+                    or (self._alone in ours and (self._idle or self._count < self._workers))
+                )
             )
             if self._closed:
                 raise SandboxUnavailable("the sandbox is closed")
@@ -169,10 +205,10 @@ class Sandbox:
                 self._count -= 1
             self._count += 1
             try:
-                worker = _Worker(self._memory_mib)
+                worker = _Worker(self._memory_mib, self._directory)
             except BaseException:
                 self._count -= 1
-                self._changed.notify()
+                self._changed.notify_all()
                 raise
             self._busy.add(worker)
             return worker
@@ -183,7 +219,7 @@ class Sandbox:
             if keep:
                 self._busy.discard(worker)
                 self._idle.append(worker)
-                self._changed.notify()
+                self._changed.notify_all()
         if not keep:
             self._discard(worker)
 
@@ -192,7 +228,7 @@ class Sandbox:
         with self._changed:
             self._busy.discard(worker)
             self._count -= 1
-            self._changed.notify()
+            self._changed.notify_all()
 
 
 class _DecoderEnded(MediaError):
@@ -202,8 +238,11 @@ class _DecoderEnded(MediaError):
 class _Worker:
     """For one thread at a time, except for `kill`."""
 
-    def __init__(self, memory_mib: int) -> None:
+    def __init__(self, memory_mib: int, directory: Path | None) -> None:
         self.renders = 0
+        self._directory = Path(tempfile.mkdtemp(dir=directory))
+        # The package's own directory may hold a home or settings, which stay out of reach.
+        (self._directory / _PACKAGE.name).symlink_to(_PACKAGE)
         self._ready = False
         self._ending = threading.Lock()
         self._messages, write_end = os.pipe()
@@ -211,19 +250,22 @@ class _Worker:
         os.set_blocking(write_end, False)
         os.set_blocking(self._messages, False)
         try:
-            self._process = subprocess.Popen(
-                # -P: no modules from the current directory.
-                [sys.executable, "-P", "-m", _WORKER, str(os.getpid()), str(memory_mib)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=write_end,
-                bufsize=0,
-                cwd="/",
-                env=_ENVIRONMENT | {"PATH": os.defpath},
-                start_new_session=True,
-            )
+            with confined_thread([*_READABLE, self._directory]) as thread:
+                self._process = thread.submit(
+                    subprocess.Popen,
+                    # -P: no modules from the current directory.
+                    [sys.executable, "-P", "-m", _WORKER, str(os.getpid()), str(memory_mib)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=write_end,
+                    bufsize=0,
+                    cwd="/",
+                    env=_ENVIRONMENT | {"PATH": os.defpath, "PYTHONPATH": str(self._directory)},
+                    start_new_session=True,
+                ).result()
         except OSError as error:
             os.close(self._messages)
+            shutil.rmtree(self._directory, ignore_errors=True)
             raise SandboxUnavailable(f"a worker cannot be started: {error}") from error
         finally:
             os.close(write_end)
@@ -249,14 +291,15 @@ class _Worker:
         self._ready = True
 
     def ask(
-        self, request: protocol.Header, timeout_seconds: float
+        self, request: protocol.Header, source: Path, timeout_seconds: float
     ) -> tuple[protocol.Header, bytes]:
         """Raises MediaError: too slow. EOFError: it ended. ProtocolError, SandboxUnavailable."""
         self.wait_until_ready()
         self.renders += 1
+        lent = _lend(source, self._directory)
         deadline = time.monotonic() + timeout_seconds
         try:
-            self._requests.write(protocol.pack(request))
+            self._requests.write(protocol.pack(request | {"path": str(lent)}))
             return self._receive(deadline)
         except BrokenPipeError as error:
             raise EOFError from error
@@ -264,8 +307,10 @@ class _Worker:
             raise MediaError(
                 f"rendering took longer than {timeout_seconds:g} s", over_limit=True
             ) from error
+        finally:
+            lent.unlink(missing_ok=True)
 
-    def explain_end(self) -> MediaError:
+    def explain_end(self) -> MediaError | MediaProcessDied:
         """Why the process, which has closed its pipe, ended."""
         try:
             self._process.wait(_EXIT_SECONDS)
@@ -274,8 +319,10 @@ class _Worker:
         if _OUT_OF_MEMORY.search(self._read_messages()):
             return MediaError("rendering needs more memory than allowed", over_limit=True)
         status = self._process.returncode
-        if status < 0:
+        if -status in CRASHES:
             return _DecoderEnded(f"the decoder crashed ({signal.Signals(-status).name})")
+        if status < 0:
+            return MediaProcessDied(f"the decoder was ended from outside (signal {-status})")
         return _DecoderEnded(f"the decoder ended (exit status {status})")
 
     def kill(self) -> None:
@@ -290,6 +337,7 @@ class _Worker:
         self._requests.close()
         self._answers.close()
         os.close(self._messages)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _receive(self, deadline: float) -> tuple[protocol.Header, bytes]:
         return protocol.receive(lambda size: self._read(size, deadline))
@@ -312,6 +360,17 @@ class _Worker:
             return os.read(self._messages, _MESSAGE_BYTES)
         except BlockingIOError:
             return b""
+
+
+def _lend(source: Path, directory: Path) -> Path:
+    """The source by another name, below what a worker may read."""
+    lent = directory / "source"
+    try:
+        lent.hardlink_to(source)
+    except OSError:
+        # Another disk, or one without links.
+        shutil.copyfile(source, lent)
+    return lent
 
 
 def _picture(header: protocol.Header, body: bytes) -> Picture:

@@ -1,12 +1,9 @@
 """Judges from probes, backlog and disks which problems there are. Sends nothing."""
 
 import datetime as dt
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.durations import spoken
@@ -16,19 +13,13 @@ from lens_pipeline.event_log.counters import HourlyOutcome
 from lens_pipeline.monitoring.alerts.messages import dagster_link, page_link
 from lens_pipeline.monitoring.alerts.state import Problem
 from lens_pipeline.monitoring.backlog import Backlog
+from lens_pipeline.monitoring.probes.host import Space
 from lens_pipeline.settings import Settings
 
 DEAD = "dead_letters"
 _SERVICES = frozenset({"database", "broker", "store", "daemon"})
 _OLDEST, _SUCCESS, _WORKERS = "oldest", "success", "workers "
 _LEAST_FILES = 50  # in an hour: of fewer, one failure is a large share
-
-
-class Space(NamedTuple):
-    """Bytes of a file system, without those reserved for root."""
-
-    free: int
-    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +30,8 @@ class Seen:
     workers: Mapping[str, int] | None
     backlog: Backlog | None
     outcome: HourlyOutcome | None
-    disks: Mapping[Path, Space]
-
-
-def disks(settings: Settings) -> dict[Path, Space]:
-    """Space of LENS_HOME, scratch files and store, by one path of each file system."""
-    paths = [settings.resolved_home, settings.scratch]
-    store = urlsplit(settings.resolved_store_url)
-    if store.scheme == "file":
-        paths.append(Path(unquote(store.path)))
-    devices = {path.stat().st_dev: path for path in reversed(paths) if path.exists()}
-    usages = {path: shutil.disk_usage(path) for path in devices.values()}
-    return {path: Space(usage.free, usage.used + usage.free) for path, usage in usages.items()}
+    disks: Mapping[Path, Space | str]
+    """As of `DiskMonitor.look`."""
 
 
 def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Problem], set[str]]:
@@ -90,8 +71,11 @@ def _workers(workers: Mapping[str, int]) -> Iterable[Problem]:
             yield Problem(_WORKERS + queue, text, is_held=True)
 
 
-def _disks(found: Mapping[Path, Space], settings: Settings) -> Iterable[Problem]:
+def _disks(found: Mapping[Path, Space | str], settings: Settings) -> Iterable[Problem]:
     for path, space in found.items():
+        if isinstance(space, str):
+            yield Problem(f"disk {path}", f"the disk of {path} {space}", is_held=True)
+            continue
         percent = 100 * space.free / max(space.total, 1)
         if percent < settings.alert_disk_free_percent:
             free = f"{space.free / 2**30:.1f} GiB ({percent:.0f} %) free"

@@ -13,12 +13,13 @@ from lens_pipeline.core import postgres
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
-from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, disks, judge
+from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
 from lens_pipeline.monitoring.alerts.leader import AlertLeader
 from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
 from lens_pipeline.monitoring.backlog import BacklogMonitor
+from lens_pipeline.monitoring.probes.host import DiskMonitor
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.monitoring.threads import BackgroundThread
 
@@ -47,6 +48,7 @@ class AlertMonitor(BackgroundThread):
         self._backlog = backlog
         self._log = log
         self._services = services
+        self._disks = DiskMonitor(pipeline.settings)
         self._look_seconds = look_seconds
         self._clock = clock
         self._targets = connect_targets(pipeline.settings.alert_urls)
@@ -85,11 +87,12 @@ class AlertMonitor(BackgroundThread):
 
     def _look(self) -> None:
         services = asyncio.run(self._services.look())
+        disks = asyncio.run(self._disks.look())
         now = self._clock()
         is_to_tell = self._leads(now)
         settings = self._pipeline.settings
         backlog, outcome = self._backlog.latest, self._hourly_outcome()
-        seen = Seen(services.known, services.workers, backlog, outcome, disks(settings))
+        seen = Seen(services.known, services.workers, backlog, outcome, disks)
         problems, unknown = judge(seen, settings, dt.datetime.now(dt.UTC))
         notices = self._state.due(problems, unknown, now)
         if is_to_tell and notices:

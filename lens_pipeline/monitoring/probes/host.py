@@ -1,16 +1,23 @@
 """Probes of this machine: its disk, programs and libraries."""
 
+import asyncio
 import io
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import psutil
 
 from lens_pipeline.core.files import prepare_home
+from lens_pipeline.media.confinement import missing_protections
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
-from lens_pipeline.monitoring.probes.probe import ProbeError
+from lens_pipeline.monitoring.probes.probe import Probe, ProbeError
+from lens_pipeline.settings import Settings
 
 _LIBRARY_SECONDS = 60
 _ENCODERS = ("libx264", "libwebp")
@@ -23,11 +30,62 @@ print(".".join(str(pyvips.version(part)) for part in range(3)))
 """
 
 
+class Space(NamedTuple):
+    """Bytes of a file system, without those reserved for root."""
+
+    free: int
+    total: int
+
+
+class DiskMonitor:
+    """Asks the disks of LENS_HOME, scratch files and store: a mount may fail or hang."""
+
+    def __init__(self, settings: Settings) -> None:
+        paths = [settings.resolved_home, settings.scratch]
+        store = urlsplit(settings.resolved_store_url)
+        if store.scheme == "file":
+            paths.append(Path(unquote(store.path)))
+        names = dict.fromkeys(paths)
+        self._probes = {path: Probe(f"disk {path}", partial(_disk, path)) for path in names}
+
+    async def look(self) -> dict[Path, Space | str]:
+        """By one path of each file system, space or what is wrong; without absent ones."""
+        answers = await asyncio.gather(*(probe.answer() for probe in self._probes.values()))
+        found: dict[Path, Space | str] = {}
+        devices: set[int] = set()
+        for path, result in zip(self._probes, answers, strict=True):
+            if result.problem:
+                found[path] = result.problem
+            elif result.value and result.value[0] not in devices:
+                devices.add(result.value[0])
+                found[path] = result.value[1]
+        return found
+
+
+def _disk(path: Path) -> tuple[int, Space] | None:
+    """Number of the device, and its space; None: there is no such path."""
+    try:
+        device, usage = path.stat().st_dev, shutil.disk_usage(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ProbeError(f"cannot be read: {error.strerror}") from error
+    return device, Space(usage.free, usage.used + usage.free)
+
+
 def home(directory: Path) -> str:
     """Raises StackError."""
     prepare_home(directory)
     free = psutil.disk_usage(str(directory)).free // 2**20
     return f"{directory}: writable, {free:,} MiB free"
+
+
+def confinement(scratch: Path) -> str:
+    """Which protections decoders have; a kernel without one is no fault."""
+    missing = missing_protections([Path(sys.prefix), Path(sys.base_prefix), scratch])
+    if not missing:
+        return "decoders have no privileges, no network, and no files but their own"
+    return f"decoders have limits and no secrets, but lack protection of {'; '.join(missing)}"
 
 
 def ffmpeg() -> str:

@@ -56,6 +56,17 @@ def ask(name: str, look: Callable[[], Any]) -> Result:
         return Result(name, problem=problem, fix=" ".join(str(error).split()))
 
 
+def ask_within(seconds: float, name: str, look: Callable[[], Any]) -> Result:
+    """As `ask`; a `look` that hangs is left behind."""
+    answer: Future[Result] = Future()
+    threading.Thread(target=lambda: answer.set_result(ask(name, look)), daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        problem = f"does not answer within {seconds:g} s"
+        return Result(name, problem=problem, fix=f"{problem}: see to its disk or server")
+
+
 @dataclass
 class Probe:
     """Asks one service, once at a time, and keeps the answer for `kept_seconds`."""

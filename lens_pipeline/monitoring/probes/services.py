@@ -22,13 +22,24 @@ from lens_pipeline.engine.dagster_storage.storage import create_tables, has_curr
 from lens_pipeline.engine.liveness import is_recent
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
-from lens_pipeline.errors import DerivativeError, first_line
+from lens_pipeline.errors import DerivativeError, StoreUnavailable, first_line
+from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.monitoring.probes.probe import ANSWER_SECONDS, Probe, ProbeError, Result
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.connect import open_store
-from lens_pipeline.storage.object_store import ObjectStore
+from lens_pipeline.storage.object_store import (
+    NoSuchBucket,
+    ObjectStore,
+    StoreReadOnly,
+    StoreRefused,
+    WrongCredentials,
+)
 
 _WORKERS_KEPT_SECONDS = 10.0  # they take a second to answer
+_STORE_ERRORS = frozenset(
+    error.__name__
+    for error in (StoreUnavailable, StoreRefused, StoreReadOnly, NoSuchBucket, WrongCredentials)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +69,26 @@ class ServiceMonitor:
         self._services = (
             Probe("database", lambda: databases(pipeline)),
             Probe("broker", lambda: broker(broker_url)),
-            Probe("store", lambda: store(pipeline.store)),
+            Probe("store", self._try_store),
         )
+        self._store = pipeline.store
+        self._is_store_doubted = True
         self._heartbeat = Probe("daemon", lambda: pooled_heartbeat_age_seconds(instance))
         self._workers = Probe("workers", lambda: workers(broker_url), _WORKERS_KEPT_SECONDS)
+
+    def tell(self, batch: Batch) -> None:
+        """Doubt the store of which a worker's file tells: a full one can be read."""
+        if any(status.error_class in _STORE_ERRORS for status in batch.statuses):
+            self._is_store_doubted = True
+
+    def _try_store(self) -> None:
+        """Write only in doubt: a bucket may keep every version."""
+        in_doubt, self._is_store_doubted = self._is_store_doubted, False
+        try:
+            store(self._store, write=in_doubt)
+        except ProbeError:
+            self._is_store_doubted = True
+            raise
 
     async def look(self) -> ServiceHealth:
         """Answers within `ANSWER_SECONDS`, also if a service hangs."""
@@ -99,23 +126,29 @@ def application_database(settings: Settings, url: str) -> str:
         try:
             if settings.database_url is None:  # the embedded one, as every command does
                 catalog.migrate()
-                catalog.create_view()
+                catalog.migrate_view()
             catalog.check()
             writes = _writes(catalog)
-            keeps_view = catalog.may_write_view()
+            view = _view(catalog)
         except CatalogError as error:
             fix = _database_fix(str(error), "LENS_DATABASE_URL", "create it")
             raise ProbeError(f"{error}{fix}") from error
         except SQLAlchemyError as error:
             message = f"it fails unexpectedly: {first_line(error)}: see its server's log"
             raise ProbeError(message) from error
-    view = (
-        "lens_generations is kept true while the HTTP app runs"
-        if keeps_view
-        else "lens_generations is not kept: run `lens migrate` as a role that may create it, then"
-        " GRANT SELECT, INSERT, UPDATE, DELETE ON lens_derivatives to this one"
-    )
     return f"{without_password(url)}: every read is allowed; {writes}; {view}"
+
+
+def _view(catalog: Catalog) -> str:
+    """Raises ProbeError: pages read a view that is not kept true."""
+    lack = catalog.lack_of_view()
+    if lack is None:
+        kept = "lens_generations is kept true while the HTTP app runs"
+        note = catalog.view_age_note()
+        return f"{kept}, but {note}" if note else kept
+    if lack.is_whole:
+        return lack.message
+    raise ProbeError(lack.message)
 
 
 def _writes(catalog: Catalog) -> str:
@@ -231,11 +264,18 @@ def _require_broker(url: str) -> None:
         raise ProbeError("none is known: set LENS_BROKER_URL")
 
 
-def store(opened: ObjectStore) -> None:
+def store(opened: ObjectStore, *, write: bool) -> None:
+    action = "read"
     try:
         opened.ping()
+        if write:
+            action = "written"
+            opened.check()
     except DerivativeError as error:
-        raise ProbeError(f"cannot be read: {type(error).__name__}") from error
+        # Other words of the message may be addresses.
+        cause = error.__cause__
+        reason = cause.strerror if isinstance(cause, OSError) else type(error).__name__
+        raise ProbeError(f"cannot be {action}: {reason}") from error
 
 
 def own_store(settings: Settings) -> str:

@@ -14,7 +14,6 @@ from lens_pipeline.storage.object_store import ObjectStore
 
 PREFIX = "reports/daily/"
 _MAX_BYTES = 16 * 1024 * 1024
-_READ_SECONDS = 30.0
 
 
 def keys(day: dt.date) -> dict[str, str]:
@@ -52,5 +51,5 @@ def find(store: ObjectStore, day: dt.date) -> DayReport | None:
 def _read(store: ObjectStore, key: str) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "report.parquet"
-        store.read_into(key, file, max_bytes=_MAX_BYTES, deadline_seconds=_READ_SECONDS)
+        store.read_into(key, file, max_bytes=_MAX_BYTES)
         return pd.read_parquet(file)

@@ -20,9 +20,9 @@ class Limits:
     form_bytes: int = 32 * 1024
     """Of the login form."""
     body_seconds: float = 30.0
-    logins_a_minute: int = 10
-    # Twenty finished tasks a second.
-    webhooks_a_minute: int = 1200
+    wrong_logins_a_minute: int = 10
+    # A provider whose key was changed goes on for a while, with twenty tasks a second.
+    forged_webhooks_a_minute: int = 1200
     wrong_tokens_a_minute: int = 60
 
 
@@ -35,8 +35,8 @@ class Access:
     hosts: frozenset[str] | None
     proxies: frozenset[str]
     limits: Limits
-    logins: RateLimit
-    webhooks: RateLimit
+    wrong_logins: RateLimit
+    forged_webhooks: RateLimit
     wrong_tokens: RateLimit
 
 
@@ -50,7 +50,7 @@ def access_of(settings: Settings, limits: Limits) -> Access:
         hosts=allowed_hosts(settings.bind, settings.allowed_hosts),
         proxies=frozenset(map(str.lower, settings.allowed_hosts)),
         limits=limits,
-        logins=RateLimit(limits.logins_a_minute),
-        webhooks=RateLimit(limits.webhooks_a_minute),
+        wrong_logins=RateLimit(limits.wrong_logins_a_minute),
+        forged_webhooks=RateLimit(limits.forged_webhooks_a_minute),
         wrong_tokens=RateLimit(limits.wrong_tokens_a_minute),
     )

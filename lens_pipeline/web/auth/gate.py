@@ -87,8 +87,6 @@ class Gate:
         linked = scope["method"] in _SAFE and access.links.covers(path, scope["query_string"])
         request.state.linked = linked
         self._refuse_foreign(request, linked)
-        if path == _WEBHOOK:
-            access.webhooks.count(_address(request))
         if access.tokens is None:
             request.state.caller = Caller()
             return None
@@ -129,8 +127,7 @@ class Gate:
             # Starlette reads headers as Latin-1.
             owner = tokens.read(token.strip().encode("latin-1").decode(errors="replace"))
             if owner is None:
-                # Right tokens do not count: clients behind one proxy share an address.
-                self._access.wrong_tokens.count(_address(request))
+                self._access.wrong_tokens.count(request)
                 raise unauthorized("the token is not valid, or has expired", "invalid_token")
             return owner
         owner = sessions.read(request, tokens)
@@ -158,7 +155,3 @@ def _who_are_you(request: HTTPConnection) -> Response:
     query = scope["query_string"].decode("latin-1")
     wanted = quote(scope["path"]) + (f"?{query}" if query else "")
     return RedirectResponse(f"/login?{urlencode({'next': wanted})}", status_code=303)
-
-
-def _address(request: HTTPConnection) -> str:
-    return request.client.host if request.client else ""

@@ -46,14 +46,14 @@ def login(
     access = _access(request)
     if access.tokens is None:
         return RedirectResponse(_own_path(next), status_code=303)
-    try:
-        access.logins.count(request.client.host if request.client else "")
-    except ApiError as refused:
-        return _form(request, next, "often", refused.status, refused.headers)
     if not _is_ours(request, access, form):
         return _form(request, next, "stale", 403)
     owner = access.tokens.read(token.strip())
     if owner is None:
+        try:
+            access.wrong_logins.count(request)
+        except ApiError as refused:
+            return _form(request, next, "often", refused.status, refused.headers)
         return _form(request, next, "wrong", 401, {"WWW-Authenticate": "Bearer"})
     response = RedirectResponse(_own_path(next), status_code=303)
     sessions.start(response, request, access.tokens, owner)

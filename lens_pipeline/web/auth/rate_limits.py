@@ -1,4 +1,7 @@
-"""Rate limits, counted in the memory of each process."""
+"""Rate limits of failures, counted in the memory of each process.
+
+What succeeds does not count: clients behind one proxy share an address with an attacker.
+"""
 
 import ipaddress
 import math
@@ -7,6 +10,7 @@ import time
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.requests import HTTPConnection
 
 from lens_pipeline.web.errors import ApiError
 
@@ -15,15 +19,15 @@ _IPV6_PREFIX = 64
 
 
 class RateLimit:
-    """At most `a_minute` requests from one client address."""
+    """At most `a_minute` failures of one client address are answered in detail."""
 
     def __init__(self, a_minute: int) -> None:
         self._limit = RateLimitItemPerMinute(a_minute)
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def count(self, address: str) -> None:
+    def count(self, failed: HTTPConnection) -> None:
         """Raises ApiError 429 beyond the limit."""
-        key = _household(address)
+        key = _household(failed.client.host if failed.client else "")
         if self._counter.hit(self._limit, key):
             return
         again = self._counter.get_window_stats(self._limit, key).reset_time - time.time()

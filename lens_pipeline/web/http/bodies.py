@@ -28,7 +28,11 @@ class Body:
         return self._expected
 
     async def whole(self, limit: int, seconds: float) -> Receive:
-        """A `receive` that replays the body, read before.
+        """A `receive` that replays the body, read before. Raises as `read`."""
+        return self.replay(await self.read(limit, seconds))
+
+    async def read(self, limit: int, seconds: float) -> bytes:
+        """The body.
 
         Raises ApiError 413 over `limit` bytes, 408 after `seconds`, and ClientDisconnect.
         """
@@ -43,7 +47,7 @@ class Body:
                         raise _too_large(limit)
         except TimeoutError:
             raise ApiError(408, "too_slow", f"the body took longer than {seconds:g} s") from None
-        return self._replayed(bytes(body))
+        return bytes(body)
 
     async def drain(self) -> None:
         """Read and drop the rest. Raises ClientDisconnect."""
@@ -63,7 +67,8 @@ class Body:
         self._expected = message.get("more_body", False)
         return message.get("body", b"")
 
-    def _replayed(self, body: bytes) -> Receive:
+    def replay(self, body: bytes) -> Receive:
+        """A `receive` that gives `body`, which has been read."""
         handed_on = False
 
         async def replay() -> Message:

@@ -1,12 +1,15 @@
-"""uvicorn's HTTP/1.1, with limits for slow and endless clients."""
+"""uvicorn's HTTP/1.1, with limits for slow, endless and many clients."""
 
+import contextlib
 import json
 import logging
+import resource
 import socket
 import sys
 import uuid
 from asyncio import TimerHandle, Transport
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -19,13 +22,29 @@ HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
 # The answer to a stalled client holds memory.
 STALL_SECONDS = 60.0
+# With unfinished heads, they hold 256 MiB.
+MOST_CONNECTIONS = 4096
+
+
+def raise_connection_limit() -> None:
+    """A shell's usual limit of 1024 open files is too low for many browsers."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems report no limit but have one.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _most_connections() -> int:
+    """Half of the open files are for all else, which fails in its own ways without one."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MOST_CONNECTIONS, files // 2)
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose request head is too long or too slow, or whose client stalls.
 
-    uvicorn has no such limits, keeps headers that come during an answer, and takes trailers for
-    headers.
+    uvicorn has no such limits, accepts connections until no file can be opened, does not look at
+    the host, keeps headers that come during an answer, and takes trailers for headers.
     """
 
     _timer: TimerHandle | None = None
@@ -43,7 +62,11 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_SECONDS * 1000)
             )
-        self._expect_head()
+        if len(self.connections) > _most_connections():
+            transport.write(_answer(503, "too_many_connections", "too many clients: try again"))
+            transport.close()
+        else:
+            self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
@@ -85,6 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = self._in_fields = False
         self._loose_bytes = 0
         self._cancel()
+        self._check_host()
         super().on_headers_complete()
         if not self.pipeline:
             self._answered = self.cycle
@@ -101,6 +125,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = not self.pipeline
         self._answered = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+
+    def _check_host(self) -> None:
+        """Raises ValueError, which leads to the answer 400, if the request names several hosts.
+
+        A proxy in front may have looked at another one.
+        """
+        named = [value.lower() for name, value in self.headers if name == b"host"]
+        addressed = [] if self.url.startswith(b"/") else [urlsplit(self.url).netloc.lower()]
+        if len(named) > 1 or len({*named, *addressed}) > 1:
+            raise ValueError("several hosts")
 
     def _expect_head(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)

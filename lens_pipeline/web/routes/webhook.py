@@ -23,6 +23,7 @@ from lens_pipeline.providers.kie import (
     WebhookRefused,
     verify_webhook,
 )
+from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem
@@ -98,6 +99,7 @@ async def _read_body(request: Request) -> bytes:
 
 
 def _delivered(
+    request: Request,
     context: ContextDep,
     body: Annotated[bytes, Depends(_read_body)],
     x_webhook_timestamp: Annotated[str | None, Header()] = None,
@@ -108,10 +110,14 @@ def _delivered(
     if not key:
         raise _unset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY")
     _provider(context)
-    task_id = _task_id(body)
     try:
+        task_id = _task_id(body)
         verify_webhook(key, task_id, x_webhook_timestamp, x_webhook_signature)
-    except WebhookRefused as error:
+    except (ApiError, WebhookRefused) as error:
+        access: Access = request.app.state.access
+        access.forged_webhooks.count(request)
+        if isinstance(error, ApiError):
+            raise
         raise ApiError(401, error.code, str(error)) from error
     name = f"{task_id} {x_webhook_timestamp}"
     if context.deliveries.is_known(name):

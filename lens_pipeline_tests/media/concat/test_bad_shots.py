@@ -15,7 +15,7 @@ import pytest
 
 from lens_pipeline.media.concat import verify
 from lens_pipeline.media.concat.join import join
-from lens_pipeline.media.errors import Cancelled, DiskFull, FfmpegDied, MediaError, ShotError
+from lens_pipeline.media.errors import Cancelled, DiskFull, MediaError, MediaProcessDied, ShotError
 from lens_pipeline_tests.media.concat.shots import (
     FRAMES,
     H264,
@@ -223,7 +223,7 @@ def test_an_ffmpeg_that_is_killed_may_be_tried_again(
 ) -> None:
     killed = _Interrupted(signal.SIGKILL)
     work = work_in(tmp_path / "work", killed.cancelled)
-    with pytest.raises(FfmpegDied, match="signal 9"):
+    with pytest.raises(MediaProcessDied, match="signal 9"):
         join([source(path) for path in (plain, large, plain)], TOOLS, work)
     assert killed.sent.is_set()
 

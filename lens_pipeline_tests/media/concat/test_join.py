@@ -9,6 +9,7 @@ import av
 import pytest
 
 from lens_pipeline.media.concat.join import Master, join
+from lens_pipeline.media.errors import Cancelled
 from lens_pipeline_tests.media.concat.shots import (
     AV1,
     FRAMES,
@@ -154,6 +155,23 @@ def test_a_piece_that_changed_in_the_store_is_not_used(
     master, shown = _join_with(pieces, plain, odd, plain)
     assert master.fallback is not None and master.method == "encode"
     assert len(shown) == 3 * FRAMES
+
+
+@pytest.mark.slow
+def test_an_interrupted_master_loses_no_shot_that_is_encoded(
+    plain: Path, make: Make, pieces: Folder
+) -> None:
+    """A master over the time limit of a run that never gets further than the last attempt."""
+    odd = [make(Recipe(f"rate-{rate}", rate=rate)) for rate in ("30", "60")]
+    shots = [plain, *odd, plain]
+    work = work_in(pieces.path.parent / "work")
+    work = replace(work, cancelled=lambda: any(pieces.path.glob("*.mp4")))
+    with pytest.raises(Cancelled):
+        join([source(path) for path in shots], TOOLS, work, pieces)
+    kept = len(list(pieces.path.glob("*.mp4")))
+    master, _ = _join_with(pieces, *shots)
+    assert actions(master) == ["copy", "encode", "encode", "copy"]
+    assert sum(shot.cached for shot in master.shots) == kept >= 1
 
 
 def test_facts_of_another_version_are_read_anew(plain: Path, pieces: Folder) -> None:

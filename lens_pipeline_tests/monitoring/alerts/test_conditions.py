@@ -1,5 +1,6 @@
 """From what is known to what is a problem."""
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,9 @@ import pytest
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
-from lens_pipeline.monitoring.alerts.conditions import Seen, Space, disks, judge
+from lens_pipeline.monitoring.alerts.conditions import Seen, judge
 from lens_pipeline.monitoring.backlog import Backlog
+from lens_pipeline.monitoring.probes.host import DiskMonitor, Space
 from lens_pipeline.settings import Settings
 from lens_pipeline_tests.support.site import Site
 
@@ -43,6 +45,7 @@ def test_all_is_well() -> None:
         (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
         (replace(WELL, outcome=HourlyOutcome(98, 2, "X")), "success", "often by X"),
         (replace(WELL, disks={Path("/x"): Space(9, 100)}), "disk /x", "9 %"),
+        (replace(WELL, disks={Path("/x"): "cannot be read"}), "disk /x", "of /x cannot be read"),
     ],
 )  # fmt: skip
 def test_one_thing_is_wrong(seen: Seen, key: str, words: str) -> None:
@@ -83,8 +86,9 @@ def test_what_is_not_known_is_said_to_be() -> None:
 def test_each_disk_is_looked_at_once(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, store_url=(tmp_path / "store").as_uri())
     (tmp_path / "store").mkdir()
-    ((path, space),) = disks(settings).items()
+    ((path, space),) = asyncio.run(DiskMonitor(settings).look()).items()
     assert path == tmp_path
+    assert isinstance(space, Space)
     assert 0 < space.free < space.total
 
 

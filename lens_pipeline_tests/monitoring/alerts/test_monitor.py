@@ -1,5 +1,6 @@
 """Alerts as a process sends them, received by a mail server and a web hook."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
 from lens_pipeline.monitoring.backlog import BacklogMonitor
+from lens_pipeline.monitoring.probes.host import DiskMonitor, Space
 from lens_pipeline.monitoring.probes.services import ServiceHealth, ServiceMonitor
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.monitoring.alerts.receivers import Hook, Mailbox
+from lens_pipeline_tests.support.hanging_mount import HangingMount
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.tcp_proxy import TcpProxy
@@ -163,6 +166,23 @@ def test_an_outage_of_the_database_is_told_by_all_and_its_end_by_one(
         time.sleep(2)
         assert len(_told(hook, "OVER: the database")) == 1
         assert len(_told(hook, "BEGAN: the database")) == 2
+
+
+@pytest.mark.as_root
+def test_a_store_whose_mount_hangs_or_fails_is_told(alerted: Site, hook: Hook) -> None:
+    """An alert loop that hangs with the mount that it should tell of."""
+    services = ServiceMonitor(alerted.pipeline, alerted.dagster)
+    disks = DiskMonitor(alerted.pipeline.settings)
+    with HangingMount(alerted.store) as mount:
+        with _monitor(alerted, services):
+            late = "does not answer within 3 s"
+            eventually(lambda: _told(hook, f"BEGAN: the store {late}"), 40, "the alert")
+            assert _told(hook, f"BEGAN: the disk of {alerted.store} {late}")
+        mount.end()
+        gone = "cannot be read: Transport endpoint is not connected"
+        assert asyncio.run(services.look()).problems["store"] == gone
+        assert asyncio.run(disks.look())[alerted.store] == gone
+    assert isinstance(asyncio.run(disks.look())[alerted.store.parent / "home"], Space)
 
 
 def test_the_app_says_whether_alerts_arrive(

@@ -18,7 +18,8 @@ from starlette.types import Message
 
 from lens_pipeline.web.auth.access import Limits
 from lens_pipeline.web.http import http1
-from lens_pipeline_tests.support.site import lens
+from lens_pipeline_tests.providers.provider_server import WEBHOOK_KEY
+from lens_pipeline_tests.support.site import eventually, lens
 from lens_pipeline_tests.web.auth.gate_app import (
     BEARER,
     READ,
@@ -30,11 +31,13 @@ from lens_pipeline_tests.web.auth.gate_app import (
     origin,
     raw,
 )
+from lens_pipeline_tests.web.routes import signatures
 
 BODY = json.dumps(WRITTEN).encode()
 JSON = {"Content-Type": "application/json"}
 POST = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % WRITE.encode()
-LIMITS = Limits(body_bytes=64 * 1024, body_seconds=1.0, webhooks_a_minute=5)
+LIVE = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+LIMITS = Limits(body_bytes=64 * 1024, body_seconds=1.0, forged_webhooks_a_minute=5)
 
 
 @pytest.fixture(scope="module")
@@ -242,11 +245,47 @@ def test_as_many_connections_as_the_system_allows() -> None:
     """A thousand browsers with a page open, and with the shell's limit nobody else was served."""
     code = (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 512));"
-        "from lens_pipeline.web.server import raise_connection_limit as grow; grow();"
+        "from lens_pipeline.web.http.http1 import raise_connection_limit as grow; grow();"
         "print(*r.getrlimit(r.RLIMIT_NOFILE))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "512 512\n"
+
+
+def test_clients_beyond_the_limit_are_told_so(
+    visitor: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unfinished requests until no file can be opened, at which one of our servers ended."""
+    monkeypatch.setattr(http1, "MOST_CONNECTIONS", 4)
+    address = (visitor.base_url.host, visitor.base_url.port)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            end = stack.enter_context(socket.create_connection(address, 10))
+            end.sendall(b"GET / HTTP/1.1\r\n")
+        refused = raw(visitor, b"")
+        assert refused.startswith(b"HTTP/1.1 503 ") and b"too_many_connections" in refused
+    eventually(lambda: raw(visitor, LIVE).startswith(b"HTTP/1.1 200 "), 5, "room again")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost@evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+def test_two_hosts(visitor: httpx.Client, head: bytes) -> None:
+    """Of which a proxy looked at the other one."""
+    assert raw(visitor, head).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_absolute_address_of_the_same_host(visitor: httpx.Client) -> None:
+    """What clients of proxies send."""
+    target = b"http://localhost/api/health/live"
+    head = b"GET %s HTTP/1.1\r\nHost: LOCALHOST\r\nConnection: close\r\n\r\n" % target
+    assert raw(visitor, head).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.slow
@@ -355,13 +394,21 @@ def test_what_is_left_of_a_refused_body_is_no_request(visitor: httpx.Client) -> 
     assert answer.startswith(b"HTTP/1.1 403 ") and answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_webhooks_are_limited(visitor: httpx.Client) -> None:
-    answers = [visitor.post("/api/kie/webhook", json={}) for _ in range(LIMITS.webhooks_a_minute)]
-    assert 429 not in [answer.status_code for answer in answers]
-    one_more = visitor.post("/api/kie/webhook", json={})
-    _refused(one_more, 429, "too_many_requests")
-    assert 1 <= int(one_more.headers["Retry-After"]) <= 120
-    assert visitor.get(READ).status_code == 200
+def test_forged_webhooks_are_limited_and_genuine_ones_are_not(tmp_path: Path) -> None:
+    """Anyone behind the provider's address who keeps its webhooks out."""
+    keys = {"LENS_KIE_API_KEY": "key", "LENS_KIE_WEBHOOK_KEY": WEBHOOK_KEY}
+    path, body = "/api/kie/webhook", {"taskId": "task-1"}
+    with client_of(app_without_services(tmp_path, LIMITS, **keys)) as visitor:
+        forged = [visitor.post(path, json=body).status_code for _ in range(5)]
+        assert forged == [401] * 5
+        one_more = visitor.post(path, json={})
+        _refused(one_more, 429, "too_many_requests")
+        assert 1 <= int(one_more.headers["Retry-After"]) <= 120
+        assert visitor.get(READ).status_code == 200
+        for _ in range(7):
+            # It is believed; there is no database here.
+            genuine = visitor.post(path, json=body, headers=signatures.headers("task-1"))
+            _refused(genuine, 503, "database_unavailable")
 
 
 def test_websockets_are_refused(app: FastAPI, visitor: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """Whether the app says how everything is, and soon, whatever hangs."""
 
 import asyncio
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,39 @@ def test_without_anything(web: httpx.Client) -> None:
     assert answer["broker"] == "none is known: set LENS_BROKER_URL"
     assert answer["daemon"] == "does not run: it never beat"
     assert (answer["database"], answer["store"]) == ("ok", "ok")
+
+
+@pytest.mark.as_root
+@pytest.mark.parametrize(
+    ("spoil", "mend", "says"),
+    [
+        ("dd if=/dev/zero of=rest bs=4k status=none", "rm rest", "No space left on device"),
+        ("mount -o remount,ro .", "mount -o remount,rw .", "Read-only file system"),
+    ],
+)
+def test_a_store_that_takes_no_more_files(
+    site: Site, web: httpx.Client, photo: Callable[[str], str], spoil: str, mend: str, says: str
+) -> None:
+    """`ok` of a store that is full or read-only, while every file fails."""
+
+    def run(command: str) -> int:
+        """In the store."""
+        done = subprocess.run(command.split(), cwd=site.store, check=False, capture_output=True)
+        return done.returncode
+
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", site.store], check=True)
+    try:
+        eventually(lambda: _asked(web)[1]["store"] == "ok", 10)
+        run(spoil)
+        site.add("a", photo("a"))
+        assert site.once()["failed"] == 1
+        status, answer, _ = eventually(lambda: _asked_without(web, "store"), 10, every=0.3)
+        assert (status, answer["store"]) == (503, f"cannot be written: {says}")
+        assert web.get("/health/live").status_code == 200
+        assert run(mend) == 0
+        eventually(lambda: _asked(web)[1]["store"] == "ok", 10, every=0.3)
+    finally:
+        subprocess.run(["umount", "--lazy", site.store], check=True)
 
 
 def test_the_queue_that_nobody_works_on_is_named(

@@ -16,6 +16,9 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.catalog.projects import ProjectRows
+from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import derivative_sensor
 from lens_pipeline.derivatives.registry import MASTER
@@ -365,6 +368,53 @@ def test_a_master_that_is_deleted_takes_its_run_along(
     assert site.sql("SELECT scaled_id FROM scaled_videos") == []
     # A new one of the same id is no dead letter because of the old one's run.
     assert _order(web, shots=shots, master_id="m1").json()["status"] == "processing"
+
+
+def test_a_rendition_of_a_master_that_is_just_deleted_is_refused(
+    site: Site,
+    web: httpx.Client,
+    project: Project,
+    shots: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A row that no page shows and no request can delete."""
+    inserting = Catalog.inserting
+
+    def insert_late(catalog: Catalog, kind: Kind, *values: Any) -> Any:
+        if kind is Kind.SCALED:
+            assert web.delete(f"{URL}/m1").status_code == 204
+        return inserting(catalog, kind, *values)
+
+    monkeypatch.setattr(Catalog, "inserting", insert_late)
+    _order(web, shots=shots, master_id="m1")
+    scaled = {"master_id": "m1", "width": 80, "height": 60}
+    refused = web.post(f"/api/projects/{PROJECT}/scaled-videos", json=scaled)
+    assert (refused.status_code, refused.json()["message"]) == (400, "there is no master 'm1'")
+    assert site.sql("SELECT scaled_id FROM scaled_videos") == []
+
+
+def test_a_master_is_deleted_after_a_rendition_that_is_being_added(
+    site: Site, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, one moment later."""
+    project.master("m1", [])
+    catalog = site.pipeline.catalog
+    insert, deletions = ProjectRows.insert, []
+
+    def insert_slowly(rows: ProjectRows, *values: Any) -> bool:
+        added = insert(rows, *values)
+        deletions.append(others.submit(catalog.delete, Kind.MASTER, "m1"))
+        with pytest.raises(TimeoutError):
+            deletions[0].result(0.3)
+        return added
+
+    monkeypatch.setattr(ProjectRows, "insert", insert_slowly)
+    with ThreadPoolExecutor(1) as others:
+        values = {"master_id": "m1", "width": 80, "height": 60}
+        with catalog.inserting(Kind.SCALED, PROJECT, "s1", values) as added:
+            assert added
+        assert deletions[0].result() == ["s1"]
+    assert site.sql("SELECT scaled_id FROM scaled_videos") == []
 
 
 def test_projects_of_others_are_as_if_they_did_not_exist(

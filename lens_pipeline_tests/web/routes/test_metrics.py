@@ -81,7 +81,7 @@ def test_figures_of_a_few_photos(site: Site, web: httpx.Client, photo: Photo) ->
     site.once()
     eventually(lambda: _made(web) == 3, 5)
     eventually(lambda: _figure(web, "lens_failed_total", **failed) == 1, 5)
-    failed = {**of, "error_class": "SourceUnavailable", "permanent": "false"}
+    failed = {**of, "error_class": "HostUnreachable", "permanent": "false"}
     eventually(lambda: _figure(web, "lens_failed_total", **failed) == 1, 5)
     assert _figure(web, "lens_latency_seconds_count", **of) == 3
     assert _figure(web, "lens_latency_seconds_bucket", **of, le="+Inf") == 3

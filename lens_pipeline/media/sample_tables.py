@@ -1,0 +1,85 @@
+"""Counts the samples that an MP4 or QuickTime file promises, before a demuxer reserves memory.
+
+An index of a few bytes can promise billions: one size may hold for all samples.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from lens_pipeline.media.errors import MediaError
+
+# Four hours at 60 Hz with AAC are 1.6 million.
+MOST_SAMPLES = 2_000_000
+
+_HEADER = struct.Struct(">I4s")
+_LARGE_SIZE = struct.Struct(">Q")
+_CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+# Enough of a table for its counts, in bytes.
+_TABLE_BYTES = 16
+# Demuxers read uncompressed sound, of which each sample lasts a tick, by this many.
+_SAMPLES_A_PACKET = 1024
+# Four hours in fragments of a second have 0.1 million.
+_MOST_BOXES = 1_000_000
+
+
+def check_samples(source: Path) -> None:
+    """Raises MediaError: more samples in all or boxes than the most, or a compressed index."""
+    samples = 0
+    tracks: list[dict[bytes, bytes]] = []
+    with source.open("rb") as file:
+        for number, (kind, table) in enumerate(_walk(file, source.stat().st_size)):
+            if number >= _MOST_BOXES:
+                raise MediaError(f"video has more than {_MOST_BOXES:,} boxes", over_limit=True)
+            if kind == b"cmov":
+                raise MediaError("video has a compressed index, which is not supported")
+            if kind == b"trak":
+                tracks.append({})
+            elif kind == b"trun":
+                samples += _number(table, 4)
+            elif tracks:
+                tracks[-1][kind] = table
+    if samples + sum(map(_samples, tracks)) > MOST_SAMPLES:
+        raise MediaError(f"video has more than {MOST_SAMPLES:,} samples", over_limit=True)
+
+
+def _samples(tables: Mapping[bytes, bytes]) -> int:
+    sizes = tables.get(b"stsz", tables.get(b"stz2", b""))
+    times = tables.get(b"stts", b"")
+    # One entry, whose samples last one tick.
+    is_uncompressed = (_number(times, 4), _number(times, 12)) == (1, 1)
+    is_sound = tables.get(b"hdlr", b"")[8:12] == b"soun"
+    return _number(sizes, 8) // (_SAMPLES_A_PACKET if is_sound and is_uncompressed else 1)
+
+
+def _number(table: bytes, offset: int) -> int:
+    return int.from_bytes(table[offset : offset + 4], "big")
+
+
+def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """Each box with its first bytes; of containers, the content, up to the first damaged box."""
+    # Where each container begun ends: a file can nest more of them than Python can recurse.
+    ends = [end]
+    start = 0
+    while ends:
+        if start + _HEADER.size > ends[-1]:
+            start = ends.pop()
+            continue
+        file.seek(start)
+        size, kind = _HEADER.unpack(file.read(_HEADER.size))
+        body = start + _HEADER.size
+        if size == 1:
+            (size,) = _LARGE_SIZE.unpack(file.read(_LARGE_SIZE.size).ljust(_LARGE_SIZE.size, b"\0"))
+            body += _LARGE_SIZE.size
+        # Size 0: to the end.
+        box_end = min(start + size, ends[-1]) if size else ends[-1]
+        if box_end < body:
+            start = ends.pop()
+            continue
+        yield kind, file.read(_TABLE_BYTES)
+        if kind in _CONTAINERS:
+            ends.append(box_end)
+            start = body
+        else:
+            start = box_end

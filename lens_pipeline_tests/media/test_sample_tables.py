@@ -1,0 +1,84 @@
+"""Files that promise more samples than any video has."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.ffmpeg import ffprobe
+from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.models import PosterSpec
+from lens_pipeline.media.posters import render_poster
+from lens_pipeline.media.sample_tables import check_samples
+from lens_pipeline_tests.media.samples import scene, write_video
+
+Reader = Callable[[Path], object]
+
+
+def _probe(video: Path) -> object:
+    return ffprobe.describe(video, "mov", ("-show_packets",), Tools.find(), 20)
+
+
+def _render(video: Path) -> object:
+    spec = PosterSpec(longest_edge=64, quality=80, effort=0, max_pixels=50_000_000)
+    return render_poster(video, spec)
+
+
+def _promising(video: Path, samples: int) -> Path:
+    """All samples of the first track have one size and one duration."""
+    data = bytearray(video.read_bytes())
+    for table, offset, values in (
+        (b"stsz", 8, (1, samples)),
+        (b"stts", 8, (1, samples, 1)),
+        (b"stsc", 8, (1, 1, samples, 1)),
+    ):
+        struct.pack_into(f">{len(values)}I", data, data.index(table) + offset, *values)
+    video.write_bytes(data)
+    return video
+
+
+@pytest.mark.parametrize("read", [_probe, _render])
+@pytest.mark.parametrize("fragmented", [False, True], ids=["index", "fragments"])
+def test_forty_million_samples_are_refused_before_a_demuxer_sees_them(
+    tmp_path: Path, read: Reader, fragmented: bool
+) -> None:
+    """Kilobytes that take gigabytes and minutes, in ffprobe or in this process."""
+    video = write_video(tmp_path / "v.mp4", [scene()] * 4, fragmented=fragmented)
+    if fragmented:
+        data = bytearray(video.read_bytes())
+        struct.pack_into(">I", data, data.index(b"trun") + 8, 40_000_000)
+        video.write_bytes(data)
+    else:
+        _promising(video, 40_000_000)
+    with pytest.raises(MediaError, match="more than 2,000,000 samples") as e:
+        read(video)
+    assert e.value.over_limit
+
+
+def test_an_hour_of_uncompressed_sound_is_no_promise(tmp_path: Path) -> None:
+    """A film of a camera refused for its sound, each sample of which has an entry of its own."""
+    video = _promising(write_video(tmp_path / "v.mp4", [scene()] * 4), 3600 * 48_000)
+    with pytest.raises(MediaError, match="samples"):
+        check_samples(video)
+    video.write_bytes(video.read_bytes().replace(b"vide", b"soun"))
+    check_samples(video)
+
+
+def test_a_compressed_index_is_refused(tmp_path: Path) -> None:
+    """A count that nobody sees until the demuxer has unpacked it."""
+    video = tmp_path / "v.mov"
+    video.write_bytes(struct.pack(">I4sI4s", 16, b"moov", 8, b"cmov"))
+    with pytest.raises(MediaError, match="compressed index"):
+        check_samples(video)
+
+
+def test_boxes_within_boxes_are_refused(tmp_path: Path) -> None:
+    """A file that keeps a worker busy for minutes before any decoder sees it."""
+    video = tmp_path / "v.mov"
+    size = 8 * 1_000_002
+    boxes = (struct.pack(">I4s", size - start, b"moov") for start in range(0, size, 8))
+    video.write_bytes(b"".join(boxes))
+    with pytest.raises(MediaError, match="boxes"):
+        check_samples(video)
