@@ -252,14 +252,12 @@ class Catalog:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that a generation, a master or a rendition has, finished or not."""
+        found: set[str] = set()
         with self._connect() as connection:
-            return {
-                row_id
-                for rows in self._tables
-                for row_id in rows.key.as_asked(
-                    connection, ids, {row.id: row for row in rows.among(connection, ids)}
-                )
-            }
+            for rows in self._tables:
+                rows_by_id = {row.id: row for row in rows.among(connection, ids)}
+                found |= rows.key.as_asked(connection, ids, rows_by_id).keys()
+        return found
 
     def problems(self, row_id: str) -> list[str]:
         """Why rows of this id cannot be used."""

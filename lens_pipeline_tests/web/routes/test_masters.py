@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import av
@@ -380,7 +381,7 @@ def test_a_rendition_of_a_master_that_is_just_deleted_is_refused(
     """A row that no page shows and no request can delete."""
     inserting = Catalog.inserting
 
-    def insert_late(catalog: Catalog, kind: Kind, *values: Any) -> Any:
+    def insert_late(catalog: Catalog, kind: Kind, *values: Any) -> AbstractContextManager[bool]:
         if kind is Kind.SCALED:
             assert web.delete(f"{URL}/m1").status_code == 204
         return inserting(catalog, kind, *values)
