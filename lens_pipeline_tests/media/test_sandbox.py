@@ -147,16 +147,18 @@ def test_a_crash_fails_its_own_file_only(
 def _end_the_busy_one(workers: Workers, number: signal.Signals) -> None:
     """Let the worker that renders crash as a decoder would, or kill it."""
     busy: list[int] = []
+    seconds: dict[int, float] = {}
 
     def find() -> bool:
-        # One that has finished in the meantime sleeps.
-        running = [p for p in workers() if p.status() == psutil.STATUS_RUNNING]
-        busy[:] = [p.pid for p in running if p.cpu_times().user > 0.8]
+        earlier = dict(seconds)
+        seconds.update({p.pid: p.cpu_times().user for p in workers()})
+        # One that has finished in the meantime takes no more time.
+        busy[:] = [pid for pid, now in seconds.items() if now > max(0.8, earlier.get(pid, now))]
         return bool(busy)
 
-    assert _eventually(find)
+    assert _eventually(find, 30)
     os.kill(busy[0], number)
-    assert _eventually(lambda: not psutil.pid_exists(busy[0]))
+    assert _eventually(lambda: not psutil.pid_exists(busy[0]), 30)
 
 
 def test_a_worker_that_is_killed_once_fails_no_file(
