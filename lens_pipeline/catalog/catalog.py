@@ -141,9 +141,14 @@ class Catalog:
         return count
 
     def finished(self, kind: Kind, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
-        """Finished rows among `ids`, by id."""
+        """Finished rows among `ids`, by id; a UUID in capitals finds its row."""
         with self._connect() as connection:
             return self._rows[kind].by_id(connection, ids)
+
+    def canonical_id(self, kind: Kind, row_id: str) -> str:
+        """As the table gives it back: a UUID in lower case where its column is `uuid`."""
+        with self._connect() as connection:
+            return self._rows[kind].key.canonical(connection, row_id)
 
     def existing(self, kind: Kind, ids: Iterable[str]) -> set[str]:
         """Those of `ids` with a row, finished or not."""
@@ -247,8 +252,12 @@ class Catalog:
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that a generation, a master or a rendition has, finished or not."""
+        found: set[str] = set()
         with self._connect() as connection:
-            return {row.id for rows in self._tables for row in rows.among(connection, ids)}
+            for rows in self._tables:
+                rows_by_id = {row.id: row for row in rows.among(connection, ids)}
+                found |= rows.key.as_asked(connection, ids, rows_by_id).keys()
+        return found
 
     def problems(self, row_id: str) -> list[str]:
         """Why rows of this id cannot be used."""
@@ -343,17 +352,28 @@ class Catalog:
         self, kind: Kind, project_id: str, ids: Iterable[str]
     ) -> dict[str, projects.Listed]:
         with self._connect() as connection:
-            found = self._projects[kind].among(connection, project_id, ids)
-        return {listed.row.id: listed for listed in found}
+            return self._projects[kind].among(connection, project_id, ids)
 
-    def insert(self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]) -> bool:
-        """False: the id is taken. Raises NoRightToWrite; InvalidRow: a value does not fit."""
+    @contextmanager
+    def inserting(
+        self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]
+    ) -> Iterator[bool]:
+        """False: the id is taken. The block's end commits; an error in it rolls back.
+
+        Raises NoRightToWrite; InvalidRow: a value does not fit.
+        """
         rows = self._projects[kind]
-        with self._writing("INSERT", rows.table) as connection:
-            try:
-                return rows.insert(connection, project_id, row_id, values)
-            except DataError as error:
-                raise InvalidRow(first_line(error)) from error
+        with translated():
+            connection = self._engine.connect()
+        with connection:
+            with translated(), permissions.refusal_explained(connection, "INSERT", rows.table):
+                try:
+                    added = rows.insert(connection, project_id, row_id, values)
+                except DataError as error:
+                    raise InvalidRow(first_line(error)) from error
+            yield added
+            with translated():
+                connection.commit()
 
     def delete(self, kind: Kind, row_id: str) -> list[str]:
         """Returns the ids of a master's renditions, deleted with it. Raises NoRightToWrite."""

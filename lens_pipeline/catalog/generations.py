@@ -99,7 +99,9 @@ class GenerationRows(RowSet):
 
     def listed(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, ListedGeneration]:
         """Usable rows of any status, by id."""
-        return {row.id: row for row in _listable(self.among(connection, ids))}
+        wanted = list(ids)
+        found = {row.id: row for row in _listable(self.among(connection, wanted))}
+        return self.key.as_asked(connection, wanted, found)
 
     def _conditions(
         self, connection: sa.Connection, selection: Selection

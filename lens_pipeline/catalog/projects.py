@@ -69,10 +69,15 @@ class ProjectRows:
         order = (time.desc(), key.desc())
         return self._listed(connection, project_id, conditions, order, limit)
 
-    def among(self, connection: sa.Connection, project_id: str, ids: Iterable[str]) -> list[Listed]:
-        wanted = self._rows.key.bindable(connection, ids)
+    def among(
+        self, connection: sa.Connection, project_id: str, ids: Iterable[str]
+    ) -> dict[str, Listed]:
+        """By id."""
+        asked = list(ids)
+        wanted = self._rows.key.bindable(connection, asked)
         conditions = [self._rows.key.among(connection, wanted)]
-        return self._listed(connection, project_id, conditions, (), None)
+        found = self._listed(connection, project_id, conditions, (), None)
+        return self._rows.key.as_asked(connection, asked, {one.row.id: one for one in found})
 
     def insert(
         self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]

@@ -1,9 +1,9 @@
 """Rows of assets, masters and renditions, and what all kinds of rows share."""
 
 import datetime as dt
-import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -24,11 +24,12 @@ from lens_pipeline.catalog.tables import (
     row_time,
     scaled_videos,
 )
-from lens_pipeline.core.ids import KEY_PATTERN, key_problem
+from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
 
 # PostgreSQL's $ does not match before a trailing newline, unlike Python's.
 _GOOD_KEY = f"^{KEY_PATTERN.pattern}$"
 _SCALED_COLUMNS = ("start_seconds", "end_seconds", "width", "height")
+T = TypeVar("T")
 _Found = tuple[dict[str, shots.Asset], dict[str, shots.ShotGeneration]]
 
 
@@ -65,12 +66,23 @@ class IdColumn:
     def bindable(self, connection: sa.Connection, ids: Iterable[str]) -> list[str]:
         """The `ids` that the column can hold: PostgreSQL refuses to compare others to it."""
         if self._uuid(connection):
-            return [value for value in ids if _is_uuid(value)]
+            return [value for value in ids if canonical_uuid(value)]
         return [value for value in ids if _is_text(value)]
 
     def among(self, connection: sa.Connection, ids: Sequence[str]) -> sa.ColumnElement[bool]:
         kind = postgresql.UUID(as_uuid=False) if self._uuid(connection) else sa.Text()
         return self.column == sa.any_(sa.cast(list(ids), postgresql.ARRAY(kind)))
+
+    def canonical(self, connection: sa.Connection, value: str) -> str:
+        """As the column gives it back."""
+        return (canonical_uuid(value) if self._uuid(connection) else None) or value
+
+    def as_asked(
+        self, connection: sa.Connection, ids: Iterable[str], found: Mapping[str, T]
+    ) -> dict[str, T]:
+        """`found`, by ids of the column, under those of `ids`, where UUIDs may be in capitals."""
+        spelled = {value: self.canonical(connection, value) for value in ids}
+        return {value: found[key] for value, key in spelled.items() if key in found}
 
     def _uuid(self, connection: sa.Connection) -> bool:
         if self._is_uuid is None:
@@ -120,8 +132,9 @@ class RowSet(ABC):
 
     def by_id(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, Row | UnusableRow]:
         """Those of `ids` that count."""
-        found = self.among(connection, ids, self.counts)
-        return {row.id: row for row in self.parse(connection, found)}
+        wanted = list(ids)
+        found = self.parse(connection, self.among(connection, wanted, self.counts))
+        return self.key.as_asked(connection, wanted, {row.id: row for row in found})
 
 
 class AssetRows(RowSet):
@@ -142,7 +155,9 @@ class AssetRows(RowSet):
 
     def found(self, connection: sa.Connection, ids: Iterable[str]) -> _Found:
         """Assets and their generations, by id."""
-        return self._with_generations(connection, self.among(connection, ids))
+        wanted = list(ids)
+        assets, generations = self._with_generations(connection, self.among(connection, wanted))
+        return self.key.as_asked(connection, wanted, assets), generations
 
     def _with_generations(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> _Found:
         assets = {
@@ -158,7 +173,7 @@ class AssetRows(RowSet):
             )
             for row in self._generations.among(connection, named)
         }
-        return assets, generated
+        return assets, self._generations.key.as_asked(connection, named, generated)
 
 
 class MasterRows(RowSet):
@@ -238,10 +253,3 @@ def is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:
 def _is_text(value: str) -> bool:
     """PostgreSQL holds no NUL and no surrogate."""
     return "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
-
-
-def _is_uuid(value: str) -> bool:
-    try:
-        return str(uuid.UUID(value)) == value.lower()
-    except ValueError:
-        return False

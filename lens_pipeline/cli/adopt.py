@@ -1,5 +1,6 @@
 """The command `adopt`: records derivatives that an older system left in the store."""
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,7 +88,10 @@ def _record(
     derivative: Derivative,
     found: list[tuple[Row, DerivativeStatus, ObjectInfo]],
 ) -> None:
-    instance.add_dynamic_partitions(derivative.partition_set, [row.id for row, _, _ in found])
+    # Older keys would only retire: a tick takes seconds with a million of them.
+    oldest = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)
+    keys = [row.id for row, _, _ in found if row.finished_at and row.finished_at >= oldest]
+    instance.add_dynamic_partitions(derivative.partition_set, keys)
     record_materializations(
         instance,
         [

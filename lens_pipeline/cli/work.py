@@ -11,6 +11,7 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import UNKNOWN_ID, Session, json_option, print_json, session
+from lens_pipeline.core.ids import canonical_uuid
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.dead_letters import retry as retry_letters
@@ -182,7 +183,7 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
             queue = RunQueue(lens.pipeline, lens.instance, job)
             queued = queue.submit(revived, "api", priority=RETRY_PRIORITY)
         done = sorted(key for keys in revived.values() for key in keys)
-        refused = sorted(set(ids) - set(done))
+        refused = sorted(key for key in set(ids) if not {key, canonical_uuid(key)} & set(done))
         known = lens.pipeline.catalog.known(refused)
     not_failed = [key for key in refused if key in known]
     unknown = [key for key in refused if key not in known]

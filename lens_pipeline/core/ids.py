@@ -1,6 +1,7 @@
-"""What may become a partition key or part of an object key."""
+"""What may become a partition key or part of an object key, and one form of UUIDs."""
 
 import re
+import uuid
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -16,3 +17,12 @@ def key_problem(what: str, value: str) -> str | None:
     if ".." in value:
         return f"{what} {value!r} contains '..'"
     return None
+
+
+def canonical_uuid(value: str) -> str | None:
+    """As PostgreSQL writes it, in lower case; None: no UUID of 36 characters."""
+    try:
+        canonical = str(uuid.UUID(value))
+    except ValueError:
+        return None
+    return canonical if canonical == value.lower() else None

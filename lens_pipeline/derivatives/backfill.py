@@ -40,23 +40,32 @@ def survey(
     found = Survey()
     old: list[DerivativeStatus] = []
     now = pipeline.catalog.now()
-    old_enough = now - ADOPTION_AGE
     for page in status_pages(pipeline, derivative, found.invalid):
         for status in page:
             found.by_state[status.state] += 1
             if status.waits:
                 found.waiting += 1
             elif status.is_missing and (status.is_due(now) or not only_due):
-                is_old = status.finished_at is None or status.finished_at < old_enough
-                (old if is_old and status.is_unrecorded else found.needed).append(status)
-    if bulk or len(old) <= ADOPTION_ROWS:
-        found.needed.extend(old)
-    else:
-        found.unrecorded_old = len(old)
+                if bulk or not is_unadopted(status, now):
+                    found.needed.append(status)
+                    continue
+                found.unrecorded_old += 1
+                # A library of millions is only counted.
+                if found.unrecorded_old <= ADOPTION_ROWS:
+                    old.append(status)
+    if found.unrecorded_old <= ADOPTION_ROWS:
+        found.needed += old
+        found.unrecorded_old = 0
     found.needed.sort(key=lambda status: status.id)
     if limit is not None:
         found.needed = round_robin(found.needed, lambda status: status.owner)[:limit]
     return found
+
+
+def is_unadopted(status: DerivativeStatus, now: dt.datetime) -> bool:
+    """Whether it is of a library older than the pipeline, if more than 500 are."""
+    is_old = status.finished_at is None or status.finished_at < now - ADOPTION_AGE
+    return is_old and status.is_unrecorded and status.is_missing
 
 
 def adoption_advice(derivative: Derivative, rows: int) -> str:

@@ -52,8 +52,8 @@ def started_roles(home: Path) -> list[str]:
         return [_role_file(home).read_text(encoding="utf-8")]
     except OSError:
         raise StackError(
-            f"`lens up` does not run at {home}, and neither `lens run` nor `lens worker` was"
-            " started there: name the role"
+            f"`lens up` does not run at {home}, and `lens run` or `lens worker` was not started"
+            " there: name the role"
         ) from None
 
 

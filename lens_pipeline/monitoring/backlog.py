@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.derivatives import registry
+from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, is_unadopted
 from lens_pipeline.derivatives.dead_letters import given_up
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import QUEUE_TAG, QUEUES, Derivative
@@ -80,6 +81,8 @@ class BacklogScanner:
         self._revisited: set[str] = set()  # ids below the mark
         self._again_at = 0.0
         self._last: dt.datetime | None = None
+        self._old = 0  # below the mark; see `is_unadopted`
+        self._has_library = True  # until a walk has shown that it has none
 
     def restart(self) -> None:
         self._again_at = 0.0
@@ -91,10 +94,14 @@ class BacklogScanner:
 
     def oldest(self) -> dt.datetime | None:
         if time.monotonic() >= self._again_at:
-            self._mark = None
+            self._begin_anew()
             self._again_at = time.monotonic() + _TRUTH_SECONDS
-        found = self._behind(), self._ahead()
+        found = self._ahead(), self._behind()
         return min((moment for moment in found if moment), default=None)
+
+    def _begin_anew(self) -> None:
+        self._mark = None
+        self._old = 0
 
     def _behind(self) -> dt.datetime | None:
         with self._lock:
@@ -102,7 +109,7 @@ class BacklogScanner:
         if len(ids) > _MOST_REVISITED:
             with self._lock:
                 self._revisited.difference_update(ids)
-            self._mark = None
+            self._begin_anew()
             return None
         open_rows: list[DerivativeStatus] = []
         for start in range(0, len(ids), _PAGE):
@@ -111,17 +118,24 @@ class BacklogScanner:
             open_rows += (s for s in self._assess(rows.values()) if not s.is_settled)
         with self._lock:
             self._revisited -= set(ids) - {status.id for status in open_rows}
-        times = [waits_since(status) for status in open_rows]
+        now = dt.datetime.now(dt.UTC)
+        times = [
+            waits_since(status)
+            for status in open_rows
+            if not (self._has_library and is_unadopted(status, now))
+        ]
         return min((moment for moment in times if moment), default=None)
 
     def _ahead(self) -> dt.datetime | None:
-        """Move the mark up to the first row to be made, and return the row's time.
+        """Move the mark up to the first row of a day that is to be made; return the row's time.
 
+        Older ones are left to `_behind`, up to as many as are no library still to be adopted.
         It stops after `_PAGES_AT_ONCE` and returns the last result.
         """
-        settled_until = self._pipeline.catalog.now() - _OVERLAP
+        now = self._pipeline.catalog.now()
+        settled_until = now - _OVERLAP
         if self._mark is not None and self._mark.finished_at > settled_until:
-            self._mark = None  # the database's clock was set back
+            self._begin_anew()  # the database's clock was set back
         place = self._mark
         for _ in range(_PAGES_AT_ONCE):
             page = self._pipeline.catalog.after(self._derivative.kind, place, _PAGE)
@@ -129,22 +143,27 @@ class BacklogScanner:
             for position, row in page:
                 # Rows without a time come last, and have no age.
                 if position is None:
-                    self._last = None
-                    return None
+                    return self._end(None)
                 status = statuses.get(row.id)
                 if status is not None and not status.is_settled:
                     since = waits_since(status)
-                    if since:
-                        self._last = since
-                        return since
-                    self.note([row.id])
+                    if since and position.finished_at >= now - ADOPTION_AGE:
+                        return self._end(since)
+                    is_old = is_unadopted(status, now)
+                    self._old += is_old
+                    if not is_old or self._old <= ADOPTION_ROWS:
+                        self.note([row.id])
                 place = position
                 if position.finished_at <= settled_until:
                     self._mark = position
             if len(page) < _PAGE:
-                self._last = None
-                return None
+                return self._end(None)
         return self._last
+
+    def _end(self, found: dt.datetime | None) -> dt.datetime | None:
+        self._has_library = self._old > ADOPTION_ROWS
+        self._last = found
+        return found
 
     def _assess(self, rows: Iterable) -> list[DerivativeStatus]:
         return assess(self._pipeline, self._derivative, usable(list(rows)))

@@ -87,6 +87,18 @@ def test_what_waits_counts_once_it_does_not(site: Site) -> None:
     assert _hours(scanner.oldest()) == 7
 
 
+@pytest.mark.parametrize(("rows", "age"), [(501, None), (500, 72)])
+def test_a_library_to_be_adopted_does_not_wait(site: Site, rows: int, age: int | None) -> None:
+    """An alarm of two years as the first thing that a new pipeline says."""
+    scanner = BacklogScanner(site.pipeline, PREVIEW)
+    site.add_many([f"p{number:03}" for number in range(rows)], lambda _: "x.jpg", age="3 days")
+    assert _hours(scanner.oldest()) == age
+    site.add_many(["new"], lambda _: "x.jpg", age="5 h")
+    assert _hours(scanner.oldest()) == (age or 5)
+    scanner.restart()
+    assert _hours(scanner.oldest()) == (age or 5)
+
+
 def test_a_failed_file_waits_from_its_next_attempt_on(site: Site, server: HostileServer) -> None:
     """An alarm each time that one source is away for longer than a few minutes."""
     scanner = BacklogScanner(site.pipeline, PREVIEW)

@@ -111,11 +111,10 @@ def create_master(
     Asked for again with the same `master_id`, nothing happens: 200 with the one there is.
     """
     require_writable(caller, project_id)
-    _require_shots(context, project_id, wanted.shots)
+    begin = MASTER if _shots_are_there(context, project_id, wanted.shots) else None
     values = {"name": wanted.name, "shots_config": wanted.shots}
-    listed, added = create(context, response, Kind.MASTER, project_id, wanted.master_id, values)
-    if added and not MASTER.waits_for(listed.row):
-        context.queue.submit({MASTER: [listed.row.id]}, "api", owner=project_id)
+    master_id = wanted.master_id
+    listed = create(context, response, Kind.MASTER, project_id, master_id, values, begin)
     return _described(context, [listed])[0]
 
 
@@ -170,8 +169,8 @@ def master_poster(
     return stream(context.pipeline.store, request, poster.path, cache_control=control)
 
 
-def _require_shots(context: Context, project_id: str, shots: Sequence[str]) -> None:
-    """Raises ApiError 400 with a shot that no master can have."""
+def _shots_are_there(context: Context, project_id: str, shots: Sequence[str]) -> bool:
+    """False: one is still to come. Raises ApiError 400 with a shot that no master can have."""
     found = context.pipeline.catalog.project_rows(Kind.SHOT, project_id, set(shots))
     for name in shots:
         if name not in found:
@@ -179,6 +178,7 @@ def _require_shots(context: Context, project_id: str, shots: Sequence[str]) -> N
             raise invalid("shots", problem, "unknown_shot")
         if found[name].row.shot.problem:
             raise invalid("shots", found[name].row.shot.problem, "unusable_shot")
+    return not any(listed.row.shot.waits for listed in found.values())
 
 
 def _described(context: Context, listed: Sequence[Listed[MasterVideo]]) -> list[MasterOut]:

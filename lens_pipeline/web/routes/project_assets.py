@@ -119,7 +119,7 @@ def create_asset(
     require_writable(caller, project_id)
     _require_allowed(context, caller, wanted)
     values = wanted.model_dump(exclude={"asset_id"})
-    listed, _ = create(context, response, Kind.SHOT, project_id, wanted.asset_id, values)
+    listed = create(context, response, Kind.SHOT, project_id, wanted.asset_id, values)
     return _described(context, [listed])[0]
 
 
@@ -152,8 +152,9 @@ def _described(context: Context, listed: Sequence[Listed[ProjectAsset]]) -> list
     rows = [one.row for one in listed]
     checks = row_statuses(pipeline, CHECKED_SHOT, rows)
     named = {row.generation_id for row in rows if row.generation_id}
-    generations = list(pipeline.catalog.library_rows(named).values()) if named else []
-    entries = {entry.row.id: entry for entry in library.entries(pipeline, generations)}
+    generations = pipeline.catalog.library_rows(named) if named else {}
+    found = library.entries(pipeline, list(generations.values()))
+    entries = dict(zip(generations, found, strict=True))
     return [
         _out(one, checks[one.row.id], entries.get(one.row.generation_id or "")) for one in listed
     ]

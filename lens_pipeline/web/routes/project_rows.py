@@ -5,12 +5,13 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
+import dagster as dg
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, Row
-from lens_pipeline.core.ids import KEY_PATTERN, key_problem
+from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
 from lens_pipeline.derivatives.library import read_cursor, write_cursor
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import row_statuses
@@ -140,22 +141,38 @@ def create(
     project_id: str,
     row_id: str | None,
     values: Mapping[str, Any],
-) -> tuple[Listed, bool]:
-    """The row, and whether it is new. Raises ApiError 400; 409: another row has the id."""
-    row_id = row_id or str(uuid.uuid4())
-    catalog = context.pipeline.catalog
+    begin: Derivative | None = None,
+) -> Listed:
+    """The row, which may be there already; `begin` is made of a new one at once.
+
+    Its run is prepared before others see the row: a sensor would ask for a second one.
+    Raises ApiError 400; 409: another row has the id.
+    """
+    catalog, queue = context.pipeline.catalog, context.queue
+    row_id = catalog.canonical_id(kind, row_id or str(uuid.uuid4()))
+    runs: list[dg.DagsterRun] = []
     try:
-        added = catalog.insert(kind, project_id, row_id, values)
+        with catalog.inserting(kind, project_id, row_id, values) as added:
+            if added and begin:
+                runs = queue.prepare({begin: [row_id]}, "api", owner=project_id)
     except InvalidRow as error:
         raise invalid("body", str(error)) from None
+    except BaseException:
+        queue.discard(runs)
+        raise
+    queue.release(runs)
     found = catalog.project_rows(kind, project_id, [row_id]).get(row_id)
     if found is None or (
-        not added and any(getattr(found.row, name) != value for name, value in values.items())
+        not added and any(_form(getattr(found.row, n)) != _form(v) for n, v in values.items())
     ):
         raise ApiError(409, "id_taken", f"something else has the id {row_id!r} already")
     if not added:
         response.status_code = 200
-    return found, added
+    return found
+
+
+def _form(value: object) -> object:
+    return (canonical_uuid(value) if isinstance(value, str) else None) or value
 
 
 def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ScaledVideo
-from lens_pipeline.derivatives.registry import SCALED
-from lens_pipeline.derivatives.status import row_statuses
+from lens_pipeline.derivatives.registry import MASTER, SCALED
+from lens_pipeline.derivatives.status import assess, row_statuses
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.media.renditions import LARGEST, SMALLEST
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
@@ -115,14 +115,16 @@ def create_scaled(
     Asked for again with the same `scaled_id`, nothing happens: 200 with the one there is.
     """
     require_writable(caller, project_id)
-    if not context.pipeline.catalog.project_rows(Kind.MASTER, project_id, [wanted.master_id]):
+    masters = context.pipeline.catalog.project_rows(Kind.MASTER, project_id, [wanted.master_id])
+    if not masters:
         problem = f"this project has no master {wanted.master_id!r}"
         raise invalid("master_id", problem, "unknown_master")
     values = wanted.model_dump(exclude={"scaled_id"})
-    listed, added = create(context, response, Kind.SCALED, project_id, wanted.scaled_id, values)
-    row = listed.row
-    if added and row_statuses(context.pipeline, SCALED, [row])[row.id].waits is None:
-        context.queue.submit({SCALED: [row.id]}, "api", owner=project_id)
+    rows = [master.row for master in masters.values()]
+    is_made = all(s.state is State.READY for s in assess(context.pipeline, MASTER, rows))
+    begin = SCALED if is_made else None
+    scaled_id = wanted.scaled_id
+    listed = create(context, response, Kind.SCALED, project_id, scaled_id, values, begin)
     return _described(context, [listed])[0]
 
 

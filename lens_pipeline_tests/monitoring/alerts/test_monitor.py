@@ -69,7 +69,9 @@ def alerted(site: Site, hook: Hook, mailbox: Mailbox, environment: pytest.Monkey
 
 
 @contextmanager
-def _monitor(site: Site, services: Services | None = None, **moved: str) -> Iterator[AlertMonitor]:
+def _monitor(
+    site: Site, services: ServiceMonitor | None = None, **moved: str
+) -> Iterator[AlertMonitor]:
     """The monitor of one process; `moved`: endpoints that are to be others."""
     pipeline = connect(site.pipeline.settings, replace(site.pipeline.endpoints, **moved))
     log = FigureLog(pipeline.endpoints.dagster_url)

@@ -5,18 +5,25 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import av
+import dagster as dg
 import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.projects import ProjectRows
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.sensors import derivative_sensor
+from lens_pipeline.derivatives.registry import MASTER
+from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Databases, Site
@@ -51,6 +58,66 @@ def _queued(site: Site) -> list[tuple[str, str | None]]:
     """Job and partition of each run that was asked for, newest first."""
     key = "dagster/asset_partition_range_start"
     return [(run.job_name, run.tags.get(key)) for run in site.runs()]
+
+
+def test_a_sensor_asks_for_no_second_run_of_a_master_that_is_ordered(
+    site: Site, web: httpx.Client, shots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run of a film, which waits for the first in a worker's place."""
+    prepare, requested = RunQueue.prepare, []
+
+    def prepare_in_a_tick(*arguments: Any, **options: Any) -> Any:
+        resources = {"lens": LensResource()}
+        context = dg.build_sensor_context(instance=site.dagster, resources=resources)
+        requested.append(derivative_sensor(MASTER)(context))
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(RunQueue, "prepare", prepare_in_a_tick)
+    assert _order(web, shots=shots, master_id="m1").status_code == 201
+    (result,) = requested
+    assert isinstance(result, dg.SkipReason)
+    assert _queued(site) == [("masters", "m1")]
+
+
+def test_an_order_that_cannot_be_queued_leaves_nothing(
+    site: Site, web: httpx.Client, shots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that says no, and a master that comes all the same."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OperationalError("refused", {}, Exception("refused"))
+
+    monkeypatch.setattr(RunQueue, "prepare", refuse)
+    assert _order(web, shots=shots, master_id="m1").status_code == 503
+    assert web.get(f"{URL}/m1").status_code == 404
+
+
+@pytest.fixture
+def uuids(site: Site) -> None:
+    """A host's own tables, before the app reads their types."""
+    site.sql("ALTER TABLE generations ALTER id TYPE uuid USING id::uuid")
+    site.sql("ALTER TABLE project_assets ALTER asset_id TYPE uuid USING asset_id::uuid")
+    site.sql("ALTER TABLE master_videos ALTER master_id TYPE uuid USING master_id::uuid")
+
+
+@pytest.mark.usefixtures("uuids")
+def test_uuids_in_capitals_are_the_same_ids(site: Site, web: httpx.Client) -> None:
+    """A host with ids as uuid, whose clients write them in capitals and find nothing."""
+    shot, master_id = str(uuid.uuid4()), str(uuid.uuid4())
+    site.add(shot, "u1/uploads/a.mp4", type="video")
+    asset = {"asset_id": shot.upper(), "generation_id": shot.upper()}
+    statuses = [web.post(f"/api/projects/{PROJECT}/assets", json=asset) for _ in range(2)]
+    assert [answer.status_code for answer in statuses] == [201, 200]
+    assert statuses[0].json()["usable"]
+    ordered = [_order(web, shots=[shot.upper()], master_id=master_id.upper()) for _ in range(2)]
+    assert [answer.status_code for answer in ordered] == [201, 200]
+    assert (ordered[0].json()["master_id"], ordered[0].json()["status"]) == (
+        master_id,
+        "processing",
+    )
+    assert _queued(site) == [("masters", master_id)]
+    for path in (f"{URL}/{master_id.upper()}", f"/api/generations/{shot.upper()}"):
+        assert web.get(path).status_code == 200
 
 
 def test_a_master_from_its_order_to_the_download(
@@ -312,14 +379,14 @@ def test_a_rendition_of_a_master_that_is_just_deleted_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A row that no page shows and no request can delete."""
-    insert = Catalog.insert
+    inserting = Catalog.inserting
 
-    def insert_late(catalog: Catalog, kind: Kind, *values: Any) -> bool:
+    def insert_late(catalog: Catalog, kind: Kind, *values: Any) -> AbstractContextManager[bool]:
         if kind is Kind.SCALED:
             assert web.delete(f"{URL}/m1").status_code == 204
-        return insert(catalog, kind, *values)
+        return inserting(catalog, kind, *values)
 
-    monkeypatch.setattr(Catalog, "insert", insert_late)
+    monkeypatch.setattr(Catalog, "inserting", insert_late)
     _order(web, shots=shots, master_id="m1")
     scaled = {"master_id": "m1", "width": 80, "height": 60}
     refused = web.post(f"/api/projects/{PROJECT}/scaled-videos", json=scaled)
@@ -345,7 +412,8 @@ def test_a_master_is_deleted_after_a_rendition_that_is_being_added(
     monkeypatch.setattr(ProjectRows, "insert", insert_slowly)
     with ThreadPoolExecutor(1) as others:
         values = {"master_id": "m1", "width": 80, "height": 60}
-        assert catalog.insert(Kind.SCALED, PROJECT, "s1", values)
+        with catalog.inserting(Kind.SCALED, PROJECT, "s1", values) as added:
+            assert added
         assert deletions[0].result() == ["s1"]
     assert site.sql("SELECT scaled_id FROM scaled_videos") == []
 
