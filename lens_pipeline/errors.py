@@ -108,9 +108,13 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """An unforeseen error counts as transient, up to the limit of attempts."""
+        """An unforeseen error counts as transient, up to the limit of attempts.
+
+        Of a file that cannot be opened, the reason leaves out where it is.
+        """
         permanent = error.permanent if isinstance(error, DerivativeError) else False
-        reason = " ".join(str(error).split()) or type(error).__name__
+        text = error.strerror if isinstance(error, OSError) else None
+        reason = " ".join((text or str(error)).split()) or type(error).__name__
         blameless = isinstance(error, DerivativeError) and error.blameless
         return cls(reason[:500], type(error).__name__, permanent, blameless)
 

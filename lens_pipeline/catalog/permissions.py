@@ -113,15 +113,15 @@ def migration_advice(connection: sa.Connection, altered: str | None = None) -> s
     """How to create what is absent, or to change `altered`; None: this role may."""
     schema = connection.execute(_SCHEMA).one_or_none()
     place = f"in schema {schema.name}" if schema else "in any schema of its search_path"
-    is_allowed, owner = bool(schema and schema.may_create), schema.owner if schema else None
+    is_allowed, who = bool(schema and schema.may_create), schema.owner if schema else None
     if altered:
         found = connection.execute(_OWNER, {"name": altered}).one()
-        is_allowed, owner = is_allowed and found.is_ours, found.owner
+        is_allowed, who = is_allowed and found.is_ours, found.owner
     if is_allowed:
         return None
     action = f"alter {altered}" if altered else f"create tables {place}"
     return (
-        f"role {current_role(connection)} may not {action}: let {owner or 'the owner'} run what"
+        f"role {current_role(connection)} may not {action}: let {who or 'the owner'} run what"
         " `lens migrate --sql` prints"
     )
 
@@ -142,6 +142,10 @@ def reading_grants(connection: sa.Connection, role: str) -> list[str]:
             if is_kept_out(connection, "SELECT", name, role)
         ),
     ]
+
+
+def owner(connection: sa.Connection, name: str) -> str:
+    return connection.execute(_OWNER, {"name": name}).one().owner
 
 
 def quoted(connection: sa.Connection, role: str) -> str:

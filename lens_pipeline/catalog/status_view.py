@@ -19,6 +19,7 @@ from lens_pipeline.catalog.permissions import (
     is_kept_out,
     may,
     migration_advice,
+    owner,
     quoted,
 )
 from lens_pipeline.catalog.rows import FINISHED
@@ -131,12 +132,14 @@ def migration(connection: sa.Connection) -> list[str]:
 def grants(connection: sa.Connection, role: str) -> list[str]:
     """The statements by which `role` may keep the view true."""
     to = quoted(connection, role)
+    statements = []
     is_there = exists(connection, TABLE)
     if not is_there or not all(may(connection, one, TABLE, role=role) for one in _ACTIONS):
-        return [f"GRANT {', '.join(_ACTIONS)} ON {TABLE} TO {to}"]
+        statements.append(f"GRANT {', '.join(_ACTIONS)} ON {TABLE} TO {to}")
     if any(is_kept_out(connection, one, TABLE, role) for one in _ACTIONS):
-        return [f"CREATE POLICY lens_writes ON {TABLE} TO {to} USING (true) WITH CHECK (true)"]
-    return []
+        policy = f"CREATE POLICY lens_writes ON {TABLE} TO {to}"
+        statements.append(f"{policy} USING (true) WITH CHECK (true)")
+    return statements
 
 
 def lack(connection: sa.Connection) -> Lack | None:
@@ -147,8 +150,9 @@ def lack(connection: sa.Connection) -> Lack | None:
     role = current_role(connection)
     statements = grants(connection, role)
     if statements:
-        problem = f"{VIEW} is not kept true: role {role} may not write {TABLE}"
-        return Lack(f"{problem}: run {'; '.join(statements)}", is_whole=False)
+        problem = f"{VIEW} is not kept true, as role {role} may not write {TABLE}"
+        said = f"{problem}: let {owner(connection, TABLE)} run {'; '.join(statements)}"
+        return Lack(said, is_whole=False)
     return None
 
 

@@ -10,7 +10,7 @@ from contextlib import closing
 import click
 
 from lens_pipeline import settings
-from lens_pipeline.core.endpoints import Endpoints, resolve
+from lens_pipeline.core.endpoints import Endpoints, resolve, running_up
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.ports import CODE_PORT, require_free
 from lens_pipeline.core.startup import load_settings
@@ -51,7 +51,8 @@ def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
             catalog.check()
     write_instance(loaded)
     os.environ.update(roles.environment(loaded))
-    liveness.note_role(loaded.resolved_home, role)
+    if not running_up(loaded.resolved_home):
+        liveness.note_role(loaded.resolved_home, role)
 
 
 def _require_port(role: roles.Role, loaded: Settings) -> None:
@@ -69,12 +70,15 @@ def _require_port(role: roles.Role, loaded: Settings) -> None:
 def health(role: str | None) -> None:
     """Say whether the process of this machine lives: exit status 0, or 1 and why not.
 
-    ROLE: by default what `lens run` or `lens worker` was started as here last. That database,
-    broker and store work is another question: `lens doctor` and /api/health answer it.
+    ROLE: by default every process of `lens up`, or what `lens run` or `lens worker` was started as
+    here last. That database, broker and store work is another question: `lens doctor` and
+    /api/health answer it.
     """
     loaded, _ = settings.load()
-    role = role or liveness.noted_role(loaded.resolved_home)
-    if (problem := liveness.problem_of(role, loaded)) is not None:
+    asked = [role] if role else liveness.started_roles(loaded.resolved_home)
+    problems = [problem for one in asked if (problem := liveness.problem_of(one, loaded))]
+    for problem in problems:
         print(f"lens: {problem}", file=sys.stderr)
+    if problems:
         sys.exit(1)
-    print(f"{role} lives")
+    print(f"{', '.join(asked)} {'lives' if len(asked) == 1 else 'live'}")

@@ -8,7 +8,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lens_pipeline.core.endpoints import StackError
@@ -72,6 +72,15 @@ def private_directory(path: Path) -> Path:
     return path
 
 
+def private_home(home: Path) -> Path:
+    """Make LENS_HOME its owner's alone (0700), also one that was there: it holds keys and media."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A mounted volume may belong to another user.
+    with suppress(PermissionError):
+        home.chmod(0o700)
+    return home
+
+
 def socket_path(home: Path, name: str) -> Path:
     """In `home`, or in a temporary directory if that is too long. Raises StackError."""
     path = home / "run" / name
@@ -96,7 +105,7 @@ def make_socket_directory(directory: Path) -> None:
 def prepare_home(home: Path) -> None:
     """Raises StackError: the directory cannot be written, or its disk is full."""
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_home(home)
         for name in ("logs", "run"):
             private_directory(home / name)
         write_private(home / "run" / "writable", "")

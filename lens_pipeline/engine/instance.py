@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.core.files import private_directory, write_private
+from lens_pipeline.core.files import private_directory, private_home, write_private
 from lens_pipeline.engine import upstream
 from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.settings import Settings
@@ -22,7 +22,7 @@ LOCATION = "lens_pipeline"
 
 def write_instance(settings: Settings) -> Path:
     """Returns the directory of `dagster.yaml`. Processes may share it. Raises StackError."""
-    directory = private_directory(settings.resolved_home / "dagster")
+    directory = private_directory(private_home(settings.resolved_home) / "dagster")
     name = "dagster.yaml"
     write_private(directory / name, (find_config_dir() / name).read_text(encoding="utf-8"))
     return directory

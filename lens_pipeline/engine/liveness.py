@@ -44,13 +44,16 @@ def note_role(home: Path, role: str) -> None:
     write_private(_role_file(home), role)
 
 
-def noted_role(home: Path) -> str:
-    """The role last started with this home. Raises StackError: none was."""
+def started_roles(home: Path) -> list[str]:
+    """All if `lens up` runs, else the one last started with this home. Raises StackError: none."""
+    if running_up(home):
+        return list(CHECKS)
     try:
-        return _role_file(home).read_text(encoding="utf-8")
+        return [_role_file(home).read_text(encoding="utf-8")]
     except OSError:
         raise StackError(
-            f"neither `lens run` nor `lens worker` was started at {home}: name the role"
+            f"`lens up` does not run at {home}, and `lens run` or `lens worker` was not started"
+            " there: name the role"
         ) from None
 
 

@@ -181,12 +181,13 @@ class FileStore(ObjectStore):
             raise self._named_error(action, key, error) from error
 
     def _named_error(self, action: str, key: str, error: OSError) -> DerivativeError:
+        """Without the directory: callers with tokens of a user see the messages."""
         if action == "open" and error.errno in _ABSENT and not self._root.is_dir():
             # A disk that is not mounted does not prove absence.
-            return StoreUnavailable(f"{self._root} is no directory: is its disk mounted?")
+            return StoreUnavailable("the store is no directory: is its disk mounted?")
         if action in {"open", "read", "delete"} and error.errno in _ABSENT:
             return SourceMissing(f"{key}: no such object")
-        reason = f"cannot {action} {key} in {self._root}: {error.strerror}"
+        reason = f"cannot {action} {key or 'the store'}: {error.strerror}"
         if error.errno in _READ_ONLY and action in {"open", "read"}:
             return StoreRefused(f"{reason}: let this user read it")
         if error.errno in _READ_ONLY:

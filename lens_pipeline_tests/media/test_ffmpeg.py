@@ -1,5 +1,6 @@
 """Finding and running ffmpeg."""
 
+import errno
 import signal
 import stat
 import time
@@ -8,9 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lens_pipeline.errors import Failure
 from lens_pipeline.media.errors import MediaError, MediaProcessDied, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
-from lens_pipeline.media.ffmpeg.run import run
+from lens_pipeline.media.ffmpeg.run import file_input, run
 
 
 def _script(path: Path, text: str) -> Path:
@@ -59,6 +61,18 @@ def test_a_failure_carries_the_last_messages(tmp_path: Path) -> None:
     failing = _script(tmp_path / "ffmpeg", "echo the reason >&2; exit 3")
     with pytest.raises(MediaError, match=r"ffmpeg failed \(3\): the reason"):
         run([str(failing)], 10)
+
+
+def test_a_failure_names_the_file_and_not_its_directory(tmp_path: Path) -> None:
+    """Where a server keeps its files, told to everyone who may see that one is damaged."""
+    video = tmp_path / "video"
+    video.write_bytes(b"no video")
+    command = [str(tools.find_ffprobe()), "-v", "error", *file_input(video, "mov")]
+    with pytest.raises(MediaError, match="video: Invalid data") as e:
+        run(command, 10)
+    assert str(tmp_path) not in str(e.value)
+    failure = Failure.of(FileNotFoundError(errno.ENOENT, "No such file or directory", str(video)))
+    assert failure.error == "No such file or directory"
 
 
 @pytest.mark.parametrize("status", [126, 127])

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,22 @@ def test_files_are_for_their_owner_alone(made: Path) -> None:
     for path in files:
         assert path.stat().st_mode & 0o77 == 0, path
     assert not (made / "postgres" / "password").exists()
+
+
+@pytest.mark.as_root
+def test_a_home_of_another_user_is_used_as_it_is() -> None:
+    """A volume of Kubernetes, which belongs to root and is open to a group, and cannot be used."""
+    # Below a directory that all may pass.
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        home.chmod(0o777)
+        user = os.geteuid()
+        try:
+            os.seteuid(65534)
+            prepare_home(home)
+        finally:
+            os.seteuid(user)
+        assert home.stat().st_mode & 0o777 == 0o777
 
 
 @pytest.mark.as_root

@@ -105,6 +105,7 @@ def run(
     with _started(arguments) as process:
         _restrict(process.pid, _SHORT_MEMORY_BYTES)
         status, messages = _follow(process, output.extend, check)
+    messages = _without_directories(messages, arguments)
     _require_started(name, status, messages)
     if status != 0:
         raise _failure(name, status, messages)
@@ -127,6 +128,7 @@ def run_long(arguments: Sequence[str], media_seconds: float, stage: str, work: W
     with _started(command, work.directory) as process:
         _restrict(process.pid, work.memory_bytes)
         status, messages = _follow(process, watch.read, lambda: watch.check(process.pid))
+    messages = _without_directories(messages, command)
     _require_started("ffmpeg", status, messages)
     if status != 0:
         raise _failure("ffmpeg", status, messages)
@@ -242,6 +244,10 @@ def _started(
 def _readable(program: Path, arguments: Sequence[str]) -> Iterator[Path]:
     """The program, its libraries, and its inputs."""
     yield from (program, program.resolve().parent.parent / "lib")
+    yield from _inputs(arguments)
+
+
+def _inputs(arguments: Sequence[str]) -> Iterator[Path]:
     for option, value in pairwise(arguments):
         if option == "-i":
             yield Path(value.removeprefix("file:"))
@@ -306,6 +312,14 @@ def _follow(
         time.sleep(_POLL_SECONDS)
     _stop(process)
     return process.returncode, messages.decode("utf-8", "replace").replace(_NOISE, "")
+
+
+def _without_directories(messages: str, arguments: Sequence[str]) -> str:
+    """People who see why a file failed need not see where it was."""
+    for file in _inputs(arguments):
+        if file.is_absolute():
+            messages = messages.replace(f"{file.parent}/", "")
+    return messages
 
 
 def _require_started(name: str, status: int, messages: str) -> None:

@@ -105,7 +105,8 @@ def _render(kind: str, source: Path, spec: dict[str, int]) -> tuple[Picture, dic
         raise MediaError("rendering needs more memory than allowed", over_limit=True) from error
     except Exception as error:
         # The unforeseen fails this file only.
-        raise MediaError(f"rendering failed: {type(error).__name__}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MediaError(f"rendering failed: {type(error).__name__}: {reason}") from error
     names = ("duration_seconds", "poster_at_seconds")
     return poster.picture, {name: getattr(poster, name) for name in names}
 

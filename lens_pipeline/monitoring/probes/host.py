@@ -77,7 +77,8 @@ def home(directory: Path) -> str:
     """Raises StackError."""
     prepare_home(directory)
     free = psutil.disk_usage(str(directory)).free // 2**20
-    return f"{directory}: writable, {free:,} MiB free"
+    others = "" if directory.stat().st_mode & 0o77 == 0 else ", open to others: not ours to close"
+    return f"{directory}: writable, {free:,} MiB free{others}"
 
 
 def confinement(scratch: Path) -> str:

@@ -279,7 +279,7 @@ def store(opened: ObjectStore, *, write: bool) -> None:
 
 
 def own_store(settings: Settings) -> str:
-    """Write, read and delete. Raises DerivativeError as the store's `check`, ForeignStore."""
+    """Write, read and delete. Raises ForeignStore."""
     url = settings.resolved_store_url
     try:
         open_store(url, settings.s3_endpoint).check()
@@ -287,6 +287,8 @@ def own_store(settings: Settings) -> str:
         raise ProbeError(
             f"{url}: {error.strerror}: set LENS_STORE_URL to a directory this user may write"
         ) from error
+    except DerivativeError as error:
+        raise ProbeError(f"{url}: {error}") from error
     except ValueError as error:
         # Of boto3: the endpoint is no URL.
         raise ProbeError(f"{url}: {error}: correct LENS_S3_ENDPOINT") from error

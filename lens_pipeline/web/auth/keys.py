@@ -9,7 +9,7 @@ from pathlib import Path
 from itsdangerous import URLSafeSerializer
 from itsdangerous.signer import Signer
 
-from lens_pipeline.core.files import private_directory
+from lens_pipeline.core.files import private_home
 from lens_pipeline.settings import Settings, SettingsError
 
 _FILE = "signing-key"
@@ -20,8 +20,9 @@ _COST, _BLOCK, _LANES = 2**14, 8, 1
 
 def signing_key(settings: Settings) -> bytes:
     """Derived from LENS_API_TOKEN, or random in a file. Raises SettingsError: that is damaged."""
+    home = private_home(settings.resolved_home)
     if settings.api_token is None:
-        return _kept(private_directory(settings.resolved_home) / _FILE)
+        return _kept(home / _FILE)
     return hashlib.scrypt(
         settings.api_token.encode(), salt=b"lens-pipeline", n=_COST, r=_BLOCK, p=_LANES
     )

@@ -221,6 +221,18 @@ def test_the_key_of_an_open_app_is_kept_for_its_owner(tmp_path: Path) -> None:
         signing_key(settings)
 
 
+@pytest.mark.parametrize("variables", [{}, {"LENS_API_TOKEN": TOKEN}], ids=["open", "token"])
+def test_a_home_that_was_there_is_closed_to_others(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """Keys and media that every user of the machine can list and read."""
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    signing_key(load({"LENS_HOME": str(home), **variables}, dotenv=None)[0])
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.slow
 def test_a_stream_ends_with_its_token(guarded: FastAPI, visitor: httpx.Client) -> None:
     """Who has heard everything ever since."""
