@@ -14,6 +14,7 @@ from lens_pipeline.core.durations import spoken
 from lens_pipeline.core.endpoints import Endpoints, Services, StackError, running_up
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.engine.liveness import is_recent, problem_of
+from lens_pipeline.engine.restarts import in_words, read_restarts
 from lens_pipeline.monitoring.alerts.delivery import connect_targets
 from lens_pipeline.monitoring.probes import host, services
 from lens_pipeline.monitoring.probes.probe import ProbeError, Result, ask, ask_within
@@ -38,6 +39,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         Result("settings", "; ".join([*warnings, *paused]) or "every one is valid"),
         ask("home", lambda: host.home(home)),
         *_servers(settings, up),
+        ask("processes", lambda: _processes(home, up)),
         ask_within(_STORE_SECONDS, "store", lambda: services.own_store(settings)),
         *([ask("alerts", lambda: _alerts(settings))] if settings.alert_urls else []),
         ask("sandbox", lambda: host.confinement(settings.scratch)),
@@ -48,6 +50,18 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         ask("port", lambda: _port("dagster", settings.dagster_port, settings, up)),
         ask("API port", lambda: _port("api", settings.api_port, settings, up)),
     ]
+
+
+def _processes(home: Path, up: Services | None) -> str:
+    """Raises ProbeError: one does not come to work."""
+    if up is None:
+        return "`lens up` does not run here"
+    restarts = read_restarts(home)
+    again = in_words(restarts)
+    if loops := [name for name, one in sorted(restarts.items()) if one.is_loop(time.time())]:
+        logs = ", ".join(str(home / "logs" / f"{name}.log") for name in loops)
+        raise ProbeError(f"{', '.join(loops)} end again and again ({again}): see {logs}")
+    return f"`lens up` has started again: {again}" if again else "none was started again"
 
 
 def _running_up(home: Path) -> Services | None:

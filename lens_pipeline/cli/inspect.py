@@ -12,6 +12,7 @@ from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
 from lens_pipeline.derivatives.status import statuses_of_id
+from lens_pipeline.engine.restarts import in_words, read_restarts
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
 if TYPE_CHECKING:
@@ -44,11 +45,15 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
                 state = State.NONE if reason else None
                 error = reason or UNKNOWN_ID
                 found.append({"id": row_id, "kind": None, "state": state, "error": error})
+    restarts = read_restarts(lens.pipeline.settings.resolved_home)
     if as_json:
-        print_json({"status": found})
+        counts = {name: one.count for name, one in restarts.items()}
+        print_json({"status": found, "restarts": counts})
     else:
         for entry in found:
             print(_line(entry))
+        if again := in_words(restarts):
+            say(f"lens: started again since `lens up` began: {again}")
     is_well = is_well and not any(entry["state"] in (State.FAILED, State.DEAD) for entry in found)
     sys.exit(0 if is_well else 1)
 

@@ -1,13 +1,15 @@
 """Metrics for Prometheus; their route is not here. Counters start at zero with the process."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import assets, by_asset
+from lens_pipeline.engine.restarts import read_restarts
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
@@ -79,8 +81,14 @@ class PipelineCollector(Collector):
     """Gives what is known now, without asking a service."""
 
     def __init__(
-        self, feed: Feed, backlog: BacklogMonitor, services: ServiceMonitor, alerts: AlertMonitor
+        self,
+        feed: Feed,
+        backlog: BacklogMonitor,
+        services: ServiceMonitor,
+        alerts: AlertMonitor,
+        home: Path,
     ) -> None:
+        self._home = home
         self._feed = feed
         self._backlog = backlog
         self._services = services
@@ -96,6 +104,7 @@ class PipelineCollector(Collector):
             yield from _waiting(backlog)
         yield from self._alive()
         yield from self._told()
+        yield from self._restarted()
         yield _gauge("lens_build_info", "The version that runs.", "version", {VERSION: 1})
 
     def _alive(self) -> Iterator[Metric]:
@@ -108,6 +117,13 @@ class PipelineCollector(Collector):
                 "Seconds since the daemon that launches runs last beat; it does every 30.",
                 value=age,
             )
+
+    def _restarted(self) -> Iterator[Metric]:
+        text = "How often `lens up` has started a process again."
+        family = CounterMetricFamily("lens_restarts", text, labels=["process"])
+        for name, one in read_restarts(self._home).items():
+            family.add_metric([name], one.count)
+        yield family
 
     def _told(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(

@@ -222,6 +222,10 @@ class Supervisor:
         """0: no process. Raises as `statuses`."""
         return {name: info["pid"] for name, info in self._infos().items()}
 
+    def starts(self) -> dict[str, int]:
+        """When each was last started, in seconds since the epoch; 0: never. As `statuses`."""
+        return {name: info["start"] for name, info in self._infos().items()}
+
     def stop(self) -> None:
         """Stop in order, each with its grace; then kill the rest."""
         daemon, self._daemon = self._daemon, None

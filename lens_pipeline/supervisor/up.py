@@ -16,6 +16,7 @@ from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import accepts_at, serves
 from lens_pipeline.engine import instance
 from lens_pipeline.engine.liveness import code_socket
+from lens_pipeline.engine.restarts import RestartLog
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import orphans, roles
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own
@@ -197,6 +198,7 @@ def _run(
     endpoints = endpoints_of(settings, starting, broker=True)
     product = programs(settings, config_dir)
     everything = [*servers.programs(), *product]
+    restarts = RestartLog(home, [program.name for program in everything])
     json_logs = settings.log_format == "json"
     with Supervisor(home, everything, lambda: signals.in_hurry, json_logs=json_logs) as supervisor:
         try:
@@ -213,22 +215,24 @@ def _run(
             pages_url = _url(settings.bind, settings.api_port)
             stack = Stack(endpoints, web_url, pages_url, supervisor)
             on_ready(stack)
-            _watch(stack, signals, report)
+            _watch(stack, signals, restarts, report)
         finally:
             signals.is_stopping = True
             services_file(home).unlink(missing_ok=True)
             report("stopping")
 
 
-def _watch(stack: Stack, signals: _Signals, report: Callable[[str], None]) -> None:
-    """Report programs that ended by themselves."""
-    known = stack.supervisor.pids()
+def _watch(
+    stack: Stack, signals: _Signals, restarts: RestartLog, report: Callable[[str], None]
+) -> None:
+    """Report and count programs that ended by themselves."""
+    known = stack.supervisor.starts()
     while not signals.is_stopping and not stack.wait(_WATCH_SECONDS):
-        pids = stack.supervisor.pids()
-        for name, pid in known.items():
-            if pid and pids[name] != pid:
-                report(f"{name} ended and is started again: see {stack.supervisor.log(name)}")
-        known = pids
+        starts = stack.supervisor.starts()
+        for name in (name for name, start in starts.items() if start != known[name]):
+            restarts.note(name)
+            report(f"{name} ended and is started again: see {stack.supervisor.log(name)}")
+        known = starts
 
 
 def _url(bind: str, port: int) -> str:

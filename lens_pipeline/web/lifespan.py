@@ -39,7 +39,8 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
     alerts = AlertMonitor(context.pipeline, context.queue.instance, backlog, log, monitor)
     app.state.broadcaster, app.state.feed, app.state.monitor = broadcaster, feed, monitor
     app.state.backlog, app.state.alerts = backlog, alerts
-    registry.register(PipelineCollector(feed, backlog, monitor, alerts))
+    home = context.pipeline.settings.resolved_home
+    registry.register(PipelineCollector(feed, backlog, monitor, alerts, home))
     app.state.metrics = registry
     workers = (feed, backlog, view, alerts)
     for worker in workers:

@@ -25,6 +25,7 @@ from lens_pipeline.core.endpoints import Services, services_file
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
+from lens_pipeline.engine.restarts import RestartLog
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.monitoring.probes import host, services
 from lens_pipeline.monitoring.probes.probe import Result
@@ -41,7 +42,17 @@ Well = Callable[..., Settings]
 
 NAMES = [
     *("settings", "home", "database", "Dagster database", "daemon", "broker", "workers"),
-    *("store", "sandbox", "ffmpeg", "ffprobe", "Pillow", "libvips", "port", "API port"),
+    *(
+        "processes",
+        "store",
+        "sandbox",
+        "ffmpeg",
+        "ffprobe",
+        "Pillow",
+        "libvips",
+        "port",
+        "API port",
+    ),
 ]
 
 
@@ -458,6 +469,12 @@ def test_beside_lens_up_its_port_is_fine_and_a_silent_daemon_is_not(
         beat(1)
         checks = {check.name: check for check in examine(web_server)}
         assert checks["daemon"].ok
+        assert checks["processes"].message == "none was started again"
+        restarts = RestartLog(web_server.home, ["api", "web"])
+        for name in ("api", "web", "api", "api"):
+            restarts.note(name)
+        again = failing(web_server)["processes"]
+        assert_matches(again, r"api end again and again \(api 3 times, web 1 time\): see .*api.log")
         assert_matches(checks["port"].message, "is served by our `lens up`")
 
 

@@ -15,6 +15,7 @@ from lens_pipeline.core import ports
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.engine.instance import find_config_dir
+from lens_pipeline.engine.restarts import read_restarts
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.supervisor.commands import SLEEPER, STUBBORN, await_line, spawn
@@ -131,6 +132,9 @@ def test_a_restarted_program_is_reported(made: Path) -> None:
     for line in command.stderr:
         if "dummy ended and is started again" in line:
             break
+    restarts = read_restarts(made)
+    assert {name: one.count for name, one in restarts.items() if one.count} == {"dummy": 1}
+    assert not restarts["dummy"].is_loop(time.time())
     # As of a terminal that is closed.
     _stop(command, made, signal.SIGHUP)
 

@@ -2,13 +2,14 @@
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.derivatives.dead_letters import counted
 from lens_pipeline.derivatives.registry import QUEUES
+from lens_pipeline.engine.restarts import Restarts
 from lens_pipeline.event_log.counters import HourlyOutcome
 from lens_pipeline.monitoring.alerts.messages import dagster_link, page_link
 from lens_pipeline.monitoring.alerts.state import Problem
@@ -32,12 +33,18 @@ class Seen:
     outcome: HourlyOutcome | None
     disks: Mapping[Path, Space | str]
     """As of `DiskMonitor.look`."""
+    restarts: Mapping[str, Restarts] = field(default_factory=dict)
+    """By process of `lens up` here."""
 
 
 def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Problem], set[str]]:
     """All problems, and the keys of those of which nothing is known."""
     unknown: set[str] = {*_SERVICES - seen.services.keys()}
-    problems = [*_services(seen.services, settings), *_disks(seen.disks, settings)]
+    problems = [
+        *_services(seen.services, settings),
+        *_disks(seen.disks, settings),
+        *_crash_loops(seen.restarts, settings, now),
+    ]
     if seen.workers is None:
         unknown |= {_WORKERS + queue for queue in QUEUES}
     else:
@@ -80,6 +87,16 @@ def _disks(found: Mapping[Path, Space | str], settings: Settings) -> Iterable[Pr
         if percent < settings.alert_disk_free_percent:
             free = f"{space.free / 2**30:.1f} GiB ({percent:.0f} %) free"
             yield Problem(f"disk {path}", f"the disk of {path} is nearly full: {free}: make room")
+
+
+def _crash_loops(
+    restarts: Mapping[str, Restarts], settings: Settings, now: dt.datetime
+) -> Iterable[Problem]:
+    for name, one in sorted(restarts.items()):
+        if one.is_loop(now.timestamp()):
+            log = settings.resolved_home / "logs" / f"{name}.log"
+            text = f"the process {name} ends again and again, {one.count} times by now: see {log}"
+            yield Problem(f"restarts {name}", text)
 
 
 def _oldest(backlog: Backlog, settings: Settings, now: dt.datetime) -> Iterable[Problem]:

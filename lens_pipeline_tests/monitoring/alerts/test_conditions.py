@@ -10,6 +10,7 @@ import pytest
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives.registry import assets
+from lens_pipeline.engine.restarts import Restarts
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import Seen, judge
 from lens_pipeline.monitoring.backlog import Backlog
@@ -32,8 +33,17 @@ def _waiting(kind: Kind, seconds: float) -> Backlog:
     return Backlog({kind: NOW - dt.timedelta(seconds=seconds)}, {}, ())
 
 
+def _restarts(first_ago: float) -> dict[str, Restarts]:
+    return {
+        "api": Restarts(5, tuple(NOW.timestamp() - ago for ago in (first_ago, 30, 1))),
+        "web": Restarts(2, (NOW.timestamp() - 2, NOW.timestamp() - 1)),
+    }
+
+
 def test_all_is_well() -> None:
     assert judge(WELL, SETTINGS, NOW) == ([], set())
+    # A process that ends now and then comes to work again.
+    assert judge(replace(WELL, restarts=_restarts(601)), SETTINGS, NOW) == ([], set())
 
 
 @pytest.mark.parametrize(
@@ -45,6 +55,7 @@ def test_all_is_well() -> None:
         (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
         (replace(WELL, outcome=HourlyOutcome(98, 2, "X")), "success", "often by X"),
         (replace(WELL, disks={Path("/x"): Space(9, 100)}), "disk /x", "9 %"),
+        (replace(WELL, restarts=_restarts(599)), "restarts api", "again, 5 times by now: see"),
         (replace(WELL, disks={Path("/x"): "cannot be read"}), "disk /x", "of /x cannot be read"),
     ],
 )  # fmt: skip
