@@ -92,15 +92,18 @@ def new_rows(
     limit = room * derivative.batch_size(pipeline.settings)
     known = set(context.instance.get_dynamic_partitions(derivative.partition_set))
     page = _page(pipeline, derivative, position, seen.waiting, limit, known)
-    rows = _usable(context, page.rows())
+    rows = list({row.id: row for row in usable(page.rows())}.values())
     missing = [s for s in assess(pipeline, derivative, rows) if s.state is State.NONE]
     free = round_robin([s for s in missing if not s.waits], lambda status: status.owner)
     wanted = free[: 2 * limit]
     later = [*(s for s in missing if s.waits), *free[2 * limit :]]
     waiting = tuple(status.id for status in later)[-_MOST_WAITING:]
     # A row stamped in the future must not hide earlier ones.
-    places = [place for place, _ in page.new if place is not None and place.finished_at <= now]
-    cursor = Cursor(places[-1] if places else position, waiting).dump()
+    passed = [(at, row) for at, row in page.new if at is not None and at.finished_at <= now]
+    # Each is named once; the backfill counts them.
+    for row in (row for _, row in passed if isinstance(row, UnusableRow)):
+        context.log.warning("skipped row %r: %s", row.id, row.reason)
+    cursor = Cursor(passed[-1][0] if passed else position, waiting).dump()
     if pipeline.settings.debug:
         context.log.info(
             "%s: %d new rows, %d looked at again, %d waiting, %d wanted",
@@ -192,11 +195,3 @@ def _page(
         since = position.earlier(_OVERLAP)
         again += reversed(catalog.between(kind, since, position, limit))
     return _Page(new, again, ahead)
-
-
-def _usable(context: dg.SensorEvaluationContext, rows: list[Row | UnusableRow]) -> list[Row]:
-    """Each usable row once."""
-    for row in rows:
-        if isinstance(row, UnusableRow):
-            context.log.warning("skipped row %r: %s", row.id, row.reason)
-    return list({row.id: row for row in usable(rows)}.values())

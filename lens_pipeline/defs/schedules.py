@@ -69,8 +69,11 @@ def _fill_gaps(
     found = survey(pipeline, derivative, bulk=False, limit=limit, only_due=True)
     if found.unrecorded_old:
         context.log.warning(adoption_advice(derivative, found.unrecorded_old))
-    for row in found.invalid:
-        context.log.warning("skipped row %r: %s", row.id, row.reason)
+    if found.invalid:
+        context.log.warning(
+            "%s: %d rows cannot be used, as %r: %s; `lens dead-letters` lists them",
+            derivative.asset, len(found.invalid), found.invalid[0].id, found.invalid[0].reason,
+        )  # fmt: skip
     if pipeline.settings.debug:
         context.log.info("%s: %s", derivative.asset, found.by_state)
     if not found.needed:

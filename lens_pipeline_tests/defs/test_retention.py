@@ -25,7 +25,7 @@ from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.event_log import pruning
 from lens_pipeline.event_log.changes import ChangeLog
 from lens_pipeline.event_log.history import DerivativeStatus
-from lens_pipeline_tests.defs.test_removal import tick
+from lens_pipeline_tests.defs.test_removal import keys_of, tick
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site
@@ -257,8 +257,8 @@ def test_nothing_is_left_of_what_failed_and_was_deleted(
     for table in ("generations", "project_assets"):
         site.sql(f"DELETE FROM {table}")
     assert site.lens("remove-missing", "--yes").code == 0
-    assert site.dagster.get_dynamic_partitions("photos") == []
-    assert site.dagster.get_dynamic_partitions("shots") == []
+    assert keys_of(site, "photos") == []
+    assert keys_of(site, "shots") == []
     for _ in range(2):  # a mark goes after what it stands for
         prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
     assert site.runs() == []

@@ -125,6 +125,22 @@ def test_a_burst_of_rows_of_one_moment_is_paged_through(
     assert len(ticker.requested) == 23
 
 
+def test_a_row_that_cannot_be_used_is_named_once(
+    site: Site, ticker: Ticker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A hundred lines about one row, among which nobody finds another."""
+    for name in ("bad/1", "bad/2"):
+        site.add(name, URL)
+    for _ in range(3):
+        assert ticker.tick() == []
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("skipped row 'bad/1'") == 1
+    assert (said.out + said.err).count("skipped row") == 2
+    _backfill(site)
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("2 rows cannot be used, as 'bad/1'") == 1
+
+
 def test_unfinished_rows_wait_for_their_end(site: Site, ticker: Ticker) -> None:
     """A preview of a photo that is still being made."""
     site.add("a", None, status="processing", updated_at="2026-01-01T00:00:00Z")

@@ -138,12 +138,9 @@ def test_a_worker_of_the_sandbox_reads_its_source_only(
     sandbox: Sandbox, photo: Path, preview_spec: PreviewSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A taken-over decoder that reads settings, or pictures of other users."""
+    elder = psutil.Process().children()
     assert sandbox.preview(photo, preview_spec).width == 200
-    (worker,) = (
-        one
-        for one in psutil.Process().children()
-        if "lens_pipeline.media.sandbox.worker" in one.cmdline()
-    )
+    (worker,) = (one for one in psutil.Process().children() if one not in elder)
     status = Path(f"/proc/{worker.pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
     assert "CapEff:\t0000000000000000" in status

@@ -5,7 +5,6 @@ import io
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -96,11 +95,7 @@ def _nothing_is_left(stack: Stack, site: Site, master_id: str) -> None:
 
 def _no_file_is_left(stack: Stack) -> None:
     # The shots of a new project are checked as soon as there is a slot for it.
-    eventually(
-        lambda: not [path for path in stack.unfinished() if Path(path).is_file()],
-        60,
-        "an end of all temporary files",
-    )
+    eventually(lambda: not stack.unfinished(), 60, "an end of all temporary files")
 
 
 def test_a_master_that_is_cancelled_ends_its_encode_at_once(

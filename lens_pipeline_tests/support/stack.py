@@ -261,10 +261,19 @@ class Stack:
         assert answer["evaluationResult"]["error"] is None, answer
 
     def unfinished(self) -> set[str]:
-        """Files that a writer has left, in the scratch directory and in the store."""
+        """Files that a writer has left, in the scratch directory and in the store.
+
+        A process keeps a directory there, with a lock, for its media processes.
+        """
         store = Path(self.settings.resolved_store_url.removeprefix("file://"))
         places = (self.settings.scratch, store / ".tmp")
-        return {str(path) for place in places if place.is_dir() for path in place.rglob("*")}
+        return {
+            str(path)
+            for place in places
+            if place.is_dir()
+            for path in place.rglob("*")
+            if path.is_file() and path.name != "owner.lock"
+        }
 
 
 def role_of(process: psutil.Process) -> str | None:

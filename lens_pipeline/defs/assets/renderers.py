@@ -71,7 +71,7 @@ def _sandbox(settings: Settings) -> Sandbox:
             workers=settings.threads,
             timeout_seconds=settings.render_timeout_seconds,
             memory_mib=settings.render_memory_mib,
-            directory=_opened.enter_context(scratch_directory(settings.scratch)),
+            directory=_opened.enter_context(scratch_directory(settings.resolved_home / "sandbox")),
         )
     )
 
