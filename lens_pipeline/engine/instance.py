@@ -11,7 +11,12 @@ from pathlib import Path
 import dagster as dg
 
 from lens_pipeline.core.endpoints import StackError
-from lens_pipeline.core.files import private_directory, private_home, write_private
+from lens_pipeline.core.files import (
+    make_socket_directory,
+    private_directory,
+    private_home,
+    write_private,
+)
 from lens_pipeline.engine import upstream
 from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.settings import Settings
@@ -29,8 +34,10 @@ def write_instance(settings: Settings) -> Path:
 
 
 def write_workspace(settings: Settings) -> None:
-    """Write the `workspace.yaml` of `lens up`, whose code server has no port."""
-    server = {"socket": str(code_socket(settings.resolved_home)), "location_name": LOCATION}
+    """Write the `workspace.yaml` of `lens up`, whose code server has no port. Raises StackError."""
+    socket = code_socket(settings.resolved_home)
+    make_socket_directory(socket.parent)
+    server = {"socket": str(socket), "location_name": LOCATION}
     workspace = {"load_from": [{"grpc_server": server}]}
     # JSON is YAML.
     write_private(

@@ -1,6 +1,7 @@
 """A site on three hosts: services, planning and store on one, workers on two others."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.derivatives import pipeline
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.engine.instance import write_instance, write_workspace
+from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.supervisor.embedded_postgres import Postgres
 from lens_pipeline.supervisor.embedded_valkey import Valkey
@@ -61,6 +63,7 @@ class Machines:
         prepare_home(settings.resolved_home)
         directory = write_instance(settings)
         write_workspace(settings)
+        self._stack.callback(shutil.rmtree, code_socket(settings.resolved_home).parent)
         for program in programs(settings, directory):
             if program.name in ("code", "daemon"):
                 added = {**self.environment, **program.environment}
