@@ -4,7 +4,8 @@ An index of a few bytes can promise billions: one size may hold for all samples.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ MOST_SAMPLES = 2_000_000
 _HEADER = struct.Struct(">I4s")
 _LARGE_SIZE = struct.Struct(">Q")
 _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+# What a handler makes of a track.
+_MEDIA = (b"vide", b"soun", b"subp", b"clcp")
 # Enough of a table for its counts, in bytes.
 _TABLE_BYTES = 16
 # Demuxers read uncompressed sound, of which each sample lasts a tick, by this many.
@@ -27,7 +30,7 @@ _MOST_BOXES = 1_000_000
 def check_samples(source: Path) -> None:
     """Raises MediaError: more samples in all or boxes than the most, or a compressed index."""
     samples = 0
-    tracks: list[dict[bytes, bytes]] = []
+    tracks: list[_Track] = []
     with source.open("rb") as file:
         for number, (kind, table) in enumerate(_walk(file, source.stat().st_size)):
             if number >= _MOST_BOXES:
@@ -35,22 +38,37 @@ def check_samples(source: Path) -> None:
             if kind == b"cmov":
                 raise MediaError("video has a compressed index, which is not supported")
             if kind == b"trak":
-                tracks.append({})
+                tracks.append(_Track())
             elif kind == b"trun":
                 samples += _number(table, 4)
             elif tracks:
-                tracks[-1][kind] = table
-    if samples + sum(map(_samples, tracks)) > MOST_SAMPLES:
+                tracks[-1].add(kind, table)
+    if samples + sum(track.packets for track in tracks) > MOST_SAMPLES:
         raise MediaError(f"video has more than {MOST_SAMPLES:,} samples", over_limit=True)
 
 
-def _samples(tables: Mapping[bytes, bytes]) -> int:
-    sizes = tables.get(b"stsz", tables.get(b"stz2", b""))
-    times = tables.get(b"stts", b"")
-    # One entry, whose samples last one tick.
-    is_uncompressed = (_number(times, 4), _number(times, 12)) == (1, 1)
-    is_sound = tables.get(b"hdlr", b"")[8:12] == b"soun"
-    return _number(sizes, 8) // (_SAMPLES_A_PACKET if is_sound and is_uncompressed else 1)
+@dataclass
+class _Track:
+    """May have several tables of a kind; the demuxer decides which one holds."""
+
+    samples: int = 0
+    handlers: set[bytes] = field(default_factory=set)
+    # Of each table of times: entries, and the ticks that a sample of the first lasts.
+    times: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, kind: bytes, table: bytes) -> None:
+        if kind in (b"stsz", b"stz2"):
+            self.samples = max(self.samples, _number(table, 8))
+        elif kind == b"stts":
+            self.times.add((_number(table, 4), _number(table, 12)))
+        # QuickTime has a second handler, of the data.
+        elif kind == b"hdlr" and table[8:12] in _MEDIA:
+            self.handlers.add(table[8:12])
+
+    @property
+    def packets(self) -> int:
+        is_uncompressed_sound = self.handlers == {b"soun"} and self.times == {(1, 1)}
+        return self.samples // (_SAMPLES_A_PACKET if is_uncompressed_sound else 1)
 
 
 def _number(table: bytes, offset: int) -> int:

@@ -1,6 +1,7 @@
 """Files that promise more samples than any video has."""
 
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,30 @@ def test_an_hour_of_uncompressed_sound_is_no_promise(tmp_path: Path) -> None:
         check_samples(video)
     video.write_bytes(video.read_bytes().replace(b"vide", b"soun"))
     check_samples(video)
+
+
+def test_a_minute_of_uncompressed_sound_in_quicktime(tmp_path: Path) -> None:
+    """Every longer film of a camera or editor refused: its tracks have a second handler."""
+    video = tmp_path / "v.mov"
+    inputs = [
+        "-f",
+        "lavfi",
+        "-i",
+        "color=s=32x32:r=1",
+        "-f",
+        "lavfi",
+        "-i",
+        "anullsrc=r=48000:cl=mono",
+    ]
+    codecs = ["-t", "60", "-c:v", "mjpeg", "-c:a", "pcm_s16le"]
+    subprocess.run([Tools.find().ffmpeg, "-v", "error", *inputs, *codecs, video], check=True)
+    check_samples(video)
+    data = video.read_bytes()
+    assert data.count(b"hdlr") > 2 and struct.pack(">I", 60 * 48_000) in data
+    # A picture's track is none of sound, whatever other handlers it has.
+    video.write_bytes(data.replace(b"soun", b"vide"))
+    with pytest.raises(MediaError, match="samples"):
+        check_samples(video)
 
 
 def test_a_compressed_index_is_refused(tmp_path: Path) -> None:
