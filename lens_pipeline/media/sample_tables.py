@@ -3,6 +3,7 @@
 An index of a few bytes can promise billions: one size may hold for all samples.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,15 @@ MOST_SAMPLES = 2_000_000
 
 _HEADER = struct.Struct(">I4s")
 _LARGE_SIZE = struct.Struct(">Q")
-_CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+# In which ffmpeg looks for boxes of any kind.
+_CONTAINERS = frozenset(
+    b"moov trak mdia minf stbl moof traf dinf edts ilst meta mvex schi sinf tref udta wave".split()
+)
+# What ffmpeg takes for an index begins with one of these, whatever its name.
+_INDEX_BEGINNINGS = (b"mvhd", b"cmov")
+# Descriptions of samples hold boxes behind fields of their own, which real files use for no table.
+_TABLES = re.compile(rb"stsz|stz2|trun")
+_MOST_DESCRIPTION_BYTES = 1 << 20
 # What a handler makes of a track.
 _MEDIA = (b"vide", b"soun", b"subp", b"clcp")
 # Enough of a table for its counts, in bytes.
@@ -95,9 +104,19 @@ def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
         if box_end < body:
             start = ends.pop()
             continue
-        yield kind, file.read(_TABLE_BYTES)
-        if kind in _CONTAINERS:
+        table = file.read(_TABLE_BYTES)
+        yield kind, table
+        if kind == b"stsd":
+            _check_description(file, body, box_end)
+        if kind in _CONTAINERS or table[4:8] in _INDEX_BEGINNINGS:
             ends.append(box_end)
-            start = body
+            # Some of these have a version first.
+            start = body + (4 if kind == b"meta" and table[4:8] != b"hdlr" else 0)
         else:
             start = box_end
+
+
+def _check_description(file: BinaryIO, start: int, end: int) -> None:
+    file.seek(start)
+    if end - start > _MOST_DESCRIPTION_BYTES or _TABLES.search(file.read(end - start)):
+        raise MediaError("video has a table of samples in a description of them", over_limit=True)

@@ -70,18 +70,11 @@ def test_an_hour_of_uncompressed_sound_is_no_promise(tmp_path: Path) -> None:
 def test_a_minute_of_uncompressed_sound_in_quicktime(tmp_path: Path) -> None:
     """Every longer film of a camera or editor refused: its tracks have a second handler."""
     video = tmp_path / "v.mov"
-    inputs = [
-        "-f",
-        "lavfi",
-        "-i",
-        "color=s=32x32:r=1",
-        "-f",
-        "lavfi",
-        "-i",
-        "anullsrc=r=48000:cl=mono",
-    ]
+    picture = ["-f", "lavfi", "-i", "color=s=32x32:r=1"]
+    sound = ["-f", "lavfi", "-i", "anullsrc=r=48000:cl=mono"]
     codecs = ["-t", "60", "-c:v", "mjpeg", "-c:a", "pcm_s16le"]
-    subprocess.run([Tools.find().ffmpeg, "-v", "error", *inputs, *codecs, video], check=True)
+    ffmpeg = [Tools.find().ffmpeg, "-v", "error"]
+    subprocess.run([*ffmpeg, *picture, *sound, *codecs, video], check=True)
     check_samples(video)
     data = video.read_bytes()
     assert data.count(b"hdlr") > 2 and struct.pack(">I", 60 * 48_000) in data
@@ -89,6 +82,56 @@ def test_a_minute_of_uncompressed_sound_in_quicktime(tmp_path: Path) -> None:
     video.write_bytes(data.replace(b"soun", b"vide"))
     with pytest.raises(MediaError, match="samples"):
         check_samples(video)
+
+
+def _box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def _sizes(samples: int) -> bytes:
+    return _box(b"stsz", struct.pack(">III", 0, 1, samples))
+
+
+_PROMISE = _sizes(40_000_000)
+_HANDLER = _box(b"hdlr", bytes(8), b"mdir", bytes(12))
+_TIMES = _box(b"stts", struct.pack(">IIII", 0, 1, 40_000_000, 1))
+
+
+@pytest.mark.parametrize(
+    "track",
+    [
+        *(_box(name, _PROMISE) for name in (b"dinf", b"edts", b"sinf", b"tref", b"udta", b"wave")),
+        _box(b"meta", bytes(4), _HANDLER, _PROMISE),
+        _box(b"meta", _HANDLER, _PROMISE),
+        _box(b"udta", _box(b"name", b"a film"), b"\0\0\0\2junk") + _PROMISE,
+        _box(b"stsd", bytes(8), _box(b"jpeg", bytes(78), _box(b"wave", _PROMISE))),
+        _PROMISE + _sizes(1),
+        _TIMES + _PROMISE + _box(b"hdlr", bytes(8), b"soun") + _box(b"hdlr", bytes(8), b"vide"),
+    ],
+    ids=[
+        *("dinf", "edts", "sinf", "tref", "udta", "wave", "meta", "meta of QuickTime"),
+        *("after damage", "description", "two tables", "two handlers"),
+    ],
+)
+def test_a_promise_is_seen_wherever_ffmpeg_looks(tmp_path: Path, track: bytes) -> None:
+    """A table in a box that seems to hold none, or behind another one."""
+    video = tmp_path / "v.mov"
+    index = _box(b"mvhd", bytes(100)), _box(b"trak", track)
+    for name in (b"moov", b"hoov"):
+        video.write_bytes(_box(b"wide") + _box(name, *index))
+        with pytest.raises(MediaError, match="samples") as e:
+            check_samples(video)
+        assert e.value.over_limit
+
+
+def test_text_in_user_data_is_no_box(tmp_path: Path) -> None:
+    """A good film refused for its title."""
+    video = tmp_path / "v.mov"
+    contents = (b"a film", bytes(4), b"\0\0\0\2stsz" + _PROMISE, b"\xff" * 40)
+    texts = (_box(b"udta", _box(b"name", b"a film"), content) for content in contents)
+    video.write_bytes(_box(b"moov", _box(b"trak", *texts, _sizes(5))))
+    check_samples(video)
 
 
 def test_a_compressed_index_is_refused(tmp_path: Path) -> None:
