@@ -5,6 +5,7 @@ Dagster itself obeys any page: an image at `/graphql?query=mutation…` starts a
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 from collections.abc import Collection
@@ -37,7 +38,16 @@ _BODY_BYTES = 16 * 1024 * 1024
 _BODY_SECONDS = 30.0
 # Parsers call themselves for each level; the UI's queries have 20.
 _MOST_LEVELS = 100
-_BRACKETS = re.compile(rb"[][(){}]")
+_BRACKETS = re.compile(r"[][(){}]")
+# Their brackets nest nothing. A text of several lines that is left open takes the rest.
+_TEXTS = re.compile(
+    r'''
+      \#[^\r\n]*
+    | """ (?: \\""" | (?!""") . )*+ (?: """ | \Z )
+    | " (?: \\. | [^"\\\r\n] )*+ "
+    ''',
+    re.DOTALL | re.VERBOSE,
+)
 
 
 class SameOriginOnly:
@@ -146,7 +156,8 @@ class QueryGuard:
             query = await body.read(_BODY_BYTES, _BODY_SECONDS)
             _check_query(query, headers.get("content-type", ""))
         except ApiError as error:
-            await body.drain()
+            with contextlib.suppress(ClientDisconnect):
+                await body.drain()
             # The next request must not begin in this body.
             refusal = PlainTextResponse(f"{error}\n", error.status, {"Connection": "close"})
             await refusal(scope, receive, send)
@@ -158,16 +169,25 @@ class QueryGuard:
 
 def _check_query(query: bytes, content_type: str) -> None:
     """Raises ApiError 400: nested too deeply, no JSON, or several queries at once."""
-    steps = (1 if bracket in b"[({" else -1 for bracket in _BRACKETS.findall(query))
-    if max(accumulate(steps), default=0) > _MOST_LEVELS:
+    if "json" not in content_type:
+        _check_levels(query.decode(errors="replace"))
+        return
+    try:
+        request = json.loads(query)
+        # In one encoding, whatever the client's.
+        _check_levels(json.dumps(request))
+    except (ValueError, RecursionError):
+        raise ApiError(400, "invalid_json", "refused: this is no JSON") from None
+    if not isinstance(request, dict):
+        raise ApiError(400, "invalid_request", "refused: send one query, as a JSON object")
+    _check_levels(str(request.get("query")))
+
+
+def _check_levels(text: str) -> None:
+    """Raises ApiError 400: JSON or GraphQL is nested too deeply."""
+    brackets = _BRACKETS.findall(_TEXTS.sub("", text))
+    if max(accumulate(1 if one in "[({" else -1 for one in brackets), default=0) > _MOST_LEVELS:
         raise ApiError(400, "too_deep", f"refused: nested in more than {_MOST_LEVELS} levels")
-    if "json" in content_type:
-        try:
-            is_one = isinstance(json.loads(query), dict)
-        except ValueError:
-            raise ApiError(400, "invalid_json", "refused: this is no JSON") from None
-        if not is_one:
-            raise ApiError(400, "invalid_request", "refused: send one query, as a JSON object")
 
 
 def _token(authorization: str) -> str | None:

@@ -1,5 +1,6 @@
 """What the UI's server refuses; whoever may start a run there may run code."""
 
+import asyncio
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -250,15 +251,26 @@ def test_tokens_cannot_be_guessed_for_long(
     [
         ("application/json", b'{"query": "{ version }"}', 200),
         ("application/json", b'{"query": "' + b"{a" * 90 + b'"}', 200),
-        ("application/json", b"[" * 50_000, 400),
+        ("application/json", b'{"query": "{ a(x: \\"' + b"{" * 5_000 + b'\\") }"}', 200),
+        ("application/json", b"[" * 5_000, 400),
+        ("application/json", b'{"x": ' + b'["]",' * 500 + b"1" + b"]" * 500 + b"}", 400),
         ("application/json", b'{"query": "' + b"{a" * 5_000 + b'"}', 400),
+        ("application/json", b'{"query": "' + b'{a(x:\\"}\\")' * 500 + b'"}', 400),
+        ("application/json", b'{"query": "' + b"{a #}\\n" * 500 + b'"}', 400),
+        ("application/json", ('{"query": "' + "{a" * 500 + '"}').encode("utf-16"), 400),
         ("application/json", b'[{"query": "{ version }"}]', 400),
         ("application/json", b"\xff", 400),
         ("application/graphql", b"{ version }", 200),
         ("application/graphql", b"{a" * 5_000, 400),
+        ("application/graphql", b'{a(x:"""}\\"""}""")' * 500, 400),
+        ("application/graphql", b'\\"""\n' * 10_000, 200),
         ("application/json", b'"' + b"x" * 70_000 + b'"', 413),
     ],
-    ids=["one", "deep", "deep JSON", "deep query", "batch", "binary", "text", "deep text", "large"],
+    ids=[
+        *("one", "deep", "deep text in a query", "deep JSON", "JSON with brackets in texts"),
+        *("deep query", "brackets in texts", "brackets in comments", "UTF-16"),
+        *("batch", "binary", "text", "deep text", "long texts", "many texts left open", "large"),
+    ],
 )
 def test_queries_that_dagster_cannot_read(
     address: str, kind: str, body: bytes, status: int, monkeypatch: pytest.MonkeyPatch
@@ -268,6 +280,25 @@ def test_queries_that_dagster_cannot_read(
     with closing(HTTPConnection(address)) as connection:
         connection.request("POST", "/graphql", body, {"content-type": kind})
         assert connection.getresponse().status == status
+
+
+def test_a_client_that_leaves_during_a_refusal() -> None:
+    """A traceback in the log for a client that went away."""
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"[", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(_: Message) -> None:
+        pass
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999")]
+    scope = {"type": "http", "method": "POST", "path": "/graphql", "headers": headers}
+    asyncio.run(QueryGuard(Starlette())(scope, receive, send))
+    assert messages == []
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
