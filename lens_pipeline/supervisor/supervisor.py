@@ -125,7 +125,8 @@ class _Start:
     progressed: float = field(default_factory=time.monotonic)
     looked: float = 0.0
     cpu_seconds: float = 0.0
-    crashes: set[int] = field(default_factory=set)
+    # Of its processes, in seconds since the epoch.
+    starts: set[int] = field(default_factory=set)
 
 
 class Supervisor:
@@ -287,10 +288,10 @@ class Supervisor:
 
     def _problem(self, name: str, start: _Start, info: Mapping[str, Any]) -> str | None:
         """Why it need not be waited for."""
-        if info["statename"] in ("BACKOFF", "EXITED", "FATAL"):
-            start.crashes.add(info["start"])
-        if len(start.crashes) >= _MAX_CRASHES:
-            return f"{name} ends as soon as it starts"
+        # An end may be too short to be seen; the next start stays.
+        start.starts.add(info["start"])
+        if len(start.starts - {0}) > _MAX_CRASHES:
+            return f"{name} ends before it is ready"
         now, timeout = time.monotonic(), self._programs[name].ready_timeout
         if now - start.looked >= min(_PROGRESS_LOOK_SECONDS, timeout):
             start.looked, cpu_seconds = now, _cpu_seconds(info["pid"])

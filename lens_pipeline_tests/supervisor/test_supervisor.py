@@ -14,6 +14,7 @@ import pytest
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import socket_path
 from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor import supervisor as module
 from lens_pipeline.supervisor.supervisor import Program, Supervisor
 from lens_pipeline_tests.support.homes import supervisord_of
 from lens_pipeline_tests.support.site import eventually
@@ -169,7 +170,22 @@ def test_a_program_that_cannot_start_fails_before_its_timeout(home: Path) -> Non
     )
     with (
         Supervisor(home, [program]) as supervisor,
-        pytest.raises(StackError, match=r"broken ends as soon as it starts\n.*\nno module x"),
+        pytest.raises(StackError, match=r"broken ends before it is ready\n.*\nno module x"),
+    ):
+        supervisor.start()
+
+
+def test_a_program_that_ends_after_a_while_fails_before_its_timeout(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import that fails after seconds, again and again, each of which counts as progress."""
+    monkeypatch.setattr(
+        module, "_PROGRAM", module._PROGRAM.replace("startsecs = 5", "startsecs = 1")
+    )
+    program = Program("broken", ("sleep", "1.2"), ready=lambda: False, ready_timeout=15)
+    with (
+        Supervisor(home, [program]) as supervisor,
+        pytest.raises(StackError, match="broken ends before it is ready"),
     ):
         supervisor.start()
 
