@@ -1,6 +1,7 @@
 """How often `lens up` has started each process again, in a file that the processes read."""
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from lens_pipeline.core.endpoints import running_up
 from lens_pipeline.core.files import write_private
+
+logger = logging.getLogger(__name__)
 
 # So many restarts within this time are a crash loop; its pauses grow by a second each.
 _LOOP_RESTARTS, _LOOP_SECONDS = 3, 600.0
@@ -41,7 +44,11 @@ class RestartLog:
 
     def _write(self) -> None:
         restarts = {name: asdict(one) for name, one in self._restarts.items()}
-        write_private(self._file, json.dumps(restarts))
+        try:
+            write_private(self._file, json.dumps(restarts))
+        except OSError as error:
+            # A full disk must not stop the processes.
+            logger.warning("%s cannot be written: %s", self._file, error)
 
 
 def read_restarts(home: Path) -> dict[str, Restarts]:
