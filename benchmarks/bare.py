@@ -44,7 +44,9 @@ def bare_worker(pipeline: Pipeline, processes: int) -> Iterator[BareWorker]:
     )
     with (
         scratch_directory(settings.scratch) as scratch,
-        Sandbox(processes, settings.render_timeout_seconds, settings.render_memory_mib) as sandbox,
+        Sandbox(
+            processes, settings.render_timeout_seconds, settings.render_memory_mib, scratch
+        ) as sandbox,
         Fetcher(
             pipeline.store,
             timeout_seconds=settings.fetch_timeout_seconds,

@@ -13,6 +13,7 @@ import json
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,7 +198,7 @@ def _render(files: list[Path], spec: PreviewSpec) -> Cost:
 
 
 def _sandbox() -> Sandbox:
-    return Sandbox(workers=1, timeout_seconds=60, memory_mib=3072)
+    return Sandbox(1, 60, 3072, Path(tempfile.gettempdir()))
 
 
 def _render_in(sandbox: Sandbox, files: list[Path], spec: PreviewSpec) -> Cost:

@@ -31,6 +31,7 @@ from PIL import Image
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack, without_settings
 from benchmarks.usage import Usage, cpu_seconds, usage
+from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.locks import queue_id
 from lens_pipeline.derivatives.registry import PREVIEWS, WEBP_EFFORT
 from lens_pipeline.derivatives.release import Release
@@ -120,7 +121,8 @@ def _render_seconds(stack: RunningStack, files: Sequence[Path]) -> float:
     )
     with (
         stack.paused(),
-        Sandbox(1, settings.render_timeout_seconds, settings.render_memory_mib) as sandbox,
+        scratch_directory(settings.scratch) as scratch,
+        Sandbox(1, settings.render_timeout_seconds, settings.render_memory_mib, scratch) as sandbox,
     ):
         sandbox.preview(files[0], spec)
         (process,) = (

@@ -7,7 +7,7 @@ import pytest
 
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.engine import restarts
-from lens_pipeline.engine.restarts import RestartLog, Restarts, read_restarts
+from lens_pipeline.engine.restarts import RestartLog, read_restarts
 
 
 def test_a_full_disk_ends_nothing(

@@ -26,6 +26,6 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(workers=2, timeout_seconds=20, memory_mib=2048) as opened:
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    with Sandbox(2, 20, 2048, tmp_path) as opened:
         yield opened

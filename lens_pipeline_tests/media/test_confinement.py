@@ -152,6 +152,6 @@ def test_a_worker_of_the_sandbox_reads_its_source_only(
 
 def test_a_source_is_lent_across_disks(photo: Path, preview_spec: PreviewSpec) -> None:
     """A home on one disk and scratch files on another, between which nothing can be linked."""
-    with Sandbox(1, 20, 2048, directory=Path("/dev/shm")) as sandbox:
+    with Sandbox(1, 20, 2048, Path("/dev/shm")) as sandbox:
         assert sandbox.preview(photo, preview_spec).width == 200
     assert photo.is_file()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def test_a_missing_file_is_not_blamed_on_its_content(
 
 
 def test_a_render_over_its_time_is_killed_and_replaced(
+    tmp_path: Path,
     photo: Path,
     slow_photo: Path,
     slow_spec: PreviewSpec,
@@ -115,7 +117,7 @@ def test_a_render_over_its_time_is_killed_and_replaced(
     workers: Workers,
 ) -> None:
     """A decoder in an endless loop that holds a place for ever."""
-    with Sandbox(workers=1, timeout_seconds=0.4, memory_mib=2048) as sandbox:
+    with Sandbox(1, 0.4, 2048, tmp_path) as sandbox:
         sandbox.start()
         (worker,) = workers()
         with pytest.raises(MediaError, match=r"took longer than 0\.4 s") as e:
@@ -204,10 +206,10 @@ def test_a_decoder_that_was_killed_renders_alone_the_second_time(
 
 
 def test_an_idle_worker_that_died_is_not_blamed_on_the_next_file(
-    photo: Path, preview_spec: PreviewSpec, workers: Workers
+    tmp_path: Path, photo: Path, preview_spec: PreviewSpec, workers: Workers
 ) -> None:
     """A file given up since the system killed an idle process before it came."""
-    with Sandbox(workers=1, timeout_seconds=20, memory_mib=2048) as sandbox:
+    with Sandbox(1, 20, 2048, tmp_path) as sandbox:
         sandbox.start()
         (worker,) = workers()
         worker.kill()
@@ -220,7 +222,7 @@ def test_too_much_memory_is_an_error_of_that_file(
 ) -> None:
     """A machine that swaps, or the wrong process killed for want of memory."""
     large = save(Image.new("RGB", (9000, 9000)), tmp_path / "large.webp", "WEBP", quality=1)
-    with Sandbox(workers=1, timeout_seconds=20, memory_mib=512) as sandbox:
+    with Sandbox(1, 20, 512, tmp_path) as sandbox:
         with pytest.raises(MediaError, match="needs more memory than allowed") as e:
             sandbox.preview(
                 large, PreviewSpec(longest_edge=9000, quality=1, effort=0, max_pixels=10**9)
@@ -230,12 +232,16 @@ def test_too_much_memory_is_an_error_of_that_file(
 
 
 def test_a_worker_holds_no_secret(
-    photo: Path, preview_spec: PreviewSpec, monkeypatch: pytest.MonkeyPatch, workers: Workers
+    tmp_path: Path,
+    photo: Path,
+    preview_spec: PreviewSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: Workers,
 ) -> None:
     """A taken-over decoder that reads the database's password."""
-    monkeypatch.setenv("LENS_DATABASE_URL", "postgresql://user:secret@host/db")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with Sandbox(workers=1, timeout_seconds=20, memory_mib=2048) as sandbox:
+    monkeypatch.setenv("LENS_DATABASE_URL", "postgresql://user:swordfish@host/db")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "swordfish")
+    with Sandbox(1, 20, 2048, tmp_path) as sandbox:
         sandbox.preview(photo, preview_spec)
         (worker,) = workers()
         environment = worker.environ()
@@ -243,7 +249,7 @@ def test_a_worker_holds_no_secret(
         assert worker.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         assert worker.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
         assert worker.rlimit(psutil.RLIMIT_NOFILE)[0] <= 64
-    assert "secret" not in json.dumps(environment)
+    assert "swordfish" not in json.dumps(environment)
     assert {"HOME", "LENS_DATABASE_URL"}.isdisjoint(environment)
 
 
@@ -265,10 +271,10 @@ def test_many_threads_share_the_workers(
 
 
 def test_closing_ends_a_render_in_progress(
-    slow_photo: Path, slow_spec: PreviewSpec, workers: Workers
+    tmp_path: Path, slow_photo: Path, slow_spec: PreviewSpec, workers: Workers
 ) -> None:
     """A stop that waits for the longest render, or blames its file."""
-    sandbox = Sandbox(workers=1, timeout_seconds=60, memory_mib=2048)
+    sandbox = Sandbox(1, 60, 2048, tmp_path)
     with ThreadPoolExecutor(2) as pool:
         rendering = pool.submit(sandbox.preview, slow_photo, slow_spec)
         waiting = pool.submit(sandbox.preview, slow_photo, slow_spec)
@@ -318,6 +324,26 @@ def test_a_worker_outlives_the_thread_that_started_it(
     assert workers() == before != []
 
 
+@pytest.mark.parametrize(
+    "error", [OSError, RuntimeError("can't start new thread"), BrokenThreadPool]
+)
+@pytest.mark.parametrize("part", ["subprocess.Popen", "os.pipe", "pathlib.Path.symlink_to"])
+def test_a_worker_that_cannot_be_started_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
+) -> None:
+    """Descriptors and directories that run out on a machine that has no room for a moment."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    opened = psutil.Process().num_fds()
+    monkeypatch.setattr(part, fail)
+    with Sandbox(1, 60, 2048, tmp_path) as sandbox, pytest.raises(SandboxUnavailable):
+        sandbox.start()
+    assert psutil.Process().num_fds() == opened
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_importing_the_sandbox_loads_no_decoder() -> None:
     """A decoder's threads and caches in a process that forks."""
     code = "import sys, lens_pipeline.media.sandbox.pool; print(*sys.modules)"
@@ -339,7 +365,7 @@ def _start_rendering_process(
             from lens_pipeline.media.models import PreviewSpec
             from lens_pipeline.media.sandbox.pool import Sandbox
 
-            with Sandbox(workers=1, timeout_seconds=60, memory_mib=2048) as sandbox:
+            with Sandbox(1, 60, 2048, Path({str(tmp_path)!r})) as sandbox:
                 sandbox.start()
                 if {busy}:
                     sandbox.preview(Path({str(photo)!r}), PreviewSpec(6000, 80, 6, 50_000_000))

@@ -109,13 +109,15 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 
 
 @pytest.fixture(scope="session")
-def sandboxes() -> Iterator[Callable[[Settings], Sandbox]]:
+def sandboxes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Settings], Sandbox]]:
     """Media processes that outlive a test: starting them takes as long as most tests."""
     opened: list[Sandbox] = []
 
     @functools.cache
     def by_limits(threads: int, seconds: float, mib: int) -> Sandbox:
-        opened.append(Sandbox(workers=threads, timeout_seconds=seconds, memory_mib=mib))
+        opened.append(Sandbox(threads, seconds, mib, tmp_path_factory.mktemp("sandbox")))
         return opened[-1]
 
     def sandbox(settings: Settings) -> Sandbox:

@@ -67,12 +67,12 @@ class Sandbox:
     """
 
     def __init__(
-        self, workers: int, timeout_seconds: float, memory_mib: int, directory: Path | None = None
+        self, workers: int, timeout_seconds: float, memory_mib: int, directory: Path
     ) -> None:
         """`timeout_seconds` is for a render, `memory_mib` for a worker's address space.
 
         `directory` is for sources that are being rendered, best on their disk; the caller removes
-        it. None: the system's for temporary files.
+        it.
         """
         self._directory = directory
         self._workers = workers
@@ -238,14 +238,29 @@ class _DecoderEnded(MediaError):
 class _Worker:
     """For one thread at a time, except for `kill`."""
 
-    def __init__(self, memory_mib: int, directory: Path | None) -> None:
+    def __init__(self, memory_mib: int, directory: Path) -> None:
+        """Raises SandboxUnavailable: the machine has no room for a process, thread or file."""
         self.renders = 0
-        self._directory = Path(tempfile.mkdtemp(dir=directory))
-        # The package's own directory may hold a home or settings, which stay out of reach.
-        (self._directory / _PACKAGE.name).symlink_to(_PACKAGE)
         self._ready = False
         self._ending = threading.Lock()
+        try:
+            with contextlib.ExitStack() as stack:
+                self._start(memory_mib, directory, stack)
+                self._held = stack.pop_all()
+        except (OSError, RuntimeError) as error:
+            raise SandboxUnavailable(f"a worker cannot be started: {error}") from error
+        self._requests = cast("IO[bytes]", self._process.stdin)
+        self._answers = cast("IO[bytes]", self._process.stdout)
+        self._readable = select.poll()
+        self._readable.register(self._answers, select.POLLIN)
+
+    def _start(self, memory_mib: int, directory: Path, held: contextlib.ExitStack) -> None:
+        self._directory = Path(tempfile.mkdtemp(dir=directory))
+        held.callback(shutil.rmtree, self._directory, ignore_errors=True)
+        # The package's own directory may hold a home or settings, which stay out of reach.
+        (self._directory / _PACKAGE.name).symlink_to(_PACKAGE)
         self._messages, write_end = os.pipe()
+        held.callback(os.close, self._messages)
         # What does not fit is lost, and does not block.
         os.set_blocking(write_end, False)
         os.set_blocking(self._messages, False)
@@ -263,16 +278,8 @@ class _Worker:
                     env=_ENVIRONMENT | {"PATH": os.defpath, "PYTHONPATH": str(self._directory)},
                     start_new_session=True,
                 ).result()
-        except OSError as error:
-            os.close(self._messages)
-            shutil.rmtree(self._directory, ignore_errors=True)
-            raise SandboxUnavailable(f"a worker cannot be started: {error}") from error
         finally:
             os.close(write_end)
-        self._requests = cast("IO[bytes]", self._process.stdin)
-        self._answers = cast("IO[bytes]", self._process.stdout)
-        self._readable = select.poll()
-        self._readable.register(self._answers, select.POLLIN)
 
     def is_alive(self) -> bool:
         with self._ending:
@@ -336,8 +343,7 @@ class _Worker:
         self.kill()
         self._requests.close()
         self._answers.close()
-        os.close(self._messages)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._held.close()
 
     def _receive(self, deadline: float) -> tuple[protocol.Header, bytes]:
         return protocol.receive(lambda size: self._read(size, deadline))
