@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -148,6 +149,32 @@ def test_a_worker_of_the_sandbox_reads_its_source_only(
     monkeypatch.setattr(pool, "_lend", lambda source, _: source)
     with pytest.raises(MediaError, match="Permission denied"):
         sandbox.preview(photo, preview_spec)
+
+
+@pytest.mark.slow
+def test_packages_outside_pythons_own_directories_are_found(photo: Path, tmp_path: Path) -> None:
+    """Packages installed with `--user` or `--target`, beside a clone with settings."""
+    clone, packages = Path(pool.__file__).parents[3], sysconfig.get_path("platlib")
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from lens_pipeline.media.models import PreviewSpec
+        from lens_pipeline.media.sandbox import pool
+        with pool.Sandbox(1, 20, 2048, Path(sys.argv[2])) as sandbox:
+            print(sandbox.preview(Path(sys.argv[1]), PreviewSpec(200, 80, 2, 50_000_000)).width)
+        print(*pool._READABLE, sep="\\n")
+    """
+    python = Path(sys.base_prefix) / "bin" / "python3"
+    done = subprocess.run(
+        [python, "-c", code, photo, tmp_path],
+        env={"PYTHONPATH": f"{clone}:{packages}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    width, *readable = done.stdout.splitlines() or [done.stderr]
+    assert width == "200"
+    assert packages in readable and str(clone) not in readable
 
 
 def test_a_source_is_lent_across_disks(photo: Path, preview_spec: PreviewSpec) -> None:

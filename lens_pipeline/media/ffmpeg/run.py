@@ -324,7 +324,10 @@ def _without_directories(messages: str, arguments: Sequence[str]) -> str:
 
 def _require_started(name: str, status: int, messages: str) -> None:
     if status in _NEVER_STARTED:
-        raise ToolUnusable(f"{name} does not start ({status}): {_tail(messages)}")
+        raise ToolUnusable(
+            f"{name} does not start ({status}): {_tail(messages)}"
+            " (its files must lie below /usr or in `lib` beside its `bin`)"
+        )
 
 
 def _failure(name: str, status: int, messages: str) -> Exception:

@@ -42,7 +42,9 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 _PACKAGE = Path(lens_pipeline.__file__).parent
-_READABLE = (Path(sys.prefix), Path(sys.base_prefix), _PACKAGE)
+# A clone in sys.path holds none: it may hold settings and LENS_HOME, which stay out of reach.
+_INSTALLED = [Path(one).absolute() for one in sys.path if any(Path(one).glob("*.dist-info"))]
+_READABLE = (Path(sys.prefix), Path(sys.base_prefix), _PACKAGE, *_INSTALLED)
 
 # No setting, credential or home directory.
 _ENVIRONMENT = {
@@ -264,6 +266,8 @@ class _Worker:
         # What does not fit is lost, and does not block.
         os.set_blocking(write_end, False)
         os.set_blocking(self._messages, False)
+        given = {Path(one).absolute() for one in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+        modules = [self._directory, *(one for one in _INSTALLED if one in given)]
         try:
             with confined_thread([*_READABLE, self._directory]) as thread:
                 self._process = thread.submit(
@@ -275,7 +279,8 @@ class _Worker:
                     stderr=write_end,
                     bufsize=0,
                     cwd="/",
-                    env=_ENVIRONMENT | {"PATH": os.defpath, "PYTHONPATH": str(self._directory)},
+                    env=_ENVIRONMENT
+                    | {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(map(str, modules))},
                     start_new_session=True,
                 ).result()
         finally:
