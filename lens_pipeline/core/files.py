@@ -53,6 +53,8 @@ def _remove_if_abandoned(directory: Path) -> bool:
 _MIN_FREE_MIB = 256
 # sun_path has 104 bytes on macOS; supervisord first binds path + `.` + pid.
 _MAX_SOCKET_PATH = 90
+# gRPC reads an address as a URI.
+_NOT_IN_ADDRESSES = "#?%"
 
 
 def write_private(path: Path, text: str) -> None:
@@ -82,15 +84,23 @@ def private_home(home: Path) -> Path:
 
 
 def socket_path(home: Path, name: str) -> Path:
-    """In `home`, or in a temporary directory if that is too long. Raises StackError."""
+    """In `home`, or in a temporary directory if that cannot be a socket's. Raises StackError."""
     path = home / "run" / name
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+    if _can_be_socket(path):
         return path
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     path = Path(tempfile.gettempdir()) / f"lens-{os.geteuid()}-{digest}" / name
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise StackError(f"LENS_HOME={home} and TMPDIR are too long for a socket: shorten one")
+    if not _can_be_socket(path):
+        raise StackError(
+            f"LENS_HOME={home} and TMPDIR are too long for a socket or have one of"
+            f" {' '.join(_NOT_IN_ADDRESSES)}: change one"
+        )
     return path
+
+
+def _can_be_socket(path: Path) -> bool:
+    is_short = len(os.fsencode(path)) <= _MAX_SOCKET_PATH
+    return is_short and not set(_NOT_IN_ADDRESSES).intersection(str(path))
 
 
 def make_socket_directory(directory: Path) -> None:
