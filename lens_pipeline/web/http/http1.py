@@ -131,9 +131,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
         A proxy in front may have looked at another one.
         """
-        named = [value.lower() for name, value in self.headers if name == b"host"]
-        addressed = [] if self.url.startswith(b"/") else [urlsplit(self.url).netloc.lower()]
-        if len(named) > 1 or len({*named, *addressed}) > 1:
+        named = [_host(value) for name, value in self.headers if name == b"host"]
+        # Most requests name no host in the URL.
+        netloc = b"" if self.url.startswith(b"/") else urlsplit(self.url).netloc
+        if len(named) > 1 or (netloc and named and _host(netloc) != named[0]):
             raise ValueError("several hosts")
 
     def _expect_head(self) -> None:
@@ -147,6 +148,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._timer = None
         self.transport.close()
+
+
+def _host(netloc: bytes) -> bytes:
+    """Without the default port."""
+    return netloc.lower().removesuffix(b":80")
 
 
 def _answer(status: int, code: str, message: str) -> bytes:

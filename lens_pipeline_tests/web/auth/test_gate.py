@@ -274,6 +274,7 @@ def test_clients_beyond_the_limit_are_told_so(
         b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
         b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET http://localhost@evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost:81/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
 def test_two_hosts(visitor: httpx.Client, head: bytes) -> None:
@@ -281,11 +282,26 @@ def test_two_hosts(visitor: httpx.Client, head: bytes) -> None:
     assert raw(visitor, head).startswith(b"HTTP/1.1 400 ")
 
 
-def test_an_absolute_address_of_the_same_host(visitor: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"localhost", b"LOCALHOST"),
+        (b"localhost:80", b"localhost"),
+        (b"localhost", b"localhost:80"),
+    ],
+)
+def test_an_absolute_address_of_the_same_host(
+    visitor: httpx.Client, target: bytes, host: bytes
+) -> None:
     """What clients of proxies send."""
-    target = b"http://localhost/api/health/live"
-    head = b"GET %s HTTP/1.1\r\nHost: LOCALHOST\r\nConnection: close\r\n\r\n" % target
-    assert raw(visitor, head).startswith(b"HTTP/1.1 200 ")
+    head = b"GET http://%s/api/health/live HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+    assert raw(visitor, head % (target, host)).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_question_about_the_server_itself_names_one_host(visitor: httpx.Client) -> None:
+    """What load balancers ask, refused as malformed."""
+    head = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert b"malformed_request" not in raw(visitor, head)
 
 
 @pytest.mark.slow
