@@ -59,7 +59,14 @@ def ask(name: str, look: Callable[[], Any]) -> Result:
 def ask_within(seconds: float, name: str, look: Callable[[], Any]) -> Result:
     """As `ask`; a `look` that hangs is left behind."""
     answer: Future[Result] = Future()
-    threading.Thread(target=lambda: answer.set_result(ask(name, look)), daemon=True).start()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask(name, look))
+        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
     try:
         return answer.result(seconds)
     except TimeoutError:
