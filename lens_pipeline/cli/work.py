@@ -209,16 +209,17 @@ def remove_missing(yes: bool) -> None:
     left = 0
     with session("remove-missing") as lens:
         for derivative in registry.entries():
-            cursor: str | None = None
-            while cursor != "":
+            cursor = ""
+            while True:
                 done = remove_vanished(
-                    lens.pipeline, lens.instance, derivative, cursor or "",
+                    lens.pipeline, lens.instance, derivative, cursor,
                     seconds=_REPORT_SECONDS, however_many=True,
                 )  # fmt: skip
                 print(f"{derivative.asset}: {done}")
                 left += done.left
-                lens.pipeline.log.delete_keys(derivative.partition_set, done.keys)
                 cursor = done.cursor
+                if not cursor:
+                    break
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)

@@ -42,7 +42,7 @@ daily_reports = _asset_job("daily_reports", [REPORT_ASSET], {QUEUE_TAG: MASTERS}
 def retire_old_keys(context: dg.OpExecutionContext, lens: LensResource) -> None:
     """Take finished keys older than LENS_RETAIN_PARTITIONS_DAYS out of the partition sets."""
     for name in dict.fromkeys(entry.partition_set for entry in registry.entries()):
-        count = retire(lens.pipeline(), context.instance, name)
+        count = retire(lens.pipeline(), name)
         context.log.info("%s: %d keys retired; files and history stay", name, count)
 
 

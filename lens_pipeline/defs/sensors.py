@@ -5,7 +5,6 @@ import json
 import dagster as dg
 
 from lens_pipeline.defs.new_rows import DISABLED, new_rows
-from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import Derivative
@@ -55,10 +54,5 @@ def removed_generations(
             context.log.warning("%s: %s", derivative.asset, removal.refused)
     return dg.SensorResult(
         skip_reason="; ".join(f"{d.asset}: {removal}" for d, removal in done.items()),
-        dynamic_partitions_requests=[
-            partition_set(d.partition_set).build_delete_request(removal.keys)
-            for d, removal in done.items()
-            if removal.keys
-        ],
         cursor=json.dumps({d.asset: removal.cursor for d, removal in done.items()}),
     )

@@ -3,7 +3,7 @@
 import datetime as dt
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -12,7 +12,7 @@ from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import assess, usable
-from lens_pipeline.errors import DerivativeError
+from lens_pipeline.errors import DerivativeError, StoreUnavailable
 from lens_pipeline.event_log.history import History, ObservationKind, State
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 from lens_pipeline.storage.object_store import ObjectStore
@@ -37,8 +37,6 @@ class Removal:
     looked_at: int = 0
     cleaned: int = 0
     """Partitions whose outputs were deleted."""
-    keys: list[str] = field(default_factory=list)
-    """To take out of the partition set."""
     kept: list[str] = field(default_factory=list)
     """Partitions whose object the store did not delete."""
     in_work: int = 0
@@ -106,16 +104,18 @@ def _remove_page(
         )
         return
     busy = {key for key in unclean if recorded[key].is_in_flight}
-    kept = {
-        key
-        for key in unclean
-        if key not in busy and not _clean(pipeline, instance, derivative, key, recorded[key])
-    }
-    done.cleaned += len(unclean) - len(busy) - len(kept)
-    done.kept += sorted(kept)
+    kept = {key for key in unclean if key not in busy}
     done.in_work += len(busy)
-    idle = [key for key in gone if key not in busy | kept]
-    done.keys += _removable(pipeline, instance, derivative.partition_set, idle)
+    try:
+        for key in sorted(kept):
+            if _clean(pipeline, instance, derivative, key, recorded[key]):
+                kept.remove(key)
+                done.cleaned += 1
+    except StoreUnavailable as error:
+        # Each further object would be waited for as well.
+        logger.warning("%s: the store is away: %s", derivative.asset, error)
+    done.kept += sorted(kept)
+    _delete_keys(pipeline, derivative.partition_set, set(gone) - busy - kept)
 
 
 def _too_many(missing: int, existing: int) -> bool:
@@ -129,11 +129,13 @@ def _clean(
     key: str,
     history: History,
 ) -> bool:
-    """Delete the objects and record that; False if the store fails."""
+    """Delete the objects and record that; False if the store refuses. Raises StoreUnavailable."""
     path = None if history.is_removed else pipeline.log.paths(derivative.asset, [key]).get(key)
     if path is not None:
         try:
             delete_outputs(pipeline.store, derivative, key, path)
+        except StoreUnavailable:
+            raise
         except DerivativeError as error:
             logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
             return False
@@ -163,22 +165,19 @@ def delete_outputs(
             store.delete(info.key)
 
 
-def _removable(
-    pipeline: Pipeline, instance: dg.DagsterInstance, partition_set: str, keys: Iterable[str]
-) -> list[str]:
-    """Those of `keys` that are in the set and that nothing in Dagster needs there.
+def _delete_keys(pipeline: Pipeline, partition_set: str, keys: Collection[str]) -> int:
+    """Take `keys` out of the set, but none that Dagster needs there; returns their number.
 
     Dagster fails a backfill whose key is gone and cancels its runs, and fails a run whose range
     begins or ends with a key that is gone.
     """
-    in_set = set(instance.get_dynamic_partitions(partition_set)).intersection(keys)
-    if not in_set or pipeline.log.has_unfinished_backfill():
-        return []
+    if not keys or pipeline.log.has_unfinished_backfill():
+        return 0
     in_flight = pipeline.log.in_flight(*registry.assets_of_set(partition_set))
-    return sorted(in_set - in_flight)
+    return pipeline.log.delete_keys(partition_set, sorted(set(keys) - in_flight))
 
 
-def retire(pipeline: Pipeline, instance: dg.DagsterInstance, partition_set: str) -> int:
+def retire(pipeline: Pipeline, partition_set: str) -> int:
     """Take keys of which nothing was heard for long out of the set, but those that failed stay.
 
     A key comes back when its row changes. Returns their number.
@@ -189,14 +188,12 @@ def retire(pipeline: Pipeline, instance: dg.DagsterInstance, partition_set: str)
     retired = 0
     for start in range(0, len(quiet), _PAGE):
         page = quiet[start : start + _PAGE]
-        idle = _removable(pipeline, instance, partition_set, page)
-        keys = sorted(set(idle) - _failed(pipeline, assets, idle))
-        pipeline.log.delete_keys(partition_set, keys)
-        retired += len(keys)
+        failed = _failed(pipeline, assets, page)
+        retired += _delete_keys(pipeline, partition_set, set(page) - failed)
     return retired
 
 
-def _failed(pipeline: Pipeline, assets: Iterable[str], keys: Sequence[str]) -> set[str]:
+def _failed(pipeline: Pipeline, assets: Collection[str], keys: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for derivative in registry.DERIVATIVES:
         if derivative.asset in assets:

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, Self, TypeVar
 
 from lens_pipeline.errors import EncoderDied, HostUnreachable
@@ -269,7 +270,9 @@ def derive_status(
         found = ready if is_made else replace(blank, state=State.PROCESSING, attempts=attempts)
         return replace(found, run_id=in_flight[-1].run_id)
     if last is None or (last in cancelled and is_up_to_date):
-        return ready if is_up_to_date else replace(blank, outdated=materialized is not None)
+        # A restored row was made before, too: it is no old one that waits to be adopted.
+        was_made = materialized is not None or removed_at > 0
+        return ready if is_up_to_date else replace(blank, outdated=was_made)
     if isinstance(last, Observation):
         error_class = last.error_class
         is_final = last.permanent or _lasts_too_long(failures)
@@ -300,10 +303,9 @@ def _retry_at(
 
 
 def _lasts_too_long(failures: Sequence[Observation]) -> bool:
-    first, last = failures[0], failures[-1]
-    if last.error_class not in _PATIENT or first.at is None or last.at is None:
-        return False
-    return last.at - first.at > _LONGEST_PATIENCE
+    latest = takewhile(lambda one: one.error_class in _PATIENT, reversed(failures))
+    times = [one.at for one in latest if one.at is not None]
+    return bool(times) and times[0] - times[-1] > _LONGEST_PATIENCE
 
 
 def _last(observations: Iterable[Observation], kind: ObservationKind) -> int:

@@ -48,8 +48,10 @@ def still_counted(
 def superseded_of_runs(
     connection: sa.Connection, run_ids: Sequence[str], minor: Sequence[str]
 ) -> list[int]:
-    """Ids of events that no status depends on."""
-    return list(connection.execute(_OF_RUNS, _of_runs(run_ids, minor)).scalars())
+    """Ids of events that no status depends on, also of runs deleted earlier."""
+    superseded = connection.execute(_OF_RUNS, _of_runs(run_ids, minor)).scalars().all()
+    orphans = connection.execute(_ORPHANS_BEFORE_RUNS, {"runs": list(run_ids)}).scalars().all()
+    return [*superseded, *orphans]
 
 
 def _of_runs(run_ids: Sequence[str], minor: Sequence[str]) -> dict[str, list[str]]:
@@ -64,6 +66,8 @@ def superseded_of_no_run(
     values["removals_before"] = _naive(removals_before)
     rows = connection.execute(_OF_NO_RUN, values).all()
     going = [row.id for row in rows if row.is_superseded]
+    old = [row.id for row in rows if row.is_old]
+    going += connection.execute(_ORPHANS_BEFORE_EVENTS, {"ids": old}).scalars().all()
     return going, rows[-1].id if len(rows) == limit else None
 
 
@@ -126,13 +130,16 @@ _IS_SUPERSEDED = sa.or_(
         _tag.c.value == ObservationKind.REMOVED.value,
     ),
 )
-_SUPERSEDES_NOTHING = sa.and_(
+_IS_REMOVAL = sa.and_(
     _event.c.dagster_event_type == _OBSERVATION,
     sa.exists().where(
         _mark.c.event_id == _event.c.id,
         _mark.c.key == OUTCOME_TAG,
         _mark.c.value == ObservationKind.REMOVED.value,
     ),
+)
+_SUPERSEDES_NOTHING = sa.and_(
+    _IS_REMOVAL,
     ~sa.exists().where(
         _earlier.c.asset_key == _event.c.asset_key,
         _earlier.c.dagster_event_type.in_([_MATERIALIZATION, _OBSERVATION, _PLANNED]),
@@ -189,10 +196,30 @@ _OF_NO_RUN = (
                 ),
             ),
         ).label("is_superseded"),
+        sa.and_(
+            _event.c.timestamp < sa.bindparam("before", type_=sa.TIMESTAMP),
+            sa.or_(_event.c.dagster_event_type == _MATERIALIZATION, _IS_REMOVAL),
+        ).label("is_old"),
     )
     .where(_event.c.run_id == RUNLESS_RUN_ID, _event.c.id > sa.bindparam("after"))
     .order_by(_event.c.id)
     .limit(sa.bindparam("limit"))
+)
+# A run that is deleted leaves the materializations that were the latest then: they go with what
+# supersedes them later.
+_ORPHANS = """
+    SELECT DISTINCT e.id FROM event_logs s JOIN event_logs e
+        ON e.asset_key = s.asset_key AND e.partition = s.partition AND e.id < s.id
+       AND e.dagster_event_type IN
+           ('ASSET_MATERIALIZATION', 'ASSET_MATERIALIZATION_PLANNED', 'ASSET_OBSERVATION')
+     WHERE {condition} AND e.run_id <> ''
+       AND NOT EXISTS (SELECT FROM runs r WHERE r.run_id = e.run_id)
+"""
+_ORPHANS_BEFORE_EVENTS = sa.text(_ORPHANS.format(condition="s.id = ANY(:ids)"))
+_ORPHANS_BEFORE_RUNS = sa.text(
+    _ORPHANS.format(
+        condition="s.run_id = ANY(:runs) AND s.dagster_event_type = 'ASSET_MATERIALIZATION'"
+    )
 )
 # A run cancelled before it began may have no end.
 _RUNS = sa.text("""

@@ -164,8 +164,11 @@ class EventLog:
         rows = self._rows(query, set=partition_set, before=naive_utc, **values)
         return [row.partition for row in rows]
 
-    def delete_keys(self, partition_set: str, keys: Sequence[str]) -> None:
-        """Take keys out of the set; Dagster deletes one in a transaction."""
+    def delete_keys(self, partition_set: str, keys: Sequence[str]) -> int:
+        """Take keys out of the set, where Dagster would delete one in a transaction.
+
+        Returns the number of those that were in it.
+        """
         query = """
             DELETE FROM dynamic_partitions
              WHERE partitions_def_name = :set AND partition = ANY(:keys)
@@ -173,7 +176,8 @@ class EventLog:
         # Another process may take out the same ones.
         with self._engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.execute(sa.text(query), {"set": partition_set, "keys": list(keys)})
+            values = {"set": partition_set, "keys": list(keys)}
+            return connection.execute(sa.text(query), values).rowcount
 
     def _rows(self, query: str, **values: object) -> Sequence[sa.Row]:
         with self._engine.connect() as connection:
@@ -208,7 +212,8 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     }
 
 
-# A loose index scan: one probe for each type of event and one of the set find the next key.
+# A loose index scan: one probe for each type of event and one of the set find the next key. The row
+# of a key that was added just now may be still to come.
 _KEYS = """
     WITH RECURSIVE keys AS (
       SELECT CAST(:after AS text) AS key, 0 AS n
@@ -221,6 +226,7 @@ _KEYS = """
                       AND e.partition > keys.key ORDER BY e.partition LIMIT 1) found),
                (SELECT d.partition FROM dynamic_partitions d
                  WHERE d.partitions_def_name = :set AND d.partition > keys.key
+                   AND d.create_timestamp < (now() AT TIME ZONE 'UTC') - interval '1 minute'
                  ORDER BY d.partition LIMIT 1)), n + 1
         FROM keys WHERE key IS NOT NULL AND n < :limit)
     SELECT key FROM keys WHERE n > 0 AND key IS NOT NULL ORDER BY n

@@ -1,7 +1,6 @@
 """Metrics for Prometheus; their route is not here. Counters start at zero with the process."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -9,7 +8,6 @@ from prometheus_client.registry import Collector
 
 from lens_pipeline import VERSION
 from lens_pipeline.derivatives.registry import assets, by_asset
-from lens_pipeline.engine.restarts import read_restarts
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
@@ -86,9 +84,7 @@ class PipelineCollector(Collector):
         backlog: BacklogMonitor,
         services: ServiceMonitor,
         alerts: AlertMonitor,
-        home: Path,
     ) -> None:
-        self._home = home
         self._feed = feed
         self._backlog = backlog
         self._services = services
@@ -121,7 +117,7 @@ class PipelineCollector(Collector):
     def _restarted(self) -> Iterator[Metric]:
         text = "How often `lens up` has started a process again."
         family = CounterMetricFamily("lens_restarts", text, labels=["process"])
-        for name, one in read_restarts(self._home).items():
+        for name, one in self._services.restarts().items():
             family.add_metric([name], one.count)
         yield family
 

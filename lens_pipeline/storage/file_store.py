@@ -105,7 +105,14 @@ class FileStore(ObjectStore):
             return None
 
     def _list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._walk("", prefix)
+        parent = prefix.rpartition("/")[0]
+        if not parent:
+            return self._walk("", prefix)
+        # The directories of other users need not be read.
+        with suppress(InvalidKey), self._errors("read", parent):
+            if parent.split("/")[0] != TEMPORARY and self._path(parent).is_dir():
+                return self._walk(parent + "/", prefix)
+        return iter(())
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -279,15 +279,18 @@ class ObjectStore(ABC):
         return info
 
     def check(self) -> None:
-        """Write, read and delete a probe.
+        """Write, list, read and delete a probe.
 
-        Raises StoreReadOnly, NoSuchBucket, WrongCredentials, SourceRefused, StoreUnavailable.
+        Raises StoreReadOnly, StoreRefused, NoSuchBucket, WrongCredentials, SourceRefused,
+        StoreUnavailable.
         """
         key = f"lens-check-{uuid.uuid4().hex}.txt"
         line = f"written by a check of the store: {key}\n".encode()
         body = line * (_CHECK_BYTES // len(line))
         self.write(key, body, content_type=content_type_of(key))
         try:
+            # Removal lists revisions.
+            next(iter(self.list(key)), None)
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory) / "probe"
                 fetched = self.read_into(key, path, max_bytes=len(body))

@@ -57,6 +57,13 @@ _WRONG_CREDENTIALS = {
 }
 # Answers to HEAD have bare numbers.
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "401"}
+_WRITE_RIGHTS = "s3:PutObject and s3:DeleteObject"
+_LACKING: dict[str, tuple[type[DerivativeError], str]] = {
+    "read": (SourceRefused, "s3:GetObject"),
+    "write": (StoreReadOnly, _WRITE_RIGHTS),
+    "delete": (StoreReadOnly, _WRITE_RIGHTS),
+    "list": (StoreRefused, "s3:ListBucket"),
+}
 _NOT_NOW = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "408", "429"}
 
 
@@ -288,14 +295,9 @@ class S3Store(ObjectStore):
             return WrongCredentials(
                 f"{reason}: correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION"
             )
-        if code in _DENIED and action == "read":
-            return SourceRefused(f"{reason}: check the credentials, allow them s3:GetObject")
-        if code in _DENIED and action in {"write", "delete"}:
-            return StoreReadOnly(
-                f"{reason}: check the credentials, allow them s3:PutObject and s3:DeleteObject"
-            )
         if code in _DENIED:
-            return WrongCredentials(f"{reason}: check the credentials and what they may do")
+            kind, rights = _LACKING.get(action, (WrongCredentials, "this"))
+            return kind(f"{reason}: check the credentials, allow them {rights}")
         return StoreRefused(reason)
 
 

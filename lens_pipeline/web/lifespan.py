@@ -39,8 +39,7 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
     alerts = AlertMonitor(context.pipeline, context.queue.instance, backlog, log, monitor)
     app.state.broadcaster, app.state.feed, app.state.monitor = broadcaster, feed, monitor
     app.state.backlog, app.state.alerts = backlog, alerts
-    home = context.pipeline.settings.resolved_home
-    registry.register(PipelineCollector(feed, backlog, monitor, alerts, home))
+    registry.register(PipelineCollector(feed, backlog, monitor, alerts))
     app.state.metrics = registry
     workers = (feed, backlog, view, alerts)
     for worker in workers:

@@ -272,6 +272,21 @@ def test_what_may_concern_one_file_is_delayed_and_uses_up_no_attempt(error: str)
     assert status(History(observations=gone), max_attempts=1).state is State.DEAD
 
 
+def test_patience_ends_only_with_what_lasts() -> None:
+    """A file that is given up on at the first blip of its host, days after another failure."""
+    found = status(
+        History(observations=(after(0), after(4 * 1440, True, "HostUnreachable"))), max_attempts=8
+    )
+    assert (found.state, found.attempts) == (State.FAILED, 1)
+
+
+def test_a_restored_row_is_not_one_that_was_never_made() -> None:
+    """Restored rows that wait for their adoption, like those of an older system."""
+    history = History(made(1), observations=(marked(2, ObservationKind.REMOVED),))
+    found = status(history, max_attempts=8)
+    assert (found.state, found.is_unrecorded) == (State.NONE, False)
+
+
 def test_a_fault_of_the_surroundings_delays_nothing() -> None:
     """A store that was down for a minute, and files that wait for hours after that."""
     assert next_minutes(*[after(n, True, "StoreUnavailable") for n in range(9)]) is None

@@ -130,6 +130,17 @@ def test_a_missing_bucket_is_named_and_never_looks_like_an_empty_store(
         call(S3Store("no-such-bucket", "", seaweed.endpoint), tmp_path / "copy")
 
 
+@pytest.mark.usefixtures("s3_store")
+def test_a_check_finds_that_objects_cannot_be_listed(
+    seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credentials that are enough for weeks, until the first master is deleted."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.unlisting_key)
+    store = S3Store(seaweed.bucket, "unlisted", seaweed.endpoint)
+    with pytest.raises(StoreRefused, match=r"allow them s3:ListBucket"):
+        store.check()
+
+
 def test_a_ping_names_a_missing_bucket(s3_store: S3Store, seaweed: SeaweedServer) -> None:
     s3_store.ping()
     with pytest.raises(NoSuchBucket, match="create the bucket"):

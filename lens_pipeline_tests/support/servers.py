@@ -282,6 +282,8 @@ class SeaweedServer:
 
     access_key = "lens-test"
     secret_key = "lens-test-secret"
+    # Of a user that may not list the bucket.
+    unlisting_key = "lens-test-no-list"
     bucket = "lens"
 
     def __init__(
@@ -356,8 +358,13 @@ class SeaweedServer:
             "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
+        limited = {
+            "name": "no-list",
+            "credentials": [{"accessKey": self.unlisting_key, "secretKey": self.secret_key}],
+            "actions": ["Read", "Write"],
+        }
         config = self._directory / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
+        config.write_text(json.dumps({"identities": [identity, limited]}))
         data = self._directory / "data"
         data.mkdir(exist_ok=True)
         return [

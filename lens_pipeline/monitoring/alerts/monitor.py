@@ -12,7 +12,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.core import postgres
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import assets
-from lens_pipeline.engine.restarts import read_restarts
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
@@ -93,7 +92,7 @@ class AlertMonitor(BackgroundThread):
         is_to_tell = self._leads(now)
         settings = self._pipeline.settings
         backlog, outcome = self._backlog.latest, self._hourly_outcome()
-        restarts = read_restarts(settings.resolved_home)
+        restarts = self._services.restarts()
         seen = Seen(services.known, services.workers, backlog, outcome, disks, restarts)
         problems, unknown = judge(seen, settings, dt.datetime.now(dt.UTC))
         notices = self._state.due(problems, unknown, now)

@@ -20,6 +20,7 @@ from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
 from lens_pipeline.engine.dagster_storage.storage import create_tables, has_current_tables
 from lens_pipeline.engine.liveness import is_recent
+from lens_pipeline.engine.restarts import Restarts, read_restarts
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError, StoreUnavailable, first_line
@@ -75,6 +76,8 @@ class ServiceMonitor:
         self._is_store_doubted = True
         self._heartbeat = Probe("daemon", lambda: pooled_heartbeat_age_seconds(instance))
         self._workers = Probe("workers", lambda: workers(broker_url), _WORKERS_KEPT_SECONDS)
+        home = pipeline.settings.resolved_home
+        self._restarts = Probe("processes", lambda: read_restarts(home))
 
     def tell(self, batch: Batch) -> None:
         """Doubt the store of which a worker's file tells: a full one can be read."""
@@ -107,6 +110,11 @@ class ServiceMonitor:
         """Seconds since the daemon last beat; None if never or unknown."""
         result = self._heartbeat.last()
         return _age_now(result) if result else None
+
+    def restarts(self) -> Mapping[str, Restarts]:
+        """By process of `lens up` here, as known last; empty if unknown."""
+        result = self._restarts.last()
+        return (result.value if result else None) or {}
 
 
 def databases(pipeline: Pipeline) -> None:

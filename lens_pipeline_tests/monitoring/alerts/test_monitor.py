@@ -14,6 +14,7 @@ from lens_pipeline.core.locks import LockSession, alerts_lock
 from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.derivatives.registry import QUEUES
+from lens_pipeline.engine.restarts import Restarts
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor
@@ -45,6 +46,9 @@ class Services(ServiceMonitor):
 
     async def look(self) -> ServiceHealth:
         return ServiceHealth(self.problems, self.workers)
+
+    def restarts(self) -> dict[str, Restarts]:
+        return {}
 
 
 @pytest.fixture

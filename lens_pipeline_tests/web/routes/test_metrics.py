@@ -161,6 +161,14 @@ def test_what_waits_in_queues(site: Site, web: httpx.Client) -> None:
     assert _figure(web, "lens_oldest_unprocessed_seconds", kind="master") == 0
 
 
+def test_a_home_that_cannot_be_read_hides_no_figure(site: Site, web: httpx.Client) -> None:
+    """A failing disk that silences `/metrics` and alerts, which should tell of it."""
+    (site.pipeline.settings.resolved_home / "services.json").write_text("{")
+    for _ in range(2):
+        assert web.get("/metrics").status_code == 200
+        eventually(lambda: _figure(web, "lens_queue_depth", queue="masters") == 0, 10)
+
+
 def test_prometheus_accepts_them(site: Site, web: httpx.Client, photo: Photo) -> None:
     site.add("a", photo("a"))
     site.add("bad", "http://127.0.0.1/none.jpg")
