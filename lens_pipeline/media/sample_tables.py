@@ -23,7 +23,7 @@ _CONTAINERS = frozenset(
 )
 # What ffmpeg takes for an index begins with one of these, whatever its name.
 _INDEX_BEGINNINGS = (b"mvhd", b"cmov")
-# Descriptions of samples hold boxes behind fields of their own, which real files use for no table.
+# ffmpeg also looks for boxes in descriptions of samples, where real files have no tables.
 _TABLES = re.compile(rb"stsz|stz2|trun")
 _MOST_DESCRIPTION_BYTES = 1 << 20
 # What a handler makes of a track.
@@ -119,4 +119,4 @@ def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
 def _check_description(file: BinaryIO, start: int, end: int) -> None:
     file.seek(start)
     if end - start > _MOST_DESCRIPTION_BYTES or _TABLES.search(file.read(end - start)):
-        raise MediaError("video has a table of samples in a description of them", over_limit=True)
+        raise MediaError("video's descriptions of samples are too large", over_limit=True)

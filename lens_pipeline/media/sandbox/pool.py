@@ -42,7 +42,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 _PACKAGE = Path(lens_pipeline.__file__).parent
-# A clone in sys.path holds none: it may hold settings and LENS_HOME, which stay out of reach.
+# With `--user` or PYTHONPATH, packages lie elsewhere. A clone has no such metadata: it may hold
+# settings and LENS_HOME, which stay out of reach.
 _INSTALLED = [Path(one).absolute() for one in sys.path if any(Path(one).glob("*.dist-info"))]
 _READABLE = (Path(sys.prefix), Path(sys.base_prefix), _PACKAGE, *_INSTALLED)
 
