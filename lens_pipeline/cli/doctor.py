@@ -13,8 +13,8 @@ import psutil
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.core.endpoints import Endpoints, Services, StackError, running_up
 from lens_pipeline.core.ports import require_free
+from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.engine.liveness import is_recent, problem_of
-from lens_pipeline.engine.restarts import in_words, read_restarts
 from lens_pipeline.monitoring.alerts.delivery import connect_targets
 from lens_pipeline.monitoring.probes import host, services
 from lens_pipeline.monitoring.probes.probe import ProbeError, Result, ask, ask_within

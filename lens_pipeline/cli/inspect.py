@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
+from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
 from lens_pipeline.derivatives.status import statuses_of_id
-from lens_pipeline.engine.restarts import in_words, read_restarts
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from lens_pipeline.media import color, images
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg.ffprobe import display_size
 from lens_pipeline.media.ffmpeg.filters import is_hd
+from lens_pipeline.media.ffmpeg.sample_tables import check_samples
 from lens_pipeline.media.formats import VIDEO_CODECS, header_error, read_head, video_demuxer
 from lens_pipeline.media.frames import Candidate, Chooser
 from lens_pipeline.media.models import Poster, PosterSpec
-from lens_pipeline.media.sample_tables import check_samples
 
 # Other names of decoders for these codecs.
 _DECODERS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}

@@ -14,9 +14,9 @@ from lens_pipeline.core import files, ports
 from lens_pipeline.core.endpoints import Endpoints, StackError, endpoints_of, services_file
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import accepts_at, serves
+from lens_pipeline.core.restarts import RestartLog
 from lens_pipeline.engine import instance
 from lens_pipeline.engine.liveness import code_socket
-from lens_pipeline.engine.restarts import RestartLog
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import orphans, roles
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own

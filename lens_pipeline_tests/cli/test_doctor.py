@@ -24,8 +24,8 @@ from lens_pipeline.cli.setup import doctor as command
 from lens_pipeline.core.endpoints import Services, services_file
 from lens_pipeline.core.files import prepare_home, write_private
 from lens_pipeline.core.ports import LOOPBACK, free_port
+from lens_pipeline.core.restarts import RestartLog
 from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
-from lens_pipeline.engine.restarts import RestartLog
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.monitoring.probes import host, services
 from lens_pipeline.monitoring.probes.probe import Result
@@ -92,7 +92,7 @@ def test_a_kernel_without_a_protection_is_told_and_is_no_fault(
     assert_matches(
         checks["sandbox"].message, "no privileges, no network, and no files but their own"
     )
-    monkeypatch.setattr("lens_pipeline.media.confinement._CREATE_RULESET", 100_000)
+    monkeypatch.setattr("lens_pipeline.media.sandbox.confinement._CREATE_RULESET", 100_000)
     checks = {check.name: check for check in examine(well())}
     assert checks["sandbox"].ok
     assert_matches(

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lens_pipeline.media.confinement import confined_thread, missing_protections
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg.run import Work, run, run_long
 from lens_pipeline.media.models import PreviewSpec
 from lens_pipeline.media.sandbox import pool
+from lens_pipeline.media.sandbox.confinement import confined_thread, missing_protections
 from lens_pipeline.media.sandbox.pool import Sandbox
 
 _PYTHON = (Path(sys.prefix), Path(sys.base_prefix))

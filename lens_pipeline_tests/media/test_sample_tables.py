@@ -9,10 +9,10 @@ import pytest
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe
+from lens_pipeline.media.ffmpeg.sample_tables import check_samples
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import PosterSpec
 from lens_pipeline.media.posters import render_poster
-from lens_pipeline.media.sample_tables import check_samples
 from lens_pipeline_tests.media.samples import scene, write_video
 
 Reader = Callable[[Path], object]

@@ -14,8 +14,8 @@ import pytest
 from lens_pipeline.core import ports
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import prepare_home
+from lens_pipeline.core.restarts import read_restarts
 from lens_pipeline.engine.instance import find_config_dir
-from lens_pipeline.engine.restarts import read_restarts
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.supervisor.commands import SLEEPER, STUBBORN, await_line, spawn

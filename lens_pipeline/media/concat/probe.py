@@ -11,6 +11,7 @@ from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe
 from lens_pipeline.media.ffmpeg.filters import HDR_TRANSFERS
 from lens_pipeline.media.ffmpeg.run import Work
+from lens_pipeline.media.ffmpeg.sample_tables import MOST_SAMPLES
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import (
     VIDEO_CODECS,
@@ -19,7 +20,6 @@ from lens_pipeline.media.formats import (
     read_head,
     video_demuxer,
 )
-from lens_pipeline.media.sample_tables import MOST_SAMPLES
 
 # Gigabytes take a few seconds; more means that the disk hangs.
 _PROBE_SECONDS = 120.0

@@ -8,8 +8,8 @@ from typing import Any
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg.run import file_input, run
+from lens_pipeline.media.ffmpeg.sample_tables import check_samples
 from lens_pipeline.media.ffmpeg.tools import Tools
-from lens_pipeline.media.sample_tables import check_samples
 
 
 def describe(

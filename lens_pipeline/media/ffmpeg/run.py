@@ -19,7 +19,6 @@ from typing import IO, cast
 
 import psutil
 
-from lens_pipeline.media.confinement import confined_thread
 from lens_pipeline.media.errors import (
     Cancelled,
     DiskFull,
@@ -27,6 +26,7 @@ from lens_pipeline.media.errors import (
     MediaProcessDied,
     ToolUnusable,
 )
+from lens_pipeline.media.sandbox.confinement import confined_thread
 
 # From SIGTERM to SIGKILL.
 _TERMINATE_SECONDS = 2.0

@@ -1,1 +1,1 @@
-"""Processes that render: the pool, its workers, and their messages."""
+"""Processes that render: the pool, its workers, their messages, and the rights they give up."""

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 import lens_pipeline
-from lens_pipeline.media.confinement import confined_thread
 from lens_pipeline.media.errors import MediaError, MediaProcessDied, SandboxUnavailable
 from lens_pipeline.media.ffmpeg.run import CRASHES
 from lens_pipeline.media.models import Picture, Poster, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import protocol
+from lens_pipeline.media.sandbox.confinement import confined_thread
 
 # To import decoders: 0.4 s, from a cold disk 20 s.
 _START_SECONDS = 60.0

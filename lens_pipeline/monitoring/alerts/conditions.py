@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.durations import spoken
+from lens_pipeline.core.restarts import Restarts
 from lens_pipeline.derivatives.dead_letters import counted
 from lens_pipeline.derivatives.registry import QUEUES
-from lens_pipeline.engine.restarts import Restarts
 from lens_pipeline.event_log.counters import HourlyOutcome
 from lens_pipeline.monitoring.alerts.messages import dagster_link, page_link
 from lens_pipeline.monitoring.alerts.state import Problem

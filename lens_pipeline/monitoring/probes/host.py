@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 import psutil
 
 from lens_pipeline.core.files import prepare_home
-from lens_pipeline.media.confinement import missing_protections
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
+from lens_pipeline.media.sandbox.confinement import missing_protections
 from lens_pipeline.monitoring.probes.probe import Probe, ProbeError
 from lens_pipeline.settings import Settings
 

@@ -15,12 +15,12 @@ from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.core.restarts import Restarts, read_restarts
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
 from lens_pipeline.engine.dagster_storage.storage import create_tables, has_current_tables
 from lens_pipeline.engine.liveness import is_recent
-from lens_pipeline.engine.restarts import Restarts, read_restarts
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError, StoreUnavailable, first_line

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.restarts import Restarts
 from lens_pipeline.derivatives.registry import assets
-from lens_pipeline.engine.restarts import Restarts
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import Seen, judge
 from lens_pipeline.monitoring.backlog import Backlog

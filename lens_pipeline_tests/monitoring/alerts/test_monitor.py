@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from lens_pipeline.core.locks import LockSession, alerts_lock
+from lens_pipeline.core.restarts import Restarts
 from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.derivatives.registry import QUEUES
-from lens_pipeline.engine.restarts import Restarts
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.monitoring.alerts.monitor import AlertMonitor

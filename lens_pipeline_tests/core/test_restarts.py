@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lens_pipeline.core import restarts
 from lens_pipeline.core.files import prepare_home
-from lens_pipeline.engine import restarts
-from lens_pipeline.engine.restarts import RestartLog, read_restarts
+from lens_pipeline.core.restarts import RestartLog, read_restarts
 
 
 def test_a_full_disk_ends_nothing(
