@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline_tests.core.otlp_collector import Collector, attributes
 from lens_pipeline_tests.deploy.prometheus_files import metrics_used
 from lens_pipeline_tests.providers.provider_server import ProviderServer
@@ -82,7 +83,7 @@ def test_a_first_photo_is_followed_live(
 
     (code, *_) = stack.of("code")
     assert not [one for one in code.net_connections("inet") if one.status == psutil.CONN_LISTEN]
-    listening = stack.home / "run" / "code.sock"
+    listening = code_socket(stack.home)
     assert listening.is_socket() and listening.parent.stat().st_mode & 0o777 == 0o700
     everything = "code, dagster, daemon, api, worker-previews, worker-masters live\n"
     assert stack.lens("health").stdout == everything

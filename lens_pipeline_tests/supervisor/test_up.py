@@ -16,6 +16,7 @@ from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.restarts import read_restarts
 from lens_pipeline.engine.instance import find_config_dir
+from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.up import programs
 from lens_pipeline_tests.supervisor.commands import SLEEPER, STUBBORN, await_line, spawn
@@ -172,7 +173,7 @@ def test_the_products_programs_fit_together(home: Path) -> None:
     settings = settings_for(home, grace_seconds=40, preview_concurrency=3, dagster_port=3456)
     made = {program.name: program for program in programs(settings, find_config_dir())}
     code = made["code"]
-    assert code.argv[-2:] == ("--socket", str(home / "run" / "code.sock"))
+    assert code.argv[-2:] == ("--socket", str(code_socket(home)))
     assert all(program.environment == code.environment for program in made.values())
     assert code.environment["LENS_HOME"] == str(home)
     assert code.environment["DAGSTER_HOME"] == str(home / "dagster")
