@@ -27,7 +27,7 @@ from lens_pipeline.catalog.tables import TIME
 
 VIEW = "lens_generations"
 TABLE = "lens_derivatives"
-# Of table and view, in the view's comment: raise it with each change of theirs.
+# Of table and view, in the view's comment: raise it whenever one of the two changes.
 VERSION = 2
 _ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 

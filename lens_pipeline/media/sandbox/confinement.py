@@ -107,7 +107,7 @@ def _drop_capabilities(paths: Iterable[Path]) -> None:
     _set_capabilities(permitted, permitted)
     for number in range(_MOST_CAPABILITIES):
         if not kept >> number & 1:
-            # Only root may, and only so many exist.
+            # It is refused without root, and for numbers that no capability has.
             with suppress(OSError):
                 _prctl(_PR_CAPBSET_DROP, number)
     _set_capabilities(kept, kept)
