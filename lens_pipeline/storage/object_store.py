@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -41,6 +41,9 @@ DISK_RESERVE_BYTES = 64 * 1024 * 1024
 DISK_CHECK_BYTES = 16 * 1024 * 1024
 # A full disk may have room for less.
 _CHECK_BYTES = 1024 * 1024
+_CHECK_KEY = re.compile(r"lens-check-[0-9a-f]{32}\.txt")
+# A check that goes on for longer has failed: to write and to read take a minute each at most.
+_CHECK_LASTS = timedelta(minutes=5)
 TEMPORARY = ".tmp"
 # More than S3 stores.
 MAX_OBJECT_BYTES = 1 << 44
@@ -289,8 +292,7 @@ class ObjectStore(ABC):
         body = line * (_CHECK_BYTES // len(line))
         self.write(key, body, content_type=content_type_of(key))
         try:
-            # Removal lists revisions.
-            next(iter(self.list(key)), None)
+            self._delete_old_probes(own=key)
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory) / "probe"
                 fetched = self.read_into(key, path, max_bytes=len(body))
@@ -301,6 +303,14 @@ class ObjectStore(ABC):
                 f"{self.uri(key)} came back with other bytes than were written:"
                 " a proxy or cache in front of the store changes objects"
             )
+
+    def _delete_old_probes(self, own: str) -> None:
+        """Those of checks that were killed, or could not delete theirs; by the store's clock."""
+        probes = [info for info in self.list("lens-check-") if _CHECK_KEY.fullmatch(info.key)]
+        now = max((info.modified for info in probes if info.key == own), default=None)
+        for info in probes:
+            if now is not None and info.modified < now - _CHECK_LASTS:
+                self.delete(info.key)
 
 
 def transfer_seconds(size: int) -> float:

@@ -176,12 +176,12 @@ class Chaos:
         return wrong, busy + self._left_of_deleted(workload)
 
     def _left_of_deleted(self, workload: Workload) -> list[str]:
-        """Objects of rows that are gone; a sensor deletes them within a minute."""
+        """Objects of rows that are gone, which a sensor deletes within a minute; and of checks."""
         gone = set(workload.deleted)
         return [
-            f"{key} is left of a deleted row"
+            f"{key} is left of a deleted row or of a check of the store"
             for key in observations.keys(self.deployment)
-            if key.rpartition("/")[2].partition("_")[0] in gone
+            if key.rpartition("/")[2].partition("_")[0] in gone or key.startswith("lens-check-")
         ]
 
     def _unwell(self) -> list[str]:

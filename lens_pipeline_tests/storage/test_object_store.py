@@ -187,6 +187,21 @@ def test_the_check_of_a_good_store_passes_and_leaves_nothing(store: ObjectStore)
     assert list(store.list()) == []
 
 
+def test_a_check_deletes_what_killed_checks_left(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another check reads at this moment stays, and so does what people named alike."""
+    probe, mine = f"lens-check-{'0f' * 16}.txt", "lens-check-mine.txt"
+    for key in (probe, mine):
+        store.write(key, b"x", content_type="text/plain")
+    time.sleep(1.1)  # a bucket tells times by the second
+    store.check()
+    assert [info.key for info in store.list()] == [probe, mine]
+    monkeypatch.setattr(object_store, "_CHECK_LASTS", timedelta(0))
+    store.check()
+    assert [info.key for info in store.list()] == [mine]
+
+
 def test_eight_threads_share_one_store(store: ObjectStore, tmp_path: Path) -> None:
     """A run works on several files at once with one store."""
 
