@@ -15,7 +15,8 @@ from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import socket_path
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor import supervisor as module
-from lens_pipeline.supervisor.supervisor import Program, Supervisor
+from lens_pipeline.supervisor.program import Program
+from lens_pipeline.supervisor.supervisor import Supervisor
 from lens_pipeline_tests.support.homes import supervisord_of
 from lens_pipeline_tests.support.site import eventually
 
