@@ -46,7 +46,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
     """Started by a supervisor of `home`; without this process and its parents."""
     this = psutil.Process()
     spared = {this.pid, *(parent.pid for parent in this.parents())}
-    return [p for p in psutil.process_iter() if p.pid not in spared and is_marked(p, home)]
+    return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
 def note_stop_seconds(home: Path, seconds: float) -> None:
@@ -84,7 +84,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def is_marked(process: psutil.Process, home: Path) -> bool:
+def _is_marked(process: psutil.Process, home: Path) -> bool:
     try:
         return (
             process.environ().get(MARK) == str(home)

@@ -1,7 +1,6 @@
 """Command lines and environment of Dagster's processes and the web server."""
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -58,7 +57,7 @@ def arguments(
             return ("lens_pipeline.web",)
 
 
-def environment(settings: Settings) -> Mapping[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     home = settings.resolved_home
     return {
         "LENS_HOME": str(home),
