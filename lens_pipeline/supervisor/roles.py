@@ -20,15 +20,18 @@ _SHARED = (
     "lens_pipeline.definitions",
     "lens_pipeline.engine.processes.run_queue_daemon",
     "lens_pipeline.engine.processes.webserver",
-    "lens_pipeline.engine.workers.worker",
     "lens_pipeline.web.app",
     "lens_pipeline.web.server",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "uvloop",
 )
 
 
 def import_shared() -> None:
     """Import, before a fork, what takes most of a start and of the memory of each role."""
-    for module in _SHARED:
+    from lens_pipeline.engine.workers.worker import PRELOAD
+
+    for module in (*_SHARED, *PRELOAD):
         importlib.import_module(module)
 
 
