@@ -70,6 +70,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "DAGSTER_EVENT_BATCH_SIZE": "100",
         # A tick with ten million rows, ten thousand a second; Dagster's limit is a minute.
         "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "1200",
+        # Else a backfill of the UI fails for good while the code server is started again.
+        "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1",
         # Nothing calls the code server after the daemon.
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
         # By default uvicorn believes any local process about the client: each guess at the
