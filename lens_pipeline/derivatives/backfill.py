@@ -96,9 +96,10 @@ def is_unadopted(status: DerivativeStatus, now: dt.datetime) -> bool:
 class BackfillScanner:
     """Surveys at the cost of what has changed.
 
-    The first look, and one a day, assesses every row. The looks at all rows between leave out those
-    that the projection shows as ready or dead. While these are not due, a look assesses the rows
-    that changed, that have new events or that were open. The memory is lost with the process.
+    The first look, and one a day, assesses every row. The others assess rows that changed, that
+    have new events or that were open; and if that is due, all that the projection does not show as
+    ready or dead: nothing else tells of a row that changed and kept its time. The memory is lost
+    with the process.
     """
 
     def __init__(self, pipeline: Pipeline, derivative: Derivative) -> None:
@@ -108,17 +109,19 @@ class BackfillScanner:
         self._unrecorded_old = 0
         self._since = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._event = 0
-        # Monotonic times of the next looks at all rows, and at all but those in the projection.
+        # Monotonic times from which on every row is due, and every row but those in the projection.
         self._truth_at = self._all_at = 0.0
 
     def look(self, limit: int) -> Survey:
+        """Find up to `limit` rows that are due, as `survey` does."""
         started = time.monotonic()
         # Before the rows are read.
-        since, event = self._pipeline.catalog.now() - _OVERLAP, self._last_event()
-        if event < self._event or since < self._since:
-            self._truth_at = 0.0  # a database was restored, or its clock set back
-        changed = self._changed() if started < min(self._truth_at, self._all_at) else None
-        ids = changed if changed is not None else self._unsettled(started)
+        since = self._pipeline.catalog.now() - _OVERLAP
+        event = self._pipeline.log.last_event(self._derivative.asset)
+        if since < self._since or event < self._event:
+            self._truth_at = 0.0  # a clock was set back, or a database restored
+        ids = self._candidates(started)
+        is_all = ids is None or started >= self._all_at
         found = survey(
             self._pipeline,
             self._derivative,
@@ -126,35 +129,40 @@ class BackfillScanner:
             limit=limit,
             only_due=True,
             ids=ids,
-            unrecorded_old=0 if changed is None else self._unrecorded_old,
+            unrecorded_old=0 if is_all else self._unrecorded_old,
         )
         if ids is None:
             self._truth_at = started + _DAY_SECONDS
-        if changed is None:
-            self._all_at = time.monotonic() + (time.monotonic() - started) / _SHARE
+        if is_all:
+            ended = time.monotonic()
+            self._all_at = ended + (ended - started) / _SHARE
         if len(found.open) > _MOST_OPEN:
-            self._all_at = 0.0
+            self._truth_at = 0.0
         self._since, self._event = since, event
         self._open, self._unrecorded_old = found.open, found.unrecorded_old
         return found
 
-    def _last_event(self) -> int:
-        return self._pipeline.log.last_event(self._derivative.asset)
+    def _candidates(self, now: float) -> list[str] | None:
+        """Ids of the rows to assess; None: all."""
+        changed = self._changed() if now < self._truth_at else None
+        if changed is None or now < self._all_at:
+            return changed
+        unsettled = self._unsettled()
+        return None if unsettled is None else sorted({*changed, *unsettled})
 
     def _changed(self) -> list[str] | None:
-        """Ids of rows whose status may have changed since the last look; None: too many."""
-        catalog, log = self._pipeline.catalog, self._pipeline.log
+        """Rows whose status may have changed since the last look; None: too many."""
         place = Position(self._since, "")
-        rows = catalog.after(self._derivative.kind, place, _MOST_OPEN)
-        touched = log.touched(self._derivative.asset, self._event, _MOST_OPEN)
+        rows = self._pipeline.catalog.after(self._derivative.kind, place, _MOST_OPEN)
+        touched = self._pipeline.log.touched(self._derivative.asset, self._event, _MOST_OPEN)
         if max(len(rows), len(touched)) >= _MOST_OPEN:
             return None
         return sorted(self._open.union(touched, (row.id for _, row in rows)))
 
-    def _unsettled(self, now: float) -> list[str] | None:
-        """Ids of rows that the projection does not show as settled; None: read all rows."""
+    def _unsettled(self) -> list[str] | None:
+        """Rows that the projection does not show as ready or dead; None: too many, or not kept."""
         recipe = self._derivative.recipe(self._pipeline.settings)
-        if recipe is None or now >= self._truth_at:
+        if recipe is None:
             return None
         kind, asset = self._derivative.kind, self._derivative.asset
         ids = self._pipeline.catalog.unsettled(kind, asset, recipe, _DAY_SECONDS, _MOST_OPEN)
