@@ -2,7 +2,7 @@
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import inf
@@ -56,6 +56,7 @@ def survey(
     only_due: bool = False,
     ids: Sequence[str] | None = None,
     unrecorded_old: int = 0,
+    now: dt.datetime | None = None,
 ) -> Survey:
     """Find up to `limit` rows whose derivative is missing or has failed, by turns of owners.
 
@@ -65,7 +66,7 @@ def survey(
     """
     found = Survey(unrecorded_old=unrecorded_old)
     old: list[DerivativeStatus] = []
-    now = pipeline.catalog.now()
+    now = now or pipeline.catalog.now()
     most = inf if limit is None else max(limit, _MOST_OPEN)
     for page in status_pages(pipeline, derivative, found.invalid, ids):
         for status in page:
@@ -112,15 +113,20 @@ class BackfillScanner:
         # Monotonic times from which on every row is due, and every row but those in the projection.
         self._truth_at = self._all_at = 0.0
 
+    def make_due(self) -> None:
+        """Let the next look be at all rows."""
+        self._all_at = 0.0
+
     def look(self, limit: int) -> Survey:
         """Find up to `limit` rows that are due, as `survey` does."""
         started = time.monotonic()
         # Before the rows are read.
-        since = self._pipeline.catalog.now() - _OVERLAP
-        event = self._pipeline.log.last_event(self._derivative.asset)
-        if since < self._since or event < self._event:
-            self._truth_at = 0.0  # a clock was set back, or a database restored
-        ids = self._candidates(started)
+        now = self._pipeline.catalog.now()
+        since = now - _OVERLAP
+        is_known = started < self._truth_at and since >= self._since
+        events = self._events() if is_known else None
+        event = self._last_event() if events is None else max([self._event, *events])
+        ids = None if events is None else self._candidates(events.values(), started)
         is_all = ids is None or started >= self._all_at
         found = survey(
             self._pipeline,
@@ -130,6 +136,7 @@ class BackfillScanner:
             only_due=True,
             ids=ids,
             unrecorded_old=0 if is_all else self._unrecorded_old,
+            now=now,
         )
         if ids is None:
             self._truth_at = started + _DAY_SECONDS
@@ -142,22 +149,26 @@ class BackfillScanner:
         self._open, self._unrecorded_old = found.open, found.unrecorded_old
         return found
 
-    def _candidates(self, now: float) -> list[str] | None:
-        """Ids of the rows to assess; None: all."""
-        changed = self._changed() if now < self._truth_at else None
-        if changed is None or now < self._all_at:
-            return changed
-        unsettled = self._unsettled()
-        return None if unsettled is None else sorted({*changed, *unsettled})
+    def _last_event(self) -> int:
+        return self._pipeline.log.last_event(self._derivative.asset)
 
-    def _changed(self) -> list[str] | None:
-        """Rows whose status may have changed since the last look; None: too many."""
+    def _events(self) -> dict[int, str] | None:
+        """Partitions of new events by id; None: too many, or the last one known is gone.
+
+        The latter is of a database that was restored.
+        """
+        found = self._pipeline.log.events_after(self._derivative.asset, self._event - 1, _MOST_OPEN)
+        is_lost = self._event > 0 and found.pop(self._event, None) is None
+        return None if is_lost or len(found) >= _MOST_OPEN - 1 else found
+
+    def _candidates(self, touched: Iterable[str], now: float) -> list[str] | None:
+        """Ids of the rows to assess; None: all."""
         place = Position(self._since, "")
         rows = self._pipeline.catalog.after(self._derivative.kind, place, _MOST_OPEN)
-        touched = self._pipeline.log.touched(self._derivative.asset, self._event, _MOST_OPEN)
-        if max(len(rows), len(touched)) >= _MOST_OPEN:
+        unsettled = self._unsettled() if now >= self._all_at else []
+        if unsettled is None or len(rows) >= _MOST_OPEN:
             return None
-        return sorted(self._open.union(touched, (row.id for _, row in rows)))
+        return sorted(self._open.union(touched, unsettled, (row.id for _, row in rows)))
 
     def _unsettled(self) -> list[str] | None:
         """Rows that the projection does not show as ready or dead; None: too many, or not kept."""

@@ -142,10 +142,10 @@ class EventLog:
         rows = self._rows(LATEST.text, assets=[db_key(asset)], types=_TYPES)
         return max(row.id for row in rows)
 
-    def touched(self, asset: str, after: int, limit: int) -> list[str]:
-        """The partition of each event after that id, for up to `limit` events of each type."""
+    def events_after(self, asset: str, after: int, limit: int) -> dict[int, str]:
+        """The partitions of up to `limit` events of each type after that one, by id."""
         values = {"assets": [db_key(asset)], "after": [after], "types": _TYPES, "limit": limit}
-        return [row.partition or "" for row in self._rows(NEW_EVENTS.text, **values)]
+        return {row.id: row.partition or "" for row in self._rows(NEW_EVENTS.text, **values)}
 
     def materialized_keys(self, asset: str, limit: int) -> list[str]:
         """The first `limit` partitions ever materialized, by key."""

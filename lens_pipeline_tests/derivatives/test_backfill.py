@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from lens_pipeline.derivatives import backfill
 from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW
-from lens_pipeline.derivatives.status import status_pages, usable
+from lens_pipeline.derivatives.status import status_pages
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
@@ -51,8 +51,8 @@ def _library(site: Site, count: int) -> None:
     assert site.lens("migrate").code == 0
     ids = [f"p{number:05}" for number in range(count)]
     site.add_many(ids, lambda key: f"https://example.org/é {key}\n.jpg", "300 days")
-    rows = usable(list(site.pipeline.catalog.finished(PREVIEW.kind, ids).values()))
-    revisions = {row.id: PREVIEW.revision(row, site.pipeline.settings) for row in rows}
+    rows = site.pipeline.catalog.library_rows(ids).values()
+    revisions = {row.id: PREVIEW.revision(row.generation(), site.pipeline.settings) for row in rows}
     engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         for statement in _MADE:
@@ -93,7 +93,9 @@ class _Looks:
     def __call__(self, *, all_rows: bool = False, truth: bool = False) -> tuple[list[str], int]:
         """The rows needed, and the number of those assessed; `all_rows`, `truth`: one is due."""
         self._assessed = 0
-        self.scanner._all_at = 0.0 if all_rows else inf
+        self.scanner._all_at = inf
+        if all_rows:
+            self.scanner.make_due()
         if truth:
             self.scanner._truth_at = 0.0
         found = self.scanner.look(100)
@@ -102,7 +104,7 @@ class _Looks:
 
 def _fail(site: Site, row_id: str) -> None:
     """A failed attempt, as a run reports it, that is due at once."""
-    (row,) = usable(list(site.pipeline.catalog.finished(PREVIEW.kind, [row_id]).values()))
+    row = site.pipeline.catalog.library_rows([row_id])[row_id].generation()
     tags = {OUTCOME_TAG: "failed", BLAMELESS_TAG: "true", ERROR_CLASS_TAG: "StoreUnavailable"}
     revision = {FAILED_REVISION_TAG: PREVIEW.revision(row, site.pipeline.settings)}
     site.dagster.report_runless_asset_event(
