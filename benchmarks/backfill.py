@@ -25,7 +25,7 @@ from lens_pipeline.supervisor.services import running
 
 _ROWS, _QUICK_ROWS = 1_000_000, 20_000
 _ROUNDS, _IDLE_ROUNDS = 3, 21
-_AT_ONCE = 50_000
+_AT_ONCE = 10_000
 # Of one tick.
 _LIMIT = 500
 _PLANNED, _MADE = "ASSET_MATERIALIZATION_PLANNED", "ASSET_MATERIALIZATION"
