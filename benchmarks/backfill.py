@@ -44,6 +44,7 @@ def run(quick: bool = False) -> dict[str, float]:
             pipeline.catalog.migrate_view()
             create_tables(endpoints.dagster_url)
             _fill(pipeline, rows)
+            _vacuum(pipeline)
             update_view(pipeline, [], alone=True)
             _vacuum(pipeline)
             found = _measure(pipeline)
