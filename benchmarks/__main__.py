@@ -20,6 +20,7 @@ NAMES = (
         "retention",
         "scale",
         "cost",
+        "backfill",
     ),
 )
 RESULTS = Path(__file__).parent / "results.json"
@@ -38,6 +39,8 @@ AT_LEAST = {
     "video_throughput_vs_nginx": 0.7,
 }
 AT_MOST = {
+    "backfill_million_seconds": 3,
+    "backfill_idle_ms": 50,
     "fairness_worst_delay_seconds": 60,
     "latency_p50_vs_poller": 0.6,
     "latency_p95_vs_poller": 0.6,

@@ -137,7 +137,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """Automatic attempts after transient failures before a file becomes a dead letter; the pauses
     between them grow from a minute to a day."""
     backfill_cron: str = "*/5 * * * *"
-    """When the backfill compares all finished rows with the event log."""
+    """When the backfill looks for what is missing or failed; each row is compared daily."""
     retain_events_days: int = Field(default=14, ge=1, le=3650)
     """How long the event log of a run stays after its end."""
     retain_runs_days: int = Field(default=30, ge=1, le=3650)

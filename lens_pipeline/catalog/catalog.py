@@ -124,6 +124,17 @@ class Catalog:
         with self._connect() as connection:
             return status_view.is_marked(connection, seconds)
 
+    def unsettled(
+        self, kind: Kind, asset: str, recipe: str, seconds: float, limit: int
+    ) -> list[str] | None:
+        """See `status_view.unsettled`; None unless the copy is complete and `is_view_marked`."""
+        with self._connect() as connection:
+            if status_view.lack(connection) or status_view.age_note(connection):
+                return None
+            if not status_view.is_marked(connection, seconds):
+                return None
+            return status_view.unsettled(connection, self._rows[kind], asset, recipe, limit)
+
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
     ) -> int:

@@ -1,12 +1,20 @@
 """Rows of `generations`: finished ones for the pipeline, and all for libraries."""
 
 import datetime as dt
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lens_pipeline.catalog.row_types import IdColumn, RowSet, is_no_key, place, text_of
+from lens_pipeline.catalog.row_types import (
+    IdColumn,
+    RowSet,
+    as_text,
+    is_no_key,
+    place,
+    text_of,
+)
 from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow, known_time
 from lens_pipeline.catalog.tables import TIME, generations
 from lens_pipeline.core.ids import key_problem
@@ -121,6 +129,18 @@ class GenerationRows(RowSet):
             ids = self.key.bindable(connection, selection.ids)
             conditions.append(self.key.among(connection, ids))
         return conditions
+
+
+def fingerprint(row: Generation, recipe: str) -> str:
+    """A hash of what the derivative is made from, and how; as `fingerprint_of` in SQL."""
+    text = f"{recipe}\n{row.user_id}\n{row.asset_url}"
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def fingerprint_of(recipe: str) -> sa.ColumnElement[str]:
+    """`fingerprint` of each row of the table."""
+    parts = (as_text(generations.c.user_id), sa.func.coalesce(generations.c.asset_url, ""))
+    return sa.func.md5(sa.func.concat_ws("\n", recipe, *parts))
 
 
 def _finished(row: sa.Row) -> Generation | UnusableRow:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from lens_pipeline.catalog import tables
+from lens_pipeline.catalog.generations import fingerprint_of
 from lens_pipeline.catalog.permissions import (
     Lack,
     current_role,
@@ -22,13 +23,14 @@ from lens_pipeline.catalog.permissions import (
     owner,
     quoted,
 )
+from lens_pipeline.catalog.row_types import RowSet
 from lens_pipeline.catalog.rows import FINISHED
 from lens_pipeline.catalog.tables import TIME
 
 VIEW = "lens_generations"
 TABLE = "lens_derivatives"
 # Of table and view, in the view's comment: raise it whenever one of the two changes.
-VERSION = 2
+VERSION = 3
 _ACTIONS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 derivatives = sa.Table(
@@ -40,9 +42,11 @@ derivatives = sa.Table(
     sa.Column("path", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("changed_at", TIME, nullable=False),
+    # Of the row that has this status, see `generations.fingerprint`; from version 3 on.
+    sa.Column("fingerprint", sa.Text),
 )
 # `changed_at` changes only with these.
-_SHOWN = ("status", "path", "error")
+_SHOWN = ("status", "path", "error", "fingerprint")
 
 # Replacing keeps the grants; it can add columns only at the end. Times without a zone are in UTC,
 # whatever the session's zone. An unfinished row has no derivative, whatever it had before.
@@ -63,6 +67,7 @@ _VIEW = """
        AND CAST(g.status AS text) IN ({finished})
        AND d.asset = CASE g.type WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster' END
 """
+_NEW_COLUMN = f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS fingerprint text"
 # Defaults of a host such as Supabase may open them to all.
 _CLOSURE = """
     DO $$ DECLARE grantee text; BEGIN
@@ -122,7 +127,7 @@ def migration(connection: sa.Connection) -> list[str]:
     finished = ", ".join(f"'{status}'" for status in FINISHED)
     table = CreateTable(derivatives).compile(dialect=connection.dialect)
     return [
-        *([str(table)] if TABLE in absent else []),
+        str(table) if TABLE in absent else _NEW_COLUMN,
         _VIEW.format(row_time=_row_time(connection), finished=finished),
         f"COMMENT ON VIEW {VIEW} IS 'Lens Pipeline, version {VERSION}'",
         *(_CLOSURE.format(name=name) for name in absent),
@@ -182,16 +187,17 @@ def write(
     gone: Sequence[str],
 ) -> int:
     """Show `rows` (columns by name, by id), and none of `gone`. Returns the number of changes."""
-    shown = _read(connection, asset, [*rows, *gone])
+    names = _SHOWN if (version(connection) or 0) >= VERSION else _SHOWN[:-1]
+    shown = _read(connection, asset, [*rows, *gone], names)
     values = [
-        {"asset": asset, "id": key, **columns}
+        {"asset": asset, "id": key, **{name: columns[name] for name in (*names, "changed_at")}}
         for key, columns in rows.items()
-        if shown.get(key) != tuple(columns[name] for name in _SHOWN)
+        if shown.get(key) != tuple(columns[name] for name in names)
     ]
     if values:
         statement = postgresql.insert(derivatives).values(values)
         new: Mapping[str, sa.ColumnElement] = {
-            name: statement.excluded[name] for name in (*_SHOWN, "changed_at")
+            name: statement.excluded[name] for name in (*names, "changed_at")
         }
         connection.execute(
             statement.on_conflict_do_update(index_elements=["asset", "id"], set_=new)
@@ -203,16 +209,33 @@ def write(
 
 
 def _read(
-    connection: sa.Connection, asset: str, ids: Sequence[str]
+    connection: sa.Connection, asset: str, ids: Sequence[str], names: Sequence[str]
 ) -> dict[str, tuple[str | None, ...]]:
     table = derivatives.c
-    query = sa.select(table.id, *(table[name] for name in _SHOWN)).where(*_are(asset, ids))
+    query = sa.select(table.id, *(table[name] for name in names)).where(*_are(asset, ids))
     return {row[0]: tuple(row[1:]) for row in connection.execute(query)}
 
 
 def _are(asset: str, ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
     wanted = sa.cast(list(ids), postgresql.ARRAY(sa.Text()))
     return derivatives.c.asset == asset, derivatives.c.id == sa.any_(wanted)
+
+
+def unsettled(
+    connection: sa.Connection, rows: RowSet, asset: str, recipe: str, limit: int
+) -> list[str]:
+    """Up to `limit` ids of finished rows that are not shown as ready or dead as they are now."""
+    table = derivatives.c
+    is_settled = sa.exists().where(
+        table.asset == asset,
+        table.id == rows.key.text,
+        table.status.in_(("ready", "dead")),
+        table.fingerprint == fingerprint_of(recipe),
+    )
+    query = sa.select(rows.key.text.label("id")).where(rows.counts, sa.not_(is_settled))
+    # The limit must not make the planner look each row up.
+    found = query.cte("found").prefix_with("MATERIALIZED")
+    return list(connection.execute(sa.select(found.c.id).limit(limit)).scalars())
 
 
 def delete_orphans(connection: sa.Connection, kinds: Mapping[str, str]) -> int:

@@ -10,7 +10,7 @@ from lens_pipeline.defs.jobs import daily_reports, retention_job, retirement
 from lens_pipeline.defs.new_rows import DISABLED
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
-from lens_pipeline.derivatives.backfill import adoption_advice, survey
+from lens_pipeline.derivatives.backfill import adoption_advice, scanner
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.engine.run_queue import submit_run
@@ -66,7 +66,7 @@ def _fill_gaps(
 ) -> str:
     batch_size = derivative.batch_size(pipeline.settings)
     limit = _BATCHES_A_TICK * batch_size
-    found = survey(pipeline, derivative, bulk=False, limit=limit, only_due=True)
+    found = scanner(pipeline, derivative).look(limit)
     if found.unrecorded_old:
         context.log.warning(adoption_advice(derivative, found.unrecorded_old))
     if found.invalid:

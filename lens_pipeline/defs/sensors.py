@@ -10,7 +10,7 @@ from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.removal import remove_vanished
 
-# Of each minute and derivative: a million partitions take about an hour.
+# Of each minute and derivative: a million partitions take some ten minutes.
 _REMOVAL_SECONDS = 1.0
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from lens_pipeline.catalog.rows import (
     Generation,
@@ -108,6 +108,13 @@ class Derivative(Generic[R]):
             sources = [self.made_from.revision(source, settings) if source else ""]
         key = self.stem(row) if self.is_versioned else self.object_key(row, "")
         return revision(sources, key, self._parameters(row, settings), self.code_version)
+
+    def recipe(self, settings: Settings) -> str | None:
+        """Differs if equal generations get another revision; None: not of generations."""
+        if self.kind not in (Kind.PHOTO, Kind.VIDEO):
+            return None
+        row = Generation("id", "user", self.kind, "source", None)
+        return self.revision(cast("R", row), settings)
 
     def object_key(self, row: R, revision: str) -> str:
         """Raises NotImplementedError: nothing is stored."""

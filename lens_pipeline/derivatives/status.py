@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from lens_pipeline.catalog.generations import fingerprint
 from lens_pipeline.catalog.rows import Generation, MasterVideo, Row, ScaledVideo, UnusableRow
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
@@ -19,10 +20,11 @@ def assess(
     """In the order of `rows`, without the facts of events."""
     histories = pipeline.log.histories(derivative.asset, [row.id for row in rows])
     waits = _waits(pipeline, derivative, rows)
+    recipe = derivative.recipe(pipeline.settings)
     now = dt.datetime.now(dt.UTC)
     found = []
     for row in rows:
-        blank = _blank(pipeline, derivative, row, waits.get(row.id))
+        blank = _blank(pipeline, derivative, row, waits.get(row.id), recipe)
         history = histories.get(row.id, History())
         status = derive_status(blank, history, pipeline.settings.max_attempts, now)
         # An attempt that failed before its time does not count.
@@ -31,7 +33,7 @@ def assess(
 
 
 def _blank(
-    pipeline: Pipeline, derivative: Derivative, row: Row, waits: str | None
+    pipeline: Pipeline, derivative: Derivative, row: Row, waits: str | None, recipe: str | None
 ) -> DerivativeStatus:
     user_id, project_id = owner_of(row)
     revision = derivative.revision(row, pipeline.settings)
@@ -44,6 +46,7 @@ def _blank(
         finished_at=row.finished_at,
         revision=revision,
         key=derivative.object_key(row, revision) if derivative.extension else None,
+        fingerprint=fingerprint(row, recipe) if isinstance(row, Generation) and recipe else None,
         waits_for=waits,
     )
 
@@ -129,12 +132,26 @@ def statuses_of_partitions(
 
 
 def status_pages(
-    pipeline: Pipeline, derivative: Derivative, invalid: list[UnusableRow]
+    pipeline: Pipeline,
+    derivative: Derivative,
+    invalid: list[UnusableRow],
+    ids: Sequence[str] | None = None,
 ) -> Iterator[list[DerivativeStatus]]:
-    """Of every finished row; rows that cannot be used go to `invalid`."""
-    for page in pipeline.catalog.all_finished(derivative.kind):
+    """Of finished rows, all or those of `ids`; rows that cannot be used go to `invalid`."""
+    for page in _pages(pipeline, derivative, ids):
         invalid.extend(row for row in page if isinstance(row, UnusableRow))
         yield assess(pipeline, derivative, usable(page))
+
+
+def _pages(
+    pipeline: Pipeline, derivative: Derivative, ids: Sequence[str] | None
+) -> Iterator[list[Row | UnusableRow]]:
+    if ids is None:
+        yield from pipeline.catalog.all_finished(derivative.kind)
+        return
+    for start in range(0, len(ids), _KEYS_AT_ONCE):
+        page = ids[start : start + _KEYS_AT_ONCE]
+        yield list(pipeline.catalog.finished(derivative.kind, page).values())
 
 
 def usable(rows: Sequence[Row | UnusableRow]) -> list[Row]:

@@ -147,6 +147,8 @@ class DerivativeStatus:
     """What the row calls for now."""
     key: str | None = None
     """Object key of that revision."""
+    fingerprint: str | None = None
+    """See `Derivative.fingerprint`."""
     waits_for: str | None = None
     """What must be ready first, in words."""
     state: State = State.NONE

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
+from lens_pipeline.event_log.changes import LATEST, NEW_EVENTS
 from lens_pipeline.event_log.history import (
     IN_FLIGHT,
     History,
@@ -136,6 +137,16 @@ class EventLog:
         rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG)
         return {row.partition for row in rows if row.partition is not None}
 
+    def last_event(self, asset: str) -> int:
+        """The id of its last event, 0 if there is none; ids become visible in their order."""
+        rows = self._rows(LATEST.text, assets=[db_key(asset)], types=_TYPES)
+        return max(row.id for row in rows)
+
+    def events_after(self, asset: str, after: int, limit: int) -> dict[int, str]:
+        """The partitions of up to `limit` events of each type after that one, by id."""
+        values = {"assets": [db_key(asset)], "after": [after], "types": _TYPES, "limit": limit}
+        return {row.id: row.partition or "" for row in self._rows(NEW_EVENTS.text, **values)}
+
     def materialized_keys(self, asset: str, limit: int) -> list[str]:
         """The first `limit` partitions ever materialized, by key."""
         values = {"set": "", "types": ["ASSET_MATERIALIZATION"], "after": "", "limit": limit}
@@ -212,24 +223,21 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     }
 
 
-# A loose index scan: one probe for each type of event and one of the set find the next key. The row
-# of a key that was added just now may be still to come.
+# Ordered pages of two indexes: 10 us a key, of which a loose index scan takes 60. The row of a key
+# that was added just now may be still to come.
 _KEYS = """
-    WITH RECURSIVE keys AS (
-      SELECT CAST(:after AS text) AS key, 0 AS n
-      UNION ALL
-      SELECT least(
-               (SELECT min(found.partition) FROM unnest(CAST(:types AS text[])) AS t(type)
-                 CROSS JOIN LATERAL (
-                   SELECT e.partition FROM event_logs e
-                    WHERE e.asset_key = :asset AND e.dagster_event_type = t.type
-                      AND e.partition > keys.key ORDER BY e.partition LIMIT 1) found),
-               (SELECT d.partition FROM dynamic_partitions d
-                 WHERE d.partitions_def_name = :set AND d.partition > keys.key
-                   AND d.create_timestamp < (now() AT TIME ZONE 'UTC') - interval '1 minute'
-                 ORDER BY d.partition LIMIT 1)), n + 1
-        FROM keys WHERE key IS NOT NULL AND n < :limit)
-    SELECT key FROM keys WHERE n > 0 AND key IS NOT NULL ORDER BY n
+    SELECT found.key FROM (
+      SELECT e.partition AS key FROM unnest(CAST(:types AS text[])) AS t(type)
+       CROSS JOIN LATERAL (
+         SELECT DISTINCT partition FROM event_logs
+          WHERE asset_key = :asset AND dagster_event_type = t.type AND partition > :after
+          ORDER BY partition LIMIT :limit) e
+      UNION
+      (SELECT partition FROM dynamic_partitions
+        WHERE partitions_def_name = :set AND partition > :after
+          AND create_timestamp < (now() AT TIME ZONE 'UTC') - interval '1 minute'
+        ORDER BY partition LIMIT :limit)) found
+     ORDER BY found.key LIMIT :limit
 """
 # Not one LIMIT 1 a key: before an ANALYZE the planner would read all events for every key.
 _MATERIALIZED = sa.text("""

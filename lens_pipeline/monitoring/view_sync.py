@@ -200,5 +200,6 @@ def _columns(status: DerivativeStatus) -> dict[str, object]:
         "status": status.state.value,
         "path": status.path,
         "error": status.error,
+        "fingerprint": status.fingerprint,
         "changed_at": status.at or dt.datetime.now(dt.UTC),
     }

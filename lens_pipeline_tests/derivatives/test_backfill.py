@@ -3,12 +3,24 @@
 import datetime as dt
 import tracemalloc
 from collections.abc import Iterator
+from math import inf
+from typing import Any
 
+import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from lens_pipeline.derivatives import backfill
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW
+from lens_pipeline.derivatives.status import status_pages
 from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.event_log.tags import (
+    BLAMELESS_TAG,
+    ERROR_CLASS_TAG,
+    FAILED_REVISION_TAG,
+    OUTCOME_TAG,
+)
+from lens_pipeline.monitoring.view_sync import update_view
 from lens_pipeline_tests.support.site import Site
 
 
@@ -32,3 +44,166 @@ def test_a_library_to_be_adopted_is_only_counted(
         tracemalloc.stop()
     assert (found.unrecorded_old, found.needed) == (20_000, [])
     assert most_bytes < 2_000_000
+
+
+def _library(site: Site, count: int) -> None:
+    """Photos of last year with a preview, without runs; the projection shows them."""
+    assert site.lens("migrate").code == 0
+    ids = [f"p{number:05}" for number in range(count)]
+    site.add_many(ids, lambda key: f"https://example.org/é {key}\n.jpg", "300 days")
+    rows = site.pipeline.catalog.library_rows(ids).values()
+    revisions = {row.id: PREVIEW.revision(row.generation(), site.pipeline.settings) for row in rows}
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for statement in _MADE:
+            values = {"keys": [*revisions], "revisions": [*revisions.values()]}
+            connection.execute(sa.text(statement), values)
+    update_view(site.pipeline, [], alone=True)
+
+
+_MADE = (
+    """
+    INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, asset_key, partition)
+    SELECT '', '{}', 'ASSET_MATERIALIZATION', now(), '["preview"]', key
+      FROM unnest(CAST(:keys AS text[])) AS key
+    """,
+    """
+    INSERT INTO asset_event_tags (event_id, asset_key, key, value, event_timestamp)
+    SELECT e.id, e.asset_key, 'dagster/data_version', r.revision, e.timestamp FROM event_logs e
+      JOIN unnest(CAST(:keys AS text[]), CAST(:revisions AS text[])) AS r(key, revision)
+        ON r.key = e.partition
+    """,
+)
+
+
+class _Looks:
+    """Looks of one scanner, which count the rows that they assess."""
+
+    def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scanner = backfill.BackfillScanner(site.pipeline, PREVIEW)
+        self._assessed = 0
+
+        def pages(*values: Any) -> Iterator[list[DerivativeStatus]]:
+            for page in status_pages(*values):
+                self._assessed += len(page)
+                yield page
+
+        monkeypatch.setattr(backfill, "status_pages", pages)
+
+    def __call__(self, *, all_rows: bool = False, truth: bool = False) -> tuple[list[str], int]:
+        """The rows needed, and the number of those assessed; `all_rows`, `truth`: one is due."""
+        self._assessed = 0
+        self.scanner._all_at = inf
+        if all_rows:
+            self.scanner.make_due()
+        if truth:
+            self.scanner._truth_at = 0.0
+        found = self.scanner.look(100)
+        return [status.id for status in found.needed], self._assessed
+
+
+def _fail(site: Site, row_id: str) -> None:
+    """A failed attempt, as a run reports it, that is due at once."""
+    row = site.pipeline.catalog.library_rows([row_id])[row_id].generation()
+    tags = {OUTCOME_TAG: "failed", BLAMELESS_TAG: "true", ERROR_CLASS_TAG: "StoreUnavailable"}
+    revision = {FAILED_REVISION_TAG: PREVIEW.revision(row, site.pipeline.settings)}
+    site.dagster.report_runless_asset_event(
+        dg.AssetObservation("preview", partition=row_id, tags=tags | revision)
+    )
+
+
+@pytest.mark.slow
+def test_a_look_assesses_what_changed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ninety seconds for a million photos, every five minutes, on which nothing has changed."""
+    _library(site, 5000)
+    look = _Looks(site, monkeypatch)
+    assert look() == ([], 5000)
+    assert look() == ([], 0)
+    assert look(all_rows=True) == ([], 0)
+    site.add("new", "https://example.org/new.jpg")
+    assert look() == (["new"], 1)
+    # It is open.
+    site.sql("UPDATE generations SET updated_at = '2020-01-01' WHERE id = 'new'")
+    assert look() == (["new"], 1)
+    _fail(site, "p00007")
+    assert look() == (["new", "p00007"], 2)
+    # Nothing tells of a row that keeps its time.
+    site.sql("UPDATE generations SET asset_url = 'https://example.org/b' WHERE id = 'p00001'")
+    assert look() == (["new", "p00007"], 2)
+    assert look(all_rows=True) == (["new", "p00001", "p00007"], 3)
+    assert look() == (["new", "p00001", "p00007"], 3)
+    assert look(truth=True) == (["new", "p00001", "p00007"], 5001)
+
+
+def test_the_projection_decides_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is made twice, or never, because a copy of the truth was wrong."""
+    _library(site, 10)
+    look = _Looks(site, monkeypatch)
+    look()
+    _fail(site, "p00000")
+    assert look(all_rows=True) == (["p00000"], 1)
+    site.sql("DELETE FROM lens_derivatives WHERE id IN ('p00001', 'p00002')")
+    site.sql("UPDATE lens_derivatives SET fingerprint = '' WHERE id = 'p00003'")
+    assert look(all_rows=True) == (["p00000"], 4)
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM event_logs WHERE partition = 'p00004'"))
+    assert look(all_rows=True) == (["p00000"], 4)
+    assert look(truth=True) == (["p00000", "p00004"], 10)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP VIEW lens_generations; DROP TABLE lens_derivatives",
+        "COMMENT ON VIEW lens_generations IS 'version 2'",
+        "REVOKE ALL ON lens_derivatives FROM CURRENT_USER",
+        "UPDATE lens_derivatives SET changed_at = now() WHERE id = 'kept'",
+        "UPDATE lens_derivatives SET changed_at = now() - interval '25 h' WHERE id = 'compared'",
+        "DELETE FROM lens_derivatives WHERE id <> 'kept'",
+    ],
+    ids=["missing", "older", "no right", "not kept", "not compared", "never compared"],
+)
+def test_without_the_projection_every_row_is_compared(
+    site: Site, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    _library(site, 10)
+    look = _Looks(site, monkeypatch)
+    look()
+    site.sql(statement)
+    site.sql("UPDATE generations SET asset_url = 'https://example.org/b' WHERE id = 'p00001'")
+    assert look(all_rows=True) == (["p00001"], 10)
+
+
+def test_a_restored_log_is_compared_with_every_row(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _library(site, 10)
+    look = _Looks(site, monkeypatch)
+    look()
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM event_logs WHERE partition >= 'p00008'"))
+    assert look() == (["p00008", "p00009"], 10)
+
+
+def test_more_changes_than_are_kept_are_found_among_all_rows(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _library(site, 10)
+    monkeypatch.setattr(backfill, "_MOST_OPEN", 4)
+    look = _Looks(site, monkeypatch)
+    look()
+    site.add_many(["a", "b", "c"], str)
+    assert look() == (["a", "b", "c"], 3)
+    site.add_many(["d", "e", "f"], str)
+    assert look() == (["a", "b", "c", "d", "e", "f"], 16)
+    assert look.scanner._truth_at == 0.0
+
+
+def test_other_settings_make_every_row_a_candidate(site: Site) -> None:
+    """A lower quality that is asked for and never comes."""
+    settings = site.pipeline.settings
+    smaller = settings.model_copy(update={"preview_edge": settings.preview_edge - 1})
+    assert len({PREVIEW.recipe(settings), PREVIEW.recipe(smaller), POSTER.recipe(settings)}) == 3
+    assert MASTER.recipe(settings) is None
