@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import DataError
 
 from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
@@ -14,7 +15,7 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import AssetRows, MasterRows, RowSet, ScaledRows, place
-from lens_pipeline.catalog.rows import FINISHED, Kind, Position, Row, UnusableRow
+from lens_pipeline.catalog.rows import FINISHED, Digest, Kind, Position, Row, UnusableRow
 from lens_pipeline.catalog.tables import generations, master_videos, metadata, project_assets
 from lens_pipeline.errors import InvalidRow
 
@@ -209,6 +210,26 @@ class Catalog:
         )
         with self._connect() as connection:
             return rows.parse(connection, connection.execute(query).all())
+
+    def digest(
+        self, kind: Kind, position: Position | None, since: dt.datetime | None, limit: int
+    ) -> Digest:
+        """Of the `limit` newest finished rows from `since` on; `position`: the last one known."""
+        rows = self._rows[kind]
+        query = sa.select(rows.key.text.label("id"), rows.time.label("time")).where(rows.counts)
+        is_later: sa.ColumnElement[bool] = sa.true()
+        if position is not None:
+            # If the database's clock was set back, new rows are behind the position.
+            is_later = sa.or_(rows.place > _place(position), sa.func.now() < position.finished_at)
+            query = query.where(rows.time >= since)
+        query = query.add_columns(is_later.label("is_later"))
+        newest = query.order_by(rows.time.desc(), rows.key.text.desc()).limit(limit).subquery()
+        line = sa.func.concat(newest.c.id, " ", newest.c.time)
+        lines = sa.func.string_agg(line, aggregate_order_by(sa.literal(","), newest.c.id))
+        with self._connect() as connection:
+            query = sa.select(sa.func.md5(lines), sa.func.bool_or(newest.c.is_later))
+            text, has_later = connection.execute(query).one()
+        return Digest(text or "", bool(has_later))
 
     def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:
         """Every finished row of `kind`, in pages by id."""

@@ -143,7 +143,18 @@ _DAEMON = {
         "QueuedRunCoordinatorDaemon.run_iteration"
         "(workspace_process_context, fixed_iteration_time)": "chooses runs by turns of their users",
     },
-    "dagster._daemon.sensor": {"MIN_INTERVAL_LOOP_TIME": "looks at sensors every second"},
+    "dagster._core.remote_representation.external": {"RemoteSensor.name": "which sensor is due"},
+    "dagster._core.scheduler.instigation": {
+        "InstigatorState.instigator_data": "which sensor is due",
+        "SensorInstigatorData.cursor": "which sensor is due",
+        "SensorInstigatorData.last_tick_start_timestamp": "which sensor is due",
+        "SensorInstigatorData.last_tick_success_timestamp": "which sensor is due",
+    },
+    "dagster._daemon.sensor": {
+        "MIN_INTERVAL_LOOP_TIME": "looks at sensors every second",
+        "get_elapsed(state)": "which sensor is due",
+        "is_under_min_interval(state, remote_sensor)": "no ticks that would find nothing",
+    },
 }
 _WEBSERVER = {
     "dagster._core.workspace.context": {
