@@ -214,22 +214,29 @@ class Catalog:
     def digest(
         self, kind: Kind, position: Position | None, since: dt.datetime | None, limit: int
     ) -> Digest:
-        """Of the `limit` newest finished rows from `since` on; `position`: the last one known."""
+        """Of the `limit` newest finished rows from `since` on; `position`: the last one known.
+
+        If the database's clock was set back, any row may be later than `position`.
+        """
         rows = self._rows[kind]
-        query = sa.select(rows.key.text.label("id"), rows.time.label("time")).where(rows.counts)
         is_later: sa.ColumnElement[bool] = sa.true()
+        is_set_back: sa.ColumnElement[bool] = sa.false()
         if position is not None:
-            # If the database's clock was set back, new rows are behind the position.
-            is_later = sa.or_(rows.place > _place(position), sa.func.now() < position.finished_at)
+            is_later = rows.place > _place(position)
+            is_set_back = sa.func.now() < position.finished_at
+        key, time = rows.key.text.label("id"), rows.time.label("time")
+        query = sa.select(key, time, is_later.label("is_later")).where(rows.counts)
+        if since is not None:
             query = query.where(rows.time >= since)
-        query = query.add_columns(is_later.label("is_later"))
         newest = query.order_by(rows.time.desc(), rows.key.text.desc()).limit(limit).subquery()
         line = sa.func.concat(newest.c.id, " ", newest.c.time)
         lines = sa.func.string_agg(line, aggregate_order_by(sa.literal(","), newest.c.id))
         with self._connect() as connection:
-            query = sa.select(sa.func.md5(lines), sa.func.bool_or(newest.c.is_later))
-            text, has_later = connection.execute(query).one()
-        return Digest(text or "", bool(has_later))
+            has_later = sa.func.bool_or(newest.c.is_later)
+            text, *later = connection.execute(
+                sa.select(sa.func.md5(lines), has_later, is_set_back)
+            ).one()
+        return Digest(text or "", any(later))
 
     def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:
         """Every finished row of `kind`, in pages by id."""
