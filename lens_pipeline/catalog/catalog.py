@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import DataError
 
 from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
@@ -14,7 +13,14 @@ from lens_pipeline.catalog.connection import connect, first_line, translated
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
 from lens_pipeline.catalog.projects import read_project_ids
-from lens_pipeline.catalog.row_types import AssetRows, MasterRows, RowSet, ScaledRows, place
+from lens_pipeline.catalog.row_types import (
+    AssetRows,
+    MasterRows,
+    RowSet,
+    ScaledRows,
+    digest_query,
+    place,
+)
 from lens_pipeline.catalog.rows import FINISHED, Digest, Kind, Position, Row, UnusableRow
 from lens_pipeline.catalog.tables import generations, master_videos, metadata, project_assets
 from lens_pipeline.errors import InvalidRow
@@ -211,31 +217,18 @@ class Catalog:
         with self._connect() as connection:
             return rows.parse(connection, connection.execute(query).all())
 
-    def digest(
-        self, kind: Kind, position: Position | None, since: dt.datetime | None, limit: int
-    ) -> Digest:
-        """Of the `limit` newest finished rows from `since` on; `position`: the last one known.
+    def digest(self, kind: Kind, position: Position | None, since: dt.datetime | None) -> Digest:
+        """Of the newest finished rows from `since` on; `position`: the last one known.
 
         If the database's clock was set back, any row may be later than `position`.
         """
         rows = self._rows[kind]
-        is_later: sa.ColumnElement[bool] = sa.true()
-        is_set_back: sa.ColumnElement[bool] = sa.false()
+        values = {}
         if position is not None:
-            is_later = rows.place > _place(position)
-            is_set_back = sa.func.now() < position.finished_at
-        key, time = rows.key.text.label("id"), rows.time.label("time")
-        query = sa.select(key, time, is_later.label("is_later")).where(rows.counts)
-        if since is not None:
-            query = query.where(rows.time >= since)
-        newest = query.order_by(rows.time.desc(), rows.key.text.desc()).limit(limit).subquery()
-        line = sa.func.concat(newest.c.id, " ", newest.c.time)
-        lines = sa.func.string_agg(line, aggregate_order_by(sa.literal(","), newest.c.id))
+            values = {"time": position.finished_at, "id": position.id, "since": since}
         with self._connect() as connection:
-            has_later = sa.func.bool_or(newest.c.is_later)
-            text, *later = connection.execute(
-                sa.select(sa.func.md5(lines), has_later, is_set_back)
-            ).one()
+            query = digest_query(rows, is_first=position is None)
+            text, *later = connection.execute(query, values).one()
         return Digest(text or "", any(later))
 
     def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:

@@ -72,6 +72,8 @@ def connect(
     engine = sa.create_engine(
         url,
         json_deserializer=json_deserializer,
+        # Else each new connection looks for the type.
+        use_native_hstore=False,
         connect_args={**_CLIENT, "connect_timeout": connect_seconds, "application_name": name},
         **pool,
     )

@@ -28,9 +28,7 @@ from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.monitoring.threads import BackgroundThread
 
 logger = logging.getLogger(__name__)
-# Between two looks.
-_LOOK_SECONDS = 1.0  # after a change
-_LOOK_ANYHOW_SECONDS = 5.0
+_LOOK_SECONDS = 5.0
 _SHARE = 0.2  # of the time, at most, that looks take of a slow database
 # Between two counts of dead letters.
 _LETTERS_SECONDS = 2.0  # after a change
@@ -172,7 +170,7 @@ class BacklogScanner:
 
 
 class BacklogMonitor(BackgroundThread):
-    """Looks at the backlog a second after a change, and every few seconds."""
+    """Looks at the backlog every few seconds; metrics and alerts are read less often."""
 
     def __init__(self, pipeline: Pipeline, log: FigureLog) -> None:
         super().__init__("lens-backlog")
@@ -183,7 +181,6 @@ class BacklogMonitor(BackgroundThread):
         self._letters: Sequence[DerivativeStatus] | None = None
         self._letters_at = 0.0
         self._is_changed = threading.Event()
-        self._is_told = threading.Event()
 
     @property
     def latest(self) -> Backlog | None:
@@ -198,8 +195,6 @@ class BacklogMonitor(BackgroundThread):
                 scanner.restart()
         if batch.statuses:
             self._is_changed.set()
-        if batch.statuses or batch.is_reset:
-            self._is_told.set()
         for status in batch.statuses:
             if not status.is_settled:
                 self._scanners[status.asset].note([status.id])
@@ -207,7 +202,6 @@ class BacklogMonitor(BackgroundThread):
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
-            self._is_told.clear()
             try:
                 self._known = (started, self._look())
             except (SQLAlchemyError, CatalogError) as error:
@@ -216,11 +210,6 @@ class BacklogMonitor(BackgroundThread):
                 logger.exception("the backlog is not known")
             took = time.monotonic() - started
             self._stop.wait(max(_LOOK_SECONDS, took / _SHARE - took))
-            while not (
-                self._is_told.is_set() or time.monotonic() - started >= _LOOK_ANYHOW_SECONDS
-            ):
-                if self._stop.wait(_LOOK_SECONDS):
-                    return
 
     def _look(self) -> Backlog:
         now = time.monotonic()

@@ -19,8 +19,6 @@ from lens_pipeline.event_log.queue import RunQueueLog
 
 # Between two ticks of a sensor at rest: what a person deletes or cancels changes no row.
 _MOST_SECONDS = 60.0
-# Newest rows of the overlap; a tick looks at fewer.
-_MOST_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,8 @@ class TickPolicy:
         if known is not None and known.last_tick_at == last_tick_at:
             return False  # the tick that it allowed is still to begin
         cursor = Cursor.parse(data.cursor)
+        if cursor.waiting:
+            return False
         with postgres.deadline(postgres.STATEMENT_SECONDS):
             mark = _Mark(
                 last_tick_at,
@@ -74,7 +74,7 @@ class TickPolicy:
                 tuple(self._runs.unfinished(derivative.job)),
             )
         is_same = known is not None and (known.digest, known.runs) == (mark.digest, mark.runs)
-        if is_same and not mark.digest.has_later and not cursor.waiting:
+        if is_same and not mark.digest.has_later:
             return True
         self._marks[sensor] = mark
         return False
@@ -82,4 +82,4 @@ class TickPolicy:
     def _digest(self, derivative: Derivative, cursor: Cursor) -> Digest:
         position = cursor.position
         since = position.earlier(OVERLAP) if position else None
-        return self._catalog.digest(derivative.kind, position, since, _MOST_ROWS)
+        return self._catalog.digest(derivative.kind, position, since)
