@@ -146,7 +146,7 @@ def _some(ids: Sequence[str], number: int, size: int) -> Sequence[str]:
 def _instance(stack: RunningStack) -> Iterator[_Parts]:
     """Dagster's instance, which follows the environment of this process."""
     with (
-        patch.dict(os.environ, stack.program("daemon").environment),
+        patch.dict(os.environ, stack.environment),
         dg.DagsterInstance.get() as instance,
     ):
         yield _Parts(instance)

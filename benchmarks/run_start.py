@@ -23,6 +23,7 @@ from benchmarks.running_stack import RunningStack, running_stack, without_settin
 from lens_pipeline.core.ports import free_port, is_free
 from lens_pipeline.engine.dagster_storage.storage import create_tables
 from lens_pipeline.engine.instance import find_config_dir
+from lens_pipeline.supervisor import roles
 
 _RUNS, _QUICK_RUNS = 7, 2
 _SCHEMA = "default_launcher"
@@ -76,7 +77,7 @@ def run(quick: bool = False) -> dict[str, float]:
 
 @contextmanager
 def _our_launcher(stack: RunningStack) -> Iterator[Launcher]:
-    environment = without_settings(os.environ) | stack.program("daemon").environment
+    environment = without_settings(os.environ) | stack.environment
     with _launcher(environment, stack.home / "dagster", stack.dagster) as launcher:
         yield launcher
 
@@ -86,16 +87,15 @@ def _default_launcher(stack: RunningStack) -> Iterator[Launcher]:
     url = _create_schema(stack)
     port = free_port()
     home = _write_default_instance(stack.home / "dagster-default")
-    environment = without_settings(os.environ) | stack.program("code").environment
+    environment = without_settings(os.environ) | stack.environment
     environment |= {
         "LENS_DATABASE_URL": stack.pipeline.endpoints.database_url,
         "LENS_DAGSTER_URL": url,
         "LENS_CODE_PORT": str(port),
         "DAGSTER_HOME": str(home),
     }
-    argv = stack.program("code").argv
-    at = argv.index("--socket")
-    argv[at : at + 2] = ["--port", str(port)]
+    code = roles.arguments("code", stack.settings, home, ("--port", str(port)))
+    argv = (sys.executable, "-m", *code)
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with (
         (stack.home / "logs" / "code-default.log").open("wb") as log,

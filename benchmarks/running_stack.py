@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +25,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.supervisor import roles
 
 USER = "bench"
 
@@ -35,18 +35,10 @@ _STOP_SECONDS = 90.0
 _SECONDS_A_FILE = 5.0
 _POLL_SECONDS = 0.1
 # The HTTP app follows 100,000 events in 45 s; at rest it uses 3 % of a core.
-_HTTP_APP = "lens_pipeline.web"
+_HTTP_APP = ["lens:", "api"]
 _IDLE_SECONDS, _IDLE_SAMPLE_SECONDS, _IDLE_PERCENT = 600.0, 10.0, 8.0
 # Runs at once times this many rows, one by one, put every worker process to work once.
 _WARM_UP_ROUNDS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class StackProgram:
-    """A program of the stack: `environment` is what was added to that of `lens up`."""
-
-    argv: list[str]
-    environment: dict[str, str]
 
 
 class RunningStack:
@@ -83,11 +75,10 @@ class RunningStack:
         (full_name,) = re.findall(rf"^\S+:{name}\b", status.stdout, re.MULTILINE)
         subprocess.run([*control, "stop", full_name], check=True, stdout=subprocess.DEVNULL)
 
-    def program(self, name: str) -> "StackProgram":
-        """How `lens up` started one of its programs."""
-        programs = (self.home / "run" / "programs.json").read_text(encoding="utf-8")
-        program = json.loads(programs)[name]
-        return StackProgram(program["argv"], program["environment"])
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `lens up` adds to its own for its programs."""
+        return roles.environment(self.settings)
 
     def store_files(self, files: Sequence[Path]) -> list[str]:
         """Put sources into the object store; returns their keys."""
@@ -132,7 +123,7 @@ class RunningStack:
 
         Raises TimeoutError.
         """
-        (app,) = (process for process in self.processes() if _HTTP_APP in process.cmdline())
+        (app,) = (process for process in self.processes() if process.cmdline()[:2] == _HTTP_APP)
         deadline = time.monotonic() + _IDLE_SECONDS
         while app.cpu_percent(_IDLE_SAMPLE_SECONDS) > _IDLE_PERCENT:
             if time.monotonic() > deadline:

@@ -142,7 +142,7 @@ def sleeping_workers(
 
     Yields the process that they descend from.
     """
-    environment = without_settings(os.environ) | stack.program("worker-previews").environment
+    environment = without_settings(os.environ) | stack.environment
     environment |= {key: SETTINGS[key] for key in ("LENS_THREADS", "LENS_PREVIEW_CONCURRENCY")}
     arguments = [str(count), str(seconds), str(photo)]
     with (stack.home / "logs" / "sleeping-workers.log").open("ab") as log:

@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from benchmarks.running_stack import RunningStack
 
-# A part by what is in its command line; the first that fits.
+# A part by what is in its title; the first that fits.
 _PARTS = {
-    "lens_pipeline.engine.processes.daemon": "daemon",
-    "lens_pipeline.engine.processes.code_server": "code",
-    "lens_pipeline.web.dagster_ui": "web",
-    "lens_pipeline.web": "api",
+    "lens: daemon": "daemon",
+    "lens: code": "code",
+    "lens: web": "web",
+    "lens: api": "api",
     "previews": "workers",
     "masters": "masters",
     "valkey-server": "broker",

@@ -12,7 +12,8 @@ from lens_pipeline.errors import DerivativeError, LensError
 # Interface: 1 something failed, 2 wrong usage or settings.
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
-# Name → module and line in `lens --help`. Modules are imported late: Dagster takes two seconds.
+# Name → module and line in `lens --help`. Modules are imported late. None of them imports Dagster,
+# which takes longer than all else: functions that work with it do, once the arguments are known.
 _COMMANDS = {
     "up": ("up", "Run and supervise every process of this machine."),
     "demo": ("up", "Run the pipeline on sample photos, videos and a master."),

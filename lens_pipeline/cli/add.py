@@ -28,8 +28,8 @@ _VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".webm", ".mkv"})
 )
 def add(source: str, user: str, kind: str | None) -> None:
     """Insert a finished generation and print its id: a FILE, copied into the store, or a URL."""
-    with session("add") as lens:
-        added = _add_generation(lens.pipeline, source, user, Kind(kind) if kind else None)
+    with session("add") as pipeline:
+        added = _add_generation(pipeline, source, user, Kind(kind) if kind else None)
     print(added)
 
 

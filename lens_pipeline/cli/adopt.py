@@ -3,21 +3,23 @@
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
-import dagster as dg
 
 from lens_pipeline.catalog.rows import Row
 from lens_pipeline.cli.progress import meter
-from lens_pipeline.cli.session import json_option, print_json, session
+from lens_pipeline.cli.session import dagster_session, json_option, print_json
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
-from lens_pipeline.engine.events import record_materializations
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.storage.object_store import ObjectInfo
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 @click.command()
@@ -25,7 +27,7 @@ from lens_pipeline.storage.object_store import ObjectInfo
 @json_option
 def adopt(dry_run: bool, as_json: bool) -> None:
     """Record derivatives that already lie in the store, without making them again."""
-    with session("adopt") as lens, meter("rows", None) as progress:
+    with dagster_session("adopt") as lens, meter("rows", None) as progress:
         result = _record_stored(
             lens.pipeline,
             lens.instance,
@@ -50,7 +52,7 @@ class Adoption:
 
 def _record_stored(
     pipeline: Pipeline,
-    instance: dg.DagsterInstance,
+    instance: "dg.DagsterInstance",
     *,
     dry_run: bool,
     progress: Callable[[Adoption], None],
@@ -84,10 +86,14 @@ def _record_stored(
 
 def _record(
     pipeline: Pipeline,
-    instance: dg.DagsterInstance,
+    instance: "dg.DagsterInstance",
     derivative: Derivative,
     found: list[tuple[Row, DerivativeStatus, ObjectInfo]],
 ) -> None:
+    import dagster as dg
+
+    from lens_pipeline.engine.events import record_materializations
+
     # Older keys would only retire: a tick takes seconds with a million of them.
     oldest = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)
     keys = [row.id for row, _, _ in found if row.finished_at and row.finished_at >= oldest]

@@ -12,13 +12,13 @@ from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
 from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.status import statuses_of_id
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lens_pipeline.cli.session import Session
     from lens_pipeline.monitoring.reports.collect import DayReport
 
 _STATUS = ("id", "kind", "asset", "state", "path", "error", "error_class", "attempts", "run_id")
@@ -35,17 +35,17 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
     """
     found: list[dict] = []
     is_well = True
-    with session("status") as lens:
+    with session("status") as pipeline:
         for row_id in ids:
-            statuses = statuses_of_id(lens.pipeline, row_id)
+            statuses = statuses_of_id(pipeline, row_id)
             found += map(_entry, statuses)
             if not statuses:
-                reason = letters.why_not(lens.pipeline, row_id)
+                reason = letters.why_not(pipeline, row_id)
                 is_well = is_well and reason is not None
                 state = State.NONE if reason else None
                 error = reason or UNKNOWN_ID
                 found.append({"id": row_id, "kind": None, "state": state, "error": error})
-    restarts = read_restarts(lens.pipeline.settings.resolved_home)
+    restarts = read_restarts(pipeline.settings.resolved_home)
     if as_json:
         counts = {name: one.count for name, one in restarts.items()}
         print_json({"status": found, "restarts": counts})
@@ -92,8 +92,8 @@ def _line(entry: dict) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def dead_letters(as_json: bool) -> None:
     """List what was given up on, and why."""
-    with session("dead-letters") as lens:
-        found = letters.dead_letters(lens.pipeline)
+    with session("dead-letters") as pipeline:
+        found = letters.dead_letters(pipeline)
     if as_json:
         print_json({"dead_letters": [_fields(letter, _LETTER) for letter in found]})
         return
@@ -132,21 +132,21 @@ def report(days: int, as_json: bool) -> None:
 
     The reports in the store are read, and the event log for today and for days without a report.
     """
-    with session("report") as lens:
-        found = [_day(lens, ago) for ago in reversed(range(days))]
+    with session("report") as pipeline:
+        found = [_day(pipeline, ago) for ago in reversed(range(days))]
     if as_json:
         print_json({"days": [_plain(source, day) for source, day in found]})
         return
     _print([day for _, day in found])
 
 
-def _day(lens: "Session", ago: int) -> tuple[str, "DayReport"]:
+def _day(pipeline: Pipeline, ago: int) -> tuple[str, "DayReport"]:
     """The report of a day from the store, or from the log if none was made yet."""
     from lens_pipeline.monitoring.reports import archive, collect
 
     day = collect.today() - dt.timedelta(days=ago)
-    kept = archive.find(lens.pipeline.store, day) if ago else None
-    return ("store", kept) if kept else ("log", collect.report(lens.pipeline, day))
+    kept = archive.find(pipeline.store, day) if ago else None
+    return ("store", kept) if kept else ("log", collect.report(pipeline, day))
 
 
 def _plain(source: str, day: "DayReport") -> dict:

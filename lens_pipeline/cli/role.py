@@ -35,7 +35,7 @@ def run(role: roles.Role) -> None:
     _require_port(role, loaded)
     arguments = roles.arguments(role, loaded, find_config_dir())
     sys.stdout.flush()
-    os.execvp(arguments[0], arguments)
+    os.execv(sys.executable, (sys.executable, "-m", *arguments))
 
 
 def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:

@@ -5,17 +5,20 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import dagster as dg
 
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.startup import load_settings, logger, say
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.engine.instance import dagster_instance
+from lens_pipeline.event_log.tables import has_tables
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor.services import running
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 logger.setLevel(logging.INFO)
 
@@ -26,7 +29,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @dataclass(frozen=True, slots=True)
 class Session:
     pipeline: Pipeline
-    instance: dg.DagsterInstance
+    instance: "dg.DagsterInstance"
 
 
 def print_json(result: Any) -> None:
@@ -37,28 +40,41 @@ def print_json(result: Any) -> None:
 
 
 @contextmanager
-def session(command: str) -> Iterator[Session]:
-    """Start what does not run yet, and stop it again."""
+def dagster_session(command: str) -> Iterator[Session]:
+    """As `session`, for commands that make runs or write events.
+
+    Raises StackError: the tables are of another Dagster version, which does not keep others from
+    looking.
+    """
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
 
+    with session(command) as pipeline:
+        require_current_tables(pipeline.endpoints.dagster_url)
+        with dagster_instance(pipeline.settings) as instance:
+            yield Session(pipeline, instance)
+
+
+@contextmanager
+def session(command: str) -> Iterator[Pipeline]:
+    """Start what does not run yet, and stop it again."""
     loaded = load_settings()
     if loaded.database_url is None and not loaded.resolved_home.exists():
         say(f"lens: nothing is at {loaded.resolved_home} yet: making an empty database there")
     with running(loaded, broker=False, command=command, report=say) as endpoints:
         prepare_databases(loaded, endpoints)
-        require_current_tables(endpoints.dagster_url)
         pipeline = connect(loaded, endpoints)
         pipeline.catalog.check()
-        with dagster_instance(loaded) as instance:
-            yield Session(pipeline, instance)
+        yield pipeline
 
 
 def prepare_databases(loaded: Settings, endpoints: Endpoints) -> None:
     """Create Dagster's tables, and in the embedded database the application's."""
-    from lens_pipeline.engine.dagster_storage.storage import create_tables
-
     if loaded.database_url is None:
         catalog = connect(loaded, endpoints).catalog
         catalog.migrate()
         catalog.migrate_view()
-    create_tables(endpoints.dagster_url)
+    if not has_tables(endpoints.dagster_url):
+        # Dagster alone can make them, and takes half a second.
+        from lens_pipeline.engine.dagster_storage.storage import create_tables
+
+        create_tables(endpoints.dagster_url)

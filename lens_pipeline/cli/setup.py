@@ -10,7 +10,6 @@ from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline import settings
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.cli import doctor as examination
 from lens_pipeline.cli.session import json_option, print_json
 from lens_pipeline.core.logs import configure
 from lens_pipeline.core.startup import load_settings, say
@@ -140,10 +139,12 @@ def alert_test() -> None:
 @json_option
 def doctor(as_json: bool) -> None:
     """Check everything the pipeline needs, one line each, with the fix."""
+    from lens_pipeline.cli.doctor import examine
+
     loaded, warnings = settings.load()
     settings.export_foreign()
     configure(loaded.log_format, loaded.log_level)
-    checks = examination.examine(loaded, warnings)
+    checks = examine(loaded, warnings)
     lines = [{"name": one.name, "ok": one.ok, "message": one.message} for one in checks]
     if as_json:
         print_json({"checks": lines})

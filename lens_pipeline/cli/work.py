@@ -3,24 +3,22 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.cli.local_runs import Result, Work, find_work, work_off
+from lens_pipeline.cli.local_work import Result, Work, find_work
 from lens_pipeline.cli.progress import meter
-from lens_pipeline.cli.session import UNKNOWN_ID, Session, json_option, print_json, session
+from lens_pipeline.cli.session import UNKNOWN_ID, Session, dagster_session, json_option, print_json
 from lens_pipeline.core.ids import canonical_uuid
+from lens_pipeline.core.locks import LockSession, daemon_lock
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
-from lens_pipeline.derivatives.dead_letters import retry as retry_letters
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.derivatives.store_audit import require_own_store
-from lens_pipeline.engine.health import daemon_is_alive, fail_abandoned_runs
-from lens_pipeline.engine.run_queue import RunQueue
-from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 from lens_pipeline.errors import first_line
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.view_sync import update_view
@@ -36,7 +34,7 @@ _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most file
 @json_option
 def once(limit: int | None, as_json: bool) -> None:
     """Do what needs doing now, in this process, then exit."""
-    with session("once") as lens:
+    with dagster_session("once") as lens:
         _recover(lens)
         result = Result()
         for derivatives in _phases():
@@ -73,7 +71,7 @@ def backfill(
     """Make missing and failed derivatives, of all finished rows or only of the IDs."""
     if concurrency is not None:
         os.environ["LENS_THREADS"] = str(concurrency)
-    with session("backfill") as lens:
+    with dagster_session("backfill") as lens:
         if lost:
             require_own_store(lens.pipeline)
         _recover(lens)
@@ -111,14 +109,22 @@ def _phases() -> tuple[list[Derivative], list[Derivative]]:
 
 def _recover(lens: Session) -> None:
     """Without a daemon the files of a killed pass would count as in work for ever."""
-    dagster_url = lens.pipeline.endpoints.dagster_url
-    if not daemon_is_alive(dagster_url):
-        fail_abandoned_runs(lens.instance, dagster_url)
+    from lens_pipeline.engine.health import fail_abandoned_runs
+
+    if not _daemon_is_alive(lens.pipeline):
+        fail_abandoned_runs(lens.instance, lens.pipeline.endpoints.dagster_url)
+
+
+def _daemon_is_alive(pipeline: Pipeline) -> bool:
+    """Whether one lives, on any machine."""
+    with closing(LockSession(pipeline.endpoints.dagster_url)) as locks:
+        return locks.is_held(daemon_lock())
 
 
 def _work_off(
     lens: Session, works: list[Work], result: Result, *, origin: str, force: bool
 ) -> None:
+    from lens_pipeline.cli.local_runs import work_off
     from lens_pipeline.definitions import job
 
     for work in works:
@@ -145,7 +151,7 @@ def _work_off(
 
 def _keep_view(lens: Session, made: Sequence[DerivativeStatus] = ()) -> None:
     """Nothing else fails if pages of the site cannot read the view."""
-    alone = not daemon_is_alive(lens.pipeline.endpoints.dagster_url)
+    alone = not _daemon_is_alive(lens.pipeline)
     try:
         update_view(lens.pipeline, made, alone=alone)
     except (CatalogError, SQLAlchemyError) as error:
@@ -173,16 +179,8 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Try again what failed or was given up on."""
     if bool(ids) == everything:
         raise click.UsageError("give the IDs to try again, or --all")
-    with session("retry") as lens:
-        revived = retry_letters(lens.pipeline, lens.instance, None if everything else ids)
-        queued = []
-        # Without a daemon runs would wait in the queue unseen.
-        if daemon_is_alive(lens.pipeline.endpoints.dagster_url):
-            from lens_pipeline.definitions import job
-
-            queue = RunQueue(lens.pipeline, lens.instance, job)
-            queued = queue.submit(revived, "api", priority=RETRY_PRIORITY)
-        done = sorted(key for keys in revived.values() for key in keys)
+    with dagster_session("retry") as lens:
+        done, queued = _retry(lens, None if everything else ids)
         refused = sorted(key for key in set(ids) if not {key, canonical_uuid(key)} & set(done))
         known = lens.pipeline.catalog.known(refused)
     not_failed = [key for key in refused if key in known]
@@ -200,6 +198,23 @@ def retry(ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     sys.exit(1 if refused else 0)
 
 
+def _retry(lens: Session, ids: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The ids that are tried again, and the runs that were queued for them."""
+    from lens_pipeline.derivatives.retry import retry
+
+    revived = retry(lens.pipeline, lens.instance, ids)
+    done = sorted(key for keys in revived.values() for key in keys)
+    # Without a daemon runs would wait in the queue unseen.
+    if not _daemon_is_alive(lens.pipeline):
+        return done, []
+    from lens_pipeline.definitions import job
+    from lens_pipeline.engine.run_queue import RunQueue
+    from lens_pipeline.engine.run_requests import RETRY_PRIORITY
+
+    queue = RunQueue(lens.pipeline, lens.instance, job)
+    return done, list(queue.submit(revived, "api", priority=RETRY_PRIORITY))
+
+
 @click.command("remove-missing")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove_missing(yes: bool) -> None:
@@ -207,7 +222,9 @@ def remove_missing(yes: bool) -> None:
     if not yes:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
-    with session("remove-missing") as lens:
+    with dagster_session("remove-missing") as lens:
+        from lens_pipeline.derivatives.removal import remove_vanished
+
         for derivative in registry.entries():
             cursor = ""
             while True:

@@ -1,19 +1,15 @@
-"""Dead letters: derivatives that nothing automatic will make, why, and how they are tried again."""
+"""Dead letters: derivatives that nothing automatic will make, and why. It only reads."""
 
 import datetime as dt
 import re
-from collections.abc import Iterable
 from dataclasses import replace
-
-import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Row
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import assess, describe, usable
-from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
-from lens_pipeline.event_log.tags import OUTCOME_TAG
+from lens_pipeline.event_log.history import DerivativeStatus, State
 
 # A source may hold a whole picture (`data:`).
 _SOURCE_CHARACTERS = 200
@@ -43,7 +39,9 @@ def oldest_dead_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
 
 def given_up(pipeline: Pipeline) -> list[DerivativeStatus]:
     """Without rows that cannot be used, and without facts of events."""
-    return [status for derivative in registry.DERIVATIVES for status in _dead(pipeline, derivative)]
+    return [
+        status for derivative in registry.DERIVATIVES for status in dead_of(pipeline, derivative)
+    ]
 
 
 def why_not(pipeline: Pipeline, row_id: str) -> str | None:
@@ -51,38 +49,8 @@ def why_not(pipeline: Pipeline, row_id: str) -> str | None:
     return "; ".join(pipeline.catalog.problems(row_id)) or None
 
 
-def retry(
-    pipeline: Pipeline,
-    instance: dg.DagsterInstance,
-    ids: Iterable[str] | None,
-    derivatives: Iterable[Derivative] | None = None,
-) -> dict[Derivative, list[str]]:
-    """Forget failures of `ids`; None: of every dead letter.
-
-    Returns the ids that had failed and can be made now.
-    """
-    revived: dict[Derivative, list[str]] = {}
-    for derivative in derivatives or registry.DERIVATIVES:
-        if ids is None:
-            candidates = _dead(pipeline, derivative)
-        else:
-            rows = pipeline.catalog.finished(derivative.kind, ids).values()
-            candidates = assess(pipeline, derivative, usable(list(rows)))
-        failed = [s for s in candidates if s.state in (State.FAILED, State.DEAD)]
-        for status in failed:
-            retried = dg.AssetObservation(
-                asset_key=status.asset,
-                partition=status.id,
-                metadata={"retry": f"after {status.error_class}"},
-                tags={OUTCOME_TAG: ObservationKind.RETRY.value},
-            )
-            instance.report_runless_asset_event(retried)
-        if failed:
-            revived[derivative] = [status.id for status in failed if not status.waits_for]
-    return revived
-
-
-def _dead(pipeline: Pipeline, derivative: Derivative) -> list[DerivativeStatus]:
+def dead_of(pipeline: Pipeline, derivative: Derivative) -> list[DerivativeStatus]:
+    """As `given_up`, of one derivative."""
     keys = sorted(pipeline.log.troubled(derivative.asset))
     found = pipeline.catalog.finished(derivative.kind, keys)
     rows = usable([found[key] for key in keys if key in found])

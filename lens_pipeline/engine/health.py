@@ -6,17 +6,11 @@ from contextlib import closing
 from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.events import JobFailureData, RunFailureReason
 
-from lens_pipeline.core.locks import LockSession, daemon_lock, run_lock
+from lens_pipeline.core.locks import LockSession, run_lock
 
 # A run is locked before Dagster gives up on its start.
 _STARTING_SECONDS = 60.0
 _BEGUN = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
-
-
-def daemon_is_alive(dagster_url: str) -> bool:
-    """Whether a daemon lives, on any machine."""
-    with closing(LockSession(dagster_url)) as session:
-        return session.is_held(daemon_lock())
 
 
 def fail_abandoned_runs(instance: DagsterInstance, dagster_url: str) -> int:

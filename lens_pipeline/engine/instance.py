@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import dagster as dg
+from typing import TYPE_CHECKING
 
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.files import (
@@ -20,6 +19,9 @@ from lens_pipeline.core.files import (
 from lens_pipeline.engine import upstream
 from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 # Dagster's name of our definitions.
 LOCATION = "lens_pipeline"
@@ -59,8 +61,11 @@ def find_config_dir() -> Path:
 
 
 @contextmanager
-def dagster_instance(loaded: Settings) -> Iterator[dg.DagsterInstance]:
+def dagster_instance(loaded: Settings) -> "Iterator[dg.DagsterInstance]":
     """Raises UnknownDagster."""
+    # It takes half a second, and `lens up` only writes the files.
+    import dagster as dg
+
     set_up_dagster(loaded)
     upstream.check("storage", "submission")
     with dg.DagsterInstance.get() as instance:

@@ -109,7 +109,7 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     chosen = _choose(video)
     picture = _upright(_to_srgb(chosen.frame, stream, spec), chosen.frame)
     return Poster(
-        picture=images.encode(picture.copy_memory(), spec.quality, spec.effort),
+        picture=images.encode(picture, spec.quality, spec.effort),
         duration_seconds=_duration(video, chosen),
         poster_at_seconds=chosen.seconds,
     )

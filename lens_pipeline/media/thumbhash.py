@@ -15,21 +15,27 @@ _Floats = NDArray[np.float64]
 MAX_EDGE = 100
 
 
-def encode(rgba: NDArray[np.uint8]) -> bytes:
-    """Hash (height, width, 4), not premultiplied. Raises ValueError: a side is over `MAX_EDGE`."""
-    height, width = rgba.shape[:2]
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """Hash RGB or RGBA (height, width, bands), not premultiplied.
+
+    Raises ValueError: a side is over `MAX_EDGE`.
+    """
+    height, width, bands = pixels.shape
     if max(height, width) > MAX_EDGE:
         raise ValueError(f"{width}x{height} does not fit in {MAX_EDGE}x{MAX_EDGE}")
-    luma, yellow_blue, red_green, alpha = _channels(rgba)
-    has_alpha = bool(alpha.min() < 1)
+    colour, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
+    has_alpha = bands == 4 and bool(alpha.min() < 1)
+    if has_alpha:
+        colour = _on_average(colour, alpha)
+    red, green, blue = np.moveaxis(colour, -1, 0)
     # Fewer luminance terms make room for alpha.
     limit = 5 if has_alpha else 7
     columns = max(1, _round(limit * width / max(width, height)))
     rows = max(1, _round(limit * height / max(width, height)))
 
-    l_dc, l_ac, l_scale = _cosine_terms(luma, max(3, columns), max(3, rows))
-    p_dc, p_ac, p_scale = _cosine_terms(yellow_blue, 3, 3)
-    q_dc, q_ac, q_scale = _cosine_terms(red_green, 3, 3)
+    l_dc, l_ac, l_scale = _cosine_terms((red + green + blue) / 3, max(3, columns), max(3, rows))
+    p_dc, p_ac, p_scale = _cosine_terms((red + green) / 2 - blue, 3, 3)
+    q_dc, q_ac, q_scale = _cosine_terms(red - green, 3, 3)
     is_landscape = width > height
     header24 = (
         _round(63 * l_dc)
@@ -47,29 +53,24 @@ def encode(rgba: NDArray[np.uint8]) -> bytes:
     header = header24.to_bytes(3, "little") + header16.to_bytes(2, "little")
     terms = [*l_ac, *p_ac, *q_ac]
     if has_alpha:
-        a_dc, a_ac, a_scale = _cosine_terms(alpha, 5, 5)
+        a_dc, a_ac, a_scale = _cosine_terms(alpha[..., 0], 5, 5)
         header += bytes([_round(15 * a_dc) | _round(15 * a_scale) << 4])
         terms += a_ac
     return header + _pack_nibbles([_round(15 * term) for term in terms])
 
 
-def _channels(rgba: NDArray[np.uint8]) -> tuple[_Floats, _Floats, _Floats, _Floats]:
-    """Luminance, yellow-blue, red-green and alpha, on the average colour."""
-    scaled = rgba.astype(np.float64) / 255
-    colour, alpha = scaled[..., :3], scaled[..., 3]
-    weight = alpha.sum()
-    average = (colour * alpha[..., None]).sum((0, 1)) / (weight or 1)
-    colour = average * (1 - alpha[..., None]) + colour * alpha[..., None]
-    red, green, blue = np.moveaxis(colour, -1, 0)
-    return (red + green + blue) / 3, (red + green) / 2 - blue, red - green, alpha
+def _on_average(colour: _Floats, alpha: _Floats) -> _Floats:
+    average = (colour * alpha).sum((0, 1)) / (alpha.sum() or 1)
+    return average * (1 - alpha) + colour * alpha
 
 
 def _cosine_terms(channel: _Floats, columns: int, rows: int) -> tuple[float, list[float], float]:
     """The constant, the low frequencies scaled to 0…1, and their scale."""
     height, width = channel.shape
-    spectrum = _cosines(rows, height) @ channel @ _cosines(columns, width).T / (width * height)
+    terms = _cosines(rows, height) @ channel @ _cosines(columns, width).T / (width * height)
+    spectrum: list[list[float]] = terms.tolist()
     varying = [
-        float(spectrum[y, x])
+        spectrum[y][x]
         for y in range(rows)
         for x in range(columns)
         if (x or y) and x * rows < columns * (rows - y)
@@ -77,7 +78,7 @@ def _cosine_terms(channel: _Floats, columns: int, rows: int) -> tuple[float, lis
     scale = max(map(abs, varying))
     if scale:
         varying = [0.5 + 0.5 / scale * term for term in varying]
-    return float(spectrum[0, 0]), varying, scale
+    return spectrum[0][0], varying, scale
 
 
 @cache

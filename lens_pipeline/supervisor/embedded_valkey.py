@@ -13,7 +13,7 @@ from lens_pipeline.supervisor.embedded import (
     Connection,
     package_directory,
 )
-from lens_pipeline.supervisor.supervisor import Program
+from lens_pipeline.supervisor.program import Program
 
 VALKEY = "valkey"
 

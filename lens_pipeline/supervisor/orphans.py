@@ -1,7 +1,7 @@
-"""Processes that outlived their supervisor, found by a mark in their environment."""
+"""Processes that outlived their supervisor, found by a mark."""
 
 import contextlib
-import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -9,8 +9,12 @@ from pathlib import Path
 
 import psutil
 
-# The absolute `$LENS_HOME`; programs inherit it.
+# The absolute `$LENS_HOME` in the environment of programs.
 MARK = "LENS_SUPERVISED"
+# Below `$LENS_HOME`. Forks keep the first one open.
+_MARK_FILE = "run/supervised"
+_STOP_SECONDS = "run/stop_seconds"
+_PID_FILE = "run/supervisord.pid"
 
 # SIGINT makes these close their files; others get SIGTERM.
 _SERVERS = frozenset({"postgres", "valkey-server"})
@@ -24,7 +28,7 @@ def sweep(home: Path, report: Callable[[str], None]) -> None:
     if not found:
         return
     report(f"stopping what is left of an earlier start: {len(found)} of its processes")
-    supervisors = [process for process in found if _is_supervisor(process)]
+    supervisors = [process for process in found if _is_supervisor(process, home)]
     _end(supervisors, signal.SIGTERM, stop_seconds(home) + _PATIENCE_SECONDS)
     programs = [process for process in _top(processes_of(home)) if not _is_server(process)]
     _end(programs, signal.SIGTERM, _PATIENCE_SECONDS)
@@ -45,13 +49,21 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return [p for p in psutil.process_iter() if p.pid not in spared and _is_marked(p, home)]
 
 
+def note_stop_seconds(home: Path, seconds: float) -> None:
+    (home / _STOP_SECONDS).write_text(str(seconds), encoding="utf-8")
+
+
 def stop_seconds(home: Path) -> float:
     """The longest time in which all programs of `home` stop."""
     try:
-        programs = json.loads((home / "run" / "programs.json").read_text(encoding="utf-8"))
+        return float((home / _STOP_SECONDS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return 0
-    return sum(program["stop_seconds"] for program in programs.values())
+
+
+def mark_this(home: Path) -> None:
+    """Mark this process and its forks, whose environment is their parent's."""
+    os.open(home / _MARK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def _end(processes: Iterable[psutil.Process], sent: signal.Signals, seconds: float) -> None:
@@ -74,7 +86,11 @@ def _runs(process: psutil.Process) -> bool:
 
 def _is_marked(process: psutil.Process, home: Path) -> bool:
     try:
-        return process.environ().get(MARK) == str(home) or _is_postgres_of(process, home)
+        return (
+            process.environ().get(MARK) == str(home)
+            or str(home / _MARK_FILE) in {file.path for file in process.open_files()}
+            or _is_postgres_of(process, home)
+        )
     except psutil.AccessDenied:
         return _is_postgres_of(process, home)
     except (psutil.NoSuchProcess, OSError):
@@ -103,10 +119,10 @@ def _is_server(process: psutil.Process) -> bool:
         return False
 
 
-def _is_supervisor(process: psutil.Process) -> bool:
+def _is_supervisor(process: psutil.Process, home: Path) -> bool:
     try:
-        return str(Path(__file__).with_name("supervisord.py")) in process.cmdline()
-    except psutil.Error:
+        return process.pid == int((home / _PID_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return False
 
 

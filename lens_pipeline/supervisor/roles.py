@@ -1,7 +1,6 @@
 """Command lines and environment of Dagster's processes and the web server."""
 
-import sys
-from collections.abc import Mapping
+import importlib
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,30 +10,57 @@ from lens_pipeline.settings import Settings
 Role = Literal["code", "dagster", "daemon", "api"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
+# All that they share. A role's own module is run as `__main__`, and would be imported twice.
+_SHARED = (
+    "dagster._cli.api",
+    "dagster._daemon.cli",
+    "dagster._daemon.sensor",
+    "dagster._grpc.server",
+    "dagster_webserver.app",
+    "lens_pipeline.definitions",
+    "lens_pipeline.engine.processes.run_queue_daemon",
+    "lens_pipeline.engine.processes.webserver",
+    "lens_pipeline.web.app",
+    "lens_pipeline.web.server",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "uvloop",
+)
+
+
+def import_shared() -> None:
+    """Import, before a fork, what takes most of a start and of the memory of each role."""
+    from lens_pipeline.engine.workers.worker import PRELOAD
+
+    for module in (*_SHARED, *PRELOAD):
+        importlib.import_module(module)
+
 
 def arguments(
     role: Role, settings: Settings, config_dir: Path, code_address: tuple[str, ...] | None = None
 ) -> tuple[str, ...]:
-    """`config_dir` holds `workspace.yaml`; `code_address`: where the code server listens."""
-    python, port = (sys.executable, "-m"), str(settings.code_port or CODE_PORT)
+    """A module and its arguments.
+
+    `config_dir` holds `workspace.yaml`; `code_address`: where the code server listens.
+    """
+    port = str(settings.code_port or CODE_PORT)
     workspace = ("-w", str(config_dir / "workspace.yaml"))
     match role:
         case "code":
             return (
-                *(*python, "lens_pipeline.engine.processes.code_server"),
+                "lens_pipeline.engine.processes.code_server",
                 *("--module-name", "lens_pipeline.definitions"),
                 *(code_address or ("--host", settings.code_bind, "--port", port)),
             )
         case "dagster":
             address = ("-h", settings.bind, "-p", str(settings.dagster_port))
-            return (*python, "lens_pipeline.web.dagster_ui", *address, *workspace)
+            return ("lens_pipeline.web.dagster_ui", *address, *workspace)
         case "daemon":
-            return (*python, "lens_pipeline.engine.processes.daemon", *workspace)
+            return ("lens_pipeline.engine.processes.daemon", *workspace)
         case "api":
-            return (*python, "lens_pipeline.web")
+            return ("lens_pipeline.web",)
 
 
-def environment(settings: Settings) -> Mapping[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     home = settings.resolved_home
     return {
         "LENS_HOME": str(home),
@@ -44,6 +70,8 @@ def environment(settings: Settings) -> Mapping[str, str]:
         "DAGSTER_EVENT_BATCH_SIZE": "100",
         # A tick with ten million rows, ten thousand a second; Dagster's limit is a minute.
         "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "1200",
+        # Else a backfill of the UI fails for good while the code server is started again.
+        "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1",
         # Nothing calls the code server after the daemon.
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",
         # By default uvicorn believes any local process about the client: each guess at the

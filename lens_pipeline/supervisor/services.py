@@ -19,7 +19,8 @@ from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.embedded_postgres import Postgres
 from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own, users_lock
-from lens_pipeline.supervisor.supervisor import Program, Supervisor
+from lens_pipeline.supervisor.program import Program
+from lens_pipeline.supervisor.supervisor import Supervisor
 
 _POLL_SECONDS = 0.1
 # A first start takes a few seconds.

@@ -2,23 +2,20 @@
 
 import contextlib
 import http.client
-import json
 import math
 import os
-import re
 import resource
 import shlex
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import psutil
 
@@ -29,9 +26,9 @@ from lens_pipeline.core.files import (
     socket_path,
     write_private,
 )
-from lens_pipeline.supervisor import orphans
+from lens_pipeline.supervisor import orphans, supervisord
+from lens_pipeline.supervisor.program import Program
 
-_HERE = Path(__file__).parent
 _POLL_SECONDS = 0.05
 _BOOT_SECONDS = 120
 _RPC_SECONDS = 10
@@ -85,38 +82,6 @@ priority = {priority}
 """
 
 
-@dataclass(frozen=True)
-class Program:
-    """A process to be kept running.
-
-    `needs`: programs that must be ready before. `priority`: high ones stop first, equal ones
-    together. `environment` adds to the caller's. `ready` answers within about a second.
-    `ready_timeout` is in seconds without progress. The others can do without one that is not
-    `is_vital`.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    cwd: Path = field(default_factory=Path.cwd)
-    priority: int = 100
-    needs: tuple[str, ...] = ()
-    ready: Callable[[], bool] | None = None
-    ready_timeout: float = 60
-    is_vital: bool = True
-    # Goes to the program alone; after `stop_seconds` its whole group is killed.
-    stop_signal: Literal["TERM", "INT"] = "TERM"
-    stop_seconds: float = 10
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
-            raise ValueError(f"a program cannot be named {self.name!r}")
-
-    @property
-    def group(self) -> str:
-        return f"stop-{self.priority}"
-
-
 @dataclass
 class _Start:
     """Times are monotonic, in seconds."""
@@ -149,29 +114,16 @@ class Supervisor:
         self._programs = {program.name: program for program in programs}
         self._hurry = hurry or (lambda: False)
         self._ready: set[str] = set()
-        self._daemon: subprocess.Popen[bytes] | None = None
+        self._daemon: ForkProcess | None = None
         self._socket = socket_path(home, "supervisor.sock")
 
     def __enter__(self) -> Self:
         private_directory(self._home / "logs")
         run = private_directory(self._home / "run")
         make_socket_directory(self._socket.parent)
-        write_private(run / "programs.json", _specifications(self._programs.values()))
+        orphans.note_stop_seconds(self._home, sum(p.stop_seconds for p in self._programs.values()))
         write_private(run / "supervisord.conf", self._config())
-        log = self.log("supervisord-start")
-        with log.open("wb") as output:
-            self._daemon = subprocess.Popen(
-                # -P: this module would hide the package `supervisor`.
-                [sys.executable, "-P", str(_HERE / "supervisord.py"), str(os.getpid()),
-                 "run/supervisord.conf", "json" if self._json_logs else "text"],
-                cwd=self._home,
-                env={**os.environ, orphans.MARK: str(self._home)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                # Ctrl-C is for this process only.
-                start_new_session=True,
-            )  # fmt: skip
+        self._daemon = supervisord.start(self._home, self._programs, json_logs=self._json_logs)
         try:
             self._await_daemon()
         except BaseException:
@@ -234,14 +186,12 @@ class Supervisor:
             return
         # An upper bound: programs of one priority stop together.
         deadline = time.monotonic() + orphans.stop_seconds(self._home) + _RPC_SECONDS
-        while daemon.poll() is None and time.monotonic() < deadline and not self._hurry():
+        while daemon.is_alive() and time.monotonic() < deadline and not self._hurry():
             self._request_stop(daemon)
             time.sleep(_POLL_SECONDS)
         daemon.kill()
-        daemon.wait()
+        daemon.join()
         orphans.kill(self._home)
-        # It holds secrets.
-        (self._home / "run" / "programs.json").unlink(missing_ok=True)
         if self._socket.parent != self._home / "run":
             shutil.rmtree(self._socket.parent)
 
@@ -258,10 +208,10 @@ class Supervisor:
             socket="run/supervisor.sock" if is_home else _escaped(str(self._socket)),
         )
         for program in self._programs.values():
-            launcher = (sys.executable, "-I", "-S", str(_HERE / "launch.py"), program.name)
             text += _PROGRAM.format(
                 name=program.name,
-                command=_escaped(shlex.join(launcher)),
+                # supervisord requires some file there.
+                command=_escaped(shlex.join((sys.executable, program.name))),
                 stop_signal=program.stop_signal,
                 stop_seconds=math.ceil(program.stop_seconds),
             )
@@ -273,7 +223,7 @@ class Supervisor:
 
     def _await_daemon(self) -> None:
         deadline = time.monotonic() + _BOOT_SECONDS
-        while self._daemon and self._daemon.poll() is None and time.monotonic() < deadline:
+        while self._daemon and self._daemon.is_alive() and time.monotonic() < deadline:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 _call(self._socket, "getState")
                 return
@@ -321,13 +271,13 @@ class Supervisor:
                 f"supervisord does not answer ({error}): see {self.log('supervisord')}"
             ) from None
 
-    def _request_stop(self, daemon: subprocess.Popen[bytes]) -> None:
+    def _request_stop(self, daemon: ForkProcess) -> None:
         # A call, even if it fails, makes supervisord look for ended children at once.
         try:
             with contextlib.suppress(xmlrpc.client.Fault):
                 _call(self._socket, "shutdown")
         except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError):
-            daemon.send_signal(signal.SIGTERM)
+            daemon.terminate()
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -357,20 +307,6 @@ def _call(path: Path, method: str, *arguments: object) -> Any:
     """For threads: each call has its own connection."""
     with xmlrpc.client.ServerProxy("http://localhost", _UnixTransport(path)) as proxy:
         return getattr(proxy.supervisor, method)(*arguments)
-
-
-def _specifications(programs: Iterable[Program]) -> str:
-    """Read by launch.py and orphans.py."""
-    specifications = {
-        program.name: {
-            "argv": program.argv,
-            "environment": dict(program.environment),
-            "cwd": str(program.cwd.absolute()),
-            "stop_seconds": program.stop_seconds,
-        }
-        for program in programs
-    }
-    return json.dumps(specifications)
 
 
 def _escaped(value: str) -> str:

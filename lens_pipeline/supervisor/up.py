@@ -1,7 +1,6 @@
 """`lens up`: every process of one machine, from the first start to a clean stop."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +19,10 @@ from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import orphans, roles
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own
+from lens_pipeline.supervisor.program import Program
 from lens_pipeline.supervisor.roles import Role
 from lens_pipeline.supervisor.services import Servers
-from lens_pipeline.supervisor.supervisor import Program, Supervisor
+from lens_pipeline.supervisor.supervisor import Supervisor
 
 COMMAND = "up"
 
@@ -85,6 +85,7 @@ def up(
             ports.require_free("LENS_DAGSTER_PORT", settings.dagster_port, settings.bind)
             ports.require_free("LENS_API_PORT", settings.api_port, settings.bind)
             files.sweep(settings.scratch)
+            roles.import_shared()
             _run(settings, signals, prepare=prepare, on_ready=on_ready, report=report)
         except KeyboardInterrupt:
             return
@@ -101,6 +102,7 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
             name,
             roles.arguments(role, settings, config_dir, ("--socket", str(code))),
             environment,
+            is_module=True,
             priority=_SERVER,
             ready=ready,
             ready_timeout=_START_SECONDS,
@@ -108,11 +110,11 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
         )
 
     def worker(queue: str, concurrency: int) -> Program:
-        command = (sys.executable, "-m", "lens_pipeline.cli", "worker")
         return Program(
             f"worker-{queue}",
-            (*command, "--queue", queue, "--concurrency", str(concurrency)),
+            ("lens_pipeline.cli", "worker", "--queue", queue, "--concurrency", str(concurrency)),
             environment,
+            is_module=True,
             priority=_WORKER,
             stop_seconds=settings.grace_seconds + _CANCEL_SECONDS,
         )
@@ -128,6 +130,7 @@ def programs(settings: Settings, config_dir: Path) -> list[Program]:
             "daemon",
             roles.arguments("daemon", settings, config_dir),
             environment,
+            is_module=True,
             priority=_DAEMON,
             # Without it, the daemon shows an error and waits.
             needs=("code",),

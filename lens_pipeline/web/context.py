@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from lens_pipeline.derivatives import dead_letters
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.retry import retry
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
 from lens_pipeline.providers.kie import Deliveries, Provider
@@ -36,7 +36,7 @@ class Context:
         # Two requests at once are one retry.
         with _RETRY_LOCKS[hash(row_id) % len(_RETRY_LOCKS)]:
             queue = self.queue
-            revived = dead_letters.retry(self.pipeline, queue.instance, [row_id], derivatives)
+            revived = retry(self.pipeline, queue.instance, [row_id], derivatives)
             if revived:
                 queue.submit(revived, "api", priority=RETRY_PRIORITY)
             return bool(revived)

@@ -146,8 +146,6 @@ def _role(process: psutil.Process) -> str:
         return "valkey"
     if "ffmpeg" in name:
         return "ffmpeg"
-    if any(argument.endswith("supervisord.py") for argument in arguments):
-        return "supervisor"
     if "lens_pipeline.media.sandbox.worker" in arguments:
         return "render"
     return role_of(process) or "other"

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import psutil
 import pytest
 
 from lens_pipeline.cli.demo import show
@@ -38,16 +37,9 @@ def variables(tmp_path: Path) -> Iterator[Mapping[str, str]]:
     home = tmp_path / "home"
     ports = {name: str(free_port()) for name in ("LENS_DAGSTER_PORT", "LENS_API_PORT")}
     yield {**inherited, "LENS_HOME": str(home), **ports}
-    left = [process.name() for process in psutil.process_iter() if _is_of(process, home)]
+    left = [process.name() for process in orphans.processes_of(home)]
     orphans.kill(home)
     assert left == []
-
-
-def _is_of(process: psutil.Process, home: Path) -> bool:
-    try:
-        return process.environ().get(orphans.MARK) == str(home)
-    except (psutil.Error, OSError):
-        return False
 
 
 def _demo(variables: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:

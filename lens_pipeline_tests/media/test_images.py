@@ -1,5 +1,6 @@
 """Previews of pictures of every kind."""
 
+import math
 import struct
 import zlib
 from contextlib import suppress
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image, PngImagePlugin
 
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.images import render_preview
+from lens_pipeline.media.images import encode, render_preview
 from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Picture, PreviewSpec
 from lens_pipeline_tests.media.samples import (
     corner_colours,
@@ -328,6 +330,17 @@ def test_the_inline_picture_fits_whatever_the_content(
         assert len(picture.inline_markdown) <= INLINE_MARKDOWN_LIMIT
         assert picture.inline_markdown.startswith("![](data:image/webp;base64,")
         assert max(decoded(picture.inline).size) <= 32
+
+
+@pytest.mark.parametrize(("width", "height"), [(768, 576), (770, 33), (500, 761), (3, 90), (20, 9)])
+def test_the_inline_picture_is_what_libvips_makes_of_all_pixels(width: int, height: int) -> None:
+    """Sums that overflow, an edge that is left out, another rounding."""
+    noise = np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = pyvips.Image.new_from_array(noise, interpretation="srgb")
+    factor = math.ceil(max(width, height) / 32)
+    mean = image.shrink(min(factor, width), min(factor, height))
+    expected = mean.webpsave_buffer(Q=70, effort=2, keep=0)
+    assert encode(image, quality=80, effort=0).inline == expected
 
 
 def _written(data: bytes, tmp_path: Path) -> Path:

@@ -11,8 +11,8 @@ from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import up as stack_up
+from lens_pipeline.supervisor.program import Program
 from lens_pipeline.supervisor.services import running
-from lens_pipeline.supervisor.supervisor import Program
 from lens_pipeline_tests.support.homes import settings_for
 
 # Programs for `up`; they make the file they are given once they are ready.

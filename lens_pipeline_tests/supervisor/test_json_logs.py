@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.supervisor.json_logs import as_object
-from lens_pipeline.supervisor.supervisor import Program, Supervisor
+from lens_pipeline.supervisor.program import Program
+from lens_pipeline.supervisor.supervisor import Supervisor
 from lens_pipeline_tests.support.site import eventually
 
 _WRITER = """

@@ -31,11 +31,17 @@ GRACE_SECONDS = 5
 STOP_SECONDS = GRACE_SECONDS + 40
 
 # By what of its command line each process is told.
+# By the beginnings of titles.
 _ROLES = {
-    "lens_pipeline.engine.processes.daemon": "daemon",
-    "lens_pipeline.web.dagster_ui": "web",
-    "lens_pipeline.web": "api",
-    "lens_pipeline.engine.processes.code_server": "code",
+    "lens: worker-previews": "worker",
+    "[celeryd: previews": "worker",
+    "lens: worker-masters": "worker-masters",
+    "[celeryd: masters": "worker-masters",
+    "lens: daemon": "daemon",
+    "lens: web": "web",
+    "lens: api": "api",
+    "lens: code": "code",
+    "lens: supervisord": "supervisor",
 }
 
 
@@ -151,14 +157,7 @@ class Stack:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that was started from here, `lens up` itself apart."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(orphans.MARK) == str(self.home):
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
+        return orphans.processes_of(self.home)
 
     def of(self, role: str) -> list[psutil.Process]:
         """The processes of one role, the parent before its children."""
@@ -279,14 +278,12 @@ class Stack:
 def role_of(process: psutil.Process) -> str | None:
     """Which of the stack's processes it is, or a child of; None: another."""
     try:
-        arguments = process.cmdline()
+        title = " ".join(process.cmdline())
         if process.name() == "postgres":
             return "postgres"
     except psutil.Error:
         return None
-    if "worker" in arguments:
-        return "worker" if "previews" in arguments else "worker-masters"
-    return next((role for word, role in _ROLES.items() if word in arguments), None)
+    return next((role for begin, role in _ROLES.items() if title.startswith(begin)), None)
 
 
 SELECTOR = {"repositoryLocationName": "lens_pipeline", "repositoryName": "__repository__"}

@@ -14,23 +14,21 @@ from dagster import DagsterEvent
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage, PostgresScheduleStorage
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline import settings
-from lens_pipeline.core import postgres
 from lens_pipeline.core.endpoints import StackError, resolve
 from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage, shared_pool
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema, schema_of
 from lens_pipeline.engine.processes.notify import NOTIFY, QUEUE_EVENTS
+from lens_pipeline.errors import first_line
+from lens_pipeline.event_log.tables import has_tables, open_connection
 
 logger = logging.getLogger(__name__)
 
 _PURGE_SECONDS = 60.0
 
-# One of each of Dagster's three storages.
-DAGSTER_TABLES = ("runs", "event_logs", "job_ticks")
-_REGCLASS = sa.text("SELECT to_regclass(:name)")
 _HAS_DATABASE = sa.text("SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)")
 _MAY_CREATE = sa.text("SELECT has_schema_privilege(:role, 'public', 'CREATE')")
 _MAY_WRITE = sa.text(
@@ -85,7 +83,7 @@ class LensRunStorage(PooledStorage, PostgresRunStorage):
                     connection.execute(NOTIFY)
             except DBAPIError as error:
                 # The event is written, and the daemon also polls.
-                logger.warning("cannot tell the daemon of run %s: %s", run_id, _reason(error))
+                logger.warning("cannot tell the daemon of run %s: %s", run_id, first_line(error))
 
     def has_run_stats_index_cols(self) -> bool:
         return self._schema.has("run stats", super().has_run_stats_index_cols)
@@ -134,7 +132,7 @@ def create_database(database_url: str, dagster_url: str) -> bool:
     """
     statement = _creation(database_url, dagster_url)
     if statement:
-        with _connection(database_url) as connection:
+        with open_connection(database_url) as connection:
             connection.execute(sa.text(statement))
     return bool(statement)
 
@@ -145,7 +143,7 @@ def _creation(database_url: str, dagster_url: str) -> str | None:
     application = sa.make_url(database_url)
     if (wanted.host, wanted.port) != (application.host, application.port):
         return None
-    with _connection(database_url) as connection:
+    with open_connection(database_url) as connection:
         if connection.scalar(_HAS_DATABASE, {"name": wanted.database}):
             return None
         return f"CREATE DATABASE {_quoted(connection, str(wanted.database))}"
@@ -157,15 +155,15 @@ def migration(database_url: str, dagster_url: str, role: str | None) -> list[str
     Raises StackError: Dagster's database cannot be reached.
     """
     statement = _creation(database_url, dagster_url)
-    has_tables = not statement and _has_tables(dagster_url)
-    with _connection(database_url if statement else dagster_url) as connection:
+    are_there = not statement and has_tables(dagster_url)
+    with open_connection(database_url if statement else dagster_url) as connection:
         name = role or str(connection.scalar(sa.text("SELECT current_user")))
         quoted = _quoted(connection, name)
         if statement:
             return [f"{statement} OWNER {quoted}"]
-        if connection.scalar(_MAY_WRITE if has_tables else _MAY_CREATE, {"role": name}):
+        if connection.scalar(_MAY_WRITE if are_there else _MAY_CREATE, {"role": name}):
             return []
-    grants = _GRANTS if has_tables else ("GRANT CREATE ON SCHEMA public TO {}",)
+    grants = _GRANTS if are_there else ("GRANT CREATE ON SCHEMA public TO {}",)
     return [grant.format(quoted) for grant in grants]
 
 
@@ -173,12 +171,12 @@ def grant(database_url: str, dagster_url: str, role: str) -> list[str]:
     """Let `role` use Dagster's tables; returns the statements. Raises StackError."""
     statements = migration(database_url, dagster_url, role)
     try:
-        with _connection(dagster_url) as connection:
+        with open_connection(dagster_url) as connection:
             for statement in statements:
                 connection.execute(sa.text(statement))
     except DBAPIError as error:
         raise StackError(
-            f"Dagster's tables cannot be granted: {_reason(error)}: let their owner run"
+            f"Dagster's tables cannot be granted: {first_line(error)}: let their owner run"
             f" {'; '.join(statements)}"
         ) from error
     return statements
@@ -190,35 +188,21 @@ def _quoted(connection: sa.Connection, name: str) -> str:
 
 def create_tables(dagster_url: str) -> None:
     """Raises StackError: the database cannot be reached, or the role may not create tables."""
-    if _has_tables(dagster_url):
+    if has_tables(dagster_url):
         return
     try:
         DagsterPostgresStorage(dagster_url, should_autocreate_tables=True)
     except DBAPIError as error:
         url = sa.make_url(dagster_url)
         raise StackError(
-            f"Dagster's tables cannot be created: {_reason(error)}: let the owner of database"
+            f"Dagster's tables cannot be created: {first_line(error)}: let the owner of database"
             f" {url.database} run GRANT CREATE ON SCHEMA public TO {url.username}"
-        ) from error
-
-
-def _has_tables(dagster_url: str) -> bool:
-    """Raises StackError: the database cannot be reached."""
-    try:
-        with _connection(dagster_url) as connection:
-            return all(connection.scalar(_REGCLASS, {"name": table}) for table in DAGSTER_TABLES)
-    except OperationalError as error:
-        reason = _reason(error)
-        is_absent = reason.endswith("does not exist") and 'database "' in reason
-        fix = ": `lens migrate` creates it" if is_absent else ""
-        raise StackError(
-            f"Dagster's database (LENS_DAGSTER_URL) cannot be reached: {reason}{fix}"
         ) from error
 
 
 def require_current_tables(dagster_url: str) -> None:
     """Raises StackError: the tables are absent, of another version, or out of reach."""
-    if not _has_tables(dagster_url):
+    if not has_tables(dagster_url):
         raise StackError("Dagster's database lacks its tables: run `lens migrate`")
     if not has_current_tables(dagster_url):
         raise StackError(
@@ -247,13 +231,3 @@ def upgrade_tables(dagster_url: str) -> bool:
     storage._schedule_storage.upgrade()
     storage._schedule_storage.migrate()
     return True
-
-
-def _connection(url: str) -> sa.Connection:
-    return postgres.connect(
-        "lens-pipeline-tables", url, pool_size=0, isolation_level="AUTOCOMMIT"
-    ).connect()
-
-
-def _reason(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0]

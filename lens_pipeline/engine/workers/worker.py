@@ -21,17 +21,23 @@ from lens_pipeline.settings import Settings
 
 # Else each child takes about 3 s longer for its first run.
 PRELOAD = (
+    "billiard.pool",
+    "celery.worker.worker",
+    "cffi.cparser",
     "dagster._cli.api",
     "dagster._grpc.server",
+    "dagster_celery",
     "dagster_postgres",
-    "psycopg2",
-    "upath",
+    "psycopg2.extras",
+    "upath.core",
+    "upath.implementations.local",
     "fsspec",
     "lens_pipeline.definitions",
     "lens_pipeline.engine.run_coordinator",
     "lens_pipeline.engine.launcher",
     "lens_pipeline.engine.run_execution",
     "lens_pipeline.engine.dagster_storage.storage",
+    "redis.asyncio",
 )
 
 
@@ -64,19 +70,18 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
     app = worker_app(endpoints, release)
     app.steps["consumer"].add(registration_step(registration))  # pyright: ignore[reportOptionalSubscript] - set by Celery()
     registration.start()
-    app.worker_main(
-        [
-            "--quiet",
-            "worker",
-            f"--queues={celery_queue(queue, release)}",
-            f"--concurrency={concurrency}",
-            f"--hostname={queue}-{os.getpid()}@{socket.gethostname()}",
-            "--pool=prefork",
-            "--without-gossip",
-            "--without-mingle",
-            f"--loglevel={settings.log_level}",
-        ]
+    # Celery's command would import a shell, which takes a second.
+    worker = app.Worker(
+        queues=celery_queue(queue, release),
+        concurrency=concurrency,
+        hostname=f"{queue}-{os.getpid()}@{socket.gethostname()}",
+        pool_cls="prefork",
+        without_gossip=True,
+        without_mingle=True,
+        loglevel=settings.log_level,
+        quiet=True,
     )
+    worker.start()
     if registration.problem is not None:
         raise StackError(registration.problem)
 

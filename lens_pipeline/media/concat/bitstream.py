@@ -1,7 +1,7 @@
 """Dependences between packets of H.264 (7.4.1) and HEVC (H.265, 7.4.2.2)."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from lens_pipeline.media.concat.mp4 import Track
@@ -18,11 +18,14 @@ class _Format:
     mask: int  # of the type in a unit's first byte
     refresh: frozenset[int]  # pictures before which a decoder forgets all
     sets: frozenset[int]  # parameter sets
+    pictures: frozenset[int]
 
 
-_H264 = _Format(4, 0, 0x1F, frozenset({5}), frozenset({7, 8}))
+_H264 = _Format(4, 0, 0x1F, frozenset({5}), frozenset({7, 8}), frozenset(range(1, 6)))
 # Without CRA (21): a decoder forgets nothing at a later one.
-_HEVC = _Format(21, 1, 0x3F, frozenset(range(16, 21)), frozenset({32, 33, 34}))
+_HEVC = _Format(
+    21, 1, 0x3F, frozenset(range(16, 21)), frozenset({32, 33, 34}), frozenset(range(32))
+)
 _FORMATS = {b"avc1": _H264, b"avc3": _H264, b"hvc1": _HEVC, b"hev1": _HEVC}
 
 
@@ -42,12 +45,34 @@ def check_independence(
         raise MediaError("its first frame needs frames before it")
     if following is None or _starts_with_sets(following, form):
         return
+    if not _keeps_sets(track, form, cancelled):
+        raise MediaError("its parameter sets change on the way")
+
+
+def is_self_contained(track: Track, keys: Iterable[int], cancelled: Callable[[], bool]) -> bool:
+    """Whether each of the packets `keys` lets a decoder forget all, and no parameter set changes.
+
+    False: it is not so, or unknown. Raises Cancelled.
+    """
+    form = _FORMATS.get(track.entry[4:8])
+    if form is None or len(track.configuration) <= form.lengths_at:
+        return False
+    for number in keys:
+        pictures = {kind for kind, _ in _nal_units(track, form, number) if kind in form.pictures}
+        if not pictures or not pictures <= form.refresh:
+            return False
+    return _keeps_sets(track, form, cancelled)
+
+
+def _keeps_sets(track: Track, form: _Format, cancelled: Callable[[], bool]) -> bool:
+    """Whether no packet has other parameter sets than the configuration."""
     for number in range(len(track.sizes)):
         if number % _CHECK_EVERY == 0 and cancelled():
             raise Cancelled("checking")
         for kind, unit in _nal_units(track, form, number):
             if kind in form.sets and unit not in track.configuration:
-                raise MediaError("its parameter sets change on the way")
+                return False
+    return True
 
 
 def _starts_with_sets(track: Track, form: _Format) -> bool:

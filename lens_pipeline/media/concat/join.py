@@ -3,9 +3,10 @@
 import contextlib
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,8 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 
 # Raise it when `Shot` or its meaning changes.
 _FACTS_VERSION = 2
-# Packets of the next shot that are decoded.
-_PACKETS_PAST_JOIN = 4
+# Packets of the next shot that are decoded, and of the last group before it if that may be short.
+_PACKETS_BESIDE_JOIN = 4
 # Finds damage without computing pixels: 0.8 of the time for H.264.
 _DECODE_OPTIONS = ("-threads", "1", "-skip_idct", "all", "-skip_loop_filter", "all")
 
@@ -222,7 +223,7 @@ class _Attempt:
         encoded = run_all([partial(self._encode, number) for number in encodings], self._work)
         pieces |= zip(encodings, encoded, strict=True)
         parts = [pieces[number].part for number in range(len(self._prepared))]
-        checks = [partial(self._check_decoding, parts, number) for number in range(len(parts))]
+        checks = self._checks(parts)
         audio_file, *_ = run_all([partial(self._encode_audio, tracks), *checks], self._work)
         master = self._work.directory / "master.mp4"
         self._work.report("joining", 0.0, None)
@@ -320,6 +321,46 @@ class _Attempt:
             raise _VerificationFailed(f"shot {name} does not decode when encoded: {messages}")
         return replace(facts, undamaged=True)
 
+    def _checks(self, parts: Sequence[mux.Part]) -> list[Callable[[Work], None]]:
+        """Tasks that decode what was never decoded, and what a join might change."""
+        contained = [self._is_self_contained(part, number) for number, part in enumerate(parts)]
+        # The next shot begins after a reset, with the parameter sets that it has alone.
+        clean = [
+            number
+            for number, pair in enumerate(pairwise(contained))
+            if all(pair) and parts[number].undamaged
+        ]
+        rest = [number for number in range(len(parts)) if number not in clean]
+        return [
+            *([partial(self._check_clean_joins, parts, clean)] if clean else []),
+            *(partial(self._check_decoding, parts, number) for number in rest),
+        ]
+
+    def _is_self_contained(self, part: mux.Part, number: int) -> bool:
+        # A field may wait for another.
+        is_progressive = self._prepared[number].shot.signature.field_order == "progressive"
+        keys = (0, part.last_key)
+        return is_progressive and bitstream.is_self_contained(
+            part.track, keys, self._work.cancelled
+        )
+
+    def _check_clean_joins(
+        self, parts: Sequence[mux.Part], numbers: Sequence[int], work: Work
+    ) -> None:
+        """Decode the beginning of each of these shots' last group, and of the next shot.
+
+        One process does it for all; if it complains, each is checked by itself. The rest of the
+        group decoded when the shot was examined or encoded.
+        """
+        window: list[mux.Part] = []
+        for number in numbers:
+            this, following = parts[number : number + 2]
+            end = this.last_key + _PACKETS_BESIDE_JOIN
+            window += [this.cut(this.last_key, end), following.cut(0, _PACKETS_BESIDE_JOIN)]
+        if self._decode_window(window, parts, "joins", "checking joins", work):
+            for number in numbers:
+                self._check_decoding(parts, number, work)
+
     def _check_decoding(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
         """Decode what is left of a shot, and the beginning of the next."""
         self._check_independence(parts, number, work)
@@ -327,16 +368,10 @@ class _Attempt:
         following = parts[number + 1 : number + 2]
         if parts[number].undamaged and not following:
             return
-        ends = [part.cut(0, _PACKETS_PAST_JOIN) for part in following]
+        ends = [part.cut(0, _PACKETS_BESIDE_JOIN) for part in following]
         window = [parts[number].cut(first, None), *ends]
-        file = work.directory / f"check-{number}.mp4"
-        try:
-            mux.write(window, None, self._rate, file, work.cancelled, parts)
-        except MediaError as error:
-            raise _VerificationFailed(error.reason) from error
-        seconds = float(sum(part.frames for part in window) / self._rate)
-        messages = self._decode(file, seconds, f"checking shot {number + 1} of {len(parts)}", work)
-        file.unlink()
+        stage = f"checking shot {number + 1} of {len(parts)}"
+        messages = self._decode_window(window, parts, str(number), stage, work)
         if messages:
             for each in self._prepared[number : number + 2]:
                 _refuse_damaged(each.source, each.shot, self._tools, work)
@@ -344,6 +379,25 @@ class _Attempt:
             raise _VerificationFailed(
                 f"shot {name} does not decode together with the next: {messages}"
             )
+
+    def _decode_window(
+        self,
+        window: Sequence[mux.Part],
+        parts: Sequence[mux.Part],
+        name: str,
+        stage: str,
+        work: Work,
+    ) -> str:
+        """What `_decode` returns. Raises _VerificationFailed: the parts do not fit together."""
+        file = work.directory / f"check-{name}.mp4"
+        try:
+            mux.write(window, None, self._rate, file, work.cancelled, parts)
+        except MediaError as error:
+            raise _VerificationFailed(error.reason) from error
+        seconds = float(sum(part.frames for part in window) / self._rate)
+        messages = self._decode(file, seconds, stage, work)
+        file.unlink()
+        return messages
 
     def _check_independence(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
         """Raise _VerificationFailed: a copy would decode to other pictures."""

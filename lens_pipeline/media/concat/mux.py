@@ -42,7 +42,10 @@ class Part:
         return len(self.display_order)
 
     def cut(self, first: int, end: int | None) -> Self:
-        return replace(self, first=first, display_order=self.display_order[first:end])
+        """These packets, shown without gaps."""
+        order = self.display_order[first:end]
+        places = {place: number for number, place in enumerate(sorted(order), first)}
+        return replace(self, first=first, display_order=tuple(places[place] for place in order))
 
 
 def delay(parts: Sequence[Part]) -> int:

@@ -1,19 +1,24 @@
 """Shots that decode without an error after another one, but would be shown wrong."""
 
 import resource
+import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lens_pipeline.media.concat.join import Master, join
-from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.concat.join import Master, examine, join
+from lens_pipeline.media.errors import MediaError, ShotError
 from lens_pipeline_tests.media.concat.shots import (
     H264,
+    HEVC,
     TOOLS,
+    VP9,
     Recipe,
     check_master,
+    damage,
     ffmpeg,
     frames,
     loudness,
@@ -27,6 +32,10 @@ from lens_pipeline_tests.media.samples import Pixels
 _FRAMES = 20
 # Each packet says by itself what it is: times need no reordering to be made up.
 _RAW = (*H264, "-bf", "0", "-f", "h264")
+
+
+# With a second group of pictures.
+_GROUPS = Recipe("groups", filters="noise=alls=40:allf=t", coding=(*H264, "-g", "10", "-crf", "18"))
 
 
 def _join(tmp_path: Path, *paths: Path, pieces: Folder | None = None) -> Master:
@@ -67,7 +76,9 @@ def test_a_shot_cut_within_a_gradual_refresh_is_not_mixed_with_the_one_before(
         _join(tmp_path, cut, cut)
 
 
-def test_parameter_sets_that_change_on_the_way_do_not_reach_the_next_shot(tmp_path: Path) -> None:
+@pytest.fixture
+def changing_and_bare(tmp_path: Path) -> tuple[Path, Path]:
+    """The first's parameter sets change on the way; the second has them in its header only."""
     for name, offset in (("first", 0), ("second", -8)):
         colours = ("-x264-params", f"chroma-qp-offset={offset}")
         pattern = ("-f", "lavfi", "-i", "testsrc2=size=192x108:rate=25:duration=0.8")
@@ -78,6 +89,13 @@ def test_parameter_sets_that_change_on_the_way_do_not_reach_the_next_shot(tmp_pa
     ffmpeg("-r", "25", "-i", str(tmp_path / "both.h264"), "-c", "copy", str(changing))
     without = ("-c", "copy", "-bsf:v", "filter_units=remove_types=7|8")
     ffmpeg("-r", "25", "-i", str(tmp_path / "first.h264"), *without, str(bare))
+    return changing, bare
+
+
+def test_parameter_sets_that_change_on_the_way_do_not_reach_the_next_shot(
+    changing_and_bare: tuple[Path, Path], tmp_path: Path
+) -> None:
+    changing, bare = changing_and_bare
     master = _join(tmp_path, changing, bare)
     reason = "shot changing cannot be copied: its parameter sets change on the way"
     assert master.fallback == reason
@@ -85,6 +103,73 @@ def test_parameter_sets_that_change_on_the_way_do_not_reach_the_next_shot(tmp_pa
     assert _difference(shown, frames(changing) + frames(bare)) < 5
     # Harmless where nothing follows.
     assert _join(tmp_path, bare, changing).method == "copy"
+
+
+def _checked_and_unseen(tmp_path: Path, *paths: Path) -> tuple[Master, Master, list[str]]:
+    """A master of shots that were examined, one of the same shots that were not, and the stages."""
+    pieces, stages = Folder(tmp_path / paths[0].stem), list[str]()
+    sources = [source(path) for path in paths]
+    for each in sources:
+        examine(each, TOOLS, work_in(tmp_path / "examined"), pieces)
+    work = work_in(tmp_path / "again", report=lambda stage, share, speed: stages.append(stage))
+    return join(sources, TOOLS, work, pieces), _join(tmp_path, *paths), stages
+
+
+def _check_same(checked: Master, unseen: Master) -> None:
+    assert (checked.method, checked.fallback) == (unseen.method, unseen.fallback)
+    assert checked.path.read_bytes() == unseen.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "are_clean"),
+    [
+        (_GROUPS, True),
+        (Recipe("hevc", coding=HEVC), True),
+        # The last group may need the one before.
+        (replace(_GROUPS, name="open", coding=(*_GROUPS.coding, "-flags", "-cgop")), False),
+        (Recipe("fields", coding=(*H264, "-flags", "+ildct+ilme")), False),
+        (Recipe("vp9", coding=VP9), False),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_checked_shots_are_decoded_in_full_at_joins_that_are_not_clean(
+    recipe: Recipe, are_clean: bool, tmp_path: Path
+) -> None:
+    """What a shorter check cannot see."""
+    shot = recipe.make(tmp_path)
+    checked, unseen, stages = _checked_and_unseen(tmp_path, shot, shot, shot)
+    assert checked.method == "copy"
+    _check_same(checked, unseen)
+    assert ("checking joins" in stages) == are_clean
+
+
+def test_checked_shots_whose_parameter_sets_change_are_refused_as_unseen_ones(
+    changing_and_bare: tuple[Path, Path], tmp_path: Path
+) -> None:
+    changing, bare = changing_and_bare
+    checked, unseen, _ = _checked_and_unseen(tmp_path, changing, bare)
+    assert "parameter sets change on the way" in (checked.fallback or "")
+    _check_same(checked, unseen)
+    # Harmless where nothing follows.
+    checked, unseen, stages = _checked_and_unseen(tmp_path, bare, changing)
+    assert checked.method == "copy"
+    _check_same(checked, unseen)
+    assert "checking joins" not in stages
+
+
+@pytest.mark.parametrize("share", [0.52, 0.95], ids=["decoded", "not decoded"])
+def test_damage_before_a_clean_join_is_found_whatever_the_facts_say(
+    share: float, tmp_path: Path
+) -> None:
+    shot = _GROUPS.make(tmp_path)
+    broken = damage(tmp_path / "broken.mp4", shot, share)
+    pieces = Folder(tmp_path / "pieces")
+    examine(source(shot), TOOLS, work_in(tmp_path / "work"), pieces)
+    (facts,) = pieces.path.iterdir()
+    copied = facts.name.replace(source(shot).sha256, source(broken).sha256)
+    shutil.copyfile(facts, pieces.path / copied)
+    with pytest.raises(ShotError, match=r"'broken': video is damaged at 0\.[4-8] s"):
+        _join(tmp_path, shot, broken, shot, pieces=pieces)
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "other"])

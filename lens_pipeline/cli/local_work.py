@@ -1,0 +1,90 @@
+"""Finds what `lens once` and `lens backfill` make, and counts what they made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lens_pipeline.catalog.rows import UnusableRow
+from lens_pipeline.derivatives.backfill import adoption_advice, survey
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import assess, status_pages, usable
+from lens_pipeline.derivatives.store_audit import stored_objects
+from lens_pipeline.event_log.history import DerivativeStatus, State
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    id: str
+    kind: str
+    error: str
+    error_class: str
+
+
+@dataclass(slots=True)
+class Result:
+    """Numbers of files; at the end `found` = `ready` + `failed` + `skipped`."""
+
+    found: int = 0
+    ready: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    failures: list[FailedItem] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Rows of one kind; `known` are those of the given ids that are finished."""
+
+    derivative: Derivative
+    ids: list[str]
+    invalid: list[UnusableRow]
+    advice: str | None = None
+    known: frozenset[str] = frozenset()
+
+
+def find_work(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    *,
+    bulk: bool,
+    limit: int | None,
+    force: bool,
+    lost: bool = False,
+    ids: Sequence[str] = (),
+) -> Work:
+    """The rows that are missing or failed; `ids` restricts them, `bulk` is that of `survey`.
+
+    `force` adds ready ones, and dead letters among `ids`; `lost` adds ready ones whose
+    object is not in the store.
+    """
+    if ids:
+        rows = pipeline.catalog.finished(derivative.kind, ids)
+        invalid = [row for row in rows.values() if isinstance(row, UnusableRow)]
+        found = assess(pipeline, derivative, usable(list(rows.values())))
+        wanted = _wanted(pipeline, found, force=force, lost=lost)
+        if force:
+            wanted += [s.id for s in found if s.state is State.DEAD and not s.waits_for]
+        return Work(derivative, wanted[:limit], invalid, known=frozenset(rows))
+    if force or lost:
+        invalid = []
+        every = [
+            key
+            for page in status_pages(pipeline, derivative, invalid)
+            for key in _wanted(pipeline, page, force=force, lost=lost)
+        ]
+        return Work(derivative, every[:limit], invalid)
+    surveyed = survey(pipeline, derivative, bulk=bulk, limit=limit)
+    old = surveyed.unrecorded_old
+    advice = adoption_advice(derivative, old) if old else None
+    return Work(derivative, [status.id for status in surveyed.needed], surveyed.invalid, advice)
+
+
+def _wanted(
+    pipeline: Pipeline, found: Sequence[DerivativeStatus], *, force: bool, lost: bool
+) -> list[str]:
+    ready = [s for s in found if s.state is State.READY and not s.waits_for]
+    again = {status.id for status in ready} if force or lost else set()
+    if lost and not force:
+        again -= stored_objects(pipeline, ready).keys()
+    return [status.id for status in found if status.id in again or status.is_missing]
