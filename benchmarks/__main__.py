@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 NAMES = (
-    *("render", "throughput", "latency", "webhook", "run_start", "growth", "memory"),
+    *("render", "throughput", "latency", "webhook", "run_start", "growth", "memory", "idle"),
     *(
         "masters",
         "beside_masters",
@@ -42,6 +42,8 @@ AT_MOST = {
     "backfill_million_seconds": 3,
     "backfill_idle_ms": 50,
     "fairness_worst_delay_seconds": 60,
+    "idle_cores": 0.05,
+    "idle_transactions_a_second": 30,
     "latency_p50_vs_poller": 0.6,
     "latency_p95_vs_poller": 0.6,
     "webhook_p50_vs_poller": 0.35,

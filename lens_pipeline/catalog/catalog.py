@@ -13,8 +13,15 @@ from lens_pipeline.catalog.connection import connect, first_line, translated
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
 from lens_pipeline.catalog.projects import read_project_ids
-from lens_pipeline.catalog.row_types import AssetRows, MasterRows, RowSet, ScaledRows, place
-from lens_pipeline.catalog.rows import FINISHED, Kind, Position, Row, UnusableRow
+from lens_pipeline.catalog.row_types import (
+    AssetRows,
+    MasterRows,
+    RowSet,
+    ScaledRows,
+    digest_query,
+    place,
+)
+from lens_pipeline.catalog.rows import FINISHED, Digest, Kind, Position, Row, UnusableRow
 from lens_pipeline.catalog.tables import generations, master_videos, metadata, project_assets
 from lens_pipeline.errors import InvalidRow
 
@@ -220,6 +227,20 @@ class Catalog:
         )
         with self._connect() as connection:
             return rows.parse(connection, connection.execute(query).all())
+
+    def digest(self, kind: Kind, position: Position | None, since: dt.datetime | None) -> Digest:
+        """Of the newest finished rows from `since` on; `position`: the last one known.
+
+        If the database's clock was set back, any row may be later than `position`.
+        """
+        rows = self._rows[kind]
+        values = {}
+        if position is not None:
+            values = {"time": position.finished_at, "id": position.id, "since": since}
+        with self._connect() as connection:
+            query = digest_query(rows, is_first=position is None)
+            text, *later = connection.execute(query, values).one()
+        return Digest(text or "", any(later))
 
     def all_finished(self, kind: Kind, page: int = 2000) -> Iterator[list[Row | UnusableRow]]:
         """Every finished row of `kind`, in pages by id."""

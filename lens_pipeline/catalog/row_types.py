@@ -1,6 +1,7 @@
 """Rows of assets, masters and renditions, and what all kinds of rows share."""
 
 import datetime as dt
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -28,6 +29,8 @@ from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
 
 # PostgreSQL's $ does not match before a trailing newline, unlike Python's.
 _GOOD_KEY = f"^{KEY_PATTERN.pattern}$"
+# Newest rows of a digest; a tick looks at fewer.
+_MOST_DIGESTED = 1000
 _SCALED_COLUMNS = ("start_seconds", "end_seconds", "width", "height")
 T = TypeVar("T")
 _Found = tuple[dict[str, shots.Asset], dict[str, shots.ShotGeneration]]
@@ -135,6 +138,29 @@ class RowSet(ABC):
         wanted = list(ids)
         found = self.parse(connection, self.among(connection, wanted, self.counts))
         return self.key.as_asked(connection, wanted, {row.id: row for row in found})
+
+
+@functools.cache
+def digest_query(rows: RowSet, *, is_first: bool) -> sa.Select:
+    """Of `Catalog.digest`; `is_first`: no position is known. Building it takes a millisecond."""
+    is_later: sa.ColumnElement[bool] = sa.true()
+    is_set_back: sa.ColumnElement[bool] = sa.false()
+    is_recent: sa.ColumnElement[bool] = sa.true()
+    if not is_first:
+        time = sa.bindparam("time", type_=TIME)
+        is_later = rows.place > sa.tuple_(time, sa.bindparam("id", type_=sa.Text))
+        is_set_back = sa.func.now() < time
+        is_recent = rows.time >= sa.bindparam("since", type_=TIME)
+    newest = (
+        sa.select(rows.key.text.label("id"), rows.time.label("time"), is_later.label("later"))
+        .where(rows.counts, is_recent)
+        .order_by(rows.time.desc(), rows.key.text.desc())
+        .limit(_MOST_DIGESTED)
+        .subquery()
+    )
+    line = sa.func.concat(newest.c.id, " ", newest.c.time)
+    lines = sa.func.string_agg(line, postgresql.aggregate_order_by(sa.literal(","), newest.c.id))
+    return sa.select(sa.func.md5(lines), sa.func.bool_or(newest.c.later), is_set_back)
 
 
 class AssetRows(RowSet):

@@ -3,6 +3,7 @@
 import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 # `status` of a finished generation.
 FINISHED = ("success", "succeeded", "completed")
@@ -113,3 +114,11 @@ class Position:
         """The time `span` before, or the first that Python has."""
         first = dt.datetime.min.replace(tzinfo=dt.UTC)
         return max(self.finished_at, first + span) - span
+
+
+class Digest(NamedTuple):
+    """Of some rows: differs if one has come, gone or changed its time."""
+
+    text: str
+    has_later: bool
+    """Whether one is later than a position."""

@@ -4,6 +4,7 @@ A killed process frees its locks at once, a lost machine within 15 s. A pooler i
 cannot hold them (port 6543 of Supabase).
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from typing import Any
@@ -23,14 +24,10 @@ class LockSession:
     """Methods raise sqlalchemy.exc.OperationalError once the session and its locks are lost."""
 
     def __init__(self, dagster_url: str, name: str = "lens-pipeline-locks") -> None:
-        self._engine = postgres.connect(
-            name, dagster_url, pool_size=0, isolation_level="AUTOCOMMIT"
-        )
-        self._connection = self._engine.connect()
+        self._connection = _engine(name, dagster_url).connect()
 
     def close(self) -> None:
         self._connection.close()
-        self._engine.dispose()
 
     def abandon(self) -> None:
         """Close a broken connection without talking to the server."""
@@ -61,6 +58,12 @@ class LockSession:
 
     def withdraw_slots(self, queue: int, slots: int) -> None:
         self.execute(_WITHDRAW, queue=queue, slots=slots)
+
+
+@functools.cache
+def _engine(name: str, dagster_url: str) -> sa.Engine:
+    """An engine without a pool. One is kept: the first connection of each asks seven questions."""
+    return postgres.connect(name, dagster_url, pool_size=0, isolation_level="AUTOCOMMIT")
 
 
 _UNLOCK = sa.text("SELECT pg_advisory_unlock(k) FROM unnest(CAST(:keys AS bigint[])) AS k")

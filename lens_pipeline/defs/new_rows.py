@@ -1,7 +1,6 @@
 """One tick of a sensor: what to request, and where the next goes on."""
 
 import datetime as dt
-import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from lens_pipeline.core.locks import queue_id
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
+from lens_pipeline.derivatives.cursor import OVERLAP, Cursor
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.release import Release
@@ -36,32 +36,9 @@ _BATCHES_A_TICK = 5
 _TICKS_AHEAD = 2
 # Oldest and newest rows of a backlog that take turns; reading the ids takes 50 ms.
 _LOOK_AHEAD, _NEWEST = 10_000, 1_000
-# Read again: a row may commit after one with a younger `updated_at`.
-_OVERLAP = dt.timedelta(seconds=60)
 # Most waiting rows read again; the backfill finds others.
 _MOST_WAITING = 500
 _ORIGIN = "sensor"
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The last row seen and the rows that wait."""
-
-    position: Position | None = None
-    waiting: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Cursor":
-        if not text:
-            return cls()
-        finished_at, row_id, *waiting = json.loads(text)
-        position = Position(dt.datetime.fromisoformat(finished_at), row_id) if finished_at else None
-        return cls(position, tuple(waiting))
-
-    def dump(self) -> str | None:
-        if self.position is None:
-            return json.dumps([None, None, *self.waiting]) if self.waiting else None
-        return json.dumps([self.position.finished_at.isoformat(), self.position.id, *self.waiting])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +124,7 @@ def _position(
     """None: at the first row. Old rows of a new site are left alone."""
     if seen.position is not None:
         # If the database's clock was set back, new rows are behind the cursor.
-        return Position(now - _OVERLAP, "") if seen.position.finished_at > now else seen.position
+        return Position(now - OVERLAP, "") if seen.position.finished_at > now else seen.position
     old = pipeline.catalog.count_finished(derivative.kind, now - ADOPTION_AGE)
     if old <= ADOPTION_ROWS:
         return None
@@ -192,6 +169,6 @@ def _page(
         ahead = [found[key] for key, _ in backlog if key in found]
     again = list(catalog.finished(kind, waiting).values())
     if position is not None:
-        since = position.earlier(_OVERLAP)
+        since = position.earlier(OVERLAP)
         again += reversed(catalog.between(kind, since, position, limit))
     return _Page(new, again, ahead)

@@ -313,6 +313,10 @@ def entries() -> tuple[Derivative, ...]:
     return (*DERIVATIVES, CHECKED_SHOT)
 
 
+def by_sensor(sensor: str) -> Derivative | None:
+    return next((entry for entry in entries() if entry.sensor == sensor), None)
+
+
 def assets() -> tuple[str, ...]:
     return tuple(derivative.asset for derivative in DERIVATIVES)
 

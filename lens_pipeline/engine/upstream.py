@@ -33,6 +33,7 @@ _STORAGE = {
         "RUNLESS_JOB_NAME": "materializations without a run",
         "RUNLESS_RUN_ID": "materializations without a run, and their pruning",
     },
+    "dagster._core.scheduler.instigation": {"TickStatus": "whose ticks are purged"},
     "dagster._core.storage.event_log": {
         "DynamicPartitionsTable.c.partition": "reads only keys that are new",
         "SqlEventLogStorageTable.c.id": "many events in one insert",
@@ -59,6 +60,7 @@ _STORAGE = {
         "PostgresEventLogStorage.has_table(table_name)": "asked once a process",
         "PostgresEventLogStorage.store_event_batch(events)": "many events in one insert",
         "PostgresRunStorage.handle_run_event(run_id, event, update_timestamp)": "wakes the daemon",
+        "PostgresRunStorage.has_backfill_id_column()": "asked once a process",
         "PostgresRunStorage.has_run_stats_index_cols()": "asked once a process",
         **{
             f"Postgres{kind}Storage.optimize_for_webserver"
@@ -69,6 +71,8 @@ _STORAGE = {
         "PostgresScheduleStorage._has_instigators_table(conn)": "asked once a process",
         "PostgresScheduleStorage.has_built_index(migration_name)": "asked once a process",
         "PostgresScheduleStorage.has_secondary_index_table()": "asked once a process",
+        "PostgresScheduleStorage.purge_ticks(origin_id, selector_id, before, tick_statuses)"
+        "": "once a minute",
     },
 }
 _SUBMISSION = {
@@ -143,7 +147,18 @@ _DAEMON = {
         "QueuedRunCoordinatorDaemon.run_iteration"
         "(workspace_process_context, fixed_iteration_time)": "chooses runs by turns of their users",
     },
-    "dagster._daemon.sensor": {"MIN_INTERVAL_LOOP_TIME": "looks at sensors every second"},
+    "dagster._core.remote_representation.external": {"RemoteSensor.name": "which sensor is due"},
+    "dagster._core.scheduler.instigation": {
+        "InstigatorState.instigator_data": "which sensor is due",
+        "SensorInstigatorData.cursor": "which sensor is due",
+        "SensorInstigatorData.last_tick_start_timestamp": "which sensor is due",
+        "SensorInstigatorData.last_tick_success_timestamp": "which sensor is due",
+    },
+    "dagster._daemon.sensor": {
+        "MIN_INTERVAL_LOOP_TIME": "looks at sensors every second",
+        "get_elapsed(state)": "which sensor is due",
+        "is_under_min_interval(state, remote_sensor)": "no ticks that would find nothing",
+    },
 }
 _WEBSERVER = {
     "dagster._core.workspace.context": {

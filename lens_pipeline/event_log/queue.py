@@ -1,11 +1,13 @@
 """What waits in Dagster's run queue and what is under way, read without loading the runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
 from lens_pipeline.core.locks import SLOTS
+from lens_pipeline.event_log.history import IN_FLIGHT
 from lens_pipeline.event_log.tags import PRIORITY_TAG, USER_TAG
 
 
@@ -59,6 +61,12 @@ class RunQueueLog:
         with self._engine.connect() as connection:
             return connection.execute(_DEPTH, values).scalar_one()
 
+    def unfinished(self, job: str) -> Sequence[str]:
+        """Ids of the runs of `job` that have not ended, in their order."""
+        values = {"job": job, "statuses": list(IN_FLIGHT)}
+        with self._engine.connect() as connection:
+            return connection.execute(_UNFINISHED, values).scalars().all()
+
     def slots(self) -> dict[int, int]:
         """Runs that the living workers take at once, by `locks.queue_id`."""
         with self._engine.connect() as connection:
@@ -86,6 +94,9 @@ _UNDER_WAY = sa.text(f"""
                   GROUP BY r.id, r.run_id)
     SELECT queue, owner, count(*) AS runs FROM busy GROUP BY queue, owner
     """)  # noqa: S608 - constants
+_UNFINISHED = sa.text("""
+    SELECT run_id FROM runs WHERE pipeline_name = :job AND status = ANY(:statuses) ORDER BY id
+    """)
 _DEPTH = sa.text("""
     SELECT count(*) FROM runs r WHERE r.status = 'QUEUED' AND r.pipeline_name = :job
        AND EXISTS (SELECT FROM run_tags t

@@ -54,6 +54,8 @@ class EventLog:
         """Four indexed queries for every 2,000 keys."""
         wanted = list(keys)
         found: dict[str, History] = {}
+        if not wanted:
+            return found
         with self._engine.connect() as connection:
             for start in range(0, len(wanted), _KEYS_PER_QUERY):
                 found.update(_histories(connection, asset, wanted[start : start + _KEYS_PER_QUERY]))

@@ -28,7 +28,7 @@ from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.monitoring.threads import BackgroundThread
 
 logger = logging.getLogger(__name__)
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
 _SHARE = 0.2  # of the time, at most, that looks take of a slow database
 # Between two counts of dead letters.
 _LETTERS_SECONDS = 2.0  # after a change
@@ -170,7 +170,7 @@ class BacklogScanner:
 
 
 class BacklogMonitor(BackgroundThread):
-    """Looks at the backlog about once a second."""
+    """Looks at the backlog every few seconds; metrics and alerts are read less often."""
 
     def __init__(self, pipeline: Pipeline, log: FigureLog) -> None:
         super().__init__("lens-backlog")

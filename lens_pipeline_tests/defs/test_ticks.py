@@ -13,10 +13,10 @@ from sqlalchemy import event
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.definitions import defs
-from lens_pipeline.defs.new_rows import Cursor
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.schedules import build_backfill
 from lens_pipeline.defs.sensors import derivative_sensor, removed_generations
+from lens_pipeline.derivatives.cursor import Cursor
 from lens_pipeline.derivatives.registry import POSTER, PREVIEW
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Site

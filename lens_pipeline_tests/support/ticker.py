@@ -28,10 +28,11 @@ class Ticker:
     def tick(self, meanwhile: Callable[[], object] = lambda: None) -> list[str]:
         """The ids that this tick asked for; `meanwhile` comes before the daemon's part."""
         instance = self._site.dagster
-        context = dg.build_sensor_context(
+        # Left to the garbage collector, its resources would hide our instance for a while.
+        with dg.build_sensor_context(
             instance=instance, cursor=self.cursor, resources={"lens": LensResource()}
-        )
-        result = derivative_sensor(PREVIEW)(context)
+        ) as context:
+            result = derivative_sensor(PREVIEW)(context)
         if isinstance(result, dg.SkipReason):
             self.cursor = context.cursor
             return []

@@ -1,5 +1,7 @@
 """`dagster-daemon run`, with shorter loops and a run queue that takes turns."""
 
+from lens_pipeline import settings
+from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.engine.processes import startup
 
 # Dagster's 5 s would be most of the time from a row to its preview. A bit more than the sensors'
@@ -14,9 +16,12 @@ def main() -> None:
     from dagster._daemon.cli import run_command
 
     from lens_pipeline.engine.processes.run_queue_daemon import create_daemon_of_type
+    from lens_pipeline.engine.processes.sensor_ticks import TickPolicy
 
     startup.keep_logging(dagster._daemon.controller)
+    policy = TickPolicy(resolve(settings.load()[0], broker=False))
     dagster._daemon.sensor.MIN_INTERVAL_LOOP_TIME = SENSOR_LOOP_SECONDS
+    dagster._daemon.sensor.is_under_min_interval = policy.is_not_due
     dagster._daemon.controller.create_daemon_of_type = create_daemon_of_type
     run_command()
 

@@ -13,7 +13,7 @@ from lens_pipeline.core.locks import LockSession, daemon_lock
 
 logger = logging.getLogger(__name__)
 
-# A run comes to the queue or leaves its slot.
+# A run comes to the queue or leaves its slot; workers that come notify, too.
 QUEUE_EVENTS = frozenset(
     {
         DagsterEventType.PIPELINE_ENQUEUED,

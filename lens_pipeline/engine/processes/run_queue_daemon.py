@@ -22,8 +22,8 @@ from lens_pipeline.engine.processes.notify import RunQueueListener
 from lens_pipeline.engine.workers.membership import publish
 from lens_pipeline.event_log.queue import RunQueueLog
 
-# The longest time between two looks; most follow a notification.
-QUEUE_LOOP_SECONDS = 0.5
+# The longest time between two looks: all but those after a lost notification follow one.
+QUEUE_LOOP_SECONDS = 2.0
 
 
 class LensRunQueueDaemon(QueuedRunCoordinatorDaemon):

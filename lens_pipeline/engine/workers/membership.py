@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.core.locks import LockSession, queue_id
 from lens_pipeline.derivatives.release import Release
+from lens_pipeline.engine.processes.notify import NOTIFY
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class WorkerRegistration:
         offers = self._has_broker.is_set() and self.problem is None
         if offers and not self._offered:
             self._session.offer_slots(self._queue_id, self._slots)
+            self._session.execute(NOTIFY)
             logger.info("offering %d slots for %s", self._slots, self._queue)
         elif self._offered and not offers:
             self._session.withdraw_slots(self._queue_id, self._slots)
