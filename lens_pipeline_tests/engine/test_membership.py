@@ -52,9 +52,12 @@ def test_a_worker_that_does_not_match_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["status", "a"], ["once"], ["worker", "--queue", "previews"]])
-def test_tables_of_another_dagster_are_refused(
-    site: Site, environment: pytest.MonkeyPatch, command: list[str]
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["status", "a"], 1), (["once"], 2), (["worker", "--queue", "previews"], 2)],
+)
+def test_only_looks_go_to_tables_of_another_dagster(
+    site: Site, environment: pytest.MonkeyPatch, command: list[str], code: int
 ) -> None:
     """Statements that fail half-way because a column is not there."""
     environment.setenv("LENS_BROKER_URL", "redis://localhost:1")
@@ -64,11 +67,11 @@ def test_tables_of_another_dagster_are_refused(
     # The one before.
     execute("UPDATE alembic_version SET version_num = 'f495c27d5019'")
     try:
-        refused = site.lens(*command)
+        told = site.lens(*command)
     finally:
         execute("UPDATE alembic_version SET version_num = %s", (current,))
         session.close()
-    assert (refused.code, "`lens migrate`" in refused.err) == (2, True)
+    assert (told.code, "`lens migrate`" in told.err) == (code, code == 2)
 
 
 @pytest.mark.slow
