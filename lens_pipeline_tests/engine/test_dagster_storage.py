@@ -101,6 +101,8 @@ def test_an_event_and_its_tags_are_stored_together_or_not_at_all(
     site: Site, event_log: LensEventLogStorage
 ) -> None:
     """A materialization without its revision, which is then made again."""
+    event_log.store_event(materialized("a", "0"))  # it knows now that the table is there
+    stored = [count(site, table) for table in ("event_logs", "asset_event_tags")]
     engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE asset_event_tags RENAME TO hidden"))
@@ -110,7 +112,7 @@ def test_an_event_and_its_tags_are_stored_together_or_not_at_all(
     finally:
         with engine.begin() as connection:
             connection.execute(sa.text("ALTER TABLE hidden RENAME TO asset_event_tags"))
-    assert count(site, "event_logs") == count(site, "asset_event_tags") == 0
+    assert [count(site, table) for table in ("event_logs", "asset_event_tags")] == stored
 
 
 @pytest.mark.slow
