@@ -1,9 +1,10 @@
-"""How much memory the whole stack takes, idle and while a run renders large photos.
+"""What a start takes, and how much memory the stack, idle and after and during runs.
 
 Counted is PSS, in which a page shared by n processes counts 1/n in each: its sum over all processes
 is what the stack takes, PostgreSQL and Valkey included. What a run adds is the highest sum while it
 renders over the sum of the stack that has not run anything yet, so the rendering processes that the
-first run starts count as well.
+first run starts count as well. `start_cpu_seconds` is what all processes have used when the stack
+says that it is ready, and `busy_mib` its memory after everything, 80 common photos included.
 """
 
 import re
@@ -18,10 +19,12 @@ import psutil
 
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack
+from benchmarks.usage import cpu_seconds
 
 _SIZE = (6000, 4000)
 _PHOTOS, _QUICK_PHOTOS = 20, 4
 _FILES = 4
+_SMALL, _SMALL_PHOTOS, _QUICK_SMALL_PHOTOS = 1024, 80, 8
 _IDLE_SECONDS, _QUICK_IDLE_SECONDS = 15.0, 3.0
 _SAMPLE_SECONDS = 0.1
 _PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
@@ -31,6 +34,7 @@ def run(quick: bool = False) -> dict[str, float]:
     """In MiB; no ratio, since there is nothing to compare with."""
     idle_seconds = _QUICK_IDLE_SECONDS if quick else _IDLE_SECONDS
     with running_stack() as stack:
+        start = cpu_seconds(stack.processes()[0])
         sources = stack.store_files(jpegs(_FILES, *_SIZE))
         time.sleep(idle_seconds)  # what starting needed is given back
         idle = _idle_mib(stack, idle_seconds)
@@ -41,7 +45,17 @@ def run(quick: bool = False) -> dict[str, float]:
             stack.await_previews(ids)
             stack.await_no_runs()
         after = _idle_mib(stack, idle_seconds)
+        photos = _QUICK_SMALL_PHOTOS if quick else _SMALL_PHOTOS
+        (small,) = stack.store_files(jpegs(1, _SMALL, _SMALL))
+        ids = [f"small-{index}" for index in range(photos)]
+        stack.add_rows(dict.fromkeys(ids, small))
+        stack.await_previews(ids)
+        stack.await_no_runs()
+        busy = _idle_mib(stack, idle_seconds)
     return {
+        "start_cpu_seconds": start,
+        "idle_mib": idle,
+        "busy_mib": busy,
         "stack_idle_pss_mib": idle,
         "stack_idle_after_run_pss_mib": after,
         "run_peak_pss_mib": max(samples) - idle,
