@@ -1,6 +1,7 @@
 """Command lines and environment of Dagster's processes and the web server."""
 
 import importlib
+import warnings
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -31,6 +32,8 @@ def import_shared() -> None:
     """Import, before a fork, what takes most of a start and of the memory of each role."""
     from lens_pipeline.engine.workers.worker import PRELOAD
 
+    # Dagster warns of betas as it reads our definitions.
+    warnings.filterwarnings("ignore", module="dagster")
     for module in (*_SHARED, *PRELOAD):
         importlib.import_module(module)
 

@@ -67,6 +67,7 @@ def test_a_demonstration_makes_every_sample_once_and_stops(
     first = _demo(variables, "--exit-when-done")
     output, _ = first.communicate(timeout=_SECONDS)
     assert first.returncode == 0, output
+    assert "warning" not in output.lower()
     made = _ready(output)
     assert made.keys() == {expected.id for expected in EXPECTED}, output
     assert all(re.fullmatch(r"\d+\.\d s", when) for when in made.values()), output
