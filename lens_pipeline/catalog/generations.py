@@ -13,6 +13,7 @@ from lens_pipeline.catalog.row_types import (
     as_text,
     is_no_key,
     place,
+    sha256_of,
     text_of,
 )
 from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow, known_time
@@ -134,13 +135,13 @@ class GenerationRows(RowSet):
 def fingerprint(row: Generation, recipe: str) -> str:
     """A hash of what the derivative is made from, and how; as `fingerprint_of` in SQL."""
     text = f"{recipe}\n{row.user_id}\n{row.asset_url}"
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fingerprint_of(recipe: str) -> sa.ColumnElement[str]:
     """`fingerprint` of each row of the table."""
     parts = (as_text(generations.c.user_id), sa.func.coalesce(generations.c.asset_url, ""))
-    return sa.func.md5(sa.func.concat_ws("\n", recipe, *parts))
+    return sha256_of(sa.func.concat_ws("\n", recipe, *parts))
 
 
 def _finished(row: sa.Row) -> Generation | UnusableRow:

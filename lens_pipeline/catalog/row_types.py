@@ -140,6 +140,11 @@ class RowSet(ABC):
         return self.key.as_asked(connection, wanted, {row.id: row for row in found})
 
 
+def sha256_of(text: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """In hex; a server in FIPS mode has no MD5."""
+    return sa.func.encode(sa.func.sha256(sa.func.convert_to(text, "UTF8")), "hex")
+
+
 @functools.cache
 def digest_query(rows: RowSet, *, is_first: bool) -> sa.Select:
     """Of `Catalog.digest`; `is_first`: no position is known. Building it takes a millisecond."""
@@ -160,7 +165,7 @@ def digest_query(rows: RowSet, *, is_first: bool) -> sa.Select:
     )
     line = sa.func.concat(newest.c.id, " ", newest.c.time)
     lines = sa.func.string_agg(line, postgresql.aggregate_order_by(sa.literal(","), newest.c.id))
-    return sa.select(sa.func.md5(lines), sa.func.bool_or(newest.c.later), is_set_back)
+    return sa.select(sha256_of(lines), sa.func.bool_or(newest.c.later), is_set_back)
 
 
 class AssetRows(RowSet):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import inf
 
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Position, UnusableRow
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
@@ -20,9 +21,11 @@ ADOPTION_AGE = dt.timedelta(days=1)
 
 # Most rows that are kept in memory between two looks, and that one look at changes reads.
 _MOST_OPEN = 10_000
-# Looks at all rows take this share of the time at the most.
-_SHARE = 1 / 300
-_DAY_SECONDS = 86_400.0
+# Looks at all rows are put off for this many times their seconds, by and without the projection.
+_REST_OF_JOIN, _REST_OF_ALL = 300, 30
+_LONGEST_REST_SECONDS = 1800.0
+# Looks of a daily cron come some seconds earlier or later.
+_DAY_SECONDS = 23 * 3600.0
 # Rows may commit this much later than younger ones.
 _OVERLAP = dt.timedelta(minutes=5)
 
@@ -37,14 +40,18 @@ class Survey:
     open: set[str] = field(default_factory=set)
     """Rows whose status may change without a change of the row or an event; 10,001: too many."""
 
-    def add(self, status: DerivativeStatus, *, is_due: bool, most: float) -> None:
-        """Sort it in; at most `most` are `needed`: the others come when these are made."""
+    def add(self, status: DerivativeStatus, *, is_due: bool) -> None:
         if not status.is_settled and len(self.open) <= _MOST_OPEN:
             self.open.add(status.id)
         if status.waits:
             self.waiting += 1
-        elif status.is_missing and is_due and len(self.needed) < most:
+        elif status.is_missing and is_due:
             self.needed.append(status)
+
+    def forget_last_turns(self, most: float) -> None:
+        """Keep about `most` of `needed`: the others come when these are made."""
+        if len(self.needed) > 2 * most:
+            self.needed = round_robin(self.needed, lambda status: status.owner)[: int(most)]
 
 
 def survey(
@@ -77,7 +84,8 @@ def survey(
                 if found.unrecorded_old <= ADOPTION_ROWS:
                     old.append(status)
             else:
-                found.add(status, is_due=not only_due or status.is_due(now), most=most)
+                found.add(status, is_due=not only_due or status.is_due(now))
+        found.forget_last_turns(most)
     if found.unrecorded_old <= ADOPTION_ROWS:
         found.needed += old
         found.open.update(status.id for status in old)
@@ -108,6 +116,7 @@ class BackfillScanner:
         self._derivative = derivative
         self._open: set[str] = set()
         self._unrecorded_old = 0
+        self._has_projection = derivative.recipe(pipeline.settings) is not None
         self._since = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._event = 0
         # Monotonic times from which on every row is due, and every row but those in the projection.
@@ -141,13 +150,20 @@ class BackfillScanner:
         if ids is None:
             self._truth_at = started + _DAY_SECONDS
         if is_all:
-            ended = time.monotonic()
-            self._all_at = ended + (ended - started) / _SHARE
+            self._all_at = self._next_look(started, is_join=ids is not None)
         if len(found.open) > _MOST_OPEN:
             self._truth_at = 0.0
         self._since, self._event = since, event
         self._open, self._unrecorded_old = found.open, found.unrecorded_old
         return found
+
+    def _next_look(self, started: float, *, is_join: bool) -> float:
+        """When all rows are due again; after a whole look the projection is soon to be asked."""
+        if self._has_projection and not is_join:
+            return 0.0
+        ended = time.monotonic()
+        rest = (ended - started) * (_REST_OF_JOIN if is_join else _REST_OF_ALL)
+        return ended + min(rest, _LONGEST_REST_SECONDS)
 
     def _last_event(self) -> int:
         return self._pipeline.log.last_event(self._derivative.asset)
@@ -176,7 +192,11 @@ class BackfillScanner:
         if recipe is None:
             return None
         kind, asset = self._derivative.kind, self._derivative.asset
-        ids = self._pipeline.catalog.unsettled(kind, asset, recipe, _DAY_SECONDS, _MOST_OPEN)
+        try:
+            ids = self._pipeline.catalog.unsettled(kind, asset, recipe, _DAY_SECONDS, _MOST_OPEN)
+        except CatalogError:  # a database may limit the time of a statement
+            ids = None
+        self._has_projection = ids is not None
         return ids if ids is not None and len(ids) < _MOST_OPEN else None
 
 

@@ -151,7 +151,9 @@ def _pages(
         return
     for start in range(0, len(ids), _KEYS_AT_ONCE):
         page = ids[start : start + _KEYS_AT_ONCE]
-        yield list(pipeline.catalog.finished(derivative.kind, page).values())
+        # A UUID may be asked for in two spellings.
+        found = pipeline.catalog.finished(derivative.kind, page).values()
+        yield list({row.id: row for row in found}.values())
 
 
 def usable(rows: Sequence[Row | UnusableRow]) -> list[Row]:

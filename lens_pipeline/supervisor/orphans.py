@@ -57,13 +57,13 @@ def stop_seconds(home: Path) -> float:
     """The longest time in which all programs of `home` stop."""
     try:
         return float((home / _STOP_SECONDS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return 0
 
 
-def mark_this(home: Path) -> None:
-    """Mark this process and its forks, whose environment is their parent's."""
-    os.open(home / _MARK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+def mark_this(home: Path) -> int:
+    """Mark this process and its forks, whose environment is their parent's; returns a file."""
+    return os.open(home / _MARK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def _end(processes: Iterable[psutil.Process], sent: signal.Signals, seconds: float) -> None:
@@ -88,14 +88,26 @@ def _is_marked(process: psutil.Process, home: Path) -> bool:
     try:
         return (
             process.environ().get(MARK) == str(home)
-            or str(home / _MARK_FILE) in {file.path for file in process.open_files()}
+            or _keeps_open(process, str(home / _MARK_FILE))
             or _is_postgres_of(process, home)
         )
-    except psutil.AccessDenied:
+    except (psutil.AccessDenied, PermissionError):
         return _is_postgres_of(process, home)
     except (psutil.NoSuchProcess, OSError):
         # Some kernels report an I/O error for a zombie.
         return False
+
+
+def _keeps_open(process: psutil.Process, path: str) -> bool:
+    """Not by psutil, which asks for the size of each file: that of a dead mount hangs."""
+    found = Path(f"/proc/{process.pid}/fd")
+    if not found.is_dir():
+        return path in {file.path for file in process.open_files()}
+    for descriptor in found.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if str(descriptor.readlink()).removesuffix(" (deleted)") == path:
+                return True
+    return False
 
 
 def _is_postgres_of(process: psutil.Process, home: Path) -> bool:

@@ -29,11 +29,16 @@ _SHARED = (
 
 
 def import_shared() -> None:
-    """Import, before a fork, what takes most of a start and of the memory of each role."""
+    """Import, before a fork, what takes most of a start and of the memory of each role.
+
+    Raises UnknownDagster.
+    """
+    from lens_pipeline.engine import upstream
     from lens_pipeline.engine.workers.worker import PRELOAD
 
     # Dagster warns of betas as it reads our definitions.
     warnings.filterwarnings("ignore", module="dagster")
+    upstream.check(*upstream.CONTRACT)
     for module in (*_SHARED, *PRELOAD):
         importlib.import_module(module)
 

@@ -7,13 +7,13 @@ import os
 import resource
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ from lens_pipeline.core.files import (
 )
 from lens_pipeline.supervisor import orphans, supervisord
 from lens_pipeline.supervisor.program import Program
+from lens_pipeline.supervisor.supervisord import Supervisord
 
 _POLL_SECONDS = 0.05
 _BOOT_SECONDS = 120
@@ -114,7 +115,7 @@ class Supervisor:
         self._programs = {program.name: program for program in programs}
         self._hurry = hurry or (lambda: False)
         self._ready: set[str] = set()
-        self._daemon: ForkProcess | None = None
+        self._daemon: Supervisord | None = None
         self._socket = socket_path(home, "supervisor.sock")
 
     def __enter__(self) -> Self:
@@ -189,7 +190,7 @@ class Supervisor:
         while daemon.is_alive() and time.monotonic() < deadline and not self._hurry():
             self._request_stop(daemon)
             time.sleep(_POLL_SECONDS)
-        daemon.kill()
+        daemon.send(signal.SIGKILL)
         daemon.join()
         orphans.kill(self._home)
         if self._socket.parent != self._home / "run":
@@ -271,13 +272,13 @@ class Supervisor:
                 f"supervisord does not answer ({error}): see {self.log('supervisord')}"
             ) from None
 
-    def _request_stop(self, daemon: ForkProcess) -> None:
+    def _request_stop(self, daemon: Supervisord) -> None:
         # A call, even if it fails, makes supervisord look for ended children at once.
         try:
             with contextlib.suppress(xmlrpc.client.Fault):
                 _call(self._socket, "shutdown")
         except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError):
-            daemon.terminate()
+            daemon.send(signal.SIGTERM)
 
 
 def _cpu_seconds(pid: int) -> float:

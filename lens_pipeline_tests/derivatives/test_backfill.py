@@ -135,6 +135,46 @@ def test_a_look_assesses_what_changed(site: Site, monkeypatch: pytest.MonkeyPatc
     assert look(truth=True) == (["new", "p00001", "p00007"], 5001)
 
 
+def test_owners_take_turns_however_many_files_wait(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage, a user's few photos behind the ten thousand of another's."""
+    monkeypatch.setattr(backfill, "_MOST_OPEN", 10)
+    for number in range(40):
+        site.add(f"a{number:02}", "https://example.org/a.jpg", user_id="many")
+    site.add("b1", "https://example.org/b.jpg", user_id="few")
+    pages = site.pipeline.catalog.all_finished
+    monkeypatch.setattr(site.pipeline.catalog, "all_finished", lambda kind: pages(kind, page=5))
+    found = backfill.survey(site.pipeline, PREVIEW, bulk=True, limit=4)
+    assert [status.id for status in found.needed] == ["a00", "b1", "a01", "a02"]
+
+
+@pytest.mark.parametrize("keeps_projection", [True, False])
+def test_the_look_after_a_whole_one_asks_the_projection(
+    site: Site, monkeypatch: pytest.MonkeyPatch, keeps_projection: bool
+) -> None:
+    """A start whose minute of looking puts all else off for hours."""
+    _library(site, 10)
+    if not keeps_projection:
+        site.sql("DROP VIEW lens_generations")
+    look = _Looks(site, monkeypatch).scanner.look
+    clock = [1000.0]
+
+    def pages(*values: Any) -> Iterator[list[DerivativeStatus]]:
+        clock[0] += 90
+        return status_pages(*values)
+
+    monkeypatch.setattr(backfill, "status_pages", pages)
+    monkeypatch.setattr(backfill.time, "monotonic", lambda: clock[0])
+    look(100)
+    site.sql("UPDATE generations SET asset_url = 'https://example.org/b' WHERE id = 'p00001'")
+    clock[0] += 300
+    assert [status.id for status in look(100).needed] == ["p00001"]
+    site.sql("UPDATE generations SET asset_url = 'https://example.org/b' WHERE id = 'p00002'")
+    clock[0] += 1800
+    assert [status.id for status in look(100).needed] == ["p00001", "p00002"]
+
+
 def test_the_projection_decides_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is made twice, or never, because a copy of the truth was wrong."""
     _library(site, 10)
