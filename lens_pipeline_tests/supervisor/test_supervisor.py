@@ -303,6 +303,27 @@ def _names(home: Path) -> set[str]:
     return {process.name() for process in orphans.processes_of(home)}
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param("signal.signal(signal.SIGCHLD, signal.SIG_IGN); s.stop()", id="no SIGCHLD"),
+        pytest.param("pass", id="no stop"),
+    ],
+)
+def test_a_parent_ends_at_once(home: Path, end: str) -> None:
+    """A command that waits for ever for a supervisord that waits for it."""
+    source = (
+        "import signal, sys; from pathlib import Path\n"
+        "from lens_pipeline.supervisor.program import Program\n"
+        "from lens_pipeline.supervisor.supervisor import Supervisor\n"
+        "s = Supervisor(Path(sys.argv[1]), [Program('a', ('sleep', '99'))])\n"
+        f"s.__enter__(); s.start(); {end}; sys.exit(3)\n"
+    )
+    command = [sys.executable, "-c", source, str(home)]
+    assert subprocess.run(command, check=False, timeout=15).returncode == 3
+    eventually(lambda: orphans.processes_of(home) == [])
+
+
 def test_everything_stops_when_the_parent_is_killed(home: Path) -> None:
     """Processes that outlive a `kill -9` of `lens up` unnoticed."""
     child = _child_that_supervises(home)
