@@ -229,9 +229,9 @@ class Catalog:
             return rows.parse(connection, connection.execute(query).all())
 
     def digest(self, kind: Kind, position: Position | None, since: dt.datetime | None) -> Digest:
-        """Of the newest finished rows from `since` on; `position`: the last one known.
+        """Of the newest finished rows of the last hour, from `since` on.
 
-        If the database's clock was set back, any row may be later than `position`.
+        `position`: the last one known. If the database's clock was set back, any row may be later.
         """
         rows = self._rows[kind]
         values = {}

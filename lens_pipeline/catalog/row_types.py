@@ -31,6 +31,9 @@ from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
 _GOOD_KEY = f"^{KEY_PATTERN.pattern}$"
 # Newest rows of a digest; a tick looks at fewer.
 _MOST_DIGESTED = 1000
+# Clocks of an application may be this much behind. Without it, the rows of all other kinds since
+# the last one would be read.
+_DIGESTED = sa.text("interval '1 hour'")
 _SCALED_COLUMNS = ("start_seconds", "end_seconds", "width", "height")
 T = TypeVar("T")
 _Found = tuple[dict[str, shots.Asset], dict[str, shots.ShotGeneration]]
@@ -150,15 +153,15 @@ def digest_query(rows: RowSet, *, is_first: bool) -> sa.Select:
     """Of `Catalog.digest`; `is_first`: no position is known. Building it takes a millisecond."""
     is_later: sa.ColumnElement[bool] = sa.true()
     is_set_back: sa.ColumnElement[bool] = sa.false()
-    is_recent: sa.ColumnElement[bool] = sa.true()
+    since = sa.func.now() - _DIGESTED
     if not is_first:
         time = sa.bindparam("time", type_=TIME)
         is_later = rows.place > sa.tuple_(time, sa.bindparam("id", type_=sa.Text))
         is_set_back = sa.func.now() < time
-        is_recent = rows.time >= sa.bindparam("since", type_=TIME)
+        since = sa.func.greatest(sa.bindparam("since", type_=TIME), since)
     newest = (
         sa.select(rows.key.text.label("id"), rows.time.label("time"), is_later.label("later"))
-        .where(rows.counts, is_recent)
+        .where(rows.counts, rows.time >= since)
         .order_by(rows.time.desc(), rows.key.text.desc())
         .limit(_MOST_DIGESTED)
         .subquery()

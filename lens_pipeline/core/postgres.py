@@ -58,7 +58,7 @@ def connect(
     """An engine in UTC whose two sides notice a lost peer within 15 s, and keep `deadline`.
 
     `pool_size=0`: no pool. A restarted server must not cost a failed tick, file or event: see
-    `_require_alive`.
+    `_require_alive`. Behind a pooler, which keeps its clients' connections, it may cost one.
     """
     pool: dict[str, Any] = {"poolclass": NullPool}
     if pool_size:

@@ -75,6 +75,17 @@ def test_ticks_are_left_out_at_rest_and_none_that_finds_something(
     assert daemon.loop() is not None
 
 
+def test_a_row_with_an_old_time_waits_for_the_minute(
+    daemon: Daemon, photo: Callable[[str], str]
+) -> None:
+    """All photos since the last video, read each second for another one."""
+    assert [daemon.loop(), daemon.loop()] == [[], None]
+    daemon.site.add_many(["old"], photo, age="2 h")
+    assert daemon.loop() is None
+    daemon.began_at = time.time() - 61
+    assert daemon.loop() == ["old"]
+
+
 def test_a_run_that_made_nothing_is_followed_by_a_tick(
     daemon: Daemon, photo: Callable[[str], str]
 ) -> None:

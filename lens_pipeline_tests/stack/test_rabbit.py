@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2 as httpx
@@ -146,7 +147,8 @@ def test_a_run_whose_worker_is_killed_is_made_by_another(
     site.add("lost", server.held("lost"))
     eventually(lambda: _held(server, "lost"), 20, "the run")
     for process in stack.of("worker"):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # children end with their parent
+            process.kill()
     eventually(lambda: stack.states()["lost"] == "failed", 60, "the loss to be noticed", every=1)
     server.opened.set()
     stack.tick_backfill()

@@ -17,7 +17,8 @@ from lens_pipeline.derivatives.cursor import OVERLAP, Cursor
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.event_log.queue import RunQueueLog
 
-# Between two ticks of a sensor at rest: what a person deletes or cancels changes no row.
+# Between two ticks of a sensor at rest: what a person deletes or cancels changes no row, and a new
+# row may have an old time.
 _MOST_SECONDS = 60.0
 
 
