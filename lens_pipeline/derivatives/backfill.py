@@ -116,7 +116,7 @@ class BackfillScanner:
         self._derivative = derivative
         self._open: set[str] = set()
         self._unrecorded_old = 0
-        self._has_projection = derivative.recipe(pipeline.settings) is not None
+        self._projection_helps = derivative.recipe(pipeline.settings) is not None
         self._since = dt.datetime.min.replace(tzinfo=dt.UTC)
         self._event = 0
         # Monotonic times from which on every row is due, and every row but those in the projection.
@@ -159,7 +159,7 @@ class BackfillScanner:
 
     def _next_look(self, started: float, *, is_join: bool) -> float:
         """When all rows are due again; after a whole look the projection is soon to be asked."""
-        if self._has_projection and not is_join:
+        if self._projection_helps and not is_join:
             return 0.0
         ended = time.monotonic()
         rest = (ended - started) * (_REST_OF_JOIN if is_join else _REST_OF_ALL)
@@ -196,8 +196,10 @@ class BackfillScanner:
             ids = self._pipeline.catalog.unsettled(kind, asset, recipe, _DAY_SECONDS, _MOST_OPEN)
         except CatalogError:  # a database may limit the time of a statement
             ids = None
-        self._has_projection = ids is not None
-        return ids if ids is not None and len(ids) < _MOST_OPEN else None
+        if ids is not None and len(ids) >= _MOST_OPEN:
+            ids = None
+        self._projection_helps = ids is not None
+        return ids
 
 
 @cache

@@ -175,6 +175,22 @@ def test_the_look_after_a_whole_one_asks_the_projection(
     assert [status.id for status in look(100).needed] == ["p00001", "p00002"]
 
 
+def test_a_library_to_be_adopted_is_not_read_at_every_tick(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million rows without a record, assessed each five minutes for nothing."""
+    monkeypatch.setattr(backfill, "_MOST_OPEN", 5)
+    monkeypatch.setattr(backfill, "ADOPTION_ROWS", 5)
+    _library(site, 10)
+    site.sql("UPDATE generations SET updated_at = '2020-01-01'")
+    site.sql("UPDATE lens_derivatives SET fingerprint = ''")
+    look = _Looks(site, monkeypatch)
+    assert look(all_rows=True) == ([], 10)
+    assert look.scanner._all_at == 0.0
+    assert look(all_rows=True) == ([], 10)
+    assert look.scanner._all_at > 0.0
+
+
 def test_the_projection_decides_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is made twice, or never, because a copy of the truth was wrong."""
     _library(site, 10)
