@@ -20,6 +20,7 @@ from lens_pipeline.derivatives.backfill import BackfillScanner
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.registry import DERIVATIVES, PREVIEW
 from lens_pipeline.engine.dagster_storage.storage import create_tables
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.view_sync import update_view
 from lens_pipeline.supervisor.services import running
 
@@ -132,7 +133,8 @@ def _row(number: int) -> Generation:
 
 def _tags(pipeline: Pipeline, row: Generation) -> dict[str, str]:
     revision = PREVIEW.revision(row, pipeline.settings)
-    return PREVIEW.materialization_tags(row, revision, pipeline.settings)
+    status = DerivativeStatus(PREVIEW.asset, row.id, revision=revision)
+    return PREVIEW.materialization_tags(row, status, pipeline.settings)
 
 
 def _copy(

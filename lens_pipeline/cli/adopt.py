@@ -112,7 +112,7 @@ def _record(
                     "revision": status.revision,
                     "adopted": True,
                 },
-                tags=derivative.materialization_tags(row, status.revision, pipeline.settings),
+                tags=derivative.materialization_tags(row, status, pipeline.settings),
             )
             for row, status, info in found
         ],

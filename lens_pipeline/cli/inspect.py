@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from lens_pipeline.monitoring.reports.collect import DayReport
 
-_STATUS = ("id", "kind", "asset", "state", "path", "error", "error_class", "attempts", "run_id")
+_STATUS = ("id", "kind", "asset", "state", "outdated", "path")
+# Of what could not be made anew, those of the attempt.
+_ATTEMPT = ("error", "error_class", "attempts", "run_id")
 _LETTER = ("id", "kind", "error", "error_class", "attempts", "run_id", "source")
 
 
@@ -60,9 +62,10 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
 
 def _entry(status: DerivativeStatus) -> dict:
     progress = status.progress and status.progress.text
-    retry_at = status.retry_at and status.retry_at.isoformat(timespec="seconds")
+    retry_at = (status.due_remake or status).retry_at
+    retry_at = retry_at and retry_at.isoformat(timespec="seconds")
     others = {"waits": status.waits, "progress": progress, "retry_at": retry_at}
-    return _fields(status, _STATUS) | others
+    return _fields(status, _STATUS) | _fields(status.wanted, _ATTEMPT) | others
 
 
 def _fields(status: DerivativeStatus, names: Sequence[str]) -> dict:
@@ -73,6 +76,8 @@ def _line(entry: dict) -> str:
     if entry["state"] is None:
         return f"{entry['id']}: {entry['error']}"
     words = [entry["id"], entry.get("asset") or "", entry["state"]]
+    if entry.get("outdated"):
+        words.append("outdated")
     if entry.get("progress"):
         words.append(entry["progress"])
     if entry.get("waits"):
@@ -89,18 +94,21 @@ def _line(entry: dict) -> str:
 
 
 @click.command("dead-letters")
+@click.option("--outdated", is_flag=True, help="Instead what is ready, but could not be made anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def dead_letters(as_json: bool) -> None:
+def dead_letters(outdated: bool, as_json: bool) -> None:
     """List what was given up on, and why."""
     with session("dead-letters") as pipeline:
-        found = letters.dead_letters(pipeline)
+        find = letters.outdated_letters if outdated else letters.dead_letters
+        found = find(pipeline)
     if as_json:
         print_json({"dead_letters": [_fields(letter, _LETTER) for letter in found]})
         return
     for letter in found:
         source = f" from {letter.source!r}" if letter.source else ""
         print(f"{letter.kind} {letter.id!r}{source}: {letter.error_class}: {letter.error}")
-    print(letters.counted(len(found)) + (": `lens retry ID` tries again" if found else ""))
+    count = f"{len(found)} outdated" if outdated else letters.counted(len(found))
+    print(count + (": `lens retry ID` tries again" if found else ""))
 
 
 _COLUMNS = {

@@ -69,7 +69,7 @@ def _count(
 ) -> list[DerivativeStatus]:
     counted = usable(list(pipeline.catalog.finished(derivative.kind, keys).values()))
     statuses = describe(pipeline, assess(pipeline, derivative, counted))
-    for status in statuses:
+    for status in (status.wanted for status in statuses):
         if status.state is State.READY:
             result.ready += 1
         elif status.state in (State.FAILED, State.DEAD):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
@@ -40,7 +41,12 @@ class Work:
     ids: list[str]
     invalid: list[UnusableRow]
     advice: str | None = None
+    outdated: tuple[str, ...] = ()
+    """Served as they are until all that is missing is made."""
     known: frozenset[str] = frozenset()
+
+    def of_outdated(self) -> "Work":
+        return Work(self.derivative, [*self.outdated], [])
 
 
 def find_work(
@@ -51,40 +57,49 @@ def find_work(
     limit: int | None,
     force: bool,
     lost: bool = False,
+    outdated: bool = False,
     ids: Sequence[str] = (),
 ) -> Work:
-    """The rows that are missing or failed; `ids` restricts them, `bulk` is that of `survey`.
+    """The rows that are missing, failed or outdated; `ids` restricts them, `bulk` is that of
+    `survey`.
 
     `force` adds ready ones, and dead letters among `ids`; `lost` adds ready ones whose
-    object is not in the store.
+    object is not in the store; `outdated` those of any other revision.
     """
+    also = partial(_wanted, pipeline, force=force, lost=lost, outdated=outdated)
     if ids:
         rows = pipeline.catalog.finished(derivative.kind, ids)
         invalid = [row for row in rows.values() if isinstance(row, UnusableRow)]
         found = assess(pipeline, derivative, usable(list(rows.values())))
-        wanted = _wanted(pipeline, found, force=force, lost=lost)
+        wanted = also(found)
         if force:
             wanted += [s.id for s in found if s.state is State.DEAD and not s.waits_for]
         return Work(derivative, wanted[:limit], invalid, known=frozenset(rows))
-    if force or lost:
+    if force or lost or outdated:
         invalid = []
-        every = [
-            key
-            for page in status_pages(pipeline, derivative, invalid)
-            for key in _wanted(pipeline, page, force=force, lost=lost)
-        ]
+        every = [key for page in status_pages(pipeline, derivative, invalid) for key in also(page)]
         return Work(derivative, every[:limit], invalid)
     surveyed = survey(pipeline, derivative, bulk=bulk, limit=limit)
     old = surveyed.unrecorded_old
     advice = adoption_advice(derivative, old) if old else None
-    return Work(derivative, [status.id for status in surveyed.needed], surveyed.invalid, advice)
+    needed = [status.id for status in surveyed.needed]
+    later = tuple(status.id for status in surveyed.outdated)
+    return Work(derivative, needed, surveyed.invalid, advice, later)
 
 
 def _wanted(
-    pipeline: Pipeline, found: Sequence[DerivativeStatus], *, force: bool, lost: bool
+    pipeline: Pipeline,
+    found: Sequence[DerivativeStatus],
+    *,
+    force: bool,
+    lost: bool,
+    outdated: bool,
 ) -> list[str]:
     ready = [s for s in found if s.state is State.READY and not s.waits_for]
     again = {status.id for status in ready} if force or lost else set()
     if lost and not force:
         again -= stored_objects(pipeline, ready).keys()
-    return [status.id for status in found if status.id in again or status.is_missing]
+    if outdated:
+        again |= {s.id for s in ready if s.remake and s.remake.revision != s.revision}
+    missing = {s.id for s in found if (s.due_remake or s).is_missing}
+    return [status.id for status in found if status.id in again | missing]

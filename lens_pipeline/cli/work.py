@@ -37,12 +37,15 @@ def once(limit: int | None, as_json: bool) -> None:
     with dagster_session("once") as lens:
         _recover(lens)
         result = Result()
+        later: list[Work] = []
         for derivatives in _phases():
             works = [
                 find_work(lens.pipeline, d, bulk=False, limit=limit, force=False)
                 for d in derivatives
             ]
             _work_off(lens, works, result, origin="once", force=False)
+            later += [work.of_outdated() for work in works]
+        _work_off(lens, later, result, origin="once", force=False)
         _keep_view(lens)
     _finish(result, as_json)
 
@@ -56,6 +59,7 @@ def once(limit: int | None, as_json: bool) -> None:
 )
 @click.option("--force", is_flag=True, help="Also what is ready.")
 @click.option("--lost", is_flag=True, help="Also what is ready but gone from the store.")
+@click.option("--outdated", is_flag=True, help="Also what other settings or another version made.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @json_option
 def backfill(
@@ -65,10 +69,11 @@ def backfill(
     concurrency: int | None,
     force: bool,
     lost: bool,
+    outdated: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make missing and failed derivatives, of all finished rows or only of the IDs."""
+    """Make missing, failed and outdated derivatives, of all finished rows or only of the IDs."""
     if concurrency is not None:
         os.environ["LENS_THREADS"] = str(concurrency)
     with dagster_session("backfill") as lens:
@@ -77,21 +82,30 @@ def backfill(
         _recover(lens)
         result = Result()
         known: set[str] = set()
+        # What is lost counts as ready.
+        again = force or lost
+        later: list[Work] = []
         for derivatives in _phases():
             works = [
-                find_work(lens.pipeline, d, bulk=True, limit=limit, force=force, lost=lost, ids=ids)
+                find_work(
+                    lens.pipeline, d, bulk=True, limit=limit, ids=ids,
+                    force=force, lost=lost, outdated=outdated,
+                )
                 for d in derivatives
                 if kind in (None, d.kind.value)
-            ]
+            ]  # fmt: skip
             known.update(*(work.known for work in works))
+            later += [work.of_outdated() for work in works]
             if dry_run:
                 skipped = sum(len(work.invalid) for work in works)
                 result.skipped += skipped
                 result.found += sum(len(work.ids) for work in works) + skipped
             else:
-                # What is lost counts as ready.
-                _work_off(lens, works, result, origin="backfill", force=force or lost)
-        if not dry_run:
+                _work_off(lens, works, result, origin="backfill", force=again)
+        if dry_run:
+            result.found += sum(len(work.ids) for work in later)
+        else:
+            _work_off(lens, later, result, origin="backfill", force=again)
             _keep_view(lens)
         unknown = sorted(set(ids) - known)
     for key in unknown:

@@ -14,7 +14,12 @@ from lens_pipeline.derivatives.backfill import adoption_advice, scanner
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.engine.run_queue import submit_run
-from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY, RETRY_PRIORITY, plan_runs
+from lens_pipeline.engine.run_requests import (
+    BACKFILL_PRIORITY,
+    OUTDATED_PRIORITY,
+    RETRY_PRIORITY,
+    plan_runs,
+)
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import PRIORITY_TAG
 
@@ -54,7 +59,7 @@ def build_backfill(cron: str) -> dg.ScheduleDefinition:
 
     @_schedule(cron, job_name=registry.PREVIEW.job)
     def backfill(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> dg.SkipReason:
-        """Compares finished rows with the event log and requests what is missing or failed."""
+        """Compares finished rows with the event log: requests what is missing, failed, outdated."""
         notes = [_fill_gaps(context, pipeline, derivative) for derivative in registry.DERIVATIVES]
         return dg.SkipReason("; ".join(notes))
 
@@ -76,20 +81,27 @@ def _fill_gaps(
         )  # fmt: skip
     if pipeline.settings.debug:
         context.log.info("%s: %s", derivative.asset, found.by_state)
-    if not found.needed:
+    if not found.needed and not found.outdated:
         return f"{derivative.asset}: nothing to do"
     failed = [s.id for s in found.needed if s.state is State.FAILED]
     missing = [s.id for s in found.needed if s.state is not State.FAILED]
+    outdated = [status.id for status in found.outdated]
+    turns = (
+        (failed, RETRY_PRIORITY),
+        (missing, BACKFILL_PRIORITY),
+        (outdated, OUTDATED_PRIORITY),
+    )
     with span("schedule backfill", {"asset": derivative.asset}):
         runs = [
             submit_run(context.instance, _job(context, derivative), tags, derivative.run_assets)
-            for keys, priority in ((failed, RETRY_PRIORITY), (missing, BACKFILL_PRIORITY))
+            for keys, priority in turns
             for tags in plan_runs(
                 context.instance, derivative, keys, batch_size, "backfill", priority=priority
             )
         ]
     names = ", ".join(run_id[:8] for run_id in runs)
-    return f"{derivative.asset}: {len(found.needed)} in {len(runs)} runs ({names})"
+    total = len(found.needed) + len(found.outdated)
+    return f"{derivative.asset}: {total} in {len(runs)} runs ({names})"
 
 
 def _job(context: dg.ScheduleEvaluationContext, derivative: Derivative) -> dg.JobDefinition:

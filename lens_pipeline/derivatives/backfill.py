@@ -33,6 +33,8 @@ _OVERLAP = dt.timedelta(minutes=5)
 @dataclass(slots=True)
 class Survey:
     needed: list[DerivativeStatus] = field(default_factory=list)
+    outdated: list[DerivativeStatus] = field(default_factory=list)
+    """What is to be made anew, while an earlier one is served."""
     invalid: list[UnusableRow] = field(default_factory=list)
     unrecorded_old: int = 0
     waiting: int = 0
@@ -40,18 +42,26 @@ class Survey:
     open: set[str] = field(default_factory=set)
     """Rows whose status may change without a change of the row or an event; 10,001: too many."""
 
-    def add(self, status: DerivativeStatus, *, is_due: bool) -> None:
-        if not status.is_settled and len(self.open) <= _MOST_OPEN:
+    def add(self, status: DerivativeStatus, due_at: dt.datetime | None) -> None:
+        """`due_at`: the time until which a failed one must be due; None: any is."""
+        wanted = status.due_remake or status
+        if not wanted.is_settled and len(self.open) <= _MOST_OPEN:
             self.open.add(status.id)
         if status.waits:
             self.waiting += 1
-        elif status.is_missing and is_due:
-            self.needed.append(status)
+        elif wanted.is_missing and (due_at is None or wanted.is_due(due_at)):
+            (self.needed if wanted is status else self.outdated).append(wanted)
 
     def forget_last_turns(self, most: float) -> None:
-        """Keep about `most` of `needed`: the others come when these are made."""
+        """Keep about `most` of each list: the others come when these are made."""
         if len(self.needed) > 2 * most:
-            self.needed = round_robin(self.needed, lambda status: status.owner)[: int(most)]
+            self.needed = _first_turns(self.needed, int(most))
+        if len(self.outdated) > 2 * most:
+            self.outdated = _first_turns(self.outdated, int(most))
+
+
+def _first_turns(statuses: Sequence[DerivativeStatus], most: int) -> list[DerivativeStatus]:
+    return round_robin(statuses, lambda status: status.owner)[:most]
 
 
 def survey(
@@ -65,7 +75,8 @@ def survey(
     unrecorded_old: int = 0,
     now: dt.datetime | None = None,
 ) -> Survey:
-    """Find up to `limit` rows whose derivative is missing or has failed, by turns of owners.
+    """Find up to `limit` rows whose derivative is missing, has failed or is outdated, by turns of
+    owners.
 
     Of all rows, or of `ids` where `unrecorded_old` others are known. Unless `bulk`, more than 500
     rows over a day old without a record are left to be adopted. With `only_due`, failed ones are
@@ -84,15 +95,17 @@ def survey(
                 if found.unrecorded_old <= ADOPTION_ROWS:
                     old.append(status)
             else:
-                found.add(status, is_due=not only_due or status.is_due(now))
+                found.add(status, now if only_due else None)
         found.forget_last_turns(most)
     if found.unrecorded_old <= ADOPTION_ROWS:
         found.needed += old
         found.open.update(status.id for status in old)
         found.unrecorded_old = 0
     found.needed.sort(key=lambda status: status.id)
+    found.outdated.sort(key=lambda status: status.id)
     if limit is not None:
-        found.needed = round_robin(found.needed, lambda status: status.owner)[:limit]
+        found.needed = _first_turns(found.needed, limit)
+        found.outdated = _first_turns(found.outdated, limit - len(found.needed))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from lens_pipeline.catalog.rows import Generation, Row
@@ -17,6 +18,17 @@ _SOURCE_CHARACTERS = 200
 
 def counted(number: int) -> str:
     return "1 dead letter" if number == 1 else f"{number} dead letters"
+
+
+def outdated_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
+    """What is outdated and could not be made anew."""
+
+    def failed(status: DerivativeStatus) -> DerivativeStatus | None:
+        remake = status.due_remake
+        return remake if remake and remake.error_class else None
+
+    found = [_letters(pipeline, derivative, failed) for derivative in registry.DERIVATIVES]
+    return describe(pipeline, [letter for letters in found for letter in letters])
 
 
 def dead_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
@@ -51,13 +63,21 @@ def why_not(pipeline: Pipeline, row_id: str) -> str | None:
 
 def dead_of(pipeline: Pipeline, derivative: Derivative) -> list[DerivativeStatus]:
     """As `given_up`, of one derivative."""
+    return _letters(pipeline, derivative, lambda one: one if one.state is State.DEAD else None)
+
+
+def _letters(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    letter: Callable[[DerivativeStatus], DerivativeStatus | None],
+) -> list[DerivativeStatus]:
+    """What `letter` makes of the statuses of partitions that ever failed."""
     keys = sorted(pipeline.log.troubled(derivative.asset))
     found = pipeline.catalog.finished(derivative.kind, keys)
     rows = usable([found[key] for key in keys if key in found])
+    letters = map(letter, assess(pipeline, derivative, rows))
     return [
-        replace(status, source=_source(row))
-        for row, status in zip(rows, assess(pipeline, derivative, rows), strict=True)
-        if status.state is State.DEAD
+        replace(one, source=_source(row)) for row, one in zip(rows, letters, strict=True) if one
     ]
 
 

@@ -6,8 +6,10 @@ Read `registry.DERIVATIVES` when needed; keep no copy of it.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 from typing import Generic, NamedTuple, TypeVar, cast
 
@@ -20,7 +22,8 @@ from lens_pipeline.catalog.rows import (
     ScaledVideo,
     Shot,
 )
-from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, REVISION_TAG
+from lens_pipeline.event_log.history import DerivativeStatus, Materialization
+from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, REVISION_TAG, SOURCE_TAG
 from lens_pipeline.settings import Settings
 
 QUEUE_TAG = "dagster-celery/queue"
@@ -51,14 +54,22 @@ LARGE_OBJECTS = re.compile(
 # WebP method. At the same SSIM, method 2 takes 28 ms less of about 2 s, but 10 % more bytes.
 WEBP_EFFORT = 4
 
+# Parameters that are settings.
+_SETTINGS = {"edge": "preview_edge", "quality": "preview_quality"}
+# What versions up to 0.3 used by default; their events do not say what they were made from.
+_EARLIER_CODE, _EARLIER_EDGE, _EARLIER_QUALITY, _EARLIER_EFFORT = "1", 768, 80, 4
+
 Parameters = Mapping[str, float | None]
 R = TypeVar("R", bound=Row)
 
 
 def revision(sources: list[str], key: str, parameters: Parameters, code_version: str) -> str:
     """12 hex digits of a SHA-256; `sources`: ordered identities of what it is made from."""
-    identity = json.dumps([sources, key, parameters, code_version], sort_keys=True)
-    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return _digest(sources, key, parameters, code_version)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Revisions(NamedTuple):
@@ -99,15 +110,67 @@ class Derivative(Generic[R]):
     form: Callable[[R], Parameters] = lambda _: {}  # parameters in the row; not for pictures
     waits_for: Callable[[R], str | None] = lambda _: None  # what the row lacks, in words
 
-    def revision(self, row: R, settings: Settings) -> str:
-        """The revision of the row as it is now."""
-        if self.made_from is None:
-            sources = self.sources(row)
-        else:
-            source = self.source_row(row)
-            sources = [self.made_from.revision(source, settings) if source else ""]
+    def revision(self, row: R, settings: Settings, upstream: str | None = None) -> str:
+        """The revision of the row as it is now; `upstream`: of the `made_from` that there is."""
+        source = self.source_row(row)
+        if self.made_from is not None and source is not None and upstream is None:
+            upstream = self.made_from.revision(source, settings)
+        return self._revision(row, upstream, self._parameters(row, settings), self.code_version)
+
+    def _revision(
+        self, row: R, upstream: str | None, parameters: Parameters, code_version: str
+    ) -> str:
+        sources = self.sources(row) if self.made_from is None else [upstream or ""]
         key = self.stem(row) if self.is_versioned else self.object_key(row, "")
-        return revision(sources, key, self._parameters(row, settings), self.code_version)
+        return revision(sources, key, parameters, code_version)
+
+    def source(self, row: R) -> str:
+        """A hash of what the row names and asks for, without settings and code."""
+        source = self.source_row(row)
+        upstream = self.made_from.source(source) if self.made_from and source else None
+        return _digest(self.sources(row), upstream, self.stem(row), self.form(row))
+
+    def chosen(self, settings: Settings) -> set[str]:
+        """The parameters, as `name-value`, that the user has set: a new default counts as none."""
+        return {
+            word
+            for name, word in self._words(settings).items()
+            if _SETTINGS[name] in settings.model_fields_set
+        }
+
+    def parameters_of(
+        self, row: R, made: Materialization, settings: Settings
+    ) -> AbstractSet[str] | None:
+        """Those of what was made, as `name-value`; None: it is not of the row's source."""
+        if not made.source:
+            return self._earlier(row, settings).get(made.revision or "")
+        source, *words = made.source.split("_")
+        return set(words) if source == self.source(row) else None
+
+    def _earlier(self, row: R, settings: Settings) -> dict[str, set[str]]:
+        """Revisions that versions up to 0.3 may have given, with the parameters of each.
+
+        A later time of the event would not do: some hosts change a file and not the row's time.
+        """
+        parameters: list[Parameters] = [self.form(row)]
+        if self.extension == "webp":
+            edges = {_EARLIER_EDGE, self.picture_edge(settings)}
+            qualities = {_EARLIER_QUALITY, settings.preview_quality}
+            parameters = [
+                {"edge": edge, "quality": quality, "effort": _EARLIER_EFFORT}
+                for edge, quality in product(edges, qualities)
+            ]
+        upstreams: Iterable[str | None] = [None]
+        source = self.source_row(row)
+        if self.made_from is not None and source is not None:
+            upstreams = self.made_from._earlier(source, settings)
+        return {
+            self._revision(row, upstream, one, _EARLIER_CODE): {
+                f"{name}-{one[name]}" for name in _SETTINGS.keys() & one.keys()
+            }
+            for upstream in upstreams
+            for one in parameters
+        }
 
     def recipe(self, settings: Settings) -> str | None:
         """Differs if equal generations get another revision; None: not of generations."""
@@ -149,16 +212,16 @@ class Derivative(Generic[R]):
         follows = self.made_from is not None and self.made_from.job == self.job
         return (self.asset,) if follows else None
 
-    def materialization_tags(self, row: R, revision: str, settings: Settings) -> dict[str, str]:
-        """`event_log` reads the revision; without the other tags Dagster's UI shows every partition
+    def materialization_tags(
+        self, row: R, status: DerivativeStatus, settings: Settings
+    ) -> dict[str, str]:
+        """`event_log` reads the first two; without the others Dagster's UI shows every partition
         as out of sync. A row is external and has no events.
         """
-        source = self.source_row(row)
-        version = "INITIAL"
-        if self.made_from is not None and source is not None:
-            version = self.made_from.revision(source, settings)
+        version = status.upstream or "INITIAL"
         return {
-            REVISION_TAG: revision,
+            REVISION_TAG: status.revision,
+            SOURCE_TAG: "_".join([self.source(row), *self._words(settings).values()]),
             "dagster/data_version_is_user_provided": "true",
             "dagster/code_version": self.code_version,
             f"dagster/input_data_version/{self.upstream}": version,
@@ -170,6 +233,14 @@ class Derivative(Generic[R]):
             return self.form(row)
         edge, quality = self.picture_edge(settings), settings.preview_quality
         return {"edge": edge, "quality": quality, "effort": WEBP_EFFORT}
+
+    def _words(self, settings: Settings) -> dict[str, str]:
+        """Parameters that are settings, as `name-value`, by name."""
+        if self.extension != "webp":
+            return {}
+        edge = {} if self.edge else {"edge": settings.preview_edge}
+        values = edge | {"quality": settings.preview_quality}
+        return {name: f"{name}-{value}" for name, value in values.items()}
 
 
 def _master_stem(row: MasterVideo) -> str:

@@ -139,14 +139,19 @@ def _clean(
         except DerivativeError as error:
             logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
             return False
-    removal = dg.AssetObservation(
-        asset_key=derivative.asset,
+    reason = "the application's row is gone"
+    instance.report_runless_asset_event(removal_of(derivative.asset, key, str(path), reason))
+    return True
+
+
+def removal_of(asset: str, key: str, path: str, reason: str) -> dg.AssetObservation:
+    """From this event on, what was made before counts as gone."""
+    return dg.AssetObservation(
+        asset_key=asset,
         partition=key,
-        metadata={"removed": str(path), "reason": "the application's row is gone"},
+        metadata={"removed": path, "reason": reason},
         tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
     )
-    instance.report_runless_asset_event(removal)
-    return True
 
 
 def delete_outputs(

@@ -21,7 +21,8 @@ def retry(
 ) -> dict[Derivative, list[str]]:
     """Forget failures of `ids`; None: of every dead letter.
 
-    Returns the ids that had failed and can be made now.
+    Also of those among `ids` that are outdated and could not be made anew. Returns the ids that
+    had failed and can be made now.
     """
     revived: dict[Derivative, list[str]] = {}
     for derivative in derivatives or registry.DERIVATIVES:
@@ -30,7 +31,8 @@ def retry(
         else:
             rows = pipeline.catalog.finished(derivative.kind, ids).values()
             candidates = assess(pipeline, derivative, usable(list(rows)))
-        failed = [s for s in candidates if s.state in (State.FAILED, State.DEAD)]
+        wanted = [status.due_remake or status for status in candidates]
+        failed = [s for s in wanted if s.state in (State.FAILED, State.DEAD)]
         for status in failed:
             retried = dg.AssetObservation(
                 asset_key=status.asset,

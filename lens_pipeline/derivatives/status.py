@@ -9,7 +9,14 @@ from lens_pipeline.catalog.rows import Generation, MasterVideo, Row, ScaledVideo
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.event_log.history import DerivativeStatus, History, State, derive_status
+from lens_pipeline.errors import NotReady
+from lens_pipeline.event_log.history import (
+    DerivativeStatus,
+    History,
+    State,
+    derive_status,
+    last_good,
+)
 
 _KEYS_AT_ONCE = 500
 
@@ -19,24 +26,48 @@ def assess(
 ) -> list[DerivativeStatus]:
     """In the order of `rows`, without the facts of events."""
     histories = pipeline.log.histories(derivative.asset, [row.id for row in rows])
-    waits = _waits(pipeline, derivative, rows)
+    sources = _sources(pipeline, derivative, rows)
     recipe = derivative.recipe(pipeline.settings)
     now = dt.datetime.now(dt.UTC)
     found = []
     for row in rows:
-        blank = _blank(pipeline, derivative, row, waits.get(row.id), recipe)
+        blank = _blank(pipeline, derivative, row, sources.get(row.id), recipe)
         history = histories.get(row.id, History())
         status = derive_status(blank, history, pipeline.settings.max_attempts, now)
         # An attempt that failed before its time does not count.
-        found.append(blank if blank.waits_for and status.state is State.FAILED else status)
+        if blank.waits_for and status.state is State.FAILED:
+            status = blank
+        found.append(_served(pipeline, derivative, row, status, history))
     return found
 
 
-def _blank(
-    pipeline: Pipeline, derivative: Derivative, row: Row, waits: str | None, recipe: str | None
+def _served(
+    pipeline: Pipeline, derivative: Derivative, row: Row, status: DerivativeStatus, history: History
 ) -> DerivativeStatus:
+    """With what was made before of the same source, where what is called for is not ready."""
+    made = history.made
+    if status.state is State.READY or made is None or made.revision is None:
+        return status
+    parameters = derivative.parameters_of(row, made, pipeline.settings)
+    if parameters is None:
+        return status
+    key = derivative.object_key(row, made.revision) if derivative.extension else None
+    is_same = made.revision == status.revision
+    outdated = not is_same and not derivative.chosen(pipeline.settings) <= parameters
+    return last_good(status, made, key, outdated=outdated)
+
+
+def _blank(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    row: Row,
+    source: DerivativeStatus | None,
+    recipe: str | None,
+) -> DerivativeStatus:
+    """`source`: of what it is made from."""
     user_id, project_id = owner_of(row)
-    revision = derivative.revision(row, pipeline.settings)
+    upstream = source.revision if source and source.state is State.READY else None
+    revision = derivative.revision(row, pipeline.settings, upstream)
     return DerivativeStatus(
         asset=derivative.asset,
         id=row.id,
@@ -46,8 +77,9 @@ def _blank(
         finished_at=row.finished_at,
         revision=revision,
         key=derivative.object_key(row, revision) if derivative.extension else None,
+        upstream=upstream,
         fingerprint=fingerprint(row, recipe) if isinstance(row, Generation) and recipe else None,
-        waits_for=waits,
+        waits_for=derivative.waits_for(row) or (_unready(source) if source else None),
     )
 
 
@@ -58,20 +90,31 @@ def owner_of(row: Row) -> tuple[str | None, str | None]:
     return None, master.project_id if isinstance(master, MasterVideo) else None
 
 
-def _waits(pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]) -> dict[str, str]:
-    found = {row.id: reason for row in rows if (reason := derivative.waits_for(row))}
+def _sources(
+    pipeline: Pipeline, derivative: Derivative, rows: Sequence[Row]
+) -> dict[str, DerivativeStatus]:
+    """Of what each is made from, by id of the row."""
     if derivative.made_from is None:
-        return found
+        return {}
     sources = {row.id: source for row in rows if (source := derivative.source_row(row))}
     distinct = list({source.id: source for source in sources.values()}.values())
-    if not distinct:
-        return found
-    states = {one.id: one.state for one in assess(pipeline, derivative.made_from, distinct)}
-    return found | {
-        key: f"{derivative.made_from.kind} {source.id!r} is not ready: {states[source.id]}"
-        for key, source in sources.items()
-        if states[source.id] is not State.READY
-    }
+    found = {one.id: one for one in assess(pipeline, derivative.made_from, distinct)}
+    return {key: found[source.id] for key, source in sources.items()}
+
+
+def _unready(source: DerivativeStatus) -> str | None:
+    """In words; None: it is ready."""
+    if source.state is State.READY:
+        return None
+    return f"{source.kind} {source.id!r} is not ready: {source.state}"
+
+
+def served_key(pipeline: Pipeline, derivative: Derivative, row: Row) -> str:
+    """The object key of what is ready now. Raises NotReady."""
+    (made,) = assess(pipeline, derivative, [row])
+    if made.path is None:
+        raise NotReady(_unready(made) or f"{made.asset} of {made.id!r} is not stored")
+    return made.path
 
 
 def describe(
@@ -81,13 +124,20 @@ def describe(
 
     Without `ready`, ready ones get the time alone: metadata take long to read.
     """
+    remakes = [s.remake for s in statuses if s.remake]
     read = [s.event_id for s in statuses if s.event_id and (ready or s.error_class)]
+    read += [s.event_id for s in remakes if s.event_id and s.error_class]
     timed = [s.event_id for s in statuses if s.event_id and not (ready or s.error_class)]
     facts = pipeline.log.details(read) if read else {}
     if timed:
         facts |= {event: {"at": at} for event, at in pipeline.log.times(timed).items()}
     now = {"at": dt.datetime.now(dt.UTC)}
-    return [replace(s, facts=facts.get(s.event_id or 0, now)) for s in statuses]
+
+    def described(status: DerivativeStatus) -> DerivativeStatus:
+        remake = described(status.remake) if status.remake else None
+        return replace(status, facts=facts.get(status.event_id or 0, now), remake=remake)
+
+    return [described(status) for status in statuses]
 
 
 def row_statuses(

@@ -13,8 +13,9 @@ from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import FORCE_TAG, ORIGIN_TAG, PRIORITY_TAG, REQUEST_TAG, USER_TAG
 
-# New rows first, then retries, gaps, and checks of shots.
+# New rows first, then retries, gaps, checks of shots, and what is outdated.
 NEW_PRIORITY, RETRY_PRIORITY, BACKFILL_PRIORITY, CHECK_PRIORITY = 0, -1, -2, -3
+OUTDATED_PRIORITY = -4
 
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"

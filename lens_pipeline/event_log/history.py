@@ -54,6 +54,8 @@ class Materialization:
 
     event_id: int
     revision: str | None
+    source: str = ""
+    """The value of SOURCE_TAG; empty up to version 0.3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,11 @@ class History:
         return _last(self.observations, ObservationKind.REMOVED) > made_at
 
     @property
+    def made(self) -> Materialization | None:
+        """The latest materialization, unless its object was removed."""
+        return None if self.is_removed else self.materialized
+
+    @property
     def is_clean(self) -> bool:
         """Whether its removal is the last event."""
         made = (self.materialized,) if self.materialized else ()
@@ -144,9 +151,11 @@ class DerivativeStatus:
     finished_at: dt.datetime | None = None
     """When what the row calls for last changed."""
     revision: str = ""
-    """What the row calls for now."""
+    """Of what is ready, else what the row and the settings call for now."""
     key: str | None = None
     """Object key of that revision."""
+    upstream: str | None = None
+    """Revision of what it is made from, if that is a derivative and ready."""
     fingerprint: str | None = None
     """See `Derivative.fingerprint`."""
     waits_for: str | None = None
@@ -162,8 +171,13 @@ class DerivativeStatus:
     """The event that led to this state."""
     request_key: str = ""
     """See `History.request_key`."""
+    was_made: bool = False
+    """With `none`: another revision was made before."""
     outdated: bool = False
-    """Another revision was made before."""
+    """With `ready`: the user has set other parameters than those it was made with."""
+    remake: "DerivativeStatus | None" = None
+    """With `ready`: where the revision that is called for now stands, if it is another one or the
+    last attempt to make it again failed."""
     source: str | None = None
     """Of a dead letter: object key of a generation, or its URL without secrets."""
     progress: ReportedProgress | None = None
@@ -188,8 +202,18 @@ class DerivativeStatus:
         return self.retry_at is None or self.retry_at <= now
 
     @property
+    def wanted(self) -> "DerivativeStatus":
+        """That of the revision which is called for now."""
+        return self.remake or self
+
+    @property
+    def due_remake(self) -> "DerivativeStatus | None":
+        """`remake`, if the backfill is to see to it."""
+        return self.remake if self.outdated else None
+
+    @property
     def is_unrecorded(self) -> bool:
-        return self.state is State.NONE and not self.outdated
+        return self.state is State.NONE and not self.was_made
 
     @property
     def path(self) -> str | None:
@@ -233,9 +257,7 @@ def derive_status(
     if changed_at is not None and changed_at > now:
         changed_at = None
     removed_at = _last(history.observations, ObservationKind.REMOVED)
-    materialized = history.materialized
-    if materialized is not None and materialized.event_id < removed_at:
-        materialized = None
+    materialized = history.made
     materialized_at = materialized.event_id if materialized else 0
     since = max(materialized_at, removed_at, _last(history.observations, ObservationKind.RETRY))
 
@@ -274,7 +296,7 @@ def derive_status(
     if last is None or (last in cancelled and is_up_to_date):
         # A restored row was made before, too: it is no old one that waits to be adopted.
         was_made = materialized is not None or removed_at > 0
-        return ready if is_up_to_date else replace(blank, outdated=was_made)
+        return ready if is_up_to_date else replace(blank, was_made=was_made)
     if isinstance(last, Observation):
         error_class = last.error_class
         is_final = last.permanent or _lasts_too_long(failures)
@@ -289,6 +311,29 @@ def derive_status(
         run_id=last.run_id,
         event_id=last.event_id,
         retry_at=None if given_up else _retry_at(last, failures),
+    )
+
+
+def last_good(
+    status: DerivativeStatus, made: Materialization, key: str | None, *, outdated: bool
+) -> DerivativeStatus:
+    """The status while `made`, which is of the same source, is served in place of what is to come.
+
+    An attempt to make it anew that runs or failed takes nothing away.
+    """
+    return replace(
+        status,
+        state=State.READY,
+        revision=made.revision or "",
+        key=key,
+        event_id=made.event_id,
+        attempts=0,
+        retry_at=None,
+        error_class=None,
+        run_id=None,
+        was_made=False,
+        outdated=outdated,
+        remake=status,
     )
 
 

@@ -28,6 +28,7 @@ from lens_pipeline.event_log.tags import (
     PERMANENT_TAG,
     PROGRESS_TAG,
     REVISION_TAG,
+    SOURCE_TAG,
 )
 
 _KEYS_PER_QUERY = 2000
@@ -216,9 +217,7 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     for row in planned:
         at = row.at.replace(tzinfo=dt.UTC)
         plans[row.key].append(PlannedRun(row.id, row.run_id, row.status, row.interrupted, at))
-    latest = {
-        row.key: Materialization(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized
-    }
+    latest = {row.key: _materialization(row.id, tags[row.id]) for row in materialized}
     return {
         key: History(latest.get(key), tuple(observations[key]), tuple(plans[key]))
         for key in latest.keys() | observations.keys() | plans.keys()
@@ -272,6 +271,10 @@ def _tags(connection: sa.Connection, event_ids: list[int]) -> dict[int, dict[str
     for row in connection.execute(query, {"ids": event_ids}):
         tags[row.event_id][row.key] = row.value
     return tags
+
+
+def _materialization(event_id: int, tags: Mapping[str, str]) -> Materialization:
+    return Materialization(event_id, tags.get(REVISION_TAG), tags.get(SOURCE_TAG, ""))
 
 
 def _observation(row: sa.Row, tags: Mapping[str, str]) -> Observation:

@@ -2,6 +2,9 @@
 
 # Dagster's UI shows it as the data version.
 REVISION_TAG = "dagster/data_version"
+# On materializations: a hash of the sources and the parameters that are settings, joined by `_`.
+# Dagster allows 63 letters, digits, `_`, `-` and `.`.
+SOURCE_TAG = "lens/source"
 # On observations.
 OUTCOME_TAG = "lens/outcome"
 FAILED_REVISION_TAG = "lens/revision"

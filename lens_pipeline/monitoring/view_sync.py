@@ -196,10 +196,13 @@ def _write(pipeline: Pipeline, asset: str, statuses: Sequence[DerivativeStatus])
 
 
 def _columns(status: DerivativeStatus) -> dict[str, object]:
+    remake = status.due_remake
+    # The backfill looks again at what has none.
+    fingerprint = None if remake and not remake.is_settled else status.fingerprint
     return {
         "status": status.state.value,
         "path": status.path,
         "error": status.error,
-        "fingerprint": status.fingerprint,
+        "fingerprint": fingerprint,
         "changed_at": status.at or dt.datetime.now(dt.UTC),
     }

@@ -18,6 +18,7 @@ from lens_pipeline.defs.schedules import build_backfill
 from lens_pipeline.defs.sensors import derivative_sensor, removed_generations
 from lens_pipeline.derivatives.cursor import Cursor
 from lens_pipeline.derivatives.registry import POSTER, PREVIEW
+from lens_pipeline.derivatives.status import assess
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.ticker import Ticker
@@ -289,6 +290,27 @@ def test_the_backfill_queues_gaps_in_batches_and_only_once(
     assert {int(run.tags["dagster/priority"]) for run in runs} == {-2}
     assert "preview: nothing to do" in _backfill(site)
     assert len(site.runs()) == 3
+
+
+def test_the_backfill_asks_for_what_is_outdated_last(
+    site: Site, environment: pytest.MonkeyPatch
+) -> None:
+    """A new photo that waits behind a library that a new quality has made outdated."""
+    site.add("a", URL)
+    row = site.pipeline.catalog.library_rows(["a"])["a"].generation()
+    (status,) = assess(site.pipeline, PREVIEW, [row])
+    tags = PREVIEW.materialization_tags(row, status, site.pipeline.settings)
+    site.dagster.report_runless_asset_event(
+        dg.AssetMaterialization("preview", partition="a", tags=tags)
+    )
+    assert "preview: nothing to do" in _backfill(site)
+    environment.setenv("LENS_PREVIEW_QUALITY", "60")
+    assert "preview: 1 in 1 runs" in _backfill(site)
+    (run,) = site.runs()
+    assert run.tags["dagster/priority"] == "-4"
+    # It waits in the queue.
+    assert "preview: nothing to do" in _backfill(site)
+    assert site.status("a")["state"] == "ready"
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from lens_pipeline.derivatives import backfill
 from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW
+from lens_pipeline.derivatives.removal import removal_of
 from lens_pipeline.derivatives.status import status_pages
-from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
@@ -103,10 +104,11 @@ class _Looks:
 
 
 def _fail(site: Site, row_id: str) -> None:
-    """A failed attempt, as a run reports it, that is due at once."""
+    """A file is lost and cannot be made, as a run reports it; it is due at once."""
     row = site.pipeline.catalog.library_rows([row_id])[row_id].generation()
     tags = {OUTCOME_TAG: "failed", BLAMELESS_TAG: "true", ERROR_CLASS_TAG: "StoreUnavailable"}
     revision = {FAILED_REVISION_TAG: PREVIEW.revision(row, site.pipeline.settings)}
+    site.dagster.report_runless_asset_event(removal_of("preview", row_id, "", "it is lost"))
     site.dagster.report_runless_asset_event(
         dg.AssetObservation("preview", partition=row_id, tags=tags | revision)
     )
@@ -255,6 +257,31 @@ def test_more_changes_than_are_kept_are_found_among_all_rows(
     site.add_many(["d", "e", "f"], str)
     assert look() == (["a", "b", "c", "d", "e", "f"], 16)
     assert look.scanner._truth_at == 0.0
+
+
+def test_what_is_outdated_comes_last_and_stays_known(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New photos that wait for a library, or a half of it that is forgotten after a restart."""
+    _library(site, 10)
+    monkeypatch.setenv("LENS_PREVIEW_QUALITY", "60")
+    site.add_many(["new"], str)
+    scanner = backfill.BackfillScanner(site.pipeline, PREVIEW)
+    found = scanner.look(8)
+    assert [status.id for status in found.needed] == ["new"]
+    assert len(found.outdated) == 7
+    assert (found.by_state[State.READY], found.by_state[State.NONE]) == (10, 1)
+    # The projection shows them with their files, and as ones to be looked at again.
+    update_view(site.pipeline, [], alone=True)
+    view = "SELECT preview_path FROM lens_generations WHERE preview_status = 'ready'"
+    assert len([path for (path,) in site.sql(view) if path]) == 10
+    scanner.make_due()
+    assert len(scanner.look(100).outdated) == 10
+    # With a setting that says what they were made with, nothing is left to do.
+    monkeypatch.setenv("LENS_PREVIEW_QUALITY", "80")
+    update_view(site.pipeline, [], alone=True)
+    found = backfill.BackfillScanner(site.pipeline, PREVIEW).look(100)
+    assert (len(found.needed), len(found.outdated), len(found.open)) == (1, 0, 1)
 
 
 def test_other_settings_make_every_row_a_candidate(site: Site) -> None:

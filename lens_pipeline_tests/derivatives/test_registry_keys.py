@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, ScaledVideo
+from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo, ScaledVideo, Shot
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.derivatives.registry import (
     LARGE_OBJECTS,
@@ -15,6 +15,8 @@ from lens_pipeline.derivatives.registry import (
     SCALED,
     run_tags,
 )
+from lens_pipeline.event_log.history import DerivativeStatus, Materialization
+from lens_pipeline.event_log.tags import REVISION_TAG, SOURCE_TAG
 from lens_pipeline.settings import Settings
 
 GENERATION = Generation(
@@ -118,3 +120,45 @@ def test_the_code_version_is_part_of_the_revision() -> None:
     """A mended renderer whose broken pictures stay."""
     newer = replace(PREVIEW, code_version=PREVIEW.code_version + "x")
     assert newer.revision(GENERATION, Settings()) != PREVIEW.revision(GENERATION, Settings())
+
+
+def _made(row: Generation, settings: Settings, *, tagged: bool = True) -> Materialization:
+    status = DerivativeStatus("preview", row.id, revision=PREVIEW.revision(row, settings))
+    tags = PREVIEW.materialization_tags(row, status, settings)
+    return Materialization(1, tags[REVISION_TAG], tags[SOURCE_TAG] if tagged else "")
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["this version", "an earlier one"])
+def test_what_was_made_of_the_same_source_is_known(tagged: bool) -> None:
+    """Pictures that vanish with a new quality, or are another photo's."""
+    made = _made(GENERATION, Settings(), tagged=tagged)
+    better = Settings(preview_quality=90, preview_edge=1024)
+    assert PREVIEW.parameters_of(GENERATION, made, better) == {"edge-768", "quality-80"}
+    newer = replace(PREVIEW, code_version="9")
+    assert newer.parameters_of(GENERATION, made, Settings()) == {"edge-768", "quality-80"}
+    for changed in ({"asset_url": "https://h/b.jpg"}, {"user_id": "user-2"}):
+        assert PREVIEW.parameters_of(replace(GENERATION, **changed), made, better) is None
+
+
+def test_only_what_the_user_has_set_is_wanted_otherwise() -> None:
+    """A library made again because a default has changed."""
+    assert PREVIEW.chosen(Settings()) == set()
+    assert PREVIEW.chosen(Settings(preview_quality=80)) == {"quality-80"}
+    assert replace(PREVIEW, edge=256).chosen(Settings(preview_edge=512)) == set()
+    assert MASTER.chosen(Settings(preview_quality=70)) == set()
+
+
+def test_a_rendition_is_of_the_source_of_its_master() -> None:
+    """A rendition of shots that were replaced."""
+    shot = Shot("a", source="https://h/a.mp4")
+    master = MasterVideo("m-1", "p.1", "A film", (shot,), None)
+    row = ScaledVideo("s_1", "m-1", None, None, 80, 60, None, master)
+    other = replace(master, shots=(replace(shot, source="https://h/b.mp4"),))
+    settings = Settings()
+    for tag in (SCALED.source(row), ""):
+        made = Materialization(1, SCALED.revision(row, settings), tag)
+        assert SCALED.parameters_of(row, made, settings) == set()
+        for changed in (replace(row, master=other), replace(row, width=90)):
+            assert SCALED.parameters_of(changed, made, settings) is None
+    # What it was made from is part of its revision, not what the master is to become.
+    assert SCALED.revision(row, settings, "0" * 12) != SCALED.revision(row, settings)

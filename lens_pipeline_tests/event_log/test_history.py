@@ -13,6 +13,7 @@ from lens_pipeline.event_log.history import (
     PlannedRun,
     State,
     derive_status,
+    last_good,
 )
 
 NOW, BEFORE = "now", "before"
@@ -230,6 +231,34 @@ def test_the_latest_failure_is_the_one_that_is_told() -> None:
     told = status(history, max_attempts=3)
     assert (told.attempts, told.error_class, told.run_id) == (2, "RunFailed", "r2")
     assert told.event_id == 3
+
+
+@pytest.mark.parametrize(
+    ("history", "remake"),
+    [
+        (History(made(1, BEFORE)), State.NONE),
+        (History(made(1, BEFORE), planned=(planned(2, "r2", "STARTED"),)), State.PROCESSING),
+        (History(made(1, BEFORE), observations=(failed(2),)), State.FAILED),
+        (History(made(1, BEFORE), observations=(failed(2, permanent=True),)), State.DEAD),
+        (History(made(1, BEFORE), planned=(planned(2, "r2", "CANCELED"),)), State.DEAD),
+        # It was forced.
+        (History(made(1), observations=(failed(2, permanent=True),)), State.DEAD),
+    ],
+    ids=["not asked for", "under way", "failed", "source gone", "cancelled", "forced"],
+)
+def test_a_remake_takes_nothing_away(history: History, remake: State) -> None:
+    """A picture that vanishes because its quality was to be better."""
+    assert history.made is not None
+    found = last_good(status(history, 3), history.made, "old.webp", outdated=True)
+    assert (found.state, found.path, found.event_id) == (State.READY, "old.webp", 1)
+    assert (found.error_class, found.attempts, found.run_id) == (None, 0, None)
+    assert (found.wanted.state, found.wanted.revision) == (remake, NOW)
+    assert found.due_remake is found.remake
+
+
+def test_what_was_removed_is_not_served() -> None:
+    """An address of an object that is gone."""
+    assert History(made(1, BEFORE), observations=(marked(2, REMOVED),)).made is None
 
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -21,9 +21,9 @@ from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report
 from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.derivatives.removal import delete_outputs
-from lens_pipeline.derivatives.status import assess
+from lens_pipeline.derivatives.registry import MASTER, Derivative
+from lens_pipeline.derivatives.removal import delete_outputs, removal_of
+from lens_pipeline.derivatives.status import assess, served_key
 from lens_pipeline.engine.events import log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
@@ -80,6 +80,7 @@ class _Batch:
         self._derivative = derivative
         self.asset = derivative.asset
         self._materializer = materializer
+        self._served: dict[str, str] = {}  # paths before the run, by key
         self.failures: dict[str, Failure] = {}
         self.made = self.up_to_date = 0
 
@@ -87,7 +88,8 @@ class _Batch:
         """Rows are read under the partition locks: they may have changed before."""
         rows = self._usable_rows(keys)
         statuses = assess(self._pipeline, self._derivative, rows)
-        pairs = zip(rows, statuses, strict=True)
+        self._served |= {status.id: status.path for status in statuses if status.path}
+        pairs = zip(rows, (status.wanted for status in statuses), strict=True)
         wanted = [(row, status) for row, status in pairs if self._wants(status)]
         self.up_to_date += len(rows) - len(wanted)
         for row, status in wanted:
@@ -133,7 +135,7 @@ class _Batch:
             return metadata
 
     def _wants(self, status: DerivativeStatus) -> bool:
-        """Whether a person started the run or the derivative is not ready."""
+        """Whether a person started the run or what is called for is not ready."""
         tags = self._context.run.tags
         return ORIGIN_TAG not in tags or FORCE_TAG in tags or status.state is not State.READY
 
@@ -159,9 +161,7 @@ class _Batch:
                 asset_key=self._derivative.asset,
                 partition=row.id,
                 metadata=_without_age(future.result(), row, earlier.get(row.id)),
-                tags=self._derivative.materialization_tags(
-                    row, status.revision, self._pipeline.settings
-                ),
+                tags=self._derivative.materialization_tags(row, status, self._pipeline.settings),
             )
             for future, (row, status) in ready.items()
         ]
@@ -178,7 +178,19 @@ class _Batch:
                 self._context.log.error("%s: unforeseen error", key, exc_info=error)
                 with bound(**{_id_name(self._derivative.kind): key}):
                     report(error)
+            self._record_loss(key)
             self._record_failure(key, status.revision, status.attempts, Failure.of(error))
+
+    def _record_loss(self, key: str) -> None:
+        """What was made before stays ready after a failure, unless its object is gone."""
+        path = self._served.get(key)
+        try:
+            is_lost = path is not None and self._pipeline.store.stat(path) is None
+        except DerivativeError:
+            return
+        if path is not None and is_lost:
+            reason = "it is not in the store, and could not be made again"
+            self._context.log_event(removal_of(self.asset, key, path, reason))
 
     def _record_failure(
         self, key: str, revision: str | None, earlier_attempts: int, failure: Failure
@@ -321,4 +333,11 @@ def _batch_context(pipeline: Pipeline, progress: RunProgress) -> Iterator[BatchC
             cancelled=cancelled,
         ) as fetcher,
     ):
-        yield BatchContext(fetcher, pipeline.store, scratch, cancelled, progress.show)
+        yield BatchContext(
+            fetcher,
+            pipeline.store,
+            scratch,
+            cancelled,
+            progress.show,
+            lambda master: served_key(pipeline, MASTER, master),
+        )

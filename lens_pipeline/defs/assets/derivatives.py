@@ -22,7 +22,7 @@ MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
     "poster": lambda d, s: PictureMaterializer(d, PosterRenderer(s, d.picture_edge(s))),
     "master_video": lambda _, s: MasterMaterializer(s),
     "master_poster": lambda d, s: PictureMaterializer(
-        d, PosterRenderer(s, d.picture_edge(s)), fetch_master(s)
+        d, PosterRenderer(s, d.picture_edge(s)), fetch_master
     ),
     "scaled_video": lambda _, s: RenditionMaterializer(s),
     "checked_shot": lambda _, s: ShotChecker(s),

@@ -10,7 +10,6 @@ import dagster as dg
 
 from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
-from lens_pipeline.defs.assets.pictures import Fetch
 from lens_pipeline.defs.assets.progress import ProgressEstimate
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.defs.assets.shot_cache import ShotCache
@@ -80,11 +79,8 @@ class MasterMaterializer:
             return join(sources, Tools.find(), work, cache, shot_limits(self._settings))
 
 
-def fetch_master(settings: Settings) -> Fetch:
-    def fetch(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:
-        return batch.download(MASTER.object_key(row, MASTER.revision(row, settings)), file)
-
-    return fetch
+def fetch_master(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:
+    return batch.download(batch.master_key(row), file)
 
 
 def shot_limits(settings: Settings) -> Limits:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import Row
+from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
@@ -34,6 +34,8 @@ class BatchContext:
     cancelled: threading.Event
     # Takes the percent of the whole and the stage.
     report: Callable[[int, str], None]
+    # The object key of a master as it is ready now. Raises NotReady.
+    master_key: Callable[[MasterVideo], str]
 
     def download(self, key: str, file: Path) -> Fetched:
         return retry_transient(

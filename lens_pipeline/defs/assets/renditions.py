@@ -10,7 +10,7 @@ from lens_pipeline.catalog.rows import Row, ScaledVideo
 from lens_pipeline.defs.assets.masters import media_work
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
-from lens_pipeline.derivatives.registry import MASTER, SCALED
+from lens_pipeline.derivatives.registry import SCALED
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import ScaleSpec
@@ -28,7 +28,7 @@ class RenditionMaterializer:
             raise TypeError(f"{row.id} is no rendition")
         if row.master is None:
             raise SourceMissing(f"no usable master has the id {row.master_id!r}")
-        master_key = MASTER.object_key(row.master, MASTER.revision(row.master, self._settings))
+        master_key = batch.master_key(row.master)
         spec = ScaleSpec(row.width, row.height, row.start_seconds, row.end_seconds)
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=batch.scratch) as name:

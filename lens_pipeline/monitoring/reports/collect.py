@@ -103,7 +103,8 @@ def _others(
         later: list[int] = []
         for status in assess(pipeline, derivative, unknown):
             if status.state is State.READY:
-                later += [status.event_id] if status.event_id else []
+                is_known = (status.id, status.revision) in made
+                later += [status.event_id] if status.event_id and not is_known else []
                 continue
             has_failed = status.state in (State.FAILED, State.DEAD)
             if has_failed or status.waits_for is None:
