@@ -6,7 +6,7 @@ Read `registry.DERIVATIVES` when needed; keep no copy of it.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import product
@@ -22,7 +22,7 @@ from lens_pipeline.catalog.rows import (
     ScaledVideo,
     Shot,
 )
-from lens_pipeline.event_log.history import DerivativeStatus, Materialization
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, REVISION_TAG, SOURCE_TAG
 from lens_pipeline.settings import Settings
 
@@ -139,38 +139,39 @@ class Derivative(Generic[R]):
         }
 
     def parameters_of(
-        self, row: R, made: Materialization, settings: Settings
+        self, row: R, revision: str, tag: str | None, settings: Settings
     ) -> AbstractSet[str] | None:
-        """Those of what was made, as `name-value`; None: it is not of the row's source."""
-        if not made.source:
-            return self._earlier(row, settings).get(made.revision or "")
-        source, *words = made.source.split("_")
+        """Those of a materialization, as `name-value`; None: it is not of the row's source.
+
+        `tag`: its SOURCE_TAG.
+        """
+        if tag is None:
+            earlier = self._earlier(row, settings)
+            return next((words for one, words in earlier if one == revision), None)
+        source, *words = tag.split("_")
         return set(words) if source == self.source(row) else None
 
-    def _earlier(self, row: R, settings: Settings) -> dict[str, set[str]]:
+    def _earlier(self, row: R, settings: Settings) -> Iterator[tuple[str, set[str]]]:
         """Revisions that versions up to 0.3 may have given, with the parameters of each.
 
         A later time of the event would not do: some hosts change a file and not the row's time.
         """
-        parameters: list[Parameters] = [self.form(row)]
-        if self.extension == "webp":
-            edges = {_EARLIER_EDGE, self.picture_edge(settings)}
-            qualities = {_EARLIER_QUALITY, settings.preview_quality}
-            parameters = [
-                {"edge": edge, "quality": quality, "effort": _EARLIER_EFFORT}
-                for edge, quality in product(edges, qualities)
-            ]
         upstreams: Iterable[str | None] = [None]
         source = self.source_row(row)
         if self.made_from is not None and source is not None:
-            upstreams = self.made_from._earlier(source, settings)
-        return {
-            self._revision(row, upstream, one, _EARLIER_CODE): {
-                f"{name}-{one[name]}" for name in _SETTINGS.keys() & one.keys()
-            }
-            for upstream in upstreams
-            for one in parameters
-        }
+            upstreams = [one for one, _ in self.made_from._earlier(source, settings)]
+        parameters: list[Parameters] = [self.form(row)]
+        if self.extension == "webp":
+            # The likely ones first.
+            edges = dict.fromkeys([_EARLIER_EDGE, self.picture_edge(settings)])
+            qualities = dict.fromkeys([_EARLIER_QUALITY, settings.preview_quality, *range(1, 101)])
+            parameters = [
+                {"edge": edge, "quality": quality, "effort": _EARLIER_EFFORT}
+                for quality, edge in product(qualities, edges)
+            ]
+        for upstream, one in product(upstreams, parameters):
+            words = {f"{name}-{one[name]}" for name in _SETTINGS.keys() & one.keys()}
+            yield self._revision(row, upstream, one, _EARLIER_CODE), words
 
     def recipe(self, settings: Settings) -> str | None:
         """Differs if equal generations get another revision; None: not of generations."""

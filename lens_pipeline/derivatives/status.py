@@ -37,24 +37,40 @@ def assess(
         # An attempt that failed before its time does not count.
         if blank.waits_for and status.state is State.FAILED:
             status = blank
-        found.append(_served(pipeline, derivative, row, status, history))
-    return found
+        found.append(status)
+    return _with_last_good(pipeline, derivative, rows, found, histories)
 
 
-def _served(
-    pipeline: Pipeline, derivative: Derivative, row: Row, status: DerivativeStatus, history: History
-) -> DerivativeStatus:
-    """With what was made before of the same source, where what is called for is not ready."""
-    made = history.made
-    if status.state is State.READY or made is None or made.revision is None:
-        return status
-    parameters = derivative.parameters_of(row, made, pipeline.settings)
-    if parameters is None:
-        return status
-    key = derivative.object_key(row, made.revision) if derivative.extension else None
-    is_same = made.revision == status.revision
-    outdated = not is_same and not derivative.chosen(pipeline.settings) <= parameters
-    return last_good(status, made, key, outdated=outdated)
+def _with_last_good(
+    pipeline: Pipeline,
+    derivative: Derivative,
+    rows: Sequence[Row],
+    statuses: Sequence[DerivativeStatus],
+    histories: Mapping[str, History],
+) -> list[DerivativeStatus]:
+    """Where what is called for is not ready, what was made before of the same source is."""
+    found = {key: history.made for key, history in histories.items()}
+    made = {
+        status.id: one
+        for status in statuses
+        if status.state is not State.READY and (one := found.get(status.id)) and one.revision
+    }
+    tags = pipeline.log.sources(one.event_id for one in made.values()) if made else {}
+    chosen = derivative.chosen(pipeline.settings)
+
+    def served(row: Row, status: DerivativeStatus) -> DerivativeStatus:
+        one = made.get(row.id)
+        if one is None or one.revision is None:
+            return status
+        tag = tags.get(one.event_id)
+        parameters = derivative.parameters_of(row, one.revision, tag, pipeline.settings)
+        if parameters is None:
+            return status
+        key = derivative.object_key(row, one.revision) if derivative.extension else None
+        outdated = one.revision != status.revision and not chosen <= parameters
+        return last_good(status, one, key, outdated=outdated)
+
+    return [served(row, status) for row, status in zip(rows, statuses, strict=True)]
 
 
 def _blank(

@@ -54,8 +54,6 @@ class Materialization:
 
     event_id: int
     revision: str | None
-    source: str = ""
-    """The value of SOURCE_TAG; empty up to version 0.3."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,17 @@ class EventLog:
         rows = self._rows(query, ids=list(event_ids))
         return {row.id: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
+    def sources(self, event_ids: Iterable[int]) -> dict[int, str]:
+        """The SOURCE_TAG of materializations, by event id; those up to version 0.3 have none."""
+        query = """
+            SELECT id, substring(event FROM :pattern) AS source FROM event_logs
+             WHERE id = ANY(:ids)
+        """
+        # In texts the quotation marks are escaped.
+        pattern = f'"{SOURCE_TAG}": "([a-z0-9_.-]+)"'
+        rows = self._rows(query, ids=list(event_ids), pattern=pattern)
+        return {row.id: row.source for row in rows if row.source}
+
     def latest(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """As `event_metadata`, of the latest materialization, by partition."""
         rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
@@ -217,7 +228,9 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     for row in planned:
         at = row.at.replace(tzinfo=dt.UTC)
         plans[row.key].append(PlannedRun(row.id, row.run_id, row.status, row.interrupted, at))
-    latest = {row.key: _materialization(row.id, tags[row.id]) for row in materialized}
+    latest = {
+        row.key: Materialization(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized
+    }
     return {
         key: History(latest.get(key), tuple(observations[key]), tuple(plans[key]))
         for key in latest.keys() | observations.keys() | plans.keys()
@@ -271,10 +284,6 @@ def _tags(connection: sa.Connection, event_ids: list[int]) -> dict[int, dict[str
     for row in connection.execute(query, {"ids": event_ids}):
         tags[row.event_id][row.key] = row.value
     return tags
-
-
-def _materialization(event_id: int, tags: Mapping[str, str]) -> Materialization:
-    return Materialization(event_id, tags.get(REVISION_TAG), tags.get(SOURCE_TAG, ""))
 
 
 def _observation(row: sa.Row, tags: Mapping[str, str]) -> Observation:

@@ -3,7 +3,7 @@
 # Dagster's UI shows it as the data version.
 REVISION_TAG = "dagster/data_version"
 # On materializations: a hash of the sources and the parameters that are settings, joined by `_`.
-# Dagster allows 63 letters, digits, `_`, `-` and `.`.
+# Dagster allows 63 letters, digits, `_`, `-` and `.`. It has no index: it is seldom read.
 SOURCE_TAG = "lens/source"
 # On observations.
 OUTCOME_TAG = "lens/outcome"

@@ -28,8 +28,11 @@ def _forget_sources(site: Site) -> None:
     """Leave the event log as version 0.3 would have."""
     engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
     with engine.begin() as connection:
-        statement = sa.text("DELETE FROM asset_event_tags WHERE key = :key")
-        assert connection.execute(statement, {"key": SOURCE_TAG}).rowcount
+        statement = sa.text(
+            "UPDATE event_logs SET event = replace(event, :tag, 'none')"
+            " WHERE position(:tag IN event) > 0"
+        )
+        assert connection.execute(statement, {"tag": SOURCE_TAG}).rowcount
 
 
 def _outdated(site: Site) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lens_pipeline.derivatives.registry import (
     SCALED,
     run_tags,
 )
-from lens_pipeline.event_log.history import DerivativeStatus, Materialization
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import REVISION_TAG, SOURCE_TAG
 from lens_pipeline.settings import Settings
 
@@ -122,10 +122,11 @@ def test_the_code_version_is_part_of_the_revision() -> None:
     assert newer.revision(GENERATION, Settings()) != PREVIEW.revision(GENERATION, Settings())
 
 
-def _made(row: Generation, settings: Settings, *, tagged: bool = True) -> Materialization:
+def _made(row: Generation, settings: Settings, *, tagged: bool) -> tuple[str, str | None]:
+    """The revision and the SOURCE_TAG of its preview."""
     status = DerivativeStatus("preview", row.id, revision=PREVIEW.revision(row, settings))
     tags = PREVIEW.materialization_tags(row, status, settings)
-    return Materialization(1, tags[REVISION_TAG], tags[SOURCE_TAG] if tagged else "")
+    return tags[REVISION_TAG], tags[SOURCE_TAG] if tagged else None
 
 
 @pytest.mark.parametrize("tagged", [True, False], ids=["this version", "an earlier one"])
@@ -133,11 +134,13 @@ def test_what_was_made_of_the_same_source_is_known(tagged: bool) -> None:
     """Pictures that vanish with a new quality, or are another photo's."""
     made = _made(GENERATION, Settings(), tagged=tagged)
     better = Settings(preview_quality=90, preview_edge=1024)
-    assert PREVIEW.parameters_of(GENERATION, made, better) == {"edge-768", "quality-80"}
+    assert PREVIEW.parameters_of(GENERATION, *made, better) == {"edge-768", "quality-80"}
     newer = replace(PREVIEW, code_version="9")
-    assert newer.parameters_of(GENERATION, made, Settings()) == {"edge-768", "quality-80"}
+    assert newer.parameters_of(GENERATION, *made, Settings()) == {"edge-768", "quality-80"}
+    low = _made(GENERATION, Settings(preview_quality=35), tagged=tagged)
+    assert PREVIEW.parameters_of(GENERATION, *low, better) == {"edge-768", "quality-35"}
     for changed in ({"asset_url": "https://h/b.jpg"}, {"user_id": "user-2"}):
-        assert PREVIEW.parameters_of(replace(GENERATION, **changed), made, better) is None
+        assert PREVIEW.parameters_of(replace(GENERATION, **changed), *made, better) is None
 
 
 def test_only_what_the_user_has_set_is_wanted_otherwise() -> None:
@@ -155,10 +158,10 @@ def test_a_rendition_is_of_the_source_of_its_master() -> None:
     row = ScaledVideo("s_1", "m-1", None, None, 80, 60, None, master)
     other = replace(master, shots=(replace(shot, source="https://h/b.mp4"),))
     settings = Settings()
-    for tag in (SCALED.source(row), ""):
-        made = Materialization(1, SCALED.revision(row, settings), tag)
-        assert SCALED.parameters_of(row, made, settings) == set()
+    for tag in (SCALED.source(row), None):
+        made = SCALED.revision(row, settings), tag
+        assert SCALED.parameters_of(row, *made, settings) == set()
         for changed in (replace(row, master=other), replace(row, width=90)):
-            assert SCALED.parameters_of(changed, made, settings) is None
+            assert SCALED.parameters_of(changed, *made, settings) is None
     # What it was made from is part of its revision, not what the master is to become.
     assert SCALED.revision(row, settings, "0" * 12) != SCALED.revision(row, settings)

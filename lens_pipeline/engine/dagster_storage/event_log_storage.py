@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from lens_pipeline.core.locks import lock_id
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema
+from lens_pipeline.event_log.tags import SOURCE_TAG
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
@@ -87,7 +88,7 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
 
     def get_asset_tags_to_index(self, tag_keys: set[str]) -> set[str]:
         """Add ours: Dagster indexes only some of its own tags."""
-        own = {key for key in tag_keys if key.startswith(_OWN_TAGS)}
+        own = {key for key in tag_keys if key.startswith(_OWN_TAGS) and key != SOURCE_TAG}
         return super().get_asset_tags_to_index(tag_keys) | own
 
 
