@@ -21,6 +21,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.registry import DERIVATIVES, PREVIEW
 from lens_pipeline.engine.dagster_storage.storage import create_tables
 from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.event_log.tags import SOURCE_TAG
 from lens_pipeline.monitoring.view_sync import update_view
 from lens_pipeline.supervisor.services import running
 
@@ -134,7 +135,9 @@ def _row(number: int) -> Generation:
 def _tags(pipeline: Pipeline, row: Generation) -> dict[str, str]:
     revision = PREVIEW.revision(row, pipeline.settings)
     status = DerivativeStatus(PREVIEW.asset, row.id, revision=revision)
-    return PREVIEW.materialization_tags(row, status, pipeline.settings)
+    tags = PREVIEW.materialization_tags(row, status, pipeline.settings)
+    del tags[SOURCE_TAG]  # it has no index
+    return tags
 
 
 def _copy(
