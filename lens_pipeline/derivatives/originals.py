@@ -1,0 +1,39 @@
+"""The files of generations themselves, as far as the store has them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import ORIGINALS, Original
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOriginal:
+    """An object of the store; `sha256` is in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+    metadata: Mapping[str, Any]
+    """Of its materialization."""
+
+
+def stored_originals(
+    pipeline: Pipeline, kind: Kind, sources: Mapping[str, str]
+) -> dict[str, StoredOriginal]:
+    """Those of the generations whose id and `asset_url` is in `sources`, by id; two queries."""
+    original = ORIGINALS[kind]
+    latest = pipeline.log.latest(original.asset, sources) if sources else {}
+    found = {key: _stored(original, sources[key], facts) for key, facts in latest.items()}
+    return {key: stored for key, stored in found.items() if stored is not None}
+
+
+def _stored(original: Original, source: str, facts: Mapping[str, Any]) -> StoredOriginal | None:
+    """None: it is not in the store, or of another source."""
+    if "path" not in facts or facts.get("revision") != original.revision_of(source):
+        return None
+    return StoredOriginal(
+        str(facts["path"]), int(facts["bytes"]), str(facts["sha256"]), dict(facts)
+    )
