@@ -49,6 +49,9 @@ LARGE_OBJECTS = re.compile(
 # WebP method. At the same SSIM, method 2 takes 28 ms less of about 2 s, but 10 % more bytes.
 WEBP_EFFORT = 4
 
+# What became of an original: it is ours, or an object of the application's, or not in the store.
+SAVED, RECORDED, NOT_KEPT = "saved", "recorded", "not kept"
+
 Parameters = Mapping[str, float | None]
 R = TypeVar("R", bound=Row)
 
@@ -193,6 +196,12 @@ class Original(Derivative[Generation]):
 
     def recipe(self, settings: Settings) -> str | None:
         return None
+
+    def revisions_of(self, row_id: str, key: str) -> Revisions | None:
+        found = re.fullmatch(rf"(.+/originals/{re.escape(row_id)}_)[0-9a-f]{{12}}\.[a-z0-9]+", key)
+        if found is None:
+            return None
+        return Revisions(found[1], re.compile(re.escape(found[1]) + r"[0-9a-f]{12}\.[a-z0-9]+"))
 
     def key(self, row: Generation, revision: str, extension: str) -> str:
         return f"{self.stem(row)}_{revision}{extension}"

@@ -31,7 +31,9 @@ CONTENT_TYPES = {
     ".wmv": "video/x-ms-wmv",
 }
 
+UNKNOWN_TYPE = "application/octet-stream"
+
 
 def content_type_of(key: str) -> str:
     suffix = PurePosixPath(key).suffix.lower()
-    return CONTENT_TYPES.get(suffix, "application/octet-stream")
+    return CONTENT_TYPES.get(suffix, UNKNOWN_TYPE)

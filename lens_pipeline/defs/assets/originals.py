@@ -16,7 +16,7 @@ import dagster as dg
 from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
 from lens_pipeline.derivatives.originals import StoredOriginal, stored_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import ORIGINALS
+from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED
 from lens_pipeline.errors import (
     DerivativeError,
     SourceMissing,
@@ -25,7 +25,7 @@ from lens_pipeline.errors import (
     SourceUnreadable,
 )
 from lens_pipeline.media.formats import file_extension, quote_head, read_head
-from lens_pipeline.storage.content_types import content_type_of
+from lens_pipeline.storage.content_types import CONTENT_TYPES, content_type_of
 from lens_pipeline.storage.download import Fetcher, is_object_key
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
@@ -160,10 +160,10 @@ class Originals:
     def keep(self, row: Generation, file: Path, fetched: Fetched, facts: Metadata) -> Metadata:
         """Store `file` unless it lies in the store already. Raises DerivativeError."""
         started = time.monotonic()
-        path, kept = None, "not kept"
+        path, kept = None, NOT_KEPT
         extension = file_extension(read_head(file))
         if is_object_key(row.asset_url):
-            path, kept = row.asset_url.strip(), "recorded"
+            path, kept = row.asset_url.strip(), RECORDED
         elif extension is None:
             raise SourceUnreadable(
                 f"neither a picture nor a video: starts with {quote_head(read_head(file))}"
@@ -171,10 +171,10 @@ class Originals:
         elif self._pipeline.settings.keep_originals != "never":
             original = ORIGINALS[row.kind]
             revision = original.revision_of(row.asset_url)
-            path, kept = original.key(row, revision, extension), "saved"
+            path, kept = original.key(row, revision, extension), SAVED
             self._transfers.upload(path, file, content_type_of(path), revision)
         if extension is not None:
-            facts = {"content_type": content_type_of(extension), **facts}
+            facts = {"content_type": CONTENT_TYPES[extension], **facts}
         metadata = self._metadata(row, path, kept, fetched, facts)
         return metadata | {"store_seconds": round(time.monotonic() - started, 4)}
 
