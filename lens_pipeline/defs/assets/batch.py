@@ -256,12 +256,11 @@ def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> Non
         return
     made = sum(batch.made for batch in batches)
     total = made + sum(batch.up_to_date for batch in batches) + len(failed)
-    _, first_key, first = failed[0]
+    others = ", the others are done" if len(failed) < total else ""
+    first = " First:" if len(failed) > 1 else ""
+    _, key, why = failed[0]
     raise dg.Failure(
-        description=(
-            f"{len(failed)} of {total} failed; the others are done."
-            f" First: {first_key}: {first.error}"
-        ),
+        description=f"{len(failed)} of {total} failed{others}.{first} {key}: {why.error}",
         metadata={"failures": _table(failed), "made": made, "host": socket.gethostname()},
         allow_retries=False,
     )
