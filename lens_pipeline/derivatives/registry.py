@@ -38,6 +38,8 @@ _RUN_SECONDS = 7200
 _ENCODE_PACE, _DECODE_PACE = 10, 2
 
 REPORT_ASSET = "daily_report"
+# Days with a report: a set of all days would show those without files as missing.
+REPORT_DAYS = "report_days"
 # Assets of rows, with their partition sets.
 GENERATIONS = {"photo_generation": "photos", "video_generation": "videos"}
 
@@ -311,6 +313,11 @@ CHECKED_SHOT = Derivative[ProjectAsset](
 
 def entries() -> tuple[Derivative, ...]:
     return (*DERIVATIVES, CHECKED_SHOT)
+
+
+def backfill_schedules() -> dict[str, str]:
+    """The job of each, by its name."""
+    return {f"backfill_{derivative.job}": derivative.job for derivative in DERIVATIVES}
 
 
 def by_sensor(sensor: str) -> Derivative | None:
