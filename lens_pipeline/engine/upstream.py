@@ -26,12 +26,12 @@ _STORAGE = {
         "AssetMaterializationFailureReason.FAILED_TO_MATERIALIZE": "shows failed files",
         "AssetMaterializationFailureType.FAILED": "shows failed files",
     },
+    "dagster._core.errors": {"DagsterUserCodeProcessError": "failures without a stack"},
     "dagster._core.events": {
         "ASSET_CHECK_EVENTS": "their results have a table of their own",
         "ASSET_EVENTS": "an asset's event is stored with its tags",
         "DagsterEvent.build_asset_failed_to_materialize_event"
         "(job_name, step_key, asset_materialization_failure)": "shows failed files",
-        "DagsterEvent.step_failure_data": "failures without a stack",
         "DagsterEventBatchMetadata(id, is_end)": "many events in one insert",
         "JobFailureData(error, failure_reason)": "the last event of a lost run",
         "RunFailureReason.UNEXPECTED_TERMINATION": "the last event of a lost run",
@@ -63,6 +63,9 @@ _STORAGE = {
     },
     "dagster._core.storage.runs.schema": {"RunsTable.c.status": "pruning"},
     "dagster._serdes": {"ConfigurableClassData": "makes the classes of dagster.yaml"},
+    "dagster_shared.error": {
+        "SerializableErrorInfo(message, stack, cls_name)": "failures without a stack",
+    },
     "dagster_postgres": {
         "DagsterPostgresStorage(postgres_url, should_autocreate_tables, inst_data)": "one pool",
         "DagsterPostgresStorage.from_config_value(inst_data, config_value)": "our settings",

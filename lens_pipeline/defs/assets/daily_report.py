@@ -11,6 +11,7 @@ from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
 from lens_pipeline.derivatives.registry import REPORT_ASSET, REPORT_DAYS
+from lens_pipeline.engine.events import StepFailure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ def _day(key: str) -> dt.date:
     try:
         return dt.date.fromisoformat(key)
     except ValueError as error:
-        raise dg.Failure(f"{key!r} is no day, such as 2026-03-31", allow_retries=False) from error
+        raise StepFailure(f"{key!r} is no day, such as 2026-03-31") from error
 
 
 def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:

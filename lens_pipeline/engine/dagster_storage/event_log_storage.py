@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from lens_pipeline.core.locks import lock_id
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema
-from lens_pipeline.engine.dagster_storage.shown_events import apart, failures, without_stack
+from lens_pipeline.engine.dagster_storage.shown_events import apart, failures
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
@@ -50,7 +50,7 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         An asset's event becomes visible together with its tags, which hold the revision, and in the
         order of ids, because Dagster's cache of partition states reads on from the last one.
         """
-        kept = [without_stack(event) for event in events if not _is_left_out(event)]
+        kept = [event for event in events if not _is_left_out(event)]
         if not kept:
             return
         if any(map(_is_of_asset, kept)):

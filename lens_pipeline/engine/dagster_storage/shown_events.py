@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dagster import DagsterEvent, DagsterEventType, EventLogEntry, EventLogRecord
+from dagster import DagsterEvent, EventLogEntry, EventLogRecord
 from dagster._core.definitions.events import (
     AssetMaterializationFailure,
     AssetMaterializationFailureReason,
@@ -27,19 +27,6 @@ def apart(events: Sequence[EventLogEntry], latest: float) -> list[EventLogEntry]
         latest = free if is_taken else event.timestamp
         spread.append(event._replace(timestamp=latest))
     return spread
-
-
-def without_stack(event: EventLogEntry) -> EventLogEntry:
-    """Leave out the stack of a `dagster.Failure`: all of it is Dagster's, the failure says why."""
-    if not event.is_dagster_event or event.dagster_event_type is not DagsterEventType.STEP_FAILURE:
-        return event
-    step = event.get_dagster_event()
-    data, reason = step.step_failure_data, step.step_failure_data.user_failure_data
-    if data.error is None or reason is None or reason.description is None:
-        return event
-    error = data.error._replace(message=reason.description, stack=[], cause=None, context=None)
-    shown = step._replace(event_specific_data=data._replace(error=error))
-    return event._replace(dagster_event=shown)
 
 
 def failures(observations: Sequence[EventLogRecord]) -> list[EventLogRecord]:
