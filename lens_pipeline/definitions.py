@@ -25,7 +25,7 @@ def defs() -> dg.Definitions:
         ],
         sensors=[*sensors.derivative_sensors(), sensors.removed_generations],
         schedules=[
-            schedules.build_backfill(loaded.backfill_cron),
+            *schedules.backfill_schedules(loaded.backfill_cron),
             schedules.daily_report,
             schedules.retire_partitions,
             schedules.retention,

@@ -279,6 +279,15 @@ class Catalog:
         with self._connect() as connection:
             return connection.execute(query).scalar_one()
 
+    def has_finished(self, before: dt.datetime) -> bool:
+        """Whether any row did."""
+        older = (
+            sa.exists(rows.key.column).where(rows.counts, rows.time < before)
+            for rows in self._tables
+        )
+        with self._connect() as connection:
+            return connection.execute(sa.select(sa.or_(*older))).scalar_one()
+
     def now(self) -> dt.datetime:
         """The database's clock, which also stamps the rows."""
         with self._connect() as connection:

@@ -38,6 +38,8 @@ _RUN_SECONDS = 7200
 _ENCODE_PACE, _DECODE_PACE = 10, 2
 
 REPORT_ASSET = "daily_report"
+# Days with a report: a set of all days would show those without files as missing.
+REPORT_DAYS = "report_days"
 # Keys of what is large enough to be stored in parts.
 LARGE_OBJECTS = re.compile(
     r"masters/[^/]+/master_[^/]+_[0-9a-f]{12}\.mp4"
@@ -383,6 +385,11 @@ ORIGINALS = {original.kind: original for original in (PHOTO_ORIGINAL, VIDEO_ORIG
 
 def entries() -> tuple[Derivative, ...]:
     return (*DERIVATIVES, CHECKED_SHOT, *ORIGINALS.values())
+
+
+def backfill_schedules() -> dict[str, str]:
+    """The job of each, by its name."""
+    return {f"backfill_{derivative.job}": derivative.job for derivative in DERIVATIVES}
 
 
 def by_sensor(sensor: str) -> Derivative | None:

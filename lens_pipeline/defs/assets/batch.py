@@ -25,7 +25,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative, Original
 from lens_pipeline.derivatives.removal import delete_outputs
 from lens_pipeline.derivatives.status import assess
-from lens_pipeline.engine.events import log_materializations
+from lens_pipeline.engine.events import StepFailure, log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
 from lens_pipeline.event_log.tags import (
@@ -53,7 +53,7 @@ def materialize_batch(
     """Make the pairs in the order given. Raises dagster.Failure if any partition failed."""
     if not context.partition_keys:
         # Dagster itself would call such a run a success.
-        raise dg.Failure("the run's range of partitions ends before it begins: ask for them anew")
+        raise StepFailure("the run's range of partitions ends before it begins: ask for them anew")
     batches = [_Batch(context, pipeline, *pair) for pair in pairs]
     url = pipeline.endpoints.dagster_url
     progress = RunProgress(context)
@@ -269,14 +269,12 @@ def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> Non
         return
     made = sum(batch.made for batch in batches)
     total = made + sum(batch.up_to_date for batch in batches) + len(failed)
-    _, first_key, first = failed[0]
-    raise dg.Failure(
-        description=(
-            f"{len(failed)} of {total} failed; the others are done."
-            f" First: {first_key}: {first.error}"
-        ),
-        metadata={"failures": _table(failed), "made": made, "host": socket.gethostname()},
-        allow_retries=False,
+    others = ", the others are done" if len(failed) < total else ""
+    first = " First:" if len(failed) > 1 else ""
+    _, key, why = failed[0]
+    raise StepFailure(
+        f"{len(failed)} of {total} failed{others}.{first} {key}: {why.error}",
+        {"failures": _table(failed), "made": made, "host": socket.gethostname()},
     )
 
 
