@@ -3,8 +3,16 @@
 import hashlib
 from collections.abc import Callable
 
+import dagster as dg
 import pytest
+import sqlalchemy as sa
 
+from lens_pipeline.definitions import defs
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import create_run
+from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.servers import Answer, HostileServer
@@ -129,3 +137,66 @@ def test_nothing_is_kept_if_nothing_is_to_be(
     assert site.once()["ready"] == 1
     assert site.originals() == {}
     assert site.metadata("photo_generation", "p1")["kept"].value == "not kept"
+
+
+def _backfill(site: Site) -> list[tuple[list[str], str]]:
+    """Assets and first partition of the runs that the schedule asks for; all are done."""
+    repository = defs().get_repository_def()
+    schedule, job = repository.get_schedule_def("backfill_previews"), repository.get_job("previews")
+    with dg.build_schedule_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        requests = schedule.evaluate_tick(context).run_requests or []
+    asked = []
+    for request in requests:
+        assets = list(request.asset_selection or [])
+        names = [key.to_user_string() for key in assets]
+        execute(site.dagster, create_run(site.dagster, job, request.tags, names or None).run_id)
+        asked.append((names, request.tags["dagster/asset_partition_range_start"]))
+    return asked
+
+
+def test_the_backfill_keeps_what_a_run_could_not(site: Site, server: HostileServer) -> None:
+    """A store that failed between the preview and its original."""
+    (site.store / "u1").mkdir()
+    (site.store / "u1/originals").write_text("a file where the originals should be")
+    site.add("p1", _host(server, "/p1", sources.jpeg()))
+    site.once()
+    assert site.status("p1")["state"] == "ready"
+    assert site.runs()[0].status is dg.DagsterRunStatus.FAILURE
+    (site.store / "u1/originals").unlink()
+    assert _backfill(site) == [(["photo_generation"], "p1")]
+    assert list(site.originals().values()) == [sources.jpeg()]
+    assert _backfill(site) == []
+
+
+def test_the_backfill_begins_no_library_of_originals(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    """Terabytes that a new version stored unasked."""
+    site.add("p1", _host(server, "/p1", sources.jpeg()))
+    tags = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "backfill")[0]
+    job = defs().get_repository_def().get_job("previews")
+    execute(site.dagster, create_run(site.dagster, job, tags, ["preview"]).run_id)
+    assert site.status("p1")["state"] == "ready"
+    assert _backfill(site) == []
+    assert site.originals() == {}
+
+
+def test_what_a_killed_run_stored_is_found_when_its_link_is_dead(
+    site: Site, server: HostileServer
+) -> None:
+    """An original that is there, but of which the killed run could not say so."""
+    site.add("p1", _host(server, "/p1", sources.jpeg()))
+    site.once()
+    for table in ("event_logs", "asset_event_tags"):
+        _dagster_sql(site, f"DELETE FROM {table}")
+    server.remove("/p1")
+    assert site.once()["ready"] == 1
+    assert site.metadata("photo_generation", "p1")["kept"].value == "saved"
+
+
+def _dagster_sql(site: Site, statement: str) -> None:
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement))

@@ -268,12 +268,13 @@ def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> Non
     if not failed:
         return
     made = sum(batch.made for batch in batches)
-    total = made + sum(batch.up_to_date for batch in batches) + len(failed)
-    others = ", the others are done" if len(failed) < total else ""
-    first = " First:" if len(failed) > 1 else ""
+    # Of a partition, the picture and the original may have failed.
+    count, total = len({key for _, key, _ in failed}), len(context.partition_keys)
+    others = ", the others are done" if count < total else ""
+    first = " First:" if count > 1 else ""
     _, key, why = failed[0]
     raise StepFailure(
-        f"{len(failed)} of {total} failed{others}.{first} {key}: {why.error}",
+        f"{count} of {total} failed{others}.{first} {key}: {why.error}",
         {"failures": _table(failed), "made": made, "host": socket.gethostname()},
     )
 
