@@ -49,6 +49,8 @@ def _with_last_good(
     histories: Mapping[str, History],
 ) -> list[DerivativeStatus]:
     """Where what is called for is not ready, what was made before of the same source is."""
+    if derivative.extension is None:
+        return list(statuses)
     found = {key: history.made for key, history in histories.items()}
     made = {
         status.id: one
@@ -66,7 +68,7 @@ def _with_last_good(
         parameters = derivative.parameters_of(row, one.revision, tag, pipeline.settings)
         if parameters is None:
             return status
-        key = derivative.object_key(row, one.revision) if derivative.extension else None
+        key = derivative.object_key(row, one.revision)
         outdated = one.revision != status.revision and not chosen <= parameters
         return last_good(status, one, key, outdated=outdated)
 
