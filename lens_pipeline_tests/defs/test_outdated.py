@@ -14,6 +14,7 @@ from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.tags import SOURCE_TAG
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
+from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site
@@ -54,6 +55,8 @@ def test_another_quality_takes_nothing_away(
     is_upgrade: bool,
 ) -> None:
     """Good pictures that vanish, those whose source has expired for ever."""
+    # With originals nothing is ever gone.
+    environment.setenv("LENS_KEEP_ORIGINALS", "never")
     assert site.lens("migrate").code == 0
     for name in ("a", "gone", "changed"):
         site.add(name, photo(name))
@@ -99,6 +102,19 @@ def test_another_quality_takes_nothing_away(
     assert _outdated(site) == {}
 
 
+def test_what_is_outdated_is_made_of_its_original(
+    site: Site, server: HostileServer, photo: Photo, environment: pytest.MonkeyPatch
+) -> None:
+    """A link that answers with another picture, or with none, for a file that is kept."""
+    site.add("a", photo("a"))
+    site.once()
+    server.put("/a.jpg", sources.jpeg(96, 96))
+    environment.setenv("LENS_PREVIEW_QUALITY", "60")
+    assert site.once()["ready"] == 1
+    assert site.metadata("preview", "a")["width"].value == 64
+    assert server.requests["/a.jpg"] == 1
+
+
 def test_new_defaults_of_a_version_are_no_wish_of_the_user(
     site: Site, photo: Photo, environment: pytest.MonkeyPatch
 ) -> None:
@@ -122,9 +138,10 @@ def test_new_defaults_of_a_version_are_no_wish_of_the_user(
 
 
 def test_a_lost_file_that_cannot_be_made_is_not_ready(
-    site: Site, server: HostileServer, photo: Photo
+    site: Site, server: HostileServer, photo: Photo, environment: pytest.MonkeyPatch
 ) -> None:
     """A picture that is ready, and nowhere."""
+    environment.setenv("LENS_KEEP_ORIGINALS", "never")
     for name in ("kept", "lost"):
         site.add(name, photo(name))
         site.once()
