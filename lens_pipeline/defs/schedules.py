@@ -11,8 +11,9 @@ from lens_pipeline.defs.new_rows import DISABLED
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import adoption_advice, scanner
+from lens_pipeline.derivatives.originals import unfinished_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.registry import Derivative, Original
 from lens_pipeline.engine.run_requests import (
     BACKFILL_PRIORITY,
     RETRY_PRIORITY,
@@ -72,6 +73,8 @@ def _backfill_schedule(name: str, job: str, cron: str) -> dg.ScheduleDefinition:
             for derivative in derivatives
             for request in _missing_runs(context, pipeline, derivative)
         ]
+        for original in (one for one in registry.ORIGINALS.values() if one.job == job):
+            requests += _original_runs(context, pipeline, original)
         return requests or dg.SkipReason("No run is called for.")
 
     return backfill
@@ -101,6 +104,18 @@ def _missing_runs(
             for statuses, priority in ((failed, RETRY_PRIORITY), (missing, BACKFILL_PRIORITY))
             for batch in added_batches(context.instance, derivative, list(statuses), batch_size)
         ]
+
+
+def _original_runs(
+    context: dg.ScheduleEvaluationContext, pipeline: Pipeline, original: Original
+) -> list[dg.RunRequest]:
+    size = original.batch_size(pipeline.settings)
+    found = unfinished_originals(pipeline, original, _BATCHES_A_TICK * size)
+    statuses = {status.id: status for status in found}
+    return [
+        run_request(original, batch, statuses, "backfill", RETRY_PRIORITY)
+        for batch in added_batches(context.instance, original, list(statuses), size)
+    ]
 
 
 @_schedule("17 4 * * *", job_name=retirement.name)

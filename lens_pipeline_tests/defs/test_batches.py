@@ -77,6 +77,8 @@ def test_three_bad_files_of_twenty_fail_alone_in_one_run(
         assert path.stat().st_size == metadata["bytes"].value
         assert decoded(path.read_bytes()).size == (100 + number, 60)
     assert site.objects() == {f"u1/previews/p{number:02}_preview.webp" for number in range(17)}
+    # The one that is cut short, too.
+    assert len(site.originals()) == 18
 
     # As Dagster's UI has it: by milliseconds, and of each failed file its reason.
     shown = _failed(site)
