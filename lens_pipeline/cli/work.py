@@ -112,7 +112,7 @@ def backfill(
                         outdated=outdated,
                     )
                     for d in chosen
-                ]  # fmt: skip
+                ]
             )
             known.update(*(work.known for work in works))
             later += [work.of_outdated() for work in works]
