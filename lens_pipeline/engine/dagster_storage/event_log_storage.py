@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from threading import Lock
 
 import sqlalchemy as sa
-from dagster import DagsterEventType, EventLogEntry
+from dagster import AssetKey, AssetObservation, DagsterEventType, EventLogEntry
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.storage.event_log import DynamicPartitionsTable, SqlEventLogStorageTable
 from dagster_postgres import PostgresEventLogStorage
@@ -18,6 +18,10 @@ from lens_pipeline.engine.dagster_storage.schema_cache import Schema
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
+)
+_MADE = sa.text(
+    "SELECT DISTINCT asset_key, partition FROM event_logs WHERE run_id = :run"
+    " AND dagster_event_type = 'ASSET_MATERIALIZATION' AND partition IS NOT NULL"
 )
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
@@ -61,6 +65,23 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         for event in kept:
             if _type(event) in ASSET_CHECK_EVENTS:
                 self.store_asset_check_event(event, id_of[id(event)])
+
+    def delete_events(self, run_id: str) -> None:
+        """Also observe the files that the run made, for what follows the log.
+
+        Else the view shows them as ready for up to an hour, and the backfill leaves them for a day.
+        """
+        with self.index_connection() as connection:
+            made = connection.execute(_MADE, {"run": run_id}).all()
+        super().delete_events(run_id)
+        for asset, partition in made:
+            self._instance.report_runless_asset_event(
+                AssetObservation(
+                    AssetKey.from_db_string(asset) or "",
+                    partition=partition,
+                    description=f"Run {run_id}, which made it, was deleted.",
+                )
+            )
 
     def has_table(self, table_name: str) -> bool:
         ask = super().has_table
