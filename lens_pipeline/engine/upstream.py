@@ -168,6 +168,7 @@ _WEBSERVER = {
         "WorkspaceProcessContext(instance, workspace_load_target, version)": "what the UI shows",
     },
     "dagster._core.workspace.load_target": {"WorkspaceFileTarget": "what the UI shows"},
+    "dagster._grpc.server_watcher": {"WATCH_INTERVAL": "looks for a new code server less often"},
     "dagster_webserver.app": {
         "create_app_from_workspace_process_context"
         "(workspace_process_context, live_data_poll_rate)": "the application behind our guards",
