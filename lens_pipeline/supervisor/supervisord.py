@@ -101,7 +101,11 @@ def _main(parent: int, home: Path, programs: Mapping[str, Program], json_logs: b
 
     options = supervisor.options.ServerOptions
     options.fork, options.execve, options.close_fd = _fork, become, close  # pyright: ignore[reportAttributeAccessIssue]
-    supervisor.supervisord.main(["--nodaemon", "--configuration", "run/supervisord.conf"])
+    ours = options()
+    ours.realize(["--nodaemon", "--configuration", "run/supervisord.conf"], doc=__doc__)
+    vars(ours).update(first=True, test=False)
+    # Its `main` begins anew at SIGHUP, with no program started.
+    supervisor.supervisord.go(ours)
 
 
 def _replace_files(log: Path) -> None:
