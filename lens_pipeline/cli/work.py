@@ -1,5 +1,6 @@
 """Commands that make or delete derivatives: once, backfill, retry, remove-missing."""
 
+import datetime as dt
 import os
 import sys
 from collections.abc import Sequence
@@ -217,13 +218,14 @@ def _retry(lens: Session, ids: Sequence[str] | None) -> tuple[list[str], list[st
 
 @click.command("remove-missing")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove_missing(yes: bool) -> None:
+@click.option("--now", is_flag=True, help="Delete originals without LENS_RETAIN_ORIGINALS_DAYS.")
+def remove_missing(yes: bool, now: bool) -> None:
     """Delete the derivatives of all rows that are gone, however many there are."""
     if not yes:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
     with dagster_session("remove-missing") as lens:
-        from lens_pipeline.derivatives.removal import remove_vanished
+        from lens_pipeline.derivatives.removal import delete_originals, remove_vanished
 
         for derivative in registry.entries():
             cursor = ""
@@ -237,6 +239,9 @@ def remove_missing(yes: bool) -> None:
                 cursor = done.cursor
                 if not cursor:
                     break
+        if now:
+            count = delete_originals(lens.pipeline, dt.datetime.now(dt.UTC))
+            print(f"{count} originals deleted")
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)

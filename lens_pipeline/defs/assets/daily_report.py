@@ -10,10 +10,11 @@ from typing import Any
 import dagster as dg
 
 from lens_pipeline.defs import checks
-from lens_pipeline.defs.partitions import days
+from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
-from lens_pipeline.derivatives.registry import REPORT_ASSET
+from lens_pipeline.derivatives.registry import REPORT_ASSET, REPORT_DAYS
+from lens_pipeline.engine.events import StepFailure
 from lens_pipeline.event_log.daily import DayLog
 from lens_pipeline.monitoring.reports import archive, collect
 from lens_pipeline.monitoring.reports.collect import DayReport
@@ -21,7 +22,7 @@ from lens_pipeline.monitoring.reports.collect import DayReport
 
 @dg.asset(
     name=REPORT_ASSET,
-    partitions_def=days,
+    partitions_def=partition_set(REPORT_DAYS),
     check_specs=checks.SPECS,
     code_version="1",
     backfill_policy=dg.BackfillPolicy.multi_run(1),
@@ -34,7 +35,7 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
     from lens_pipeline.monitoring.reports import chart
 
     pipeline = lens.pipeline()
-    day = dt.date.fromisoformat(context.partition_key)
+    day = _day(context.partition_key)
     with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
         files = collect.read_files(pipeline, log, day)
         report = collect.report(pipeline, log, day, files)
@@ -51,6 +52,14 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
             checks.dead_letters_attended(oldest_dead_letters(pipeline), dt.datetime.now(dt.UTC)),
         ],
     )
+
+
+def _day(key: str) -> dt.date:
+    """People add days in Dagster's UI."""
+    try:
+        return dt.date.fromisoformat(key)
+    except ValueError as error:
+        raise StepFailure(f"{key!r} is no day, such as 2026-03-31") from error
 
 
 def _figures(report: DayReport) -> dict[str, dg.MetadataValue | int | float]:
