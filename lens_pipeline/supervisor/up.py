@@ -213,7 +213,7 @@ def _run(
             servers.start(supervisor)
             # `prepare` can resolve endpoints now; `lens` commands wait for `ready`.
             write_private(services_file(home), starting.to_json())
-            _call_in_fork(lambda: prepare(endpoints))
+            call_in_fork(lambda: prepare(endpoints))
             ready = servers.services(COMMAND, ready=True)
             write_private(services_file(home), ready.to_json())
             report(f"starting {', '.join(program.name for program in product)}")
@@ -230,7 +230,7 @@ def _run(
             report("stopping")
 
 
-def _call_in_fork(work: Callable[[], None]) -> None:
+def call_in_fork(work: Callable[[], None]) -> None:
     """Call `work`: what it writes of the memory shared with all forks, 20 MiB, goes with it.
 
     Raises LensError, as it does. Raises StackError: it failed otherwise, and has said how.
