@@ -26,7 +26,6 @@ from lens_pipeline.event_log.tags import PRIORITY_TAG
 # Most batches of each derivative in one tick.
 _BATCHES_A_TICK = 25
 _DAY = dt.timedelta(days=1)
-_AGO = (_DAY, dt.timedelta())
 _LOW_PRIORITY = {PRIORITY_TAG: str(BACKFILL_PRIORITY)}
 
 Evaluation = dg.SkipReason | dg.RunRequest | list[dg.RunRequest]
@@ -129,11 +128,10 @@ def retire_partitions(context: dg.ScheduleEvaluationContext, _: Pipeline) -> dg.
 def daily_report(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> Evaluation:
     """Reports on the day that has ended, and again on the one before, whose retries are over."""
     now = context.scheduled_execution_time
-    ends = [dt.datetime.combine(now.astimezone(dt.UTC), dt.time(), dt.UTC) - ago for ago in _AGO]
-    days = [(end - _DAY).date().isoformat() for end in ends if pipeline.catalog.has_finished(end)]
-    # Reports of versions whose set of days was another one.
-    known = context.instance.get_materialized_partitions(dg.AssetKey(registry.REPORT_ASSET))
-    context.instance.add_dynamic_partitions(registry.REPORT_DAYS, sorted(known.union(days)))
+    midnight = dt.datetime.combine(now.astimezone(dt.UTC), dt.time(), dt.UTC)
+    ends = [end for end in (midnight - _DAY, midnight) if pipeline.catalog.has_finished(end)]
+    days = [(end - _DAY).date().isoformat() for end in ends]
+    context.instance.add_dynamic_partitions(registry.REPORT_DAYS, days)
     requests = [
         dg.RunRequest(
             run_key=f"{now.isoformat()} {day}", partition_key=day, tags=dict(_LOW_PRIORITY)

@@ -200,3 +200,43 @@ def _dagster_sql(site: Site, statement: str) -> None:
     engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.execute(sa.text(statement))
+
+
+def test_originals_of_an_older_library_are_kept_when_somebody_says_so(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    """Newest first; what could be had once is not downloaded again."""
+    for number in range(3):
+        site.add(f"p{number}", _host(server, f"/p{number}", sources.jpeg(50 + number, 40)))
+    environment.setenv("LENS_KEEP_ORIGINALS", "never")
+    site.once()
+    refused = site.lens("backfill", "--originals")
+    assert (refused.code, "LENS_KEEP_ORIGINALS" in refused.err) == (2, True)
+    environment.setenv("LENS_KEEP_ORIGINALS", "external")
+    site.add("old", _host(server, "/old", sources.jpeg(80, 40)))
+    job = defs().get_repository_def().get_job("previews")
+    tags = plan_runs(site.dagster, PREVIEW, ["old"], 20, "backfill")[0]
+    execute(site.dagster, create_run(site.dagster, job, tags, ["preview"]).run_id)
+
+    asked = site.lens("backfill", "--originals", "--dry-run")
+    assert "1 originals to keep, about 0.00 GB" in asked.err
+    assert site.originals() == {}
+    assert site.lens("backfill", "--originals", "--json").json["ready"] == 1
+    assert site.lens("backfill", "--originals", "--force", "--json").json["ready"] == 4
+    assert len(site.originals()) == 4
+    before = dict(server.requests)
+    assert site.lens("backfill", "--originals", "--json").json["found"] == 0
+    assert dict(server.requests) == before
+
+
+def test_no_original_is_kept_on_a_disk_that_is_nearly_full(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("LENS_BATCH_SIZE", "1")
+    for number in range(2):
+        site.add(f"p{number}", _host(server, f"/p{number}", sources.jpeg(50 + number, 40)))
+    environment.setenv("LENS_ALERT_DISK_FREE_PERCENT", "99.99")
+    output = site.lens("backfill", "--originals")
+    assert output.code == 1
+    assert "less than LENS_ALERT_DISK_FREE_PERCENT" in output.err
+    assert len(site.originals()) == 1

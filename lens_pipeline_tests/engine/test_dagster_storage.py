@@ -33,7 +33,12 @@ from lens_pipeline.cli.role import become
 from lens_pipeline.core import postgres
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.definitions import defs
-from lens_pipeline.derivatives.registry import PREVIEW, backfill_schedules
+from lens_pipeline.derivatives.registry import (
+    PREVIEW,
+    REPORT_ASSET,
+    REPORT_DAYS,
+    backfill_schedules,
+)
 from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
 from lens_pipeline.engine.dagster_storage.pool import create_pool, shared_pool
 from lens_pipeline.engine.dagster_storage.storage import has_current_tables, upgrade_tables
@@ -122,16 +127,20 @@ def test_each_event_of_an_asset_has_a_millisecond_of_its_own(
 
 
 @pytest.mark.parametrize(("was", "are"), [("STOPPED", "STOPPED"), ("RUNNING", None)])
-def test_backfills_are_off_where_the_one_before_them_was(
+def test_an_upgrade_keeps_reports_and_a_backfill_that_is_off(
     site: Site, was: str, are: str | None
 ) -> None:
-    """Files that are made after an upgrade although a person had switched that off."""
+    """Files that are made although a person had switched that off, and reports that are gone."""
+    for day in ("2026-02-02", "2026-02-01"):
+        earlier = dg.AssetMaterialization(REPORT_ASSET, partition=day)
+        site.dagster.report_runless_asset_event(earlier)
     location = GrpcServerCodeLocationOrigin("localhost", 1, location_name=LOCATION)
     origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin("backfill")
     data = ScheduleInstigatorData("*/5 * * * *", time.time())
     before = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus[was], data)
     site.dagster.add_instigator_state(before)
     assert site.lens("migrate").code == 0
+    assert site.dagster.get_dynamic_partitions(REPORT_DAYS) == ["2026-02-01", "2026-02-02"]
     states = {one.instigator_name: one for one in site.dagster.all_instigator_state()}
     names = backfill_schedules()
     assert {states[name].status.name if name in states else None for name in names} == {are}
