@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.derivatives.backfill import survey
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import ORIGINALS, Original, primary
-from lens_pipeline.event_log.history import RUN_FAILED, DerivativeStatus
+from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.event_log.history import RUN_FAILED, DerivativeStatus, State
 
 # Longer than the longest pause between two attempts.
 _LOOK_BACK = dt.timedelta(days=3)
@@ -43,17 +43,20 @@ def unfinished_originals(
 
     Originals of an older library are left alone: no run was to keep them.
     """
-    since = pipeline.catalog.now() - _LOOK_BACK
-    keys = pipeline.log.unmade(original.asset, since)
+    now = pipeline.catalog.now()
+    keys = pipeline.log.unmade(original.asset, now - _LOOK_BACK)
     if not keys:
         return []
-    made = survey(pipeline, primary(original.kind), bulk=True, limit=None, ids=keys)
-    unmade = {status.id for status in made.needed}
-    found = survey(pipeline, original, bulk=True, limit=None, only_due=True, ids=keys)
+    rows = usable(list(pipeline.catalog.finished(original.kind, keys).values()))
+    pictures = assess(pipeline, primary(original.kind), rows)
+    shown = {status.id for status in pictures if status.state is State.READY}
     return [
         status
-        for status in found.needed
-        if status.id not in unmade or status.error_class not in (None, RUN_FAILED)
+        for status in assess(pipeline, original, rows)
+        if status.is_missing
+        and status.is_due(now)
+        # Else the run of the picture fails again or keeps it.
+        and (status.id in shown or status.error_class not in (None, RUN_FAILED))
     ][:limit]
 
 

@@ -170,6 +170,14 @@ def test_the_backfill_keeps_what_a_run_could_not(site: Site, server: HostileServ
     assert _backfill(site) == []
 
 
+def test_the_backfill_leaves_alone_what_was_given_up(site: Site, server: HostileServer) -> None:
+    """A dead letter whose original was asked for again and again."""
+    site.add("p1", server.url("/none", host="localhost"))
+    site.once()
+    assert site.status("p1")["state"] == "dead"
+    assert _backfill(site) == []
+
+
 def test_the_backfill_begins_no_library_of_originals(
     site: Site, server: HostileServer, environment: pytest.MonkeyPatch
 ) -> None:
