@@ -8,7 +8,6 @@ from lens_pipeline import settings
 from lens_pipeline.defs import jobs, schedules, sensors
 from lens_pipeline.defs.assets.daily_report import daily_report
 from lens_pipeline.defs.assets.derivatives import derivative_assets
-from lens_pipeline.defs.assets.sources import generation_assets
 from lens_pipeline.defs.resources import LensResource
 
 
@@ -17,7 +16,7 @@ def defs() -> dg.Definitions:
     """Evaluated when Dagster loads the code location, not at import: it needs the settings."""
     loaded, _ = settings.load()
     return dg.Definitions(
-        assets=[*generation_assets(), *derivative_assets(loaded), daily_report],
+        assets=[*derivative_assets(loaded), daily_report],
         jobs=[
             *jobs.derivative_jobs(loaded),
             jobs.daily_reports,
@@ -26,7 +25,7 @@ def defs() -> dg.Definitions:
         ],
         sensors=[*sensors.derivative_sensors(), sensors.removed_generations],
         schedules=[
-            schedules.build_backfill(loaded.backfill_cron),
+            *schedules.backfill_schedules(loaded.backfill_cron),
             schedules.daily_report,
             schedules.retire_partitions,
             schedules.retention,

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from lens_pipeline.defs import checks
-from lens_pipeline.defs.partitions import days
+from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
-from lens_pipeline.derivatives.registry import REPORT_ASSET
+from lens_pipeline.derivatives.registry import REPORT_ASSET, REPORT_DAYS
+from lens_pipeline.engine.events import StepFailure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dg.asset(
     name=REPORT_ASSET,
-    partitions_def=days,
+    partitions_def=partition_set(REPORT_DAYS),
     check_specs=checks.SPECS,
     code_version="1",
     backfill_policy=dg.BackfillPolicy.multi_run(1),
@@ -33,7 +34,7 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
     from lens_pipeline.monitoring.reports import archive, chart, collect
 
     pipeline = lens.pipeline()
-    day = dt.date.fromisoformat(context.partition_key)
+    day = _day(context.partition_key)
     files = collect.read_files(pipeline, day)
     report = collect.report(pipeline, day, files)
     archive.keep(pipeline.store, report)
@@ -49,6 +50,14 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
             checks.dead_letters_attended(oldest_dead_letters(pipeline), dt.datetime.now(dt.UTC)),
         ],
     )
+
+
+def _day(key: str) -> dt.date:
+    """People add days in Dagster's UI."""
+    try:
+        return dt.date.fromisoformat(key)
+    except ValueError as error:
+        raise StepFailure(f"{key!r} is no day, such as 2026-03-31") from error
 
 
 def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
