@@ -139,7 +139,8 @@ class Chaos:
         live = [r for r in made.records.values() if r.row_id in workload.rows]
         objects = observations.objects(self.deployment)
         wrong += invariants.wrong_objects(live, objects)
-        wrong += invariants.orphan_objects(live, objects)
+        known = {*workload.rows, *workload.deleted}
+        wrong += invariants.orphan_objects(live, objects, known)
         wrong += invariants.made_too_often(made.times, made.broken_off + workload.backfilled)
         wrong += observations.unfinished_uploads(self.deployment)
         wrong += self.deployment.tracebacks()
@@ -189,7 +190,8 @@ class Chaos:
         return [
             f"{key} is left of a deleted row or of a check of the store"
             for key in observations.keys(self.deployment)
-            if key.rpartition("/")[2].partition("_")[0] in gone or key.startswith("lens-check-")
+            if (key.rpartition("/")[2].partition("_")[0] in gone or key.startswith("lens-check-"))
+            and not invariants.row_of_original(key)
         ]
 
     def _unwell(self) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lens_pipeline.derivatives.registry import PHOTO_ORIGINAL, PREVIEW
 from lens_pipeline_tests.media.samples import decoded
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
@@ -185,7 +186,8 @@ def test_two_stacks_and_a_backfill_make_nothing_twice(
         backfill.wait()
     # Whatever is still queued finds nothing left to do.
     eventually(lambda: _in_flight(first) == 0, 60, "the end of all runs")
-    assert first.made() == dict.fromkeys(names, 1)
+    for asset in (PREVIEW.asset, PHOTO_ORIGINAL.asset):
+        assert first.made(asset) == dict.fromkeys(names, 1)
     for name in names:
         decoded((site.store / f"u1/previews/{name}_preview.webp").read_bytes())
     assert first.unfinished() == set()

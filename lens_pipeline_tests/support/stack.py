@@ -208,10 +208,11 @@ class Stack:
         with engine.connect() as connection:
             return list(connection.execute(sa.text(query)).all())
 
-    def made(self) -> Counter[str]:
-        """How often each file was made."""
+    def made(self, asset: str = PREVIEW.asset) -> Counter[str]:
+        """How often each of this asset was made."""
         rows = self.dagster(
             "SELECT partition FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
+            f""" AND asset_key = '["{asset}"]'"""
         )
         return Counter(row.partition for row in rows)
 
