@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lens_pipeline import settings
 from lens_pipeline.engine.processes import startup, webserver
+from lens_pipeline.storage.connect import open_store
 from lens_pipeline.web.auth import sessions
 from lens_pipeline.web.auth.access import Limits, access_of
 from lens_pipeline.web.auth.origin import allowed_hosts, foreign_host, foreign_origin
@@ -26,6 +27,7 @@ from lens_pipeline.web.auth.rate_limits import RateLimit
 from lens_pipeline.web.auth.tokens import Tokens
 from lens_pipeline.web.errors import ApiError
 from lens_pipeline.web.http.bodies import Body
+from lens_pipeline.web.http.dagster_links import DagsterLinks
 from lens_pipeline.web.http.http1 import BoundedProtocol, raise_connection_limit
 
 # Browsers send these to another site only if it allows it, which Dagster does not.
@@ -206,7 +208,8 @@ def _token(authorization: str) -> str | None:
 def guarded(app: ASGIApp) -> ASGIApp:
     lens = settings.load()[0]
     access = access_of(lens, Limits())
-    app = QueryGuard(app)
+    store = open_store(lens.resolved_store_url, lens.s3_endpoint)
+    app = QueryGuard(DagsterLinks(app, store, lens.public_url, lens.api_port))
     if access.tokens:
         app = TokenRequired(app, access.tokens, access.wrong_tokens)
     return SameOriginOnly(

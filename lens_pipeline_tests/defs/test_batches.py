@@ -28,6 +28,7 @@ PREVIEW_METADATA = {
     "store_seconds",
     "latency_seconds",
     "image",
+    "links",
     "thumbhash",
 }
 
