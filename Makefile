@@ -28,8 +28,8 @@ $(STAMP): requirements.txt pyproject.toml
 demo: venv ## Run the pipeline on sample photos and videos
 	$(BIN)/lens demo
 
-test: tools test-fast ## Run every test
-	$(BIN)/python -m pytest -q -m "slow and not hosts" -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+test: tools ## Run every test
+	$(BIN)/python -m pytest -q -m "not hosts" -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Chromium and what else the tests need that no wheel has.
 tools: venv

@@ -65,6 +65,7 @@ class Deployment:
             LENS_STORE_URL=f"s3://{store.bucket}",
             LENS_S3_ENDPOINT=self.store_proxy.url,
         )
+        self.stack.program = ("-m", "lens_pipeline.cli")
         self.stack.environment |= {
             **store.environment,
             **self.clock.environment,

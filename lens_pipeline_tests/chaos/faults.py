@@ -4,7 +4,7 @@ import contextlib
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -36,16 +36,22 @@ class Fault:
     heal: Heal | None = None
 
 
-def draw(deployment: Deployment, rng: random.Random) -> Fault:
-    """Let something go wrong."""
-    kinds: list[tuple[Callable[[Deployment, random.Random], Fault], int]] = [
-        (_kill, 10), (_freeze, 3), (_restart_server, 2), (_break_store, 4), (_break_sources, 4),
-        (_backfill_beside, 1), (_step_clock, 1), (_kill_everything, 1), (_stop_everything, 1),
-    ]  # fmt: skip
-    if deployment.disk.is_usable:
-        kinds.append((_fill_disk, 2))
-    choices, weights = zip(*kinds, strict=True)
-    return rng.choices(choices, weights)[0](deployment, rng)
+def kinds(deployment: Deployment) -> dict[Callable[[Deployment, random.Random], Fault], int]:
+    """What can go wrong, and how often in relation to the others."""
+    found = {
+        _kill: 10, _freeze: 3, _restart_server: 2, _break_store: 4, _break_sources: 4,
+        _backfill_beside: 1, _step_clock: 1, _kill_everything: 1, _stop_everything: 1,
+    }  # fmt: skip
+    return found | ({_fill_disk: 2} if deployment.disk.is_usable else {})
+
+
+def happen(deployment: Deployment, rng: random.Random) -> Iterator[Fault]:
+    """Let something go wrong with each step: each kind once, then any of them for ever."""
+    weights = kinds(deployment)
+    for kind in rng.sample(list(weights), len(weights)):
+        yield kind(deployment, rng)
+    while True:
+        yield rng.choices(list(weights), list(weights.values()))[0](deployment, rng)
 
 
 def _kill(deployment: Deployment, rng: random.Random) -> Fault:

@@ -1,6 +1,7 @@
 """What must hold at the end, whatever went wrong: each rule is a function of what was found."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from lens_pipeline_tests.chaos.workload import MADE_FROM, Expected
 
 # What a store holds beside the outputs of rows.
 _KEPT_ELSEWHERE = ("cache/", "reports/")
+_ORIGINAL = re.compile(r"[^/]+/originals/(.+)_[0-9a-f]{12}\.[a-z0-9]+")
 # A good file may be given up on because its source was away, or what made it was killed, too often.
 TOO_OFTEN = frozenset({"SourceUnavailable", "RunFailed"})
 _SECONDS_OFF = 0.1
@@ -112,14 +114,24 @@ def _measured(record: Record, body: bytes) -> tuple[int, int, float | None]:
         return stream.width, stream.height, float(frames / rate) if rate else None
 
 
-def orphan_objects(records: Iterable[Record], keys: Iterable[str]) -> list[str]:
-    """No object is nobody's."""
+def orphan_objects(
+    records: Iterable[Record], keys: Iterable[str], rows: Collection[str]
+) -> list[str]:
+    """No object is nobody's; `rows`: all that ever were, as originals outlive them."""
     owned = {record.path for record in records}
     return [
         f"{key} belongs to no row"
         for key in sorted(keys)
-        if key not in owned and not key.startswith(_KEPT_ELSEWHERE)
+        if key not in owned
+        and not key.startswith(_KEPT_ELSEWHERE)
+        and row_of_original(key) not in rows
     ]
+
+
+def row_of_original(key: str) -> str | None:
+    """None: it is another object."""
+    found = _ORIGINAL.fullmatch(key)
+    return found and found[1]
 
 
 def made_too_often(

@@ -59,9 +59,14 @@ def _statuses(pipeline: Pipeline) -> Iterator[DerivativeStatus]:
 
 
 def failed_ids(deployment: Deployment, seconds: float) -> set[str]:
-    """Rows of which something is due only in more than `seconds`."""
-    then = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
-    return {s.id for s in _statuses(deployment.stack.pipeline) if not s.is_due(then)}
+    """Rows of which something has failed and is due in `seconds` or later."""
+    now = dt.datetime.now(dt.UTC)
+    then = now + dt.timedelta(seconds=seconds)
+    return {
+        s.id
+        for s in _statuses(deployment.stack.pipeline)
+        if s.state is State.FAILED and max(s.retry_at or now, now) >= then
+    }
 
 
 def unfinished_runs(deployment: Deployment) -> list[str]:

@@ -21,6 +21,7 @@ from lens_pipeline_tests.chaos.deployment import Deployment, deployment
 from lens_pipeline_tests.chaos.workload import Workload
 
 _LOOK_SECONDS = 0.25
+_SETTLE_LOOK_SECONDS = 2.0
 _TELL_SECONDS = 30.0
 # Backoff, attempts by a backfill each minute, and Dagster's standstill of at most 30 s after a
 # clock was set back.
@@ -38,6 +39,8 @@ class Plan:
     fault_seconds: float = 7.0
     """Between the beginnings of two faults, on average."""
     rows_per_second: float = 1.2
+    patience_seconds: float = _SETTLE_SECONDS / 2
+    """At the end, failed files that are due later are tried again at once."""
 
     @property
     def away_minutes(self) -> float:
@@ -85,7 +88,9 @@ class Chaos:
         rng = random.Random(self.plan.seed)
         end = time.monotonic() + 60 * self.plan.minutes
         due = tell = time.monotonic()
-        while (now := time.monotonic()) < end:
+        happening = faults.happen(self.deployment, rng)
+        least = len(faults.kinds(self.deployment))
+        while (now := time.monotonic()) < end or self._faults.total() < least:
             self._heal(until=now)
             self.deployment.keep_running()
             self.deployment.processes()
@@ -94,7 +99,7 @@ class Chaos:
                 self.say(f"{len(workload.rows)} rows, {self._faults.total()} faults")
             if now >= due and not self.deployment.stack.is_stopping:
                 due = now + rng.expovariate(1 / self.plan.fault_seconds)
-                self._begin(faults.draw(self.deployment, rng))
+                self._begin(next(happening))
             time.sleep(_LOOK_SECONDS)
 
     def _begin(self, fault: faults.Fault) -> None:
@@ -134,7 +139,8 @@ class Chaos:
         live = [r for r in made.records.values() if r.row_id in workload.rows]
         objects = observations.objects(self.deployment)
         wrong += invariants.wrong_objects(live, objects)
-        wrong += invariants.orphan_objects(live, objects)
+        known = {*workload.rows, *workload.deleted}
+        wrong += invariants.orphan_objects(live, objects, known)
         wrong += invariants.made_too_often(made.times, made.broken_off + workload.backfilled)
         wrong += observations.unfinished_uploads(self.deployment)
         wrong += self.deployment.tracebacks()
@@ -153,7 +159,7 @@ class Chaos:
             if not (wrong or busy) or time.monotonic() > end:
                 break
             self.say(f"{len(wrong + busy)} things to do, as: {(wrong + busy)[0]}")
-            time.sleep(5)
+            time.sleep(_SETTLE_LOOK_SECONDS)
         why = observations.reasons(self.deployment) if wrong else {}
         return [f"{line} ({_reason(why, line)})" for line in wrong] + busy
 
@@ -162,7 +168,7 @@ class Chaos:
     ) -> tuple[list[str], list[str]]:
         """What is not as it should be, and what goes on or is to be cleared away."""
         try:
-            if late := observations.failed_ids(self.deployment, _SETTLE_SECONDS / 2):
+            if late := observations.failed_ids(self.deployment, self.plan.patience_seconds):
                 self.say(f"{len(late)} failed files are not due for long: they are tried again")
                 self.deployment.stack.lens("retry", *sorted(late), timeout=180)
             found = observations.standings(self.deployment)
@@ -184,7 +190,8 @@ class Chaos:
         return [
             f"{key} is left of a deleted row or of a check of the store"
             for key in observations.keys(self.deployment)
-            if key.rpartition("/")[2].partition("_")[0] in gone or key.startswith("lens-check-")
+            if (key.rpartition("/")[2].partition("_")[0] in gone or key.startswith("lens-check-"))
+            and not invariants.row_of_original(key)
         ]
 
     def _unwell(self) -> list[str]:

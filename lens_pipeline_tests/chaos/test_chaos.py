@@ -8,7 +8,7 @@ from lens_pipeline_tests.chaos.run import Plan, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack, pytest.mark.timeout(900)]
 
-PLAN = Plan(seed=1, minutes=0.5, fault_seconds=3, rows_per_second=2)
+PLAN = Plan(seed=1, minutes=0.4, fault_seconds=2, rows_per_second=2, patience_seconds=0)
 
 
 def test_every_rule_holds_after_a_bad_half_minute(tmp_path: Path) -> None:
@@ -16,5 +16,6 @@ def test_every_rule_holds_after_a_bad_half_minute(tmp_path: Path) -> None:
     # What is printed is shown of a test that fails, however it does.
     verdict = run(PLAN, tmp_path / "chaos", print)
     assert verdict.violations == []
-    assert verdict.figures["faults"] >= 3
+    # One of each kind; only root can fill a disk.
+    assert verdict.figures["faults"] >= 9
     assert verdict.figures["files_made"] >= 10

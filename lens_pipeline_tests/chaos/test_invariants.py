@@ -84,8 +84,11 @@ def test_a_film_that_ends_early_is_seen() -> None:
 
 def test_an_object_of_nobody_is_seen() -> None:
     """A store that fills with what no row knows."""
-    keys = [PICTURE.path, "cache/shots/1.mp4", "masters/p/master_m_old.mp4"]
-    assert orphan_objects([PICTURE], keys) == ["masters/p/master_m_old.mp4 belongs to no row"]
+    originals = [f"u/originals/{row}_0123456789ab.jpg" for row in ("a", "b")]
+    keys = [PICTURE.path, "cache/shots/1.mp4", "masters/p/master_m_old.mp4", *originals]
+    orphans = ["masters/p/master_m_old.mp4", originals[1]]
+    wrong = [f"{key} belongs to no row" for key in orphans]
+    assert orphan_objects([PICTURE], keys, {"a"}) == wrong
 
 
 def test_an_output_that_was_made_twice_is_seen() -> None:

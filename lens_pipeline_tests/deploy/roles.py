@@ -138,6 +138,7 @@ class Roles:
                 cursor.execute(
                     "SELECT partition FROM event_logs"
                     " WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
+                    """ AND asset_key = '["preview"]'"""
                 )
                 return Counter(partition for (partition,) in cursor.fetchall())
         finally:

@@ -45,8 +45,8 @@ def project(site: Site) -> Project:
     """Two shots that differ in size and rate; to make the second like the first takes seconds."""
     made = Project(site)
     for name, source in {
-        "wide": "testsrc2=size=1920x1080:rate=30:duration=2",
-        "tall": "testsrc2=size=720x1280:rate=25:duration=6",
+        "wide": "testsrc2=size=1280x720:rate=30:duration=2",
+        "tall": "testsrc2=size=720x1280:rate=25:duration=4",
     }.items():
         key = f"u1/uploads/{name}.mp4"
         (site.store / key).parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _begun(stack: Stack, site: Site, project: Project, master_id: str) -> list[p
     shutil.rmtree(site.store / "cache", ignore_errors=True)
     project.master(master_id, ["wide", "tall", "wide"])
     eventually(
-        lambda: "encoding" in str(stack.status(master_id)["master_video"].get("progress")),
+        lambda: "encoding" in str(stack.status(master_id)["master_video"].progress),
         60,
         "progress",
     )
@@ -85,7 +85,7 @@ def _gone(processes: list[psutil.Process]) -> bool:
 
 
 def _ready(stack: Stack, master_id: str) -> Callable[[], bool]:
-    return lambda: {entry["state"] for entry in stack.status(master_id).values()} == {"ready"}
+    return lambda: {status.state for status in stack.status(master_id).values()} == {"ready"}
 
 
 def _nothing_is_left(stack: Stack, site: Site, master_id: str) -> None:
@@ -103,14 +103,15 @@ def test_a_master_that_is_cancelled_ends_its_encode_at_once(
 ) -> None:
     """A cancelled run whose encode takes both cores for ten minutes more."""
     encoders = _begun(stack, site, project, "cancelled")
-    run_id = stack.status("cancelled")["master_video"]["run_id"]
+    run_id = stack.status("cancelled")["master_video"].run_id
+    assert run_id
     answer = stack.graphql(
         "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", {"id": run_id}
     )
     assert answer["terminateRun"]["__typename"] == "TerminateRunSuccess"
     eventually(lambda: _gone(encoders), 5, "the end of ffmpeg")
     eventually(lambda: stack.run(run_id)["status"] == "CANCELED", 20, "the end of the run")
-    assert stack.status("cancelled")["master_video"]["error_class"] == "Canceled"
+    assert stack.status("cancelled")["master_video"].error_class == "Canceled"
     _nothing_is_left(stack, site, "cancelled")
     assert stack.lens("retry", "cancelled").returncode == 0
     eventually(_ready(stack, "cancelled"), 120, "the master")
@@ -123,12 +124,12 @@ def test_an_encode_that_is_killed_fails_for_now_and_is_made_by_the_backfill(
     for encoder in _begun(stack, site, project, "shot-down"):
         encoder.kill()
     eventually(
-        lambda: stack.status("shot-down")["master_video"]["state"] == "failed", 30, "the failure"
+        lambda: stack.status("shot-down")["master_video"].state == "failed", 30, "the failure"
     )
-    entry = stack.status("shot-down")["master_video"]
-    assert entry["error_class"] == "EncoderDied"
+    status = stack.status("shot-down")["master_video"]
+    assert status.error_class == "EncoderDied"
     # The machine is at fault, and not the shots.
-    assert entry["attempts"] == 0
+    assert status.attempts == 0
     _nothing_is_left(stack, site, "shot-down")
     assert stack.lens("backfill", "--kind", "master", timeout=180).returncode == 0
     assert _ready(stack, "shot-down")()
@@ -143,9 +144,7 @@ def test_a_run_that_is_killed_takes_its_encode_along_and_is_made_again(
         assert child is not None
         child.kill()
     eventually(lambda: _gone(encoders), 5, "the end of ffmpeg")
-    eventually(
-        lambda: stack.status("orphaned")["master_video"]["state"] == "failed", 60, "its loss"
-    )
+    eventually(lambda: stack.status("orphaned")["master_video"].state == "failed", 60, "its loss")
     assert stack.lens("backfill", "--kind", "master", timeout=180).returncode == 0
     assert _ready(stack, "orphaned")()
     _no_file_is_left(stack)

@@ -146,6 +146,9 @@ def test_a_cancelled_remake_leaves_ready_previews_ready(
     rows.add("kept", sources_server.put(path, sources.jpeg()))
     eventually(lambda: stack.states().get("kept") == "ready", 20, "the preview")
     sources_server.remove(path)
+    # Else it would be made from what is kept.
+    (original,) = eventually(lambda: list(rows.store.glob("u1/originals/kept_*")), 20, "it")
+    original.unlink()
     run_id = _launch(stack, "kept")
     eventually(lambda: sources_server.requests[path] == 2, 20, "the download")
     stack.graphql(

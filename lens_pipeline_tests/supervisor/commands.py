@@ -10,6 +10,7 @@ from pathlib import Path
 from lens_pipeline.core.endpoints import Endpoints, StackError, resolve
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.settings import Settings
+from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor import up as stack_up
 from lens_pipeline.supervisor.program import Program
 from lens_pipeline.supervisor.services import running
@@ -80,6 +81,8 @@ def _up(settings: Settings, source: str = SLEEPER, told: str = "") -> None:
             _Told()
 
     stack_up.programs = dummies
+    # Dummies need none of it, and it takes seconds.
+    stack_up.roles.import_shared = lambda: None
     stack_up.up(
         settings,
         prepare=prepare,
@@ -89,6 +92,8 @@ def _up(settings: Settings, source: str = SLEEPER, told: str = "") -> None:
 
 
 def main() -> None:
+    # Instead of 10 s for a frozen one.
+    orphans._PATIENCE_SECONDS = 3
     command, home, *arguments = sys.argv[1:]
     # The default ports may be in use where the tests run.
     settings = settings_for(Path(home), dagster_port=free_port(), api_port=free_port())

@@ -20,7 +20,8 @@ from lens_pipeline.core.endpoints import Services, endpoints_of, services_file
 from lens_pipeline.core.ports import is_free
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.registry import PREVIEW, Derivative
-from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.derivatives.status import assess, statuses_of_id, usable
+from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.supervisor import orphans
 from lens_pipeline_tests.support.site import eventually
@@ -57,6 +58,9 @@ def _own_ports(count: int) -> list[int]:
 class Stack:
     """One `lens up` with a home, a web port and settings of its own."""
 
+    # What runs `lens up`; `-P`: what is beside the script is not imported.
+    program: tuple[str, ...] = ("-P", str(Path(__file__).with_name("brisk_lens.py")))
+
     def __init__(self, home: Path, **variables: str) -> None:
         self.home = home
         self.port, self.api_port = _own_ports(2)
@@ -88,7 +92,7 @@ class Stack:
             begins = log.tell()
             self.is_stopping = False
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lens_pipeline.cli", "up"],
+                [sys.executable, *self.program, "up"],
                 cwd=self.home.parent,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -191,10 +195,9 @@ class Stack:
         ]
         return {s.id: s.state.value for s in assess(pipeline, derivative, rows)}
 
-    def status(self, row_id: str) -> dict[str, Any]:
+    def status(self, row_id: str) -> dict[str, DerivativeStatus]:
         """What `lens status` says of each derivative of an id, by asset."""
-        found = json.loads(self.lens("status", row_id, "--json").stdout)["status"]
-        return {entry["asset"]: entry for entry in found}
+        return {one.asset: one for one in statuses_of_id(self.pipeline, row_id)}
 
     def tally(self) -> Counter[str]:
         return Counter(self.states().values())
@@ -205,10 +208,11 @@ class Stack:
         with engine.connect() as connection:
             return list(connection.execute(sa.text(query)).all())
 
-    def made(self) -> Counter[str]:
-        """How often each file was made."""
+    def made(self, asset: str = PREVIEW.asset) -> Counter[str]:
+        """How often each of this asset was made."""
         rows = self.dagster(
             "SELECT partition FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
+            f""" AND asset_key = '["{asset}"]'"""
         )
         return Counter(row.partition for row in rows)
 

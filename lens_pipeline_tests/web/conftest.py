@@ -1,8 +1,9 @@
 """The HTTP app over a site of its own, served to real clients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -13,11 +14,31 @@ from lens_pipeline.core.ports import LOOPBACK
 from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import connect
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.monitoring import backlog
+from lens_pipeline.monitoring.probes import probe, services
+from lens_pipeline.monitoring.probes.probe import Probe
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy, TcpProxy
+
+_LOOK_SECONDS = 0.3
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app asks services and looks at the backlog more often than each few seconds."""
+    monkeypatch.setattr(backlog, "_LOOK_SECONDS", _LOOK_SECONDS)
+    monkeypatch.setattr(backlog, "_LETTERS_SECONDS", _LOOK_SECONDS)
+    monkeypatch.setattr(probe, "_KEPT_SECONDS", _LOOK_SECONDS)
+
+    def asked_often(
+        name: str, look: Callable[[], Any], kept_seconds: float = _LOOK_SECONDS
+    ) -> Probe:
+        return Probe(name, look, kept_seconds)
+
+    monkeypatch.setattr(services, "Probe", asked_often)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from lens_pipeline.supervisor.services import running
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.web.tcp_proxy import AppBehindProxy, TcpProxy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brisk")]
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support.site import Site, eventually
 from lens_pipeline_tests.support.web import served
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brisk")]
 
 Photo = Callable[[str], str]
 
