@@ -10,12 +10,14 @@ from lens_pipeline.defs.assets.daily_report import daily_report
 from lens_pipeline.defs.assets.derivatives import derivative_assets
 from lens_pipeline.defs.assets.sources import generation_assets
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.engine.commands import one_line
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Evaluated when Dagster loads the code location, not at import: it needs the settings."""
-    loaded, _ = settings.load()
+    with one_line():
+        loaded, _ = settings.load()
     return dg.Definitions(
         assets=[*generation_assets(), *derivative_assets(loaded), daily_report],
         jobs=[

@@ -14,7 +14,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.locks import LockSession, run_lock
-from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG
+from lens_pipeline.derivatives.registry import LOCAL, PREVIEWS, QUEUE_TAG
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers.app import (
     EXECUTE_RUN,
@@ -95,6 +95,9 @@ class LensRunLauncher(CeleryRunLauncher):
         return False
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        if DAGSTER_CELERY_TASK_ID_TAG not in run.tags and run.tags.get(QUEUE_TAG) != LOCAL:
+            # A command of Dagster executes it, without the lock.
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
         if self._has_worker(run.run_id):
             self._missing_since.pop(run.run_id, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING)

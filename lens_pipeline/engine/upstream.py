@@ -34,6 +34,9 @@ _STORAGE = {
         "RUNLESS_RUN_ID": "materializations without a run, and their pruning",
     },
     "dagster._core.scheduler.instigation": {"TickStatus": "whose ticks are purged"},
+    "dagster._core.storage.defs_state.base": {
+        "DEFS_STATE_INFO_CURSOR_KEY": "definitions load without a database",
+    },
     "dagster._core.storage.event_log": {
         "DynamicPartitionsTable.c.partition": "reads only keys that are new",
         "SqlEventLogStorageTable.c.id": "many events in one insert",
@@ -60,6 +63,7 @@ _STORAGE = {
         "PostgresEventLogStorage.has_table(table_name)": "asked once a process",
         "PostgresEventLogStorage.store_event_batch(events)": "many events in one insert",
         "PostgresRunStorage.handle_run_event(run_id, event, update_timestamp)": "wakes the daemon",
+        "PostgresRunStorage.get_cursor_values(keys)": "definitions load without a database",
         "PostgresRunStorage.has_backfill_id_column()": "asked once a process",
         "PostgresRunStorage.has_run_stats_index_cols()": "asked once a process",
         **{
