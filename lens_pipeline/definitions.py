@@ -19,7 +19,11 @@ def defs() -> dg.Definitions:
     with one_line():
         loaded, _ = settings.load()
     return dg.Definitions(
-        assets=[*generation_assets(), *derivative_assets(loaded), daily_report],
+        assets=[
+            *generation_assets(),
+            *derivative_assets(loaded),
+            *dg.with_source_code_references([daily_report]),
+        ],
         jobs=[
             *jobs.derivative_jobs(loaded),
             jobs.daily_reports,
@@ -33,7 +37,7 @@ def defs() -> dg.Definitions:
             schedules.retire_partitions,
             schedules.retention,
         ],
-        resources={"lens": LensResource()},
+        resources={"lens": LensResource.of(loaded)},
         # A run's process is its worker; a step in a process of its own would cost seconds.
         executor=dg.in_process_executor,
     )

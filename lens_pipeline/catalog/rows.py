@@ -44,6 +44,8 @@ class Shot:
     """What it waits for, in words."""
     problem: str | None = None
     finished_at: dt.datetime | None = None
+    generation_id: str | None = None
+    """None: the asset names a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)

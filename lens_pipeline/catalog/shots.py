@@ -83,7 +83,12 @@ def _generated(name: str, generation_id: str, generation: ShotGeneration | None)
         return Shot(name, waits=f"shot {name!r}: its {which} has status {generation.status!r}")
     if not generation.asset_url:
         return Shot(name, problem=f"shot {name!r}: its {which} has no asset_url")
-    return Shot(name, source=generation.asset_url, finished_at=generation.changed_at)
+    return Shot(
+        name,
+        source=generation.asset_url,
+        finished_at=generation.changed_at,
+        generation_id=generation_id,
+    )
 
 
 def _quoted(value: object) -> str:

@@ -108,14 +108,12 @@ _LAUNCHER = {
     },
     "dagster_celery.launcher": {
         "CeleryRunLauncher(default_queue, broker, backend, config_source, inst_data)": "our broker",
-        "CeleryRunLauncher._instance": "reports the ends of runs",
-        "CeleryRunLauncher._launch_celery_task_run(run, task_signature, routing_key)": "our task",
+        "CeleryRunLauncher._instance": "reports launches and ends of runs",
         "CeleryRunLauncher.check_run_worker_health(run)": "by the run's lock, not by results",
         "CeleryRunLauncher.get_run_worker_debug_info(run, include_container_logs)": "no results",
         "CeleryRunLauncher.launch_run(context)": "our task",
         "CeleryRunLauncher.terminate(run_id)": "a cancelled run ends as canceled",
     },
-    "dagster_celery.tags": {"DAGSTER_CELERY_TASK_ID_TAG": "revokes a task that has not begun"},
 }
 _LOGGING = {
     "dagster._core.definitions.instigation_logger": {

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from lens_pipeline.defs import checks
+from lens_pipeline.defs.labels import OWNERS
 from lens_pipeline.defs.partitions import days
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
-from lens_pipeline.derivatives.registry import REPORT_ASSET
+from lens_pipeline.derivatives.registry import MASTERS, REPORT_ASSET, assets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,11 +22,18 @@ if TYPE_CHECKING:
 @dg.asset(
     name=REPORT_ASSET,
     partitions_def=days,
+    # Of none in particular: a day is no partition of theirs.
+    deps=[
+        dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
+        for asset in assets()
+    ],
     check_specs=checks.SPECS,
     code_version="1",
     backfill_policy=dg.BackfillPolicy.multi_run(1),
     group_name="reports",
     kinds={"pandas", "parquet"},
+    owners=OWNERS,
+    tags={"lens/queue": MASTERS},
 )
 def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.MaterializeResult:
     """How many files of the day were made, how fast, and what failed; by kind."""
