@@ -8,7 +8,6 @@ from lens_pipeline import settings
 from lens_pipeline.defs import jobs, schedules, sensors
 from lens_pipeline.defs.assets.daily_report import daily_report
 from lens_pipeline.defs.assets.derivatives import derivative_assets
-from lens_pipeline.defs.assets.sources import generation_assets
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.engine.commands import one_line
 
@@ -19,11 +18,7 @@ def defs() -> dg.Definitions:
     with one_line():
         loaded, _ = settings.load()
     return dg.Definitions(
-        assets=[
-            *generation_assets(),
-            *derivative_assets(loaded),
-            *dg.with_source_code_references([daily_report]),
-        ],
+        assets=[*derivative_assets(loaded), *dg.with_source_code_references([daily_report])],
         jobs=[
             *jobs.derivative_jobs(loaded),
             jobs.daily_reports,
@@ -32,7 +27,7 @@ def defs() -> dg.Definitions:
         ],
         sensors=[*sensors.derivative_sensors(), sensors.removed_generations],
         schedules=[
-            schedules.build_backfill(loaded.backfill_cron),
+            *schedules.backfill_schedules(loaded.backfill_cron),
             schedules.daily_report,
             schedules.retire_partitions,
             schedules.retention,

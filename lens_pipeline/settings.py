@@ -113,6 +113,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """The longest edge of previews and posters in pixels. Pictures are never enlarged."""
     preview_quality: int = Field(default=80, ge=1, le=100)
     """The WebP quality of previews and posters."""
+    keep_originals: Literal["external", "never"] = "external"
+    """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
+    expire. `never`: only its preview or poster is."""
+    retain_originals_days: int = Field(default=30, ge=0, le=3650)
+    """How long the original of a row that is gone stays in the store. Nothing can make it again."""
     max_source_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
     """Sources of more bytes are refused; the default is 512 MiB."""
     max_pixels: int = Field(default=50_000_000, ge=1)

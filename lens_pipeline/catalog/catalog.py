@@ -15,6 +15,7 @@ from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, 
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import (
     AssetRows,
+    IdColumn,
     MasterRows,
     RowSet,
     ScaledRows,
@@ -169,14 +170,24 @@ class Catalog:
             return self._rows[kind].key.canonical(connection, row_id)
 
     def existing(self, kind: Kind, ids: Iterable[str]) -> set[str]:
-        """Those of `ids` with a row, finished or not."""
+        """Those of `ids` with a row, finished or not; a photo may have become a video."""
         rows = self._rows[kind]
         with self._connect() as connection:
             wanted = rows.key.bindable(connection, ids)
             if not wanted:
                 return set()
             among = rows.key.among(connection, wanted)
-            query = sa.select(rows.key.text).where(rows.belongs, among)
+            query = sa.select(rows.key.text).where(among)
+            return set(connection.execute(query).scalars())
+
+    def used_in_projects(self, generation_ids: Iterable[str]) -> set[str]:
+        """Those of the generations, or of their ids, that assets of projects are made from."""
+        key = IdColumn(project_assets.c.generation_id)
+        with self._connect() as connection:
+            wanted = key.bindable(connection, generation_ids)
+            if not wanted:
+                return set()
+            query = sa.select(key.text).where(key.among(connection, wanted))
             return set(connection.execute(query).scalars())
 
     def after(
@@ -267,6 +278,15 @@ class Catalog:
         )
         with self._connect() as connection:
             return connection.execute(query).scalar_one()
+
+    def has_finished(self, before: dt.datetime) -> bool:
+        """Whether any row did."""
+        older = (
+            sa.exists(rows.key.column).where(rows.counts, rows.time < before)
+            for rows in self._tables
+        )
+        with self._connect() as connection:
+            return connection.execute(sa.select(sa.or_(*older))).scalar_one()
 
     def now(self) -> dt.datetime:
         """The database's clock, which also stamps the rows."""

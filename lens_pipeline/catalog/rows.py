@@ -45,7 +45,7 @@ class Shot:
     problem: str | None = None
     finished_at: dt.datetime | None = None
     generation_id: str | None = None
-    """None: the asset names a file of its own."""
+    """Of what was generated; None: it was uploaded."""
 
 
 @dataclass(frozen=True, slots=True)

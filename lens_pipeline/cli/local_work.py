@@ -1,15 +1,20 @@
 """Finds what `lens once` and `lens backfill` make, and counts what they made."""
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lens_pipeline.catalog.rows import UnusableRow
+from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.registry import Derivative, Original
 from lens_pipeline.derivatives.status import assess, status_pages, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.event_log.history import DerivativeStatus, State
+
+# Files whose mean size stands for all.
+_SAMPLE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,36 @@ def find_work(
     old = surveyed.unrecorded_old
     advice = adoption_advice(derivative, old) if old else None
     return Work(derivative, [status.id for status in surveyed.needed], surveyed.invalid, advice)
+
+
+def find_originals(
+    pipeline: Pipeline, original: Original, *, limit: int | None, force: bool, ids: Sequence[str]
+) -> Work:
+    """Those that the store lacks, newest first: the links of the oldest may be dead anyway."""
+    invalid: list[UnusableRow] = []
+    found = [
+        status
+        for page in status_pages(pipeline, original, invalid, ids or None)
+        for status in page
+        if status.is_missing or (force and status.state is State.READY)
+    ]
+    never = dt.datetime.min.replace(tzinfo=dt.UTC)
+    found.sort(key=lambda status: status.finished_at or never, reverse=True)
+    wanted = [status.id for status in found]
+    return Work(original, wanted[:limit], invalid, known=frozenset(wanted))
+
+
+def expected_bytes(pipeline: Pipeline, works: Sequence[Work]) -> float | None:
+    """Of the files of `works`, by those of which a preview tells; None: none does."""
+    total = 0.0
+    for work in works:
+        asset = registry.primary(work.derivative.kind).asset
+        known = pipeline.log.latest(asset, work.ids[:_SAMPLE]).values()
+        sizes = [float(facts["source_bytes"]) for facts in known if "source_bytes" in facts]
+        if work.ids and not sizes:
+            return None
+        total += sum(sizes) / max(len(sizes), 1) * len(work.ids)
+    return total
 
 
 def _wanted(

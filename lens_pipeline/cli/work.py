@@ -1,5 +1,7 @@
 """Commands that make or delete derivatives: once, backfill, retry, remove-missing."""
 
+import asyncio
+import datetime as dt
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.cli.local_work import Result, Work, find_work
+from lens_pipeline.cli.local_work import Result, Work, expected_bytes, find_originals, find_work
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import UNKNOWN_ID, Session, dagster_session, json_option, print_json
 from lens_pipeline.core.ids import canonical_uuid
@@ -17,11 +19,13 @@ from lens_pipeline.core.locks import LockSession, daemon_lock
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.registry import Derivative, Original
 from lens_pipeline.derivatives.store_audit import require_own_store
-from lens_pipeline.errors import first_line
+from lens_pipeline.errors import DiskFull, first_line
 from lens_pipeline.event_log.history import DerivativeStatus
+from lens_pipeline.monitoring.probes.host import DiskMonitor, Space
 from lens_pipeline.monitoring.view_sync import update_view
+from lens_pipeline.settings import Settings, SettingsError
 
 # Between two lines of `remove-missing`.
 _REPORT_SECONDS = 5.0
@@ -56,6 +60,7 @@ def once(limit: int | None, as_json: bool) -> None:
 )
 @click.option("--force", is_flag=True, help="Also what is ready.")
 @click.option("--lost", is_flag=True, help="Also what is ready but gone from the store.")
+@click.option("--originals", is_flag=True, help="Instead, keep the files of older rows.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @json_option
 def backfill(
@@ -65,10 +70,15 @@ def backfill(
     concurrency: int | None,
     force: bool,
     lost: bool,
+    originals: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make missing and failed derivatives, of all finished rows or only of the IDs."""
+    """Make missing and failed derivatives, of all finished rows or only of the IDs.
+
+    With --originals, store the photos and videos themselves that the pipeline has not kept yet,
+    newest first. It ends where the store's disk has too little room, and goes on if run again.
+    """
     if concurrency is not None:
         os.environ["LENS_THREADS"] = str(concurrency)
     with dagster_session("backfill") as lens:
@@ -77,12 +87,18 @@ def backfill(
         _recover(lens)
         result = Result()
         known: set[str] = set()
-        for derivatives in _phases():
-            works = [
-                find_work(lens.pipeline, d, bulk=True, limit=limit, force=force, lost=lost, ids=ids)
-                for d in derivatives
-                if kind in (None, d.kind.value)
-            ]
+        for derivatives in [list(registry.ORIGINALS.values())] if originals else _phases():
+            chosen = [d for d in derivatives if kind in (None, d.kind.value)]
+            works = (
+                _find_originals(lens.pipeline, chosen, limit=limit, force=force, ids=ids)
+                if originals
+                else [
+                    find_work(
+                        lens.pipeline, d, bulk=True, limit=limit, force=force, lost=lost, ids=ids
+                    )
+                    for d in chosen
+                ]
+            )
             known.update(*(work.known for work in works))
             if dry_run:
                 skipped = sum(len(work.invalid) for work in works)
@@ -97,6 +113,28 @@ def backfill(
     for key in unknown:
         say(f"lens: {key}: no finished generation, master or scaled video has this id")
     _finish(result, as_json, failed=bool(unknown))
+
+
+def _find_originals(
+    pipeline: Pipeline,
+    derivatives: Sequence[Derivative],
+    *,
+    limit: int | None,
+    force: bool,
+    ids: Sequence[str],
+) -> list[Work]:
+    """Raises SettingsError: none is to be kept."""
+    if pipeline.settings.keep_originals == "never":
+        raise SettingsError("LENS_KEEP_ORIGINALS=never: no original is kept; unset it")
+    works = [
+        find_originals(pipeline, derivative, limit=limit, force=force, ids=ids)
+        for derivative in derivatives
+        if isinstance(derivative, Original)
+    ]
+    size = expected_bytes(pipeline, works)
+    about = "of unknown size" if size is None else f"about {size / 1e9:,.2f} GB"
+    say(f"lens: {sum(len(work.ids) for work in works):,} originals to keep, {about}; newest first")
+    return works
 
 
 def _phases() -> tuple[list[Derivative], list[Derivative]]:
@@ -135,7 +173,10 @@ def _work_off(
 
         def show(counted: Result, made: Sequence[DerivativeStatus]) -> None:
             progress.show(counted.ready + counted.failed, f"{counted.failed} failed")
-            _keep_view(lens, made)
+            if any(isinstance(work.derivative, Original) for work in works):
+                _require_room(lens.pipeline.settings)
+            else:
+                _keep_view(lens, made)
 
         work_off(
             lens.pipeline,
@@ -147,6 +188,16 @@ def _work_off(
             result=result,
             progress=show,
         )
+
+
+def _require_room(settings: Settings) -> None:
+    """Raises DiskFull: previews need what is left."""
+    for path, space in asyncio.run(DiskMonitor(settings).look()).items():
+        if isinstance(space, Space) and space.percent < settings.alert_disk_free_percent:
+            raise DiskFull(
+                f"{path} has {space.percent:.1f} % free, less than LENS_ALERT_DISK_FREE_PERCENT: no"
+                " more originals are kept; make room and run the command again, which goes on"
+            )
 
 
 def _keep_view(lens: Session, made: Sequence[DerivativeStatus] = ()) -> None:
@@ -217,13 +268,14 @@ def _retry(lens: Session, ids: Sequence[str] | None) -> tuple[list[str], list[st
 
 @click.command("remove-missing")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove_missing(yes: bool) -> None:
+@click.option("--now", is_flag=True, help="Delete originals without LENS_RETAIN_ORIGINALS_DAYS.")
+def remove_missing(yes: bool, now: bool) -> None:
     """Delete the derivatives of all rows that are gone, however many there are."""
     if not yes:
         click.confirm("Delete the derivatives of every row that is gone?", abort=True)
     left = 0
     with dagster_session("remove-missing") as lens:
-        from lens_pipeline.derivatives.removal import remove_vanished
+        from lens_pipeline.derivatives.removal import delete_originals, remove_vanished
 
         for derivative in registry.entries():
             cursor = ""
@@ -237,6 +289,9 @@ def remove_missing(yes: bool) -> None:
                 cursor = done.cursor
                 if not cursor:
                     break
+        if now:
+            count = delete_originals(lens.pipeline, dt.datetime.now(dt.UTC))
+            print(f"{count} originals deleted")
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")
         sys.exit(1)

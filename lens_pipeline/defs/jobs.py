@@ -10,7 +10,7 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.retention import prune
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG, REPORT_ASSET
-from lens_pipeline.derivatives.removal import retire
+from lens_pipeline.derivatives.removal import delete_originals, retire
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.settings import Settings
 
@@ -59,11 +59,21 @@ def trim_shot_cache(context: dg.OpExecutionContext, lens: LensResource) -> None:
     context.log.info("%d cached shots deleted, %d bytes left", deleted, left)
 
 
+@dg.op
+def delete_old_originals(context: dg.OpExecutionContext, lens: LensResource) -> None:
+    """Delete originals whose row was found gone LENS_RETAIN_ORIGINALS_DAYS ago."""
+    pipeline = lens.pipeline()
+    days = dt.timedelta(days=pipeline.settings.retain_originals_days)
+    count = delete_originals(pipeline, dt.datetime.now(dt.UTC) - days)
+    context.log.info("%d originals of rows that are gone: deleted", count)
+
+
 @dg.job(owners=OWNERS, metadata=code_of(retire))
 def retirement() -> None:
-    """Keep partition sets (Dagster advises at most 100,000 keys) and the shot cache small."""
+    """Keep partition sets (Dagster advises at most 100,000 keys) and the store small."""
     retire_old_keys()
     trim_shot_cache()
+    delete_old_originals()
 
 
 @dg.op

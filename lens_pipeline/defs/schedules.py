@@ -1,4 +1,4 @@
-"""The schedules: the backfill, the daily report, and what keeps tables and sets small."""
+"""The schedules: the backfills, the daily report, and what keeps tables and sets small."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -12,27 +12,33 @@ from lens_pipeline.defs.new_rows import DISABLED
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import adoption_advice, scanner
+from lens_pipeline.derivatives.originals import unfinished_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.engine.run_queue import submit_run
-from lens_pipeline.engine.run_requests import BACKFILL_PRIORITY, RETRY_PRIORITY, plan_runs
+from lens_pipeline.derivatives.registry import Derivative, Original
+from lens_pipeline.engine.run_requests import (
+    BACKFILL_PRIORITY,
+    RETRY_PRIORITY,
+    added_batches,
+    run_request,
+)
 from lens_pipeline.event_log.history import State
 from lens_pipeline.event_log.tags import PRIORITY_TAG
 
 # Most batches of each derivative in one tick.
 _BATCHES_A_TICK = 25
+_DAY = dt.timedelta(days=1)
 _LOW_PRIORITY = {PRIORITY_TAG: str(BACKFILL_PRIORITY)}
 
 Evaluation = dg.SkipReason | dg.RunRequest | list[dg.RunRequest]
 Evaluate = Callable[[dg.ScheduleEvaluationContext, Pipeline], Evaluation]
 
 
-def _schedule(cron: str, *, job_name: str, timezone: str | None = None):
+def _schedule(cron: str, *, job_name: str, name: str | None = None, timezone: str | None = None):
     """The schedule is skipped while LENS_ENABLED is false."""
 
     def build(evaluate: Evaluate) -> dg.ScheduleDefinition:
         @dg.schedule(
-            name=evaluate.__name__,
+            name=name or evaluate.__name__,
             description=evaluate.__doc__,
             cron_schedule=cron,
             execution_timezone=timezone,
@@ -52,24 +58,36 @@ def _schedule(cron: str, *, job_name: str, timezone: str | None = None):
     return build
 
 
-def build_backfill(cron: str) -> dg.ScheduleDefinition:
-    """Queues runs itself: a Dagster schedule requests runs of one job."""
+def backfill_schedules(cron: str) -> list[dg.ScheduleDefinition]:
+    """One a job: that is what a Dagster schedule requests runs of."""
+    return [
+        _backfill_schedule(name, job, cron) for name, job in registry.backfill_schedules().items()
+    ]
 
-    @_schedule(cron, job_name=registry.PREVIEW.job)
-    def backfill(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> dg.SkipReason:
+
+def _backfill_schedule(name: str, job: str, cron: str) -> dg.ScheduleDefinition:
+    derivatives = [entry for entry in registry.DERIVATIVES if entry.job == job]
+
+    @_schedule(cron, job_name=job, name=name)
+    def backfill(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> Evaluation:
         """Compares finished rows with the event log and requests what is missing or failed."""
-        notes = [_fill_gaps(context, pipeline, derivative) for derivative in registry.DERIVATIVES]
-        return dg.SkipReason("; ".join(notes))
+        requests = [
+            request
+            for derivative in derivatives
+            for request in _missing_runs(context, pipeline, derivative)
+        ]
+        for original in (one for one in registry.ORIGINALS.values() if one.job == job):
+            requests += _original_runs(context, pipeline, original)
+        return requests or dg.SkipReason("No run is called for.")
 
     return backfill
 
 
-def _fill_gaps(
+def _missing_runs(
     context: dg.ScheduleEvaluationContext, pipeline: Pipeline, derivative: Derivative
-) -> str:
+) -> list[dg.RunRequest]:
     batch_size = derivative.batch_size(pipeline.settings)
-    limit = _BATCHES_A_TICK * batch_size
-    found = scanner(pipeline, derivative).look(limit)
+    found = scanner(pipeline, derivative).look(_BATCHES_A_TICK * batch_size)
     if found.unrecorded_old:
         context.log.warning(adoption_advice(derivative, found.unrecorded_old))
     if found.invalid:
@@ -80,25 +98,27 @@ def _fill_gaps(
     if pipeline.settings.debug:
         context.log.info("%s: %s", derivative.asset, found.by_state)
     if not found.needed:
-        return f"{derivative.asset}: nothing to do"
-    failed = [s.id for s in found.needed if s.state is State.FAILED]
-    missing = [s.id for s in found.needed if s.state is not State.FAILED]
+        return []
+    failed = {s.id: s for s in found.needed if s.state is State.FAILED}
+    missing = {s.id: s for s in found.needed if s.state is not State.FAILED}
     with span("schedule backfill", {"asset": derivative.asset}):
-        runs = [
-            submit_run(context.instance, _job(context, derivative), tags, derivative.run_assets)
-            for keys, priority in ((failed, RETRY_PRIORITY), (missing, BACKFILL_PRIORITY))
-            for tags in plan_runs(
-                context.instance, derivative, keys, batch_size, "backfill", priority=priority
-            )
+        return [
+            run_request(derivative, batch, statuses, "backfill", priority)
+            for statuses, priority in ((failed, RETRY_PRIORITY), (missing, BACKFILL_PRIORITY))
+            for batch in added_batches(context.instance, derivative, list(statuses), batch_size)
         ]
-    names = ", ".join(run_id[:8] for run_id in runs)
-    return f"{derivative.asset}: {len(found.needed)} in {len(runs)} runs ({names})"
 
 
-def _job(context: dg.ScheduleEvaluationContext, derivative: Derivative) -> dg.JobDefinition:
-    if context.repository_def is None:
-        raise dg.DagsterInvariantViolationError("the backfill needs a loaded repository")
-    return context.repository_def.get_job(derivative.job)
+def _original_runs(
+    context: dg.ScheduleEvaluationContext, pipeline: Pipeline, original: Original
+) -> list[dg.RunRequest]:
+    size = original.batch_size(pipeline.settings)
+    found = unfinished_originals(pipeline, original, _BATCHES_A_TICK * size)
+    statuses = {status.id: status for status in found}
+    return [
+        run_request(original, batch, statuses, "backfill", RETRY_PRIORITY)
+        for batch in added_batches(context.instance, original, list(statuses), size)
+    ]
 
 
 @_schedule("17 4 * * *", job_name=retirement.name)
@@ -108,16 +128,20 @@ def retire_partitions(context: dg.ScheduleEvaluationContext, _: Pipeline) -> dg.
 
 
 @_schedule("20 0 * * *", job_name=daily_reports.name, timezone="UTC")
-def daily_report(context: dg.ScheduleEvaluationContext, _: Pipeline) -> list[dg.RunRequest]:
+def daily_report(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> Evaluation:
     """Reports on the day that has ended, and again on the one before, whose retries are over."""
     now = context.scheduled_execution_time
-    days = [(now.astimezone(dt.UTC) - dt.timedelta(days=ago)).date().isoformat() for ago in (2, 1)]
-    return [
+    midnight = dt.datetime.combine(now.astimezone(dt.UTC), dt.time(), dt.UTC)
+    ends = [end for end in (midnight - _DAY, midnight) if pipeline.catalog.has_finished(end)]
+    days = [(end - _DAY).date().isoformat() for end in ends]
+    context.instance.add_dynamic_partitions(registry.REPORT_DAYS, days)
+    requests = [
         dg.RunRequest(
             run_key=f"{now.isoformat()} {day}", partition_key=day, tags=dict(_LOW_PRIORITY)
         )
         for day in days
     ]
+    return requests or dg.SkipReason("No row has finished yet.")
 
 
 @_schedule("43 4 * * *", job_name=retention_job.name)

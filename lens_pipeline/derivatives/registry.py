@@ -38,18 +38,21 @@ _RUN_SECONDS = 7200
 _ENCODE_PACE, _DECODE_PACE = 10, 2
 
 REPORT_ASSET = "daily_report"
-# Assets of rows, with their partition sets.
-GENERATIONS = {"photo_generation": "photos", "video_generation": "videos"}
-
+# Days with a report: a set of all days would show those without files as missing.
+REPORT_DAYS = "report_days"
 # Keys of what is large enough to be stored in parts.
 LARGE_OBJECTS = re.compile(
     r"masters/[^/]+/master_[^/]+_[0-9a-f]{12}\.mp4"
     r"|scaled/[^/]+/[^/]+_[0-9a-f]{12}\.mp4"
     r"|cache/shots/[0-9a-f]{64}\.mp4"
+    r"|[^/]+/originals/[^/]+_[0-9a-f]{12}\.[a-z0-9]+"
 )
 
 # WebP method. At the same SSIM, method 2 takes 28 ms less of about 2 s, but 10 % more bytes.
 WEBP_EFFORT = 4
+
+# What became of an original: it is ours, or an object of the application's, or not in the store.
+SAVED, RECORDED, NOT_KEPT = "saved", "recorded", "not kept"
 
 Parameters = Mapping[str, float | None]
 R = TypeVar("R", bound=Row)
@@ -78,7 +81,7 @@ class Derivative(Generic[R]):
     description: str
     kind: Kind
     partition_set: str
-    upstream: str
+    upstream: str | None
     job: str
     queue: str
     stem: Callable[[R], str]  # object key without revision and extension
@@ -90,7 +93,7 @@ class Derivative(Generic[R]):
     sensor_seconds: int = 1
     most_in_run: int | None = None  # partitions; None: LENS_BATCH_SIZE
     pace: int = 0  # seconds of work for a second of LENS_MAX_MASTER_SECONDS, at the most
-    shared_op: str | None = None  # op of several assets; None: its own, named as the asset
+    op: str  # which assets of one set may share
     made_from: "Derivative | None" = None
     source_row: Callable[[R], Row | None] = lambda _: None
     # Identities of what it is made from, besides `made_from`.
@@ -147,29 +150,67 @@ class Derivative(Generic[R]):
     def run_assets(self) -> tuple[str, ...] | None:
         """Assets to select in a run of `job`; None: all."""
         follows = self.made_from is not None and self.made_from.job == self.job
-        return (self.asset,) if follows else None
+        return (self.asset,) if follows or self.upstream is None else None
 
     def materialization_tags(self, row: R, revision: str, settings: Settings) -> dict[str, str]:
         """`event_log` reads the revision; without the other tags Dagster's UI shows every partition
-        as out of sync. A row is external and has no events.
+        as out of sync.
         """
-        source = self.source_row(row)
-        version = "INITIAL"
-        if self.made_from is not None and source is not None:
-            version = self.made_from.revision(source, settings)
-        return {
+        tags = {
             REVISION_TAG: revision,
             "dagster/data_version_is_user_provided": "true",
             "dagster/code_version": self.code_version,
-            f"dagster/input_data_version/{self.upstream}": version,
-            f"dagster/input_event_pointer/{self.upstream}": "NULL",
         }
+        if self.upstream is not None:
+            version = self._upstream_revision(row, settings)
+            tags[f"dagster/input_data_version/{self.upstream}"] = version
+            tags[f"dagster/input_event_pointer/{self.upstream}"] = "NULL"
+        return tags
+
+    def _upstream_revision(self, row: R, settings: Settings) -> str:
+        if isinstance(row, Generation):
+            return ORIGINALS[row.kind].revision(row, settings)
+        source = self.source_row(row)
+        if self.made_from is None or source is None:
+            return "INITIAL"
+        return self.made_from.revision(source, settings)
 
     def _parameters(self, row: R, settings: Settings) -> Parameters:
         if self.extension != "webp":
             return self.form(row)
         edge, quality = self.picture_edge(settings), settings.preview_quality
         return {"edge": edge, "quality": quality, "effort": WEBP_EFFORT}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Original(Derivative[Generation]):
+    """The file of a generation itself, kept in the store.
+
+    Its key ends as its content says. Its revision tells of its source alone: masters know no more
+    of their shots.
+    """
+
+    def revision(self, row: Generation, settings: Settings) -> str:
+        return self.revision_of(row.asset_url)
+
+    def revision_of(self, source: str) -> str:
+        return revision([source], "", {}, self.code_version)
+
+    def recipe(self, settings: Settings) -> str | None:
+        return None
+
+    def revisions_of(self, row_id: str, key: str) -> Revisions | None:
+        found = re.fullmatch(rf"(.+/originals/{re.escape(row_id)}_)[0-9a-f]{{12}}\.[a-z0-9]+", key)
+        if found is None:
+            return None
+        return Revisions(found[1], re.compile(re.escape(found[1]) + r"[0-9a-f]{12}\.[a-z0-9]+"))
+
+    def key(self, row: Generation, revision: str, extension: str) -> str:
+        return f"{self.stem(row)}_{revision}{extension}"
+
+
+def _original_stem(row: Generation) -> str:
+    return f"{row.user_id}/originals/{row.id}"
 
 
 def _master_stem(row: MasterVideo) -> str:
@@ -202,6 +243,7 @@ PREVIEW = Derivative[Generation](
     partition_set="photos",
     upstream="photo_generation",
     job="previews",
+    op="render_previews",
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
     extension="webp",
@@ -217,6 +259,7 @@ POSTER = Derivative[Generation](
     partition_set="videos",
     upstream="video_generation",
     job="posters",
+    op="render_posters",
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/posters/{row.id}_poster",
     extension="webp",
@@ -243,7 +286,7 @@ MASTER = Derivative[MasterVideo](
     most_in_run=1,
     pace=_ENCODE_PACE,
     # Dagster skips a second step when the first does nothing.
-    shared_op="master",
+    op="join_masters",
     sources=_master_sources,
     waits_for=_master_waits,
 )
@@ -259,7 +302,7 @@ MASTER_POSTER = Derivative[MasterVideo](
     extension="webp",
     group="masters",
     most_in_run=1,
-    shared_op="master",
+    op="join_masters",
     made_from=MASTER,
     source_row=lambda row: row,
 )
@@ -270,6 +313,7 @@ SCALED = Derivative[ScaledVideo](
     partition_set="scaled",
     upstream="master_video",
     job="scaled",
+    op="scale_masters",
     queue=MASTERS,
     # One without a master is never made.
     stem=lambda row: f"scaled/{row.master.project_id if row.master else ''}/{row.id}",
@@ -294,6 +338,7 @@ CHECKED_SHOT = Derivative[ProjectAsset](
     partition_set="shots",
     upstream="video_generation",
     job="shot_checks",
+    op="check_shots",
     queue=MASTERS,
     stem=lambda row: row.id,
     extension=None,
@@ -308,9 +353,43 @@ CHECKED_SHOT = Derivative[ProjectAsset](
     waits_for=lambda row: row.shot.waits or row.shot.problem,
 )
 
+PHOTO_ORIGINAL = Original(
+    asset="photo_generation",
+    description="A finished photo: a row of `generations` with type photo, and its original file.",
+    kind=Kind.PHOTO,
+    partition_set="photos",
+    upstream=None,
+    job=PREVIEW.job,
+    op=PREVIEW.op,
+    queue=PREVIEWS,
+    stem=_original_stem,
+    extension=None,
+    group="application",
+)
+VIDEO_ORIGINAL = Original(
+    asset="video_generation",
+    description="A finished video: a row of `generations` with type video, and its original file.",
+    kind=Kind.VIDEO,
+    partition_set="videos",
+    upstream=None,
+    job=POSTER.job,
+    op=POSTER.op,
+    queue=PREVIEWS,
+    stem=_original_stem,
+    extension=None,
+    group="application",
+)
+# They have no status of their own: it is that of the preview or poster.
+ORIGINALS = {original.kind: original for original in (PHOTO_ORIGINAL, VIDEO_ORIGINAL)}
+
 
 def entries() -> tuple[Derivative, ...]:
-    return (*DERIVATIVES, CHECKED_SHOT)
+    return (*DERIVATIVES, CHECKED_SHOT, *ORIGINALS.values())
+
+
+def backfill_schedules() -> dict[str, str]:
+    """The job of each, by its name."""
+    return {f"backfill_{derivative.job}": derivative.job for derivative in DERIVATIVES}
 
 
 def by_sensor(sensor: str) -> Derivative | None:

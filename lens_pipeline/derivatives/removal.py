@@ -10,10 +10,11 @@ import dagster as dg
 
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.registry import SAVED, Derivative, Original
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
 from lens_pipeline.event_log.history import History, ObservationKind, State
+from lens_pipeline.event_log.reader import text
 from lens_pipeline.event_log.tags import OUTCOME_TAG
 from lens_pipeline.storage.object_store import ObjectStore
 
@@ -130,8 +131,10 @@ def _clean(
     history: History,
 ) -> bool:
     """Delete the objects and record that; False if the store refuses. Raises StoreUnavailable."""
-    path = None if history.is_removed else pipeline.log.paths(derivative.asset, [key]).get(key)
-    if path is not None:
+    facts = pipeline.log.latest(derivative.asset, [key]).get(key, {})
+    path = None if history.is_removed else text(facts.get("path"))
+    is_original = isinstance(derivative, Original)
+    if path is not None and not is_original:
         try:
             delete_outputs(pipeline.store, derivative, key, path)
         except StoreUnavailable:
@@ -139,14 +142,38 @@ def _clean(
         except DerivativeError as error:
             logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
             return False
+    # Nothing can make an original again: `delete_originals` comes later.
+    kept = {"kept": facts["kept"]} if is_original and path is not None else {}
     removal = dg.AssetObservation(
         asset_key=derivative.asset,
         partition=key,
-        metadata={"removed": str(path), "reason": "the application's row is gone"},
+        metadata={"removed": str(path), "reason": "the application's row is gone", **kept},
         tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
     )
     instance.report_runless_asset_event(removal)
     return True
+
+
+def delete_originals(pipeline: Pipeline, before: dt.datetime) -> int:
+    """Delete those that were saved here and whose row was found gone `before`; returns the number.
+
+    Others are the application's own files. What a project uses stays, and so does that of a row
+    that has come back. Raises DerivativeError, CatalogError.
+    """
+    deleted = 0
+    for original in registry.ORIGINALS.values():
+        removed = pipeline.log.removed(original.asset, before)
+        paths = {
+            key: str(facts["removed"])
+            for key, facts in removed.items()
+            if facts.get("kept") == SAVED
+        }
+        in_use = pipeline.catalog.existing(original.kind, paths)
+        in_use |= pipeline.catalog.used_in_projects(paths)
+        for key in sorted(paths.keys() - in_use):
+            delete_outputs(pipeline.store, original, key, paths[key])
+            deleted += 1
+    return deleted
 
 
 def delete_outputs(

@@ -1,6 +1,6 @@
-"""Materializations in few inserts."""
+"""Materializations in few inserts, and failures that say why in a line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dagster import (
     AssetExecutionContext,
@@ -8,13 +8,35 @@ from dagster import (
     DagsterEvent,
     DagsterEventType,
     DagsterInstance,
+    Failure,
+    MetadataValue,
 )
+from dagster._core.errors import DagsterUserCodeProcessError
 from dagster._core.events import (
     DagsterEventBatchMetadata,
     StepMaterializationData,
     generate_event_batch_id,
 )
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+from dagster_shared.error import SerializableErrorInfo
+
+
+class StepFailure(DagsterUserCodeProcessError, Failure):
+    """A `Failure` without a stack, which would be of Dagster's own calls, twice in the event log.
+
+    Of `DagsterUserCodeProcessError` Dagster records the error that it is given.
+    """
+
+    def __init__(
+        self, description: str, metadata: Mapping[str, MetadataValue | str | int] | None = None
+    ) -> None:
+        error = SerializableErrorInfo(description, [], Failure.__name__)
+        super().__init__(
+            description,
+            metadata=metadata,
+            allow_retries=False,
+            user_code_process_error_infos=[error],
+        )
 
 
 def log_materializations(

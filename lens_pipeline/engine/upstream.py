@@ -20,9 +20,18 @@ class UnknownDagster(StackError):
 # Names by module, with the parameters that we rely on; Dagster may have other optional ones.
 # A process checks the groups that it imports anyway.
 _STORAGE = {
+    "dagster._core.definitions.events": {
+        "AssetMaterializationFailure(asset_key, failure_type, reason, description, metadata,"
+        " partition, tags)": "shows failed files",
+        "AssetMaterializationFailureReason.FAILED_TO_MATERIALIZE": "shows failed files",
+        "AssetMaterializationFailureType.FAILED": "shows failed files",
+    },
+    "dagster._core.errors": {"DagsterUserCodeProcessError": "failures without a stack"},
     "dagster._core.events": {
         "ASSET_CHECK_EVENTS": "their results have a table of their own",
         "ASSET_EVENTS": "an asset's event is stored with its tags",
+        "DagsterEvent.build_asset_failed_to_materialize_event"
+        "(job_name, step_key, asset_materialization_failure)": "shows failed files",
         "DagsterEventBatchMetadata(id, is_end)": "many events in one insert",
         "JobFailureData(error, failure_reason)": "the last event of a lost run",
         "RunFailureReason.UNEXPECTED_TERMINATION": "the last event of a lost run",
@@ -33,7 +42,14 @@ _STORAGE = {
         "RUNLESS_JOB_NAME": "materializations without a run",
         "RUNLESS_RUN_ID": "materializations without a run, and their pruning",
     },
-    "dagster._core.scheduler.instigation": {"TickStatus": "whose ticks are purged"},
+    "dagster._core.remote_origin": {
+        "RemoteRepositoryOrigin.get_instigator_origin(instigator_name)": "schedules of 0.3",
+    },
+    "dagster._core.scheduler.instigation": {
+        "InstigatorState.is_running": "schedules of 0.3",
+        "InstigatorType.SCHEDULE": "schedules of 0.3",
+        "TickStatus": "whose ticks are purged",
+    },
     "dagster._core.storage.defs_state.base": {
         "DEFS_STATE_INFO_CURSOR_KEY": "definitions load without a database",
     },
@@ -50,12 +66,19 @@ _STORAGE = {
     },
     "dagster._core.storage.runs.schema": {"RunsTable.c.status": "pruning"},
     "dagster._serdes": {"ConfigurableClassData": "makes the classes of dagster.yaml"},
+    "dagster_shared.error": {
+        "SerializableErrorInfo(message, stack, cls_name)": "failures without a stack",
+    },
     "dagster_postgres": {
         "DagsterPostgresStorage(postgres_url, should_autocreate_tables, inst_data)": "one pool",
         "DagsterPostgresStorage.from_config_value(inst_data, config_value)": "our settings",
         "PostgresEventLogStorage._event_to_row(event)": "many events in one insert",
         "PostgresEventLogStorage._store_asset_event(conn, event, event_id)": "in one transaction",
         "PostgresEventLogStorage._store_asset_event_tags(conn, events, event_ids)": "in the same",
+        "PostgresEventLogStorage.fetch_failed_materializations"
+        "(records_filter, limit, cursor, ascending)": "shows failed files",
+        "PostgresEventLogStorage.fetch_observations"
+        "(records_filter, limit, cursor, ascending)": "shows failed files",
         "PostgresEventLogStorage.index_connection()": "for events of no asset",
         "PostgresEventLogStorage.index_transaction()": "for events of assets",
         "PostgresEventLogStorage.store_asset_check_event(event, event_id)": "as the stock storage",

@@ -139,6 +139,39 @@ class EventLog:
         rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG)
         return {row.partition for row in rows if row.partition is not None}
 
+    def removed(self, asset: str, before: dt.datetime) -> dict[str, dict[str, Any]]:
+        """The metadata of removals `before` that are a partition's last word, by partition."""
+        query = """
+            SELECT e.partition AS key, max(e.id) AS id
+              FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
+             WHERE t.asset_key = :asset AND t.key = :outcome AND t.value = 'removed'
+               AND e."timestamp" < :before AND NOT EXISTS (
+                 SELECT FROM event_logs m
+                  WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
+                    AND m.partition = e.partition AND m.id > e.id)
+             GROUP BY e.partition
+        """
+        naive_utc = before.astimezone(dt.UTC).replace(tzinfo=None)
+        rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG, before=naive_utc)
+        found = self.details(row.id for row in rows) if rows else {}
+        return {row.key: found[row.id] for row in rows}
+
+    def unmade(self, asset: str, since: dt.datetime) -> list[str]:
+        """Partitions of runs that failed or were cancelled `since`, and were not made later."""
+        query = """
+            SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
+             WHERE r.status IN ('FAILURE', 'CANCELED') AND r.update_timestamp >= :since
+               AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+               AND e.asset_key = :asset AND e.partition IS NOT NULL
+               AND NOT EXISTS (
+                 SELECT FROM event_logs m
+                  WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
+                    AND m.partition = e.partition AND m.id > e.id)
+        """
+        naive_utc = since.astimezone(dt.UTC).replace(tzinfo=None)
+        rows = self._rows(query, asset=db_key(asset), since=naive_utc)
+        return [row.partition for row in rows]
+
     def last_event(self, asset: str) -> int:
         """The id of its last event, 0 if there is none; ids become visible in their order."""
         rows = self._rows(LATEST.text, assets=[db_key(asset)], types=_TYPES)

@@ -18,6 +18,30 @@ _BOX = struct.Struct(">I4sQ")
 _BOX_HEADER_BYTES = 8
 _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
+# What is kept: also files that no decoder here takes, but no page of markup.
+_KINDS = {
+    ".jpg": rb"\xff\xd8\xff",
+    ".png": rb"\x89PNG\r\n\x1a\n",
+    ".gif": rb"GIF8[79]a",
+    ".webp": rb"RIFF....WEBP",
+    ".avif": rb"....ftyp(avi[fs]|mif1.{0,48}avif)",
+    ".heic": rb"....ftyp(he[iv][cxms]|mif1|msf1)",
+    ".tif": rb"II\*\0|MM\0\*",
+    ".bmp": rb"BM....\0\0\0\0",
+    ".jxl": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
+    ".mov": rb"....(ftypqt  |moov|mdat|wide|free|skip|pnot)",
+    ".mp4": rb"....ftyp(?!M4[AB] )",
+    ".webm": rb"\x1aE\xdf\xa3.{0,48}webm",
+    ".mkv": rb"\x1aE\xdf\xa3",
+    ".avi": rb"RIFF....AVI ",
+    ".ts": rb"G@[\0\x11]",
+    ".mpg": rb"\0\0\x01\xba",
+    ".flv": rb"FLV\x01",
+    ".wmv": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    ".ogv": rb"OggS",
+}
+_EXTENSIONS = {extension: re.compile(pattern, re.DOTALL) for extension, pattern in _KINDS.items()}
+
 # Of cameras, generators and browsers. Other decoders are only attack surface.
 VIDEO_CODECS = frozenset(
     {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "h263", "theora", "ffv1"}
@@ -31,6 +55,11 @@ def read_head(source: Path) -> bytes:
     if not head:
         raise MediaError("empty file")
     return head
+
+
+def file_extension(head: bytes) -> str | None:
+    """Of a picture or video that begins with `head`; None: it is neither."""
+    return next((name for name, kind in _EXTENSIONS.items() if kind.match(head)), None)
 
 
 def quote_head(head: bytes) -> str:

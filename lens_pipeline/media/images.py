@@ -77,7 +77,7 @@ def render_preview(source: Path, spec: PreviewSpec) -> Picture:
     try:
         header = _check_header(source, spec.max_pixels)
         image = _shrink(source, header, spec.longest_edge)
-        return encode(image, spec.quality, spec.effort)
+        return encode(image, spec.quality, spec.effort, (header.width, header.height))
     except pyvips.Error as error:
         raise _media_error(error) from error
 
@@ -116,8 +116,12 @@ def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
             )
 
 
-def encode(image: pyvips.Image, quality: int, effort: int) -> Picture:
-    """Encode 8-bit sRGB, also with alpha, and placeholders. Raises pyvips.Error."""
+def encode(image: pyvips.Image, quality: int, effort: int, source: tuple[int, int]) -> Picture:
+    """Encode 8-bit sRGB, also with alpha, and placeholders. Raises pyvips.Error.
+
+    `source`: the pixels of what `image` shows, perhaps before it was turned upright.
+    """
+    is_turned = (source[0] < source[1]) != (image.width < image.height)
     pixels = _pixels(image)
     mini = _mini(pixels)
     return Picture(
@@ -126,6 +130,8 @@ def encode(image: pyvips.Image, quality: int, effort: int) -> Picture:
         height=image.height,
         thumbhash=base64.b64encode(thumbhash.encode(mini)).decode("ascii"),
         inline=_inline(mini),
+        source_width=source[1] if is_turned else source[0],
+        source_height=source[0] if is_turned else source[1],
     )
 
 

@@ -35,6 +35,8 @@ class Picture:
     height: int
     thumbhash: str  # base64, see https://evanw.github.io/thumbhash/
     inline: bytes  # WebP of at most 32 pixels
+    source_width: int  # of the source, upright and with square pixels
+    source_height: int
 
     @property
     def inline_markdown(self) -> str:

@@ -109,7 +109,9 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     chosen = _choose(video)
     picture = _upright(_to_srgb(chosen.frame, stream, spec), chosen.frame)
     return Poster(
-        picture=images.encode(picture, spec.quality, spec.effort),
+        picture=images.encode(
+            picture, spec.quality, spec.effort, _shown_size(chosen.frame, stream)
+        ),
         duration_seconds=_duration(video, chosen),
         poster_at_seconds=chosen.seconds,
     )
@@ -241,10 +243,16 @@ def _matrix(frame: av.VideoFrame) -> Colorspace:
 
 def _fit(frame: av.VideoFrame, stream: av.VideoStream, longest_edge: int) -> tuple[int, int]:
     """With square pixels, not enlarged."""
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    width, height = display_size(frame.width, frame.height, aspect)
+    width, height = _shown_size(frame, stream)
     scale = min(Fraction(1), longest_edge / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
+    """With square pixels."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    width, height = display_size(frame.width, frame.height, aspect)
+    return round(width), round(height)
 
 
 def _upright(picture: pyvips.Image, frame: av.VideoFrame) -> pyvips.Image:

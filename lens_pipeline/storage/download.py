@@ -176,6 +176,11 @@ def _ascii_host(host: str) -> str:
     return name
 
 
+def is_object_key(asset_url: str) -> bool:
+    """Whether it names an object of the store, and is no link."""
+    return not _SCHEME.match(asset_url.strip())
+
+
 class Fetcher:
     """Fetches sources into files, from several threads; made after a fork, closed after use.
 
@@ -250,7 +255,7 @@ class Fetcher:
         return fetched
 
     def _attempt(self, source: str, into: Path, deadline: Deadline) -> Fetched:
-        if not _SCHEME.match(source):
+        if is_object_key(source):
             if "?" in source or "#" in source:
                 # A link without scheme may contain a secret.
                 raise UnsafeAddress(

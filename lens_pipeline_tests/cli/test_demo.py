@@ -72,6 +72,8 @@ def test_a_demonstration_makes_every_sample_once_and_stops(
     assert made.keys() == {expected.id for expected in EXPECTED}, output
     assert all(re.fullmatch(r"\d+\.\d s", when) for when in made.values()), output
     store = Path(variables["LENS_HOME"]) / "store"
+    assert "is made" in output
+    assert list(store.glob("reports/daily/*_files.csv"))
     for sample in SAMPLES:
         assert (store / sample.key).is_file()
         (webp,) = store.glob(f"{show.USER}/*/{sample.id}_*.webp")

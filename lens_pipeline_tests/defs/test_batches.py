@@ -90,6 +90,46 @@ def test_three_bad_files_of_twenty_fail_alone_in_one_run(
         assert path.stat().st_size == metadata["bytes"].value
         assert decoded(path.read_bytes()).size == (100 + number, 60)
     assert site.objects() == {f"u1/previews/p{number:02}_preview.webp" for number in range(17)}
+    # The one that is cut short, too.
+    assert len(site.originals()) == 18
+
+    # As Dagster's UI has it: by milliseconds, and of each failed file its reason.
+    shown = _failed(site)
+    for entries in (made, shown):
+        assert len({int(entry.timestamp * 1000) for entry in entries}) == len(entries)
+    events = [entry.get_dagster_event() for entry in shown]
+    failures = [event.asset_failed_to_materialize_data for event in events]
+    reasons = {failure["id"]: failure["error"] for failure in result["failures"]}
+    described = [failure.asset_materialization_failure for failure in failures]
+    assert {one.partition: one.description for one in described} == reasons
+    assert {str(one.metadata["error_class"].value) for one in described} == set(classes.values())
+    for failure in _errors(site, run):
+        assert failure.message.startswith("3 of 20 failed, the others are done. First: x")
+        assert (failure.stack, failure.cause, failure.context) == ([], None, None)
+
+
+@pytest.mark.slow
+def test_a_run_all_of_whose_files_failed_says_nothing_of_others(site: Site) -> None:
+    """`1 of 1 failed; the others are done`."""
+    site.add("bad", "")
+    site.once()
+    (run,) = site.runs()
+    assert all(error.message.startswith("1 of 1 failed. bad: ") for error in _errors(site, run))
+
+
+def _failed(site: Site) -> list[dg.EventLogEntry]:
+    """What Dagster's UI shows of the previews that failed."""
+    found = site.dagster.fetch_failed_materializations(dg.AssetKey("preview"), limit=100)
+    return [record.event_log_entry for record in found.records]
+
+
+def _errors(site: Site, run: dg.DagsterRun) -> list[Any]:
+    """Those of the run's step and of the run itself."""
+    types = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    events = [entry.get_dagster_event() for entry in site.dagster.all_logs(run.run_id, types)]
+    assert {event.event_type for event in events} == types
+    found: list[Any] = [event.event_specific_data for event in events]
+    return [data.error for data in found]
 
 
 @pytest.mark.slow

@@ -27,8 +27,7 @@ def test_every_definition_is_described_owned_and_leads_to_its_code(
     repository: dg.RepositoryDefinition,
 ) -> None:
     """A page of the UI that says a name and nothing else."""
-    assets = [spec for d in repository.assets_defs_by_key.values() for spec in d.specs]
-    made = [spec for spec in assets if spec.group_name != "application"]
+    made = [spec for d in repository.assets_defs_by_key.values() for spec in d.specs]
     jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
     others = [*jobs, *repository.sensor_defs, *repository.schedule_defs]
     assert [one for one in (*made, *others) if not _is_labelled(one)] == []
@@ -39,7 +38,8 @@ def test_a_picture_says_where_it_goes_and_how_it_is_made(
     repository: dg.RepositoryDefinition,
 ) -> None:
     """A quality that only the environment of another process tells."""
-    (preview,) = repository.assets_defs_by_key[dg.AssetKey("preview")].specs
+    key = dg.AssetKey("preview")
+    preview = repository.assets_defs_by_key[key].specs_by_key[key]
     facts = {name: preview.metadata[name] for name in ("object_key", "edge", "quality")}
     assert facts == {
         "object_key": "{user_id}/previews/{id}_preview.webp",

@@ -98,6 +98,12 @@ def test_a_poster_that_is_missing_is_made_without_joining_again(
         )
     )
     assert project.states("m1") == {"master_video": "ready", "master_poster": "none"}
+    with dg.build_schedule_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        schedule = defs().get_repository_def().get_schedule_def("backfill_masters")
+        (request,) = schedule.evaluate_tick(context).run_requests or []
+    assert request.asset_selection == [dg.AssetKey("master_poster")]
     assert site.once()["ready"] == 1
     assert project.states("m1")["master_poster"] == "ready"
     assert len(site.materializations("master_video")) == 1

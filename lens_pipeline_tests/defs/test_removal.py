@@ -1,7 +1,8 @@
 """Rows that are gone, and partition keys that have grown old."""
 
+import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ from lens_pipeline.engine.run_queue import create_run, submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.site import Site
 
@@ -381,3 +383,54 @@ def test_a_retired_row_is_still_removed_with_its_file(site: Site) -> None:
     site.sql("DELETE FROM generations")
     tick(site)
     assert site.objects() == set()
+
+
+def _originals_are_deleted(site: Site, days: int) -> int:
+    """As if it were so many days later."""
+    before = dt.datetime.now(dt.UTC) + dt.timedelta(days=days - 30)
+    return removal.delete_originals(site.pipeline, before)
+
+
+@pytest.mark.slow
+def test_an_original_outlives_its_row_for_a_month(site: Site, photo: Callable[[str], str]) -> None:
+    """A row that was deleted by mistake, and a provider that deleted its file long ago."""
+    for name in ("back", "gone", "used", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    Project(site).asset("shot", generation_id="used")
+    kept = site.originals()
+    site.sql("DELETE FROM generations WHERE id <> 'stays'")
+    tick(site)
+    assert site.objects() == {"u1/previews/stays_preview.webp"}
+    assert _originals_are_deleted(site, 29) == 0
+    assert site.originals() == kept
+    site.add("back", photo("back"))
+    assert _originals_are_deleted(site, 31) == 1
+    assert sorted(key.split("_")[0] for key in site.originals()) == [
+        f"u1/originals/{name}" for name in ("back", "stays", "used")
+    ]
+    site.once()
+    assert site.status("back")["state"] == "ready"
+    _originals_are_deleted(site, 31)
+    assert len(site.originals()) == 3
+
+
+@pytest.mark.slow
+def test_the_application_s_own_files_are_never_deleted(site: Site) -> None:
+    """An upload that two rows share, of which one was deleted."""
+    (site.store / "u1").mkdir()
+    (site.store / "u1/mine.jpg").write_bytes(sources.jpeg())
+    site.add("p1", "u1/mine.jpg")
+    site.once()
+    site.sql("DELETE FROM generations")
+    assert site.lens("remove-missing", "--yes", "--now").code == 0
+    assert site.objects() == {"u1/mine.jpg"}
+
+
+@pytest.mark.slow
+def test_a_photo_that_became_a_video_is_not_gone(site: Site, photo: Callable[[str], str]) -> None:
+    site.add("p1", photo("p1"))
+    site.once()
+    site.sql("UPDATE generations SET type = 'video'")
+    tick(site)
+    assert len(site.originals()) == len(site.objects()) == 1

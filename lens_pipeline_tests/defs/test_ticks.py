@@ -14,10 +14,10 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
-from lens_pipeline.defs.schedules import build_backfill
 from lens_pipeline.defs.sensors import derivative_sensor, removed_generations
 from lens_pipeline.derivatives.cursor import Cursor
-from lens_pipeline.derivatives.registry import POSTER, PREVIEW
+from lens_pipeline.derivatives.registry import DERIVATIVES, POSTER, PREVIEW, Derivative
+from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.support.ticker import Ticker
@@ -75,7 +75,7 @@ def test_a_row_without_a_time_of_its_change_has_that_of_its_creation(site: Site)
     """New rows that all count as a library to be adopted."""
     site.add_many([f"p{number:03}" for number in range(501)], lambda _: URL)
     site.sql("UPDATE generations SET updated_at = '0001-01-01'")
-    assert "preview: 500 in 25 runs" in _backfill(site)
+    assert len(_backfill(site)) == 25
 
 
 def test_a_cursor_in_the_future_hides_nothing(site: Site, ticker: Ticker) -> None:
@@ -256,8 +256,9 @@ def test_a_disabled_pipeline_still_works_by_hand(
     """A switch that also takes the tools away."""
     environment.setenv("LENS_ENABLED", "false")
     site.add("a", photo("a"))
-    assert "LENS_ENABLED" in _backfill(site)
-    assert site.runs() == []
+    said = _tick(site, PREVIEW)
+    assert isinstance(said, dg.SkipReason)
+    assert "LENS_ENABLED" in str(said.skip_message)
     assert site.once()["ready"] == 1
 
 
@@ -282,13 +283,25 @@ def test_the_backfill_queues_gaps_in_batches_and_only_once(
     """The same gap queued every five minutes while the first run waits."""
     environment.setenv("LENS_BATCH_SIZE", "4")
     site.add_many([f"p{number}" for number in range(10)], lambda _: URL)
-    assert "10 in 3 runs" in _backfill(site)
-    runs = site.runs()
-    assert [run.status for run in runs] == [dg.DagsterRunStatus.QUEUED] * 3
-    assert {run.tags["lens/origin"] for run in runs} == {"backfill"}
-    assert {int(run.tags["dagster/priority"]) for run in runs} == {-2}
-    assert "preview: nothing to do" in _backfill(site)
-    assert len(site.runs()) == 3
+    requests = _backfill(site)
+    assert {request.tags["lens/origin"] for request in requests} == {"backfill"}
+    assert {request.tags["dagster/priority"] for request in requests} == {"-2"}
+    assert len({request.run_key for request in requests}) == 3
+    assert _backfill(site) == []
+
+
+def test_each_job_has_a_backfill_whose_runs_dagster_takes(site: Site) -> None:
+    """A schedule that Dagster shows as skipped although it started runs."""
+    repository = defs().get_repository_def()
+    backfills = {s.name: s.job_name for s in repository.schedule_defs if "backfill" in s.name}
+    assert backfills == {f"backfill_{job}": job for job in {d.job for d in DERIVATIVES}}
+    site.add("a", URL)
+    context = dg.build_schedule_context(instance=site.dagster, resources={"lens": LensResource()})
+    for name in backfills:
+        data = repository.get_schedule_def(name).evaluate_tick(context)
+        asked = [dict(request.tags) for request in data.run_requests or []]
+        assert bool(asked) == (name == "backfill_previews") == (data.skip_message is None)
+        assert all(tags["dagster/asset_partition_range_start"] == "a" for tags in asked)
 
 
 @pytest.mark.slow
@@ -302,9 +315,9 @@ def test_the_backfill_leaves_a_failed_file_alone_until_it_is_due(
     entry = site.status("a")
     delay = dt.datetime.fromisoformat(entry["retry_at"]) - dt.datetime.now(dt.UTC)
     assert 50 < delay.total_seconds() <= 60
-    assert "preview: nothing to do" in _backfill(site)
+    assert _backfill(site) == []
     site.age_events("61 s")
-    assert "preview: 1 in 1 runs" in _backfill(site)
+    assert [request.tags["dagster/priority"] for request in _backfill(site)] == ["-1"]
 
 
 @pytest.mark.slow
@@ -314,14 +327,13 @@ def test_the_backfill_asks_for_a_bounded_number(
     """A queue of ten thousand runs in front of the next new photo."""
     environment.setenv("LENS_BATCH_SIZE", "2")
     site.add_many([f"p{number:03}" for number in range(60)], lambda _: URL)
-    assert "50 in 25 runs" in _backfill(site)
+    assert len(_backfill(site)) == 25
 
 
 def test_the_backfill_leaves_an_unadopted_library_alone(site: Site) -> None:
     """The schedule that does what the sensor was careful not to."""
     site.add_many([f"old-{number:04}" for number in range(501)], lambda _: URL, age="3 days")
-    assert "preview: nothing to do" in _backfill(site)
-    assert site.runs() == []
+    assert _backfill(site) == []
 
 
 @pytest.mark.slow
@@ -351,15 +363,20 @@ def test_a_tick_reads_by_an_index(site: Site, reading: str) -> None:
     assert "generations_finished_at_id" in "\n".join(plan), plan
 
 
-def _backfill(site: Site) -> str:
-    """What a tick of the schedule says."""
-    repository = defs().get_repository_def()
-    context = dg.build_schedule_context(
-        instance=site.dagster, resources={"lens": LensResource()}, repository_def=repository
-    )
-    said = build_backfill("* * * * *")(context)
-    assert isinstance(said, dg.SkipReason)
-    return str(said.skip_message)
+def _tick(site: Site, derivative: Derivative) -> Any:
+    """What the schedule of the derivative answers."""
+    schedule = defs().get_repository_def().get_schedule_def(f"backfill_{derivative.job}")
+    context = dg.build_schedule_context(instance=site.dagster, resources={"lens": LensResource()})
+    return schedule(context)
+
+
+def _backfill(site: Site) -> list[dg.RunRequest]:
+    """A tick for previews, whose runs are queued as the daemon does."""
+    said = _tick(site, PREVIEW)
+    requests = [] if isinstance(said, dg.SkipReason) else said
+    for request in requests:
+        submit_run(site.dagster, defs().get_repository_def().get_job("previews"), request.tags)
+    return requests
 
 
 def _cancel_runs(site: Site) -> None:

@@ -101,15 +101,12 @@ def test_the_backfill_finds_its_gaps(
     thumbnail: Derivative, site: Site, photo: Callable[[str], str]
 ) -> None:
     photo("p1")
-    repository = definitions.repository()
-    context = dg.build_schedule_context(
-        instance=site.dagster, resources={"lens": LensResource()}, repository_def=repository
-    )
-    said: Any = repository.get_schedule_def("backfill")(context)
-    assert "thumbnail: 1 in 1 runs" in said.skip_message
-    (run,) = [run for run in site.runs() if run.job_name == "thumbnails"]
-    assert run.tags["dagster-celery/queue"] == "previews"
-    assert _states(site) == {"preview": "processing", "thumbnail": "processing"}
+    schedule = definitions.repository().get_schedule_def("backfill_thumbnails")
+    context = dg.build_schedule_context(instance=site.dagster, resources={"lens": LensResource()})
+    result: Any = schedule(context)
+    (request,) = result
+    assert (request.job_name, request.run_key.partition(":")[0]) == ("thumbnails", "thumbnail")
+    assert site.dagster.get_dynamic_partitions("photos") == ["p1"]
 
 
 def _states(site: Site) -> dict[str, str]:

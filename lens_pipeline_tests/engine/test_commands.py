@@ -42,11 +42,11 @@ def test_definitions_are_listed_without_a_database(home: Path) -> None:
     assert not home.exists()
 
 
-def test_a_report_is_made_on_servers_that_end_with_the_command(home: Path) -> None:
+def test_a_job_runs_on_servers_that_end_with_the_command(home: Path) -> None:
     """A first command that needs two others before it; the fixture finds what it leaves."""
-    made = _run(home, "dg", "launch", "--assets", "daily_report", "--partition", "2025-03-03")
-    assert made.returncode == 0, made.stderr
-    assert list((home / "store").rglob("*.parquet"))
+    done = _run(home, "dg", "launch", "--job", "retention")
+    assert done.returncode == 0, done.stderr
+    assert (home / "postgres").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,7 @@ def test_a_report_is_made_on_servers_that_end_with_the_command(home: Path) -> No
 )
 def test_a_wrong_setting_is_one_line(home: Path, variables: dict[str, str], line: str) -> None:
     """A traceback of 60 lines for a digit."""
-    command = ("dg", "launch", "--assets", "daily_report", "--partition", "2025-03-03")
-    failed = _run(home, *command, **variables)
+    failed = _run(home, "dg", "launch", "--job", "retention", **variables)
     assert failed.returncode == 1
     assert failed.stderr.startswith(f"Error: {line}"), failed.stderr
     assert len(failed.stderr.splitlines()) == 1

@@ -17,6 +17,13 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import pg_alembic_config
 from sqlalchemy import event
@@ -26,11 +33,16 @@ from lens_pipeline.cli.role import become
 from lens_pipeline.core import postgres
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.definitions import defs
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.registry import (
+    PREVIEW,
+    REPORT_ASSET,
+    REPORT_DAYS,
+    backfill_schedules,
+)
 from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
 from lens_pipeline.engine.dagster_storage.pool import create_pool, shared_pool
 from lens_pipeline.engine.dagster_storage.storage import has_current_tables, upgrade_tables
-from lens_pipeline.engine.instance import dagster_instance
+from lens_pipeline.engine.instance import LOCATION, dagster_instance
 from lens_pipeline.engine.processes.notify import NOTIFY, RunQueueListener
 from lens_pipeline.engine.run_queue import submit_run
 from lens_pipeline.engine.run_requests import plan_runs
@@ -95,6 +107,48 @@ def test_a_batch_may_be_of_several_assets(site: Site, event_log: LensEventLogSto
         tags = event_log.get_event_tags_for_asset(dg.AssetKey(asset))
         versions = [tag["dagster/data_version"] for tag in tags]
         assert versions == [f"of {key}" for key in reversed(expected)]
+
+
+def test_each_event_of_an_asset_has_a_millisecond_of_its_own(
+    site: Site, event_log: LensEventLogStorage
+) -> None:
+    """Six files of a run, of which Dagster's UI shows one."""
+    now = time.time()
+    at_once = [materialized("preview", f"p{number}")._replace(timestamp=now) for number in range(6)]
+    event_log.store_event_batch(at_once[:4])
+    for entry in at_once[4:]:
+        event_log.store_event(entry)
+    stored = site.materializations("preview")
+    assert len({int(entry.timestamp * 1000) for entry in stored}) == len(stored) == 6
+    assert [entry.timestamp for entry in stored] == sorted(e.timestamp for e in stored)[::-1]
+    # A clock that was set back sets back the events.
+    event_log.store_event(at_once[0]._replace(timestamp=now - 60))
+    assert site.materializations("preview")[0].timestamp == now - 60
+
+
+@pytest.mark.parametrize(("was", "are"), [("STOPPED", "STOPPED"), ("RUNNING", None)])
+def test_an_upgrade_keeps_reports_and_a_backfill_that_is_off(
+    site: Site, was: str, are: str | None
+) -> None:
+    """Files that are made although a person had switched that off, and reports that are gone."""
+    for day in ("2026-02-02", "2026-02-01"):
+        earlier = dg.AssetMaterialization(REPORT_ASSET, partition=day)
+        site.dagster.report_runless_asset_event(earlier)
+    location = GrpcServerCodeLocationOrigin("localhost", 1, location_name=LOCATION)
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin("backfill")
+    data = ScheduleInstigatorData("*/5 * * * *", time.time())
+    before = InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus[was], data)
+    site.dagster.add_instigator_state(before)
+    assert site.lens("migrate").code == 0
+    assert site.dagster.get_dynamic_partitions(REPORT_DAYS) == ["2026-02-01", "2026-02-02"]
+    states = {one.instigator_name: one for one in site.dagster.all_instigator_state()}
+    names = backfill_schedules()
+    assert {states[name].status.name if name in states else None for name in names} == {are}
+    for state in (states[name] for name in names if name in states):
+        site.dagster.update_instigator_state(state.with_status(InstigatorStatus.RUNNING))
+    assert site.lens("migrate").code == 0
+    later = [s for s in site.dagster.all_instigator_state() if s.instigator_name in names]
+    assert all(state.is_running for state in later)
 
 
 def test_an_event_and_its_tags_are_stored_together_or_not_at_all(

@@ -340,7 +340,7 @@ def test_the_inline_picture_is_what_libvips_makes_of_all_pixels(width: int, heig
     factor = math.ceil(max(width, height) / 32)
     mean = image.shrink(min(factor, width), min(factor, height))
     expected = mean.webpsave_buffer(Q=70, effort=2, keep=0)
-    assert encode(image, quality=80, effort=0).inline == expected
+    assert encode(image, 80, 0, (width, height)).inline == expected
 
 
 def _written(data: bytes, tmp_path: Path) -> Path:

@@ -142,10 +142,17 @@ class Site:
         return list(self.dagster.get_runs())
 
     def objects(self) -> set[str]:
-        """Keys of everything in the store, unfinished objects included."""
-        return {
-            str(path.relative_to(self.store)) for path in self.store.rglob("*") if path.is_file()
-        }
+        """Keys of everything in the store but originals, unfinished objects included."""
+        return {key for key in self._stored() if "/originals/" not in key}
+
+    def originals(self) -> dict[str, bytes]:
+        """The originals that the pipeline keeps, by key."""
+        keys = {key for key in self._stored() if "/originals/" in key}
+        return {key: (self.store / key).read_bytes() for key in keys}
+
+    def _stored(self) -> set[str]:
+        files = (path for path in self.store.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.store)) for path in files}
 
 
 def lens(*arguments: str) -> Output:

@@ -247,17 +247,35 @@ class Stack:
         )["runOrError"]
 
     def tick_backfill(self) -> None:
-        """Evaluate the schedule now: it puts its runs into the queue itself."""
+        """Evaluate the schedule of previews now, and launch its runs, as the UI's test of it."""
         answer = self.graphql(
             """mutation ($selector: ScheduleSelector!, $at: Float) {
                  scheduleDryRun(selectorData: $selector, timestamp: $at) { __typename
-                   ... on DryRunInstigationTick { evaluationResult { skipReason
-                     error { message } } }
+                   ... on DryRunInstigationTick { evaluationResult {
+                     error { message } runRequests { tags { key value } } } }
                    ... on PythonError { message } } }""",
-            {"selector": {**SELECTOR, "scheduleName": "backfill"}, "at": 1_767_225_600.0},
+            {"selector": {**SELECTOR, "scheduleName": "backfill_previews"}, "at": 1_767_225_600.0},
         )["scheduleDryRun"]
         assert answer["__typename"] == "DryRunInstigationTick", answer
-        assert answer["evaluationResult"]["error"] is None, answer
+        result = answer["evaluationResult"]
+        assert result["error"] is None, answer
+        wanted = [
+            {
+                "selector": {**SELECTOR, "jobName": "previews"},
+                "mode": "default",
+                "runConfigData": "{}",
+                "executionMetadata": {"tags": request["tags"]},
+            }
+            for request in result["runRequests"] or []
+        ]
+        launched = self.graphql(
+            """mutation ($wanted: [ExecutionParams!]!) {
+                 launchMultipleRuns(executionParamsList: $wanted) { __typename
+                   ... on LaunchMultipleRunsResult {
+                     launchMultipleRunsResult { __typename } } } }""",
+            {"wanted": wanted},
+        )["launchMultipleRuns"]["launchMultipleRunsResult"]
+        assert {one["__typename"] for one in launched} <= {"LaunchRunSuccess"}, launched
 
     def unfinished(self) -> set[str]:
         """Files that a writer has left, in the scratch directory and in the store.

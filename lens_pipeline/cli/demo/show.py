@@ -1,5 +1,6 @@
 """The demonstration: adds samples and tells of each as it becomes ready."""
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.cli.add import copy_into_store
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, POSTER, PREVIEW, Derivative
+from lens_pipeline.derivatives.registry import (
+    MASTER,
+    MASTER_POSTER,
+    POSTER,
+    PREVIEW,
+    REPORT_DAYS,
+    Derivative,
+)
 from lens_pipeline.derivatives.status import row_statuses, usable
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.supervisor.up import Stack
@@ -94,6 +102,8 @@ def show(
     failed = _Watch(pipeline, stack, say, added).until_over()
     ready = sum(expected.id not in failed for expected in EXPECTED)
     say(f"lens: {ready} of {len(EXPECTED)} ready, {time.monotonic() - began:.1f} s")
+    if added and not failed:
+        _report_today(pipeline, say)
     for line in _places(pipeline, stack, stays=stays):
         say(line)
     return failed
@@ -188,6 +198,26 @@ class _Watch:
                 self._say(f"lens: {name} is {status}: see {self._stack.supervisor.log(name)}")
 
 
+def _report_today(pipeline: Pipeline, say: Callable[[str], None]) -> None:
+    import dagster as dg
+
+    from lens_pipeline.definitions import job
+    from lens_pipeline.engine.instance import dagster_instance
+    from lens_pipeline.engine.run_queue import submit_run
+
+    day = dt.datetime.now(dt.UTC).date().isoformat()
+    deadline = time.monotonic() + _GIVE_UP_SECONDS
+    with dagster_instance(pipeline.settings) as instance:
+        instance.add_dynamic_partitions(REPORT_DAYS, [day])
+        run_id = submit_run(instance, job("daily_reports"), {"dagster/partition": day})
+        run = None
+        while time.monotonic() < deadline and not (run and run.is_finished):
+            time.sleep(_POLL_SECONDS)
+            run = instance.get_run_by_id(run_id)
+    is_made = run is not None and run.status is dg.DagsterRunStatus.SUCCESS
+    say(f"lens: the report of {day} is {'made' if is_made else 'not made'}")
+
+
 def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
     yield f"  files     {pipeline.settings.resolved_store_url}, below {USER}/ and masters/"
     if not stays:
@@ -198,6 +228,7 @@ def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
     yield f"  posters   {stack.web_url}/assets/poster"
     yield f"  master    {stack.web_url}/assets/master_video"
     yield f"  runs      {stack.web_url}/runs"
+    yield f"  report    {stack.web_url}/assets/daily_report"
     yield "  add one   lens add FILE|URL --user me    (in another terminal, in this directory)"
     yield "  stop      Ctrl-C"
 

@@ -20,12 +20,13 @@ from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
 from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
+from lens_pipeline.defs.assets.originals import Originals, Transfers
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.registry import Derivative, Original
 from lens_pipeline.derivatives.removal import delete_outputs
 from lens_pipeline.derivatives.status import assess
-from lens_pipeline.engine.events import log_materializations
+from lens_pipeline.engine.events import StepFailure, log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
 from lens_pipeline.event_log.tags import (
@@ -53,15 +54,17 @@ def materialize_batch(
 ) -> Iterator[dg.AssetCheckResult]:
     """Make the pairs in the order given. Raises dagster.Failure if any partition failed."""
     if not pairs:
-        raise dg.Failure("this check is a part of each run that makes files: materialize some")
+        raise StepFailure("this check is a part of each run that makes files: materialize some")
     if not context.partition_keys:
         # Dagster itself would call such a run a success.
-        raise dg.Failure("the run's range of partitions ends before it begins: ask for them anew")
+        raise StepFailure("the run's range of partitions ends before it begins: ask for them anew")
     batches = [_Batch(context, pipeline, *pair) for pair in pairs]
     url = pipeline.endpoints.dagster_url
     progress = RunProgress(context)
-    with _batch_context(pipeline, progress) as shared:
-        for batch in batches:
+    keeps = any(isinstance(derivative, Original) for derivative, _ in pairs)
+    with _batch_context(pipeline, progress, keeps=keeps) as shared:
+        for number, batch in enumerate(batches):
+            batch.told = {key: why for one in batches[:number] for key, why in one.failures.items()}
             with closing(_as_locked(url, batch.asset, context.partition_keys)) as groups:
                 for ours in groups:
                     batch.work_through(ours, shared)
@@ -88,6 +91,8 @@ class _Batch:
         self.asset = derivative.asset
         self._materializer = materializer
         self.failures: dict[str, Failure] = {}
+        # Of the run's other assets: the same failure is recorded once.
+        self.told: dict[str, Failure] = {}
         self.made = self.up_to_date = 0
 
     def work_through(self, keys: Sequence[str], shared: BatchContext) -> None:
@@ -95,7 +100,11 @@ class _Batch:
         rows = self._usable_rows(keys)
         statuses = assess(self._pipeline, self._derivative, rows)
         pairs = zip(rows, statuses, strict=True)
-        wanted = [(row, status) for row, status in pairs if self._wants(status)]
+        wanted = [
+            (row, status)
+            for row, status in pairs
+            if self._wants(status) or shared.originals.handed(row.id)
+        ]
         self.up_to_date += len(rows) - len(wanted)
         for row, status in wanted:
             if status.waits_for:
@@ -104,6 +113,8 @@ class _Batch:
         wanted = [(row, status) for row, status in wanted if not status.waits_for]
         if not wanted:
             return
+        unproved = [status.id for _, status in wanted if status.state is not State.READY]
+        shared.originals.look_up(self._derivative.kind, [row for row, _ in wanted], unproved)
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         running: dict[Future[Metadata], tuple[Row, DerivativeStatus]] = {}
         try:
@@ -178,9 +189,9 @@ class _Batch:
             self._drop_earlier(materialization, earlier)
         for future, (row, status) in done.items():
             error = future.exception()
-            if error is None:
-                continue
             key = row.id
+            if error is None or self.told.get(key) == Failure.of(error):
+                continue
             if not isinstance(error, DerivativeError):
                 self._context.log.error("%s: unforeseen error", key, exc_info=error)
                 with bound(**{_id_name(self._derivative.kind): key}):
@@ -218,6 +229,8 @@ class _Batch:
     def _drop_earlier(
         self, made: dg.AssetMaterialization, earlier: Mapping[str, Mapping[str, Any]]
     ) -> None:
+        if isinstance(self._derivative, Original):
+            return
         path = earlier.get(str(made.partition), {}).get("path")
         new = made.metadata.get("path")
         if path is None or new is None or path == new.value:
@@ -261,17 +274,16 @@ def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> Non
     failed = [(batch, key, why) for batch in batches for key, why in batch.failures.items()]
     if not failed:
         return
-    context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: str(len(failed))})
     made = sum(batch.made for batch in batches)
-    total = made + sum(batch.up_to_date for batch in batches) + len(failed)
-    _, first_key, first = failed[0]
-    raise dg.Failure(
-        description=(
-            f"{len(failed)} of {total} failed; the others are done."
-            f" First: {first_key}: {first.error}"
-        ),
-        metadata={"failures": _table(failed), "made": made, "host": socket.gethostname()},
-        allow_retries=False,
+    # Of a partition, the picture and the original may have failed.
+    count, total = len({key for _, key, _ in failed}), len(context.partition_keys)
+    context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: str(count)})
+    others = ", the others are done" if count < total else ""
+    first = " First:" if count > 1 else ""
+    _, key, why = failed[0]
+    raise StepFailure(
+        f"{count} of {total} failed{others}.{first} {key}: {why.error}",
+        {"failures": _table(failed), "made": made, "host": socket.gethostname()},
     )
 
 
@@ -316,7 +328,9 @@ def _as_locked(url: str, asset: str, keys: Sequence[str]) -> Generator[list[str]
 
 
 @contextmanager
-def _batch_context(pipeline: Pipeline, progress: RunProgress) -> Iterator[BatchContext]:
+def _batch_context(
+    pipeline: Pipeline, progress: RunProgress, *, keeps: bool
+) -> Iterator[BatchContext]:
     settings = pipeline.settings
     cancelled = threading.Event()
     with (
@@ -329,4 +343,6 @@ def _batch_context(pipeline: Pipeline, progress: RunProgress) -> Iterator[BatchC
             cancelled=cancelled,
         ) as fetcher,
     ):
-        yield BatchContext(fetcher, pipeline.store, scratch, cancelled, progress.show)
+        transfers = Transfers(fetcher, pipeline.store, cancelled)
+        with Originals(pipeline, transfers, keeps=keeps) as originals:
+            yield BatchContext(transfers, originals, scratch, cancelled, progress.show)

@@ -30,10 +30,11 @@ class ShotChecker:
         with tempfile.TemporaryDirectory(dir=batch.scratch) as name:
             directory = Path(name)
             file = directory / "source"
-            fetched = batch.fetcher.fetch(row.shot.source, file)
+            batch.originals.look_up_shots([row.shot])
+            fetched = batch.originals.fetch_shot(row.shot, file)
             work = media_work(batch, directory, self._settings, 1)
             source = Source(row.id, file, fetched.sha256)
-            cache = ShotCache(batch.store, directory, batch.cancelled)
+            cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
             try:
                 with media_failures():
                     examine(source, Tools.find(), work, cache, shot_limits(self._settings))

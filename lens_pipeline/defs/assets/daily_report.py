@@ -8,10 +8,11 @@ import dagster as dg
 
 from lens_pipeline.defs import checks
 from lens_pipeline.defs.labels import OWNERS
-from lens_pipeline.defs.partitions import days
+from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
-from lens_pipeline.derivatives.registry import MASTERS, REPORT_ASSET, assets
+from lens_pipeline.derivatives.registry import MASTERS, REPORT_ASSET, REPORT_DAYS, assets
+from lens_pipeline.engine.events import StepFailure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dg.asset(
     name=REPORT_ASSET,
-    partitions_def=days,
+    partitions_def=partition_set(REPORT_DAYS),
     # Of none in particular: a day is no partition of theirs.
     deps=[
         dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
@@ -41,7 +42,7 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
     from lens_pipeline.monitoring.reports import archive, chart, collect
 
     pipeline = lens.pipeline()
-    day = dt.date.fromisoformat(context.partition_key)
+    day = _day(context.partition_key)
     files = collect.read_files(pipeline, day)
     report = collect.report(pipeline, day, files)
     archive.keep(pipeline.store, report)
@@ -57,6 +58,14 @@ def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.Ma
             checks.dead_letters_attended(oldest_dead_letters(pipeline), dt.datetime.now(dt.UTC)),
         ],
     )
+
+
+def _day(key: str) -> dt.date:
+    """People add days in Dagster's UI."""
+    try:
+        return dt.date.fromisoformat(key)
+    except ValueError as error:
+        raise StepFailure(f"{key!r} is no day, such as 2026-03-31") from error
 
 
 def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:

@@ -9,6 +9,7 @@ from lens_pipeline.defs.assets.batch import materialize_batch
 from lens_pipeline.defs.assets.checked_shots import ShotChecker
 from lens_pipeline.defs.assets.masters import MasterMaterializer, fetch_master
 from lens_pipeline.defs.assets.materializer import Materializer
+from lens_pipeline.defs.assets.originals import OriginalMaterializer
 from lens_pipeline.defs.assets.pictures import PictureMaterializer
 from lens_pipeline.defs.assets.renderers import PosterRenderer, PreviewRenderer
 from lens_pipeline.defs.assets.renditions import RenditionMaterializer
@@ -28,13 +29,15 @@ MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
     ),
     "scaled_video": lambda _, s: RenditionMaterializer(s),
     "checked_shot": lambda _, s: ShotChecker(s),
+    "photo_generation": lambda _d, _s: OriginalMaterializer(),
+    "video_generation": lambda _d, _s: OriginalMaterializer(),
 }
 
 
 def derivative_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     ops: dict[str, list[Derivative]] = {}
     for entry in registry.entries():
-        ops.setdefault(entry.shared_op or entry.asset, []).append(entry)
+        ops.setdefault(entry.op, []).append(entry)
     return [_assets(op, made, settings) for op, made in ops.items()]
 
 
@@ -63,11 +66,11 @@ def _assets(op: str, made: Sequence[Derivative], settings: Settings) -> dg.Asset
 def _spec(derivative: Derivative, settings: Settings) -> dg.AssetSpec:
     return dg.AssetSpec(
         derivative.asset,
-        deps=[_dependency(derivative)],
+        deps=_dependencies(derivative),
         code_version=derivative.code_version,
         skippable=True,
         group_name=derivative.group,
-        kinds={derivative.extension or "ffmpeg"},
+        kinds={derivative.extension or derivative.kind.value},
         description=derivative.description,
         owners=OWNERS,
         tags={"lens/queue": derivative.queue},
@@ -75,10 +78,11 @@ def _spec(derivative: Derivative, settings: Settings) -> dg.AssetSpec:
     )
 
 
-def _dependency(derivative: Derivative) -> dg.AssetDep:
+def _dependencies(derivative: Derivative) -> list[dg.AssetDep]:
     """Keys of another set must not make a row look stale."""
-    source = derivative.made_from
-    keys = source.partition_set if source else registry.GENERATIONS[derivative.upstream]
-    is_shared = keys == derivative.partition_set
+    if derivative.upstream is None:
+        return []
+    sets = {entry.asset: entry.partition_set for entry in registry.entries()}
+    is_shared = sets[derivative.upstream] == derivative.partition_set
     mapping = None if is_shared else dg.SpecificPartitionsPartitionMapping([])
-    return dg.AssetDep(derivative.upstream, partition_mapping=mapping)
+    return [dg.AssetDep(derivative.upstream, partition_mapping=mapping)]

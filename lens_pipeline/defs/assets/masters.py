@@ -49,7 +49,7 @@ class MasterMaterializer:
             key = MASTER.object_key(row, revision)
             batch.report(98, "storing")
             size = master.path.stat().st_size
-            batch.upload(key, master.path, "video/mp4", revision)
+            batch.transfers.upload(key, master.path, "video/mp4", revision)
         digests = "\n".join(source.sha256 for source in sources)
         return {
             # Shown in this order.
@@ -58,7 +58,7 @@ class MasterMaterializer:
             "shots": _table(master, row),
             **({"fallback": master.fallback} if master.fallback else {}),
             "path": key,
-            "dagster/uri": batch.store.uri(key),
+            "dagster/uri": batch.transfers.store.uri(key),
             "bytes": size,
             "width": master.width,
             "height": master.height,
@@ -76,13 +76,15 @@ class MasterMaterializer:
     def _join(self, batch: BatchContext, sources: list[Source], directory: Path) -> Master:
         work = media_work(batch, directory, self._settings, len(sources))
         with media_failures():
-            cache = ShotCache(batch.store, directory, batch.cancelled)
+            cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
             return join(sources, Tools.find(), work, cache, shot_limits(self._settings))
 
 
 def fetch_master(settings: Settings) -> Fetch:
     def fetch(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:
-        return batch.download(MASTER.object_key(row, MASTER.revision(row, settings)), file)
+        return batch.transfers.download(
+            MASTER.object_key(row, MASTER.revision(row, settings)), file
+        )
 
     return fetch
 
@@ -118,11 +120,12 @@ def _fetch(
         shot = shots[source]
         batch.report(0, f"fetching shot {shot.asset_id!r}")
         try:
-            return batch.fetcher.fetch(shot.source, files[source])
+            return batch.originals.fetch_shot(shot, files[source])
         except DerivativeError as error:
             error.args = (f"shot {shot.asset_id!r}: {error}", *error.args[1:])
             raise
 
+    batch.originals.look_up_shots(row.shots)
     with ThreadPoolExecutor(_DOWNLOADS, "fetch") as threads:
         fetched = list(threads.map(fetch, shots))
     return {

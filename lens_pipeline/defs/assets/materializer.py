@@ -8,50 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import dagster as dg
-
 from lens_pipeline.catalog.rows import Row
-from lens_pipeline.storage.download import Fetcher
-from lens_pipeline.storage.object_store import (
-    CACHE_IMMUTABLE,
-    CACHE_REVALIDATE,
-    Fetched,
-    ObjectStore,
-    transfer_seconds,
-)
-from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
-
-Metadata = dict[str, dg.MetadataValue | str | int | float]
+from lens_pipeline.defs.assets.originals import Metadata, Originals, Transfers
 
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
     """Shared by the threads of a batch."""
 
-    fetcher: Fetcher
-    store: ObjectStore
+    transfers: Transfers
+    originals: Originals
     scratch: Path
     cancelled: threading.Event
     # Takes the percent of the whole and the stage.
     report: Callable[[int, str], None]
-
-    def download(self, key: str, file: Path) -> Fetched:
-        return retry_transient(
-            lambda: self.store.read_into(key, file, cancelled=self.cancelled),
-            FILE_RETRIES,
-            cancelled=self.cancelled,
-        )
-
-    def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
-        """Cached for ever if `key` holds the revision."""
-        size = len(body) if isinstance(body, bytes) else body.stat().st_size
-        caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
-        retry_transient(
-            lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
-            FILE_RETRIES,
-            within_seconds=transfer_seconds(size),
-            cancelled=self.cancelled,
-        )
 
 
 class Materializer(Protocol):

@@ -18,7 +18,7 @@ Fetch = Callable[[BatchContext, Any, Path], Fetched]
 
 
 def fetch_source(batch: BatchContext, row: Generation, file: Path) -> Fetched:
-    return batch.fetcher.fetch(row.asset_url, file)
+    return batch.originals.fetch(row, file)
 
 
 class PictureMaterializer:
@@ -32,20 +32,23 @@ class PictureMaterializer:
     def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         file = batch.scratch / row.id
         started = time.monotonic()
+        fetched = self._fetch(batch, row, file)
+        fetch_ended = time.monotonic()
+        facts: Metadata = {}
         try:
-            fetched = self._fetch(batch, row, file)
-            fetch_ended = time.monotonic()
             picture, extra = self._renderer.render(file)
+            render_ended = time.monotonic()
+            facts = {"width": picture.source_width, "height": picture.source_height}
+            facts |= {name: extra[name] for name in extra if name == "duration_seconds"}
+            key = self._derivative.object_key(row, revision)
+            batch.transfers.upload(key, picture.webp, "image/webp", revision)
         finally:
-            file.unlink(missing_ok=True)
-        render_ended = time.monotonic()
-        key = self._derivative.object_key(row, revision)
-        batch.upload(key, picture.webp, "image/webp", revision)
+            batch.originals.release(row, file, fetched, facts)
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
             "path": key,
-            "dagster/uri": batch.store.uri(key),
+            "dagster/uri": batch.transfers.store.uri(key),
             "bytes": len(picture.webp),
             "width": picture.width,
             "height": picture.height,

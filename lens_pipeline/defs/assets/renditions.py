@@ -34,7 +34,7 @@ class RenditionMaterializer:
         with tempfile.TemporaryDirectory(dir=batch.scratch) as name:
             directory = Path(name)
             master = directory / "master.mp4"
-            fetched = batch.download(master_key, master)
+            fetched = batch.transfers.download(master_key, master)
             fetch_ended = time.monotonic()
             work = media_work(batch, directory, self._settings, 1)
             with media_failures():
@@ -43,12 +43,12 @@ class RenditionMaterializer:
             render_ended = time.monotonic()
             key = SCALED.object_key(row, revision)
             size = rendition.path.stat().st_size
-            batch.upload(key, rendition.path, "video/mp4", revision)
+            batch.transfers.upload(key, rendition.path, "video/mp4", revision)
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
             "path": key,
-            "dagster/uri": batch.store.uri(key),
+            "dagster/uri": batch.transfers.store.uri(key),
             "bytes": size,
             "width": rendition.width,
             "height": rendition.height,

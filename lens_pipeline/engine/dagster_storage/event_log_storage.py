@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from threading import Lock
 
 import sqlalchemy as sa
-from dagster import DagsterEventType, EventLogEntry
+from dagster import (
+    AssetKey,
+    AssetRecordsFilter,
+    DagsterEventType,
+    EventLogEntry,
+    EventRecordsResult,
+)
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.storage.event_log import DynamicPartitionsTable, SqlEventLogStorageTable
 from dagster_postgres import PostgresEventLogStorage
@@ -15,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from lens_pipeline.core.locks import lock_id
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema
+from lens_pipeline.engine.dagster_storage.shown_events import apart, failures
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
@@ -31,6 +38,8 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         self._engine = engine
         self._schema = schema
         self._partition_lists = partition_lists_of(postgres_url)
+        # Unix time of the last event of an asset; another thread has another run.
+        self._latest = 0.0
 
     def store_event(self, event: EventLogEntry) -> None:
         self.store_event_batch([event])
@@ -42,9 +51,12 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         order of ids, because Dagster's cache of partition states reads on from the last one.
         """
         kept = [event for event in events if not _is_left_out(event)]
-        of_assets = [event for event in kept if _type(event) in ASSET_EVENTS and _asset(event)]
         if not kept:
             return
+        if any(map(_is_of_asset, kept)):
+            kept = apart(kept, self._latest)
+            self._latest = kept[-1].timestamp
+        of_assets = list(filter(_is_of_asset, kept))
         with self.index_transaction() if of_assets else self.index_connection() as connection:
             for asset in sorted({_asset(event) for event in of_assets}):
                 connection.execute(_LOCK, {"key": lock_id("events", asset)})
@@ -61,6 +73,17 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         for event in kept:
             if _type(event) in ASSET_CHECK_EVENTS:
                 self.store_asset_check_event(event, id_of[id(event)])
+
+    def fetch_failed_materializations(
+        self,
+        records_filter: AssetKey | AssetRecordsFilter,
+        limit: int,
+        cursor: str | None = None,
+        ascending: bool = False,
+    ) -> EventRecordsResult:
+        """The stock storage has none."""
+        found = self.fetch_observations(records_filter, limit, cursor, ascending)
+        return EventRecordsResult(failures(found.records), found.cursor, found.has_more)
 
     def has_table(self, table_name: str) -> bool:
         ask = super().has_table
@@ -93,6 +116,10 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
 
 def _type(event: EventLogEntry) -> DagsterEventType | None:
     return event.dagster_event_type if event.is_dagster_event else None
+
+
+def _is_of_asset(event: EventLogEntry) -> bool:
+    return _type(event) in ASSET_EVENTS and bool(_asset(event))
 
 
 def _asset(event: EventLogEntry) -> str:

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from dagster import DagsterEvent
-from dagster._core.scheduler.instigation import TickStatus
+from dagster import AssetKey, DagsterEvent
+from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from dagster._core.storage.defs_state.base import DEFS_STATE_INFO_CURSOR_KEY
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage, PostgresScheduleStorage
 from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline.core.endpoints import StackError
+from lens_pipeline.derivatives.registry import REPORT_ASSET, REPORT_DAYS, backfill_schedules
 from lens_pipeline.engine import commands
 from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage, shared_pool
@@ -225,9 +226,10 @@ def has_current_tables(dagster_url: str) -> bool:
 
 def upgrade_tables(dagster_url: str) -> bool:
     """Returns whether they were older. Processes of the older version fail afterwards."""
-    if has_current_tables(dagster_url):
-        return False
     storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=False)
+    if has_current_tables(dagster_url):
+        _carry_over(storage)
+        return False
     # As `dagster instance migrate`: tables first, then what is computed from them.
     storage._run_storage.upgrade()
     storage._run_storage.migrate()
@@ -235,4 +237,24 @@ def upgrade_tables(dagster_url: str) -> bool:
     storage._event_log_storage.reindex_assets()
     storage._schedule_storage.upgrade()
     storage._schedule_storage.migrate()
+    _carry_over(storage)
     return True
+
+
+def _carry_over(storage: DagsterPostgresStorage) -> None:
+    """Keep what 0.3 has under other names: days with a report, and a backfill that is off.
+
+    Dagster deletes the state of its schedule after half a day.
+    """
+    log = storage.event_log_storage
+    days = log.get_materialized_partitions(AssetKey(REPORT_ASSET))
+    log.add_dynamic_partitions(REPORT_DAYS, sorted(days))
+    schedules = storage.schedule_storage
+    states = schedules.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+    by_name = {state.instigator_name: state for state in states}
+    replaced = by_name.get("backfill")
+    if replaced is None or replaced.is_running:
+        return
+    for name in backfill_schedules().keys() - by_name.keys():
+        origin = replaced.origin.repository_origin.get_instigator_origin(name)
+        schedules.add_instigator_state(replaced._replace(origin=origin))

@@ -394,6 +394,8 @@ def _picture(header: protocol.Header, body: bytes) -> Picture:
             height=int(header["height"]),
             thumbhash=str(header["thumbhash"]),
             inline=body[size:],
+            source_width=int(header["source_width"]),
+            source_height=int(header["source_height"]),
         )
 
 

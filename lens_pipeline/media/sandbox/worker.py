@@ -89,7 +89,8 @@ def _answer(request: protocol.Header) -> tuple[protocol.Header, bytes]:
         picture, times = _render(request["kind"], Path(request["path"]), request["spec"])
     except MediaError as error:
         return {"error": error.reason, "over_limit": error.over_limit}, b""
-    header = {"width": picture.width, "height": picture.height, "thumbhash": picture.thumbhash}
+    names = ("width", "height", "source_width", "source_height", "thumbhash")
+    header = {name: getattr(picture, name) for name in names}
     body = picture.webp + picture.inline
     return {"webp_bytes": len(picture.webp), **header, **times}, body
 

@@ -83,9 +83,8 @@ def _disks(found: Mapping[Path, Space | str], settings: Settings) -> Iterable[Pr
         if isinstance(space, str):
             yield Problem(f"disk {path}", f"the disk of {path} {space}", is_held=True)
             continue
-        percent = 100 * space.free / max(space.total, 1)
-        if percent < settings.alert_disk_free_percent:
-            free = f"{space.free / 2**30:.1f} GiB ({percent:.0f} %) free"
+        if space.percent < settings.alert_disk_free_percent:
+            free = f"{space.free / 2**30:.1f} GiB ({space.percent:.0f} %) free"
             yield Problem(f"disk {path}", f"the disk of {path} is nearly full: {free}: make room")
 
 

@@ -36,6 +36,11 @@ class Space(NamedTuple):
     free: int
     total: int
 
+    @property
+    def percent(self) -> float:
+        """How much is free."""
+        return 100 * self.free / max(self.total, 1)
+
 
 class DiskMonitor:
     """Asks the disks of LENS_HOME, scratch files and store: a mount may fail or hang."""

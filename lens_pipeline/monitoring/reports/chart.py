@@ -44,7 +44,9 @@ def draw(day: dt.date, files: pd.DataFrame) -> bytes:
     latency.yaxis.set_minor_formatter(NullFormatter())
     latency.set_title("Seconds from finished to ready", fontsize=9)
     latency.legend(fontsize=7, loc="upper left")
-    for axes in (count, latency):
+    for axes, shown in ((count, below), (latency, by_hour["p50"].dropna().tolist())):
+        if not any(shown):
+            axes.text(0.5, 0.5, "no files", transform=axes.transAxes, ha="center", va="center")
         axes.set_xlim(-0.6, 23.6)
         axes.set_xlabel("hour (UTC)", fontsize=8)
         axes.tick_params(labelsize=7)

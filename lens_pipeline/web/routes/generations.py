@@ -2,6 +2,7 @@
 
 import datetime as dt
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,12 +11,14 @@ from pydantic import BaseModel
 from lens_pipeline.catalog.generations import Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
+from lens_pipeline.derivatives.originals import stored_originals
 from lens_pipeline.derivatives.registry import Derivative, of_generations, primary
 from lens_pipeline.event_log.history import State
-from lens_pipeline.storage.content_types import CONTENT_TYPES
+from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
+from lens_pipeline.web.http.filenames import attachment
 from lens_pipeline.web.http.streaming import (
     described,
     is_web_address,
@@ -28,7 +31,7 @@ router = APIRouter(tags=["generations"])
 
 _MOST_ON_PAGE = 200
 _WEBP = "image/webp"
-_FILE = described(*sorted(set(CONTENT_TYPES.values())), "application/octet-stream") | {
+_FILE = described(*sorted(set(CONTENT_TYPES.values())), UNKNOWN_TYPE) | {
     307: {"description": "It lies elsewhere."}
 }
 
@@ -188,10 +191,18 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
 def file(
     generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
 ) -> Response:
-    """The photo or video itself: from the store, or where the row says it is."""
+    """The photo or video itself: from the store, or while it is not there, where its link leads."""
     row = visible_entry(context, caller, generation_id).row
     if not row.is_finished:
         raise ApiError(404, "not_ready", "it is not finished", status=row.status)
-    if is_web_address(row.asset_url):
-        return redirect(row.asset_url)
-    return stream(context.pipeline.store, request, row.asset_url)
+    sources = {row.id: row.asset_url}
+    stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
+    path = stored.path if stored else row.asset_url
+    if is_web_address(path):
+        return redirect(path)
+    extension = PurePosixPath(path).suffix.lower()
+    disposition = attachment(row.id, "")
+    if extension in CONTENT_TYPES:
+        # A browser shows what is known, and offers the rest for download.
+        disposition = attachment(row.id, extension).replace("attachment", "inline", 1)
+    return stream(context.pipeline.store, request, path, disposition=disposition)

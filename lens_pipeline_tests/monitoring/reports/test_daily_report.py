@@ -15,7 +15,7 @@ from lens_pipeline.definitions import defs
 from lens_pipeline.defs.checks import DEAD_LETTERS, SERVICE_LEVELS
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.schedules import daily_report
-from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG
+from lens_pipeline.derivatives.registry import MASTERS, QUEUE_TAG, REPORT_DAYS
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.monitoring.reports import archive
@@ -43,6 +43,7 @@ def _move(site: Site, seconds: float) -> None:
 
 def _report(site: Site, day: dt.date) -> dg.DagsterRun:
     """Make the day's report as the schedule does."""
+    site.dagster.add_dynamic_partitions(REPORT_DAYS, [day.isoformat()])
     job = defs().get_repository_def().get_job("daily_reports")
     tags = {"dagster/partition": day.isoformat()}
     run_id = create_run(site.dagster, job, tags, silent=True).run_id
@@ -146,7 +147,7 @@ def test_there_is_a_report_before_there_is_any(site: Site) -> None:
 
 
 def test_each_night_two_days_are_reported(site: Site, environment: pytest.MonkeyPatch) -> None:
-    """Retries that end after midnight, and are in no report."""
+    """Retries that end after midnight, and are in no report; or days that miss one for ever."""
 
     def requested() -> list[str | None]:
         context = dg.build_schedule_context(
@@ -157,6 +158,11 @@ def test_each_night_two_days_are_reported(site: Site, environment: pytest.Monkey
         found = daily_report(context)
         return [request.partition_key for request in found] if isinstance(found, list) else []
 
+    assert requested() == []
+    site.add("a", "https://example.com/x.jpg", updated_at="2026-02-28T23:59:59Z")
+    assert requested() == ["2026-02-28"]
+    site.add("b", "https://example.com/x.jpg", updated_at="2026-02-27T00:00:00Z")
     assert requested() == ["2026-02-27", "2026-02-28"]
+    assert set(site.dagster.get_dynamic_partitions(REPORT_DAYS)) == set(requested())
     environment.setenv("LENS_ENABLED", "false")
     assert requested() == []

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from lens_pipeline.defs.checks import dead_letters_attended, service_levels
 from lens_pipeline.event_log.history import DerivativeStatus
@@ -85,7 +86,10 @@ def test_what_may_still_be_in_time_is_not_judged() -> None:
     assert (photo["finished"], photo["judged"], photo["in_time_share"]) == (4, 2, 0.5)
 
 
-def test_a_day_without_files_has_a_report_all_the_same() -> None:
+def test_a_day_without_files_has_a_report_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error, or a chart that looks broken."""
+    written: list[str] = []
+    monkeypatch.setattr(Axes, "text", lambda *values, **_: written.append(values[3]))
     empty = statistics.frame([], statistics.FILES)
     photo = summary([]).iloc[0]
     assert photo["finished"] == 0
@@ -93,6 +97,7 @@ def test_a_day_without_files_has_a_report_all_the_same() -> None:
     assert pd.isna(photo["latency_p50_seconds"])
     assert len(statistics.extremes(DAY, empty)) == 0
     assert chart.draw(DAY, empty).startswith(b"\x89PNG")
+    assert written == ["no files", "no files"]
     assert service_levels(summary([])).passed
 
 

@@ -9,6 +9,8 @@ import httpx2 as httpx
 import pytest
 from PIL import Image
 
+from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Site
 
 
@@ -35,6 +37,35 @@ def test_a_photo_from_finished_to_ready(
     made = dt.datetime.fromisoformat(after["ready_at"])
     assert abs((dt.datetime.now(dt.UTC) - made).total_seconds()) < 60
     assert web.get("/api/generations").json()["generations"] == [after]
+
+
+@pytest.mark.slow
+def test_the_file_itself_outlives_its_link(
+    site: Site, web: httpx.Client, server: HostileServer
+) -> None:
+    link = server.put("/v1", sources.mp4()).replace("127.0.0.1", "localhost")
+    site.add("v1", link, type="video")
+    assert web.get("/api/generations/v1/file").headers["location"] == link
+    site.once()
+    server.remove("/v1")
+    whole = web.get("/api/generations/v1/file")
+    assert whole.content == sources.mp4()
+    assert whole.headers["content-type"] == "video/mp4"
+    assert whole.headers["x-content-type-options"] == "nosniff"
+    assert whole.headers["content-disposition"].startswith('inline; filename="v1.mp4"')
+    part = web.get("/api/generations/v1/file", headers={"Range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+
+
+@pytest.mark.slow
+def test_what_no_browser_shows_is_offered_for_download(site: Site, web: httpx.Client) -> None:
+    """A page of markup that would run on the site's own address."""
+    (site.store / "u1").mkdir()
+    (site.store / "u1/page.svg").write_text("<svg onload='alert(1)'/>")
+    site.add("p1", "u1/page.svg")
+    answer = web.get("/api/generations/p1/file")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment;")
 
 
 @pytest.mark.slow

@@ -1,0 +1,264 @@
+"""Fetches the files of generations and keeps them: what a user paid for must not expire."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import dagster as dg
+
+from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
+from lens_pipeline.derivatives.originals import StoredOriginal, stored_originals
+from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED
+from lens_pipeline.errors import (
+    DerivativeError,
+    SourceMissing,
+    SourceRefused,
+    SourceUnavailable,
+    SourceUnreadable,
+)
+from lens_pipeline.media.formats import file_extension, quote_head, read_head
+from lens_pipeline.storage.content_types import CONTENT_TYPES, content_type_of
+from lens_pipeline.storage.download import Fetcher, is_object_key
+from lens_pipeline.storage.object_store import (
+    CACHE_IMMUTABLE,
+    CACHE_REVALIDATE,
+    Fetched,
+    ObjectStore,
+    transfer_seconds,
+)
+from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
+
+if TYPE_CHECKING:
+    from lens_pipeline.defs.assets.materializer import BatchContext
+
+Metadata = dict[str, dg.MetadataValue | str | int | float]
+
+# The link is of no use any more, or not now.
+_LINK_ERRORS = (SourceMissing, SourceRefused, SourceUnavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """Of a batch, to and from the store and from elsewhere."""
+
+    fetcher: Fetcher
+    store: ObjectStore
+    cancelled: threading.Event
+
+    def download(self, key: str, file: Path) -> Fetched:
+        return retry_transient(
+            lambda: self.store.read_into(key, file, cancelled=self.cancelled),
+            FILE_RETRIES,
+            cancelled=self.cancelled,
+        )
+
+    def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
+        """Cached for ever if `key` holds the revision."""
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
+        caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
+        retry_transient(
+            lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
+            FILE_RETRIES,
+            within_seconds=transfer_seconds(size),
+            cancelled=self.cancelled,
+        )
+
+
+class Originals:
+    """The originals of a batch; thread-safe.
+
+    A file that was fetched for a preview is handed over and stored by a thread of its own, as the
+    preview must not wait for that. `keeps`: whether the run is to keep them.
+    """
+
+    def __init__(self, pipeline: Pipeline, transfers: Transfers, *, keeps: bool) -> None:
+        self._pipeline = pipeline
+        self._transfers = transfers
+        self._keeps = keeps
+        self._stored: dict[str, StoredOriginal] = {}
+        self._unproved: set[str] = set()
+        self._handed: dict[str, Future[Metadata]] = {}
+        threads = pipeline.settings.threads
+        self._threads = ThreadPoolExecutor(threads, "original")
+        # A slow store must not let the scratch directory fill up.
+        self._room = threading.BoundedSemaphore(threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def look_up(self, kind: Kind, rows: Sequence[Row], unproved: Iterable[str]) -> None:
+        """Before `fetch`. Of `unproved` ids, no preview was ever made: links are tried first."""
+        if kind in ORIGINALS:
+            sources = {row.id: row.asset_url for row in rows if isinstance(row, Generation)}
+            self._stored |= stored_originals(self._pipeline, kind, sources)
+            self._unproved.update(unproved)
+
+    def look_up_shots(self, shots: Iterable[Shot]) -> None:
+        """Before `fetch_shot`."""
+        sources = {s.generation_id: s.source for s in shots if s.generation_id and s.source}
+        self._stored |= stored_originals(self._pipeline, Kind.VIDEO, sources)
+
+    def fetch(self, row: Generation, file: Path) -> Fetched:
+        """From the store, else from the row's link; or the other way round. Raises as `Fetcher`."""
+        try:
+            return self._fetch(row, file)
+        except DerivativeError as error:
+            # It would fail again.
+            self._handed[row.id] = Future()
+            self._handed[row.id].set_exception(error)
+            raise
+
+    def fetch_shot(self, shot: Shot, file: Path) -> Fetched:
+        """From the store, else from the shot's link. Raises as `Fetcher`."""
+        return self._fetch_proved(shot.generation_id or "", shot.source, file)
+
+    def release(self, row: Row, file: Path, fetched: Fetched, facts: Metadata) -> None:
+        """Delete `file`, after keeping it as the original of `row` if it is to be kept."""
+        stored = self._stored.get(row.id)
+        is_kept = stored is not None and stored.sha256 == fetched.sha256
+        if (
+            not isinstance(row, Generation)
+            or not self._keeps
+            or is_kept
+            or self._transfers.cancelled.is_set()
+        ):
+            file.unlink(missing_ok=True)
+            return
+        self._room.acquire()
+        self._handed[row.id] = self._threads.submit(
+            copy_context().run, self._keep_handed, row, file, fetched, facts
+        )
+
+    def handed(self, row_id: str) -> Future[Metadata] | None:
+        """The metadata of what was released in this run and is to be recorded."""
+        return self._handed.get(row_id)
+
+    def recorded(self, row: Generation) -> Metadata | None:
+        """Anew, if the object is there as it was recorded."""
+        stored = self._stored.get(row.id)
+        if stored is None:
+            return None
+        info = self._transfers.store.stat(stored.path)
+        if info is None or info.bytes != stored.bytes:
+            return None
+        names = ("content_type", "width", "height", "duration_seconds")
+        facts = {name: stored.metadata[name] for name in names if name in stored.metadata}
+        fetched = Fetched(stored.bytes, stored.sha256)
+        return self._metadata(row, stored.path, str(stored.metadata["kept"]), fetched, facts)
+
+    def keep(self, row: Generation, file: Path, fetched: Fetched, facts: Metadata) -> Metadata:
+        """Store `file` unless it lies in the store already. Raises DerivativeError."""
+        started = time.monotonic()
+        path, kept = None, NOT_KEPT
+        extension = file_extension(read_head(file))
+        if is_object_key(row.asset_url):
+            path, kept = row.asset_url.strip(), RECORDED
+        elif extension is None:
+            raise SourceUnreadable(
+                f"neither a picture nor a video: starts with {quote_head(read_head(file))}"
+            )
+        elif self._pipeline.settings.keep_originals != "never":
+            original = ORIGINALS[row.kind]
+            revision = original.revision_of(row.asset_url)
+            path, kept = original.key(row, revision, extension), SAVED
+            self._transfers.upload(path, file, content_type_of(path), revision)
+        if extension is not None:
+            facts = {"content_type": CONTENT_TYPES[extension], **facts}
+        metadata = self._metadata(row, path, kept, fetched, facts)
+        return metadata | {"store_seconds": round(time.monotonic() - started, 4)}
+
+    def _fetch(self, row: Generation, file: Path) -> Fetched:
+        stored = self._stored.get(row.id)
+        if stored is not None and row.id not in self._unproved:
+            return self._fetch_proved(row.id, row.asset_url, file)
+        try:
+            fetched = self._transfers.fetcher.fetch(row.asset_url, file)
+        except _LINK_ERRORS:
+            path = stored.path if stored else self._unrecorded(row)
+            if path is None:
+                raise
+            return self._transfers.download(path, file)
+        if stored is not None and file_extension(read_head(file)) is None:
+            # The link leads to a page that says that it has expired.
+            return self._transfers.download(stored.path, file)
+        return fetched
+
+    def _fetch_proved(self, key: str, source: str | None, file: Path) -> Fetched:
+        if key in self._stored:
+            with contextlib.suppress(SourceMissing):
+                return self._transfers.download(self._stored[key].path, file)
+            del self._stored[key]
+        return self._transfers.fetcher.fetch(source, file)
+
+    def _unrecorded(self, row: Generation) -> str | None:
+        """What a run stored that was killed before it could record it."""
+        original = ORIGINALS[row.kind]
+        prefix = original.key(row, original.revision_of(row.asset_url), ".")
+        return next((info.key for info in self._transfers.store.list(prefix)), None)
+
+    def _keep_handed(
+        self, row: Generation, file: Path, fetched: Fetched, facts: Metadata
+    ) -> Metadata:
+        try:
+            return self.keep(row, file, fetched, facts)
+        finally:
+            file.unlink(missing_ok=True)
+            self._room.release()
+
+    def _metadata(
+        self,
+        row: Generation,
+        path: str | None,
+        kept: str,
+        fetched: Fetched,
+        facts: Mapping[str, dg.MetadataValue | str | int | float],
+    ) -> Metadata:
+        uri = {"path": path, "dagster/uri": self._transfers.store.uri(path)} if path else {}
+        host = None if is_object_key(row.asset_url) else urlsplit(row.asset_url.strip()).hostname
+        at = row.finished_at
+        return {
+            # Shown in this order.
+            **uri,
+            "kept": kept,
+            "bytes": fetched.bytes,
+            "sha256": fetched.sha256,
+            **facts,
+            "user_id": row.user_id,
+            **({"finished_at": dg.MetadataValue.timestamp(at)} if at else {}),
+            **({"source_host": host} if host else {}),
+            "revision": ORIGINALS[row.kind].revision_of(row.asset_url),
+        }
+
+
+class OriginalMaterializer:
+    """Records what the preview's materializer handed over, or fetches the file itself."""
+
+    def make(self, batch: "BatchContext", row: Row, revision: str) -> Metadata:
+        if not isinstance(row, Generation):
+            raise TypeError(f"{row.id} is no generation")
+        handed = batch.originals.handed(row.id)
+        if handed is not None:
+            return handed.result()
+        recorded = batch.originals.recorded(row)
+        if recorded is not None:
+            return recorded
+        file = batch.scratch / row.id
+        try:
+            fetched = batch.originals.fetch(row, file)
+            return batch.originals.keep(row, file, fetched, {})
+        finally:
+            file.unlink(missing_ok=True)
+
+    def interrupt(self) -> None:
+        """Does nothing: transfers look at `batch.cancelled`."""

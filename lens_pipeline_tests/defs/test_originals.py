@@ -1,0 +1,242 @@
+"""The files of generations themselves: kept byte by byte, and used when links have expired."""
+
+import hashlib
+from collections.abc import Callable
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from lens_pipeline.definitions import defs
+from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.engine.run_execution import execute
+from lens_pipeline.engine.run_queue import create_run
+from lens_pipeline.engine.run_requests import plan_runs
+from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.project import Project
+from lens_pipeline_tests.support.servers import Answer, HostileServer
+from lens_pipeline_tests.support.site import Site
+
+pytestmark = pytest.mark.slow
+
+
+def _host(server: HostileServer, path: str, body: bytes) -> str:
+    server.put(path.partition("?")[0], body)
+    return server.url(path, host="localhost")
+
+
+def test_everything_is_made_anew_from_originals_when_all_links_are_dead(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    """A setting that was changed after the provider had deleted its files lost the previews."""
+    files = {f"p{number}": sources.jpeg(200 + number, 90) for number in range(3)}
+    films = {f"v{number}": sources.mp4(24 + number) for number in range(2)}
+    for name, body in files.items():
+        site.add(name, _host(server, f"/{name}", body))
+    for name, body in films.items():
+        site.add(name, _host(server, f"/{name}?token=secret", body), type="video")
+    assert site.once()["ready"] == 5
+    assert sorted(site.originals().values()) == sorted([*files.values(), *films.values()])
+
+    for name in [*files, *films]:
+        server.remove(f"/{name}")
+    environment.setenv("LENS_PREVIEW_EDGE", "64")
+    project = Project(site)
+    for name in films:
+        project.asset(name, generation_id=name)
+    project.master("m1", list(films))
+    result = site.once()
+
+    assert (result["failed"], site.dead_letters()) == (0, {})
+    assert project.states("m1")["master_video"] == "ready"
+    for name in files:
+        assert site.metadata("preview", name)["width"].value == 64
+
+
+def test_the_record_of_an_original(site: Site, server: HostileServer) -> None:
+    body = sources.mp4()
+    site.add("v1", _host(server, "/v1?key=secret", body), type="video")
+    site.once()
+    metadata = {key: value.value for key, value in site.metadata("video_generation", "v1").items()}
+    revision = metadata["revision"]
+    assert metadata["path"] == f"u1/originals/v1_{revision}.mp4"
+    assert metadata["sha256"] == hashlib.sha256(body).hexdigest()
+    assert metadata["bytes"] == len(body)
+    assert (metadata["kept"], metadata["content_type"]) == ("saved", "video/mp4")
+    assert (metadata["width"], metadata["height"]) == (160, 120)
+    assert metadata["duration_seconds"] == pytest.approx(1, abs=0.1)
+    assert (metadata["user_id"], metadata["source_host"]) == ("u1", "localhost")
+    assert "secret" not in str(metadata)
+
+
+def test_what_cannot_be_rendered_is_kept_but_no_error_page(
+    site: Site, server: HostileServer
+) -> None:
+    """A dead letter whose link is long gone when its format is supported at last."""
+    heic = b"\0\0\0\x18ftypheic" + bytes(500)
+    short = sources.jpeg()[:300]
+    site.add("heic", _host(server, "/heic", heic))
+    site.add("short", _host(server, "/short", short))
+    site.add("page", _host(server, "/page", b"<html><body>expired</body></html>"))
+    assert site.once()["failed"] == 3
+    assert sorted(site.originals().values()) == sorted([heic, short])
+
+
+def test_a_retry_downloads_again_while_the_link_lives(site: Site, server: HostileServer) -> None:
+    """A file that was cut short would be kept for ever."""
+    whole = sources.jpeg()
+    site.add("p1", _host(server, "/p1", whole[:300]))
+    site.once()
+    assert site.dead_letters()["p1"]["error_class"] == "SourceUnreadable"
+    server.put("/p1", whole)
+    site.lens("retry", "p1")
+    site.once()
+    assert site.status("p1")["state"] == "ready"
+    assert list(site.originals().values()) == [whole]
+    metadata = site.metadata("photo_generation", "p1")
+    assert metadata["sha256"].value == hashlib.sha256(whole).hexdigest()
+
+
+@pytest.mark.parametrize("gone", [Answer(404), Answer(200, b"<html>this link has expired</html>")])
+def test_a_retry_uses_the_original_when_the_link_is_gone(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch, gone: Answer
+) -> None:
+    environment.setenv("LENS_MAX_PIXELS", "100")
+    site.add("p1", _host(server, "/p1", sources.jpeg()))
+    site.once()
+    assert site.dead_letters()["p1"]["error_class"] == "SourceOverLimit"
+    environment.setenv("LENS_MAX_PIXELS", "100000")
+    server.put("/p1", gone.body) if gone.status == 200 else server.remove("/p1")
+    site.lens("retry", "p1")
+    site.once()
+    assert site.status("p1")["state"] == "ready"
+    assert list(site.originals().values()) == [sources.jpeg()]
+
+
+def test_an_object_of_the_store_is_recorded_and_not_copied(site: Site) -> None:
+    key = "u1/uploads/mine.jpg"
+    (site.store / key).parent.mkdir(parents=True)
+    (site.store / key).write_bytes(sources.jpeg())
+    site.add("p1", key)
+    site.once()
+    metadata = site.metadata("photo_generation", "p1")
+    assert (metadata["kept"].value, metadata["path"].value) == ("recorded", key)
+    assert site.originals() == {}
+    # Another source does not delete what is the application's own.
+    site.sql("UPDATE generations SET asset_url = 'u1/uploads/none.jpg', updated_at = now()")
+    site.once()
+    assert (site.store / key).exists()
+
+
+def test_nothing_is_kept_if_nothing_is_to_be(
+    site: Site, photo: Callable[[str], str], environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("LENS_KEEP_ORIGINALS", "never")
+    site.add("p1", photo("p1"))
+    assert site.once()["ready"] == 1
+    assert site.originals() == {}
+    assert site.metadata("photo_generation", "p1")["kept"].value == "not kept"
+
+
+def _backfill(site: Site) -> list[tuple[list[str], str]]:
+    """Assets and first partition of the runs that the schedule asks for; all are done."""
+    repository = defs().get_repository_def()
+    schedule, job = repository.get_schedule_def("backfill_previews"), repository.get_job("previews")
+    with dg.build_schedule_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        requests = schedule.evaluate_tick(context).run_requests or []
+    asked = []
+    for request in requests:
+        assets = list(request.asset_selection or [])
+        names = [key.to_user_string() for key in assets]
+        execute(site.dagster, create_run(site.dagster, job, request.tags, names or None).run_id)
+        asked.append((names, request.tags["dagster/asset_partition_range_start"]))
+    return asked
+
+
+def test_the_backfill_keeps_what_a_run_could_not(site: Site, server: HostileServer) -> None:
+    """A store that failed between the preview and its original."""
+    (site.store / "u1").mkdir()
+    (site.store / "u1/originals").write_text("a file where the originals should be")
+    site.add("p1", _host(server, "/p1", sources.jpeg()))
+    site.once()
+    assert site.status("p1")["state"] == "ready"
+    assert site.runs()[0].status is dg.DagsterRunStatus.FAILURE
+    (site.store / "u1/originals").unlink()
+    assert _backfill(site) == [(["photo_generation"], "p1")]
+    assert list(site.originals().values()) == [sources.jpeg()]
+    assert _backfill(site) == []
+
+
+def test_the_backfill_begins_no_library_of_originals(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    """Terabytes that a new version stored unasked."""
+    site.add("p1", _host(server, "/p1", sources.jpeg()))
+    tags = plan_runs(site.dagster, PREVIEW, ["p1"], 20, "backfill")[0]
+    job = defs().get_repository_def().get_job("previews")
+    execute(site.dagster, create_run(site.dagster, job, tags, ["preview"]).run_id)
+    assert site.status("p1")["state"] == "ready"
+    assert _backfill(site) == []
+    assert site.originals() == {}
+
+
+def test_what_a_killed_run_stored_is_found_when_its_link_is_dead(
+    site: Site, server: HostileServer
+) -> None:
+    """An original that is there, but of which the killed run could not say so."""
+    site.add("p1", _host(server, "/p1", sources.jpeg()))
+    site.once()
+    for table in ("event_logs", "asset_event_tags"):
+        _dagster_sql(site, f"DELETE FROM {table}")
+    server.remove("/p1")
+    assert site.once()["ready"] == 1
+    assert site.metadata("photo_generation", "p1")["kept"].value == "saved"
+
+
+def _dagster_sql(site: Site, statement: str) -> None:
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(statement))
+
+
+def test_originals_of_an_older_library_are_kept_when_somebody_says_so(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    """Newest first; what could be had once is not downloaded again."""
+    for number in range(3):
+        site.add(f"p{number}", _host(server, f"/p{number}", sources.jpeg(50 + number, 40)))
+    environment.setenv("LENS_KEEP_ORIGINALS", "never")
+    site.once()
+    refused = site.lens("backfill", "--originals")
+    assert (refused.code, "LENS_KEEP_ORIGINALS" in refused.err) == (2, True)
+    environment.setenv("LENS_KEEP_ORIGINALS", "external")
+    site.add("old", _host(server, "/old", sources.jpeg(80, 40)))
+    job = defs().get_repository_def().get_job("previews")
+    tags = plan_runs(site.dagster, PREVIEW, ["old"], 20, "backfill")[0]
+    execute(site.dagster, create_run(site.dagster, job, tags, ["preview"]).run_id)
+
+    asked = site.lens("backfill", "--originals", "--dry-run")
+    assert "1 originals to keep, about 0.00 GB" in asked.err
+    assert site.originals() == {}
+    assert site.lens("backfill", "--originals", "--json").json["ready"] == 1
+    assert site.lens("backfill", "--originals", "--force", "--json").json["ready"] == 4
+    assert len(site.originals()) == 4
+    before = dict(server.requests)
+    assert site.lens("backfill", "--originals", "--json").json["found"] == 0
+    assert dict(server.requests) == before
+
+
+def test_no_original_is_kept_on_a_disk_that_is_nearly_full(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("LENS_BATCH_SIZE", "1")
+    for number in range(2):
+        site.add(f"p{number}", _host(server, f"/p{number}", sources.jpeg(50 + number, 40)))
+    environment.setenv("LENS_ALERT_DISK_FREE_PERCENT", "99.99")
+    output = site.lens("backfill", "--originals")
+    assert output.code == 1
+    assert "less than LENS_ALERT_DISK_FREE_PERCENT" in output.err
+    assert len(site.originals()) == 1
