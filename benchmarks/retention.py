@@ -8,6 +8,7 @@ enough. Sizes are those of the tables with their indexes and what is stored out 
 import datetime as dt
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from benchmarks.history import fill
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack
 from lens_pipeline.defs.retention import Pruned, prune
+from lens_pipeline.event_log.daily import DayLog
 from lens_pipeline.monitoring.reports import collect
 
 _PARTITIONS, _QUICK_PARTITIONS = 10_000, 1_000
@@ -96,7 +98,8 @@ def _report_seconds(stack: RunningStack, partitions: int) -> float:
             connection.execute(statement, values)
             connection.commit()
     started = time.monotonic()
-    files = collect.read_files(stack.pipeline, day)
+    with closing(DayLog(stack.pipeline.endpoints.dagster_url)) as log:
+        files = collect.read_files(stack.pipeline, log, day)
     seconds = time.monotonic() - started
     if len(files) != partitions:
         raise RuntimeError(f"the report found {len(files)} of {partitions} files")

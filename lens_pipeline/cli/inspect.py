@@ -4,7 +4,7 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import closing
 
 import click
 
@@ -14,12 +14,10 @@ from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.status import statuses_of_id
+from lens_pipeline.event_log.daily import DayLog
 from lens_pipeline.event_log.history import DerivativeStatus, State
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from lens_pipeline.monitoring.reports.collect import DayReport
+from lens_pipeline.monitoring.reports import archive, collect
+from lens_pipeline.monitoring.reports.collect import DayReport
 
 _STATUS = ("id", "kind", "asset", "state", "path", "error", "error_class", "attempts", "run_id")
 _LETTER = ("id", "kind", "error", "error_class", "attempts", "run_id", "source")
@@ -132,47 +130,40 @@ def report(days: int, as_json: bool) -> None:
 
     The reports in the store are read, and the event log for today and for days without a report.
     """
-    with session("report") as pipeline:
-        found = [_day(pipeline, ago) for ago in reversed(range(days))]
+    with session("report") as pipeline, closing(DayLog(pipeline.endpoints.dagster_url)) as log:
+        found = [_day(pipeline, log, ago) for ago in reversed(range(days))]
     if as_json:
         print_json({"days": [_plain(source, day) for source, day in found]})
         return
     _print([day for _, day in found])
 
 
-def _day(pipeline: Pipeline, ago: int) -> tuple[str, "DayReport"]:
+def _day(pipeline: Pipeline, log: DayLog, ago: int) -> tuple[str, DayReport]:
     """The report of a day from the store, or from the log if none was made yet."""
-    from lens_pipeline.monitoring.reports import archive, collect
-
     day = collect.today() - dt.timedelta(days=ago)
     kept = archive.find(pipeline.store, day) if ago else None
-    return ("store", kept) if kept else ("log", collect.report(pipeline, day))
+    return ("store", kept) if kept else ("log", collect.report(pipeline, log, day))
 
 
-def _plain(source: str, day: "DayReport") -> dict:
-    lists = {
-        str(name): _records(listed.drop(columns=["day", "list"]))
-        for name, listed in day.extremes.groupby("list")
-    }
-    kinds = _records(day.summary.drop(columns=["day", "as_of"]))
-    for kind in kinds:
-        kind["failures"] = json.loads(kind["failures"])
+def _plain(source: str, day: DayReport) -> dict:
+    kinds = [row | {"failures": json.loads(row["failures"])} for row in day.summary]
     return {
         "day": day.day,
         "source": source,
-        "as_of": day.summary["as_of"].iloc[0].isoformat(timespec="seconds"),
-        "kinds": kinds,
-        "slowest": lists.get("slowest", []),
-        "largest": lists.get("largest", []),
+        "as_of": day.summary[0]["as_of"].isoformat(timespec="seconds"),
+        "kinds": [_without(row, "day", "as_of") for row in kinds],
+        **{
+            name: [_without(row, "day", "list") for row in day.extremes if row["list"] == name]
+            for name in ("slowest", "largest")
+        },
     }
 
 
-def _records(table: "pd.DataFrame") -> list[dict]:
-    """Rows with null for NaN, which JSON lacks."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+def _without(row: dict, *names: str) -> dict:
+    return {name: value for name, value in row.items() if name not in names}
 
 
-def _print(days: "list[DayReport]") -> None:
+def _print(days: list[DayReport]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -181,7 +172,7 @@ def _print(days: "list[DayReport]") -> None:
         table.add_column(title, justify="left" if title == "failed attempts" else "right")
     quiet = 0
     for day in days:
-        rows = [row for row in _records(day.summary) if row["finished"] or row["failed_attempts"]]
+        rows = [row for row in day.summary if row["finished"] or row["failed_attempts"]]
         quiet += not rows
         for row in rows:
             table.add_row(row["day"], row["kind"], *(_cell(name, row[name]) for name in _COLUMNS))

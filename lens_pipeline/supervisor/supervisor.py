@@ -113,6 +113,8 @@ class Supervisor:
         self._home = home
         self._json_logs = json_logs
         self._programs = {program.name: program for program in programs}
+        # An upper bound: programs of one priority stop together.
+        self._stop_seconds = sum(program.stop_seconds for program in self._programs.values())
         self._hurry = hurry or (lambda: False)
         self._ready: set[str] = set()
         self._daemon: Supervisord | None = None
@@ -122,7 +124,7 @@ class Supervisor:
         private_directory(self._home / "logs")
         run = private_directory(self._home / "run")
         make_socket_directory(self._socket.parent)
-        orphans.note_stop_seconds(self._home, sum(p.stop_seconds for p in self._programs.values()))
+        orphans.note_stop_seconds(self._home, self._stop_seconds)
         write_private(run / "supervisord.conf", self._config())
         self._daemon = supervisord.start(self._home, self._programs, json_logs=self._json_logs)
         try:
@@ -185,8 +187,7 @@ class Supervisor:
         daemon, self._daemon = self._daemon, None
         if daemon is None:
             return
-        # An upper bound: programs of one priority stop together.
-        deadline = time.monotonic() + orphans.stop_seconds(self._home) + _RPC_SECONDS
+        deadline = time.monotonic() + self._stop_seconds + _RPC_SECONDS
         while daemon.is_alive() and time.monotonic() < deadline and not self._hurry():
             self._request_stop(daemon)
             time.sleep(_POLL_SECONDS)

@@ -73,6 +73,14 @@ def start(home: Path, programs: Mapping[str, Program], *, json_logs: bool) -> Su
     return Supervisord(pid)
 
 
+def end_with(parent: int, number: signal.Signals) -> None:
+    """Let Linux send `number` to this child of `parent` when that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            sys.exit("the parent died before its child started")
+
+
 def _main(parent: int, home: Path, programs: Mapping[str, Program], json_logs: bool) -> None:
     _forget_handlers()
     os.setsid()  # Ctrl-C is for the parent only
@@ -80,13 +88,10 @@ def _main(parent: int, home: Path, programs: Mapping[str, Program], json_logs: b
     _replace_files(home / "logs" / "supervisord-start.log")
     mark = orphans.mark_this(home)
     setproctitle.setproctitle("lens: supervisord")
+    end_with(parent, signal.SIGTERM)
     if sys.platform == "linux":
-        prctl = ctypes.CDLL(None).prctl
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         # Reaps orphaned grandchildren.
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        if os.getppid() != parent:
-            sys.exit("the parent died before its supervisor started")
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     if json_logs:
         write_json()
 
@@ -101,7 +106,11 @@ def _main(parent: int, home: Path, programs: Mapping[str, Program], json_logs: b
 
     options = supervisor.options.ServerOptions
     options.fork, options.execve, options.close_fd = _fork, become, close  # pyright: ignore[reportAttributeAccessIssue]
-    supervisor.supervisord.main(["--nodaemon", "--configuration", "run/supervisord.conf"])
+    ours = options()
+    ours.realize(["--nodaemon", "--configuration", "run/supervisord.conf"], doc=__doc__)
+    vars(ours).update(first=True, test=False)
+    # Its `main` begins anew at SIGHUP, with no program started.
+    supervisor.supervisord.go(ours)
 
 
 def _replace_files(log: Path) -> None:

@@ -1,10 +1,13 @@
 """`lens up`: every process of one machine, from the first start to a clean stop."""
 
+import multiprocessing
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -16,6 +19,7 @@ from lens_pipeline.core.ports import accepts_at, serves
 from lens_pipeline.core.restarts import RestartLog
 from lens_pipeline.engine import instance
 from lens_pipeline.engine.liveness import code_socket
+from lens_pipeline.errors import LensError
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor import orphans, roles
 from lens_pipeline.supervisor.ownership import Lock, current_owner, owner_lock, try_own
@@ -23,6 +27,7 @@ from lens_pipeline.supervisor.program import Program
 from lens_pipeline.supervisor.roles import Role
 from lens_pipeline.supervisor.services import Servers
 from lens_pipeline.supervisor.supervisor import Supervisor
+from lens_pipeline.supervisor.supervisord import end_with
 
 COMMAND = "up"
 
@@ -69,8 +74,8 @@ def up(
 ) -> None:
     """Run everything until a signal or `request_stop`; `on_ready` is called after the start.
 
-    `prepare` comes before the tables of the servers are needed. SIGINT, SIGTERM and SIGHUP stop
-    everything in order; a second Ctrl-C kills. Main thread only.
+    `prepare` comes, in a fork, before the tables of the servers are needed. SIGINT, SIGTERM and
+    SIGHUP stop everything in order; a second Ctrl-C kills. Main thread only.
 
     Raises StackError: something cannot be started, another `lens up` runs here, or the supervisor
     was lost. Nothing is left running.
@@ -208,7 +213,7 @@ def _run(
             servers.start(supervisor)
             # `prepare` can resolve endpoints now; `lens` commands wait for `ready`.
             write_private(services_file(home), starting.to_json())
-            prepare(endpoints)
+            call_in_fork(lambda: prepare(endpoints))
             ready = servers.services(COMMAND, ready=True)
             write_private(services_file(home), ready.to_json())
             report(f"starting {', '.join(program.name for program in product)}")
@@ -223,6 +228,41 @@ def _run(
             signals.is_stopping = True
             services_file(home).unlink(missing_ok=True)
             report("stopping")
+
+
+def call_in_fork(work: Callable[[], None]) -> None:
+    """Call `work`: what it writes of the memory shared with all forks, 20 MiB, goes with it.
+
+    Raises LensError, as it does. Raises StackError: it failed otherwise, and has said how.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send_error, args=(os.getpid(), work, sender))
+    child.start()
+    sender.close()
+    try:
+        error = receiver.recv()
+    except EOFError:
+        raise StackError("what comes before the start has failed") from None
+    finally:
+        child.kill()
+        child.join()
+        receiver.close()
+    if error is not None:
+        raise error
+
+
+def _send_error(parent: int, work: Callable[[], None], sender: Connection) -> None:
+    # Its files include the parent's lock.
+    end_with(parent, signal.SIGKILL)
+    # The parent ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    error = None
+    try:
+        work()
+    except LensError as caught:
+        error = caught
+    sender.send(error)
 
 
 def _watch(

@@ -22,6 +22,7 @@ from lens_pipeline.defs.assets.renderers import media_failures
 from lens_pipeline.errors import EncoderDied, Failure
 from lens_pipeline.media.errors import MediaError, SandboxUnavailable
 from lens_pipeline.media.models import PosterSpec, PreviewSpec
+from lens_pipeline.media.sandbox import pool
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline_tests.media.samples import decoded, save, scene, texture, write_video
 
@@ -215,6 +216,29 @@ def test_an_idle_worker_that_died_is_not_blamed_on_the_next_file(
         worker.kill()
         assert _eventually(lambda: worker.status() == psutil.STATUS_ZOMBIE)
         assert sandbox.preview(photo, preview_spec).width == 200
+
+
+def test_workers_at_rest_give_back_their_memory_and_end_but_for_one(
+    tmp_path: Path,
+    photo: Path,
+    slow_photo: Path,
+    preview_spec: PreviewSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: Workers,
+) -> None:
+    """A small server whose memory is full of what one busy minute left."""
+    monkeypatch.setattr(pool, "_IDLE_SECONDS", 0.5)
+    with Sandbox(2, 20, 2048, tmp_path) as sandbox:
+        sandbox.start()
+        first, second = workers()
+        spec = replace(preview_spec, longest_edge=4000)
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda _: sandbox.preview(slow_photo, spec), range(2)))
+        busy = first.memory_info().rss
+        assert _eventually(lambda: second.status() == psutil.STATUS_ZOMBIE, 10)
+        assert first.memory_info().rss < busy - (8 << 20)
+        assert sandbox.preview(photo, preview_spec).width == 200
+        assert workers() == [first]
 
 
 def test_too_much_memory_is_an_error_of_that_file(

@@ -357,12 +357,16 @@ def test_the_sweep_leaves_other_homes_alone(home: Path, tmp_path: Path) -> None:
         assert supervisor.statuses() == {"a": "RUNNING"}
 
 
-def test_a_lost_supervisord_is_an_error_and_leaves_nothing(home: Path) -> None:
-    """A `lens up` that shows old states for ever."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_lost_supervisord_is_an_error_and_leaves_nothing(
+    home: Path, number: signal.Signals
+) -> None:
+    """A `lens up` that shows old states for ever, or stays with no program."""
     with Supervisor(home, [Program("a", SLEEP)]) as supervisor:
         supervisor.start()
         supervisord = supervisord_of(home)
-        supervisord.kill()
+        supervisord.send_signal(number)
+        supervisord.wait()
         with pytest.raises(StackError, match="supervisord does not answer"):
             supervisor.statuses()
     assert orphans.processes_of(home) == []

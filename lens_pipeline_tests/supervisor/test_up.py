@@ -16,8 +16,9 @@ from lens_pipeline.core.files import prepare_home
 from lens_pipeline.core.restarts import read_restarts
 from lens_pipeline.engine.instance import find_config_dir
 from lens_pipeline.engine.liveness import code_socket
+from lens_pipeline.settings import SettingsError
 from lens_pipeline.supervisor import orphans
-from lens_pipeline.supervisor.up import programs
+from lens_pipeline.supervisor.up import call_in_fork, programs
 from lens_pipeline_tests.supervisor.commands import SLEEPER, STUBBORN, await_line, spawn
 from lens_pipeline_tests.support.homes import settings_for, supervisord_of
 
@@ -120,6 +121,19 @@ def test_a_lost_supervisor_ends_up_with_an_error(made: Path) -> None:
     assert command.returncode == 1
     assert "supervisord does not answer" in errors
     assert orphans.processes_of(made) == []
+
+
+def test_what_fails_in_a_fork_is_raised_here() -> None:
+    """A start with a wrong setting that goes on, or ends without its reason."""
+
+    def refuse() -> None:
+        raise SettingsError("it is wrong")
+
+    call_in_fork(lambda: None)
+    with pytest.raises(SettingsError, match="^it is wrong$"):
+        call_in_fork(refuse)
+    with pytest.raises(StackError):
+        call_in_fork(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def test_a_restarted_program_is_reported(made: Path) -> None:

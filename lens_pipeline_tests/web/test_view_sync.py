@@ -100,6 +100,19 @@ def test_it_shows_what_the_old_columns_did(site: Site, web: httpx.Client, photo:
     eventually(lambda: not _copied(site, "p1"), 5)
 
 
+def test_a_file_is_not_shown_as_ready_once_its_run_is_deleted(
+    site: Site, web: httpx.Client, photo: Photo
+) -> None:
+    """A run deleted in the Dagster UI, and a page that shows its file for another hour."""
+    site.add("p1", photo("p1"))
+    site.once()
+    eventually(lambda: _state(site, "p1") == "ready", 10)
+    assert web.get("/api/generations/p1").json()["status"] == "ready"
+    (run,) = site.runs()
+    site.dagster.delete_run(run.run_id)
+    eventually(lambda: _state(site, "p1") == "none", 5)
+
+
 def test_what_changed_without_the_app_is_found(site: Site, app: FastAPI, photo: Photo) -> None:
     site.add("a", photo("a"))
     site.add("gone", photo("gone"))

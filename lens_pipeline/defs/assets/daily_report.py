@@ -1,8 +1,11 @@
 """The asset of daily reports, whose figures `monitoring/reports` computes."""
 
 import datetime as dt
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 import dagster as dg
 
@@ -13,11 +16,9 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
 from lens_pipeline.derivatives.registry import MASTERS, REPORT_ASSET, REPORT_DAYS, assets
 from lens_pipeline.engine.events import StepFailure
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from lens_pipeline.monitoring.reports.collect import DayReport
+from lens_pipeline.event_log.daily import DayLog
+from lens_pipeline.monitoring.reports import archive, collect
+from lens_pipeline.monitoring.reports.collect import DayReport
 
 
 @dg.asset(
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
 )
 def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.MaterializeResult:
     """How many files of the day were made, how fast, and what failed; by kind."""
-    # Imported here, or every worker process would hold pandas and matplotlib.
-    from lens_pipeline.monitoring.reports import archive, chart, collect
+    # Imported here, or every worker process would hold matplotlib.
+    from lens_pipeline.monitoring.reports import chart
 
     pipeline = lens.pipeline()
     day = _day(context.partition_key)
-    files = collect.read_files(pipeline, day)
-    report = collect.report(pipeline, day, files)
+    with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
+        files = collect.read_files(pipeline, log, day)
+        report = collect.report(pipeline, log, day, files)
     archive.keep(pipeline.store, report)
     return dg.MaterializeResult(
         metadata={
@@ -68,30 +70,27 @@ def _day(key: str) -> dt.date:
         raise StepFailure(f"{key!r} is no day, such as 2026-03-31") from error
 
 
-def _figures(report: "DayReport") -> dict[str, dg.MetadataValue | int | float]:
+def _figures(report: DayReport) -> dict[str, dg.MetadataValue | int | float]:
     summary = report.summary
     found: dict[str, dg.MetadataValue | int | float] = {
-        name: sum(summary[name].tolist()) for name in ("finished", "ready", "failed", "dead")
+        name: sum(row[name] for row in summary) for name in ("finished", "ready", "failed", "dead")
     }
-    for row in summary.loc[summary["finished"] > 0].to_dict("records"):
+    for row in summary:
         for name in ("in_time_share", "latency_p50_seconds", "latency_p95_seconds"):
-            value = float(row[name])
-            if not math.isnan(value):
-                found[f"{row['kind']}_{name}"] = round(value, 4)
-    found["by_kind"] = _table(summary.drop(columns=["day", "as_of"]))
-    for name, listed in report.extremes.groupby("list", sort=False):
-        found[str(name)] = _table(listed.drop(columns=["day", "list"]))
+            if row[name] is not None:
+                found[f"{row['kind']}_{name}"] = round(row[name], 4)
+    found["by_kind"] = _table(summary)
+    for name, listed in groupby(report.extremes, itemgetter("list")):
+        found[name] = _table(list(listed))
     return found
 
 
-def _table(rows: "pd.DataFrame") -> dg.TableMetadataValue:
-    """An unknown number is empty."""
+def _table(rows: Sequence[dict[str, Any]]) -> dg.TableMetadataValue:
+    """An unknown number is empty; what all rows share is left out."""
+    names = [name for name in rows[0] if name not in ("day", "as_of", "list")]
     return dg.MetadataValue.table(
-        [
-            dg.TableRecord({str(name): _text(value) for name, value in row.items()})
-            for row in rows.astype(object).where(rows.notna(), None).to_dict("records")
-        ],
-        schema=dg.TableSchema([dg.TableColumn(str(name)) for name in rows.columns]),
+        [dg.TableRecord({name: _text(row[name]) for name in names}) for row in rows],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in names]),
     )
 
 

@@ -8,6 +8,7 @@ from threading import Lock
 import sqlalchemy as sa
 from dagster import (
     AssetKey,
+    AssetObservation,
     AssetRecordsFilter,
     DagsterEventType,
     EventLogEntry,
@@ -25,6 +26,10 @@ from lens_pipeline.engine.dagster_storage.shown_events import apart, failures
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
+)
+_MADE = sa.text(
+    "SELECT DISTINCT asset_key, partition FROM event_logs WHERE run_id = :run"
+    " AND dagster_event_type = 'ASSET_MATERIALIZATION' AND partition IS NOT NULL"
 )
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
@@ -73,6 +78,23 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         for event in kept:
             if _type(event) in ASSET_CHECK_EVENTS:
                 self.store_asset_check_event(event, id_of[id(event)])
+
+    def delete_events(self, run_id: str) -> None:
+        """Also observe the files that the run made, for what follows the log.
+
+        Else the view shows them as ready for up to an hour, and the backfill leaves them for a day.
+        """
+        with self.index_connection() as connection:
+            made = connection.execute(_MADE, {"run": run_id}).all()
+        super().delete_events(run_id)
+        for asset, partition in made:
+            self._instance.report_runless_asset_event(
+                AssetObservation(
+                    AssetKey.from_db_string(asset) or "",
+                    partition=partition,
+                    description=f"Run {run_id}, which made it, was deleted.",
+                )
+            )
 
     def fetch_failed_materializations(
         self,

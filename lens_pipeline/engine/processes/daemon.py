@@ -19,6 +19,7 @@ def main() -> None:
     from lens_pipeline.engine.processes.sensor_ticks import TickPolicy
 
     startup.keep_logging(dagster._daemon.controller)
+    startup.watch_code_server()
     policy = TickPolicy(resolve(settings.load()[0], broker=False))
     dagster._daemon.sensor.MIN_INTERVAL_LOOP_TIME = SENSOR_LOOP_SECONDS
     dagster._daemon.sensor.is_under_min_interval = policy.is_not_due

@@ -16,6 +16,8 @@ from lens_pipeline.engine import upstream
 logger = logging.getLogger("lens")
 _RUNS = logging.getLogger("dagster.run")
 _TICKS = logging.getLogger("dagster.tick")
+# Dagster's second was a tenth of what a stack at rest takes: each look opens a connection.
+_WATCH_SECONDS = 3.0
 
 
 def begin(*groups: str) -> None:
@@ -55,6 +57,13 @@ def set_up_logging() -> None:
 def keep_logging(module: ModuleType) -> None:
     """Replace the module's own set-up."""
     module.configure_loggers = lambda *_, **__: None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def watch_code_server() -> None:
+    """Look for another code server, one that was started again, less often than Dagster does."""
+    from dagster._grpc import server_watcher
+
+    server_watcher.WATCH_INTERVAL = _WATCH_SECONDS
 
 
 def _tick_logger(_name: str, level: str | int) -> logging.Logger:

@@ -12,6 +12,8 @@ from dagster import DagsterInstance
 from starlette.types import ASGIApp
 from uvicorn.config import LOGGING_CONFIG
 
+from lens_pipeline.engine.processes import startup
+
 # As Dagster's own command.
 _STATEMENT_MS = 15_000
 # Dagster's default for an open page.
@@ -32,6 +34,7 @@ def serve(guard: Callable[[ASGIApp], ASGIApp], protocol: type[asyncio.Protocol])
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
 
+    startup.watch_code_server()
     # uvicorn's lines go where all others do.
     LOGGING_CONFIG["loggers"] = {}
     signal.signal(signal.SIGTERM, signal.default_int_handler)

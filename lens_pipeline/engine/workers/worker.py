@@ -1,5 +1,6 @@
 """The worker process, whose forked children execute runs."""
 
+import gc
 import importlib
 import logging
 import os
@@ -22,9 +23,28 @@ from lens_pipeline.settings import Settings
 # Else each child takes about 3 s longer for its first run.
 PRELOAD = (
     "billiard.pool",
+    "celery.app.amqp",
+    "celery.app.control",
+    "celery.app.log",
+    "celery.apps.worker",
+    "celery.concurrency.prefork",
+    "celery.contrib.testing.tasks",
+    "celery.fixups.django",
+    "celery.loaders.app",
+    "celery.worker.autoscale",
+    "celery.worker.components",
+    "celery.worker.consumer",
     "celery.worker.worker",
     "cffi.cparser",
     "dagster._cli.api",
+    "dagster._core.definitions.repository_definition.repository_data_builder",
+    "dagster._core.execution.plan.active",
+    "dagster._core.executor.in_process",
+    "dagster._core.instance.factory",
+    "dagster._core.storage.root",
+    "dagster._core.storage.sqlite_storage",
+    "dagster._core.system_config.composite_descent",
+    "dagster._core.utility_ops",
     "dagster._grpc.server",
     "dagster_celery",
     "dagster_postgres",
@@ -37,6 +57,8 @@ PRELOAD = (
     "lens_pipeline.engine.launcher",
     "lens_pipeline.engine.run_execution",
     "lens_pipeline.engine.dagster_storage.storage",
+    "lens_pipeline.engine.workers.consumer",
+    "kombu.transport.redis",
     "redis.asyncio",
 )
 
@@ -81,6 +103,8 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
         loglevel=settings.log_level,
         quiet=True,
     )
+    # Else collections in a child would copy what it shares with this process.
+    gc.freeze()
     worker.start()
     if registration.problem is not None:
         raise StackError(registration.problem)

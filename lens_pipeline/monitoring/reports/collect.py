@@ -2,10 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
-
-import pandas as pd
 
 from lens_pipeline.catalog.rows import Kind, Position, Row
 from lens_pipeline.derivatives import registry
@@ -16,6 +13,7 @@ from lens_pipeline.event_log.counters import STAGES
 from lens_pipeline.event_log.daily import DayLog, MadeFile
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.reports import statistics
+from lens_pipeline.monitoring.reports.statistics import Record
 
 # Files made this soon after their day are read with it.
 _AFTERMATH = dt.timedelta(hours=1)
@@ -26,48 +24,47 @@ _PAGE = 2000
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """Frames as by `statistics.summarize` and `statistics.extremes`."""
+    """Rows of `statistics.FIGURES` and `statistics.LISTED`."""
 
     day: dt.date
-    summary: pd.DataFrame
-    extremes: pd.DataFrame
+    summary: list[Record]
+    extremes: list[Record]
 
 
 def today() -> dt.date:
     return dt.datetime.now(dt.UTC).date()
 
 
-def report(pipeline: Pipeline, day: dt.date, files: pd.DataFrame | None = None) -> DayReport:
+def report(
+    pipeline: Pipeline, log: DayLog, day: dt.date, files: list[Record] | None = None
+) -> DayReport:
     """The report of `day` as of now; `files` are those of `read_files`."""
     as_of = dt.datetime.now(dt.UTC)
-    files = read_files(pipeline, day) if files is None else files
+    files = read_files(pipeline, log, day) if files is None else files
     kinds = [kind.value for kind in registry.kinds()]
-    summary = statistics.summarize(day, kinds, files, _attempts(pipeline, day), as_of)
+    summary = statistics.summarize(day, kinds, files, _attempts(log, day), as_of)
     return DayReport(day, summary, statistics.extremes(day, files))
 
 
-def read_files(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
-    """Every file of `day`, in a frame of `statistics.FILES`."""
+def read_files(pipeline: Pipeline, log: DayLog, day: dt.date) -> list[Record]:
+    """Every file of `day`, as rows of `statistics.FILES`."""
     since, until = _bounds(day)
-    rows: list[dict] = []
-    with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
-        for derivative in map(registry.primary, registry.kinds()):
-            kind = derivative.kind.value
-            made = _first_made(log, derivative.asset, since, until)
-            rows += [_made_row(kind, file) for file in made.values()]
-            rows += _others(pipeline, log, derivative, day, made)
-    return statistics.frame(rows, statistics.FILES)
+    rows: list[Record] = []
+    for derivative in map(registry.primary, registry.kinds()):
+        kind = derivative.kind.value
+        made = _first_made(log, derivative.asset, since, until)
+        rows += [_made_row(kind, file) for file in made.values()]
+        rows += _others(pipeline, log, derivative, day, made)
+    return rows
 
 
-def _attempts(pipeline: Pipeline, day: dt.date) -> pd.DataFrame:
+def _attempts(log: DayLog, day: dt.date) -> list[Record]:
     since, until = _bounds(day)
-    with closing(DayLog(pipeline.endpoints.dagster_url)) as log:
-        rows = [
-            {"kind": d.kind.value, "error_class": m.error_class, "permanent": m.permanent}
-            for d in registry.DERIVATIVES
-            for m in log.missed(d.asset, since, until)
-        ]
-    return statistics.frame(rows, statistics.ATTEMPTS)
+    return [
+        {"kind": d.kind.value, "error_class": m.error_class}
+        for d in registry.DERIVATIVES
+        for m in log.missed(d.asset, since, until)
+    ]
 
 
 def _bounds(day: dt.date) -> tuple[dt.datetime, dt.datetime]:
@@ -92,7 +89,7 @@ def _others(
     derivative: Derivative,
     day: dt.date,
     made: Mapping[tuple[str, str | None], MadeFile],
-) -> Iterator[dict]:
+) -> Iterator[Record]:
     """The day's other rows: made later, or not at all."""
     since, until = _bounds(day)
     kind = derivative.kind.value
@@ -132,7 +129,7 @@ def _rows(
         place = last
 
 
-def _made_row(kind: str, file: MadeFile) -> dict:
+def _made_row(kind: str, file: MadeFile) -> Record:
     return {
         "kind": kind,
         "id": file.key,
