@@ -56,11 +56,12 @@ image-test: venv ## Build the image on a Debian made here, and run every role in
 test-fast: venv ## Run the tests that take no more than a second or so each
 	$(BIN)/python -m pytest -q -m "not slow" -n 2
 
-lint: venv ## Check style and types
+lint: venv ## Check style, types and definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
+	$(BIN)/dg check defs
 
 bench: venv ## Measure, print a table, write benchmarks/results.json
 	$(BIN)/python -m benchmarks

@@ -9,14 +9,16 @@ from lens_pipeline.defs import jobs, schedules, sensors
 from lens_pipeline.defs.assets.daily_report import daily_report
 from lens_pipeline.defs.assets.derivatives import derivative_assets
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.engine.commands import one_line
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Evaluated when Dagster loads the code location, not at import: it needs the settings."""
-    loaded, _ = settings.load()
+    with one_line():
+        loaded, _ = settings.load()
     return dg.Definitions(
-        assets=[*derivative_assets(loaded), daily_report],
+        assets=[*derivative_assets(loaded), *dg.with_source_code_references([daily_report])],
         jobs=[
             *jobs.derivative_jobs(loaded),
             jobs.daily_reports,
@@ -30,7 +32,7 @@ def defs() -> dg.Definitions:
             schedules.retire_partitions,
             schedules.retention,
         ],
-        resources={"lens": LensResource()},
+        resources={"lens": LensResource.of(loaded)},
         # A run's process is its worker; a step in a process of its own would cost seconds.
         executor=dg.in_process_executor,
     )

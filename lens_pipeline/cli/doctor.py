@@ -11,7 +11,13 @@ from pathlib import Path
 import psutil
 
 from lens_pipeline.core.durations import spoken
-from lens_pipeline.core.endpoints import Endpoints, Services, StackError, running_up
+from lens_pipeline.core.endpoints import (
+    Endpoints,
+    Services,
+    StackError,
+    running_up,
+    without_password,
+)
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.engine.liveness import is_recent, problem_of
@@ -134,7 +140,7 @@ def _broker(settings: Settings, url: str, up: Services | None) -> str:
         services.broker(settings.result_url, "LENS_RESULT_URL")
     if settings.broker_url is None and up is None:
         return "the embedded one answers; it starts with `lens up`"
-    return f"{services.without_password(url)} answers"
+    return f"{without_password(url)} answers"
 
 
 def _workers(broker: str, up: Services | None, *, is_beating: bool) -> str:

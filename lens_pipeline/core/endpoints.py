@@ -109,6 +109,14 @@ def endpoints_of(settings: Settings, services: Services | None, *, broker: bool)
     return Endpoints(database_url, dagster_url, broker_url, result_url)
 
 
+def without_password(url: str) -> str:
+    """`url` without password and options."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    return f"{scheme}://{user}{at if user else ''}{place.partition('?')[0]}"
+
+
 def _not_running(settings: Settings, services: Services | None, variable: str) -> NotRunning:
     if services is None:
         return NotRunning(

@@ -1,11 +1,12 @@
-"""The asset checks of `daily_report`."""
+"""The asset checks: of each run that makes files, and of `daily_report`."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from lens_pipeline.derivatives.registry import REPORT_ASSET
+from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW, REPORT_ASSET
+from lens_pipeline.errors import Failure
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.reports.statistics import Record
 
@@ -30,6 +31,37 @@ SPECS = [
         DEAD_LETTERS, asset=REPORT_ASSET, description="No dead letter waits to be retried."
     ),
 ]
+
+OF_RUNS = {
+    **{
+        asset: dg.AssetCheckSpec(
+            "newest_batch",
+            asset=asset,
+            description=f"Every {asset} that the newest run was asked for is ready.",
+        )
+        for asset in (PREVIEW.asset, POSTER.asset)
+    },
+    MASTER.asset: dg.AssetCheckSpec(
+        "verified",
+        asset=MASTER.asset,
+        description="The newest master was compared with its shots, packet by packet, and stored.",
+    ),
+}
+
+
+def of_run(asset: str, ready: int, failures: Mapping[str, Failure]) -> dg.AssetCheckResult:
+    """An error if no file is ready; a warning if some failed."""
+    failed = len(failures)
+    total = ready + failed
+    first = next((f"; first: {key}: {why.error}" for key, why in failures.items()), "")
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=OF_RUNS[asset].name,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.WARN if ready else dg.AssetCheckSeverity.ERROR,
+        description=f"{failed} of {total} failed{first}",
+        metadata={"files": total, "failed_share": failed / max(total, 1)},
+    )
 
 
 def service_levels(summary: Sequence[Record]) -> dg.AssetCheckResult:

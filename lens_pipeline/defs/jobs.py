@@ -5,6 +5,7 @@ import datetime as dt
 import dagster as dg
 
 from lens_pipeline.defs.assets.shot_cache import trim
+from lens_pipeline.defs.labels import OWNERS, code_of
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.retention import prune
 from lens_pipeline.derivatives import registry
@@ -30,8 +31,11 @@ def _asset_job(name: str, selection: list[str], tags: dict[str, str]):
     return dg.define_asset_job(
         name,
         selection=selection,
-        tags=tags,
+        tags={"lens/queue": tags[QUEUE_TAG]},
+        run_tags=tags,
         description=f"Materialize {' and '.join(selection)}.",
+        owners=OWNERS,
+        metadata=code_of(derivative_jobs),
     )
 
 
@@ -64,7 +68,7 @@ def delete_old_originals(context: dg.OpExecutionContext, lens: LensResource) -> 
     context.log.info("%d originals of rows that are gone: deleted", count)
 
 
-@dg.job
+@dg.job(owners=OWNERS, metadata=code_of(retire))
 def retirement() -> None:
     """Keep partition sets (Dagster advises at most 100,000 keys) and the store small."""
     retire_old_keys()
@@ -93,7 +97,7 @@ def sweep_store(context: dg.OpExecutionContext, lens: LensResource) -> None:
 
 
 # Takes minutes: it must not delay previews.
-@dg.job(name="retention", tags={QUEUE_TAG: MASTERS})
+@dg.job(name="retention", tags={QUEUE_TAG: MASTERS}, owners=OWNERS, metadata=code_of(prune))
 def retention_job() -> None:
     """Keep Dagster's tables small, and the store free of what killed runs left unfinished."""
     prune_history()

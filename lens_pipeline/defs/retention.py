@@ -14,7 +14,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.event_log import pruning
 
 # Most rows in one transaction, which takes parts of a second and leaves the log whole.
-_RUNS, _EVENTS, _TICKS, _BACKFILLS = 50, 2000, 5000, 500
+_RUNS, _EVENTS, _TICKS, _CHECK_RESULTS, _BACKFILLS = 50, 2000, 5000, 5000, 500
 # A night takes a minute or two; masters wait meanwhile.
 _MOST_SECONDS = 900.0
 _PAUSE_SECONDS = 0.02
@@ -31,13 +31,14 @@ class Pruned:
     events: int = 0
     runs: int = 0
     ticks: int = 0
+    check_results: int = 0
     backfills: int = 0
     is_complete: bool = True
 
     def __str__(self) -> str:
         text = (
-            f"{self.events} events, {self.runs} runs, {self.ticks} ticks and {self.backfills}"
-            " records of backfills deleted"
+            f"{self.events} events, {self.runs} runs, {self.ticks} ticks, {self.check_results}"
+            f" results of checks and {self.backfills} records of backfills deleted"
         )
         return text if self.is_complete else f"{text}; the next pruning goes on"
 
@@ -74,7 +75,8 @@ class _Pruning:
 
     def work(self) -> Pruned:
         for part in (
-            self._prune_runs, self._prune_without_run, self._prune_ticks, self._prune_backfills,
+            self._prune_runs, self._prune_without_run, self._prune_ticks,
+            self._prune_check_results, self._prune_backfills,
         ):  # fmt: skip
             self._walk(part)
         return self._done
@@ -113,6 +115,11 @@ class _Pruning:
         deleted = pruning.delete_ticks(connection, self._ticks_before, _TICKS)
         self._done = replace(self._done, ticks=self._done.ticks + deleted)
         return 0 if deleted == _TICKS else None
+
+    def _prune_check_results(self, connection: sa.Connection, _: int) -> int | None:
+        deleted = pruning.delete_check_results(connection, self._events_before, _CHECK_RESULTS)
+        self._done = replace(self._done, check_results=self._done.check_results + deleted)
+        return 0 if deleted == _CHECK_RESULTS else None
 
     def _prune_backfills(self, connection: sa.Connection, _: int) -> int | None:
         deleted = pruning.delete_backfills(connection, self._runs_before, _BACKFILLS)

@@ -7,6 +7,7 @@ import dagster as dg
 
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.defs.jobs import daily_reports, retention_job, retirement
+from lens_pipeline.defs.labels import OWNERS, code_of
 from lens_pipeline.defs.new_rows import DISABLED
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
@@ -44,6 +45,8 @@ def _schedule(cron: str, *, job_name: str, name: str | None = None, timezone: st
             execution_timezone=timezone,
             job_name=job_name,
             default_status=dg.DefaultScheduleStatus.RUNNING,
+            owners=OWNERS,
+            metadata=code_of(evaluate),
         )
         def schedule(context: dg.ScheduleEvaluationContext, lens: LensResource) -> Evaluation:
             pipeline = lens.pipeline()

@@ -4,6 +4,7 @@ import json
 
 import dagster as dg
 
+from lens_pipeline.defs.labels import OWNERS, code_of
 from lens_pipeline.defs.new_rows import DISABLED, new_rows
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
@@ -25,6 +26,9 @@ def derivative_sensor(derivative: Derivative) -> dg.SensorDefinition:
         minimum_interval_seconds=derivative.sensor_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Requests {derivative.asset} of each row that is new and ready for it.",
+        owners=OWNERS,
+        tags={"lens/asset": derivative.asset},
+        metadata=code_of(new_rows),
     )
     def sensor(
         context: dg.SensorEvaluationContext, lens: LensResource
@@ -34,11 +38,16 @@ def derivative_sensor(derivative: Derivative) -> dg.SensorDefinition:
     return sensor
 
 
-@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Deletes the derivatives and partitions of rows that are gone.",
+    owners=OWNERS,
+    metadata=code_of(remove_vanished),
+)
 def removed_generations(
     context: dg.SensorEvaluationContext, lens: LensResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Deletes the derivatives and partitions of rows that are gone."""
     pipeline = lens.pipeline()
     if not pipeline.settings.enabled:
         return dg.SkipReason(DISABLED)

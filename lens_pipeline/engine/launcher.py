@@ -9,12 +9,11 @@ from dagster import DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
-from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.locks import LockSession, run_lock
-from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG
+from lens_pipeline.derivatives.registry import LOCAL, PREVIEWS, QUEUE_TAG
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers.app import (
     EXECUTE_RUN,
@@ -24,6 +23,7 @@ from lens_pipeline.engine.workers.app import (
     execute_run_task,
     launch_signature,
 )
+from lens_pipeline.event_log.tags import TASK_TAG
 
 # A worker takes its lock again a second after a restart of the database. Longer than the time
 # between two polls of a run.
@@ -68,13 +68,13 @@ class LensRunLauncher(CeleryRunLauncher):
         return cls(resolve(loaded), Release.of(loaded), inst_data)
 
     def launch_run(self, context: LaunchRunContext) -> None:
+        """As the stock launcher, but with one event in place of two, and a tag that is hidden."""
         run = context.dagster_run
         queue = celery_queue(run.tags.get(QUEUE_TAG, PREVIEWS), self._release)
-        self._launch_celery_task_run(
-            run=run.with_tags({**run.tags, QUEUE_TAG: queue}),
-            task_signature=launch_signature(self._execute_run, run.run_id),
-            routing_key=EXECUTE_RUN,
-        )
+        signature = launch_signature(self._execute_run, run.run_id)
+        sent = signature.apply_async(queue=queue, routing_key=f"{queue}.{EXECUTE_RUN}")
+        self._instance.add_run_tags(run.run_id, {TASK_TAG: sent.task_id})
+        self._instance.report_engine_event(f"Sent to the queue {queue}.", run, cls=type(self))
 
     def terminate(self, run_id: str) -> bool:
         """The worker stops within about a second."""
@@ -82,7 +82,7 @@ class LensRunLauncher(CeleryRunLauncher):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
+        task_id = run.tags.get(TASK_TAG)
         if task_id is not None:
             # It drops only a task that no worker has begun.
             self.celery.control.revoke(task_id)
@@ -95,6 +95,9 @@ class LensRunLauncher(CeleryRunLauncher):
         return False
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        if TASK_TAG not in run.tags and run.tags.get(QUEUE_TAG) != LOCAL:
+            # A command of Dagster executes it, without the lock.
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
         if self._has_worker(run.run_id):
             self._missing_since.pop(run.run_id, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING)

@@ -11,7 +11,14 @@ from lens_pipeline.core.logs import request_id
 from lens_pipeline.core.telemetry import carrier
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.event_log.history import DerivativeStatus
-from lens_pipeline.event_log.tags import FORCE_TAG, ORIGIN_TAG, PRIORITY_TAG, REQUEST_TAG, USER_TAG
+from lens_pipeline.event_log.tags import (
+    FILES_TAG,
+    FORCE_TAG,
+    ORIGIN_TAG,
+    PRIORITY_TAG,
+    REQUEST_TAG,
+    USER_TAG,
+)
 
 # New rows first, then retries, gaps, checks of shots, and what is outdated.
 NEW_PRIORITY, RETRY_PRIORITY, BACKFILL_PRIORITY, CHECK_PRIORITY = 0, -1, -2, -3
@@ -28,7 +35,11 @@ class Batch:
     keys: tuple[str, ...]
 
     def tags(self) -> dict[str, str]:
-        return {_RANGE_START: self.keys[0], _RANGE_END: self.keys[-1]}
+        return {
+            _RANGE_START: self.keys[0],
+            _RANGE_END: self.keys[-1],
+            FILES_TAG: str(len(self.keys)),
+        }
 
 
 def batches(keys: Sequence[str], order: Sequence[str], size: int) -> list[Batch]:

@@ -50,6 +50,9 @@ _STORAGE = {
         "InstigatorType.SCHEDULE": "schedules of 0.3",
         "TickStatus": "whose ticks are purged",
     },
+    "dagster._core.storage.defs_state.base": {
+        "DEFS_STATE_INFO_CURSOR_KEY": "definitions load without a database",
+    },
     "dagster._core.storage.event_log": {
         "DynamicPartitionsTable.c.partition": "reads only keys that are new",
         "SqlEventLogStorageTable.c.id": "many events in one insert",
@@ -85,6 +88,7 @@ _STORAGE = {
         "PostgresEventLogStorage.has_table(table_name)": "asked once a process",
         "PostgresEventLogStorage.store_event_batch(events)": "many events in one insert",
         "PostgresRunStorage.handle_run_event(run_id, event, update_timestamp)": "wakes the daemon",
+        "PostgresRunStorage.get_cursor_values(keys)": "definitions load without a database",
         "PostgresRunStorage.has_backfill_id_column()": "asked once a process",
         "PostgresRunStorage.has_run_stats_index_cols()": "asked once a process",
         **{
@@ -129,14 +133,12 @@ _LAUNCHER = {
     },
     "dagster_celery.launcher": {
         "CeleryRunLauncher(default_queue, broker, backend, config_source, inst_data)": "our broker",
-        "CeleryRunLauncher._instance": "reports the ends of runs",
-        "CeleryRunLauncher._launch_celery_task_run(run, task_signature, routing_key)": "our task",
+        "CeleryRunLauncher._instance": "reports launches and ends of runs",
         "CeleryRunLauncher.check_run_worker_health(run)": "by the run's lock, not by results",
         "CeleryRunLauncher.get_run_worker_debug_info(run, include_container_logs)": "no results",
         "CeleryRunLauncher.launch_run(context)": "our task",
         "CeleryRunLauncher.terminate(run_id)": "a cancelled run ends as canceled",
     },
-    "dagster_celery.tags": {"DAGSTER_CELERY_TASK_ID_TAG": "revokes a task that has not begun"},
 }
 _LOGGING = {
     "dagster._core.definitions.instigation_logger": {

@@ -94,6 +94,11 @@ def delete_ticks(connection: sa.Connection, before: float, limit: int) -> int:
     return connection.execute(_DELETE_TICKS, {"before": before, "limit": limit}).rowcount
 
 
+def delete_check_results(connection: sa.Connection, before: float, limit: int) -> int:
+    """Keeps the last result of each asset check."""
+    return connection.execute(_DELETE_CHECK_RESULTS, {"before": before, "limit": limit}).rowcount
+
+
 def delete_backfills(connection: sa.Connection, before: float, limit: int) -> int:
     """Records of ended backfills of which no run is left; their ends explain cancelled runs."""
     ids = list(connection.execute(_BACKFILLS, {"before": before, "limit": limit}).scalars())
@@ -244,6 +249,15 @@ _DELETE_TICKS = sa.text("""
            SELECT FROM job_ticks n
             WHERE n.selector_id = t.selector_id AND n."timestamp" > t."timestamp")
        ORDER BY t.id LIMIT :limit))
+    """)
+_DELETE_CHECK_RESULTS = sa.text("""
+    DELETE FROM asset_check_executions WHERE id = ANY(ARRAY(
+      SELECT c.id FROM asset_check_executions c
+       WHERE c.create_timestamp < to_timestamp(:before) AT TIME ZONE 'UTC'
+         AND EXISTS (
+           SELECT FROM asset_check_executions n
+            WHERE n.asset_key = c.asset_key AND n.check_name = c.check_name AND n.id > c.id)
+       ORDER BY c.id LIMIT :limit))
     """)
 _BACKFILLS = sa.text("""
     SELECT b.id FROM bulk_actions b

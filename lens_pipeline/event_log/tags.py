@@ -13,7 +13,12 @@ PERMANENT_TAG = "lens/permanent"
 BLAMELESS_TAG = "lens/blameless"
 # On runs.
 PROGRESS_TAG = "lens/progress"
-PERCENT_TAG = "lens/progress_percent"
+# Numbers of files.
+FILES_TAG = "lens/files"
+FAILED_TAG = "lens/failed"
+# Dagster's UI hides tags that begin so.
+PERCENT_TAG = ".dagster/lens_progress_percent"
+TASK_TAG = ".dagster/celery_task_id"
 # On runs for one user or project alone.
 USER_TAG = "lens/user"
 PRIORITY_TAG = "dagster/priority"

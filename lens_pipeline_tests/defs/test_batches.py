@@ -33,6 +33,15 @@ PREVIEW_METADATA = {
 }
 
 
+def _result_of_check(site: Site, asset: str, name: str) -> dg.AssetCheckEvaluation:
+    key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+    (last,) = site.dagster.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert last.event is not None
+    result = last.event.get_dagster_event().event_specific_data
+    assert isinstance(result, dg.AssetCheckEvaluation)
+    return result
+
+
 @pytest.mark.slow
 def test_three_bad_files_of_twenty_fail_alone_in_one_run(
     site: Site, server: HostileServer, photo: Callable[[str], str]
@@ -67,6 +76,10 @@ def test_three_bad_files_of_twenty_fail_alone_in_one_run(
     (run,) = site.runs()
     assert run.status == dg.DagsterRunStatus.FAILURE
     assert run.tags["lens/origin"] == "once"
+    assert (run.tags["lens/files"], run.tags["lens/failed"]) == ("20", "3")
+    check = _result_of_check(site, "preview", "newest_batch")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.metadata["failed_share"].value == 0.15
     made = site.materializations("preview")
     assert Counter(entry.run_id for entry in made) == {run.run_id: 17}
     for number in range(17):

@@ -18,7 +18,7 @@ from lens_pipeline.derivatives.registry import CHECKED_SHOT, MASTER
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
 from lens_pipeline.event_log.history import ObservationKind
-from lens_pipeline.event_log.tags import OUTCOME_TAG
+from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site
@@ -51,7 +51,8 @@ def test_a_master_is_joined_with_its_poster_and_lies_at_its_key(
         assert name in made
     table = made["shots"]
     assert isinstance(table, dg.TableMetadataValue)
-    assert [record.data["shot"] for record in table.records] == ["a", "b", "a"]
+    lineage = [(record.data["shot"], record.data["generation"]) for record in table.records]
+    assert lineage == [("a", "a"), ("b", "b"), ("a", "a")]
     # A second pass finds nothing to do.
     assert site.once()["found"] == 0
     # Dagster's monitor would end a run of four hours of film after two.
@@ -60,7 +61,7 @@ def test_a_master_is_joined_with_its_poster_and_lies_at_its_key(
     assert min(limits) > 2 * site.pipeline.settings.max_master_seconds
     # The last stage that was shown would stay otherwise.
     (joined,) = [run for run in runs if "lens/progress" in run.tags]
-    shown = (joined.tags["lens/progress"], joined.tags["lens/progress_percent"])
+    shown = (joined.tags["lens/progress"], joined.tags[PERCENT_TAG])
     assert shown == ("100 %: done", "100")
 
 

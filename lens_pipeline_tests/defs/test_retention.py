@@ -218,6 +218,16 @@ def test_events_may_go_before_their_runs(
     assert site.status("a")["state"] == "ready"
 
 
+def test_old_results_of_checks_go_and_the_last_stays(site: Site, photo: Photo) -> None:
+    """A table that grows by a row a run for ever, or a check that seems never to have run."""
+    for name in ("one", "two"):
+        site.add(name, photo(name))
+        site.once()
+    done = prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
+    (left,) = _sql(site, "SELECT run_id FROM asset_check_executions")
+    assert (done.check_results, left.run_id) == (1, site.materializations("preview")[0].run_id)
+
+
 def test_old_ticks_go_and_the_last_of_each_stays(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.samples import Sample
 from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline_tests.core.otlp_collector import Collector, attributes
 from lens_pipeline_tests.deploy.prometheus_files import metrics_used
+from lens_pipeline_tests.engine.test_commands import run_command
 from lens_pipeline_tests.providers.provider_server import ProviderServer
 from lens_pipeline_tests.stack.checklist import Checklist
 from lens_pipeline_tests.support import sources
@@ -127,6 +128,16 @@ def test_the_log_tells_which_request_a_run_is_for(stack: Stack, web: httpx.Clien
     headers = {"X-Request-ID": "asked-for-it"}
     assert web.post(f"{path}/retry", headers=headers).status_code == 200
     eventually(lambda: _told(stack, "asked-for-it", bad), 30, "the log of the retry")
+
+
+def test_the_commands_of_dagster_use_the_stack(stack: Stack) -> None:
+    """A second database, or a second daemon on the first."""
+    done = run_command(stack.environment, "dg", "launch", "--job", "retention")
+    assert done.returncode == 0, done.stderr
+    (run,) = stack.dagster("SELECT status FROM runs WHERE pipeline_name = 'retention'")
+    assert run.status == "SUCCESS"
+    dev = run_command(stack.environment, "dagster", "dev")
+    assert (dev.returncode, "`lens up` already runs here" in dev.stderr) == (2, True), dev.stderr
 
 
 def test_a_stop_ends_streams_and_leaves_logs_of_json(stack: Stack, web: httpx.Client) -> None:

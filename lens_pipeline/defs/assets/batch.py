@@ -18,6 +18,7 @@ from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.locks import LockSession, partition_lock
 from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
+from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
 from lens_pipeline.defs.assets.originals import Originals, Transfers
 from lens_pipeline.defs.assets.progress import RunProgress
@@ -32,6 +33,7 @@ from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
+    FAILED_TAG,
     FORCE_TAG,
     ORIGIN_TAG,
     OUTCOME_TAG,
@@ -49,8 +51,10 @@ _LINGER_SECONDS = 0.5
 
 def materialize_batch(
     context: dg.AssetExecutionContext, pipeline: Pipeline, *pairs: tuple[Derivative, Materializer]
-) -> None:
+) -> Iterator[dg.AssetCheckResult]:
     """Make the pairs in the order given. Raises dagster.Failure if any partition failed."""
+    if not pairs:
+        raise StepFailure("this check is a part of each run that makes files: materialize some")
     if not context.partition_keys:
         # Dagster itself would call such a run a success.
         raise StepFailure("the run's range of partitions ends before it begins: ask for them anew")
@@ -64,6 +68,9 @@ def materialize_batch(
             with closing(_as_locked(url, batch.asset, context.partition_keys)) as groups:
                 for ours in groups:
                     batch.work_through(ours, shared)
+    for batch in batches:
+        if batch.asset in checks.OF_RUNS:
+            yield checks.of_run(batch.asset, batch.made + batch.up_to_date, batch.failures)
     _report(context, batches)
     progress.finish()
 
@@ -282,6 +289,7 @@ def _report(context: dg.AssetExecutionContext, batches: Sequence[_Batch]) -> Non
     made = sum(batch.made for batch in batches)
     # Of a partition, the picture and the original may have failed.
     count, total = len({key for _, key, _ in failed}), len(context.partition_keys)
+    context.instance.add_run_tags(context.run.run_id, {FAILED_TAG: str(count)})
     others = ", the others are done" if count < total else ""
     first = " First:" if count > 1 else ""
     _, key, why = failed[0]

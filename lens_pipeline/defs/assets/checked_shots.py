@@ -45,6 +45,7 @@ class ShotChecker:
         return {
             "usable": dg.MetadataValue.bool(reason is None),
             **({"reason": reason} if reason else {}),
+            **({"generation": row.generation_id} if row.generation_id else {}),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
             "revision": revision,

@@ -10,10 +10,11 @@ from typing import Any
 import dagster as dg
 
 from lens_pipeline.defs import checks
+from lens_pipeline.defs.labels import OWNERS
 from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.dead_letters import oldest_dead_letters
-from lens_pipeline.derivatives.registry import REPORT_ASSET, REPORT_DAYS
+from lens_pipeline.derivatives.registry import MASTERS, REPORT_ASSET, REPORT_DAYS, assets
 from lens_pipeline.engine.events import StepFailure
 from lens_pipeline.event_log.daily import DayLog
 from lens_pipeline.monitoring.reports import archive, collect
@@ -23,11 +24,18 @@ from lens_pipeline.monitoring.reports.collect import DayReport
 @dg.asset(
     name=REPORT_ASSET,
     partitions_def=partition_set(REPORT_DAYS),
+    # Of none in particular: a day is no partition of theirs.
+    deps=[
+        dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
+        for asset in assets()
+    ],
     check_specs=checks.SPECS,
     code_version="1",
     backfill_policy=dg.BackfillPolicy.multi_run(1),
     group_name="reports",
     kinds={"pandas", "parquet"},
+    owners=OWNERS,
+    tags={"lens/queue": MASTERS},
 )
 def daily_report(context: dg.AssetExecutionContext, lens: LensResource) -> dg.MaterializeResult:
     """How many files of the day were made, how fast, and what failed; by kind."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
+from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.batch import materialize_batch
 from lens_pipeline.defs.assets.checked_shots import ShotChecker
 from lens_pipeline.defs.assets.masters import MasterMaterializer, fetch_master
@@ -12,6 +13,7 @@ from lens_pipeline.defs.assets.originals import OriginalMaterializer
 from lens_pipeline.defs.assets.pictures import PictureMaterializer
 from lens_pipeline.defs.assets.renderers import PosterRenderer, PreviewRenderer
 from lens_pipeline.defs.assets.renditions import RenditionMaterializer
+from lens_pipeline.defs.labels import OWNERS, code_of, facts
 from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
@@ -43,33 +45,36 @@ def _assets(op: str, made: Sequence[Derivative], settings: Settings) -> dg.Asset
     # Partitions are recorded one by one: the step has no output.
     @dg.multi_asset(
         name=op,
-        specs=[_spec(derivative) for derivative in made],
+        specs=[_spec(derivative, settings) for derivative in made],
         partitions_def=partition_set(made[0].partition_set),
         backfill_policy=dg.BackfillPolicy.multi_run(made[0].batch_size(settings)),
+        check_specs=[checks.OF_RUNS[d.asset] for d in made if d.asset in checks.OF_RUNS],
         can_subset=True,
     )
     def assets(
         context: dg.AssetExecutionContext, lens: LensResource
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         pipeline = lens.pipeline()
         chosen = {key.to_user_string() for key in context.selected_asset_keys}
         wanted = [derivative for derivative in made if derivative.asset in chosen]
         pairs = [(d, MATERIALIZERS[d.asset](d, pipeline.settings)) for d in wanted]
-        materialize_batch(context, pipeline, *pairs)
-        yield from ()
+        yield from materialize_batch(context, pipeline, *pairs)
 
     return assets
 
 
-def _spec(derivative: Derivative) -> dg.AssetSpec:
+def _spec(derivative: Derivative, settings: Settings) -> dg.AssetSpec:
     return dg.AssetSpec(
         derivative.asset,
         deps=_dependencies(derivative),
         code_version=derivative.code_version,
         skippable=True,
         group_name=derivative.group,
-        kinds={derivative.extension} if derivative.extension else set(),
+        kinds={derivative.extension or derivative.kind.value},
         description=derivative.description,
+        owners=OWNERS,
+        tags={"lens/queue": derivative.queue},
+        metadata={**facts(derivative, settings), **code_of(MATERIALIZERS[derivative.asset])},
     )
 
 

@@ -54,7 +54,7 @@ class MasterMaterializer:
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
             "method": master.method,
-            "shots": _table(master),
+            "shots": _table(master, row),
             **({"fallback": master.fallback} if master.fallback else {}),
             "path": key,
             "dagster/uri": batch.transfers.store.uri(key),
@@ -128,17 +128,19 @@ def _fetch(
     }
 
 
-def _table(master: Master) -> dg.TableMetadataValue:
+def _table(master: Master, row: MasterVideo) -> dg.TableMetadataValue:
+    """The lineage of a master: Dagster knows none between partitions of different sets."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
                 {
                     "shot": shot.name,
+                    "generation": source.generation_id or "",
                     "done": f"{shot.action} (cached)" if shot.cached else shot.action,
                     "why": shot.reason,
                     "seconds": round(shot.seconds, 3),
                 }
             )
-            for shot in master.shots
+            for shot, source in zip(master.shots, row.shots, strict=True)
         ]
     )

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from lens_pipeline.core import postgres
+from lens_pipeline.engine import commands
 
 # A frozen process must not keep an asset's lock, for which others wait to store events.
 _NO_IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '20s'"
@@ -46,7 +47,7 @@ def _pool_of_process(postgres_url: str, _process: int) -> sa.Engine:
 
 
 def create_pool(postgres_url: str) -> sa.Engine:
-    return postgres.connect(
+    engine = postgres.connect(
         "lens-pipeline-dagster",
         postgres_url,
         # The daemon has ten threads; a worker's child needs two or three connections.
@@ -56,3 +57,6 @@ def create_pool(postgres_url: str) -> sa.Engine:
         isolation_level="AUTOCOMMIT",
         session_settings=_NO_IDLE_TRANSACTION,
     )
+    if postgres_url == commands.UNRESOLVED:
+        event.listen(engine, "do_connect", commands.find_server)
+    return engine

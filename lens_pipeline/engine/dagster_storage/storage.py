@@ -6,19 +6,20 @@ The stock storage opens a connection for every event: 18-34 ms against 5-6 ms po
 import datetime as dt
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from dagster import AssetKey, DagsterEvent
 from dagster._core.scheduler.instigation import InstigatorType, TickStatus
+from dagster._core.storage.defs_state.base import DEFS_STATE_INFO_CURSOR_KEY
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage, PostgresScheduleStorage
 from sqlalchemy.exc import DBAPIError
 
-from lens_pipeline import settings
-from lens_pipeline.core.endpoints import StackError, resolve
+from lens_pipeline.core.endpoints import StackError
 from lens_pipeline.derivatives.registry import REPORT_ASSET, REPORT_DAYS, backfill_schedules
+from lens_pipeline.engine import commands
 from lens_pipeline.engine.dagster_storage.event_log_storage import LensEventLogStorage
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage, shared_pool
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema, schema_of
@@ -64,7 +65,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: object
     ) -> "PooledPostgresStorage":
-        return cls(resolve(settings.load()[0], broker=False).dagster_url, inst_data)
+        return cls(commands.storage_url(), inst_data)
 
 
 class LensRunStorage(PooledStorage, PostgresRunStorage):
@@ -85,6 +86,10 @@ class LensRunStorage(PooledStorage, PostgresRunStorage):
             except DBAPIError as error:
                 # The event is written, and the daemon also polls.
                 logger.warning("cannot tell the daemon of run %s: %s", run_id, first_line(error))
+
+    def get_cursor_values(self, keys: set[str]) -> Mapping[str, str]:
+        """There are no stored definitions, so loading those of the code takes no database."""
+        return {} if keys == {DEFS_STATE_INFO_CURSOR_KEY} else super().get_cursor_values(keys)
 
     def has_run_stats_index_cols(self) -> bool:
         return self._schema.has("run stats", super().has_run_stats_index_cols)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.core.endpoints import resolve, without_password
 from lens_pipeline.core.restarts import Restarts, read_restarts
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.store_audit import require_own_store
@@ -307,14 +307,6 @@ def own_store(settings: Settings) -> str:
         with closing(pipeline.catalog), closing(pipeline.log), suppress(SQLAlchemyError):
             require_own_store(pipeline)
     return f"{url}: written, read and deleted"
-
-
-def without_password(url: str) -> str:
-    """`url` without password and options."""
-    scheme, _, rest = url.partition("://")
-    credentials, at, place = rest.rpartition("@")
-    user = credentials.partition(":")[0]
-    return f"{scheme}://{user}{at if user else ''}{place.partition('?')[0]}"
 
 
 def _database_fix(reason: str, variable: str, creation: str) -> str:

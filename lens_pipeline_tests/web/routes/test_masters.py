@@ -24,6 +24,7 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import derivative_sensor
 from lens_pipeline.derivatives.registry import MASTER
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.event_log.tags import PERCENT_TAG
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Databases, Site
@@ -316,12 +317,12 @@ def test_how_far_it_is(site: Site, web: httpx.Client, shots: list[str]) -> None:
     assert web.get(f"{URL}/m1").json()["percent"] is None
     (run,) = site.runs()
     text = "42 %: encoding (1.3 x real time)"
-    tags = {"lens/progress": text, "lens/progress_percent": "42"}
+    tags = {"lens/progress": text, PERCENT_TAG: "42"}
     site.dagster.add_run_tags(run.run_id, tags)
     master = web.get(f"{URL}/m1").json()
     assert (master["percent"], master["progress"]) == (42, text)
     # Of a run that people have tagged by hand.
-    site.dagster.add_run_tags(run.run_id, {"lens/progress_percent": "most"})
+    site.dagster.add_run_tags(run.run_id, {PERCENT_TAG: "most"})
     master = web.get(f"{URL}/m1").json()
     assert (master["percent"], master["progress"]) == (None, text)
 

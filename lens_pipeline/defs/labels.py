@@ -1,0 +1,51 @@
+"""What the Dagster UI shows of definitions beside their names; it changes nothing that they do."""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+
+from lens_pipeline.core.endpoints import without_password
+from lens_pipeline.derivatives.registry import WEBP_EFFORT, Derivative
+from lens_pipeline.settings import Settings
+
+OWNERS = ["team:lens-pipeline"]
+
+# Stands for any row in the pattern of an object key.
+_ROW: Any = SimpleNamespace(
+    id="{id}",
+    user_id="{user_id}",
+    project_id="{project_id}",
+    master=SimpleNamespace(project_id="{project_id}"),
+)
+
+
+def code_of(function: Callable[..., Any]) -> dict[str, dg.CodeReferencesMetadataValue]:
+    """Metadata with the place of a function, in a checkout or an installation.
+
+    Dagster's `with_source_code_references` would name one function for all assets.
+    """
+    code = function.__code__
+    reference = dg.LocalFileCodeReference(
+        file_path=code.co_filename, line_number=code.co_firstlineno
+    )
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+
+
+def facts(derivative: Derivative, settings: Settings) -> Mapping[str, str | int]:
+    """Metadata with where the files of a derivative go, and how pictures are made."""
+    if derivative.extension is None:
+        return {}
+    made = {
+        "store": without_password(settings.resolved_store_url),
+        "object_key": derivative.object_key(_ROW, "{revision}"),
+    }
+    if derivative.extension != "webp":
+        return made
+    return {
+        **made,
+        "edge": derivative.picture_edge(settings),
+        "quality": settings.preview_quality,
+        "effort": WEBP_EFFORT,
+    }

@@ -1,0 +1,92 @@
+"""Dagster's own commands (`dagster …`, `dg …`) in a checkout, where nothing is set up for them.
+
+They open the instance of the `dagster.yaml` at hand, in processes without DAGSTER_HOME; the
+processes of this product have it.
+"""
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import click
+import sqlalchemy as sa
+
+from lens_pipeline import settings
+from lens_pipeline.core.endpoints import resolve
+from lens_pipeline.errors import LensError
+
+# The storage's URL until the first connection: most of these commands only read definitions.
+UNRESOLVED = "postgresql:///unresolved"
+
+
+def storage_url() -> str:
+    """Raises click.ClickException: a setting is wrong. In `dev` it does not return."""
+    with one_line():
+        loaded, _ = settings.load()
+        _hand_over_dev()
+        if os.environ.get("DAGSTER_HOME"):
+            return resolve(loaded, broker=False).dagster_url
+        return UNRESOLVED
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Raises click.ClickException, which a command shows without a traceback."""
+    try:
+        yield
+    except LensError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def find_server(dialect: Any, _record: object, _arguments: object, parameters: Any) -> None:
+    """SQLAlchemy's `do_connect`, for `UNRESOLVED`. Raises click.ClickException."""
+    with one_line():
+        _, found = dialect.create_connect_args(sa.make_url(_running_url()))
+    parameters.update(found)
+
+
+@cache
+def _running_url() -> str:
+    """Have the databases made ready, on embedded servers if need be, until this process ends.
+
+    The supervisor of the servers is a fork, and this process has threads: another one starts them.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lens_pipeline.cli.databases"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C is for this process, which still records the end of its run.
+        start_new_session=True,
+    )
+    # It ends with its input.
+    atexit.register(process.communicate)
+    said = process.stdout.readline().strip() if process.stdout else ""
+    if said != "ready":
+        raise click.ClickException(said or "the databases do not become ready")
+    return resolve(settings.load()[0], broker=False).dagster_url
+
+
+def _hand_over_dev() -> None:
+    """Replace `dagster dev`, which has no workers and no guards, by `lens up`."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.info_name != "dev":
+        return
+    given = {"LENS_BIND": context.params["host"], "LENS_DAGSTER_PORT": context.params["port"]}
+    environment = {**os.environ, **{name: str(value) for name, value in given.items() if value}}
+    environment.pop("DAGSTER_IS_DEV_CLI", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lens_pipeline.cli", "up"],
+        env=environment,
+        # A Ctrl-C that comes twice is one in a hurry.
+        start_new_session=True,
+    )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: process.send_signal(received))
+    raise SystemExit(process.wait())
