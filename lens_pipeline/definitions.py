@@ -8,6 +8,7 @@ from lens_pipeline import settings
 from lens_pipeline.defs import jobs, schedules, sensors
 from lens_pipeline.defs.assets.daily_report import daily_report
 from lens_pipeline.defs.assets.derivatives import derivative_assets
+from lens_pipeline.defs.checks import check_objects
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.engine.commands import one_line
 
@@ -19,9 +20,11 @@ def defs() -> dg.Definitions:
         loaded, _ = settings.load()
     return dg.Definitions(
         assets=[*derivative_assets(loaded), *dg.with_source_code_references([daily_report])],
+        asset_checks=[check_objects],
         jobs=[
             *jobs.derivative_jobs(loaded),
             jobs.daily_reports,
+            jobs.object_checks,
             jobs.retirement,
             jobs.retention_job,
         ],
@@ -31,6 +34,7 @@ def defs() -> dg.Definitions:
             schedules.daily_report,
             schedules.retire_partitions,
             schedules.retention,
+            schedules.objects_intact,
         ],
         resources={"lens": LensResource.of(loaded)},
         # A run's process is its worker; a step in a process of its own would cost seconds.

@@ -26,6 +26,7 @@ _COMMANDS = {
     "status": ("inspect", "Say where generations and masters stand, and why."),
     "report": ("inspect", "Show what became of the files of each day."),
     "dead-letters": ("inspect", "List what was given up on, and why."),
+    "verify": ("inspect", "Say which stored files are gone or damaged."),
     "retry": ("work", "Try again what failed or was given up on."),
     "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
     "add": ("add", "Insert a finished generation from a file or URL."),

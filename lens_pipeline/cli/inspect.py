@@ -1,18 +1,22 @@
-"""Commands that only look: status, dead-letters, report."""
+"""Commands that only look: status, dead-letters, verify, report."""
 
 import datetime as dt
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 
 import click
 
 from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
+from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
+from lens_pipeline.derivatives import store_audit
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import statuses_of_id
 from lens_pipeline.event_log.daily import DayLog
 from lens_pipeline.event_log.history import DerivativeStatus, State
@@ -107,6 +111,42 @@ def dead_letters(outdated: bool, as_json: bool) -> None:
         print(f"{letter.kind} {letter.id!r}{source}: {letter.error_class}: {letter.error}")
     count = f"{len(found)} outdated" if outdated else letters.counted(len(found))
     print(count + (": `lens retry ID` tries again" if found else ""))
+
+
+@click.command()
+@click.option("--all", "every", is_flag=True, help="Every file, not a sample of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(every: bool, as_json: bool) -> None:
+    """Say which stored files are gone, or have other bytes than were stored.
+
+    Originals are read whole, others are compared by size. Exit status: 1 if any is damaged.
+    `lens backfill --lost` makes what is gone again.
+    """
+    looked_at, found = 0, []
+    with session("verify") as pipeline, scratch_directory(pipeline.settings.scratch) as scratch:
+        for derivative in store_audit.audited():
+            for keys in _audited_keys(pipeline, derivative, every=every):
+                looked_at += len(keys)
+                found += store_audit.damaged(pipeline, derivative, keys, scratch)
+    if as_json:
+        print_json({"looked_at": looked_at, "damaged": [asdict(one) for one in found]})
+    else:
+        for one in found:
+            print(f"{one.asset} {one.id}: {one.path} {one.problem}")
+        print(f"{looked_at} files looked at, {len(found)} gone or damaged")
+    sys.exit(1 if found else 0)
+
+
+def _audited_keys(
+    pipeline: Pipeline, derivative: Derivative, *, every: bool
+) -> Iterator[list[str]]:
+    if not every:
+        yield pipeline.log.random_keys(derivative.asset, store_audit.SAMPLE)
+        return
+    last = ""
+    while keys := pipeline.log.keys_after(derivative.asset, "", last, store_audit.SAMPLE):
+        yield keys
+        last = keys[-1]
 
 
 _COLUMNS = {

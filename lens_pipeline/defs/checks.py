@@ -1,11 +1,14 @@
 """The asset checks: of each run that makes files, and of `daily_report`."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
+from lens_pipeline.core.files import scratch_directory
+from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives.registry import MASTER, POSTER, PREVIEW, REPORT_ASSET
+from lens_pipeline.derivatives.store_audit import SAMPLE, audited, damaged
 from lens_pipeline.errors import Failure
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.reports.statistics import Record
@@ -47,6 +50,44 @@ OF_RUNS = {
         description="The newest master was compared with its shots, packet by packet, and stored.",
     ),
 }
+
+
+OBJECTS_INTACT = "objects_intact"
+
+
+@dg.multi_asset_check(
+    name="check_objects",
+    specs=[
+        dg.AssetCheckSpec(
+            OBJECTS_INTACT,
+            asset=derivative.asset,
+            description="A sample of its files is in the store as it was stored.",
+        )
+        for derivative in audited()
+    ],
+    can_subset=True,
+)
+def check_objects(
+    context: dg.AssetCheckExecutionContext, lens: LensResource
+) -> Iterator[dg.AssetCheckResult]:
+    """Look at a sample of the files of each asset; `lens verify --all` looks at all."""
+    if context.run.asset_selection:
+        # Dagster adds the check to a run that a person starts for an asset, which need not wait.
+        return
+    pipeline = lens.pipeline()
+    wanted = {key.asset_key.to_user_string() for key in context.selected_asset_check_keys}
+    with scratch_directory(pipeline.settings.scratch) as scratch:
+        for derivative in (one for one in audited() if one.asset in wanted):
+            keys = pipeline.log.random_keys(derivative.asset, SAMPLE)
+            found = damaged(pipeline, derivative, keys, scratch)
+            first = f"; first: {found[0].id}: {found[0].path} {found[0].problem}" if found else ""
+            yield dg.AssetCheckResult(
+                asset_key=derivative.asset,
+                check_name=OBJECTS_INTACT,
+                passed=not found,
+                description=f"{len(found)} of {len(keys)} files are gone or damaged{first}",
+                metadata={"files": len(keys), "damaged": len(found)},
+            )
 
 
 def of_run(asset: str, ready: int, failures: Mapping[str, Failure]) -> dg.AssetCheckResult:

@@ -5,6 +5,7 @@ import datetime as dt
 import dagster as dg
 
 from lens_pipeline.defs.assets.shot_cache import trim
+from lens_pipeline.defs.checks import check_objects
 from lens_pipeline.defs.labels import OWNERS, code_of
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.retention import prune
@@ -30,7 +31,8 @@ def derivative_jobs(settings: Settings) -> list:
 def _asset_job(name: str, selection: list[str], tags: dict[str, str]):
     return dg.define_asset_job(
         name,
-        selection=selection,
+        selection=dg.AssetSelection.assets(*selection)
+        - dg.AssetSelection.checks(*check_objects.check_keys),
         tags={"lens/queue": tags[QUEUE_TAG]},
         run_tags=tags,
         description=f"Materialize {' and '.join(selection)}.",
@@ -40,6 +42,17 @@ def _asset_job(name: str, selection: list[str], tags: dict[str, str]):
 
 
 daily_reports = _asset_job("daily_reports", [REPORT_ASSET], {QUEUE_TAG: MASTERS})
+
+
+object_checks = dg.define_asset_job(
+    "object_checks",
+    selection=dg.AssetSelection.checks(*check_objects.check_keys),
+    tags={"lens/queue": MASTERS},
+    run_tags={QUEUE_TAG: MASTERS},
+    description="Look whether a sample of the stored files is as it was stored.",
+    owners=OWNERS,
+    metadata=code_of(derivative_jobs),
+)
 
 
 @dg.op

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from lens_pipeline.core.telemetry import span
-from lens_pipeline.defs.jobs import daily_reports, retention_job, retirement
+from lens_pipeline.defs.jobs import daily_reports, object_checks, retention_job, retirement
 from lens_pipeline.defs.labels import OWNERS, code_of
 from lens_pipeline.defs.new_rows import DISABLED
 from lens_pipeline.defs.resources import LensResource
@@ -151,5 +151,12 @@ def daily_report(context: dg.ScheduleEvaluationContext, pipeline: Pipeline) -> E
 @_schedule("43 4 * * *", job_name=retention_job.name)
 def retention(context: dg.ScheduleEvaluationContext, _: Pipeline) -> dg.RunRequest:
     """Keeps Dagster's tables small, once a day at a quiet hour."""
+    run_key = context.scheduled_execution_time.isoformat()
+    return dg.RunRequest(run_key=run_key, tags=dict(_LOW_PRIORITY))
+
+
+@_schedule("29 4 * * *", job_name=object_checks.name)
+def objects_intact(context: dg.ScheduleEvaluationContext, _: Pipeline) -> dg.RunRequest:
+    """Looks daily whether a sample of the stored files is as it was stored."""
     run_key = context.scheduled_execution_time.isoformat()
     return dg.RunRequest(run_key=run_key, tags=dict(_LOW_PRIORITY))

@@ -1,16 +1,24 @@
 """Compares the store with what was made: which objects it has, and whether it is the right one."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import DerivativeStatus
-from lens_pipeline.storage.object_store import ObjectInfo
+from lens_pipeline.event_log.reader import text
+from lens_pipeline.storage.object_store import ObjectInfo, ObjectStore
 
 # Of each derivative, in the order of ids: not all are of one day.
 _SAMPLE = 20
+
+
+# Files of each kind that are looked at daily.
+SAMPLE = 100
 
 
 class ForeignStore(LensError):
@@ -32,6 +40,51 @@ def require_own_store(pipeline: Pipeline) -> None:
             " LENS_S3_ENDPOINT as where they were made (if all were deleted:"
             " `lens backfill --force` makes them again)"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    asset: str
+    id: str
+    path: str
+    problem: str
+
+
+def audited() -> tuple[Derivative, ...]:
+    """What has objects in the store."""
+    return (*registry.DERIVATIVES, *registry.ORIGINALS.values())
+
+
+def damaged(
+    pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], scratch: Path
+) -> list[Damage]:
+    """Objects of partitions that are gone or have other bytes than were recorded.
+
+    Originals are read into `scratch`: their SHA-256 is known. Raises DerivativeError.
+    """
+    histories = pipeline.log.histories(derivative.asset, keys)
+    live = [key for key, history in histories.items() if not history.is_removed]
+    found = []
+    for key, facts in pipeline.log.latest(derivative.asset, live).items():
+        path = text(facts.get("path"))
+        problem = path and _problem(pipeline.store, path, facts, scratch / "object")
+        if path and problem:
+            found.append(Damage(derivative.asset, key, path, problem))
+    return found
+
+
+def _problem(store: ObjectStore, path: str, facts: Mapping[str, object], file: Path) -> str | None:
+    info = store.stat(path)
+    if info is None:
+        return "is not in the store"
+    if info.bytes != facts.get("bytes", info.bytes):
+        return f"has {info.bytes} bytes, of {facts['bytes']} that were stored"
+    if "sha256" in facts:
+        read = store.read_into(path, file)
+        file.unlink()
+        if read.sha256 != facts["sha256"]:
+            return "has other bytes than were stored"
+    return None
 
 
 def stored_objects(

@@ -199,6 +199,17 @@ class EventLog:
         values = {"set": "", "types": ["ASSET_MATERIALIZATION"], "after": "", "limit": limit}
         return [row.key for row in self._rows(_KEYS, asset=db_key(asset), **values)]
 
+    def random_keys(self, asset: str, limit: int) -> list[str]:
+        """Of `limit` partitions that were ever materialized."""
+        query = """
+            SELECT partition FROM (
+              SELECT DISTINCT partition FROM event_logs
+               WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
+                 AND partition IS NOT NULL) found
+             ORDER BY random() LIMIT :limit
+        """
+        return [row.partition for row in self._rows(query, asset=db_key(asset), limit=limit)]
+
     def keys_after(self, asset: str, partition_set: str, after: str, limit: int) -> list[str]:
         """The next `limit` partitions that have an event or are in the set, by key."""
         values = {"set": partition_set, "types": _TYPES, "after": after, "limit": limit}
