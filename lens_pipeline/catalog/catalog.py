@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError
 
 from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
@@ -19,6 +20,7 @@ from lens_pipeline.catalog.row_types import (
     MasterRows,
     RowSet,
     ScaledRows,
+    as_text,
     digest_query,
     place,
 )
@@ -189,6 +191,14 @@ class Catalog:
                 return set()
             query = sa.select(key.text).where(key.among(connection, wanted))
             return set(connection.execute(query).scalars())
+
+    def used_sources(self, keys: Iterable[str]) -> set[str]:
+        """Those object keys that a row names as its `asset_url`; reads whole tables."""
+        wanted = sa.cast(list(keys), postgresql.ARRAY(sa.Text))
+        columns = (as_text(generations.c.asset_url), as_text(project_assets.c.asset_url))
+        with self._connect() as connection:
+            queries = (sa.select(column).where(column == sa.any_(wanted)) for column in columns)
+            return {key for query in queries for key in connection.execute(query).scalars()}
 
     def after(
         self, kind: Kind, position: Position | None, limit: int

@@ -95,18 +95,21 @@ def find_work(
 def find_originals(
     pipeline: Pipeline, original: Original, *, limit: int | None, force: bool, ids: Sequence[str]
 ) -> Work:
-    """Those that the store lacks, newest first: the links of the oldest may be dead anyway."""
+    """Those that the store lacks, newest first: the links of the oldest may be dead anyway.
+
+    Also what was given up on: a host may refuse many downloads at once, and serve them later.
+    """
     invalid: list[UnusableRow] = []
-    found = [
-        status
-        for page in status_pages(pipeline, original, invalid, ids or None)
-        for status in page
-        if status.is_missing or (force and status.state is State.READY)
-    ]
+    known: set[str] = set()
+    found: list[DerivativeStatus] = []
+    for page in status_pages(pipeline, original, invalid, ids or None):
+        known.update(status.id for status in page)
+        found += [s for s in page if force or s.state is not State.READY]
+    found = [status for status in found if status.state is not State.PROCESSING]
     never = dt.datetime.min.replace(tzinfo=dt.UTC)
     found.sort(key=lambda status: status.finished_at or never, reverse=True)
     wanted = [status.id for status in found]
-    return Work(original, wanted[:limit], invalid, known=frozenset(wanted))
+    return Work(original, wanted[:limit], invalid, known=frozenset(known))
 
 
 def expected_bytes(pipeline: Pipeline, works: Sequence[Work]) -> float | None:

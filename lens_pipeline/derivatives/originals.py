@@ -7,7 +7,7 @@ from typing import Any
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import ORIGINALS, Original, primary
+from lens_pipeline.derivatives.registry import ORIGINALS, SAVED, Original, primary
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.history import RUN_FAILED, DerivativeStatus, State
 
@@ -22,6 +22,8 @@ class StoredOriginal:
     path: str
     bytes: int
     sha256: str
+    is_ours: bool
+    """Whether nobody else may have replaced it."""
     metadata: Mapping[str, Any]
     """Of its materialization."""
 
@@ -65,5 +67,9 @@ def _stored(original: Original, source: str, facts: Mapping[str, Any]) -> Stored
     if "path" not in facts or facts.get("revision") != original.revision_of(source):
         return None
     return StoredOriginal(
-        str(facts["path"]), int(facts["bytes"]), str(facts["sha256"]), dict(facts)
+        path=str(facts["path"]),
+        bytes=int(facts["bytes"]),
+        sha256=str(facts["sha256"]),
+        is_ours=facts.get("kept") == SAVED,
+        metadata=dict(facts),
     )

@@ -25,6 +25,7 @@ from lens_pipeline.catalog.rows import (
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, REVISION_TAG, SOURCE_TAG
 from lens_pipeline.settings import Settings
+from lens_pipeline.storage.object_store import is_object_key
 
 QUEUE_TAG = "dagster-celery/queue"
 PREVIEWS = "previews"
@@ -260,9 +261,12 @@ class Original(Derivative[Generation]):
     """
 
     def revision(self, row: Generation, settings: Settings, upstream: str | None = None) -> str:
+        if settings.keep_originals == "never" and not is_object_key(row.asset_url):
+            return revision([row.asset_url], NOT_KEPT, {}, self.code_version)
         return self.revision_of(row.asset_url)
 
     def revision_of(self, source: str) -> str:
+        """Of what is in the store."""
         return revision([source], "", {}, self.code_version)
 
     def recipe(self, settings: Settings) -> str | None:

@@ -3,8 +3,9 @@
 import datetime as dt
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 
@@ -97,7 +98,7 @@ def _remove_page(
     existing = pipeline.catalog.existing(derivative.kind, keys)
     gone = [key for key in keys if key not in existing]
     recorded = pipeline.log.histories(derivative.asset, gone)
-    unclean = [key for key in gone if key in recorded and not recorded[key].is_clean]
+    unclean = [key for key in gone if key in recorded and not _is_clean(derivative, recorded[key])]
     if not however_many and _too_many(len(unclean), len(existing)):
         done.refused = (
             f"{len(unclean)} of {len(unclean) + len(existing)} rows are missing: too many at once,"
@@ -119,6 +120,11 @@ def _remove_page(
     _delete_keys(pipeline, derivative.partition_set, set(gone) - busy - kept)
 
 
+def _is_clean(derivative: Derivative, history: History) -> bool:
+    """Of an original, the first removal says what is to be deleted later."""
+    return history.is_clean or (isinstance(derivative, Original) and history.is_removed)
+
+
 def _too_many(missing: int, existing: int) -> bool:
     return missing > (max(_FEW, _MOST_SHARE * (missing + existing)) if existing else 1)
 
@@ -133,21 +139,34 @@ def _clean(
     """Delete the objects and record that; False if the store refuses. Raises StoreUnavailable."""
     facts = pipeline.log.latest(derivative.asset, [key]).get(key, {})
     path = None if history.is_removed else text(facts.get("path"))
-    is_original = isinstance(derivative, Original)
-    if path is not None and not is_original:
-        try:
+    kept: dict[str, str] = {}
+    try:
+        if isinstance(derivative, Original):
+            # Nothing can make it again: `delete_originals` comes later.
+            own = _own_objects(pipeline.store, derivative, key, facts)
+            path, kept = (own[0], {"kept": SAVED}) if own else (path, kept)
+        elif path is not None:
             delete_outputs(pipeline.store, derivative, key, path)
-        except StoreUnavailable:
-            raise
-        except DerivativeError as error:
-            logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
-            return False
-    # Nothing can make an original again: `delete_originals` comes later.
-    kept = {"kept": facts["kept"]} if is_original and path is not None else {}
+    except StoreUnavailable:
+        raise
+    except DerivativeError as error:
+        logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
+        return False
     reason = "the application's row is gone"
     removal = removal_of(derivative.asset, key, str(path), reason, **kept)
     instance.report_runless_asset_event(removal)
     return True
+
+
+def _own_objects(
+    store: ObjectStore, original: Original, key: str, facts: Mapping[str, Any]
+) -> list[str]:
+    """What the pipeline wrote, also of earlier sources, of which the row may have told since."""
+    user_id = text(facts.get("user_id"))
+    if user_id is None:
+        return []
+    found = store.list(f"{user_id}/originals/{key}_")
+    return [info.key for info in found if original.revisions_of(key, info.key)]
 
 
 def removal_of(asset: str, key: str, path: str, reason: str, **facts: str) -> dg.AssetObservation:
@@ -163,8 +182,8 @@ def removal_of(asset: str, key: str, path: str, reason: str, **facts: str) -> dg
 def delete_originals(pipeline: Pipeline, before: dt.datetime) -> int:
     """Delete those that were saved here and whose row was found gone `before`; returns the number.
 
-    Others are the application's own files. What a project uses stays, and so does that of a row
-    that has come back. Raises DerivativeError, CatalogError.
+    Others are the application's own files. What a project or another row uses stays, and so does
+    that of a row that has come back. Raises StoreUnavailable, CatalogError.
     """
     deleted = 0
     for original in registry.ORIGINALS.values():
@@ -177,9 +196,25 @@ def delete_originals(pipeline: Pipeline, before: dt.datetime) -> int:
         in_use = pipeline.catalog.existing(original.kind, paths)
         in_use |= pipeline.catalog.used_in_projects(paths)
         for key in sorted(paths.keys() - in_use):
-            delete_outputs(pipeline.store, original, key, paths[key])
-            deleted += 1
+            try:
+                deleted += _delete_original(pipeline, original, key, paths[key])
+            except StoreUnavailable:
+                raise
+            except DerivativeError as error:
+                logger.warning("%s: cannot delete %s: %s", key, paths[key], error)
     return deleted
+
+
+def _delete_original(pipeline: Pipeline, original: Original, key: str, path: str) -> int:
+    """Returns the number of objects; raises DerivativeError."""
+    revisions = original.revisions_of(key, path)
+    if revisions is None:
+        return 0
+    found = [info.key for info in pipeline.store.list(revisions.prefix)]
+    own = {one for one in found if revisions.name.fullmatch(one)}
+    for one in sorted(own - pipeline.catalog.used_sources(own)):
+        pipeline.store.delete(one)
+    return len(own)
 
 
 def delete_outputs(

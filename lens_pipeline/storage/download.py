@@ -27,7 +27,7 @@ from lens_pipeline.errors import (
     UnsafeAddress,
 )
 from lens_pipeline.storage.address_guard import HOST, AddressGuard, Lookup
-from lens_pipeline.storage.object_store import Fetched, ObjectStore, save_stream
+from lens_pipeline.storage.object_store import Fetched, ObjectStore, is_object_key, save_stream
 from lens_pipeline.storage.retries import (
     FILE_RETRIES,
     POLL_SECONDS,
@@ -45,7 +45,6 @@ RECHECK_SECONDS = 1.0
 KEEPALIVE_SECONDS = 15.0
 KEEPALIVE_CONNECTIONS = 20
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PORTS = {"http": 80, "https": 443}
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~-._[]"
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -174,11 +173,6 @@ def _ascii_host(host: str) -> str:
     if not HOST.fullmatch(name):
         raise ValueError("not a host name")
     return name
-
-
-def is_object_key(asset_url: str) -> bool:
-    """Whether it names an object of the store, and is no link."""
-    return not _SCHEME.match(asset_url.strip())
 
 
 class Fetcher:

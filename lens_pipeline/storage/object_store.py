@@ -45,6 +45,7 @@ _CHECK_KEY = re.compile(r"lens-check-[0-9a-f]{32}\.txt")
 # A check that goes on for longer has failed: to write and to read take a minute each at most.
 _CHECK_LASTS = timedelta(minutes=5)
 TEMPORARY = ".tmp"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # More than S3 stores.
 MAX_OBJECT_BYTES = 1 << 44
 _TRANSFER_SECONDS = 60.0
@@ -94,6 +95,11 @@ class ObjectInfo:
     bytes: int
     modified: datetime
     etag: str
+
+
+def is_object_key(asset_url: str) -> bool:
+    """Whether it names an object of the store, and is no link."""
+    return not _SCHEME.match(asset_url.strip())
 
 
 def validate_key(key: str) -> str:

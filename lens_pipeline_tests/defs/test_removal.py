@@ -428,6 +428,23 @@ def test_the_application_s_own_files_are_never_deleted(site: Site) -> None:
 
 
 @pytest.mark.slow
+def test_what_another_row_names_stays(site: Site, photo: Callable[[str], str]) -> None:
+    """A site that takes an original of one row as the source of a second one."""
+    for name in ("first", "moved"):
+        site.add(name, photo(name))
+    site.once()
+    shared = next(key for key in site.originals() if "/first_" in key)
+    site.add("second", shared)
+    (site.store / "u1/own.jpg").write_bytes(sources.jpeg())
+    site.sql("UPDATE generations SET asset_url = 'u1/own.jpg' WHERE id = 'moved'")
+    site.once()
+    site.sql("DELETE FROM generations WHERE id <> 'second'")
+    assert site.lens("remove-missing", "--yes", "--now").code == 0
+    assert set(site.originals()) == {shared}
+    assert (site.store / "u1/own.jpg").exists()
+
+
+@pytest.mark.slow
 def test_a_photo_that_became_a_video_is_not_gone(site: Site, photo: Callable[[str], str]) -> None:
     site.add("p1", photo("p1"))
     site.once()

@@ -26,6 +26,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import MASTER, Derivative, Original
 from lens_pipeline.derivatives.removal import delete_outputs, removal_of
 from lens_pipeline.derivatives.status import assess, served_key
+from lens_pipeline.derivatives.store_audit import ForeignStore, require_own_store
 from lens_pipeline.engine.events import StepFailure, log_materializations
 from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
@@ -115,8 +116,7 @@ class _Batch:
         wanted = [(row, status) for row, status in wanted if not status.waits_for]
         if not wanted:
             return
-        unproved = [row.id for row, _ in wanted if row.id not in self._served]
-        shared.originals.look_up(self._derivative.kind, [row for row, _ in wanted], unproved)
+        shared.originals.look_up(self._derivative.kind, [row for row, _ in wanted])
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         running: dict[Future[Metadata], tuple[Row, DerivativeStatus]] = {}
         try:
@@ -204,7 +204,10 @@ class _Batch:
         path = self._served.get(key)
         try:
             is_lost = path is not None and self._pipeline.store.stat(path) is None
-        except DerivativeError:
+            if is_lost:
+                # A disk that is not mounted has lost nothing.
+                require_own_store(self._pipeline)
+        except (DerivativeError, ForeignStore):
             return
         if path is not None and is_lost:
             reason = "it is not in the store, and could not be made again"

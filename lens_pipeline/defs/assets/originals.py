@@ -1,6 +1,7 @@
 """Fetches the files of generations and keeps them: what a user paid for must not expire."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,30 +20,33 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED
 from lens_pipeline.errors import (
     DerivativeError,
+    DiskFull,
     SourceMissing,
-    SourceRefused,
-    SourceUnavailable,
     SourceUnreadable,
+    StoreUnavailable,
 )
 from lens_pipeline.media.formats import file_extension, quote_head, read_head
 from lens_pipeline.storage.content_types import CONTENT_TYPES, content_type_of
-from lens_pipeline.storage.download import Fetcher, is_object_key
+from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
     CACHE_REVALIDATE,
     Fetched,
     ObjectStore,
+    is_object_key,
     transfer_seconds,
 )
-from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
+from lens_pipeline.storage.retries import FILE_RETRIES, FetchCancelled, retry_transient
 
 if TYPE_CHECKING:
     from lens_pipeline.defs.assets.materializer import BatchContext
 
+logger = logging.getLogger(__name__)
+
 Metadata = dict[str, dg.MetadataValue | str | int | float]
 
-# The link is of no use any more, or not now.
-_LINK_ERRORS = (SourceMissing, SourceRefused, SourceUnavailable)
+# Faults of the surroundings, which say nothing of a link.
+_OURS = (FetchCancelled, DiskFull, StoreUnavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,6 @@ class Originals:
         self._transfers = transfers
         self._keeps = keeps
         self._stored: dict[str, StoredOriginal] = {}
-        self._unproved: set[str] = set()
         self._handed: dict[str, Future[Metadata]] = {}
         threads = pipeline.settings.threads
         self._threads = ThreadPoolExecutor(threads, "original")
@@ -97,12 +100,11 @@ class Originals:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def look_up(self, kind: Kind, rows: Sequence[Row], unproved: Iterable[str]) -> None:
-        """Before `fetch`. Of `unproved` ids, no preview was ever made: links are tried first."""
+    def look_up(self, kind: Kind, rows: Sequence[Row]) -> None:
+        """Before `fetch`."""
         if kind in ORIGINALS:
             sources = {row.id: row.asset_url for row in rows if isinstance(row, Generation)}
             self._stored |= stored_originals(self._pipeline, kind, sources)
-            self._unproved.update(unproved)
 
     def look_up_shots(self, shots: Iterable[Shot]) -> None:
         """Before `fetch_shot`."""
@@ -110,23 +112,48 @@ class Originals:
         self._stored |= stored_originals(self._pipeline, Kind.VIDEO, sources)
 
     def fetch(self, row: Generation, file: Path) -> Fetched:
-        """From the store, else from the row's link; or the other way round. Raises as `Fetcher`."""
+        """From the store, else from the row's link. Raises as `Fetcher`."""
+        is_recorded = row.id in self._stored
         try:
-            return self._fetch(row, file)
-        except DerivativeError as error:
-            # It would fail again.
-            self._handed[row.id] = Future()
-            self._handed[row.id].set_exception(error)
+            return self._fetch(row.id, row.asset_url, file)
+        except _OURS:
             raise
+        except DerivativeError as error:
+            path = None if is_recorded else self._unrecorded(row)
+            if path is None:
+                # It would fail again.
+                self._handed[row.id] = Future()
+                self._handed[row.id].set_exception(error)
+                raise
+            return self._transfers.download(path, file)
+
+    def fetch_again(self, row: Row, file: Path) -> Fetched | None:
+        """From the link, if what is stored cannot be read: it may have been cut short.
+
+        None: nothing else is to be had.
+        """
+        if not isinstance(row, Generation) or row.id not in self._stored:
+            return None
+        try:
+            fetched = self._transfers.fetcher.fetch(row.asset_url, file)
+        except _OURS:
+            raise
+        except DerivativeError:
+            return None
+        is_new = fetched.sha256 != self._stored[row.id].sha256
+        return fetched if is_new and file_extension(read_head(file)) else None
 
     def fetch_shot(self, shot: Shot, file: Path) -> Fetched:
         """From the store, else from the shot's link. Raises as `Fetcher`."""
-        return self._fetch_proved(shot.generation_id or "", shot.source, file)
+        return self._fetch(shot.generation_id or "", shot.source, file)
 
     def release(self, row: Row, file: Path, fetched: Fetched, facts: Metadata) -> None:
-        """Delete `file`, after keeping it as the original of `row` if it is to be kept."""
+        """Delete `file`, after keeping it as the original of `row` if it is to be kept.
+
+        Without `facts` it could not be rendered, and replaces nothing.
+        """
         stored = self._stored.get(row.id)
-        is_kept = stored is not None and stored.sha256 == fetched.sha256
+        is_kept = stored is not None and (stored.sha256 == fetched.sha256 or not facts)
         if (
             not isinstance(row, Generation)
             or not self._keeps
@@ -178,27 +205,15 @@ class Originals:
         metadata = self._metadata(row, path, kept, fetched, facts)
         return metadata | {"store_seconds": round(time.monotonic() - started, 4)}
 
-    def _fetch(self, row: Generation, file: Path) -> Fetched:
-        stored = self._stored.get(row.id)
-        if stored is not None and row.id not in self._unproved:
-            return self._fetch_proved(row.id, row.asset_url, file)
-        try:
-            fetched = self._transfers.fetcher.fetch(row.asset_url, file)
-        except _LINK_ERRORS:
-            path = stored.path if stored else self._unrecorded(row)
-            if path is None:
-                raise
-            return self._transfers.download(path, file)
-        if stored is not None and file_extension(read_head(file)) is None:
-            # The link leads to a page that says that it has expired.
-            return self._transfers.download(stored.path, file)
-        return fetched
-
-    def _fetch_proved(self, key: str, source: str | None, file: Path) -> Fetched:
-        if key in self._stored:
+    def _fetch(self, key: str, source: str | None, file: Path) -> Fetched:
+        stored = self._stored.get(key)
+        if stored is not None:
             with contextlib.suppress(SourceMissing):
-                return self._transfers.download(self._stored[key].path, file)
-            del self._stored[key]
+                fetched = self._transfers.download(stored.path, file)
+                if not stored.is_ours or fetched.sha256 == stored.sha256:
+                    return fetched
+                logger.warning("%s has other bytes than were stored: it is not used", stored.path)
+            self._stored.pop(key, None)
         return self._transfers.fetcher.fetch(source, file)
 
     def _unrecorded(self, row: Generation) -> str | None:

@@ -11,6 +11,7 @@ from lens_pipeline.catalog.rows import Generation, MasterVideo, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.renderers import Renderer
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.errors import SourceUnreadable
 from lens_pipeline.storage.object_store import Fetched
 
 # Downloads the file that the picture of a row is made from.
@@ -36,7 +37,14 @@ class PictureMaterializer:
         fetch_ended = time.monotonic()
         facts: Metadata = {}
         try:
-            picture, extra = self._renderer.render(file)
+            try:
+                picture, extra = self._renderer.render(file)
+            except SourceUnreadable:
+                again = batch.originals.fetch_again(row, file)
+                if again is None:
+                    raise
+                fetched = again
+                picture, extra = self._renderer.render(file)
             render_ended = time.monotonic()
             facts = {"width": picture.source_width, "height": picture.source_height}
             facts |= {name: extra[name] for name in extra if name == "duration_seconds"}

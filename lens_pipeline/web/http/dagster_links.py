@@ -14,9 +14,20 @@ from lens_pipeline.storage.object_store import ObjectStore
 _PAGES = "/lens/"
 _PICTURES = "/lens/pictures/"
 # Made by us: what others have put into the store is decoded in the sandbox alone.
-_OWN = re.compile(r"[^/]+/(previews|posters)/[^/]+_(preview|poster)\.webp|masters/.+\.webp")
+_OWN = re.compile(
+    r"[^/]+/(previews|posters)/[^/]+_(preview|poster)\.webp"
+    r"|masters/[^/]+/master_[^/]+_[0-9a-f]{12}\.webp"
+)
 _EDGE = 256
 _MOST_BYTES = 16 * 1024 * 1024
+# The largest LENS_PREVIEW_EDGE.
+_MOST_PIXELS = 8192 * 8192
+
+_HEADERS = {
+    "Cache-Control": "private, max-age=300",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class DagsterLinks:
@@ -65,11 +76,12 @@ class DagsterLinks:
         except DerivativeError as error:
             return PlainTextResponse(f"{error}\n", 404)
         small = BytesIO()
-        with Image.open(data, formats=("WEBP",)) as picture:
-            picture.thumbnail((_EDGE, _EDGE))
-            picture.save(small, "WEBP")
-        return Response(
-            small.getvalue(),
-            media_type="image/webp",
-            headers={"Cache-Control": "private, max-age=300", "X-Content-Type-Options": "nosniff"},
-        )
+        try:
+            with Image.open(data, formats=("WEBP",)) as picture:
+                if picture.width * picture.height > _MOST_PIXELS:
+                    return PlainTextResponse("the picture is too large\n", 415)
+                picture.thumbnail((_EDGE, _EDGE))
+                picture.save(small, "WEBP")
+        except OSError as error:
+            return PlainTextResponse(f"the picture is damaged: {error}\n", 415)
+        return Response(small.getvalue(), media_type="image/webp", headers=_HEADERS)

@@ -205,4 +205,9 @@ def file(
     if extension in CONTENT_TYPES:
         # A browser shows what is known, and offers the rest for download.
         disposition = attachment(row.id, extension).replace("attachment", "inline", 1)
-    return stream(context.pipeline.store, request, path, disposition=disposition)
+    try:
+        return stream(context.pipeline.store, request, path, disposition=disposition)
+    except ApiError as error:
+        if error.status == 404 and is_web_address(row.asset_url):
+            return redirect(row.asset_url)
+        raise
