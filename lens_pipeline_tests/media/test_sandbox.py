@@ -1,5 +1,6 @@
 """Rendering in processes that can be killed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -43,8 +44,15 @@ def _workers_of(pid: int) -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process(pid).children()
-        if "lens_pipeline.media.sandbox.worker" in process.cmdline()
+        if "lens_pipeline.media.sandbox.worker" in _command(process)
     ]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    # One that ended by itself is waited for with the next request.
+    with contextlib.suppress(psutil.ZombieProcess):
+        return process.cmdline()
+    return []
 
 
 def _eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
