@@ -275,3 +275,24 @@ def test_no_original_is_kept_on_a_disk_that_is_nearly_full(
     assert output.code == 1
     assert "less than LENS_ALERT_DISK_FREE_PERCENT" in output.err
     assert site.originals() == {}
+
+
+def test_a_daily_check_names_a_file_that_is_gone(site: Site, server: HostileServer) -> None:
+    for number in range(2):
+        site.add(f"p{number}", _host(server, f"/p{number}", sources.jpeg(50 + number, 40)))
+    site.once()
+    (site.store / "u1/previews/p1_preview.webp").unlink()
+    job = defs().get_repository_def().get_job("object_checks")
+    execute(site.dagster, create_run(site.dagster, job, {}).run_id)
+    assert site.runs()[0].status is dg.DagsterRunStatus.SUCCESS
+    assert _checked(site, "preview").startswith("1 of 2 files are gone or damaged; first: p1:")
+    assert _checked(site, "photo_generation").startswith("0 of 2 files")
+
+
+def _checked(site: Site, asset: str) -> str:
+    key = dg.AssetCheckKey(dg.AssetKey(asset), "objects_intact")
+    storage = site.dagster.event_log_storage
+    (record,) = storage.get_asset_check_execution_history(key, limit=1)
+    assert record.event is not None
+    evaluation = record.event.get_dagster_event().asset_check_evaluation_data
+    return evaluation.description or ""
