@@ -127,12 +127,13 @@ def verify(every: bool, as_json: bool) -> None:
         for derivative in store_audit.audited():
             for keys in _audited_keys(pipeline, derivative, every=every):
                 looked_at += len(keys)
-                found += store_audit.damaged(pipeline, derivative, keys, scratch)
+                damaged = store_audit.damaged(pipeline, derivative, keys, scratch)
+                found += damaged
+                for one in [] if as_json else damaged:
+                    print(f"{one.asset} {one.id}: {one.path} {one.problem}", flush=True)
     if as_json:
         print_json({"looked_at": looked_at, "damaged": [asdict(one) for one in found]})
     else:
-        for one in found:
-            print(f"{one.asset} {one.id}: {one.path} {one.problem}")
         print(f"{looked_at} files looked at, {len(found)} gone or damaged")
     sys.exit(1 if found else 0)
 

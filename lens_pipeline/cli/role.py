@@ -41,11 +41,13 @@ def run(role: roles.Role) -> None:
 def become(role: str, loaded: Settings, endpoints: Endpoints) -> None:
     """Prepare this process and check its databases. Raises StackError, CatalogError."""
     from lens_pipeline.derivatives.pipeline import connect
-    from lens_pipeline.engine.dagster_storage.storage import require_current_tables
+    from lens_pipeline.engine.dagster_storage.storage import carry_over, require_current_tables
     from lens_pipeline.engine.instance import write_instance
 
     prepare_home(loaded.resolved_home)
     require_current_tables(endpoints.dagster_url)
+    if role == "daemon":
+        carry_over(endpoints.dagster_url)
     if role != "dagster":  # which reads no rows of the application
         with closing(connect(loaded, endpoints).catalog) as catalog:  # a worker is about to fork
             catalog.check()

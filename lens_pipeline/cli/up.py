@@ -84,7 +84,11 @@ def worker(queue: str, concurrency: int | None) -> None:
 
 
 def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
-    from lens_pipeline.engine.dagster_storage.storage import require_current_tables, upgrade_tables
+    from lens_pipeline.engine.dagster_storage.storage import (
+        carry_over,
+        require_current_tables,
+        upgrade_tables,
+    )
     from lens_pipeline.monitoring.alerts.delivery import connect_targets
 
     connect_targets(loaded.alert_urls)  # raises SettingsError
@@ -93,6 +97,7 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
         upgrade_tables(endpoints.dagster_url)
     else:
         require_current_tables(endpoints.dagster_url)
+        carry_over(endpoints.dagster_url)
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
     _look_at_store(pipeline.store.check)

@@ -4,8 +4,12 @@ import dagster as dg
 from pydantic import Field
 
 from lens_pipeline.core.endpoints import without_password
+from lens_pipeline.core.locks import LockSession, run_lock
 from lens_pipeline.derivatives.pipeline import Pipeline, current
+from lens_pipeline.event_log.tags import TASK_TAG
 from lens_pipeline.settings import Settings
+
+_held_to_the_end: list[LockSession] = []
 
 
 class LensResource(dg.ConfigurableResource):
@@ -33,6 +37,20 @@ class LensResource(dg.ConfigurableResource):
             preview_quality=settings.preview_quality,
             batch_size=settings.batch_size,
         )
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Take the lock by which a run is known to be alive, if no worker of ours holds it.
+
+        Dagster's own commands execute runs themselves, one in a process.
+        """
+        run = context.run
+        if run is None or TASK_TAG in run.tags:
+            return
+        locks = LockSession(self.pipeline().endpoints.dagster_url)
+        if locks.try_all([run_lock(run.run_id)]):
+            _held_to_the_end.append(locks)
+        else:
+            locks.close()
 
     def pipeline(self) -> Pipeline:
         return current()

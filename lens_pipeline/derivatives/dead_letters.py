@@ -24,7 +24,7 @@ def outdated_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
     """What is outdated and could not be made anew."""
 
     def failed(status: DerivativeStatus) -> DerivativeStatus | None:
-        remake = status.due_remake
+        remake = status.remake
         return remake if remake and remake.error_class else None
 
     found = [_letters(pipeline, derivative, failed) for derivative in registry.DERIVATIVES]

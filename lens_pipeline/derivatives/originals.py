@@ -51,14 +51,16 @@ def unfinished_originals(
         return []
     rows = usable(list(pipeline.catalog.finished(original.kind, keys).values()))
     pictures = assess(pipeline, primary(original.kind), rows)
-    shown = {status.id for status in pictures if status.state is State.READY}
+    # Of others, the next run of the picture keeps it.
+    settled = {status.id: status.state for status in pictures if status.is_settled}
     return [
         status
         for status in assess(pipeline, original, rows)
-        if status.is_missing
+        if status.id in settled
+        and status.is_missing
         and status.is_due(now)
-        # Else the run of the picture fails again or keeps it.
-        and (status.id in shown or status.error_class not in (None, RUN_FAILED))
+        # What could not be downloaded for the picture has no failure of its own.
+        and (settled[status.id] is State.READY or status.error_class not in (None, RUN_FAILED))
     ][:limit]
 
 

@@ -59,6 +59,8 @@ WEBP_EFFORT = 4
 _SETTINGS = {"edge": "preview_edge", "quality": "preview_quality"}
 # What versions up to 0.3 used by default; their events do not say what they were made from.
 _EARLIER_CODE, _EARLIER_EDGE, _EARLIER_QUALITY, _EARLIER_EFFORT = "1", 768, 80, 4
+# Others that were set before an upgrade are not known any more: what they made is made anew.
+_USUAL_EDGES = (256, 320, 480, 512, 600, 640, 720, 800, 960, 1024, 1080, 1200, 1280, 1536, 2048)
 # What became of an original: it is ours, or an object of the application's, or not in the store.
 SAVED, RECORDED, NOT_KEPT = "saved", "recorded", "not kept"
 
@@ -167,10 +169,12 @@ class Derivative(Generic[R]):
         if self.extension == "webp":
             # The likely ones first.
             edges = dict.fromkeys([_EARLIER_EDGE, self.picture_edge(settings)])
-            qualities = dict.fromkeys([_EARLIER_QUALITY, settings.preview_quality, *range(1, 101)])
+            likely = dict.fromkeys([_EARLIER_QUALITY, settings.preview_quality])
+            qualities = dict.fromkeys([*likely, *range(1, 101)])
+            pairs = [*product(qualities, edges), *product(likely, _USUAL_EDGES)]
             parameters = [
                 {"edge": edge, "quality": quality, "effort": _EARLIER_EFFORT}
-                for quality, edge in product(qualities, edges)
+                for quality, edge in pairs
             ]
         for upstream, one in product(upstreams, parameters):
             words = {f"{name}-{one[name]}" for name in _SETTINGS.keys() & one.keys()}

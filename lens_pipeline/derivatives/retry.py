@@ -31,7 +31,7 @@ def retry(
         else:
             rows = pipeline.catalog.finished(derivative.kind, ids).values()
             candidates = assess(pipeline, derivative, usable(list(rows)))
-        wanted = [status.due_remake or status for status in candidates]
+        wanted = [status.wanted for status in candidates]
         failed = [s for s in wanted if s.state in (State.FAILED, State.DEAD)]
         for status in failed:
             retried = dg.AssetObservation(

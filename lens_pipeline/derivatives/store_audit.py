@@ -8,7 +8,7 @@ from pathlib import Path
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.errors import LensError
+from lens_pipeline.errors import DerivativeError, LensError
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.reader import text
 from lens_pipeline.storage.object_store import ObjectInfo, ObjectStore
@@ -58,9 +58,9 @@ def audited() -> tuple[Derivative, ...]:
 def damaged(
     pipeline: Pipeline, derivative: Derivative, keys: Sequence[str], scratch: Path
 ) -> list[Damage]:
-    """Objects of partitions that are gone or have other bytes than were recorded.
+    """Objects of partitions that are gone, have other bytes than were recorded, or cannot be read.
 
-    Originals are read into `scratch`: their SHA-256 is known. Raises DerivativeError.
+    Originals are read into `scratch`: their SHA-256 is known.
     """
     histories = pipeline.log.histories(derivative.asset, keys)
     live = [key for key, history in histories.items() if not history.is_removed]
@@ -68,22 +68,25 @@ def damaged(
     for key, facts in pipeline.log.latest(derivative.asset, live).items():
         path = text(facts.get("path"))
         problem = path and _problem(pipeline.store, path, facts, scratch / "object")
-        if path and problem:
+        # It may have been made anew meanwhile.
+        if path and problem and pipeline.log.paths(derivative.asset, [key]).get(key) == path:
             found.append(Damage(derivative.asset, key, path, problem))
     return found
 
 
 def _problem(store: ObjectStore, path: str, facts: Mapping[str, object], file: Path) -> str | None:
-    info = store.stat(path)
-    if info is None:
-        return "is not in the store"
-    if info.bytes != facts.get("bytes", info.bytes):
-        return f"has {info.bytes} bytes, of {facts['bytes']} that were stored"
-    if "sha256" in facts:
-        read = store.read_into(path, file)
-        file.unlink()
-        if read.sha256 != facts["sha256"]:
+    try:
+        info = store.stat(path)
+        if info is None:
+            return "is not in the store"
+        if info.bytes != facts.get("bytes", info.bytes):
+            return f"has {info.bytes} bytes, of {facts['bytes']} that were stored"
+        if "sha256" in facts and store.read_into(path, file).sha256 != facts["sha256"]:
             return "has other bytes than were stored"
+    except DerivativeError as error:
+        return f"cannot be read: {error}"
+    finally:
+        file.unlink(missing_ok=True)
     return None
 
 

@@ -6,9 +6,9 @@ processes of this product have it.
 
 import atexit
 import os
-import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +23,7 @@ from lens_pipeline.errors import LensError
 
 # The storage's URL until the first connection: most of these commands only read definitions.
 UNRESOLVED = "postgresql:///unresolved"
+_one_at_a_time = threading.Lock()
 
 
 def storage_url() -> str:
@@ -47,7 +48,9 @@ def one_line() -> Iterator[None]:
 def find_server(dialect: Any, _record: object, _arguments: object, parameters: Any) -> None:
     """SQLAlchemy's `do_connect`, for `UNRESOLVED`. Raises click.ClickException."""
     with one_line():
-        _, found = dialect.create_connect_args(sa.make_url(_running_url()))
+        with _one_at_a_time:
+            url = _running_url()
+        _, found = dialect.create_connect_args(sa.make_url(url))
     parameters.update(found)
 
 
@@ -81,12 +84,4 @@ def _hand_over_dev() -> None:
     given = {"LENS_BIND": context.params["host"], "LENS_DAGSTER_PORT": context.params["port"]}
     environment = {**os.environ, **{name: str(value) for name, value in given.items() if value}}
     environment.pop("DAGSTER_IS_DEV_CLI", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lens_pipeline.cli", "up"],
-        env=environment,
-        # A Ctrl-C that comes twice is one in a hurry.
-        start_new_session=True,
-    )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: process.send_signal(received))
-    raise SystemExit(process.wait())
+    os.execve(sys.executable, [sys.executable, "-m", "lens_pipeline.cli", "up"], environment)

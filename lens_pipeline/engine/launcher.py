@@ -1,6 +1,7 @@
 """The launch of runs on Celery workers, their health and their end."""
 
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
@@ -13,7 +14,7 @@ from dagster_celery.launcher import CeleryRunLauncher
 from lens_pipeline import settings
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.core.locks import LockSession, run_lock
-from lens_pipeline.derivatives.registry import LOCAL, PREVIEWS, QUEUE_TAG
+from lens_pipeline.derivatives.registry import PREVIEWS, QUEUE_TAG
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.workers.app import (
     EXECUTE_RUN,
@@ -72,8 +73,10 @@ class LensRunLauncher(CeleryRunLauncher):
         run = context.dagster_run
         queue = celery_queue(run.tags.get(QUEUE_TAG, PREVIEWS), self._release)
         signature = launch_signature(self._execute_run, run.run_id)
-        sent = signature.apply_async(queue=queue, routing_key=f"{queue}.{EXECUTE_RUN}")
-        self._instance.add_run_tags(run.run_id, {TASK_TAG: sent.task_id})
+        # Before the worker, which may begin at once, changes the tags.
+        task_id = uuid.uuid4().hex
+        self._instance.add_run_tags(run.run_id, {TASK_TAG: task_id})
+        signature.apply_async(task_id=task_id, queue=queue, routing_key=f"{queue}.{EXECUTE_RUN}")
         self._instance.report_engine_event(f"Sent to the queue {queue}.", run, cls=type(self))
 
     def terminate(self, run_id: str) -> bool:
@@ -95,9 +98,6 @@ class LensRunLauncher(CeleryRunLauncher):
         return False
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        if TASK_TAG not in run.tags and run.tags.get(QUEUE_TAG) != LOCAL:
-            # A command of Dagster executes it, without the lock.
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
         if self._has_worker(run.run_id):
             self._missing_since.pop(run.run_id, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING)

@@ -4,12 +4,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from lens_pipeline.core.locks import LockSession, run_lock
+from lens_pipeline.defs import resources
+from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.engine.instance import find_config_dir
 from lens_pipeline.settings import PREFIX
+from lens_pipeline_tests.support.site import Site
 
 # Each command imports Dagster anew.
 pytestmark = pytest.mark.slow
@@ -65,3 +71,21 @@ def test_a_wrong_setting_is_one_line(home: Path, variables: dict[str, str], line
     assert failed.returncode == 1
     assert failed.stderr.startswith(f"Error: {line}"), failed.stderr
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_run_that_a_command_executes_is_known_to_be_alive(site: Site) -> None:
+    """A run that `lens once` failed as abandoned while `dagster job execute` worked on it."""
+
+    @dg.op
+    def look(context: dg.OpExecutionContext, lens: LensResource) -> bool:
+        with closing(LockSession(site.dagster_url)) as locks:
+            return locks.is_held(run_lock(context.run_id))
+
+    @dg.job
+    def looking() -> None:
+        look()
+
+    result = looking.execute_in_process(instance=site.dagster, resources={"lens": LensResource()})
+    assert result.output_for_node("look") is True
+    # It is held as long as the process lives.
+    resources._held_to_the_end.pop().close()

@@ -23,7 +23,8 @@ from lens_pipeline.core.locks import lock_id
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema
 from lens_pipeline.engine.dagster_storage.shown_events import apart, failures
-from lens_pipeline.event_log.tags import SOURCE_TAG
+from lens_pipeline.event_log.history import ObservationKind
+from lens_pipeline.event_log.tags import OUTCOME_TAG, SOURCE_TAG
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
@@ -94,6 +95,8 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
                     AssetKey.from_db_string(asset) or "",
                     partition=partition,
                     description=f"Run {run_id}, which made it, was deleted.",
+                    # What was made before may be gone from the store.
+                    tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
                 )
             )
 

@@ -228,7 +228,7 @@ def upgrade_tables(dagster_url: str) -> bool:
     """Returns whether they were older. Processes of the older version fail afterwards."""
     storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=False)
     if has_current_tables(dagster_url):
-        _carry_over(storage)
+        carry_over(dagster_url)
         return False
     # As `dagster instance migrate`: tables first, then what is computed from them.
     storage._run_storage.upgrade()
@@ -237,15 +237,16 @@ def upgrade_tables(dagster_url: str) -> bool:
     storage._event_log_storage.reindex_assets()
     storage._schedule_storage.upgrade()
     storage._schedule_storage.migrate()
-    _carry_over(storage)
+    carry_over(dagster_url)
     return True
 
 
-def _carry_over(storage: DagsterPostgresStorage) -> None:
+def carry_over(dagster_url: str) -> None:
     """Keep what 0.3 has under other names: days with a report, and a backfill that is off.
 
-    Dagster deletes the state of its schedule after half a day.
+    Dagster deletes the state of its schedule half a day after the first start.
     """
+    storage = DagsterPostgresStorage(dagster_url, should_autocreate_tables=False)
     log = storage.event_log_storage
     days = log.get_materialized_partitions(AssetKey(REPORT_ASSET))
     log.add_dynamic_partitions(REPORT_DAYS, sorted(days))

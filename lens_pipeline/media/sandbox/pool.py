@@ -345,6 +345,9 @@ class _Worker:
             return _DecoderEnded(f"the decoder crashed ({signal.Signals(-status).name})")
         if status < 0:
             return MediaProcessDied(f"the decoder was ended from outside (signal {-status})")
+        if status == 0:
+            # It had rested for long enough when the request came.
+            return MediaProcessDied("the decoder had ended before the file came")
         return _DecoderEnded(f"the decoder ended (exit status {status})")
 
     def kill(self) -> None:
