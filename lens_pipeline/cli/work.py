@@ -201,7 +201,7 @@ def _work_off(
 
         def show(counted: Result, made: Sequence[DerivativeStatus]) -> None:
             progress.show(counted.ready + counted.failed, f"{counted.failed} failed")
-            if any(isinstance(work.derivative, Original) for work in works):
+            if origin == "backfill" and isinstance(works[0].derivative, Original):
                 _require_room(lens.pipeline.settings)
             else:
                 _keep_view(lens, made)
