@@ -7,9 +7,11 @@ import random
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +233,18 @@ class Stack:
 
     def launch_backfill(self, asset: str, keys: Sequence[str]) -> str:
         """Make the keys anew by a backfill of the UI; its id."""
-        launched = self.graphql(
-            """mutation ($params: LaunchBackfillParams!) {
+        mutation = """mutation ($params: LaunchBackfillParams!) {
                  launchPartitionBackfill(backfillParams: $params) { __typename
                    ... on LaunchBackfillSuccess { backfillId }
-                   ... on PythonError { message } } }""",
-            {"params": {"assetSelection": [{"path": [asset]}], "partitionNames": list(keys)}},
-        )["launchPartitionBackfill"]
+                   ... on PythonError { message } } }"""
+        params = {"assetSelection": [{"path": [asset]}], "partitionNames": list(keys)}
+
+        def launch() -> Any:
+            # Soon after a start, Dagster loads the definitions anew, and answers with an error.
+            with suppress(urllib.error.HTTPError):
+                return self.graphql(mutation, {"params": params})["launchPartitionBackfill"]
+
+        launched = eventually(launch, 10, "an answer of the UI")
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         return launched["backfillId"]
 

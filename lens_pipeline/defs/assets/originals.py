@@ -98,7 +98,12 @@ class Originals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        try:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+        except BaseException:
+            # A second signal: what is half-written when the process ends stays in the store.
+            self._threads.shutdown(wait=True)
+            raise
 
     def look_up(self, kind: Kind, rows: Sequence[Row]) -> None:
         """Before `fetch`."""
