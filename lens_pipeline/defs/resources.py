@@ -39,7 +39,7 @@ class LensResource(dg.ConfigurableResource):
         )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Take the lock by which a run is known to be alive, if no worker of ours holds it.
+        """Take the lock by which a run is known to be alive, unless a worker holds it.
 
         Dagster's own commands execute runs themselves, one in a process.
         """

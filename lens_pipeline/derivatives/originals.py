@@ -23,7 +23,7 @@ class StoredOriginal:
     bytes: int
     sha256: str
     is_ours: bool
-    """Whether nobody else may have replaced it."""
+    """Whether the pipeline wrote it: the application may replace its own objects."""
     metadata: Mapping[str, Any]
     """Of its materialization."""
 

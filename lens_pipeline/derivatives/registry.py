@@ -286,10 +286,6 @@ class Original(Derivative[Generation]):
         return f"{self.stem(row)}_{revision}{extension}"
 
 
-def _original_stem(row: Generation) -> str:
-    return f"{row.user_id}/originals/{row.id}"
-
-
 def _master_stem(row: MasterVideo) -> str:
     return f"masters/{row.project_id}/master_{row.id}"
 
@@ -430,32 +426,27 @@ CHECKED_SHOT = Derivative[ProjectAsset](
     waits_for=lambda row: row.shot.waits or row.shot.problem,
 )
 
-PHOTO_ORIGINAL = Original(
-    asset="photo_generation",
-    description="A finished photo: a row of `generations` with type photo, and its original file.",
-    kind=Kind.PHOTO,
-    partition_set="photos",
-    upstream=None,
-    job=PREVIEW.job,
-    op=PREVIEW.op,
-    queue=PREVIEWS,
-    stem=_original_stem,
-    extension=None,
-    group="application",
-)
-VIDEO_ORIGINAL = Original(
-    asset="video_generation",
-    description="A finished video: a row of `generations` with type video, and its original file.",
-    kind=Kind.VIDEO,
-    partition_set="videos",
-    upstream=None,
-    job=POSTER.job,
-    op=POSTER.op,
-    queue=PREVIEWS,
-    stem=_original_stem,
-    extension=None,
-    group="application",
-)
+
+def _original(asset: str, picture: Derivative[Generation]) -> Original:
+    """It is kept in the run of its picture."""
+    return Original(
+        asset=asset,
+        description=f"A finished {picture.kind}: a row of `generations` with type {picture.kind},"
+        " and its original file.",
+        kind=picture.kind,
+        partition_set=picture.partition_set,
+        upstream=None,
+        job=picture.job,
+        op=picture.op,
+        queue=picture.queue,
+        stem=lambda row: f"{row.user_id}/originals/{row.id}",
+        extension=None,
+        group="application",
+    )
+
+
+PHOTO_ORIGINAL = _original("photo_generation", PREVIEW)
+VIDEO_ORIGINAL = _original("video_generation", POSTER)
 # They have no status of their own: it is that of the preview or poster.
 ORIGINALS = {original.kind: original for original in (PHOTO_ORIGINAL, VIDEO_ORIGINAL)}
 

@@ -24,7 +24,7 @@ from lens_pipeline.monitoring.reports.collect import DayReport
 @dg.asset(
     name=REPORT_ASSET,
     partitions_def=partition_set(REPORT_DAYS),
-    # Of none in particular: a day is no partition of theirs.
+    # A day is no partition of these assets.
     deps=[
         dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
         for asset in assets()

@@ -12,13 +12,17 @@ _HARMFUL = re.compile("[/\\\\\u200e\u200f\u202a-\u202e\u2066-\u2069\u061c]")
 _UNQUOTED = "!#$&+-.^_`|~"
 
 
-def attachment(name: str, ending: str) -> str:
-    """A Content-Disposition (RFC 6266) for `name` + `ending`, which is safe ASCII."""
+def attachment(name: str, ending: str, *, inline: bool = False) -> str:
+    """A Content-Disposition (RFC 6266) for `name` + `ending`, which is safe ASCII.
+
+    `inline`: the browser shows it, and has the name if a person saves it.
+    """
     room = _MOST_BYTES - len(ending)
     whole = f"{_safe(name, room)}{ending}"
     fallback = unicodedata.normalize("NFKD", whole).encode("ascii", "replace").decode()
     fallback = re.sub(r"[^A-Za-z0-9 ._()-]", "_", fallback)
-    return f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{quote(whole, safe=_UNQUOTED)}"
+    kind = "inline" if inline else "attachment"
+    return f"{kind}; filename=\"{fallback}\"; filename*=UTF-8''{quote(whole, safe=_UNQUOTED)}"
 
 
 def _safe(name: str, most_bytes: int) -> str:

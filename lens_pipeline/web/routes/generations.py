@@ -204,7 +204,7 @@ def file(
     disposition = attachment(row.id, "")
     if extension in CONTENT_TYPES:
         # A browser shows what is known, and offers the rest for download.
-        disposition = attachment(row.id, extension).replace("attachment", "inline", 1)
+        disposition = attachment(row.id, extension, inline=True)
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:
