@@ -20,7 +20,7 @@ from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.originals import unfinished_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import ORIGINALS, Derivative, Original
+from lens_pipeline.derivatives.registry import Derivative, Original
 from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.errors import DiskFull, first_line
 from lens_pipeline.event_log.history import DerivativeStatus
@@ -30,7 +30,7 @@ from lens_pipeline.settings import Settings, SettingsError
 
 # Between two lines of `remove-missing`.
 _REPORT_SECONDS = 5.0
-# That one pass keeps.
+# The most that one pass of `lens once` keeps.
 _MOST_ORIGINALS = 1000
 _KINDS = [kind.value for kind in registry.kinds()]
 _LIMIT = click.option("--limit", type=click.IntRange(min=1), help="The most files of each kind.")
@@ -52,7 +52,7 @@ def once(limit: int | None, as_json: bool) -> None:
             ]
             _work_off(lens, works, result, origin="once", force=False)
             later += [work.of_outdated() for work in works]
-        later += _unfinished_originals(lens.pipeline)
+        later += _unfinished_originals(lens.pipeline, limit or _MOST_ORIGINALS)
         _work_off(lens, later, result, origin="once", force=False)
         _keep_view(lens)
     _finish(result, as_json)
@@ -137,9 +137,11 @@ def backfill(
     _finish(result, as_json, failed=bool(unknown))
 
 
-def _unfinished_originals(pipeline: Pipeline) -> list[Work]:
-    found = {o: unfinished_originals(pipeline, o, _MOST_ORIGINALS) for o in ORIGINALS.values()}
-    return [Work(o, [status.id for status in statuses], []) for o, statuses in found.items()]
+def _unfinished_originals(pipeline: Pipeline, limit: int) -> list[Work]:
+    return [
+        Work(one, [status.id for status in unfinished_originals(pipeline, one, limit)], [])
+        for one in registry.ORIGINALS.values()
+    ]
 
 
 def _find_originals(

@@ -64,10 +64,10 @@ class Transfers:
             cancelled=self.cancelled,
         )
 
-    def upload(self, key: str, body: bytes | Path, content_type: str, revision: str) -> None:
-        """Cached for ever if `key` holds the revision."""
+    def upload(self, key: str, body: bytes | Path, content_type: str, revision: str | None) -> None:
+        """Cached for ever if `key` holds the revision; None: its bytes may change."""
         size = len(body) if isinstance(body, bytes) else body.stat().st_size
-        caching = CACHE_IMMUTABLE if f"_{revision}." in key else CACHE_REVALIDATE
+        caching = CACHE_IMMUTABLE if revision and f"_{revision}." in key else CACHE_REVALIDATE
         retry_transient(
             lambda: self.store.write(key, body, content_type=content_type, cache_control=caching),
             FILE_RETRIES,
@@ -108,7 +108,12 @@ class Originals:
     def look_up(self, kind: Kind, rows: Sequence[Row]) -> None:
         """Before `fetch`."""
         if kind in ORIGINALS:
-            sources = {row.id: row.asset_url for row in rows if isinstance(row, Generation)}
+            sources = {
+                row.id: row.asset_url
+                for row in rows
+                # What was handed over was looked up before.
+                if isinstance(row, Generation) and row.id not in self._handed
+            }
             self._stored |= stored_originals(self._pipeline, kind, sources)
 
     def look_up_shots(self, shots: Iterable[Shot]) -> None:
@@ -204,7 +209,8 @@ class Originals:
             original = ORIGINALS[row.kind]
             revision = original.revision_of(row.asset_url)
             path, kept = original.key(row, revision, extension), SAVED
-            self._transfers.upload(path, file, content_type_of(path), revision)
+            # Not for ever: a file that was cut short is replaced under its key.
+            self._transfers.upload(path, file, content_type_of(path), revision=None)
         if extension is not None:
             facts = {"content_type": CONTENT_TYPES[extension], **facts}
         metadata = self._metadata(row, path, kept, fetched, facts)
