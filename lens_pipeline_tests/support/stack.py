@@ -167,9 +167,14 @@ class Stack:
 
     def of(self, role: str) -> list[psutil.Process]:
         """The processes of one role, the parent before its children."""
-        found = [process for process in self.processes() if role_of(process) == role]
-        pids = {process.pid for process in found}
-        return sorted(found, key=lambda process: process.ppid() in pids)
+        parents: dict[psutil.Process, int] = {}
+        for process in self.processes():
+            # A child may end while it is asked for its parent.
+            with suppress(psutil.Error):
+                if role_of(process) == role:
+                    parents[process] = process.ppid()
+        pids = {process.pid for process in parents}
+        return sorted(parents, key=lambda process: parents[process] in pids)
 
     def lens(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
