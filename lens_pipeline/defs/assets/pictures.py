@@ -12,6 +12,7 @@ from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage
 from lens_pipeline.defs.assets.renderers import Renderer
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import SourceUnreadable
+from lens_pipeline.media.models import PictureSize
 from lens_pipeline.media.provenance import marked_webp
 from lens_pipeline.storage.object_store import Fetched
 
@@ -51,6 +52,7 @@ class PictureMaterializer:
             facts |= {name: extra[name] for name in extra if name == "duration_seconds"}
             key = self._derivative.object_key(row, revision)
             webp = marked_webp(picture.webp, batch.source_type(row))
+            sizes = {str(s.edge): _stored(batch, row, key, s) for s in picture.sizes}
             batch.transfers.upload(key, webp, "image/webp", revision)
         finally:
             batch.originals.release(row, file, fetched, facts)
@@ -63,6 +65,7 @@ class PictureMaterializer:
             "bytes": len(webp),
             "width": picture.width,
             "height": picture.height,
+            **({"sizes": dg.MetadataValue.json(sizes)} if sizes else {}),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
             "revision": revision,
@@ -73,6 +76,14 @@ class PictureMaterializer:
 
     def interrupt(self) -> None:
         self._renderer.interrupt()
+
+
+def _stored(batch: BatchContext, row: Row, key: str, size: PictureSize) -> dict[str, str | int]:
+    """Store the picture at `key` in another size; returns its facts."""
+    path = f"{key.removesuffix('.webp')}_{size.edge}.webp"
+    webp = marked_webp(size.webp, batch.source_type(row))
+    batch.transfers.upload(path, webp, "image/webp", None)
+    return {"path": path, "bytes": len(webp), "width": size.width, "height": size.height}
 
 
 def _links(derivative: Derivative, row: Row, key: str) -> str:
