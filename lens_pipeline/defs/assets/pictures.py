@@ -7,9 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import Generation, MasterVideo, Row
+from lens_pipeline.catalog.rows import Generation, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.renderers import Renderer
+from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import SourceUnreadable
 from lens_pipeline.storage.object_store import Fetched
@@ -49,13 +50,14 @@ class PictureMaterializer:
             facts = {"width": picture.source_width, "height": picture.source_height}
             facts |= {name: extra[name] for name in extra if name == "duration_seconds"}
             key = self._derivative.object_key(row, revision)
+            facts["links"] = links_of(self._derivative, row, key)
             batch.transfers.upload(key, picture.webp, "image/webp", revision)
         finally:
             batch.originals.release(row, file, fetched, facts)
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
-            "links": dg.MetadataValue.md(_links(self._derivative, row, key)),
+            "links": links_of(self._derivative, row, key),
             "path": key,
             "dagster/uri": batch.transfers.store.uri(key),
             "bytes": len(picture.webp),
@@ -71,15 +73,3 @@ class PictureMaterializer:
 
     def interrupt(self) -> None:
         self._renderer.interrupt()
-
-
-def _links(derivative: Derivative, row: Row, key: str) -> str:
-    """The picture and what belongs to it, by addresses that need the login of the UI."""
-    if isinstance(row, MasterVideo):
-        url = f"/lens/api/projects/{row.project_id}/master-videos/{row.id}"
-        whole, more = f"{url}/poster", f"[video]({url}/video) · [masters](/lens/masters)"
-    else:
-        url = f"/lens/api/generations/{row.id}"
-        whole = f"{url}/{derivative.asset}"
-        more = f"[original]({url}/file) · [library](/lens/library)"
-    return f"[![{derivative.asset}](/lens/pictures/{key})]({whole})\n\n{more}"
