@@ -29,7 +29,7 @@ _BATCHES = {"single": "1", "batch": "20"}
 _SLACK = 1.2
 _GROWING = (
     *("event_logs", "asset_event_tags", "runs", "run_tags"),
-    *("dynamic_partitions", "job_ticks"),
+    *("asset_check_executions", "dynamic_partitions", "job_ticks"),
 )
 _TICK_SECONDS = 30.0
 
