@@ -21,7 +21,7 @@ _LOOK_BACK = dt.timedelta(days=3)
 # In which the original of a new row is saved, and after which it is late no longer but lost: links
 # of most providers expire earlier.
 _IN_TIME, _IN_VAIN = dt.timedelta(hours=1), dt.timedelta(days=14)
-# Of a million rows, a count takes ... s.
+# A count of a million rows takes 40 s of processor time, a third of what their statuses take.
 _PAGE = 5000
 
 

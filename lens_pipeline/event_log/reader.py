@@ -191,16 +191,15 @@ class EventLog:
         return {row.key: found[row.id] for row in rows}
 
     def revisions(self, asset: str, keys: Sequence[str]) -> dict[str, str | None]:
-        """Of the latest materialization, by partition; removals do not count. One query."""
+        """Of the latest materialization, by partition; removals do not count."""
+        # Of a join the planner would read the tags of all events.
         query = """
-            SELECT m.key, t.value AS revision FROM (
-              SELECT partition AS key, max(id) AS id FROM event_logs
-               WHERE asset_key = :asset AND dagster_event_type = 'ASSET_MATERIALIZATION'
-                 AND partition = ANY(:keys) GROUP BY partition) m
-              LEFT JOIN asset_event_tags t ON t.event_id = m.id AND t.key = :tag
+            SELECT event_id, value FROM asset_event_tags WHERE event_id = ANY(:ids) AND key = :tag
         """
-        rows = self._rows(query, asset=db_key(asset), keys=list(keys), tag=REVISION_TAG)
-        return {row.key: row.revision for row in rows}
+        rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
+        tags = self._rows(query, ids=[row.id for row in rows], tag=REVISION_TAG) if rows else []
+        found = {row.event_id: row.value for row in tags}
+        return {row.key: found.get(row.id) for row in rows}
 
     def first_event(self, assets: Iterable[str]) -> tuple[int, dt.datetime] | None:
         """The id and time of the first materialization of these, planned or made."""

@@ -39,7 +39,7 @@ _TRUTH_SECONDS = 3600.0
 # Of each look, for the count of unsaved originals; between two counts, also as a multiple of their
 # time.
 _COUNT_SECONDS = 0.5
-_COUNT_REST_SECONDS, _COUNT_RESTS = 300.0, 100
+_COUNT_REST_SECONDS, _COUNT_RESTS = 300.0, 50
 _PAGE = 500
 _PAGES_AT_ONCE = 40
 _OVERLAP = dt.timedelta(seconds=60)  # rows may commit this much later than younger ones
@@ -178,7 +178,7 @@ class BacklogScanner:
 
 
 class OriginalCounter:
-    """Counts unsaved originals by and by: of a million rows that takes half a minute."""
+    """Counts unsaved originals by and by: of a million rows that takes minutes."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
