@@ -100,13 +100,14 @@ def _servers(settings: Settings, up: Services | None) -> list[Result]:
         if settings.kie_api_key and database:
             results.insert(1, ask("provider", lambda: services.provider_tasks(settings, database)))
         beat = ask("daemon", lambda: services.heartbeat_age_seconds(known(dagster)))
-        if all(result.ok for result in results):
-            results.append(ask("originals", lambda: services.originals(settings, endpoints)))
         return [
             *results,
             ask("daemon", lambda: _daemon(settings, beat.value, up)) if beat.ok else beat,
             ask("broker", lambda: _broker(settings, broker, up)),
             ask("workers", lambda: _workers(broker, up, is_beating=is_recent(beat.value))),
+            ask("originals", lambda: services.originals(settings, endpoints))
+            if all(result.ok for result in results)
+            else Result("originals", "unknown: a database cannot be read, see there"),
         ]
 
 

@@ -63,8 +63,8 @@ def restore(ids: tuple[str, ...], directory: Path | None, as_json: bool) -> None
     else:
         for one in found:
             _print(one)
-        for reason in failures.values():
-            say(f"lens: {reason}")
+        for row_id, reason in failures.items():
+            say(f"lens: {row_id}: {reason}")
     sys.exit(1 if failures else 0)
 
 

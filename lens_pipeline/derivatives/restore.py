@@ -15,7 +15,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import ORIGINALS, SAVED
 from lens_pipeline.derivatives.retry import retry
 from lens_pipeline.derivatives.status import assess
-from lens_pipeline.errors import LensError, SourceMissing
+from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.reader import number, text
 from lens_pipeline.event_log.tags import OUTCOME_TAG
@@ -54,7 +54,9 @@ def restore(
     key = pipeline.catalog.canonical_id(Kind.PHOTO, row_id)
     kind, facts = _kept(pipeline, key)
     path = str(facts["removed"])
-    # First: it must not be deleted meanwhile.
+    if pipeline.store.stat(path) is None:
+        raise NotRestored(f"its original {path} is gone from the store")
+    # Before it is read: it must not be deleted meanwhile.
     instance.report_runless_asset_event(
         dg.AssetObservation(
             asset_key=ORIGINALS[kind].asset,
@@ -63,12 +65,9 @@ def restore(
             tags={OUTCOME_TAG: ObservationKind.RESTORED.value},
         )
     )
-    try:
-        fetched = pipeline.store.read_into(path, directory / PurePosixPath(path).name)
-    except SourceMissing as error:
-        raise NotRestored(f"{key}: its original {path} is gone from the store") from error
+    fetched = pipeline.store.read_into(path, directory / PurePosixPath(path).name)
     if facts.get("sha256", fetched.sha256) != fetched.sha256:
-        raise NotRestored(f"{key}: {path} has other bytes than were stored")
+        raise NotRestored(f"{path} has other bytes than were stored")
     rows = [row for one in ORIGINALS for row in pipeline.catalog.finished(one, [key]).values()]
     row = next((row for row in rows if not isinstance(row, UnusableRow)), None)
     if isinstance(row, Generation):
@@ -99,8 +98,8 @@ def _kept(pipeline: Pipeline, key: str) -> tuple[Kind, dict]:
         pipeline.log.histories(original.asset, [key]) for original in ORIGINALS.values()
     )
     if is_known:
-        raise NotRestored(f"{key}: no original of it is to be deleted, so none can be restored")
-    raise NotRestored(f"{key}: no generation has this id, and none had it")
+        raise NotRestored("no original of it is to be deleted, so none can be restored")
+    raise NotRestored("no generation has this id, and none had it")
 
 
 def _record(

@@ -471,6 +471,9 @@ def test_a_restored_original_stays_until_its_row_is_there_and_gone_again(
     row = {"id": "a", "type": "photo", "user_id": "u1", "row": "gone"}
     assert told == {**row, **content, "path": path}
     assert (tmp_path / path.rpartition("/")[2]).read_bytes() == body
+    said = site.lens("restore", "a").out.splitlines()
+    assert said[0].startswith("a: its original is not deleted any more; to insert its row again")
+    assert said[1:3] == ["  type: photo", "  user_id: u1"]
     tick(site)
     assert _originals_are_deleted(site, 31) == 1
     assert set(site.originals()) == {path, *(key for key in site.originals() if "/stays_" in key)}
