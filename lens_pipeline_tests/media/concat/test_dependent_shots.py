@@ -34,7 +34,6 @@ _FRAMES = 20
 _RAW = (*H264, "-bf", "0", "-f", "h264")
 
 
-_OPEN = "log-level=none:open-gop=1:keyint=6:min-keyint=6"
 # With a second group of pictures.
 _GROUPS = Recipe("groups", filters="noise=alls=40:allf=t", coding=(*H264, "-g", "10", "-crf", "18"))
 
@@ -127,8 +126,6 @@ def _check_same(checked: Master, unseen: Master) -> None:
         (_GROUPS, True),
         (Recipe("hevc", coding=HEVC), True),
         (replace(_GROUPS, name="open", coding=(*_GROUPS.coding, "-flags", "-cgop")), True),
-        # The last group may need the one before.
-        (Recipe("hevc-open", coding=(*HEVC[:4], "-x265-params", _OPEN)), False),
         (Recipe("fields", coding=(*H264, "-flags", "+ildct+ilme")), False),
         (Recipe("vp9", coding=VP9), False),
     ],
