@@ -270,7 +270,7 @@ class Derivative(Generic[R]):
         return {name: f"{name}-{value}" for name, value in self.setting_values(settings).items()}
 
     def setting_values(self, settings: Settings) -> dict[str, int | str]:
-        """Parameters that are settings, by name; several values are joined by dots, none left out."""
+        """Parameters that are settings, by name; lists are joined by dots, empty ones left out."""
         names = [name for name in self.settings if name != "edge" or self.edge is None]
         values = {name: getattr(settings, PARAMETER_SETTINGS[name]) for name in names}
         return {
