@@ -83,6 +83,7 @@ def _probe_master(master: Path, tools: Tools) -> _Master:
         raise MediaError("the master has no index of its frames")
     aspect, rotation = ffprobe.sample_aspect(video), ffprobe.rotation(video)
     width, height = ffprobe.display_size(video["width"], video["height"], aspect, rotation)
+    filters.check_matrix(video.get("color_space", ""))
     start = Fraction(video.get("start_time", 0)) - Fraction(probed["format"].get("start_time", 0))
     return _Master(
         path=master,
@@ -188,10 +189,14 @@ def _picture(
     # Half a frame early against rounding.
     skipped = max(Fraction(0), lead - 1 / master.rate / 2)
     # Cut before anything costs time.
+    picture = source.video.filter("trim", start=f"{round(skipped * 1_000_000)}us").filter(
+        "trim", end_frame=len(cut)
+    )
+    # Files do not say it as reliably as frames.
+    picture = picture.filter("bwdif", mode="send_frame", deint="interlaced")
+    picture = filters.with_usual_matrix(picture, master.matrix)
     picture = (
-        source.video.filter("trim", start=f"{round(skipped * 1_000_000)}us")
-        .filter("trim", end_frame=len(cut))
-        .filter("settb", f"{master.rate.denominator}/{master.rate.numerator}")
+        picture.filter("settb", f"{master.rate.denominator}/{master.rate.numerator}")
         .filter("setpts", "N")
         .filter("scale", fitted_width, fitted_height, flags=filters.SCALER, **colours)
     )
