@@ -336,6 +336,7 @@ POSTER = Derivative[Generation](
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/posters/{row.id}_poster",
     extension="webp",
+    code_version="2",
     is_versioned=False,
     group="derivatives",
     sensor="new_videos",
