@@ -34,8 +34,10 @@ def video(site: Site, server: HostileServer, tmp_path: Path) -> Callable[[], str
 
 def _request(site: Site) -> Any:
     sensor = definitions.repository().get_sensor_def("new_clips")
-    context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
-    return sensor(context)
+    with dg.build_sensor_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        return sensor(context)
 
 
 @pytest.mark.slow
