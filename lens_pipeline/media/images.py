@@ -201,7 +201,7 @@ def _shrink(source: Path, header: _Header, longest_edge: int) -> pyvips.Image:
             # libvips 8.18 ignores the argument `fail_on` here and renders half a picture.
             option_string="[fail_on=error]",
         )
-    return _without_opaque_alpha(_to_srgb(image))
+    return without_opaque_alpha(_to_srgb(image))
 
 
 def _stream(source: Path) -> pyvips.Source:
@@ -223,7 +223,7 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
     return image.colourspace("srgb").cast("uchar")
 
 
-def _without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
+def without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
     if not image.hasalpha():
         return image
     image = image.copy_memory()
