@@ -148,6 +148,7 @@ def original_metadata(
     at = row.finished_at
     return {
         # Shown in this order.
+        **{name: facts[name] for name in facts if name == "links"},
         **({"path": path, "dagster/uri": store.uri(path)} if path else {}),
         "kept": kept,
         "bytes": fetched.bytes,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
+from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.originals import (
     StoredOriginal,
     content_facts,
@@ -21,7 +22,7 @@ from lens_pipeline.derivatives.originals import (
     stored_originals,
 )
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED
+from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED, primary
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
@@ -194,7 +195,7 @@ class Originals:
         if info is None or info.bytes != stored.bytes:
             return None
         kept, fetched = str(stored.metadata["kept"]), Fetched(stored.bytes, stored.sha256)
-        facts = content_facts(stored.metadata)
+        facts = {"links": _links(row), **content_facts(stored.metadata)}
         return original_metadata(self._transfers.store, row, stored.path, kept, fetched, facts)
 
     def keep(self, row: Generation, file: Path, fetched: Fetched, facts: Metadata) -> Metadata:
@@ -246,6 +247,12 @@ class Originals:
             self._room.release()
 
 
+def _links(row: Generation) -> dg.MarkdownMetadataValue:
+    """Those of its picture, which an earlier run has made."""
+    picture = primary(row.kind)
+    return links_of(picture, row, picture.object_key(row, ""))
+
+
 class OriginalMaterializer:
     """Records what the preview's materializer handed over, or fetches the file itself."""
 
@@ -261,7 +268,7 @@ class OriginalMaterializer:
         file = batch.scratch / row.id
         try:
             fetched = batch.originals.fetch(row, file)
-            return batch.originals.keep(row, file, fetched, {})
+            return batch.originals.keep(row, file, fetched, {"links": _links(row)})
         finally:
             file.unlink(missing_ok=True)
 
