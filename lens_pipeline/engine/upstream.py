@@ -80,7 +80,7 @@ _STORAGE = {
         "PostgresEventLogStorage.fetch_failed_materializations"
         "(records_filter, limit, cursor, ascending)": "shows failed files",
         "PostgresEventLogStorage.fetch_observations"
-        "(records_filter, limit, cursor, ascending)": "shows failed files",
+        "(records_filter, limit, cursor, ascending)": "shows failed files, and no secrets",
         "PostgresEventLogStorage.index_connection()": "for events of no asset",
         "PostgresEventLogStorage.index_transaction()": "for events of assets",
         "PostgresEventLogStorage.store_asset_check_event(event, event_id)": "as the stock storage",

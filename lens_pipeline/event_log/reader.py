@@ -22,6 +22,7 @@ from lens_pipeline.event_log.history import (
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
+    EXTRA_TAG,
     FAILED_REVISION_TAG,
     OUTCOME_TAG,
     PERCENT_TAG,
@@ -86,6 +87,19 @@ class EventLog:
     def latest(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """As `event_metadata`, of the latest materialization, by partition."""
         rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
+        found = self.details(row.id for row in rows) if rows else {}
+        return {row.key: found[row.id] for row in rows}
+
+    def extra_urls(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """As `event_metadata`, of the latest observation with EXTRA_TAG, by partition."""
+        query = """
+            SELECT e.partition AS key, max(e.id) AS id
+              FROM event_logs e JOIN asset_event_tags t ON t.event_id = e.id AND t.key = :tag
+             WHERE e.asset_key = :asset AND e.dagster_event_type = 'ASSET_OBSERVATION'
+               AND e.partition = ANY(:keys)
+             GROUP BY e.partition
+        """
+        rows = self._rows(query, asset=db_key(asset), tag=EXTRA_TAG, keys=list(keys))
         found = self.details(row.id for row in rows) if rows else {}
         return {row.key: found[row.id] for row in rows}
 
@@ -169,7 +183,11 @@ class EventLog:
         return {row.key: found[row.id] for row in rows}
 
     def unmade(self, asset: str, since: dt.datetime) -> list[str]:
-        """Partitions of runs that failed or were cancelled `since`, and were not made later."""
+        """Partitions of runs that failed or were cancelled `since`, and were not made later.
+
+        Also those that were made but for an error that followed, or before an observation with
+        EXTRA_TAG.
+        """
         query = """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
              WHERE r.status IN ('FAILURE', 'CANCELED') AND r.update_timestamp >= :since
@@ -178,10 +196,21 @@ class EventLog:
                AND NOT EXISTS (
                  SELECT FROM event_logs m
                   WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
+                    AND m.partition = e.partition AND m.id > e.id
+                    AND NOT EXISTS (
+                      SELECT FROM event_logs f
+                       WHERE f.asset_key = :asset AND f.dagster_event_type = 'ASSET_OBSERVATION'
+                         AND f.partition = e.partition AND f.id > m.id AND f.run_id = e.run_id))
+            UNION
+            SELECT e.partition FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
+             WHERE t.asset_key = :asset AND t.key = :tag AND e."timestamp" >= :since
+               AND NOT EXISTS (
+                 SELECT FROM event_logs m
+                  WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
                     AND m.partition = e.partition AND m.id > e.id)
         """
         naive_utc = since.astimezone(dt.UTC).replace(tzinfo=None)
-        rows = self._rows(query, asset=db_key(asset), since=naive_utc)
+        rows = self._rows(query, asset=db_key(asset), tag=EXTRA_TAG, since=naive_utc)
         return [row.partition for row in rows]
 
     def last_event(self, asset: str) -> int:
@@ -351,7 +380,7 @@ def event_metadata(row: sa.Row) -> dict[str, Any]:
     found: dict[str, Any] = {"at": row.timestamp.replace(tzinfo=dt.UTC)}
     for item in event.get("metadata_entries") or []:
         value = item.get("entry_data") or {}
-        for field in ("text", "value", "path", "url", "run_id"):
+        for field in ("text", "value", "path", "url", "run_id", "data"):
             if field in value:
                 found[item["label"]] = value[field]
                 break

@@ -20,7 +20,7 @@ from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
 from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
-from lens_pipeline.defs.assets.originals import Originals, Transfers
+from lens_pipeline.defs.assets.originals import ExtraMissing, Originals, Transfers
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import MASTER, Derivative, Original
@@ -102,11 +102,15 @@ class _Batch:
         rows = self._usable_rows(keys)
         statuses = assess(self._pipeline, self._derivative, rows)
         self._served |= {s.id: s.path for s in statuses if s.state is State.READY}
+        if isinstance(self._derivative, Original):
+            shared.originals.look_up_extra(self._derivative.kind, [row.id for row in rows])
         pairs = zip(rows, (status.wanted for status in statuses), strict=True)
         wanted = [
             (row, status)
             for row, status in pairs
-            if self._wants(status) or shared.originals.handed(row.id)
+            if self._wants(status)
+            or shared.originals.handed(row.id)
+            or shared.originals.lacks_extra(row.id)
         ]
         self.up_to_date += len(rows) - len(wanted)
         for row, status in wanted:
@@ -171,14 +175,14 @@ class _Batch:
         return usable
 
     def _record(self, done: Mapping[Future[Metadata], tuple[Row, DerivativeStatus]]) -> None:
-        ready = {f: entry for f, entry in done.items() if f.exception() is None}
+        ready = {f: entry for f, entry in done.items() if _is_made(f)}
         keys = [row.id for row, _ in ready.values()]
         earlier = self._pipeline.log.latest(self._derivative.asset, keys)
         made = [
             dg.AssetMaterialization(
                 asset_key=self._derivative.asset,
                 partition=row.id,
-                metadata=_without_age(future.result(), row, earlier.get(row.id)),
+                metadata=_without_age(_metadata_of(future), row, earlier.get(row.id)),
                 tags=self._derivative.materialization_tags(row, status, self._pipeline.settings),
             )
             for future, (row, status) in ready.items()
@@ -272,7 +276,14 @@ def _without_age(
 
 
 def _is_made(future: Future[Metadata]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
+    if not future.done() or future.cancelled():
+        return False
+    return future.exception() is None or isinstance(future.exception(), ExtraMissing)
+
+
+def _metadata_of(made: Future[Metadata]) -> Metadata:
+    error = made.exception()
+    return error.metadata if isinstance(error, ExtraMissing) else made.result()
 
 
 def _id_name(kind: Kind) -> str:
