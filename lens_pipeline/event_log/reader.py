@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
+from lens_pipeline.errors import ExtraMissing
 from lens_pipeline.event_log.changes import LATEST, NEW_EVENTS
 from lens_pipeline.event_log.history import (
     IN_FLIGHT,
@@ -185,8 +186,7 @@ class EventLog:
     def unmade(self, asset: str, since: dt.datetime) -> list[str]:
         """Partitions of runs that failed or were cancelled `since`, and were not made later.
 
-        Also those that were made but for an error that followed, or before an observation with
-        EXTRA_TAG.
+        Also those of observations with EXTRA_TAG, and of an ExtraMissing, that were not made later.
         """
         query = """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
@@ -196,21 +196,19 @@ class EventLog:
                AND NOT EXISTS (
                  SELECT FROM event_logs m
                   WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
-                    AND m.partition = e.partition AND m.id > e.id
-                    AND NOT EXISTS (
-                      SELECT FROM event_logs f
-                       WHERE f.asset_key = :asset AND f.dagster_event_type = 'ASSET_OBSERVATION'
-                         AND f.partition = e.partition AND f.id > m.id AND f.run_id = e.run_id))
+                    AND m.partition = e.partition AND m.id > e.id)
             UNION
             SELECT e.partition FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
-             WHERE t.asset_key = :asset AND t.key = :tag AND e."timestamp" >= :since
+             WHERE t.asset_key = :asset AND e."timestamp" >= :since
+               AND (t.key = :tag OR t.key = :class AND t.value = :missing)
                AND NOT EXISTS (
                  SELECT FROM event_logs m
                   WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
                     AND m.partition = e.partition AND m.id > e.id)
         """
         naive_utc = since.astimezone(dt.UTC).replace(tzinfo=None)
-        rows = self._rows(query, asset=db_key(asset), tag=EXTRA_TAG, since=naive_utc)
+        names = {"tag": EXTRA_TAG, "class": ERROR_CLASS_TAG, "missing": ExtraMissing.__name__}
+        rows = self._rows(query, asset=db_key(asset), since=naive_utc, **names)
         return [row.partition for row in rows]
 
     def last_event(self, asset: str) -> int:

@@ -20,7 +20,7 @@ from lens_pipeline.core.logs import FILES, bound
 from lens_pipeline.core.telemetry import TRACE_TAG, add_stages, add_wait, report, span
 from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
-from lens_pipeline.defs.assets.originals import ExtraMissing, Originals, Transfers
+from lens_pipeline.defs.assets.originals import Originals, Transfers
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.provenance import source_type
@@ -29,7 +29,7 @@ from lens_pipeline.derivatives.removal import delete_outputs, removal_of
 from lens_pipeline.derivatives.status import assess, served_key
 from lens_pipeline.derivatives.store_audit import ForeignStore, require_own_store
 from lens_pipeline.engine.events import StepFailure, log_materializations
-from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
+from lens_pipeline.errors import DerivativeError, ExtraMissing, Failure, InvalidRow, NotReady
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
@@ -268,7 +268,7 @@ class _Batch:
 
 
 def _without_age(
-    metadata: Metadata, row: Row, earlier: Mapping[str, Any] | None
+    metadata: Mapping[str, Any], row: Row, earlier: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """Leave out the latency of what is made anew for the same row: it would be the row's age."""
     if earlier is None or row.finished_at is None or earlier["at"] < row.finished_at:
@@ -282,7 +282,7 @@ def _is_made(future: Future[Metadata]) -> bool:
     return future.exception() is None or isinstance(future.exception(), ExtraMissing)
 
 
-def _metadata_of(made: Future[Metadata]) -> Metadata:
+def _metadata_of(made: Future[Metadata]) -> Mapping[str, Any]:
     error = made.exception()
     return error.metadata if isinstance(error, ExtraMissing) else made.result()
 

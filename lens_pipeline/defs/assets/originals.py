@@ -27,10 +27,10 @@ from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SA
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
+    ExtraMissing,
     SourceMissing,
     SourceUnreadable,
     StoreUnavailable,
-    TransientError,
 )
 from lens_pipeline.media.formats import file_extension, quote_head, read_head
 from lens_pipeline.storage.content_types import CONTENT_TYPES, content_type_of
@@ -54,15 +54,6 @@ Metadata = dict[str, dg.MetadataValue | str | int | float]
 
 # Faults of the surroundings, which say nothing of a link.
 _OURS = (FetchCancelled, DiskFull, StoreUnavailable)
-
-
-class ExtraMissing(TransientError):
-    """The original is kept, a further result of its task is not yet."""
-
-    def __init__(self, reason: str, metadata: Metadata) -> None:
-        super().__init__(reason)
-        self.metadata = metadata
-        """Of the original's materialization."""
 
 
 @dataclass(frozen=True, slots=True)
