@@ -243,8 +243,6 @@ class Originals:
         for one in self._extra[row.id]:
             try:
                 files.append(self._keep_extra(row, one, file))
-            except FetchCancelled:
-                raise
             except DerivativeError as error:
                 files.append(replace(one, path=None, error=str(error)))
                 later += [] if error.permanent else [f"result {one.n} of its task: {error}"]

@@ -370,6 +370,24 @@ def test_without_dagsters_database_the_row_is_finished_all_the_same(
     assert Ticker(site).tick() == ["p1"]
 
 
+def test_without_dagsters_database_no_result_of_several_is_lost(
+    site: Site, web: httpx.Client, provider: ProviderServer
+) -> None:
+    """Addresses that no row holds: the provider must tell of them again."""
+    task = generating(site, "p1")
+    provider.say(task, "success", RESULT, "https://files.example.org/r/2.jpg")
+    dagster = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with dagster.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE event_logs RENAME TO hidden"))
+    assert refused(deliver(web, task)) == (503, "database_unavailable")
+    with dagster.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE hidden RENAME TO event_logs"))
+    assert row(site, "p1") == ("generating", None)
+    assert deliver(web, task).json()["status"] == "updated"
+    (extra,) = web.get("/api/generations/p1").json()["extra_files"]
+    assert (extra["n"], extra["file_url"]) == (2, "/api/generations/p1/file?n=2")
+
+
 def test_without_the_table(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
     task = generating(site, "p1")
     provider.say(task, "success", RESULT)
