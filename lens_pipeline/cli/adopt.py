@@ -16,7 +16,7 @@ from lens_pipeline.cli.session import Session, dagster_session, json_option, pri
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
-from lens_pipeline.derivatives.originals import stored_originals
+from lens_pipeline.derivatives.originals import original_metadata, stored_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import RECORDED, Derivative, Original
 from lens_pipeline.derivatives.status import assess, usable
@@ -153,8 +153,6 @@ def _without_original(
 
 def _facts(pipeline: Pipeline, one: Candidate, file: Path) -> dict[str, Any] | str:
     """The metadata of its materialization, or why it is no original. Raises StoreUnavailable."""
-    from lens_pipeline.defs.assets.originals import original_metadata
-
     row, key = one.row, one.info.key
     try:
         fetched = retry_transient(lambda: pipeline.store.read_into(key, file), FILE_RETRIES)

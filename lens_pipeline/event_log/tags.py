@@ -14,6 +14,8 @@ BLAMELESS_TAG = "lens/blameless"
 # On observations of generations whose task had several results; its value is the revision of the
 # first.
 EXTRA_TAG = "lens/extra_urls"
+# On removals that leave the object in the store for now.
+KEPT_TAG = "lens/kept"
 # On runs.
 PROGRESS_TAG = "lens/progress"
 # Numbers of files.

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Self
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
+from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.originals import (
     ExtraFile,
     StoredOriginal,
+    content_facts,
     extra_files,
-    source_host,
+    original_metadata,
     stored_originals,
     to_keep,
 )
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED
+from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED, primary
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
@@ -205,10 +207,8 @@ class Originals:
         info = self._transfers.store.stat(stored.path)
         if info is None or info.bytes != stored.bytes:
             return None
-        names = ("content_type", "width", "height", "duration_seconds")
-        facts = {name: stored.metadata[name] for name in names if name in stored.metadata}
-        fetched = Fetched(stored.bytes, stored.sha256)
-        kept = str(stored.metadata["kept"])
+        kept, fetched = str(stored.metadata["kept"]), Fetched(stored.bytes, stored.sha256)
+        facts = {"links": _links(row), **content_facts(stored.metadata)}
         return original_metadata(self._transfers.store, row, stored.path, kept, fetched, facts)
 
     def keep(self, row: Generation, file: Path, fetched: Fetched, facts: Metadata) -> Metadata:
@@ -299,6 +299,12 @@ class Originals:
             self._room.release()
 
 
+def _links(row: Generation) -> dg.MarkdownMetadataValue:
+    """Those of its picture, which an earlier run has made."""
+    picture = primary(row.kind)
+    return links_of(picture, row, picture.object_key(row, ""))
+
+
 def _extension(file: Path) -> str:
     """By content. Raises SourceUnreadable: an error page, for example."""
     head = read_head(file)
@@ -306,32 +312,6 @@ def _extension(file: Path) -> str:
     if extension is None:
         raise SourceUnreadable(f"neither a picture nor a video: starts with {quote_head(head)}")
     return extension
-
-
-def original_metadata(
-    store: ObjectStore,
-    row: Generation,
-    path: str | None,
-    kept: str,
-    fetched: Fetched,
-    facts: Mapping[str, dg.MetadataValue | str | int | float],
-) -> Metadata:
-    """Of its materialization, without secrets of its link."""
-    uri = {"path": path, "dagster/uri": store.uri(path)} if path else {}
-    host = source_host(row.asset_url)
-    at = row.finished_at
-    return {
-        # Shown in this order.
-        **uri,
-        "kept": kept,
-        "bytes": fetched.bytes,
-        "sha256": fetched.sha256,
-        **facts,
-        "user_id": row.user_id,
-        **({"finished_at": dg.MetadataValue.timestamp(at)} if at else {}),
-        **({"source_host": host} if host else {}),
-        "revision": ORIGINALS[row.kind].revision_of(row.asset_url),
-    }
 
 
 class OriginalMaterializer:
@@ -354,7 +334,7 @@ class OriginalMaterializer:
         file = batch.scratch / row.id
         try:
             fetched = batch.originals.fetch(row, file)
-            return batch.originals.keep(row, file, fetched, {})
+            return batch.originals.keep(row, file, fetched, {"links": _links(row)})
         finally:
             file.unlink(missing_ok=True)
 
