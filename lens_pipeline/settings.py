@@ -113,6 +113,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """The longest edge of previews and posters in pixels. Pictures are never enlarged."""
     preview_quality: int = Field(default=80, ge=1, le=100)
     """The WebP quality of previews and posters."""
+    digital_source_type: Literal[
+        "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "off"
+    ] = "trainedAlgorithmicMedia"
+    """What files that are made from now on say of themselves in XMP, by IPTC's codes: that a model
+    made them. A film with shots that people uploaded says
+    `compositeWithTrainedAlgorithmicMedia`, one of such shots alone nothing. `off`: none does."""
     keep_originals: Literal["external", "never"] = "external"
     """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
     expire. `never`: only its preview or poster is."""

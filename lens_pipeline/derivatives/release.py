@@ -26,6 +26,7 @@ class Release:
     def of(cls, settings: Settings) -> Self:
         facts = _VERSIONS | {f"code of {entry.asset}": entry.code_version for entry in entries()}
         facts |= {
+            "LENS_DIGITAL_SOURCE_TYPE": settings.digital_source_type,
             "LENS_PREVIEW_EDGE": str(settings.preview_edge),
             "LENS_PREVIEW_QUALITY": str(settings.preview_quality),
             "LENS_STORE_URL": settings.resolved_store_url,
