@@ -162,6 +162,15 @@ def test_an_avif_with_colours_by_number_is_shown_in_them(
     assert np.abs(_mean(_render(patched, tmp_path, preview_spec)) - (27, 105, 158)).max() < 4
 
 
+def test_a_grey_avif_without_colours_has_the_range_of_its_pixels(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """Black that is dark grey: only the coded picture says which range it has."""
+    data = encoded(Image.new("L", (64, 64), 0), "AVIF", range="limited", subsampling="4:0:0")
+    picture = _render(data.replace(b"colrnclx", b"freenclx"), tmp_path, preview_spec)
+    assert _mean(picture).max() <= 3
+
+
 def test_an_avif_with_damage_beside_its_pixels_is_shown(
     tmp_path: Path, preview_spec: PreviewSpec
 ) -> None:

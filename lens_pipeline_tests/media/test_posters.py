@@ -231,6 +231,11 @@ def test_audio_only_is_refused(tmp_path: Path, poster_spec: PosterSpec) -> None:
         (b"ffconcat version 1.0\nfile /etc/passwd\n", "not a video but a list of files"),
         (b"<html>404</html>", "not a video: starts with '<html>'"),
         (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00", "not a video but a picture: AVIF"),
+        (b"\xff\xd8\xff\xe0", "not a video but a picture: JPEG"),
+        (
+            b"RIFF\x00\x00\x00\x00AVI LIST",
+            "video of a kind that is not supported: AVI; taken are MP4, QuickTime, WebM",
+        ),
         (b"\x00\x00\x00\x18ftypisom\x00\x00\x00\x00isommp42", "video is "),
         (b"\x1aE\xdf\xa3" + bytes(100), "video is "),
     ],
