@@ -201,8 +201,11 @@ def _colors(file: _File) -> Colors:
 def _by_pillow_heif(source: Path, max_pixels: int) -> pyvips.Image:
     """Upright."""
     # Few workers need it.
-    from pillow_heif import open_heif
+    from pillow_heif import open_heif, options
 
+    # The number of workers sets the parallelism, and other pictures are of no use.
+    options.DECODE_THREADS = 1
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     with _damage():
         opened = open_heif(source, convert_hdr_to_8bit=False)
         check_pixels(*opened.size, 1, max_pixels)
