@@ -142,6 +142,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     expire. `never`: only its preview or poster is."""
     retain_originals_days: int = Field(default=30, ge=0, le=3650)
     """How long the original of a row that is gone stays in the store. Nothing can make it again."""
+    clips: bool = True
+    """Whether videos get a hover clip: 3 to 4 s without sound, at most 480 pixels and 300 KB, made
+    after the poster and at the lowest priority."""
     max_source_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
     """Sources of more bytes are refused; the default is 512 MiB."""
     max_pixels: int = Field(default=50_000_000, ge=1)
@@ -156,6 +159,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """The address space of one render process in MiB."""
     encode_idle_seconds: float = Field(default=60.0, gt=0, le=3600)
     """An ffmpeg that makes no progress for this long is stopped."""
+    master_compatibility: Literal["web", "source"] = "web"
+    """`web`: masters play in all browsers and on phones; shots that are not H.264 High or lower,
+    8-bit 4:2:0, at most level 5.1, are encoded. `source`: what is alike is copied in H.264, HEVC,
+    VP9 or AV1."""
     max_master_seconds: float = Field(default=4 * 3600, gt=0)
     """A master whose shots last longer together is refused."""
     shot_cache_days: int = Field(default=30, ge=0)

@@ -62,7 +62,7 @@ def _record_stored(
     The object counts as made from the row as it is now. An empty object is not adopted.
     """
     total = Adoption()
-    for derivative in registry.DERIVATIVES:
+    for derivative in registry.switched_on(pipeline.settings):
         for page in pipeline.catalog.all_finished(derivative.kind):
             rows = usable(page)
             # What we made for an earlier state of the row has a record.

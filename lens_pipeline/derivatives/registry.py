@@ -56,7 +56,15 @@ LARGE_OBJECTS = re.compile(
 WEBP_EFFORT = 4
 
 # Parameters that are settings.
-_SETTINGS = {"edge": "preview_edge", "quality": "preview_quality", "sizes": "preview_sizes"}
+PARAMETER_SETTINGS = {
+    "edge": "preview_edge",
+    "quality": "preview_quality",
+    "sizes": "preview_sizes",
+    "compatibility": "master_compatibility",
+}
+# What versions without the setting did: it is no part of a revision.
+_EARLIER_VALUES = {"compatibility": "source"}
+_OF_PICTURES = ("edge", "quality")
 # What versions up to 0.3 used by default; their events do not say what they were made from.
 _EARLIER_CODE, _EARLIER_EDGE, _EARLIER_QUALITY, _EARLIER_EFFORT = "1", 768, 80, 4
 # Others that were set before an upgrade are not known any more: what they made is made anew.
@@ -111,10 +119,13 @@ class Derivative(Generic[R]):
     source_row: Callable[[R], Row | None] = lambda _: None
     # Identities of what it is made from, besides `made_from`.
     sources: Callable[[R], list[str]] = lambda _: []
+    settings: tuple[str, ...] = ()  # names of parameters that are settings
     edge: int | None = None  # longest edge in pixels; None: LENS_PREVIEW_EDGE
-    has_sizes: bool = False  # whether LENS_PREVIEW_SIZES adds more of it
     form: Callable[[R], Parameters] = lambda _: {}  # parameters in the row; not for pictures
     waits_for: Callable[[R], str | None] = lambda _: None  # what the row lacks, in words
+    follows: "Derivative[R] | None" = None  # of the same row, which is made first
+    setting: str | None = None  # of `Settings`: it is made only while that is true
+    priority: int = 0  # added to that of its runs
 
     def revision(self, row: R, settings: Settings, upstream: str | None = None) -> str:
         """The revision of the row as it is now; `upstream`: of the `made_from` that there is."""
@@ -136,12 +147,15 @@ class Derivative(Generic[R]):
         upstream = self.made_from.source(source) if self.made_from and source else None
         return _digest(self.sources(row), upstream, self.stem(row), self.form(row))
 
+    def is_on(self, settings: Settings) -> bool:
+        return self.setting is None or getattr(settings, self.setting)
+
     def chosen(self, settings: Settings) -> set[str]:
         """The parameters, as `name-value`, that the user has set: a new default counts as none."""
         return {
             word
             for name, word in self._words(settings).items()
-            if _SETTINGS[name] in settings.model_fields_set
+            if PARAMETER_SETTINGS[name] in settings.model_fields_set
         }
 
     def parameters_of(
@@ -178,7 +192,7 @@ class Derivative(Generic[R]):
                 for quality, edge in pairs
             ]
         for upstream, one in product(upstreams, parameters):
-            words = {f"{name}-{one[name]}" for name in _SETTINGS.keys() & one.keys()}
+            words = {f"{name}-{one[name]}" for name in _OF_PICTURES if name in one}
             yield self._revision(row, upstream, one, _EARLIER_CODE), words
 
     def recipe(self, settings: Settings) -> str | None:
@@ -199,7 +213,7 @@ class Derivative(Generic[R]):
         """The revisions of the object `key`; None: it is no versioned key of this row."""
         stem, rest = rf"(.+[/_]{re.escape(row_id)})", rf"_[0-9a-f]{{12}}\.{self.extension}"
         found = re.fullmatch(stem + rest, key)
-        if self.has_sizes:
+        if "sizes" in self.settings:
             # All sizes of the one revision.
             stem, rest = rf"(.+/{re.escape(row_id)}_{self.asset})", rf"_[0-9]+\.{self.extension}"
             found = re.fullmatch(rf"{stem}\.{self.extension}", key)
@@ -212,7 +226,7 @@ class Derivative(Generic[R]):
 
     def picture_sizes(self, settings: Settings) -> tuple[int, ...]:
         """Longest edges of more pictures."""
-        return settings.preview_sizes if self.has_sizes else ()
+        return settings.preview_sizes if "sizes" in self.settings else ()
 
     def batch_size(self, settings: Settings) -> int:
         return min(self.most_in_run or settings.batch_size, settings.batch_size)
@@ -251,24 +265,25 @@ class Derivative(Generic[R]):
         return tags
 
     def _parameters(self, row: R, settings: Settings) -> Parameters:
-        if self.extension != "webp":
-            return self.form(row)
-        edge, quality = self.picture_edge(settings), settings.preview_quality
-        sizes = self._sizes_word(settings)
-        return {"edge": edge, "quality": quality, "effort": WEBP_EFFORT, **sizes}
-
-    def _sizes_word(self, settings: Settings) -> dict[str, str]:
-        """Without sizes, revisions are as those of versions that had none."""
-        sizes = ".".join(map(str, self.picture_sizes(settings)))
-        return {"sizes": sizes} if sizes else {}
+        values = self.setting_values(settings)
+        new = {name: value for name, value in values.items() if value != _EARLIER_VALUES.get(name)}
+        if self.extension == "webp":
+            return {"edge": self.picture_edge(settings), **new, "effort": WEBP_EFFORT}
+        return {**self.form(row), **new}
 
     def _words(self, settings: Settings) -> dict[str, str]:
         """Parameters that are settings, as `name-value`, by name."""
-        if self.extension != "webp":
-            return {}
-        edge = {} if self.edge else {"edge": settings.preview_edge}
-        values = edge | {"quality": settings.preview_quality} | self._sizes_word(settings)
-        return {name: f"{name}-{value}" for name, value in values.items()}
+        return {name: f"{name}-{value}" for name, value in self.setting_values(settings).items()}
+
+    def setting_values(self, settings: Settings) -> dict[str, int | str]:
+        """Parameters that are settings, by name; several values are joined by dots."""
+        names = [name for name in self.settings if name != "edge" or self.edge is None]
+        values = {name: getattr(settings, PARAMETER_SETTINGS[name]) for name in names}
+        return {
+            name: ".".join(map(str, value)) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != ()
+        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -335,8 +350,8 @@ PREVIEW = Derivative[Generation](
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
     extension="webp",
+    settings=(*_OF_PICTURES, "sizes"),
     is_versioned=False,
-    has_sizes=True,
     group="derivatives",
     sensor="new_photos",
     sources=lambda row: [row.asset_url],
@@ -352,11 +367,37 @@ POSTER = Derivative[Generation](
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/posters/{row.id}_poster",
     extension="webp",
+    settings=(*_OF_PICTURES, "sizes"),
+    code_version="2",
     is_versioned=False,
-    has_sizes=True,
     group="derivatives",
     sensor="new_videos",
     sources=lambda row: [row.asset_url],
+)
+CLIP = Derivative[Generation](
+    asset="clip",
+    description="Hover clip of one video: 3 to 4 s from its poster's frame on, without sound, at"
+    " most 480 pixels and 300 KB.",
+    kind=Kind.VIDEO,
+    partition_set="videos",
+    upstream="video_generation",
+    job="clips",
+    op="render_clips",
+    # Encodes must not delay a preview.
+    queue=MASTERS,
+    stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
+    extension="mp4",
+    is_versioned=False,
+    group="derivatives",
+    sensor="new_clips",
+    sensor_seconds=5,
+    # A master requested meanwhile waits for the run.
+    most_in_run=10,
+    sources=lambda row: [row.asset_url],
+    # Then the original is in the store, as a rule.
+    follows=POSTER,
+    setting="clips",
+    priority=-10,
 )
 MASTER = Derivative[MasterVideo](
     asset="master_video",
@@ -369,6 +410,7 @@ MASTER = Derivative[MasterVideo](
     queue=MASTERS,
     stem=_master_stem,
     extension="mp4",
+    settings=("compatibility",),
     group="masters",
     sensor="new_masters",
     sensor_seconds=2,
@@ -390,6 +432,7 @@ MASTER_POSTER = Derivative[MasterVideo](
     queue=MASTERS,
     stem=_master_stem,
     extension="webp",
+    settings=_OF_PICTURES,
     group="masters",
     most_in_run=1,
     op="join_masters",
@@ -417,8 +460,8 @@ SCALED = Derivative[ScaledVideo](
     source_row=lambda row: row.master,
     form=_scaled_form,
 )
-# Each comes after its `made_from`.
-DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, MASTER_POSTER, SCALED)
+# Each comes after its `made_from` and what it `follows`.
+DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, CLIP, MASTER, MASTER_POSTER, SCALED)
 
 # Only saves later masters time: no gap is filled and no status is shown.
 CHECKED_SHOT = Derivative[ProjectAsset](
@@ -470,6 +513,10 @@ ORIGINALS = {original.kind: original for original in (PHOTO_ORIGINAL, VIDEO_ORIG
 
 def entries() -> tuple[Derivative, ...]:
     return (*DERIVATIVES, CHECKED_SHOT, *ORIGINALS.values())
+
+
+def switched_on(settings: Settings) -> tuple[Derivative, ...]:
+    return tuple(derivative for derivative in DERIVATIVES if derivative.is_on(settings))
 
 
 def backfill_schedules() -> dict[str, str]:

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Self
 
 from lens_pipeline import VERSION
-from lens_pipeline.derivatives.registry import entries
-from lens_pipeline.settings import Settings
+from lens_pipeline.derivatives.registry import PARAMETER_SETTINGS, entries
+from lens_pipeline.settings import PREFIX, Settings
 
 _VERSIONS = {"lens-pipeline": VERSION, "dagster": version("dagster")}
 
@@ -25,13 +25,9 @@ class Release:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         facts = _VERSIONS | {f"code of {entry.asset}": entry.code_version for entry in entries()}
-        facts |= {
-            "LENS_DIGITAL_SOURCE_TYPE": settings.digital_source_type,
-            "LENS_PREVIEW_EDGE": str(settings.preview_edge),
-            "LENS_PREVIEW_QUALITY": str(settings.preview_quality),
-            "LENS_PREVIEW_SIZES": ",".join(map(str, settings.preview_sizes)),
-            "LENS_STORE_URL": settings.resolved_store_url,
-        }
+        names = ("digital_source_type", *PARAMETER_SETTINGS.values())
+        facts |= {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in names}
+        facts["LENS_STORE_URL"] = settings.resolved_store_url
         return cls(tuple(sorted(facts.items())))
 
     @classmethod

@@ -75,7 +75,8 @@ def _prepared(
     wanted = {
         derivative: [status.id]
         for derivative in of_kind(generation.kind)
+        if derivative.is_on(pipeline.settings)
         for status in assess(pipeline, derivative, [generation])
-        if status.state in (State.NONE, State.FAILED)
+        if status.state in (State.NONE, State.FAILED) and not status.waits
     }
     return queue.prepare(wanted, origin, owner=generation.user_id)

@@ -59,6 +59,13 @@ def to_srgb(rgb: NDArray[np.uint16], transfer: int, primaries: int = _BT2020) ->
     return np.rint(_srgb_code(np.clip(linear, 0, 1)) * 255).astype(np.uint8)
 
 
+def ycgco_to_rgb(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """16-bit full-range Y, Cg and Co to RGB (ITU-T H.273)."""
+    y, green, orange = np.moveaxis(pixels.astype(np.int32) - (0, 32768, 32768), -1, 0)
+    rgb = np.stack([y - green + orange, y + green, y - green - orange], axis=-1)
+    return np.clip(rgb, 0, 65535).astype(np.uint16)
+
+
 def _compress(nits: _Floats) -> _Floats:
     """Roll off highlights (ITU-R BT.2390), keep the hue and all below half of reference white."""
     peak, white = _nits_to_pq(np.array([_PEAK, WHITE_NITS])).tolist()

@@ -36,7 +36,7 @@ _VIDEOS = {
     ".webm": ("WebM", rb"\x1aE\xdf\xa3.{0,48}webm"),
     ".mkv": ("Matroska", rb"\x1aE\xdf\xa3"),
     ".avi": ("AVI", rb"RIFF....AVI "),
-    ".ts": ("MPEG-TS", rb"G@[\0\x11]"),
+    ".ts": ("MPEG-TS", rb"(....)?G@[\0\x11]"),
     ".mpg": ("MPEG-PS", rb"\0\0\x01\xba"),
     ".flv": ("FLV", rb"FLV\x01"),
     ".wmv": ("WMV", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),

@@ -134,7 +134,7 @@ def _render(file: _File, spec: PreviewSpec) -> Picture:
     size = header.width, header.height
     check_pixels(*size, _frame_count(file, header), spec.max_pixels)
     image = _to_srgb(_shrink(file, header, spec.largest_edge), _colors(file))
-    return encode(_without_opaque_alpha(image), spec, size)
+    return encode(without_opaque_alpha(image), spec, size)
 
 
 def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
@@ -354,7 +354,7 @@ def _without_alpha(image: pyvips.Image) -> pyvips.Image:
     return image.extract_band(0, n=image.bands - 1) if image.hasalpha() else image
 
 
-def _without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
+def without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
     if not image.hasalpha():
         return image
     image = image.copy_memory()

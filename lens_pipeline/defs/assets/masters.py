@@ -78,7 +78,8 @@ class MasterMaterializer:
         work = media_work(batch, directory, self._settings, len(sources))
         with media_failures():
             cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
-            return join(sources, Tools.find(), work, cache, shot_limits(self._settings))
+            limits, fit_for = shot_limits(self._settings), self._settings.master_compatibility
+            return join(sources, Tools.find(), work, cache, limits, fit_for)
 
 
 def fetch_master(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:

@@ -1,13 +1,16 @@
 """Dependences between packets of H.264 (7.4.1) and HEVC (H.265, 7.4.2.2)."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from lens_pipeline.media.concat import avcc, slices
 from lens_pipeline.media.concat.mp4 import Track
 from lens_pipeline.media.errors import Cancelled, MediaError
 
 _CHECK_EVERY = 64
+# Hold the flags in the header of a slice.
+_HEADER_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,46 @@ def check_independence(
         raise MediaError("its parameter sets change on the way")
 
 
+def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) -> None:
+    """Raise MediaError: at one of its key frames, players show something else than its frames.
+
+    They drop those that they have not shown yet, harmless at the very beginning; or the frame is
+    not whole by itself, as in gradual refresh, and they show nothing after seeking to it.
+    Raises Cancelled.
+    """
+    form = _FORMATS.get(track.entry[4:8])
+    if form is None:
+        return
+    keys = range(len(track.sizes)) if track.keys is None else sorted(track.keys)
+    for number in keys:
+        if cancelled():
+            raise Cancelled("checking")
+        try:
+            units = list(_nal_units(track, form, number))
+            if form is _H264 and not _is_whole(units):
+                raise MediaError(f"its key frame {number} is not whole by itself")
+            if (number or not is_first) and _drops_prior(track, form, units):
+                raise MediaError(f"at its key frame {number}, players drop frames before")
+        except (IndexError, KeyError, ValueError) as error:
+            raise MediaError(f"the header of its key frame {number} cannot be read") from error
+
+
+def _is_whole(units: Sequence[tuple[int, bytes]]) -> bool:
+    # By its first slice: the second field may be made of the first.
+    first = next((unit for kind, unit in units if kind in _H264.pictures), None)
+    return first is not None and slices.h264_is_intra(first)
+
+
+def _drops_prior(track: Track, form: _Format, units: Sequence[tuple[int, bytes]]) -> bool:
+    pictures = [unit for kind, unit in units if kind in form.refresh]
+    if form is _HEVC:
+        return any(map(slices.hevc_drops_prior, pictures))
+    configuration = avcc.Configuration.parse(track.configuration)
+    sets = [*configuration.sps, *configuration.pps]
+    sets += [unit for kind, unit in units if kind in form.sets]
+    return any(slices.h264_drops_prior(picture, sets) for picture in pictures)
+
+
 def is_self_contained(track: Track, keys: Iterable[int], cancelled: Callable[[], bool]) -> bool:
     """Whether each of the packets `keys` lets a decoder forget all, and no parameter set changes.
 
@@ -82,16 +125,16 @@ def _starts_with_sets(track: Track, form: _Format) -> bool:
 
 
 def _nal_units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, bytes]]:
-    """Type and content; one byte of pictures."""
+    """Type and content; of pictures the beginning."""
     length_bytes = (track.configuration[form.lengths_at] & 3) + 1
     offset = track.offsets[number]
     end = offset + track.sizes[number]
     with track.file.open("rb") as file:
         while offset + length_bytes < end:
-            head = os.pread(file.fileno(), length_bytes + 1, offset)
+            head = os.pread(file.fileno(), length_bytes + _HEADER_BYTES, offset)
             size = int.from_bytes(head[:length_bytes], "big")
-            kind = head[-1] >> form.shift & form.mask
-            content = head[length_bytes:]
+            kind = head[length_bytes] >> form.shift & form.mask
+            content = head[length_bytes : length_bytes + size]
             if kind in form.sets:
                 content = os.pread(file.fileno(), size, offset + length_bytes)
             yield kind, content

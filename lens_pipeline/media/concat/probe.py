@@ -1,5 +1,6 @@
 """Facts about a shot, from ffprobe."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
+from lens_pipeline.media.concat import hvcc
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe
 from lens_pipeline.media.ffmpeg.filters import HDR_TRANSFERS
@@ -16,7 +18,6 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import (
     VIDEO_CODECS,
     ends_in_fragment,
-    header_error,
     read_head,
     video_demuxer,
 )
@@ -79,7 +80,8 @@ class Shot:
     last_key: int  # the last packet from which the rest decodes
     packet_hashes: tuple[str, ...]  # SHA-256, in decoding order
     audio: Audio | None
-    undamaged: bool = False  # all was decoded without an error
+    # Of each frame that a decoder shows, in order; empty: not decoded yet.
+    frame_hashes: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -116,7 +118,7 @@ class Shot:
                 raise ValueError("a fraction of nothing") from error
         fields["signature"] = Signature(**signature)
         fields["audio"] = audio and Audio(**audio)
-        for name in ("display_order", "packet_hashes"):
+        for name in ("display_order", "packet_hashes", "frame_hashes"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
 
@@ -131,9 +133,24 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     ]
     if len(described["packets"]) >= MOST_SAMPLES:
         raise MediaError(f"video has more than {MOST_SAMPLES:,} packets", over_limit=True)
+    if stream["codec_name"] == "hevc":
+        stream = {**stream, "extradata_hash": _hvcc_hash(source, demuxer, stream, tools, work)}
     _check_complete(stream, packets)
     _check_end(source, described)
     return _shot(demuxer, stream, packets, _audio(described["streams"]))
+
+
+def _hvcc_hash(
+    source: Path, demuxer: str, stream: Mapping[str, Any], tools: Tools, work: Work
+) -> str:
+    """The same for `hvc1` and `hev1`."""
+    described = ffprobe.describe(
+        source, demuxer, ["-show_data"], tools, _PROBE_SECONDS, work.cancelled
+    )
+    dump = described["streams"][stream["index"]].get("extradata", "")
+    # An offset, 16 bytes in hex, the same as text.
+    data = b"".join(bytes.fromhex(line[10:50]) for line in dump.splitlines() if line)
+    return f"SHA256:{hashlib.sha256(hvcc.as_hvc1(data)).hexdigest()}"
 
 
 def describe_packets(
@@ -148,12 +165,7 @@ def describe_packets(
         *("-read_intervals", f"%+#{MOST_SAMPLES}"),
         *(("-show_data_hash", "sha256") if "data_hash" in fields else ()),
     ]
-    try:
-        return ffprobe.describe(file, demuxer, options, tools, _PROBE_SECONDS, work.cancelled)
-    except MediaError as error:
-        if error.over_limit:
-            raise
-        raise header_error(file, demuxer) from error
+    return ffprobe.describe(file, demuxer, options, tools, _PROBE_SECONDS, work.cancelled)
 
 
 def _video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Reading generations: what there is, and what became of it."""
 
 import datetime as dt
+from collections.abc import Container
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from lens_pipeline.catalog.generations import Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
 from lens_pipeline.derivatives.originals import stored_originals
-from lens_pipeline.derivatives.registry import Derivative, of_generations, primary
+from lens_pipeline.derivatives.registry import CLIP, Derivative, of_generations, primary
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
@@ -30,7 +31,6 @@ from lens_pipeline.web.http.streaming import (
 router = APIRouter(tags=["generations"])
 
 _MOST_ON_PAGE = 200
-_WEBP = "image/webp"
 _FILE = described(*sorted(set(CONTENT_TYPES.values())), UNKNOWN_TYPE) | {
     307: {"description": "It lies elsewhere."}
 }
@@ -67,6 +67,8 @@ class GenerationOut(BaseModel):
     """Object key of the derivative in the store."""
     picture_url: str | None
     """Where this app serves the derivative; None unless it is ready."""
+    clip_url: str | None
+    """Where this app serves the hover clip of a video; None unless it is ready."""
     file_url: str | None
     """Where this app serves the generation itself; None unless it is finished."""
     width: int | None
@@ -112,15 +114,14 @@ def list_generations(
         user_id=_visible_user(caller, user_id), kind=Kind(type.value) if type else None
     )
     page = library.page(context.pipeline, selection, status, cursor, limit)
-    return GenerationsPage(
-        generations=[generation_out(entry) for entry in page.entries], next_cursor=page.cursor
-    )
+    return GenerationsPage(generations=shown(context, *page.entries), next_cursor=page.cursor)
 
 
 @router.get("/api/generations/{generation_id}")
 def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
     """One generation."""
-    return generation_out(visible_entry(context, caller, generation_id))
+    (generation,) = shown(context, visible_entry(context, caller, generation_id))
+    return generation
 
 
 def visible_entry(context: Context, caller: Caller, generation_id: str) -> library.Entry:
@@ -131,7 +132,14 @@ def visible_entry(context: Context, caller: Caller, generation_id: str) -> libra
     return entry
 
 
-def generation_out(entry: library.Entry) -> GenerationOut:
+def shown(context: Context, *entries: library.Entry) -> list[GenerationOut]:
+    """In a constant number of queries."""
+    clips = library.ready_ids(context.pipeline, CLIP, entries)
+    return [_shown(entry, clips) for entry in entries]
+
+
+def _shown(entry: library.Entry, clips: Container[str]) -> GenerationOut:
+    """`clips`: ids of the videos that have one."""
     row, made = entry.row, entry.status
     derivative = primary(row.kind)
     url = f"/api/generations/{row.id}"
@@ -143,6 +151,7 @@ def generation_out(entry: library.Entry) -> GenerationOut:
         status=made.state,
         path=made.path,
         picture_url=f"{url}/{derivative.asset}" if made.state is State.READY else None,
+        clip_url=f"{url}/{CLIP.asset}" if row.id in clips else None,
         file_url=f"{url}/file" if row.is_finished else None,
         width=made.fact("width", int),
         height=made.fact("height", int),
@@ -208,7 +217,7 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
             description=f"The {derivative.asset} of a {derivative.kind}. With `size`, the smallest"
             " of its pictures whose longest edge has as many pixels, else the largest.",
             response_class=Response,
-            responses=described(_WEBP),
+            responses=described(CONTENT_TYPES[f".{derivative.extension}"]),
         )
 
 
