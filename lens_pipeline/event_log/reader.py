@@ -165,30 +165,18 @@ class EventLog:
         Without those after which it was materialized or removed again, or, unless `restored`,
         restored. Only those `before`, and that of `key`, where given.
         """
-        query = """
-            SELECT e.partition AS key, e.id
-              FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
-             WHERE t.asset_key = :asset AND t.key = :kept
-               AND e."timestamp" < coalesce(CAST(:before AS timestamp), 'infinity')
-               AND e.partition = coalesce(CAST(:key AS text), e.partition)
-               AND NOT EXISTS (
-                 SELECT FROM event_logs m
-                  WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
-                    AND m.partition = e.partition AND m.id > e.id)
-               AND NOT EXISTS (
-                 SELECT FROM event_logs o JOIN asset_event_tags k ON k.event_id = o.id
-                  WHERE o.asset_key = :asset AND o.dagster_event_type = 'ASSET_OBSERVATION'
-                    AND o.partition = e.partition AND o.id > e.id
-                    AND k.key = :outcome AND k.value = ANY(:ends))
-        """
+        query = _KEPT.format(of_key="" if key is None else _OF_KEY)
         ends = [ObservationKind.REMOVED.value]
         if not restored:
             ends.append(ObservationKind.RESTORED.value)
         naive_utc = before and before.astimezone(dt.UTC).replace(tzinfo=None)
-        values = {"kept": KEPT_TAG, "outcome": OUTCOME_TAG, "ends": ends}
-        rows = self._rows(query, asset=db_key(asset), before=naive_utc, key=key, **values)
-        found = self.details(row.id for row in rows) if rows else {}
-        return {row.key: found[row.id] for row in rows}
+        values = {"kept": KEPT_TAG, "outcome": OUTCOME_TAG, "ends": ends, "before": naive_utc}
+        rows = self._rows(query, asset=db_key(asset), key=key, **values)
+        last = {row.key: row.id for row in rows}
+        made = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(last)) if last else []
+        back = {row.key for row in made if row.id > last[row.key]}
+        found = self.details(last[key] for key in last.keys() - back) if last else {}
+        return {key: found[event] for key, event in last.items() if key not in back}
 
     def revisions(self, asset: str, keys: Sequence[str]) -> dict[str, str | None]:
         """Of the latest materialization, by partition; removals do not count."""
@@ -335,6 +323,21 @@ _KEYS = """
           AND create_timestamp < (now() AT TIME ZONE 'UTC') - interval '1 minute'
         ORDER BY partition LIMIT :limit)) found
      ORDER BY found.key LIMIT :limit
+"""
+_OF_KEY = """
+       AND e.asset_key = :asset AND e.dagster_event_type = 'ASSET_OBSERVATION'
+       AND e.partition = :key
+"""
+# Without a correlated query: before an ANALYZE that takes minutes.
+_KEPT = """
+    SELECT e.partition AS key, max(e.id) AS id
+      FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
+     WHERE t.asset_key = :asset {of_key}
+       AND (t.key = :kept OR t.key = :outcome AND t.value = ANY(:ends))
+     GROUP BY e.partition
+    HAVING max(e.id) = max(e.id) FILTER (
+             WHERE t.key = :kept
+               AND e."timestamp" < coalesce(CAST(:before AS timestamp), 'infinity'))
 """
 # All columns are in the order, as in `changes.NEW_EVENTS`.
 _FIRST = """
