@@ -12,7 +12,14 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lens_pipeline.errors import LensError
 
@@ -67,6 +74,14 @@ def _url_list(value: object) -> object:
 
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 UrlList = Annotated[tuple[str, ...], BeforeValidator(_url_list)]
+Edge = Annotated[int, Field(ge=16, le=8192)]
+# More would not fit into a tag of Dagster's.
+Sizes = Annotated[
+    tuple[Edge, ...],
+    BeforeValidator(_comma_list),
+    AfterValidator(lambda edges: tuple(sorted(set(edges)))),
+    Field(max_length=4),
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -109,10 +124,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """Runs of masters and renditions at once on this machine."""
     threads: int = Field(default=2, ge=1, le=64)
     """Files that one run works on at once."""
-    preview_edge: int = Field(default=768, ge=16, le=8192)
+    preview_edge: Edge = 768
     """The longest edge of previews and posters in pixels. Pictures are never enlarged."""
     preview_quality: int = Field(default=80, ge=1, le=100)
     """The WebP quality of previews and posters."""
+    preview_sizes: Sizes = ()
+    """Longest edges of more pictures of each preview and poster, at most four, separated by commas:
+    `320,1536` adds `…_preview_320.webp` and `…_preview_1536.webp`."""
     digital_source_type: Literal[
         "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "off"
     ] = "trainedAlgorithmicMedia"

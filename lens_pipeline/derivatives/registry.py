@@ -56,7 +56,7 @@ LARGE_OBJECTS = re.compile(
 WEBP_EFFORT = 4
 
 # Parameters that are settings.
-_SETTINGS = {"edge": "preview_edge", "quality": "preview_quality"}
+_SETTINGS = {"edge": "preview_edge", "quality": "preview_quality", "sizes": "preview_sizes"}
 # What versions up to 0.3 used by default; their events do not say what they were made from.
 _EARLIER_CODE, _EARLIER_EDGE, _EARLIER_QUALITY, _EARLIER_EFFORT = "1", 768, 80, 4
 # Others that were set before an upgrade are not known any more: what they made is made anew.
@@ -64,7 +64,7 @@ _USUAL_EDGES = (256, 320, 480, 512, 600, 640, 720, 800, 960, 1024, 1080, 1200, 1
 # What became of an original: it is ours, or an object of the application's, or not in the store.
 SAVED, RECORDED, NOT_KEPT = "saved", "recorded", "not kept"
 
-Parameters = Mapping[str, float | None]
+Parameters = Mapping[str, float | str | None]
 R = TypeVar("R", bound=Row)
 
 
@@ -112,6 +112,7 @@ class Derivative(Generic[R]):
     # Identities of what it is made from, besides `made_from`.
     sources: Callable[[R], list[str]] = lambda _: []
     edge: int | None = None  # longest edge in pixels; None: LENS_PREVIEW_EDGE
+    has_sizes: bool = False  # whether LENS_PREVIEW_SIZES adds more of it
     form: Callable[[R], Parameters] = lambda _: {}  # parameters in the row; not for pictures
     waits_for: Callable[[R], str | None] = lambda _: None  # what the row lacks, in words
     follows: "Derivative[R] | None" = None  # of the same row, which is made first
@@ -202,14 +203,22 @@ class Derivative(Generic[R]):
 
     def revisions_of(self, row_id: str, key: str) -> Revisions | None:
         """The revisions of the object `key`; None: it is no versioned key of this row."""
-        rest = rf"_[0-9a-f]{{12}}\.{self.extension}"
-        found = re.fullmatch(rf"(.+[/_]{re.escape(row_id)}){rest}", key)
-        if found is None or not self.is_versioned:
+        stem, rest = rf"(.+[/_]{re.escape(row_id)})", rf"_[0-9a-f]{{12}}\.{self.extension}"
+        found = re.fullmatch(stem + rest, key)
+        if self.has_sizes:
+            # All sizes of the one revision.
+            stem, rest = rf"(.+/{re.escape(row_id)}_{self.asset})", rf"_[0-9]+\.{self.extension}"
+            found = re.fullmatch(rf"{stem}\.{self.extension}", key)
+        if found is None:
             return None
         return Revisions(f"{found[1]}_", re.compile(re.escape(found[1]) + rest))
 
     def picture_edge(self, settings: Settings) -> int:
         return self.edge or settings.preview_edge
+
+    def picture_sizes(self, settings: Settings) -> tuple[int, ...]:
+        """Longest edges of more pictures."""
+        return settings.preview_sizes if self.has_sizes else ()
 
     def batch_size(self, settings: Settings) -> int:
         return min(self.most_in_run or settings.batch_size, settings.batch_size)
@@ -251,14 +260,20 @@ class Derivative(Generic[R]):
         if self.extension != "webp":
             return self.form(row)
         edge, quality = self.picture_edge(settings), settings.preview_quality
-        return {"edge": edge, "quality": quality, "effort": WEBP_EFFORT}
+        sizes = self._sizes_word(settings)
+        return {"edge": edge, "quality": quality, "effort": WEBP_EFFORT, **sizes}
+
+    def _sizes_word(self, settings: Settings) -> dict[str, str]:
+        """Without sizes, revisions are as those of versions that had none."""
+        sizes = ".".join(map(str, self.picture_sizes(settings)))
+        return {"sizes": sizes} if sizes else {}
 
     def _words(self, settings: Settings) -> dict[str, str]:
         """Parameters that are settings, as `name-value`, by name."""
         if self.extension != "webp":
             return {}
         edge = {} if self.edge else {"edge": settings.preview_edge}
-        values = edge | {"quality": settings.preview_quality}
+        values = edge | {"quality": settings.preview_quality} | self._sizes_word(settings)
         return {name: f"{name}-{value}" for name, value in values.items()}
 
 
@@ -327,6 +342,7 @@ PREVIEW = Derivative[Generation](
     stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
     extension="webp",
     is_versioned=False,
+    has_sizes=True,
     group="derivatives",
     sensor="new_photos",
     sources=lambda row: [row.asset_url],
@@ -344,6 +360,7 @@ POSTER = Derivative[Generation](
     extension="webp",
     code_version="2",
     is_versioned=False,
+    has_sizes=True,
     group="derivatives",
     sensor="new_videos",
     sources=lambda row: [row.asset_url],

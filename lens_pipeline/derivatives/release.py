@@ -29,6 +29,7 @@ class Release:
             "LENS_DIGITAL_SOURCE_TYPE": settings.digital_source_type,
             "LENS_PREVIEW_EDGE": str(settings.preview_edge),
             "LENS_PREVIEW_QUALITY": str(settings.preview_quality),
+            "LENS_PREVIEW_SIZES": ",".join(map(str, settings.preview_sizes)),
             "LENS_STORE_URL": settings.resolved_store_url,
         }
         return cls(tuple(sorted(facts.items())))

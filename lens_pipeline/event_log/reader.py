@@ -351,7 +351,7 @@ def event_metadata(row: sa.Row) -> dict[str, Any]:
     found: dict[str, Any] = {"at": row.timestamp.replace(tzinfo=dt.UTC)}
     for item in event.get("metadata_entries") or []:
         value = item.get("entry_data") or {}
-        for field in ("text", "value", "path", "url", "run_id"):
+        for field in ("text", "value", "path", "url", "run_id", "data"):
             if field in value:
                 found[item["label"]] = value[field]
                 break

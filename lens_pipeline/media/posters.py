@@ -99,7 +99,7 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     picture = stills.render(chosen.frame, aspect, spec)
     size = stills.shown_size(chosen.frame, aspect)
     return Poster(
-        picture=images.encode(picture, spec.quality, spec.effort, size),
+        picture=images.encode(picture, spec, size),
         duration_seconds=_duration(video, chosen),
         poster_at_seconds=chosen.seconds,
     )

@@ -52,7 +52,7 @@ def render(frame: av.VideoFrame, aspect: Fraction, spec: PosterSpec) -> pyvips.I
     """
     images.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
     whole = _progressive(frame)
-    width, height = _fit(shown_size(frame, aspect), spec.longest_edge)
+    width, height = _fit(shown_size(frame, aspect), spec.largest_edge)
     if has_alpha(frame):
         # swscale would mix the colours of transparent pixels into edges.
         picture = _srgb(whole, frame.width, frame.height)

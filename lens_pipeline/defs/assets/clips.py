@@ -13,6 +13,7 @@ from lens_pipeline.derivatives.registry import CLIP
 from lens_pipeline.media.clips import EDGE, render_clip
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.provenance import mark_mp4
 from lens_pipeline.settings import Settings
 
 
@@ -42,6 +43,7 @@ class ClipMaterializer:
                 clip = render_clip(source, at, seconds, Tools.find(), work)
             render_ended = time.monotonic()
             key = CLIP.object_key(row, revision)
+            mark_mp4(clip.path, batch.source_type(row))
             size = clip.path.stat().st_size
             batch.transfers.upload(key, clip.path, "video/mp4", revision)
         return {

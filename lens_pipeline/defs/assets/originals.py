@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
+from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.originals import StoredOriginal, stored_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED
+from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED, primary
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
@@ -192,6 +193,7 @@ class Originals:
         names = ("content_type", "width", "height", "duration_seconds")
         facts = {name: stored.metadata[name] for name in names if name in stored.metadata}
         fetched = Fetched(stored.bytes, stored.sha256)
+        facts["links"] = _links(row)
         return self._metadata(row, stored.path, str(stored.metadata["kept"]), fetched, facts)
 
     def keep(self, row: Generation, file: Path, fetched: Fetched, facts: Metadata) -> Metadata:
@@ -255,6 +257,7 @@ class Originals:
         at = row.finished_at
         return {
             # Shown in this order.
+            **{name: facts[name] for name in facts if name == "links"},
             **uri,
             "kept": kept,
             "bytes": fetched.bytes,
@@ -265,6 +268,12 @@ class Originals:
             **({"source_host": host} if host else {}),
             "revision": ORIGINALS[row.kind].revision_of(row.asset_url),
         }
+
+
+def _links(row: Generation) -> dg.MarkdownMetadataValue:
+    """Those of its picture, which an earlier run has made."""
+    picture = primary(row.kind)
+    return links_of(picture, row, picture.object_key(row, ""))
 
 
 class OriginalMaterializer:
@@ -282,7 +291,7 @@ class OriginalMaterializer:
         file = batch.scratch / row.id
         try:
             fetched = batch.originals.fetch(row, file)
-            return batch.originals.keep(row, file, fetched, {})
+            return batch.originals.keep(row, file, fetched, {"links": _links(row)})
         finally:
             file.unlink(missing_ok=True)
 
