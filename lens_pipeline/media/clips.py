@@ -16,7 +16,8 @@ from lens_pipeline.media.formats import read_head, video_demuxer
 from lens_pipeline.media.models import Clip
 
 EDGE = 480
-MOST_BYTES = 300_000
+# With what says how it came to be, at most 300 KB.
+MOST_BYTES = 299_000
 _LONGEST_SECONDS, _SHORTEST_SECONDS = 4.0, 3.0
 # A poster from the end of a video that is long black leaves too little.
 _LEAST_SECONDS = 1.5

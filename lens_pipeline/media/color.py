@@ -11,6 +11,7 @@ _Floats = NDArray[np.floating[Any]]
 
 # Values of `AVColorTransferCharacteristic` (ITU-T H.273).
 PQ, HLG = 16, 18
+_LINEAR = 8
 # Values of `AVColorPrimaries`, likewise.
 _BT709, _BT2020, _P3 = 1, 9, 12
 
@@ -43,7 +44,7 @@ _HLG_SYSTEM_GAMMA = 1.2
 
 def is_srgb(primaries: int, transfer: int) -> bool:
     """Whether it is, or is shown as it; so are the curves of SDR video."""
-    return transfer not in (PQ, HLG) and primaries not in (_BT2020, _P3)
+    return transfer not in (PQ, HLG, _LINEAR) and primaries not in (_BT2020, _P3)
 
 
 def to_srgb(rgb: NDArray[np.uint16], transfer: int, primaries: int = _BT2020) -> NDArray[np.uint8]:
@@ -53,7 +54,7 @@ def to_srgb(rgb: NDArray[np.uint16], transfer: int, primaries: int = _BT2020) ->
         nits = _pq_to_nits(coded) if transfer == PQ else _hlg_to_nits(coded)
         linear = _compress(np.minimum(nits, _PEAK)) / WHITE_NITS
     else:
-        linear = _srgb_to_linear(coded)
+        linear = coded if transfer == _LINEAR else _srgb_to_linear(coded)
     linear = linear @ _TO_BT709.get(primaries, _TO_BT709[_BT2020]).T
     return np.rint(_srgb_code(np.clip(linear, 0, 1)) * 255).astype(np.uint8)
 

@@ -302,6 +302,10 @@ def test_audio_only_is_refused(tmp_path: Path, poster_spec: PosterSpec) -> None:
         (b"<html>404</html>", "not a video: starts with '<html>'"),
         (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00", "not a video but a picture: AVIF"),
         (b"\xff\xd8\xff\xe0", "not a video but a picture: JPEG"),
+        (
+            b"RIFF\x00\x00\x00\x00AVI LIST",
+            "video of a kind that is not supported: AVI; taken are MP4, QuickTime, WebM",
+        ),
         (b"G@\x00\x10", "video of a kind that is not supported: MPEG-TS; taken are MP4, "),
         (bytes(4) + b"G@\x00\x10", "video of a kind that is not supported: MPEG-TS"),
         (b"FLV\x01", "video of a kind that is not supported: FLV"),

@@ -9,20 +9,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
-from lens_pipeline.catalog.generations import Selection
+from lens_pipeline.catalog.generations import ListedGeneration, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.originals import stored_originals
+from lens_pipeline.derivatives.originals import ExtraFile, extra_files, stored_originals
 from lens_pipeline.derivatives.registry import CLIP, Derivative, of_generations, primary
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
+from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
 from lens_pipeline.web.http.filenames import attachment
 from lens_pipeline.web.http.streaming import (
     described,
-    is_web_address,
     picture_not_ready,
     redirect,
     stream,
@@ -89,6 +89,28 @@ class GenerationOut(BaseModel):
     ready_at: dt.datetime | None
 
 
+class ExtraFileOut(BaseModel):
+    """A further result of the generation's task."""
+
+    n: int
+    """Its place among the results, from 2."""
+    file_url: str
+    """Where this app serves it."""
+    path: str | None
+    """Object key in the store; None: it is not kept yet, or could not be."""
+    content_type: str | None
+    bytes: int | None
+    error: str | None
+    """Why it could not be kept."""
+
+
+class GenerationDetail(GenerationOut):
+    """A generation, and all results of its task."""
+
+    extra_files: list[ExtraFileOut] = []
+    """What the provider's task made besides; only there if it had several results."""
+
+
 class GenerationsPage(BaseModel):
     """Generations newest first; `next_cursor` asks for the next ones, None: there are none."""
 
@@ -117,11 +139,28 @@ def list_generations(
     return GenerationsPage(generations=shown(context, *page.entries), next_cursor=page.cursor)
 
 
-@router.get("/api/generations/{generation_id}")
-def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
-    """One generation."""
-    (generation,) = shown(context, visible_entry(context, caller, generation_id))
-    return generation
+@router.get("/api/generations/{generation_id}", response_model_exclude_unset=True)
+def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationDetail:
+    """One generation, with the further results of its task."""
+    entry = visible_entry(context, caller, generation_id)
+    extra = [
+        ExtraFileOut(
+            n=one.n,
+            file_url=f"/api/generations/{entry.row.id}/file?n={one.n}",
+            path=one.path,
+            content_type=one.content_type,
+            bytes=one.bytes,
+            error=one.error,
+        )
+        for one in _extra_files(context, entry.row)
+    ]
+    more = {"extra_files": extra} if extra else {}
+    (generation,) = shown(context, entry)
+    return GenerationDetail.model_validate(generation.model_dump() | more)
+
+
+def _extra_files(context: Context, row: ListedGeneration) -> list[ExtraFile]:
+    return extra_files(context.pipeline, row.kind, [row.id]).get(row.id, [])
 
 
 def visible_entry(context: Context, caller: Caller, generation_id: str) -> library.Entry:
@@ -234,25 +273,41 @@ def _path(made: DerivativeStatus, path: str, size: int | None) -> str:
 @router.head("/api/generations/{generation_id}/file", responses=_FILE)
 @router.get("/api/generations/{generation_id}/file", response_class=Response, responses=_FILE)
 def file(
-    generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+    generation_id: str,
+    request: Request,
+    caller: MediaCallerDep,
+    context: ContextDep,
+    n: Annotated[int, Query(ge=1)] = 1,
 ) -> Response:
-    """The photo or video itself: from the store, or while it is not there, where its link leads."""
+    """The photo or video itself, or result `n` of its task.
+
+    From the store, or while it is not there, where its link leads.
+    """
     row = visible_entry(context, caller, generation_id).row
     if not row.is_finished:
         raise ApiError(404, "not_ready", "it is not finished", status=row.status)
-    sources = {row.id: row.asset_url}
-    stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
-    path = stored.path if stored else row.asset_url
-    if is_web_address(path):
+    if n == 1:
+        sources = {row.id: row.asset_url}
+        stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
+        return _file(context, request, row.id, stored and stored.path, row.asset_url)
+    extra = {one.n: one for one in _extra_files(context, row)}
+    if n not in extra:
+        raise ApiError(404, "not_found", f"its task has no result {n}")
+    return _file(context, request, f"{row.id}_{n}", extra[n].path, extra[n].url or "")
+
+
+def _file(context: Context, request: Request, name: str, path: str | None, source: str) -> Response:
+    path = path or source
+    if not is_object_key(path):
         return redirect(path)
     extension = PurePosixPath(path).suffix.lower()
-    disposition = attachment(row.id, "")
+    disposition = attachment(name, "")
     if extension in CONTENT_TYPES:
         # A browser shows what is known, and offers the rest for download.
-        disposition = attachment(row.id, extension, inline=True)
+        disposition = attachment(name, extension, inline=True)
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:
-        if error.status == 404 and is_web_address(row.asset_url):
-            return redirect(row.asset_url)
+        if error.status == 404 and not is_object_key(source):
+            return redirect(source)
         raise
