@@ -18,7 +18,7 @@ from lens_pipeline.web.errors import ApiError, not_found
 router = APIRouter(tags=["links"])
 
 # Handlers of these paths take `MediaCallerDep`.
-_OF_GENERATION = re.compile(r"/api/generations/(?P<id>[^/]+)/(preview|poster|file)")
+_OF_GENERATION = re.compile(r"/api/generations/(?P<id>[^/]+)/(preview|poster|clip|file)")
 _OF_PROJECT = re.compile(
     r"/api/projects/(?P<id>[^/]+)/(master-videos|scaled-videos|assets)/[^/]+/"
     r"(video|download|poster)"

@@ -58,6 +58,8 @@ _OF_ANN: dict[Route, Any] = {
     ("HEAD", "/api/generations/{generation_id}/preview"): None,
     ("GET", "/api/generations/{generation_id}/poster"): None,
     ("HEAD", "/api/generations/{generation_id}/poster"): None,
+    ("GET", "/api/generations/{generation_id}/clip"): None,
+    ("HEAD", "/api/generations/{generation_id}/clip"): None,
     ("GET", "/api/generations/{generation_id}/file"): None,
     ("HEAD", "/api/generations/{generation_id}/file"): None,
     ("POST", "/api/generations/{generation_id}/retry"): None,
