@@ -113,6 +113,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """The longest edge of previews and posters in pixels. Pictures are never enlarged."""
     preview_quality: int = Field(default=80, ge=1, le=100)
     """The WebP quality of previews and posters."""
+    master_loudness: Literal["off"] | Annotated[float, Field(ge=-40, le=-5)] = -14.0
+    """The LUFS (EBU R128) to which the sound of each shot of a master is brought, as near as its
+    peaks allow. `off`: it keeps its level, as shots marked `quiet` do."""
     keep_originals: Literal["external", "never"] = "external"
     """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
     expire. `never`: only its preview or poster is."""

@@ -61,6 +61,8 @@ _SETTINGS = {"edge": "preview_edge", "quality": "preview_quality"}
 _EARLIER_CODE, _EARLIER_EDGE, _EARLIER_QUALITY, _EARLIER_EFFORT = "1", 768, 80, 4
 # Others that were set before an upgrade are not known any more: what they made is made anew.
 _USUAL_EDGES = (256, 320, 480, 512, 600, 640, 720, 800, 960, 1024, 1080, 1200, 1280, 1536, 2048)
+# After the source of a shot.
+_QUIET = " quiet"
 # What became of an original: it is ours, or an object of the application's, or not in the store.
 SAVED, RECORDED, NOT_KEPT = "saved", "recorded", "not kept"
 
@@ -291,7 +293,8 @@ def _master_stem(row: MasterVideo) -> str:
 
 
 def _master_sources(row: MasterVideo) -> list[str]:
-    return [*(_shot_source(shot) for shot in row.shots), row.problem or ""]
+    shots = [_shot_source(shot) + _QUIET * shot.quiet for shot in row.shots]
+    return [*shots, row.problem or ""]
 
 
 def _shot_source(shot: Shot) -> str:

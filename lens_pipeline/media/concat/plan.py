@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from lens_pipeline.media.concat.probe import Shot, Signature
+from lens_pipeline.media.concat.probe import STANDARD_RATES, Shot, Signature
 
 Action = Literal["copy", "encode"]
 Method = Literal["copy", "partial", "encode"]
 
 # Browsers play these in MP4, and FFmpeg copies them unchanged.
 _COPIED_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
-# SMPTE ST 2036-1.
-_STANDARD_RATES = tuple(
-    Fraction(rate)
-    for rate in ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
-)
 # Decoders also guess these for unknown.
 _SDR_TAGS = frozenset({"unknown", "bt709", "smpte170m", "bt470bg"})
 # The first difference is shown.
@@ -117,7 +112,7 @@ def _copy_barrier(shot: Shot) -> str | None:
     if shot.signature.mirrored:
         return "it is shown mirrored, which not all players do"
     if shot.edited:
-        return "an edit list hides some of its frames"
+        return "some of its frames are not shown"
     if not shot.starts_clean:
         return "it does not start with a key frame"
     return None
@@ -159,6 +154,6 @@ def _target(main: Shot) -> Target:
     """Even numbers and a usual rate, close to those of `main`."""
     width, height = (max(2, int(edge) // 2 * 2) for edge in main.display_size)
     rate = main.signature.frame_rate
-    if main.variable_rate or rate > _STANDARD_RATES[-1]:
-        rate = min(_STANDARD_RATES, key=lambda standard: abs(standard - rate))
+    if main.variable_rate or rate > STANDARD_RATES[-1]:
+        rate = min(STANDARD_RATES, key=lambda standard: abs(standard - rate))
     return Target(width, height, rate)

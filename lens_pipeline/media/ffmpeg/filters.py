@@ -18,12 +18,37 @@ _CURVE = "mobius"
 # Players take untagged video for BT.709 from here on, for BT.601 below.
 _HD_WIDTH, _HD_HEIGHT = 1280, 577
 
+# Colour matrices that are in no file of cameras, by value of `AVColorSpace` and ffprobe's word.
+UNSUPPORTED_MATRICES = {
+    11: "smpte2085",
+    13: "chroma-derived-c",
+    14: "ictcp",
+    15: "ipt-c2",
+    16: "ycgco-re",
+    17: "ycgco-ro",
+}
+# zscale knows these, and swscale does not.
+_RARE_MATRICES = frozenset({"ycgco", "bt2020c", "chroma-derived-nc"})
+
 # ffmpeg-python adds the methods at run time.
 Stream = Any
 
 
 def is_hd(width: int, height: int) -> bool:
     return width >= _HD_WIDTH or height >= _HD_HEIGHT
+
+
+def check_matrix(matrix: str) -> None:
+    """Raise MediaError: it is not supported."""
+    if matrix in UNSUPPORTED_MATRICES.values():
+        raise MediaError(f"video has the colour matrix {matrix}, which is not supported")
+
+
+def with_usual_matrix(picture: Stream, matrix: str) -> Stream:
+    """BT.709's for one that swscale lacks."""
+    if matrix not in _RARE_MATRICES:
+        return picture
+    return picture.filter("zscale", m="bt709")
 
 
 def to_sdr(picture: Stream, matrix: str, primaries: str) -> Stream:
@@ -49,5 +74,7 @@ def explain_missing_filter() -> Iterator[None]:
         yield
     except MediaError as error:
         if "No such filter: 'zscale'" in error.reason:
-            raise MediaError("HDR video needs an ffmpeg with the zscale filter") from error
+            raise MediaError(
+                "HDR and rare colour matrices need an ffmpeg with the zscale filter"
+            ) from error
         raise

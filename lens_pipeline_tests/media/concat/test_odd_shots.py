@@ -308,7 +308,7 @@ def test_what_an_edit_list_hides_stays_hidden(plain: Path, joined: Join, tmp_pat
     assert len(visible) == 12
     master, shown = joined(plain, cut, plain)
     assert actions(master) == ["copy", "encode", "copy"]
-    assert master.shots[1].reason == "an edit list hides some of its frames"
+    assert master.shots[1].reason == "some of its frames are not shown"
     _assert_similar(shown[FRAMES:-FRAMES], visible)
 
 
