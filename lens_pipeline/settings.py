@@ -135,6 +135,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """The address space of one render process in MiB."""
     encode_idle_seconds: float = Field(default=60.0, gt=0, le=3600)
     """An ffmpeg that makes no progress for this long is stopped."""
+    master_compatibility: Literal["web", "source"] = "web"
+    """`web`: masters play in all browsers and on phones; shots that are not H.264 High or lower,
+    8-bit 4:2:0, at most level 5.1, are encoded. `source`: what is alike is copied in H.264, HEVC,
+    VP9 or AV1."""
     max_master_seconds: float = Field(default=4 * 3600, gt=0)
     """A master whose shots last longer together is refused."""
     shot_cache_days: int = Field(default=30, ge=0)

@@ -33,19 +33,15 @@ def code_of(function: Callable[..., Any]) -> dict[str, dg.CodeReferencesMetadata
     return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
 
 
-def facts(derivative: Derivative, settings: Settings) -> Mapping[str, str | int]:
-    """Metadata with where the files of a derivative go, and how pictures are made."""
+def facts(derivative: Derivative, settings: Settings) -> Mapping[str, str | float]:
+    """Metadata with where the files of a derivative go, and how they are made."""
     if derivative.extension is None:
         return {}
-    made = {
+    made: dict[str, str | float] = {
         "store": without_password(settings.resolved_store_url),
         "object_key": derivative.object_key(_ROW, "{revision}"),
     }
+    made |= derivative.setting_values(settings)
     if derivative.extension != "webp":
         return made
-    return {
-        **made,
-        "edge": derivative.picture_edge(settings),
-        "quality": settings.preview_quality,
-        "effort": WEBP_EFFORT,
-    }
+    return {**made, "edge": derivative.picture_edge(settings), "effort": WEBP_EFFORT}

@@ -56,7 +56,15 @@ LARGE_OBJECTS = re.compile(
 WEBP_EFFORT = 4
 
 # Parameters that are settings.
-_SETTINGS = {"edge": "preview_edge", "quality": "preview_quality"}
+PARAMETER_SETTINGS = {
+    "edge": "preview_edge",
+    "quality": "preview_quality",
+    "compatibility": "master_compatibility",
+    "loudness": "master_loudness",
+}
+# What versions without the setting did: it is no part of a revision.
+_EARLIER_VALUES = {"compatibility": "source", "loudness": "off"}
+_OF_PICTURES = ("edge", "quality")
 # What versions up to 0.3 used by default; their events do not say what they were made from.
 _EARLIER_CODE, _EARLIER_EDGE, _EARLIER_QUALITY, _EARLIER_EFFORT = "1", 768, 80, 4
 # Others that were set before an upgrade are not known any more: what they made is made anew.
@@ -66,7 +74,7 @@ _QUIET = " quiet"
 # What became of an original: it is ours, or an object of the application's, or not in the store.
 SAVED, RECORDED, NOT_KEPT = "saved", "recorded", "not kept"
 
-Parameters = Mapping[str, float | None]
+Parameters = Mapping[str, float | str | None]
 R = TypeVar("R", bound=Row)
 
 
@@ -113,6 +121,7 @@ class Derivative(Generic[R]):
     source_row: Callable[[R], Row | None] = lambda _: None
     # Identities of what it is made from, besides `made_from`.
     sources: Callable[[R], list[str]] = lambda _: []
+    settings: tuple[str, ...] = ()  # names of parameters that are settings
     edge: int | None = None  # longest edge in pixels; None: LENS_PREVIEW_EDGE
     form: Callable[[R], Parameters] = lambda _: {}  # parameters in the row; not for pictures
     waits_for: Callable[[R], str | None] = lambda _: None  # what the row lacks, in words
@@ -142,7 +151,7 @@ class Derivative(Generic[R]):
         return {
             word
             for name, word in self._words(settings).items()
-            if _SETTINGS[name] in settings.model_fields_set
+            if PARAMETER_SETTINGS[name] in settings.model_fields_set
         }
 
     def parameters_of(
@@ -179,7 +188,7 @@ class Derivative(Generic[R]):
                 for quality, edge in pairs
             ]
         for upstream, one in product(upstreams, parameters):
-            words = {f"{name}-{one[name]}" for name in _SETTINGS.keys() & one.keys()}
+            words = {f"{name}-{one[name]}" for name in _OF_PICTURES if name in one}
             yield self._revision(row, upstream, one, _EARLIER_CODE), words
 
     def recipe(self, settings: Settings) -> str | None:
@@ -244,18 +253,20 @@ class Derivative(Generic[R]):
         return tags
 
     def _parameters(self, row: R, settings: Settings) -> Parameters:
-        if self.extension != "webp":
-            return self.form(row)
-        edge, quality = self.picture_edge(settings), settings.preview_quality
-        return {"edge": edge, "quality": quality, "effort": WEBP_EFFORT}
+        values = self.setting_values(settings)
+        if self.extension == "webp":
+            return {"edge": self.picture_edge(settings), **values, "effort": WEBP_EFFORT}
+        new = {name: value for name, value in values.items() if value != _EARLIER_VALUES.get(name)}
+        return {**self.form(row), **new}
 
     def _words(self, settings: Settings) -> dict[str, str]:
         """Parameters that are settings, as `name-value`, by name."""
-        if self.extension != "webp":
-            return {}
-        edge = {} if self.edge else {"edge": settings.preview_edge}
-        values = edge | {"quality": settings.preview_quality}
-        return {name: f"{name}-{value}" for name, value in values.items()}
+        return {name: f"{name}-{value}" for name, value in self.setting_values(settings).items()}
+
+    def setting_values(self, settings: Settings) -> dict[str, float | str]:
+        """Parameters that are settings, by name."""
+        names = [name for name in self.settings if name != "edge" or self.edge is None]
+        return {name: getattr(settings, PARAMETER_SETTINGS[name]) for name in names}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -323,6 +334,7 @@ PREVIEW = Derivative[Generation](
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
     extension="webp",
+    settings=_OF_PICTURES,
     is_versioned=False,
     group="derivatives",
     sensor="new_photos",
@@ -339,6 +351,7 @@ POSTER = Derivative[Generation](
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/posters/{row.id}_poster",
     extension="webp",
+    settings=_OF_PICTURES,
     is_versioned=False,
     group="derivatives",
     sensor="new_videos",
@@ -355,6 +368,7 @@ MASTER = Derivative[MasterVideo](
     queue=MASTERS,
     stem=_master_stem,
     extension="mp4",
+    settings=("compatibility", "loudness"),
     group="masters",
     sensor="new_masters",
     sensor_seconds=2,
@@ -376,6 +390,7 @@ MASTER_POSTER = Derivative[MasterVideo](
     queue=MASTERS,
     stem=_master_stem,
     extension="webp",
+    settings=_OF_PICTURES,
     group="masters",
     most_in_run=1,
     op="join_masters",

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Self
 
 from lens_pipeline import VERSION
-from lens_pipeline.derivatives.registry import entries
-from lens_pipeline.settings import Settings
+from lens_pipeline.derivatives.registry import PARAMETER_SETTINGS, entries
+from lens_pipeline.settings import PREFIX, Settings
 
 _VERSIONS = {"lens-pipeline": VERSION, "dagster": version("dagster")}
 
@@ -26,10 +26,10 @@ class Release:
     def of(cls, settings: Settings) -> Self:
         facts = _VERSIONS | {f"code of {entry.asset}": entry.code_version for entry in entries()}
         facts |= {
-            "LENS_PREVIEW_EDGE": str(settings.preview_edge),
-            "LENS_PREVIEW_QUALITY": str(settings.preview_quality),
-            "LENS_STORE_URL": settings.resolved_store_url,
+            f"{PREFIX}{name.upper()}": str(getattr(settings, name))
+            for name in PARAMETER_SETTINGS.values()
         }
+        facts["LENS_STORE_URL"] = settings.resolved_store_url
         return cls(tuple(sorted(facts.items())))
 
     @classmethod

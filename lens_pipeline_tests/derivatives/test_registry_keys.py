@@ -13,6 +13,7 @@ from lens_pipeline.derivatives.registry import (
     POSTER,
     PREVIEW,
     SCALED,
+    revision,
     run_tags,
 )
 from lens_pipeline.event_log.history import DerivativeStatus
@@ -151,13 +152,43 @@ def test_only_what_the_user_has_set_is_wanted_otherwise() -> None:
     assert MASTER.chosen(Settings(preview_quality=70)) == set()
 
 
+def test_masters_of_before_the_setting_are_as_from_their_shots() -> None:
+    """Every film of a site joined again because a setting is new."""
+    master = MasterVideo("m-1", "p.1", "A film", (Shot("a", source="https://h/a.mp4"),), None)
+    copied = Settings(master_compatibility="source", master_loudness="off")
+    web, loud = Settings(master_compatibility="web"), Settings(master_loudness=-16)
+    # As version 0.3 gave it.
+    earlier = revision(["https://h/a.mp4", ""], "masters/p.1/master_m-1", {}, "1")
+    assert MASTER.revision(master, copied) == earlier != MASTER.revision(master, web)
+    for tag in (MASTER.source(master), None):
+        made = MASTER.parameters_of(master, earlier, tag, Settings())
+        assert made is not None
+        assert MASTER.chosen(Settings()) <= made
+        # If it is asked for, it is made.
+        assert not MASTER.chosen(web) <= made
+        assert not MASTER.chosen(loud) <= made
+    status = DerivativeStatus("master_video", "m-1", revision=MASTER.revision(master, web))
+    tag = MASTER.materialization_tags(master, status, web)[SOURCE_TAG]
+    made = MASTER.parameters_of(master, status.revision, tag, copied)
+    assert made == {"compatibility-web", "loudness--14.0"}
+    assert MASTER.chosen(web) == {"compatibility-web"}
+    assert MASTER.chosen(loud) == {"loudness--16.0"}
+
+
+def test_a_shot_that_becomes_quiet_makes_another_master() -> None:
+    shot = Shot("a", source="https://h/a.mp4")
+    master = MasterVideo("m-1", "p.1", "A film", (shot,), None)
+    quiet = replace(master, shots=(replace(shot, quiet=True),))
+    assert MASTER.source(quiet) != MASTER.source(master)
+
+
 def test_a_rendition_is_of_the_source_of_its_master() -> None:
     """A rendition of shots that were replaced."""
     shot = Shot("a", source="https://h/a.mp4")
     master = MasterVideo("m-1", "p.1", "A film", (shot,), None)
     row = ScaledVideo("s_1", "m-1", None, None, 80, 60, None, master)
     other = replace(master, shots=(replace(shot, source="https://h/b.mp4"),))
-    settings = Settings()
+    settings = Settings(master_compatibility="source", master_loudness="off")
     for tag in (SCALED.source(row), None):
         made = SCALED.revision(row, settings), tag
         assert SCALED.parameters_of(row, *made, settings) == set()

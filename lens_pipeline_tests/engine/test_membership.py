@@ -23,7 +23,15 @@ def test_a_release_is_the_same_wherever_the_settings_are() -> None:
     assert Release.from_json(Release.of(one).to_json()) == Release.of(one)
 
 
-@pytest.mark.parametrize("changed", [{"preview_edge": 512}, {"store_url": "s3://other"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"preview_edge": 512},
+        {"master_compatibility": "source"},
+        {"master_loudness": "off"},
+        {"store_url": "s3://other"},
+    ],
+)
 def test_what_makes_other_files_is_another_release(changed: dict[str, object]) -> None:
     """Previews of two sizes that replace each other for ever, or go to a store nobody reads."""
     given = {"store_url": "s3://b"}

@@ -77,15 +77,16 @@ class MasterMaterializer:
 
     def _join(self, batch: BatchContext, sources: list[Source], directory: Path) -> Master:
         work = media_work(batch, directory, self._settings, len(sources))
+        loudness = self._settings.master_loudness
         with media_failures():
             cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
-            loudness = self._settings.master_loudness
             return join(
                 sources,
                 Tools.find(),
                 work,
                 cache,
                 shot_limits(self._settings),
+                self._settings.master_compatibility,
                 None if loudness == "off" else loudness,
             )
 

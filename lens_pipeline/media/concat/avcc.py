@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Self
 
+from lens_pipeline.media.concat.bits import Bits
 from lens_pipeline.media.errors import MediaError
 
 # Version, profile, compatibility, level, NAL length size, number of SPS.
@@ -13,8 +14,6 @@ _FIXED_BYTES = 6
 _SPS_HEADER_BYTES = 4
 _PPS_HEADER_BYTES = 1
 _MOST_SPS = 31
-# The largest identifier, 255, takes 17 bits.
-_IDENTIFIER_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ def _distinct(groups: Iterable[tuple[bytes, ...]], header_bytes: int) -> tuple[b
 
 
 def _identifier(unit: bytes, header_bytes: int) -> int:
-    """The first Exp-Golomb number (H.264, 9.1)."""
-    data = unit[header_bytes : header_bytes + _IDENTIFIER_BYTES].ljust(_IDENTIFIER_BYTES, b"\0")
-    bits = f"{int.from_bytes(data, 'big'):024b}"
-    zeros = len(bits) - len(bits.lstrip("0"))
-    return int(bits[zeros : 2 * zeros + 1] or "0", 2) - 1
+    """The first Exp-Golomb number."""
+    try:
+        return Bits(unit[header_bytes:]).unsigned()
+    except ValueError as error:
+        raise MediaError("H.264 header is damaged") from error

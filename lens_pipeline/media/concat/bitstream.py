@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from lens_pipeline.media.concat import avcc, idr
 from lens_pipeline.media.concat.mp4 import Track
 from lens_pipeline.media.errors import Cancelled, MediaError
 
 _CHECK_EVERY = 64
+# Hold the flags in the header of a slice.
+_HEADER_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,37 @@ def check_independence(
         raise MediaError("its parameter sets change on the way")
 
 
+def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) -> None:
+    """Raise MediaError: at one of its key frames, players drop frames that they have not shown.
+
+    Harmless at the very beginning of the first track. Raises Cancelled.
+    """
+    form = _FORMATS.get(track.entry[4:8])
+    if form is None:
+        return
+    keys = range(len(track.sizes)) if track.keys is None else sorted(track.keys)
+    for number in keys[1 if is_first else 0 :]:
+        if cancelled():
+            raise Cancelled("checking")
+        if _drops_prior(track, form, number):
+            raise MediaError(f"at its frame {number}, players drop frames before")
+
+
+def _drops_prior(track: Track, form: _Format, number: int) -> bool:
+    """True also if it is unknown."""
+    units = list(_nal_units(track, form, number))
+    pictures = [unit for kind, unit in units if kind in form.refresh]
+    try:
+        if form is _HEVC:
+            return any(map(idr.hevc_drops_prior, pictures))
+        configuration = avcc.Configuration.parse(track.configuration)
+        sets = [*configuration.sps, *configuration.pps]
+        sets += [unit for kind, unit in units if kind in form.sets]
+        return any(idr.h264_drops_prior(picture, sets) for picture in pictures)
+    except (IndexError, KeyError, ValueError):
+        return True
+
+
 def is_self_contained(track: Track, keys: Iterable[int], cancelled: Callable[[], bool]) -> bool:
     """Whether each of the packets `keys` lets a decoder forget all, and no parameter set changes.
 
@@ -82,16 +116,16 @@ def _starts_with_sets(track: Track, form: _Format) -> bool:
 
 
 def _nal_units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, bytes]]:
-    """Type and content; one byte of pictures."""
+    """Type and content; of pictures the beginning."""
     length_bytes = (track.configuration[form.lengths_at] & 3) + 1
     offset = track.offsets[number]
     end = offset + track.sizes[number]
     with track.file.open("rb") as file:
         while offset + length_bytes < end:
-            head = os.pread(file.fileno(), length_bytes + 1, offset)
+            head = os.pread(file.fileno(), length_bytes + _HEADER_BYTES, offset)
             size = int.from_bytes(head[:length_bytes], "big")
-            kind = head[-1] >> form.shift & form.mask
-            content = head[length_bytes:]
+            kind = head[length_bytes] >> form.shift & form.mask
+            content = head[length_bytes : length_bytes + size]
             if kind in form.sets:
                 content = os.pread(file.fileno(), size, offset + length_bytes)
             yield kind, content

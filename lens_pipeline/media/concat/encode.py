@@ -63,6 +63,8 @@ def encode(
 
 def check(source: Path, shot: Shot, target: Target, tools: Tools, work: Work) -> None:
     """Encode one frame. Raises what `encode` raises."""
+    if shot.changes and not _may_change(shot):
+        raise MediaError("its picture changes its size, and is turned, interlaced or HDR")
     options = _encoder(target) | {"format": "null"}
     _run(source, shot, target, 1, "checking the picture", tools, work, "-", **options)
 

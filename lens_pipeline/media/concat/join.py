@@ -10,9 +10,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from lens_pipeline.media.concat import audio, bitstream, encode, mux, verify
+from lens_pipeline.media.concat import audio, bitstream, decode, encode, mux, verify
+from lens_pipeline.media.concat.mp4 import Track
 from lens_pipeline.media.concat.parallel import run_all
-from lens_pipeline.media.concat.plan import Action, Decision, Method, Plan, encode_all, make_plan
+from lens_pipeline.media.concat.plan import (
+    Action,
+    Compatibility,
+    Decision,
+    Method,
+    Plan,
+    encode_all,
+    make_plan,
+)
 from lens_pipeline.media.concat.probe import Shot, probe
 from lens_pipeline.media.errors import MediaError, ShotError
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
@@ -22,8 +31,6 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 _FACTS_VERSION = 3
 # Packets of the next shot that are decoded, and of the last group before it if that may be short.
 _PACKETS_BESIDE_JOIN = 4
-# Finds damage without computing pixels: 0.8 of the time for H.264.
-_DECODE_OPTIONS = ("-threads", "1", "-skip_idct", "all", "-skip_loop_filter", "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,11 @@ class _Prepared:
     number: int
     source: Source
     shot: Shot
-    cached: bool
+    stored: Shot | None  # what the cache knows of it
+
+    @property
+    def cached(self) -> bool:
+        return self.stored is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +111,14 @@ def join(
     work: Work,
     pieces: Pieces | None = None,
     limits: Limits = _NO_LIMITS,
+    compatibility: Compatibility = "source",
     loudness: float | None = None,
 ) -> Master:
     """Join `sources`, in order, into an MP4 in `work.directory`.
 
-    Video that matches most shots is copied bit for bit, the rest encoded to match. Audio is cut or
-    padded to its video, and brought to `loudness` LUFS; None: it keeps its level. If verification
-    fails, all shots are encoded.
+    Video that matches most shots, and is fit for players of `compatibility`, is copied bit for bit,
+    the rest encoded to match. Audio is cut or padded to its video, and brought to `loudness` LUFS;
+    None: it keeps its level. If verification fails, all shots are encoded.
 
     Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
     no sources, too long together, or verification failed. MediaProcessDied, Cancelled, DiskFull.
@@ -123,12 +135,13 @@ def join(
             f"the shots last {total:.0f} s together, over the limit of {limits.seconds:g} s",
             over_limit=True,
         )
-    plan = make_plan([each.shot for each in prepared])
+    prepared, plan = _plan(prepared, compatibility, tools, work)
     try:
         return _Attempt(prepared, plan, tools, work, store, loudness).run(None)
     except _VerificationFailed as failure:
         reason = str(failure)
-    plan = encode_all([each.shot for each in prepared], f"verification failed: {reason}")
+    shots = [each.shot for each in prepared]
+    plan = encode_all(shots, f"verification failed: {reason}", compatibility)
     try:
         # Earlier results may be wrong.
         again = _Attempt(prepared, plan, tools, work, _WriteOnly(store), loudness)
@@ -145,17 +158,19 @@ def examine(
     Raises what `join` raises: also what an encoding would.
     """
     known = _stored_facts(pieces, _facts_key(source))
-    if known is not None:
+    if known is not None and known.is_examined:
         return known
-    shot = _probe(source, tools, work)
+    shot = known or _probe(source, tools, work)
     _refuse_large(source, shot, limits)
-    _refuse_damaged(source, shot, tools, work)
+    if not shot.frame_hashes:
+        shot = _decoded(source, shot, tools, work)
     try:
         if shot.audio:
             shot = replace(shot, audio=audio.measure(source.path, shot, shot.audio, tools, work))
-        encode.check(source.path, shot, encode_all([shot], "").target, tools, work)
+        encode.check(source.path, shot, encode_all([shot], "", "web").target, tools, work)
     except MediaError as error:
         raise ShotError(source.name, error.reason, error.over_limit) from error
+    shot = replace(shot, is_examined=True)
     _keep_facts(_facts_key(source), shot, work, pieces)
     return shot
 
@@ -180,11 +195,31 @@ def _examine_all(
     def prepare(number: int, source: Source, work: Work) -> _Prepared:
         work.report(f"checking shot {number + 1} of {len(sources)}", 0.0, None)
         known = _stored_facts(store, _facts_key(source))
-        shot = known or _probe(source, tools, work)
-        return _Prepared(number, source, shot, cached=known is not None)
+        return _Prepared(number, source, known or _probe(source, tools, work), known)
 
     tasks = [partial(prepare, number, source) for number, source in enumerate(sources)]
     return run_all(tasks, work)
+
+
+def _plan(
+    prepared: Sequence[_Prepared], compatibility: Compatibility, tools: Tools, work: Work
+) -> tuple[list[_Prepared], Plan]:
+    """Decode what is to be copied: a shot of which not all is shown changes the plan."""
+    prepared = list(prepared)
+    while True:
+        plan = make_plan([each.shot for each in prepared], compatibility)
+        unseen = {
+            each.source.sha256: each
+            for each, decision in zip(prepared, plan.decisions, strict=True)
+            if decision.action == "copy" and not each.shot.frame_hashes
+        }
+        if not unseen:
+            return prepared, plan
+        tasks = [partial(_decoded, each.source, each.shot, tools) for each in unseen.values()]
+        shots = dict(zip(unseen, run_all(tasks, work), strict=True))
+        prepared = [
+            replace(each, shot=shots.get(each.source.sha256, each.shot)) for each in prepared
+        ]
 
 
 def _probe(source: Source, tools: Tools, work: Work) -> Shot:
@@ -257,7 +292,7 @@ class _Attempt:
             master.unlink(missing_ok=True)
             raise _VerificationFailed(error.reason) from error
         for each in self._prepared:
-            if not each.shot.undamaged:
+            if each.shot != each.stored:
                 _keep_facts(_facts_key(each.source), each.shot, self._work, self._store)
         return self._master(master, pieces, fallback)
 
@@ -297,7 +332,7 @@ class _Attempt:
         try:
             messages = run_long(command, float(each.shot.length), stage, work)
         except MediaError as error:
-            _refuse_damaged(each.source, each.shot, self._tools, work)
+            _decoded(each.source, each.shot, self._tools, work)
             reason = error.reason if error.over_limit else audio.UNDECODABLE
             raise ShotError(each.source.name, reason, error.over_limit) from error
         if track is None:
@@ -340,7 +375,7 @@ class _Attempt:
         try:
             file = encode.encode(each.source.path, shot, target, output, stage, self._tools, work)
         except MediaError as error:
-            _refuse_damaged(each.source, shot, self._tools, work)
+            _decoded(each.source, shot, self._tools, work)
             raise ShotError(each.source.name, error.reason, error.over_limit) from error
         facts = self._check_encoded(each, number, file, work)
         # At once: an attempt that is interrupted loses no shot.
@@ -349,29 +384,32 @@ class _Attempt:
         return _Piece(mux.Part.of(file, facts), facts, cached=False)
 
     def _check_encoded(self, each: _Prepared, number: int, file: Path, work: Work) -> Shot:
-        """Raise _VerificationFailed unless all its frames are there and decode."""
+        """Raise _VerificationFailed unless all its frames are there and shown."""
         name = each.source.name
         facts = probe(file, self._tools, work)
-        if facts.frames != self._firsts[number + 1] - self._firsts[number]:
+        try:
+            hashes = _hashes(file, facts, f"checking encoded shot {name}", self._tools, work)
+        except decode.DecodeError as error:
+            if error.over_limit:
+                raise
+            problem = f"shot {name} does not decode when encoded: {error.reason}"
+            raise _VerificationFailed(problem) from error
+        wanted = self._firsts[number + 1] - self._firsts[number]
+        if not facts.frames == len(hashes) == wanted:
             raise _VerificationFailed(f"shot {name} has a wrong number of frames when encoded")
-        seconds = float(facts.frames / self._rate)
-        if messages := self._decode(file, seconds, f"checking encoded shot {name}", work):
-            raise _VerificationFailed(f"shot {name} does not decode when encoded: {messages}")
-        return replace(facts, undamaged=True)
+        return replace(facts, frame_hashes=hashes)
 
     def _checks(self, parts: Sequence[mux.Part]) -> list[Callable[[Work], None]]:
-        """Tasks that decode what was never decoded, and what a join might change."""
+        """Tasks that decode across each join. Raises _VerificationFailed."""
+        for number in self._numbers("copy"):
+            self._check_output(parts[number].track, number)
         contained = [self._is_self_contained(part, number) for number, part in enumerate(parts)]
         # The next shot begins after a reset, with the parameter sets that it has alone.
-        clean = [
-            number
-            for number, pair in enumerate(pairwise(contained))
-            if all(pair) and parts[number].undamaged
-        ]
+        clean = [number for number, pair in enumerate(pairwise(contained)) if all(pair)]
         rest = [number for number in range(len(parts)) if number not in clean]
         return [
             *([partial(self._check_clean_joins, parts, clean)] if clean else []),
-            *(partial(self._check_decoding, parts, number) for number in rest),
+            *(partial(self._check_join, parts, number) for number in rest),
         ]
 
     def _is_self_contained(self, part: mux.Part, number: int) -> bool:
@@ -387,38 +425,38 @@ class _Attempt:
     ) -> None:
         """Decode the beginning of each of these shots' last group, and of the next shot.
 
-        One process does it for all; if it complains, each is checked by itself. The rest of the
-        group decoded when the shot was examined or encoded.
+        One process does it for all; if a frame is not as in its shot, each is checked by itself.
         """
         window: list[mux.Part] = []
         for number in numbers:
             this, following = parts[number : number + 2]
             end = this.last_key + _PACKETS_BESIDE_JOIN
             window += [this.cut(this.last_key, end), following.cut(0, _PACKETS_BESIDE_JOIN)]
-        if self._decode_window(window, parts, "joins", "checking joins", work):
+        if self._difference(window, parts, "joins", "checking joins", work):
             for number in numbers:
-                self._check_decoding(parts, number, work)
+                self._check_join(parts, number, work)
 
-    def _check_decoding(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
-        """Decode what is left of a shot, and the beginning of the next."""
+    def _check_join(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
+        """Decode the end of a shot with the beginning of the next."""
         self._check_independence(parts, number, work)
-        first = parts[number].last_key if parts[number].undamaged else 0
         following = parts[number + 1 : number + 2]
-        if parts[number].undamaged and not following:
+        if not following:
             return
-        ends = [part.cut(0, _PACKETS_BESIDE_JOIN) for part in following]
-        window = [parts[number].cut(first, None), *ends]
+        beginning = following[0].cut(0, _PACKETS_BESIDE_JOIN)
         stage = f"checking shot {number + 1} of {len(parts)}"
-        messages = self._decode_window(window, parts, str(number), stage, work)
-        if messages:
-            for each in self._prepared[number : number + 2]:
-                _refuse_damaged(each.source, each.shot, self._tools, work)
-            name = self._prepared[number].source.name
-            raise _VerificationFailed(
-                f"shot {name} does not decode together with the next: {messages}"
-            )
+        difference = ""
+        # Some key frames are not whole without those before them.
+        for first in dict.fromkeys((parts[number].last_key, 0)):
+            window = [parts[number].cut(first, None), beginning]
+            difference = self._difference(window, parts, str(number), stage, work)
+            if not difference:
+                return
+        for each in self._prepared[number : number + 2]:
+            _decoded(each.source, each.shot, self._tools, work)
+        name = self._prepared[number].source.name
+        raise _VerificationFailed(f"shot {name} and the next are not shown whole: {difference}")
 
-    def _decode_window(
+    def _difference(
         self,
         window: Sequence[mux.Part],
         parts: Sequence[mux.Part],
@@ -426,16 +464,35 @@ class _Attempt:
         stage: str,
         work: Work,
     ) -> str:
-        """What `_decode` returns. Raises _VerificationFailed: the parts do not fit together."""
+        """Between the frames that are shown of a window and those of its shots; empty if none.
+
+        Raises _VerificationFailed: the parts do not fit together.
+        """
         file = work.directory / f"check-{name}.mp4"
         try:
             mux.write(window, None, self._rate, file, work.cancelled, parts)
         except MediaError as error:
             raise _VerificationFailed(error.reason) from error
-        seconds = float(sum(part.frames for part in window) / self._rate)
-        messages = self._decode(file, seconds, stage, work)
+        wanted = [frame for part in window for frame in part.frame_hashes]
+        seconds = float(len(wanted) / self._rate)
+        try:
+            shown = decode.frame_hashes(file, "mov", 0, seconds, stage, self._tools, work)
+        except decode.DecodeError as error:
+            if error.over_limit:
+                raise
+            return error.reason
         file.unlink()
-        return messages
+        if len(shown) != len(wanted):
+            return f"{len(shown)} of {len(wanted)} frames are shown"
+        return "" if list(shown) == wanted else "their frames differ from the shots'"
+
+    def _check_output(self, track: Track, number: int) -> None:
+        """Raise _VerificationFailed: players would drop frames of a copy, or before it."""
+        try:
+            bitstream.check_output(track, number == 0, self._work.cancelled)
+        except MediaError as error:
+            name = self._prepared[number].source.name
+            raise _VerificationFailed(f"shot {name} cannot be copied: {error.reason}") from error
 
     def _check_independence(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
         """Raise _VerificationFailed: a copy would decode to other pictures."""
@@ -447,19 +504,6 @@ class _Attempt:
         except MediaError as error:
             name = self._prepared[number].source.name
             raise _VerificationFailed(f"shot {name} cannot be copied: {error.reason}") from error
-
-    def _decode(self, file: Path, seconds: float, stage: str, work: Work) -> str:
-        """ffmpeg's complaints; empty if all decodes."""
-        command = [
-            *(str(self._tools.ffmpeg), "-v", "warning", "-xerror", *_DECODE_OPTIONS),
-            *(*file_input(file.name, "mov"), "-f", "null", "-"),
-        ]
-        try:
-            return run_long(command, seconds, stage, work).strip()
-        except MediaError as error:
-            if error.over_limit:
-                raise
-            return error.reason
 
     def _master(self, file: Path, pieces: Mapping[int, _Piece], fallback: str | None) -> Master:
         if self._plan.method == "encode":
@@ -507,29 +551,28 @@ def _refuse_large(source: Source, shot: Shot, limits: Limits) -> None:
     raise ShotError(source.name, reason, over_limit=True)
 
 
-def _refuse_damaged(source: Source, shot: Shot, tools: Tools, work: Work) -> None:
-    """Raise ShotError, with the time, if the file does not decode."""
-    times = work.directory / f"damage-{source.sha256}.txt"
-    command = [
-        *(str(tools.ffmpeg), "-y", "-v", "error", "-xerror", "-threads", "1"),
-        *file_input(source.path.resolve(), shot.demuxer),
-        *("-map", f"0:{shot.stream}", "-fps_mode", "passthrough", "-flush_packets", "1"),
-        *("-f", "framecrc", f"file:{times.name}"),
-    ]
+def _decoded(source: Source, shot: Shot, tools: Tools, work: Work) -> Shot:
+    """The shot with its frames. Raises ShotError, with the time, if the file does not decode."""
     try:
-        run_long(command, float(shot.length), f"looking for damage in {source.name}", work)
-    except MediaError as error:
-        lines = times.read_text("ascii").splitlines() if times.is_file() else []
-        frames = sum(not line.startswith("#") for line in lines)
-        seconds = float(frames / shot.signature.frame_rate)
+        hashes = _hashes(source.path, shot, f"looking for damage in {source.name}", tools, work)
+    except decode.DecodeError as error:
+        seconds = float(error.frames / shot.signature.frame_rate)
         reason = f"video is damaged at {seconds:.1f} s"
         raise ShotError(source.name, reason, error.over_limit) from error
+    if not hashes:
+        raise ShotError(source.name, "video is damaged: none of its frames can be shown")
+    return replace(shot, frame_hashes=hashes)
+
+
+def _hashes(file: Path, shot: Shot, stage: str, tools: Tools, work: Work) -> tuple[str, ...]:
+    seconds = float(shot.length)
+    return decode.frame_hashes(file, shot.demuxer, shot.stream, seconds, stage, tools, work)
 
 
 def _keep_facts(key: str, shot: Shot, work: Work, store: Pieces) -> None:
     file = work.directory / f"facts-{threading.get_ident()}.json"
     with audio.explain_disk_full():
-        file.write_text(replace(shot, undamaged=True).to_json(), "utf-8")
+        file.write_text(shot.to_json(), "utf-8")
     store.keep(key, file)
 
 

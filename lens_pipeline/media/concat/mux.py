@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
-from lens_pipeline.media.concat import avcc
+from lens_pipeline.media.concat import avcc, hvcc
 from lens_pipeline.media.concat.audio import SAMPLE_RATE, explain_disk_full
 from lens_pipeline.media.concat.mp4 import Samples, Track, layout, read_track, with_configuration
 from lens_pipeline.media.concat.probe import Shot
@@ -25,8 +25,8 @@ class Part:
     track: Track
     display_order: tuple[int, ...]
     packet_hashes: tuple[str, ...]
+    frame_hashes: tuple[str, ...]
     last_key: int
-    undamaged: bool
     first: int = 0  # packets left out before
 
     @classmethod
@@ -35,7 +35,8 @@ class Part:
         track = read_track(file)
         if len(track.sizes) != shot.frames:
             raise MediaError(f"{len(track.sizes)} of {shot.frames} frames were copied")
-        return cls(track, shot.display_order, shot.packet_hashes, shot.last_key, shot.undamaged)
+        hashes = (shot.packet_hashes, shot.frame_hashes)
+        return cls(track, shot.display_order, *hashes, shot.last_key)
 
     @property
     def frames(self) -> int:
@@ -44,8 +45,14 @@ class Part:
     def cut(self, first: int, end: int | None) -> Self:
         """These packets, shown without gaps."""
         order = self.display_order[first:end]
-        places = {place: number for number, place in enumerate(sorted(order), first)}
-        return replace(self, first=first, display_order=tuple(places[place] for place in order))
+        shown = sorted(order)
+        places = {place: number for number, place in enumerate(shown, first)}
+        return replace(
+            self,
+            first=first,
+            display_order=tuple(places[place] for place in order),
+            frame_hashes=tuple(self.frame_hashes[place] for place in shown),
+        )
 
 
 def delay(parts: Sequence[Part]) -> int:
@@ -114,7 +121,8 @@ def _video(parts: Sequence[Part], frame_rate: Fraction, configured_for: Sequence
 
 def _entry(parts: Sequence[Part]) -> bytes:
     first = parts[0].track
-    configurations = tuple(dict.fromkeys(part.track.configuration for part in parts))
+    prepared = hvcc.as_hvc1 if first.entry[4:8] == b"hvc1" else bytes
+    configurations = tuple(dict.fromkeys(prepared(part.track.configuration) for part in parts))
     if len(configurations) == 1:
         return with_configuration(first.entry, configurations[0])
     if first.entry[4:8] != b"avc1":

@@ -1,5 +1,6 @@
 """Facts about a shot, from ffprobe."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from lens_pipeline.media.concat import decode, hvcc
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe
 from lens_pipeline.media.ffmpeg.filters import HDR_TRANSFERS, check_matrix
@@ -92,11 +94,18 @@ class Shot:
     last_key: int  # the last packet from which the rest decodes
     packet_hashes: tuple[str, ...]  # SHA-256, in decoding order
     audio: Audio | None
-    undamaged: bool = False  # all was decoded without an error
+    # Of each frame that a decoder shows, in order; empty: not decoded yet.
+    frame_hashes: tuple[str, ...] = ()
+    is_examined: bool = False  # all of it decodes, and can be encoded
 
     @property
     def frames(self) -> int:
         return len(self.display_order)
+
+    @property
+    def changes(self) -> bool:
+        """Whether frames differ in size or format, as far as is known."""
+        return len({decode.frame_bytes(name) for name in self.frame_hashes}) > 1
 
     @property
     def is_hdr(self) -> bool:
@@ -129,7 +138,7 @@ class Shot:
                 raise ValueError("a fraction of nothing") from error
         fields["signature"] = Signature(**signature)
         fields["audio"] = audio and Audio(**audio)
-        for name in ("display_order", "packet_hashes"):
+        for name in ("display_order", "packet_hashes", "frame_hashes"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
 
@@ -145,11 +154,26 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     if len(described["packets"]) >= MOST_SAMPLES:
         raise MediaError(f"video has more than {MOST_SAMPLES:,} packets", over_limit=True)
     check_matrix(stream.get("color_space", ""))
+    if stream["codec_name"] == "hevc":
+        stream = {**stream, "extradata_hash": _hvcc_hash(source, demuxer, stream, tools, work)}
     _check_complete(demuxer, stream, packets)
     hidden = _hidden(source, demuxer, stream["codec_name"], packets)
     shot = _shot(demuxer, stream, packets, hidden, _audio(described["streams"]))
     _check_end(source, described)
     return shot
+
+
+def _hvcc_hash(
+    source: Path, demuxer: str, stream: Mapping[str, Any], tools: Tools, work: Work
+) -> str:
+    """The same for `hvc1` and `hev1`."""
+    described = ffprobe.describe(
+        source, demuxer, ["-show_data"], tools, _PROBE_SECONDS, work.cancelled
+    )
+    dump = described["streams"][stream["index"]].get("extradata", "")
+    # An offset, 16 bytes in hex, the same as text.
+    data = b"".join(bytes.fromhex(line[10:50]) for line in dump.splitlines() if line)
+    return f"SHA256:{hashlib.sha256(hvcc.as_hvc1(data)).hexdigest()}"
 
 
 def describe_packets(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline.media.concat.plan import encode_all, make_plan
+from lens_pipeline.media.concat.plan import Compatibility, encode_all, make_plan
 from lens_pipeline.media.concat.probe import Shot, Signature
 
 SIGNATURE = Signature(
@@ -49,9 +49,9 @@ def like(shot: Shot = SHOT, length: int = 5, **signature: Any) -> Shot:
     return replace(shot, length=Fraction(length), signature=replace(shot.signature, **signature))
 
 
-def actions(*shots: Shot) -> str:
+def actions(*shots: Shot, compatibility: Compatibility = "source") -> str:
     """The method, and c for copy or e for encode of each shot."""
-    plan = make_plan(shots)
+    plan = make_plan(shots, compatibility)
     return f"{plan.method} {''.join(decision.action[0] for decision in plan.decisions)}"
 
 
@@ -98,6 +98,7 @@ def test_every_difference_is_encoded_and_named(change: dict[str, Any], reason: s
         (replace(SHOT, edited=True), "not shown"),
         (like(mirrored=True), "mirrored"),
         (replace(SHOT, starts_clean=False), "key frame"),
+        (replace(SHOT, frame_hashes=("a", "b")), "do not show all"),
     ],
 )
 def test_shots_that_cannot_be_copied_are_not_even_beside_their_like(
@@ -134,6 +135,55 @@ def test_codecs_that_no_browser_plays_in_an_mp4_are_encoded(codec: str) -> None:
     assert actions(like(codec=codec), like(codec=codec)) == "encode ee"
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"codec": "hevc"}, "it is hevc"),
+        ({"codec": "av1"}, "it is av1"),
+        ({"pixel_format": "yuv444p"}, "its pixel format is yuv444p"),
+        ({"pixel_format": "yuv420p10le"}, "its pixel format is yuv420p10le"),
+        ({"profile": "High 10"}, "its profile is High 10"),
+        ({"level": 52}, "its level is over 5.1"),
+        # Whatever it says of itself.
+        ({"width": 3840, "height": 2160, "frame_rate": Fraction(60)}, "its level is over 5.1"),
+    ],
+)
+def test_what_not_all_players_know_is_encoded_for_the_web(
+    change: dict[str, Any], reason: str
+) -> None:
+    odd = like(**change)
+    assert actions(odd, odd) == "copy cc"
+    assert actions(odd, odd, compatibility="web") == "encode ee"
+    assert actions(SHOT, SHOT, odd, compatibility="web") == "partial cce"
+    decision = make_plan([SHOT, SHOT, odd], "web").decisions[2]
+    assert decision.reason == f"{reason}, which not all players know"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"profile": "Constrained Baseline"}, {"level": 51, "width": 3840, "height": 2160}],
+)
+def test_what_all_players_know_is_copied_for_the_web(change: dict[str, Any]) -> None:
+    assert actions(like(**change), like(**change), compatibility="web") == "copy cc"
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "fitted"),
+    [
+        ((3840, 2160), 30, (3840, 2160)),
+        ((3840, 2160), 60, (2688, 1512)),
+        ((7680, 4320), 24, (4070, 2288)),
+    ],
+)
+def test_what_is_encoded_for_the_web_is_within_the_level(
+    size: tuple[int, int], rate: int, fitted: tuple[int, int]
+) -> None:
+    shot = like(codec="hevc", width=size[0], height=size[1], frame_rate=Fraction(rate))
+    target = make_plan([shot], "web").target
+    assert (target.width, target.height) == fitted
+    assert make_plan([like(shot, codec="vp8")]).target.width == size[0]
+
+
 def test_a_target_has_even_numbers_square_pixels_and_a_known_rate() -> None:
     shot = like(width=1079, height=721, codec="vp8", frame_rate=Fraction(120))
     target = make_plan([shot]).target
@@ -146,7 +196,7 @@ def test_a_target_has_even_numbers_square_pixels_and_a_known_rate() -> None:
 
 
 def test_the_fallback_encodes_all_to_the_same_target_and_says_why() -> None:
-    plan = encode_all([SHOT, SHOT], "verification failed: a reason")
+    plan = encode_all([SHOT, SHOT], "verification failed: a reason", "web")
     assert {decision.action for decision in plan.decisions} == {"encode"}
     assert plan.reason == "verification failed: a reason"
     assert (plan.target.width, plan.target.frame_rate) == (1920, 24)

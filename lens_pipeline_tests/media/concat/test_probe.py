@@ -34,7 +34,7 @@ def test_a_shot_is_described_exactly(make: Make) -> None:
     assert shot.length == 30 * Fraction(1001, 30000)
     assert (shot.frames, shot.start, shot.variable_rate, shot.edited) == (30, 0, False, False)
     assert sorted(shot.display_order) == list(range(30)) != list(shot.display_order)
-    assert shot.starts_clean and not shot.is_hdr and not shot.undamaged
+    assert shot.starts_clean and not shot.is_hdr and not shot.frame_hashes
     assert shot.last_key == 24
     assert shot.audio is not None
     assert (shot.audio.codec, shot.audio.sample_rate, shot.audio.channels) == ("aac", 48_000, 2)

@@ -28,7 +28,9 @@ def parts(make: Make, tmp_path: Path) -> list[Part]:
         )
         copied = tmp_path / f"copied-{number}.mp4"
         ffmpeg("-i", str(shot), "-map", "0:v", "-c", "copy", str(copied))
-        found.append(Part.of(copied, probe(shot, TOOLS, work_in(tmp_path / "work"))))
+        facts = probe(shot, TOOLS, work_in(tmp_path / "work"))
+        hashes = tuple(map(str, range(facts.frames)))
+        found.append(Part.of(copied, replace(facts, frame_hashes=hashes)))
     return found
 
 
