@@ -29,7 +29,8 @@ demo: venv ## Run the pipeline on sample photos and videos
 	$(BIN)/lens demo
 
 test: tools ## Run every test
-	$(BIN)/python -m pytest -q -m "not hosts" -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	# A third of their time on two cores is waiting, in which a third process works.
+	$(BIN)/python -m pytest -q -m "not hosts" -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Chromium and what else the tests need that no wheel has.
 tools: venv

@@ -113,9 +113,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """The longest edge of previews and posters in pixels. Pictures are never enlarged."""
     preview_quality: int = Field(default=80, ge=1, le=100)
     """The WebP quality of previews and posters."""
-    master_loudness: Literal["off"] | Annotated[float, Field(ge=-40, le=-5)] = -14.0
-    """The LUFS (EBU R128) to which the sound of each shot of a master is brought, as near as its
-    peaks allow. `off`: it keeps its level, as shots marked `quiet` do."""
+    digital_source_type: Literal[
+        "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "off"
+    ] = "trainedAlgorithmicMedia"
+    """What files that are made from now on say of themselves in XMP, by IPTC's codes: that a model
+    made them. A film with shots that people uploaded says
+    `compositeWithTrainedAlgorithmicMedia`, one of such shots alone nothing. `off`: none does."""
     keep_originals: Literal["external", "never"] = "external"
     """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
     expire. `never`: only its preview or poster is."""
@@ -139,6 +142,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """`web`: masters play in all browsers and on phones; shots that are not H.264 High or lower,
     8-bit 4:2:0, at most level 5.1, are encoded. `source`: what is alike is copied in H.264, HEVC,
     VP9 or AV1."""
+    master_loudness: Literal["off"] | Annotated[float, Field(ge=-40, le=-5)] = -14.0
+    """The LUFS (EBU R128) to which the sound of each shot of a master is brought, as near as its
+    peaks allow. `off`: it keeps its level, as shots marked `quiet` do."""
     max_master_seconds: float = Field(default=4 * 3600, gt=0)
     """A master whose shots last longer together is refused."""
     shot_cache_days: int = Field(default=30, ge=0)

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _longest_first(items: list[pytest.Item]) -> None:
-    """So that of two processes none waits for minutes while the other ends the last file."""
+    """So that no process waits for minutes while another ends the last file."""
     items.sort(key=lambda item: item.get_closest_marker("stack") is None)
 
 

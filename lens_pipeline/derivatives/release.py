@@ -25,10 +25,8 @@ class Release:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         facts = _VERSIONS | {f"code of {entry.asset}": entry.code_version for entry in entries()}
-        facts |= {
-            f"{PREFIX}{name.upper()}": str(getattr(settings, name))
-            for name in PARAMETER_SETTINGS.values()
-        }
+        names = ("digital_source_type", *PARAMETER_SETTINGS.values())
+        facts |= {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in names}
         facts["LENS_STORE_URL"] = settings.resolved_store_url
         return cls(tuple(sorted(facts.items())))
 

@@ -138,6 +138,7 @@ def test_unusual_but_valid_photos_become_previews(site: Site, server: HostileSer
     assert pixels("sixteen")[0, 0].max() < 10
     assert pixels("sixteen")[-1, -1].min() > 245
     assert preview("palette").mode == "RGBA"
+    assert b"trainedAlgorithmicMedia" in preview("palette").info["xmp"]
     assert preview("palette").getchannel("A").getextrema() == (0, 255)
     animated = (site.store / "u1/previews/animated_preview.webp").read_bytes()
     assert getattr(Image.open(BytesIO(animated)), "n_frames", 1) == 1

@@ -47,6 +47,8 @@ def test_a_master_is_joined_with_its_poster_and_lies_at_its_key(
     poster = site.metadata("master_poster", "m1")
     assert str(poster["path"].value).startswith(f"masters/{PROJECT}/master_m1_")
     assert {path, str(poster["path"].value)} <= site.objects()
+    for stored in (path, str(poster["path"].value)):
+        assert b"digitalsourcetype/trainedAlgorithmicMedia" in (site.store / stored).read_bytes()
     for name in ("bytes", "width", "height", "duration_seconds", "method", "shots", "thumbhash"):
         assert name in made
     table = made["shots"]
@@ -77,6 +79,8 @@ def test_a_rendition_waits_for_its_master_and_is_then_made(site: Site, project: 
     made = site.metadata("scaled_video", "s1")
     assert made["path"].value == f"scaled/{PROJECT}/s1_{made['revision'].value}.mp4"
     assert made["path"].value in site.objects()
+    stored = (site.store / str(made["path"].value)).read_bytes()
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in stored
 
 
 def test_a_rendition_of_an_unknown_master_says_so(site: Site, project: Project) -> None:

@@ -188,6 +188,7 @@ def test_a_rendition_is_of_the_source_of_its_master() -> None:
     master = MasterVideo("m-1", "p.1", "A film", (shot,), None)
     row = ScaledVideo("s_1", "m-1", None, None, 80, 60, None, master)
     other = replace(master, shots=(replace(shot, source="https://h/b.mp4"),))
+    # As versions without tags joined masters.
     settings = Settings(master_compatibility="source", master_loudness="off")
     for tag in (SCALED.source(row), None):
         made = SCALED.revision(row, settings), tag

@@ -24,6 +24,8 @@ class BatchContext:
     report: Callable[[int, str], None]
     # The object key of a master as it is ready now. Raises NotReady.
     master_key: Callable[[MasterVideo], str]
+    # What the files of a row say of themselves; None: nothing.
+    source_type: Callable[[Row], str | None]
 
 
 class Materializer(Protocol):

@@ -12,6 +12,7 @@ from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage
 from lens_pipeline.defs.assets.renderers import Renderer
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import SourceUnreadable
+from lens_pipeline.media.provenance import marked_webp
 from lens_pipeline.storage.object_store import Fetched
 
 # Downloads the file that the picture of a row is made from.
@@ -49,7 +50,8 @@ class PictureMaterializer:
             facts = {"width": picture.source_width, "height": picture.source_height}
             facts |= {name: extra[name] for name in extra if name == "duration_seconds"}
             key = self._derivative.object_key(row, revision)
-            batch.transfers.upload(key, picture.webp, "image/webp", revision)
+            webp = marked_webp(picture.webp, batch.source_type(row))
+            batch.transfers.upload(key, webp, "image/webp", revision)
         finally:
             batch.originals.release(row, file, fetched, facts)
         return {
@@ -58,7 +60,7 @@ class PictureMaterializer:
             "links": dg.MetadataValue.md(_links(self._derivative, row, key)),
             "path": key,
             "dagster/uri": batch.transfers.store.uri(key),
-            "bytes": len(picture.webp),
+            "bytes": len(webp),
             "width": picture.width,
             "height": picture.height,
             "source_bytes": fetched.bytes,

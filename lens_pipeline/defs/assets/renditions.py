@@ -14,6 +14,7 @@ from lens_pipeline.derivatives.registry import SCALED
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import ScaleSpec
+from lens_pipeline.media.provenance import mark_mp4
 from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline.settings import Settings
 
@@ -42,6 +43,7 @@ class RenditionMaterializer:
             picture, _ = self._pictures.render(rendition.path)
             render_ended = time.monotonic()
             key = SCALED.object_key(row, revision)
+            mark_mp4(rendition.path, batch.source_type(row))
             size = rendition.path.stat().st_size
             batch.transfers.upload(key, rendition.path, "video/mp4", revision)
         return {

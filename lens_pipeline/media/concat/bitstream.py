@@ -1,10 +1,10 @@
 """Dependences between packets of H.264 (7.4.1) and HEVC (H.265, 7.4.2.2)."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lens_pipeline.media.concat import avcc, idr
+from lens_pipeline.media.concat import avcc, slices
 from lens_pipeline.media.concat.mp4 import Track
 from lens_pipeline.media.errors import Cancelled, MediaError
 
@@ -53,34 +53,43 @@ def check_independence(
 
 
 def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) -> None:
-    """Raise MediaError: at one of its key frames, players drop frames that they have not shown.
+    """Raise MediaError: at one of its key frames, players show something else than its frames.
 
-    Harmless at the very beginning of the first track. Raises Cancelled.
+    They drop those that they have not shown yet, harmless at the very beginning; or the frame is
+    not whole by itself, as in gradual refresh, and they show nothing after seeking to it.
+    Raises Cancelled.
     """
     form = _FORMATS.get(track.entry[4:8])
     if form is None:
         return
     keys = range(len(track.sizes)) if track.keys is None else sorted(track.keys)
-    for number in keys[1 if is_first else 0 :]:
+    for number in keys:
         if cancelled():
             raise Cancelled("checking")
-        if _drops_prior(track, form, number):
-            raise MediaError(f"at its frame {number}, players drop frames before")
+        try:
+            units = list(_nal_units(track, form, number))
+            if form is _H264 and not _is_whole(units):
+                raise MediaError(f"its key frame {number} is not whole by itself")
+            if (number or not is_first) and _drops_prior(track, form, units):
+                raise MediaError(f"at its key frame {number}, players drop frames before")
+        except (IndexError, KeyError, ValueError) as error:
+            raise MediaError(f"the header of its key frame {number} cannot be read") from error
 
 
-def _drops_prior(track: Track, form: _Format, number: int) -> bool:
-    """True also if it is unknown."""
-    units = list(_nal_units(track, form, number))
+def _is_whole(units: Sequence[tuple[int, bytes]]) -> bool:
+    # By its first slice: the second field may be made of the first.
+    first = next((unit for kind, unit in units if kind in _H264.pictures), None)
+    return first is not None and slices.h264_is_intra(first)
+
+
+def _drops_prior(track: Track, form: _Format, units: Sequence[tuple[int, bytes]]) -> bool:
     pictures = [unit for kind, unit in units if kind in form.refresh]
-    try:
-        if form is _HEVC:
-            return any(map(idr.hevc_drops_prior, pictures))
-        configuration = avcc.Configuration.parse(track.configuration)
-        sets = [*configuration.sps, *configuration.pps]
-        sets += [unit for kind, unit in units if kind in form.sets]
-        return any(idr.h264_drops_prior(picture, sets) for picture in pictures)
-    except (IndexError, KeyError, ValueError):
-        return True
+    if form is _HEVC:
+        return any(map(slices.hevc_drops_prior, pictures))
+    configuration = avcc.Configuration.parse(track.configuration)
+    sets = [*configuration.sps, *configuration.pps]
+    sets += [unit for kind, unit in units if kind in form.sets]
+    return any(slices.h264_drops_prior(picture, sets) for picture in pictures)
 
 
 def is_self_contained(track: Track, keys: Iterable[int], cancelled: Callable[[], bool]) -> bool:

@@ -444,13 +444,10 @@ class _Attempt:
             return
         beginning = following[0].cut(0, _PACKETS_BESIDE_JOIN)
         stage = f"checking shot {number + 1} of {len(parts)}"
-        difference = ""
-        # Some key frames are not whole without those before them.
-        for first in dict.fromkeys((parts[number].last_key, 0)):
-            window = [parts[number].cut(first, None), beginning]
-            difference = self._difference(window, parts, str(number), stage, work)
-            if not difference:
-                return
+        window = [parts[number].cut(parts[number].last_key, None), beginning]
+        difference = self._difference(window, parts, str(number), stage, work)
+        if not difference:
+            return
         for each in self._prepared[number : number + 2]:
             _decoded(each.source, each.shot, self._tools, work)
         name = self._prepared[number].source.name

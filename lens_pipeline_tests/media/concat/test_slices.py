@@ -1,0 +1,110 @@
+"""The flags of pictures, with FFmpeg's own reading of them as the truth."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lens_pipeline.media.concat.bitstream import check_output
+from lens_pipeline.media.concat.hvcc import as_hvc1
+from lens_pipeline.media.concat.join import join
+from lens_pipeline.media.concat.mp4 import read_track, with_configuration
+from lens_pipeline.media.errors import MediaError
+from lens_pipeline_tests.media.concat.shots import (
+    H264,
+    HEVC,
+    TOOLS,
+    Make,
+    Recipe,
+    ffmpeg,
+    source,
+    work_in,
+)
+
+_SILENT = Recipe("silent", tone=0)
+_FLAG = re.compile(r"\] (\d+) +no_output_of_prior_pics_flag +0 = 0")
+
+
+def _check(path: Path, *, is_first: bool) -> None:
+    check_output(read_track(path), is_first, lambda: False)
+
+
+def _dropping(path: Path, original: Path) -> Path:
+    """`original` with the flag set in the first slice."""
+    trace = ("-c", "copy", "-frames:v", "1", "-bsf:v", "trace_headers", "-f", "null", "-")
+    found = _FLAG.search(ffmpeg("-v", "info", "-i", str(original), "-an", *trace))
+    assert found is not None
+    bit = int(found[1])
+    data = bytearray(original.read_bytes())
+    track = read_track(original)
+    at, end = track.offsets[0], track.offsets[0] + track.sizes[0]
+    # Past the units before the first slice of an IDR picture.
+    while at < end and data[at + 4] & 0x1F != 5 and data[at + 4] >> 1 not in (19, 20):
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+    data[at + 4 + bit // 8] |= 0x80 >> bit % 8
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        H264,
+        (*H264, "-bf", "0"),
+        (*H264, "-x264-params", "cqm=jvt:slices=3:aud=1"),
+        (*H264, "-x264-params", "tff=1:bff=0", "-flags", "+ilme+ildct"),
+        (*H264, "-profile:v", "baseline"),
+        (*H264[:4], "-pix_fmt", "yuv444p10le"),
+        HEVC,
+    ],
+    ids=["plain", "no reordering", "lists", "fields", "baseline", "4:4:4", "hevc"],
+)
+def test_a_picture_that_drops_those_before_is_known(
+    coding: tuple[str, ...], tmp_path: Path
+) -> None:
+    shot = Recipe("shot", coding=coding, tone=0, seconds=0.2).make(tmp_path)
+    _check(shot, is_first=False)
+    dropping = _dropping(tmp_path / "dropping.mp4", shot)
+    with pytest.raises(MediaError, match="at its key frame 0, players drop frames before"):
+        _check(dropping, is_first=False)
+    _check(dropping, is_first=True)
+
+
+def test_a_header_that_cannot_be_read_is_no_copy(make: Make) -> None:
+    track = read_track(make(_SILENT))
+    bare = replace(track, entry=with_configuration(track.entry, b""))
+    for damaged in (bare, replace(track, sizes=(6, *track.sizes[1:]))):
+        with pytest.raises(MediaError):
+            check_output(damaged, False, lambda: False)
+
+
+def test_h264_that_a_lenient_decoder_shows_whole_is_encoded(make: Make, tmp_path: Path) -> None:
+    """FFmpeg does not heed the flag; decoders of phones do."""
+    plain = make(_SILENT)
+    dropping = _dropping(tmp_path / "dropping.mp4", plain)
+    master = join([source(path) for path in (plain, dropping)], TOOLS, work_in(tmp_path / "work"))
+    assert master.fallback == (
+        "shot dropping cannot be copied: at its key frame 0, players drop frames before"
+    )
+    sources = [source(path) for path in (dropping, plain)]
+    assert join(sources, TOOLS, work_in(tmp_path / "work")).method == "copy"
+
+
+def test_a_frame_of_a_gradual_refresh_is_no_key_frame(tmp_path: Path) -> None:
+    """Players that show nothing after seeking to it."""
+    refresh = (*H264, "-bf", "0", "-x264-params", "intra-refresh=1:keyint=8:scenecut=0")
+    shot = Recipe("refresh", coding=refresh, tone=0).make(tmp_path)
+    with pytest.raises(MediaError, match="its key frame 8 is not whole by itself"):
+        _check(shot, is_first=True)
+
+
+def test_only_what_is_an_hvcc_is_changed(make: Make) -> None:
+    configuration = read_track(make(Recipe("hevc", coding=HEVC))).configuration
+    complete = as_hvc1(configuration)
+    assert len(complete) == len(configuration)
+    assert [byte & 0x7F for byte in complete] == [byte & 0x7F for byte in configuration]
+    # Three arrays: of VPS, SPS and PPS.
+    assert as_hvc1(complete) == complete
+    for other in (b"", b"\1", b"\0\0\0\1" * 8, configuration[:24]):
+        assert as_hvc1(other) == other
