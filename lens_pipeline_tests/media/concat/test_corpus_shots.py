@@ -9,7 +9,7 @@ from lens_pipeline.media.concat.audio import DAMAGED
 from lens_pipeline.media.concat.join import Master, examine, join
 from lens_pipeline.media.concat.probe import Shot
 from lens_pipeline.media.errors import ShotError
-from lens_pipeline_tests.media.concat.shots import TOOLS, frames, sound, source, work_in
+from lens_pipeline_tests.media.concat.shots import TOOLS, Kept, frames, sound, source, work_in
 
 _CORPUS = Path(__file__).parents[1] / "corpus"
 _PLAIN = "plain-blue-24.mp4"
@@ -18,21 +18,6 @@ _FLASH, _BEEP = 195, 0.12
 _SAMPLE_RATE = 48_000
 # Seconds between two flashes, at the least.
 _APART = 0.4
-
-
-class _Kept:
-    """A cache of what was found out of shots."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir()
-
-    def find(self, key: str) -> Path | None:
-        file = self._directory / key
-        return file if file.exists() else None
-
-    def keep(self, key: str, file: Path) -> None:
-        (self._directory / key).write_bytes(file.read_bytes())
 
 
 def _onsets(is_on: np.ndarray, per_second: float) -> list[float]:
@@ -67,7 +52,7 @@ _JOINED = {
 def _joined(names: str, directory: Path) -> Master:
     """As in a project: each shot is examined when it is added."""
     directory.mkdir(exist_ok=True)
-    work, pieces = work_in(directory / "work"), _Kept(directory / "pieces")
+    work, pieces = work_in(directory / "work"), Kept(directory / "pieces")
     sources = [source(_CORPUS / name) for name in names.split()]
     for one in sources:
         examine(one, TOOLS, work, pieces)
@@ -76,7 +61,7 @@ def _joined(names: str, directory: Path) -> Master:
 
 def _examined(name: str, directory: Path) -> Shot:
     directory.mkdir(exist_ok=True)
-    pieces = _Kept(directory / "pieces")
+    pieces = Kept(directory / "pieces")
     return examine(source(_CORPUS / name), TOOLS, work_in(directory / "work"), pieces)
 
 
