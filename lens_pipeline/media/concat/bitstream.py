@@ -52,34 +52,43 @@ def check_independence(
         raise MediaError("its parameter sets change on the way")
 
 
-def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) -> None:
-    """Raise MediaError: at one of its key frames, players show something else than its frames.
+def seekable(track: Track) -> frozenset[int] | None:
+    """The key frames to which players can seek.
 
-    They drop those that they have not shown yet, harmless at the very beginning; or the frame is
-    not whole by itself, as in gradual refresh, and they show nothing after seeking to it.
-    Raises Cancelled.
+    Chromium shows nothing if it seeks to another than an IDR picture of H.264: to one of an open
+    group, or of a gradual refresh.
+    """
+    form = _FORMATS.get(track.entry[4:8])
+    if form is None or form is _HEVC or len(track.configuration) <= form.lengths_at:
+        return track.keys
+    return frozenset(
+        number
+        for number in _keys(track)
+        if any(kind in form.refresh for kind, _ in _nal_units(track, form, number))
+    )
+
+
+def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) -> None:
+    """Raise MediaError: at one of its key frames, players drop frames that they have not shown.
+
+    Harmless at the very beginning of the first track. Raises Cancelled.
     """
     form = _FORMATS.get(track.entry[4:8])
     if form is None:
         return
-    keys = range(len(track.sizes)) if track.keys is None else sorted(track.keys)
-    for number in keys:
+    for number in _keys(track)[1 if is_first else 0 :]:
         if cancelled():
             raise Cancelled("checking")
         try:
             units = list(_nal_units(track, form, number))
-            if form is _H264 and not _is_whole(units):
-                raise MediaError(f"its key frame {number} is not whole by itself")
-            if (number or not is_first) and _drops_prior(track, form, units):
+            if _drops_prior(track, form, units):
                 raise MediaError(f"at its key frame {number}, players drop frames before")
         except (IndexError, KeyError, ValueError) as error:
             raise MediaError(f"the header of its key frame {number} cannot be read") from error
 
 
-def _is_whole(units: Sequence[tuple[int, bytes]]) -> bool:
-    # By its first slice: the second field may be made of the first.
-    first = next((unit for kind, unit in units if kind in _H264.pictures), None)
-    return first is not None and slices.h264_is_intra(first)
+def _keys(track: Track) -> Sequence[int]:
+    return range(len(track.sizes)) if track.keys is None else sorted(track.keys)
 
 
 def _drops_prior(track: Track, form: _Format, units: Sequence[tuple[int, bytes]]) -> bool:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
-from lens_pipeline.media.concat import avcc, hvcc
+from lens_pipeline.media.concat import avcc, bitstream, hvcc
 from lens_pipeline.media.concat.audio import SAMPLE_RATE, explain_disk_full
 from lens_pipeline.media.concat.mp4 import Samples, Track, layout, read_track, with_configuration
 from lens_pipeline.media.concat.probe import Shot
@@ -35,8 +35,16 @@ class Part:
         track = read_track(file)
         if len(track.sizes) != shot.frames:
             raise MediaError(f"{len(track.sizes)} of {shot.frames} frames were copied")
-        hashes = (shot.packet_hashes, shot.frame_hashes)
-        return cls(track, shot.display_order, *hashes, shot.last_key)
+        keys = bitstream.seekable(track)
+        is_seekable = keys is None or shot.last_key in keys
+        last_key = shot.last_key if is_seekable else max(keys or [0])
+        return cls(
+            replace(track, keys=keys),
+            shot.display_order,
+            shot.packet_hashes,
+            shot.frame_hashes,
+            last_key,
+        )
 
     @property
     def frames(self) -> int:

@@ -9,19 +9,11 @@ _CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138
 _444 = 3
 _SMALL_LISTS, _SMALL_SIZE, _LARGE_SIZE = 6, 16, 64
 _SPS, _PPS = 7, 8
-_INTRA_SLICES = (2, 4)  # I, SI
 
 
 def hevc_drops_prior(slice_header: bytes) -> bool:
     """Of the NAL unit of an IRAP picture (H.265, 7.3.6.1), with its two bytes of header."""
     return bool(slice_header[2] & 0x40)
-
-
-def h264_is_intra(slice_header: bytes) -> bool:
-    """Whether a slice is made of its own picture alone. Raises ValueError: damaged."""
-    bits = Bits(slice_header[1:])
-    bits.unsigned()  # first_mb_in_slice
-    return bits.unsigned() % 5 in _INTRA_SLICES
 
 
 def h264_drops_prior(slice_header: bytes, sets: Iterable[bytes]) -> bool:
