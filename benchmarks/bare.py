@@ -11,12 +11,12 @@ from lens_pipeline.derivatives.registry import WEBP_EFFORT
 from lens_pipeline.media.models import PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline.storage.download import Fetcher
-from lens_pipeline.storage.object_store import ObjectStore
+from lens_pipeline.storage.object_store import ObjectStore, is_object_key
 
 
 @dataclass(frozen=True, slots=True)
 class BareWorker:
-    """Makes previews; safe to use from several threads."""
+    """Makes previews and keeps originals; safe to use from several threads."""
 
     fetcher: Fetcher
     sandbox: Sandbox
@@ -25,14 +25,19 @@ class BareWorker:
     scratch: Path
 
     def make(self, name: str, source: str, key: str) -> None:
-        """Store at `key` the preview of `source`; `name` is for the temporary file."""
+        """Store at `key` the preview of `source`, and beside it what is not in the store.
+
+        `name` is for the temporary file.
+        """
         fetched = self.scratch / name
         try:
             self.fetcher.fetch(source, fetched)
             picture = self.sandbox.preview(fetched, self.spec)
+            self.store.write(key, picture.webp, content_type="image/webp")
+            if not is_object_key(source):
+                self.store.write(f"{key}.original", fetched, content_type="image/jpeg")
         finally:
             fetched.unlink(missing_ok=True)
-        self.store.write(key, picture.webp, content_type="image/webp")
 
 
 @contextmanager

@@ -151,6 +151,18 @@ _COPY_RUNS = [
     ),
     sa.text(
         """
+        INSERT INTO asset_check_executions
+              (asset_key, check_name, run_id, execution_status, evaluation_event,
+               evaluation_event_timestamp, evaluation_event_storage_id,
+               materialization_event_storage_id, create_timestamp)
+        SELECT asset_key, check_name, c.run_id, execution_status,
+               replace(evaluation_event, source_id, c.run_id), evaluation_event_timestamp - age,
+               evaluation_event_storage_id, materialization_event_storage_id, create_timestamp - age
+          FROM copies c JOIN asset_check_executions e ON e.run_id = c.source_id ORDER BY c.run
+        """
+    ),
+    sa.text(
+        """
         INSERT INTO dynamic_partitions (partitions_def_name, partition)
         SELECT 'photos', key FROM past ORDER BY number
         """

@@ -4,17 +4,26 @@ Crops of scikit-image's photos, enlarged and with sensor noise: without the nois
 picture would be an unusually light JPEG.
 """
 
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import skimage.data
 from PIL import Image
 
+from lens_pipeline.core.ports import free_port
+
 WORK = Path(__file__).parent / ".work"
 
 _PHOTOS = ("astronaut", "coffee", "chelsea", "rocket", "retina")
 _NOISE = 4.0
 _QUALITY = 90
+_START_SECONDS = 10.0
 
 
 def jpegs(count: int, width: int, height: int) -> list[Path]:
@@ -22,6 +31,38 @@ def jpegs(count: int, width: int, height: int) -> list[Path]:
     folder = WORK / "photos"
     folder.mkdir(parents=True, exist_ok=True)
     return [_jpeg(folder, number, width, height) for number in range(count)]
+
+
+@contextmanager
+def served(files: Sequence[Path]) -> Iterator[list[str]]:
+    """Yields the addresses of `files`, which lie in one folder, on a server of its own process."""
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    process = subprocess.Popen(
+        [*command, "--protocol", "HTTP/1.1", "--directory", str(files[0].parent)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _await_port(port)
+        yield [f"http://127.0.0.1:{port}/{file.name}" for file in files]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _jpeg(folder: Path, number: int, width: int, height: int) -> Path:

@@ -6,6 +6,7 @@ enough. Sizes are those of the tables with their indexes and what is stored out 
 """
 
 import datetime as dt
+import json
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -17,6 +18,7 @@ from benchmarks.history import fill
 from benchmarks.photos import jpegs
 from benchmarks.running_stack import RunningStack, running_stack
 from lens_pipeline.defs.retention import Pruned, prune
+from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.event_log.daily import DayLog
 from lens_pipeline.monitoring.reports import collect
 
@@ -29,7 +31,7 @@ _BATCHES = {"single": "1", "batch": "20"}
 _SLACK = 1.2
 _GROWING = (
     *("event_logs", "asset_event_tags", "runs", "run_tags"),
-    *("dynamic_partitions", "job_ticks"),
+    *("asset_check_executions", "dynamic_partitions", "job_ticks"),
 )
 _TICK_SECONDS = 30.0
 
@@ -92,7 +94,7 @@ def _prune_all(stack: RunningStack, *, runs: bool) -> Pruned:
 def _report_seconds(stack: RunningStack, partitions: int) -> float:
     """How long a day's files take to be read, for 50,000, as if all of the past were one day."""
     day = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=10)
-    values = {"day": day, "count": partitions}
+    values = {"day": day, "count": partitions, "asset": json.dumps([PREVIEW.asset])}
     for engine, statement in ((stack.dagster, _ONE_DAY), (stack.application, _ONE_DAY_OF_ROWS)):
         with engine.connect() as connection:
             connection.execute(statement, values)
@@ -138,7 +140,8 @@ _ONE_DAY = sa.text(
     """
     WITH past AS (
       SELECT id, row_number() OVER (ORDER BY id) AS number FROM event_logs
-       WHERE dagster_event_type = 'ASSET_MATERIALIZATION' AND partition LIKE 'past-%')
+       WHERE dagster_event_type = 'ASSET_MATERIALIZATION' AND asset_key = :asset
+         AND partition LIKE 'past-%')
     UPDATE event_logs e
        SET "timestamp" = CAST(:day AS timestamp)
              + make_interval(secs => 3600 + 80000.0 * past.number / :count)

@@ -22,7 +22,7 @@ from lens_pipeline import settings
 from lens_pipeline.core.endpoints import Services, resolve
 from lens_pipeline.core.ports import free_port
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
-from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.derivatives.registry import PHOTO_ORIGINAL, PREVIEW
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.content_types import content_type_of
 from lens_pipeline.supervisor import roles
@@ -98,19 +98,28 @@ class RunningStack:
         with self.application.connect() as connection:
             return {row.id: row.updated_at for row in connection.execute(_FINISHED, {"ids": ids})}
 
-    def materialized_at(self, ids: Sequence[str]) -> dict[str, dt.datetime]:
-        """When the preview of each of `ids` was first materialized; others are absent."""
-        values = {"asset": json.dumps([PREVIEW.asset]), "ids": list(ids)}
+    def materialized_at(
+        self, ids: Sequence[str], asset: str = PREVIEW.asset
+    ) -> dict[str, dt.datetime]:
+        """When the asset of each of `ids` was first materialized; others are absent."""
+        values = {"asset": json.dumps([asset]), "ids": list(ids)}
         with self.dagster.connect() as connection:
             rows = connection.execute(_MATERIALIZED, values)
             return {row.partition: row.at.replace(tzinfo=dt.UTC) for row in rows}
 
     def await_previews(self, ids: Sequence[str]) -> None:
         """Wait until the event log has a materialization of each. Raises TimeoutError."""
+        self._await_all(ids, PREVIEW.asset)
+
+    def await_originals(self, ids: Sequence[str]) -> None:
+        """As `await_previews`; a run keeps originals after its previews."""
+        self._await_all(ids, PHOTO_ORIGINAL.asset)
+
+    def _await_all(self, ids: Sequence[str], asset: str) -> None:
         deadline = time.monotonic() + 60 + _SECONDS_A_FILE * len(ids)
-        while len(made := self.materialized_at(ids)) < len(ids):
+        while len(made := self.materialized_at(ids, asset)) < len(ids):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(made)} of {len(ids)} previews were made")
+                raise TimeoutError(f"{len(made)} of {len(ids)} of {asset} were made")
             time.sleep(_POLL_SECONDS)
 
     def await_no_runs(self) -> None:

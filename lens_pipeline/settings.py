@@ -12,7 +12,14 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lens_pipeline.errors import LensError
 
@@ -67,6 +74,14 @@ def _url_list(value: object) -> object:
 
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 UrlList = Annotated[tuple[str, ...], BeforeValidator(_url_list)]
+Edge = Annotated[int, Field(ge=16, le=8192)]
+# More would not fit into a tag of Dagster's.
+Sizes = Annotated[
+    tuple[Edge, ...],
+    BeforeValidator(_comma_list),
+    AfterValidator(lambda edges: tuple(sorted(set(edges)))),
+    Field(max_length=4),
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -109,10 +124,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """Runs of masters and renditions at once on this machine."""
     threads: int = Field(default=2, ge=1, le=64)
     """Files that one run works on at once."""
-    preview_edge: int = Field(default=768, ge=16, le=8192)
+    preview_edge: Edge = 768
     """The longest edge of previews and posters in pixels. Pictures are never enlarged."""
     preview_quality: int = Field(default=80, ge=1, le=100)
     """The WebP quality of previews and posters."""
+    preview_sizes: Sizes = ()
+    """Longest edges of more pictures of each preview and poster, at most four, separated by commas:
+    `320,1536` adds `…_preview_320.webp` and `…_preview_1536.webp`."""
     digital_source_type: Literal[
         "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "off"
     ] = "trainedAlgorithmicMedia"
@@ -144,7 +162,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     VP9 or AV1."""
     master_loudness: Literal["off"] | Annotated[float, Field(ge=-40, le=-5)] = -14.0
     """The LUFS (EBU R128) to which the sound of each shot of a master is brought, as near as its
-    peaks allow. `off`: it keeps its level, as shots marked `quiet` do."""
+    peaks allow: -40 to -5. `off`: it keeps its level, as that of shots marked `quiet` does."""
     max_master_seconds: float = Field(default=4 * 3600, gt=0)
     """A master whose shots last longer together is refused."""
     shot_cache_days: int = Field(default=30, ge=0)

@@ -28,6 +28,7 @@ _COMMANDS = {
     "dead-letters": ("inspect", "List what was given up on, and why."),
     "verify": ("inspect", "Say which stored files are gone or damaged."),
     "retry": ("work", "Try again what failed or was given up on."),
+    "restore": ("restore", "Keep the originals of deleted rows, and tell what the rows were."),
     "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
     "add": ("add", "Insert a finished generation from a file or URL."),
     "token": ("setup", "Print a token for the HTTP app that sees one user or project alone."),

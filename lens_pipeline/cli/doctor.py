@@ -105,6 +105,9 @@ def _servers(settings: Settings, up: Services | None) -> list[Result]:
             ask("daemon", lambda: _daemon(settings, beat.value, up)) if beat.ok else beat,
             ask("broker", lambda: _broker(settings, broker, up)),
             ask("workers", lambda: _workers(broker, up, is_beating=is_recent(beat.value))),
+            ask("originals", lambda: services.originals(settings, endpoints))
+            if all(result.ok for result in results)
+            else Result("originals", "unknown: a database cannot be read, see there"),
         ]
 
 

@@ -3,18 +3,19 @@
 import datetime as dt
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
 import click
 
+from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
-from lens_pipeline.derivatives import store_audit
+from lens_pipeline.derivatives import originals, store_audit
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import statuses_of_id
@@ -30,15 +31,17 @@ _LETTER = ("id", "kind", "error", "error_class", "attempts", "run_id", "source")
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(ids: tuple[str, ...], as_json: bool) -> None:
     """Say where each ID stands: none, processing, ready, failed or dead, and why.
 
-    Exit status 1: one has failed, was given up on, or is not known.
+    Without an ID, count the originals that are not saved. Exit status 1: one has failed, was given
+    up on, or is not known, or an original of a new row is not saved after an hour.
     """
     found: list[dict] = []
     is_well = True
+    unsaved: Mapping[Kind, originals.UnsavedOriginals] = {}
     with session("status") as pipeline:
         for row_id in ids:
             statuses = statuses_of_id(pipeline, row_id)
@@ -49,17 +52,23 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
                 state = State.NONE if reason else None
                 error = reason or UNKNOWN_ID
                 found.append({"id": row_id, "kind": None, "state": state, "error": error})
+        if not ids:
+            *_, unsaved = [{}, *originals.count_unsaved(pipeline)]
     restarts = read_restarts(pipeline.settings.resolved_home)
     if as_json:
-        counts = {name: one.count for name, one in restarts.items()}
-        print_json({"status": found, "restarts": counts})
+        result = {"status": found, "restarts": {k: one.count for k, one in restarts.items()}}
+        counts = {kind.value: asdict(one) for kind, one in unsaved.items()}
+        print_json(result if ids else result | {"originals_unsaved": counts})
     else:
         for entry in found:
             print(_line(entry))
+        if not ids:
+            print(f"originals: {originals.in_words(unsaved)}")
         if again := in_words(restarts):
             say(f"lens: started again since `lens up` began: {again}")
-    is_well = is_well and not any(entry["state"] in (State.FAILED, State.DEAD) for entry in found)
-    sys.exit(0 if is_well else 1)
+    failed = [entry for entry in found if entry["state"] in (State.FAILED, State.DEAD)]
+    late = [one for one in unsaved.values() if one.late.count]
+    sys.exit(0 if is_well and not failed and not late else 1)
 
 
 def _entry(status: DerivativeStatus) -> dict:

@@ -1,21 +1,24 @@
 """Finds what `lens once` and `lens backfill` make, and counts what they made."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from lens_pipeline.catalog.rows import UnusableRow
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import adoption_advice, survey
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import Derivative, Original
+from lens_pipeline.derivatives.registry import SAVED, Derivative, Original
 from lens_pipeline.derivatives.status import assess, status_pages, usable
 from lens_pipeline.derivatives.store_audit import stored_objects
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
-# Files whose mean size stands for all.
+# Files whose mean size and time stand for all.
 _SAMPLE = 200
+# Of a file of which nothing is known, and of its download in a second.
+_USUAL_BYTES, _USUAL_RATE = 5_000_000, 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +115,43 @@ def find_originals(
     return Work(original, wanted[:limit], invalid, known=frozenset(known))
 
 
-def expected_bytes(pipeline: Pipeline, works: Sequence[Work]) -> float | None:
-    """Of the files of `works`, by those of which a preview tells; None: none does."""
-    total = 0.0
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Of originals to be kept."""
+
+    bytes: float | None
+    """None: no preview tells of its source."""
+    seconds: float
+    is_assumed: bool
+    """Whether no download and no original so far tells how long they take."""
+
+
+def estimate(pipeline: Pipeline, works: Sequence[Work]) -> Estimate:
+    """By the previews of the same rows, and by originals that were saved before."""
+    sizes, seconds, is_assumed = 0.0, 0.0, False
+    is_known = True
     for work in works:
-        asset = registry.primary(work.derivative.kind).asset
-        known = pipeline.log.latest(asset, work.ids[:_SAMPLE]).values()
-        sizes = [float(facts["source_bytes"]) for facts in known if "source_bytes" in facts]
-        if work.ids and not sizes:
-            return None
-        total += sum(sizes) / max(len(sizes), 1) * len(work.ids)
-    return total
+        count = len(work.ids)
+        picture = registry.primary(work.derivative.kind).asset
+        previews = pipeline.log.latest(picture, work.ids[:_SAMPLE]).values()
+        saved = pipeline.log.materialized_keys(work.derivative.asset, _SAMPLE)
+        stored = pipeline.log.latest(work.derivative.asset, saved).values()
+        originals = [facts for facts in stored if facts.get("kept") == SAVED]
+        size = _mean(previews, "source_bytes")
+        is_known &= size is not None or not count
+        fetch, store = _mean(previews, "fetch_seconds"), _mean(originals, "store_seconds")
+        is_assumed |= bool(count) and fetch is None
+        if fetch is None:
+            fetch = (size or _USUAL_BYTES) / _USUAL_RATE
+        sizes += count * (size or 0.0)
+        seconds += count * (fetch + (fetch if store is None else store))
+    seconds /= pipeline.settings.threads
+    return Estimate(sizes if is_known else None, seconds, is_assumed)
+
+
+def _mean(found: Iterable[Mapping[str, Any]], name: str) -> float | None:
+    values = [float(facts[name]) for facts in found if name in facts]
+    return sum(values) / len(values) if values else None
 
 
 def _wanted(

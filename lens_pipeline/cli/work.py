@@ -11,9 +11,10 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.cli.local_work import Result, Work, expected_bytes, find_originals, find_work
+from lens_pipeline.cli.local_work import Result, Work, estimate, find_originals, find_work
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import UNKNOWN_ID, Session, dagster_session, json_option, print_json
+from lens_pipeline.core.durations import spoken
 from lens_pipeline.core.ids import canonical_uuid
 from lens_pipeline.core.locks import LockSession, daemon_lock
 from lens_pipeline.core.startup import say
@@ -160,10 +161,14 @@ def _find_originals(
         for derivative in derivatives
         if isinstance(derivative, Original)
     ]
+    expected = estimate(pipeline, works)
+    size = "size unknown" if expected.bytes is None else f"about {expected.bytes / 1e9:,.2f} GB"
+    basis = "if a second is enough for 5 MB" if expected.is_assumed else "as earlier ones took"
+    say(
+        f"lens: {sum(len(work.ids) for work in works):,} originals to keep, {size}, in about"
+        f" {spoken(expected.seconds)} ({basis}, {pipeline.settings.threads} at once); newest first"
+    )
     _require_room(pipeline.settings)
-    size = expected_bytes(pipeline, works)
-    about = "of unknown size" if size is None else f"about {size / 1e9:,.2f} GB"
-    say(f"lens: {sum(len(work.ids) for work in works):,} originals to keep, {about}; newest first")
     return works
 
 
@@ -320,7 +325,7 @@ def remove_missing(yes: bool, now: bool) -> None:
                 if not cursor:
                     break
         if now:
-            count = delete_originals(lens.pipeline, dt.datetime.now(dt.UTC))
+            count = delete_originals(lens.pipeline, lens.instance, dt.datetime.now(dt.UTC))
             print(f"{count} originals deleted")
     if left:
         say(f"lens: {left} could not be removed or are in work: run it again later")

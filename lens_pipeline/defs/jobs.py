@@ -77,7 +77,7 @@ def delete_old_originals(context: dg.OpExecutionContext, lens: LensResource) -> 
     """Delete originals whose row was found gone LENS_RETAIN_ORIGINALS_DAYS ago."""
     pipeline = lens.pipeline()
     days = dt.timedelta(days=pipeline.settings.retain_originals_days)
-    count = delete_originals(pipeline, dt.datetime.now(dt.UTC) - days)
+    count = delete_originals(pipeline, context.instance, dt.datetime.now(dt.UTC) - days)
     context.log.info("%d originals of rows that are gone: deleted", count)
 
 

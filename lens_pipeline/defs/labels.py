@@ -1,4 +1,4 @@
-"""What the Dagster UI shows of definitions beside their names; it changes nothing that they do."""
+"""What the Dagster UI shows of definitions and files for people to see; nothing depends on it."""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.core.endpoints import without_password
 from lens_pipeline.derivatives.registry import WEBP_EFFORT, Derivative
 from lens_pipeline.settings import Settings
@@ -45,3 +46,15 @@ def facts(derivative: Derivative, settings: Settings) -> Mapping[str, str | floa
     if derivative.extension != "webp":
         return made
     return {**made, "edge": derivative.picture_edge(settings), "effort": WEBP_EFFORT}
+
+
+def links_of(derivative: Derivative, row: Row, key: str) -> dg.MarkdownMetadataValue:
+    """The picture at `key` and what belongs to it, by addresses that need the login of the UI."""
+    if isinstance(row, MasterVideo):
+        url = f"/lens/api/projects/{row.project_id}/master-videos/{row.id}"
+        whole, more = f"{url}/poster", f"[video]({url}/video) · [masters](/lens/masters)"
+    else:
+        url = f"/lens/api/generations/{row.id}"
+        whole = f"{url}/{derivative.asset}"
+        more = f"[original]({url}/file) · [library](/lens/library)"
+    return dg.MetadataValue.md(f"[![{derivative.asset}](/lens/pictures/{key})]({whole})\n\n{more}")

@@ -18,8 +18,6 @@ _RUNS, _EVENTS, _TICKS, _CHECK_RESULTS, _BACKFILLS = 50, 2000, 5000, 5000, 500
 # A night takes a minute or two; masters wait meanwhile.
 _MOST_SECONDS = 900.0
 _PAUSE_SECONDS = 0.02
-# In which the deletion of an original may fail and is tried again.
-_DAYS_TO_DELETE = 7
 _LOCK = lock_id("retention")
 _MINOR = (registry.CHECKED_SHOT.asset,)
 
@@ -67,9 +65,6 @@ class _Pruning:
         self._deadline = deadline
         self._events_before = _days_ago(now, settings.retain_events_days)
         self._runs_before = _days_ago(now, settings.retain_runs_days)
-        # Those of originals say what is to be deleted.
-        days = max(settings.retain_runs_days, settings.retain_originals_days + _DAYS_TO_DELETE)
-        self._removals_before = _days_ago(now, days)
         self._ticks_before = _days_ago(now, settings.retain_ticks_days)
         self._done = Pruned()
 
@@ -106,7 +101,7 @@ class _Pruning:
 
     def _prune_without_run(self, connection: sa.Connection, after: int) -> int | None:
         found, place = pruning.superseded_of_no_run(
-            connection, after, self._events_before, self._removals_before, _EVENTS
+            connection, after, self._events_before, self._runs_before, _EVENTS
         )
         self._delete(connection, found)
         return place

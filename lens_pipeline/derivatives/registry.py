@@ -59,6 +59,7 @@ WEBP_EFFORT = 4
 PARAMETER_SETTINGS = {
     "edge": "preview_edge",
     "quality": "preview_quality",
+    "sizes": "preview_sizes",
     "compatibility": "master_compatibility",
     "loudness": "master_loudness",
 }
@@ -163,9 +164,15 @@ class Derivative(Generic[R]):
         """
         if tag is None:
             earlier = self._earlier(row, settings)
-            return next((words for one, words in earlier if one == revision), None)
-        source, *words = tag.split("_")
-        return set(words) if source == self.source(row) else None
+            words = next((words for one, words in earlier if one == revision), None)
+        else:
+            source, *recorded = tag.split("_")
+            words = set(recorded) if source == self.source(row) else None
+        if words is None:
+            return None
+        known = {word.partition("-")[0] for word in words}
+        missing = (name for name in self.settings if name in _EARLIER_VALUES.keys() - known)
+        return words | {f"{name}-{_EARLIER_VALUES[name]}" for name in missing}
 
     def _earlier(self, row: R, settings: Settings) -> Iterator[tuple[str, set[str]]]:
         """Revisions that versions up to 0.3 may have given, with the parameters of each.
@@ -207,14 +214,22 @@ class Derivative(Generic[R]):
 
     def revisions_of(self, row_id: str, key: str) -> Revisions | None:
         """The revisions of the object `key`; None: it is no versioned key of this row."""
-        rest = rf"_[0-9a-f]{{12}}\.{self.extension}"
-        found = re.fullmatch(rf"(.+[/_]{re.escape(row_id)}){rest}", key)
-        if found is None or not self.is_versioned:
+        stem, rest = rf"(.+[/_]{re.escape(row_id)})", rf"_[0-9a-f]{{12}}\.{self.extension}"
+        found = re.fullmatch(stem + rest, key)
+        if "sizes" in self.settings:
+            # All sizes of the one revision.
+            stem, rest = rf"(.+/{re.escape(row_id)}_{self.asset})", rf"_[0-9]+\.{self.extension}"
+            found = re.fullmatch(rf"{stem}\.{self.extension}", key)
+        if found is None:
             return None
         return Revisions(f"{found[1]}_", re.compile(re.escape(found[1]) + rest))
 
     def picture_edge(self, settings: Settings) -> int:
         return self.edge or settings.preview_edge
+
+    def picture_sizes(self, settings: Settings) -> tuple[int, ...]:
+        """Longest edges of more pictures."""
+        return settings.preview_sizes if "sizes" in self.settings else ()
 
     def batch_size(self, settings: Settings) -> int:
         return min(self.most_in_run or settings.batch_size, settings.batch_size)
@@ -254,9 +269,9 @@ class Derivative(Generic[R]):
 
     def _parameters(self, row: R, settings: Settings) -> Parameters:
         values = self.setting_values(settings)
-        if self.extension == "webp":
-            return {"edge": self.picture_edge(settings), **values, "effort": WEBP_EFFORT}
         new = {name: value for name, value in values.items() if value != _EARLIER_VALUES.get(name)}
+        if self.extension == "webp":
+            return {"edge": self.picture_edge(settings), **new, "effort": WEBP_EFFORT}
         return {**self.form(row), **new}
 
     def _words(self, settings: Settings) -> dict[str, str]:
@@ -264,9 +279,14 @@ class Derivative(Generic[R]):
         return {name: f"{name}-{value}" for name, value in self.setting_values(settings).items()}
 
     def setting_values(self, settings: Settings) -> dict[str, float | str]:
-        """Parameters that are settings, by name."""
+        """Parameters that are settings, by name; of several values with dots, of none not."""
         names = [name for name in self.settings if name != "edge" or self.edge is None]
-        return {name: getattr(settings, PARAMETER_SETTINGS[name]) for name in names}
+        values = {name: getattr(settings, PARAMETER_SETTINGS[name]) for name in names}
+        return {
+            name: ".".join(map(str, value)) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != ()
+        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -334,7 +354,7 @@ PREVIEW = Derivative[Generation](
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
     extension="webp",
-    settings=_OF_PICTURES,
+    settings=(*_OF_PICTURES, "sizes"),
     is_versioned=False,
     group="derivatives",
     sensor="new_photos",
@@ -351,7 +371,7 @@ POSTER = Derivative[Generation](
     queue=PREVIEWS,
     stem=lambda row: f"{row.user_id}/posters/{row.id}_poster",
     extension="webp",
-    settings=_OF_PICTURES,
+    settings=(*_OF_PICTURES, "sizes"),
     is_versioned=False,
     group="derivatives",
     sensor="new_videos",

@@ -16,7 +16,7 @@ from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
 from lens_pipeline.event_log.history import History, ObservationKind, State
 from lens_pipeline.event_log.reader import text
-from lens_pipeline.event_log.tags import OUTCOME_TAG
+from lens_pipeline.event_log.tags import KEPT_TAG, OUTCOME_TAG
 from lens_pipeline.storage.object_store import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,10 @@ _PAGE = 500
 _MOST_SHARE = 0.2
 # ... unless they are few, and not the whole page.
 _FEW = 20
+_ROW_IS_GONE = "the application's row is gone"
+# What a removal tells of the row, and of the file that it keeps.
+_OF_ROW = ("user_id", "finished_at")
+_TOLD = (*_OF_ROW, "bytes", "sha256", "content_type", "width", "height", "duration_seconds")
 # Partitions that one call cleans at about the most: a table may be lost by and by.
 _MOST_CLEANED = 100
 
@@ -121,8 +125,9 @@ def _remove_page(
 
 
 def _is_clean(derivative: Derivative, history: History) -> bool:
-    """Of an original, the first removal says what is to be deleted later."""
-    return history.is_clean or (isinstance(derivative, Original) and history.is_removed)
+    """Of an original, the first removal since its row was there says when it is to be deleted."""
+    is_known_gone = history.is_removed and not history.was_back
+    return history.is_clean or (isinstance(derivative, Original) and is_known_gone)
 
 
 def _too_many(missing: int, existing: int) -> bool:
@@ -139,12 +144,11 @@ def _clean(
     """Delete the objects and record that; False if the store refuses. Raises StoreUnavailable."""
     facts = pipeline.log.latest(derivative.asset, [key]).get(key, {})
     path = None if history.is_removed else text(facts.get("path"))
-    kept: dict[str, str] = {}
+    removal = removal_of(derivative.asset, key, str(path), _ROW_IS_GONE)
     try:
         if isinstance(derivative, Original):
             # Nothing can make it again: `delete_originals` comes later.
-            own = _own_objects(pipeline.store, derivative, key, facts)
-            path, kept = (own[0], {"kept": SAVED}) if own else (path, kept)
+            removal = _kept_removal(pipeline, derivative, key, facts) or removal
         elif path is not None:
             delete_outputs(pipeline.store, derivative, key, path)
     except StoreUnavailable:
@@ -152,10 +156,31 @@ def _clean(
     except DerivativeError as error:
         logger.warning("%s %s: cannot delete %s: %s", derivative.asset, key, path, error)
         return False
-    reason = "the application's row is gone"
-    removal = removal_of(derivative.asset, key, str(path), reason, **kept)
     instance.report_runless_asset_event(removal)
     return True
+
+
+def _kept_removal(
+    pipeline: Pipeline, original: Original, key: str, facts: Mapping[str, Any]
+) -> dg.AssetObservation | None:
+    """It has what `lens restore` tells, as materializations of what is removed are pruned.
+
+    None: the pipeline wrote nothing. Raises DerivativeError.
+    """
+    if not facts:
+        # Its row was gone before, and back without a success.
+        kept = pipeline.log.kept_removals(original.asset, key=key, restored=True)
+        facts = kept.get(key, {})
+    own = _own_objects(pipeline.store, original, key, facts)
+    if not own:
+        return None
+    path = text(facts.get("path") or facts.get("removed"))
+    names = _TOLD if path in own else _OF_ROW
+    told = {name: facts[name] for name in names if name in facts}
+    if "finished_at" in told:
+        told["finished_at"] = dg.MetadataValue.timestamp(told["finished_at"])
+    path = path if path in own else own[-1]
+    return removal_of(original.asset, key, path, _ROW_IS_GONE, is_kept=True, kept=SAVED, **told)
 
 
 def _own_objects(
@@ -169,52 +194,71 @@ def _own_objects(
     return [info.key for info in found if original.revisions_of(key, info.key)]
 
 
-def removal_of(asset: str, key: str, path: str, reason: str, **facts: str) -> dg.AssetObservation:
-    """From this event on, what was made before counts as gone."""
+def removal_of(
+    asset: str,
+    key: str,
+    path: str,
+    reason: str,
+    *,
+    is_kept: bool = False,
+    **facts: dg.MetadataValue | str | float,
+) -> dg.AssetObservation:
+    """From this event on, what was made before counts as gone.
+
+    `is_kept`: it stays in the store for now.
+    """
+    tags = {OUTCOME_TAG: ObservationKind.REMOVED.value}
     return dg.AssetObservation(
         asset_key=asset,
         partition=key,
         metadata={"removed": path, "reason": reason, **facts},
-        tags={OUTCOME_TAG: ObservationKind.REMOVED.value},
+        tags=tags | ({KEPT_TAG: "true"} if is_kept else {}),
     )
 
 
-def delete_originals(pipeline: Pipeline, before: dt.datetime) -> int:
+def delete_originals(pipeline: Pipeline, instance: dg.DagsterInstance, before: dt.datetime) -> int:
     """Delete those that were saved here and whose row was found gone `before`; returns the number.
 
-    Others are the application's own files. What a project or another row uses stays, and so does
-    that of a row that has come back. Raises StoreUnavailable, CatalogError.
+    Others are the application's own files. What a project or another row uses stays until a later
+    call finds it unused, and so does that of a row that has come back. Raises StoreUnavailable,
+    CatalogError.
     """
     deleted = 0
     for original in registry.ORIGINALS.values():
-        removed = pipeline.log.removed(original.asset, before)
-        paths = {
-            key: str(facts["removed"])
-            for key, facts in removed.items()
-            if facts.get("kept") == SAVED
-        }
-        in_use = pipeline.catalog.existing(original.kind, paths)
-        in_use |= pipeline.catalog.used_in_projects(paths)
-        for key in sorted(paths.keys() - in_use):
+        kept = pipeline.log.kept_removals(original.asset, before=before)
+        for key in sorted(kept.keys() - pipeline.catalog.used_in_projects(kept)):
+            # Rows come back, and `lens restore` is run, while others are deleted.
+            if pipeline.catalog.existing(original.kind, [key]):
+                continue
+            if key not in pipeline.log.kept_removals(original.asset, before=before, key=key):
+                continue
+            path = str(kept[key]["removed"])
             try:
-                deleted += _delete_original(pipeline, original, key, paths[key])
+                deleted += _delete_original(pipeline, instance, original, key, path)
             except StoreUnavailable:
                 raise
             except DerivativeError as error:
-                logger.warning("%s: cannot delete %s: %s", key, paths[key], error)
+                logger.warning("%s: cannot delete %s: %s", key, path, error)
     return deleted
 
 
-def _delete_original(pipeline: Pipeline, original: Original, key: str, path: str) -> int:
+def _delete_original(
+    pipeline: Pipeline, instance: dg.DagsterInstance, original: Original, key: str, path: str
+) -> int:
     """Returns the number of objects; raises DerivativeError."""
     revisions = original.revisions_of(key, path)
     if revisions is None:
         return 0
     found = [info.key for info in pipeline.store.list(revisions.prefix)]
     own = {one for one in found if revisions.name.fullmatch(one)}
-    for one in sorted(own - pipeline.catalog.used_sources(own)):
+    used = pipeline.catalog.used_sources(own) if own else set()
+    for one in sorted(own - used):
         pipeline.store.delete(one)
-    return len(own)
+    if not used:
+        # The last word: later calls look no more.
+        reason = "its row was gone for LENS_RETAIN_ORIGINALS_DAYS"
+        instance.report_runless_asset_event(removal_of(original.asset, key, path, reason))
+    return len(own - used)
 
 
 def delete_outputs(

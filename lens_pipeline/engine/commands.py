@@ -84,4 +84,7 @@ def _hand_over_dev() -> None:
     given = {"LENS_BIND": context.params["host"], "LENS_DAGSTER_PORT": context.params["port"]}
     environment = {**os.environ, **{name: str(value) for name, value in given.items() if value}}
     environment.pop("DAGSTER_IS_DEV_CLI", None)
-    os.execve(sys.executable, [sys.executable, "-m", "lens_pipeline.cli", "up"], environment)
+    command = [sys.executable, "-m", "lens_pipeline.cli", "up"]
+    # After Dagster has removed its temporary directory.
+    atexit.register(os.execve, sys.executable, command, environment)
+    raise SystemExit

@@ -81,7 +81,10 @@ _STORAGE = {
         "(records_filter, limit, cursor, ascending)": "shows failed files",
         "PostgresEventLogStorage.fetch_observations"
         "(records_filter, limit, cursor, ascending)": "shows failed files",
-        "PostgresEventLogStorage.index_connection()": "for events of no asset",
+        "PostgresEventLogStorage"
+        ".get_latest_asset_partition_materialization_attempts_without_materializations"
+        "(asset_key, after_storage_id)": "what was up to date has not failed",
+        "PostgresEventLogStorage.index_connection()": "for events of no asset, and tags of runs",
         "PostgresEventLogStorage.index_transaction()": "for events of assets",
         "PostgresEventLogStorage.store_asset_check_event(event, event_id)": "as the stock storage",
         "PostgresEventLogStorage.get_asset_tags_to_index(tag_keys)": "our tags are read by query",

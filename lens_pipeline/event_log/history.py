@@ -46,6 +46,8 @@ class ObservationKind(StrEnum):
     FAILED = "failed"
     RETRY = "retry"
     REMOVED = "removed"
+    RESTORED = "restored"
+    """The object that a removal left is not to be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,16 @@ class History:
         made = (self.materialized,) if self.materialized else ()
         last = max(one.event_id for one in (*made, *self.observations, *self.planned))
         return last == _last(self.observations, ObservationKind.REMOVED)
+
+    @property
+    def was_back(self) -> bool:
+        """Whether a run after its removal found the row again."""
+        removed_at = _last(self.observations, ObservationKind.REMOVED)
+        # A failure without a row has no revision.
+        in_vain = {one.run_id for one in self.observations if not one.revision}
+        return any(
+            plan.event_id > removed_at and plan.run_id not in in_vain for plan in self.planned
+        )
 
     @property
     def request_key(self) -> str:

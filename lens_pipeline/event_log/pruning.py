@@ -1,9 +1,9 @@
 """Deletes what is old from Dagster's tables, but nothing that a status depends on.
 
 An event is *superseded* by a later materialization or removal of its partition; other events of
-assets stay, and so do runs that count as attempts. A removal goes once it supersedes nothing. Of
-*minor* assets, which have no status, failures go as well. Dagster's `delete_run` deletes
-materializations.
+assets stay, and so do runs that count as attempts. A removal goes once it supersedes nothing, but
+not while it keeps an object. Of *minor* assets, which have no status, failures go as well.
+Dagster's `delete_run` deletes materializations.
 """
 
 import datetime as dt
@@ -17,7 +17,7 @@ from dagster._core.storage.runs.schema import RunsTable
 
 from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.reader import db_key
-from lens_pipeline.event_log.tags import OUTCOME_TAG
+from lens_pipeline.event_log.tags import KEPT_TAG, OUTCOME_TAG
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,7 @@ _IS_REMOVAL = sa.and_(
 )
 _SUPERSEDES_NOTHING = sa.and_(
     _IS_REMOVAL,
+    ~sa.exists().where(_mark.c.event_id == _event.c.id, _mark.c.key == KEPT_TAG),
     ~sa.exists().where(
         _earlier.c.asset_key == _event.c.asset_key,
         _earlier.c.dagster_event_type.in_([_MATERIALIZATION, _OBSERVATION, _PLANNED]),

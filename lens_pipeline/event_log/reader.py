@@ -23,6 +23,7 @@ from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
     FAILED_REVISION_TAG,
+    KEPT_TAG,
     OUTCOME_TAG,
     PERCENT_TAG,
     PERMANENT_TAG,
@@ -151,22 +152,60 @@ class EventLog:
         rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG)
         return {row.partition for row in rows if row.partition is not None}
 
-    def removed(self, asset: str, before: dt.datetime) -> dict[str, dict[str, Any]]:
-        """The metadata of removals `before` that are a partition's last word, by partition."""
+    def kept_removals(
+        self,
+        asset: str,
+        *,
+        before: dt.datetime | None = None,
+        key: str | None = None,
+        restored: bool = False,
+    ) -> dict[str, dict[str, Any]]:
+        """The metadata of removals that left the object in the store, by partition.
+
+        Without those after which it was materialized or removed again, or, unless `restored`,
+        restored. Only those `before`, and that of `key`, where given.
+        """
         query = """
-            SELECT e.partition AS key, max(e.id) AS id
+            SELECT e.partition AS key, e.id
               FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
-             WHERE t.asset_key = :asset AND t.key = :outcome AND t.value = 'removed'
-               AND e."timestamp" < :before AND NOT EXISTS (
+             WHERE t.asset_key = :asset AND t.key = :kept
+               AND e."timestamp" < coalesce(CAST(:before AS timestamp), 'infinity')
+               AND e.partition = coalesce(CAST(:key AS text), e.partition)
+               AND NOT EXISTS (
                  SELECT FROM event_logs m
                   WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
                     AND m.partition = e.partition AND m.id > e.id)
-             GROUP BY e.partition
+               AND NOT EXISTS (
+                 SELECT FROM event_logs o JOIN asset_event_tags k ON k.event_id = o.id
+                  WHERE o.asset_key = :asset AND o.dagster_event_type = 'ASSET_OBSERVATION'
+                    AND o.partition = e.partition AND o.id > e.id
+                    AND k.key = :outcome AND k.value = ANY(:ends))
         """
-        naive_utc = before.astimezone(dt.UTC).replace(tzinfo=None)
-        rows = self._rows(query, asset=db_key(asset), outcome=OUTCOME_TAG, before=naive_utc)
+        ends = [ObservationKind.REMOVED.value]
+        if not restored:
+            ends.append(ObservationKind.RESTORED.value)
+        naive_utc = before and before.astimezone(dt.UTC).replace(tzinfo=None)
+        values = {"kept": KEPT_TAG, "outcome": OUTCOME_TAG, "ends": ends}
+        rows = self._rows(query, asset=db_key(asset), before=naive_utc, key=key, **values)
         found = self.details(row.id for row in rows) if rows else {}
         return {row.key: found[row.id] for row in rows}
+
+    def revisions(self, asset: str, keys: Sequence[str]) -> dict[str, str | None]:
+        """Of the latest materialization, by partition; removals do not count."""
+        # Of a join the planner would read the tags of all events.
+        query = """
+            SELECT event_id, value FROM asset_event_tags WHERE event_id = ANY(:ids) AND key = :tag
+        """
+        rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
+        tags = self._rows(query, ids=[row.id for row in rows], tag=REVISION_TAG) if rows else []
+        found = {row.event_id: row.value for row in tags}
+        return {row.key: found.get(row.id) for row in rows}
+
+    def first_event(self, assets: Iterable[str]) -> tuple[int, dt.datetime] | None:
+        """The id and time of the first materialization of these, planned or made."""
+        keys = [db_key(asset) for asset in assets]
+        rows = self._rows(_FIRST, assets=keys, types=[_TYPES[0], _TYPES[2]])
+        return min(((row.id, row.at.replace(tzinfo=dt.UTC)) for row in rows), default=None)
 
     def unmade(self, asset: str, since: dt.datetime) -> list[str]:
         """Partitions of runs that failed or were cancelled `since`, and were not made later."""
@@ -297,6 +336,17 @@ _KEYS = """
         ORDER BY partition LIMIT :limit)) found
      ORDER BY found.key LIMIT :limit
 """
+# All columns are in the order, as in `changes.NEW_EVENTS`.
+_FIRST = """
+    SELECT e.id, e."timestamp" AS at FROM unnest(CAST(:assets AS text[])) AS a(asset)
+     CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
+     CROSS JOIN LATERAL (
+       SELECT id, "timestamp" FROM event_logs
+        WHERE asset_key IS NOT NULL
+          AND (asset_key, dagster_event_type, id) > (a.asset, t.type, 0)
+          AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
+        ORDER BY asset_key, dagster_event_type, id LIMIT 1) e
+"""
 # Not one LIMIT 1 a key: before an ANALYZE the planner would read all events for every key.
 _MATERIALIZED = sa.text("""
     SELECT partition AS key, max(id) AS id FROM event_logs
@@ -351,7 +401,7 @@ def event_metadata(row: sa.Row) -> dict[str, Any]:
     found: dict[str, Any] = {"at": row.timestamp.replace(tzinfo=dt.UTC)}
     for item in event.get("metadata_entries") or []:
         value = item.get("entry_data") or {}
-        for field in ("text", "value", "path", "url", "run_id"):
+        for field in ("text", "value", "path", "url", "run_id", "data"):
             if field in value:
                 found[item["label"]] = value[field]
                 break

@@ -11,6 +11,8 @@ FAILED_REVISION_TAG = "lens/revision"
 ERROR_CLASS_TAG = "lens/error_class"
 PERMANENT_TAG = "lens/permanent"
 BLAMELESS_TAG = "lens/blameless"
+# On removals that leave the object in the store for now.
+KEPT_TAG = "lens/kept"
 # On runs.
 PROGRESS_TAG = "lens/progress"
 # Numbers of files.

@@ -15,7 +15,13 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from lens_pipeline.media import thumbhash
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.formats import quote_head, read_head
-from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Picture, PreviewSpec, inline_markdown
+from lens_pipeline.media.models import (
+    INLINE_MARKDOWN_LIMIT,
+    Picture,
+    PictureSize,
+    PreviewSpec,
+    inline_markdown,
+)
 
 _Pixels = NDArray[np.uint8]
 
@@ -76,8 +82,8 @@ def render_preview(source: Path, spec: PreviewSpec) -> Picture:
     """
     try:
         header = _check_header(source, spec.max_pixels)
-        image = _shrink(source, header, spec.longest_edge)
-        return encode(image, spec.quality, spec.effort, (header.width, header.height))
+        image = _shrink(source, header, spec.largest_edge)
+        return encode(image, spec, (header.width, header.height))
     except pyvips.Error as error:
         raise _media_error(error) from error
 
@@ -116,23 +122,31 @@ def check_pixels(width: int, height: int, frames: int, max_pixels: int) -> None:
             )
 
 
-def encode(image: pyvips.Image, quality: int, effort: int, source: tuple[int, int]) -> Picture:
-    """Encode 8-bit sRGB, also with alpha, and placeholders. Raises pyvips.Error.
+def encode(image: pyvips.Image, spec: PreviewSpec, source: tuple[int, int]) -> Picture:
+    """Encode 8-bit sRGB, also with alpha, in all sizes, and placeholders. Raises pyvips.Error.
 
     `source`: the pixels of what `image` shows, perhaps before it was turned upright.
     """
     is_turned = (source[0] < source[1]) != (image.width < image.height)
     pixels = _pixels(image)
+    main = _size(pixels, spec.longest_edge, spec)
     mini = _mini(pixels)
     return Picture(
-        webp=_image(pixels).webpsave_buffer(Q=quality, effort=effort, keep=0),
-        width=image.width,
-        height=image.height,
+        webp=main.webp,
+        width=main.width,
+        height=main.height,
         thumbhash=base64.b64encode(thumbhash.encode(mini)).decode("ascii"),
         inline=_inline(mini),
         source_width=source[1] if is_turned else source[0],
         source_height=source[0] if is_turned else source[1],
+        sizes=tuple(_size(pixels, edge, spec) for edge in spec.sizes),
     )
+
+
+def _size(pixels: _Pixels, edge: int, spec: PreviewSpec) -> PictureSize:
+    fitted = _thumbnail(pixels, edge) if max(pixels.shape[:2]) > edge else pixels
+    webp = _image(fitted).webpsave_buffer(Q=spec.quality, effort=spec.effort, keep=0)
+    return PictureSize(edge, fitted.shape[1], fitted.shape[0], webp)
 
 
 def _read_header(source: Path, head: bytes) -> tuple[_Header, int]:

@@ -1,6 +1,7 @@
 """What rendering takes and returns, without decoders."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,26 @@ class PreviewSpec:
     quality: int  # of lossy WebP, 1 to 100
     effort: int  # of the WebP encoder, 0 (fast) to 6 (small)
     max_pixels: int  # width x height x frames; more is refused before decoding
+    sizes: Sequence[int] = ()  # longest edges of more pictures
+
+    @property
+    def largest_edge(self) -> int:
+        return max((self.longest_edge, *self.sizes))
 
 
 @dataclass(frozen=True, slots=True)
-class PosterSpec:
-    """As `PreviewSpec`, but `max_pixels` limits one frame."""
+class PosterSpec(PreviewSpec):
+    """`max_pixels` limits one frame."""
 
-    longest_edge: int
-    quality: int
-    effort: int
-    max_pixels: int
+
+@dataclass(frozen=True, slots=True)
+class PictureSize:
+    """The picture once more."""
+
+    edge: int  # pixels that its longest edge may have
+    width: int
+    height: int
+    webp: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,7 @@ class Picture:
     inline: bytes  # WebP of at most 32 pixels
     source_width: int  # of the source, upright and with square pixels
     source_height: int
+    sizes: tuple[PictureSize, ...] = ()
 
     @property
     def inline_markdown(self) -> str:

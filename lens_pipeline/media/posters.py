@@ -109,9 +109,7 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     chosen = _choose(video)
     picture = _upright(_to_srgb(chosen.frame, stream, spec), chosen.frame)
     return Poster(
-        picture=images.encode(
-            picture, spec.quality, spec.effort, _shown_size(chosen.frame, stream)
-        ),
+        picture=images.encode(picture, spec, _shown_size(chosen.frame, stream)),
         duration_seconds=_duration(video, chosen),
         poster_at_seconds=chosen.seconds,
     )
@@ -216,7 +214,7 @@ def _duration(video: _Video, chosen: Candidate) -> float:
 def _to_srgb(frame: av.VideoFrame, stream: av.VideoStream, spec: PosterSpec) -> pyvips.Image:
     """Square pixels, not yet upright."""
     images.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
-    width, height = _fit(frame, stream, spec.longest_edge)
+    width, height = _fit(frame, stream, spec.largest_edge)
     is_hdr = frame.color_trc in _HDR
     scaled = frame.reformat(
         width=width,

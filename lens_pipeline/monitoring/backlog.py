@@ -1,4 +1,5 @@
-"""The age of the oldest row that waits for its derivative, the queues and the dead letters.
+"""The age of the oldest row that waits for its derivative, the queues, the dead letters, and the
+originals that are not saved.
 
 Each derivative has a mark in the order (time of the row, id), below which nothing is left to do,
 so that not every row is read. Rows behind the mark are told by the feed or found every hour.
@@ -9,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +20,7 @@ from lens_pipeline.catalog.rows import Kind, Position
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, is_unadopted
 from lens_pipeline.derivatives.dead_letters import given_up
+from lens_pipeline.derivatives.originals import UnsavedOriginals, count_unsaved
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import QUEUE_TAG, QUEUES, Derivative
 from lens_pipeline.derivatives.status import assess, usable
@@ -34,6 +36,10 @@ _SHARE = 0.2  # of the time, at most, that looks take of a slow database
 _LETTERS_SECONDS = 2.0  # after a change
 _LETTERS_ANYHOW_SECONDS = 60.0
 _TRUTH_SECONDS = 3600.0
+# Of each look, for the count of unsaved originals; between two counts, also as a multiple of their
+# time.
+_COUNT_SECONDS = 0.5
+_COUNT_REST_SECONDS, _COUNT_RESTS = 300.0, 50
 _PAGE = 500
 _PAGES_AT_ONCE = 40
 _OVERLAP = dt.timedelta(seconds=60)  # rows may commit this much later than younger ones
@@ -47,6 +53,8 @@ class Backlog:
     """The time of the oldest finished row that is still to be made."""
     queues: Mapping[str, QueueLoad]
     letters: Sequence[DerivativeStatus]
+    unsaved: Mapping[Kind, UnsavedOriginals] | None = None
+    """None: they are still being counted."""
 
     @property
     def dead(self) -> dict[Kind, int]:
@@ -169,6 +177,36 @@ class BacklogScanner:
         return assess(self._pipeline, self._derivative, usable(list(rows)))
 
 
+class OriginalCounter:
+    """Counts unsaved originals by and by: of a million rows that takes minutes."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._pages: Iterator[Mapping[Kind, UnsavedOriginals]] | None = None
+        self._found: Mapping[Kind, UnsavedOriginals] = {}
+        self._latest: Mapping[Kind, UnsavedOriginals] | None = None
+        self._took = self._next_at = 0.0
+
+    def look(self) -> Mapping[Kind, UnsavedOriginals] | None:
+        """What the last count found. Raises CatalogError, SQLAlchemyError: it begins anew."""
+        started = time.monotonic()
+        if started < self._next_at:
+            return self._latest
+        if self._pages is None:
+            self._pages, self._found, self._took = count_unsaved(self._pipeline), {}, 0.0
+        pages, self._pages = self._pages, None
+        for self._found in pages:
+            if time.monotonic() - started >= _COUNT_SECONDS:
+                self._pages = pages
+                break
+        self._took += time.monotonic() - started
+        if self._pages is None:
+            self._latest = self._found
+            rest = max(_COUNT_REST_SECONDS, _COUNT_RESTS * self._took)
+            self._next_at = time.monotonic() + rest
+        return self._latest
+
+
 class BacklogMonitor(BackgroundThread):
     """Looks at the backlog every few seconds; metrics and alerts are read less often."""
 
@@ -177,6 +215,7 @@ class BacklogMonitor(BackgroundThread):
         self._pipeline = pipeline
         self._log = log
         self._scanners = {d.asset: BacklogScanner(pipeline, d) for d in registry.DERIVATIVES}
+        self._originals = OriginalCounter(pipeline)
         self._known: tuple[float, Backlog] | None = None
         self._letters: Sequence[DerivativeStatus] | None = None
         self._letters_at = 0.0
@@ -226,4 +265,4 @@ class BacklogMonitor(BackgroundThread):
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)
         loads = self._log.queues(QUEUE_TAG)
         queues = {queue: loads.get(queue, QueueLoad(0, None)) for queue in QUEUES}
-        return Backlog(oldest, queues, letters)
+        return Backlog(oldest, queues, letters, self._originals.look())

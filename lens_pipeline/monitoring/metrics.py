@@ -7,6 +7,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from lens_pipeline import VERSION
+from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.derivatives.originals import UnsavedOriginals
 from lens_pipeline.derivatives.registry import assets, by_asset
 from lens_pipeline.errors import DerivativeError
 from lens_pipeline.event_log.counters import FigureLog
@@ -156,6 +158,26 @@ def _waiting(backlog: Backlog) -> Iterator[Metric]:
     )
     dead = {kind.value: number for kind, number in sorted(backlog.dead.items())}
     yield _gauge("lens_dead_letters", "Derivatives that were given up on.", "kind", dead)
+    yield from _unsaved(backlog.unsaved or {})
+
+
+def _unsaved(found: Mapping[Kind, UnsavedOriginals]) -> Iterator[Metric]:
+    count = GaugeMetricFamily(
+        "lens_originals_unsaved",
+        "Finished rows whose original is not in the store; late: they finished an hour to 14 days"
+        " ago, and after originals were kept; older: the others.",
+        labels=["kind", "rows"],
+    )
+    age = GaugeMetricFamily(
+        "lens_oldest_unsaved_original_seconds",
+        "Age of the first of them; 0 if none.",
+        labels=["kind", "rows"],
+    )
+    for kind, both in found.items():
+        for rows, unsaved in (("late", both.late), ("older", both.older)):
+            count.add_metric([kind.value, rows], unsaved.count)
+            age.add_metric([kind.value, rows], age_seconds(unsaved.since) or 0.0)
+    yield from (count, age)
 
 
 def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:

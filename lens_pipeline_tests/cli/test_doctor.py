@@ -43,6 +43,7 @@ Well = Callable[..., Settings]
 NAMES = [
     *("settings", "home", "database", "Dagster database", "daemon", "broker", "workers"),
     *(
+        "originals",
         "processes",
         "store",
         "sandbox",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
@@ -19,6 +20,9 @@ from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Site
 
 pytestmark = pytest.mark.slow
+
+# Files that cannot be rendered.
+_DAMAGED = 10
 
 
 def _host(server: HostileServer, path: str, body: bytes) -> str:
@@ -67,6 +71,7 @@ def test_the_record_of_an_original(site: Site, server: HostileServer) -> None:
     assert (metadata["width"], metadata["height"]) == (160, 120)
     assert metadata["duration_seconds"] == pytest.approx(1, abs=0.1)
     assert (metadata["user_id"], metadata["source_host"]) == ("u1", "localhost")
+    assert "/lens/pictures/u1/posters/v1_poster.webp" in str(metadata["links"])
     assert "secret" not in str(metadata)
 
 
@@ -74,13 +79,16 @@ def test_what_cannot_be_rendered_is_kept_but_no_error_page(
     site: Site, server: HostileServer
 ) -> None:
     """A dead letter whose link is long gone when its format is supported at last."""
-    heic = b"\0\0\0\x18ftypheic" + bytes(500)
-    short = sources.jpeg()[:300]
-    site.add("heic", _host(server, "/heic", heic))
-    site.add("short", _host(server, "/short", short))
+    damaged = [
+        b"\0\0\0\x18ftypheic" + bytes(500),
+        *(sources.jpeg()[: 300 + number] for number in range(_DAMAGED)),
+    ]
+    for number, body in enumerate(damaged):
+        site.add(f"p{number}", _host(server, f"/p{number}", body))
     site.add("page", _host(server, "/page", b"<html><body>expired</body></html>"))
-    assert site.once()["failed"] == 3
-    assert sorted(site.originals().values()) == sorted([heic, short])
+    result = site.once()
+    assert (result["ready"], result["failed"]) == (0, len(damaged) + 1)
+    assert sorted(site.originals().values()) == sorted(damaged)
 
 
 def test_a_retry_downloads_again_while_the_link_lives(site: Site, server: HostileServer) -> None:
@@ -96,6 +104,25 @@ def test_a_retry_downloads_again_while_the_link_lives(site: Site, server: Hostil
     assert list(site.originals().values()) == [whole]
     metadata = site.metadata("photo_generation", "p1")
     assert metadata["sha256"].value == hashlib.sha256(whole).hexdigest()
+
+
+def test_an_original_is_not_shown_as_failed_with_its_picture(
+    site: Site, server: HostileServer
+) -> None:
+    """A red library in the UI, as one picture of each batch could not be made again."""
+    site.add("p1", _host(server, "/p1", sources.jpeg()[:300]))
+    site.once()
+    site.lens("retry", "p1")
+    site.once()
+    photos = dg.DynamicPartitionsDefinition(name="photos")
+    shown = {
+        asset: site.dagster.get_status_by_partition(dg.AssetKey(asset), ["p1"], photos)
+        for asset in ("photo_generation", "preview")
+    }
+    assert shown == {
+        "photo_generation": {"p1": AssetPartitionStatus.MATERIALIZED},
+        "preview": {"p1": AssetPartitionStatus.FAILED},
+    }
 
 
 @pytest.mark.parametrize(
@@ -257,7 +284,8 @@ def test_originals_of_an_older_library_are_kept_when_somebody_says_so(
     execute(site.dagster, create_run(site.dagster, job, tags, ["preview"]).run_id)
 
     asked = site.lens("backfill", "--originals", "--dry-run")
-    assert "4 originals to keep, about 0.00 GB" in asked.err
+    said = "4 originals to keep, about 0.00 GB, in about 0 s (as earlier ones took, 2 at once)"
+    assert said in asked.err
     assert site.originals() == {}
     assert site.lens("backfill", "--originals", "--json").json["ready"] == 4
     assert len(site.originals()) == 4

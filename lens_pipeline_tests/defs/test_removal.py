@@ -1,8 +1,10 @@
 """Rows that are gone, and partition keys that have grown old."""
 
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -11,9 +13,16 @@ import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
+from lens_pipeline.defs.retention import prune
 from lens_pipeline.defs.sensors import removed_generations
 from lens_pipeline.derivatives import removal
-from lens_pipeline.derivatives.registry import CHECKED_SHOT, MASTER, MASTER_POSTER, PREVIEW
+from lens_pipeline.derivatives.registry import (
+    CHECKED_SHOT,
+    MASTER,
+    MASTER_POSTER,
+    PHOTO_ORIGINAL,
+    PREVIEW,
+)
 from lens_pipeline.derivatives.removal import remove_vanished, retire
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run, submit_run
@@ -388,7 +397,7 @@ def test_a_retired_row_is_still_removed_with_its_file(site: Site) -> None:
 def _originals_are_deleted(site: Site, days: int) -> int:
     """As if it were so many days later."""
     before = dt.datetime.now(dt.UTC) + dt.timedelta(days=days - 30)
-    return removal.delete_originals(site.pipeline, before)
+    return removal.delete_originals(site.pipeline, site.dagster, before)
 
 
 @pytest.mark.slow
@@ -413,6 +422,132 @@ def test_an_original_outlives_its_row_for_a_month(site: Site, photo: Callable[[s
     assert site.status("back")["state"] == "ready"
     _originals_are_deleted(site, 31)
     assert len(site.originals()) == 3
+
+
+@pytest.mark.slow
+def test_an_original_goes_when_its_project_has_let_go_of_it(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    """One that a project used at the end of its grace, and that then stayed for ever."""
+    site.add("used", photo("used"))
+    site.once()
+    Project(site).asset("shot", generation_id="used")
+    site.sql("DELETE FROM generations")
+    site.lens("remove-missing", "--yes")
+    for days in (31, 200):
+        assert _originals_are_deleted(site, days) == 0
+        prune(site.pipeline, dt.datetime.now(dt.UTC) + dt.timedelta(days=days))
+    site.sql("DELETE FROM project_assets")
+    assert _originals_are_deleted(site, 201) == 1
+    assert site.originals() == {}
+    # It is not looked for again, and the event log forgets it.
+    asset = PHOTO_ORIGINAL.asset
+    assert site.pipeline.log.kept_removals(asset) == {}
+    prune(site.pipeline, dt.datetime.now(dt.UTC) + dt.timedelta(days=300))
+    prune(site.pipeline, dt.datetime.now(dt.UTC) + dt.timedelta(days=300))
+    assert site.pipeline.log.histories(asset, ["used"]) == {}
+
+
+@pytest.mark.slow
+def test_a_restored_original_stays_until_its_row_is_there_and_gone_again(
+    site: Site, photo: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A row that was deleted by mistake, and an operator who needs a month to insert it again."""
+    for name in ("a", "other", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    (path,) = (key for key in site.originals() if "/a_" in key)
+    body = site.originals()[path]
+    finished_at = site.sql("SELECT updated_at FROM generations WHERE id = 'a'")[0][0]
+    site.sql("DELETE FROM generations WHERE id IN ('a', 'other')")
+    tick(site)
+    # What was recorded of the original is pruned before its grace is over.
+    prune(site.pipeline, dt.datetime.now(dt.UTC) + dt.timedelta(days=200))
+
+    done = site.lens("restore", "a", "--to", str(tmp_path), "--json")
+    (told,) = done.json["restored"]
+    assert dt.datetime.fromisoformat(told.pop("finished_at")) == finished_at
+    content = {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    row = {"id": "a", "type": "photo", "user_id": "u1", "row": "gone"}
+    assert told == {**row, **content, "path": path}
+    assert (tmp_path / path.rpartition("/")[2]).read_bytes() == body
+    said = site.lens("restore", "a").out.splitlines()
+    assert said[0].startswith("a: its original is not deleted any more; to insert its row again")
+    assert said[1:3] == ["  type: photo", "  user_id: u1"]
+    tick(site)
+    assert _originals_are_deleted(site, 31) == 1
+    assert set(site.originals()) == {path, *(key for key in site.originals() if "/stays_" in key)}
+
+    # The row comes back with the path as its source, and goes again.
+    site.add("a", path)
+    site.once()
+    assert site.status("a")["state"] == "ready"
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    tick(site)
+    assert _originals_are_deleted(site, 29) == 0
+    assert _originals_are_deleted(site, 31) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["same", "other"])
+def test_files_are_made_of_a_restored_original_whatever_the_link_of_its_row(
+    site: Site, photo: Callable[[str], str], link: str
+) -> None:
+    """A row that is back with a link that is dead or is another one, and a dead letter for ever."""
+    for name in ("a", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    kept = site.originals()
+    url = site.sql("SELECT asset_url FROM generations WHERE id = 'a'")[0][0]
+    url = url if link == "same" else "http://127.0.0.1/other.jpg"
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    tick(site)
+    site.add("a", url)
+    if link == "other":
+        site.once()
+        assert site.status("a")["state"] == "dead"
+    (told,) = site.lens("restore", "a", "--json").json["restored"]
+    assert told["row"] == "recorded"
+    assert site.once()["failed"] == 0
+    assert site.status("a")["state"] == "ready"
+    assert site.originals() == kept
+    assert site.lens("restore", "a").code == 1
+
+
+@pytest.mark.slow
+def test_a_failed_attempt_at_a_row_that_was_back_begins_its_grace_anew(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    for name in ("a", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    tick(site)
+    assert site.lens("restore", "a").code == 0
+    site.add("a", "http://127.0.0.1/other.jpg")
+    site.once()
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    tick(site)
+    assert _originals_are_deleted(site, 31) == 1
+
+
+@pytest.mark.slow
+def test_what_cannot_be_restored_is_said_in_a_line(site: Site, photo: Callable[[str], str]) -> None:
+    for name in ("a", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    tick(site)
+    (path,) = (key for key in site.originals() if "/a_" in key)
+    (site.store / path).unlink()
+    done = site.lens("restore", "a", "stays", "none")
+    assert done.code == 1
+    assert done.out == ""
+    assert [line for line in done.err.splitlines() if line.startswith("lens: ")] == [
+        f"lens: a: its original {path} is gone from the store",
+        "lens: stays: no original of it is to be deleted, so none can be restored",
+        "lens: none: no generation has this id, and none had it",
+    ]
 
 
 @pytest.mark.slow

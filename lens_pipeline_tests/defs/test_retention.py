@@ -268,7 +268,7 @@ def test_nothing_is_left_of_what_failed_and_was_deleted(
     _sql(site, "UPDATE dynamic_partitions SET create_timestamp = now() - interval '1 day'")
     for table in ("generations", "project_assets"):
         site.sql(f"DELETE FROM {table}")
-    assert site.lens("remove-missing", "--yes").code == 0
+    assert site.lens("remove-missing", "--yes", "--now").code == 0
     assert keys_of(site, "photos") == []
     assert keys_of(site, "shots") == []
     for _ in range(2):  # a mark goes after what it stands for
@@ -289,7 +289,7 @@ def test_what_outlived_its_run_goes_once_it_is_superseded(site: Site, photo: Pho
     assert site.runs() == []
     site.lens("backfill", "again", "--force")
     site.sql("DELETE FROM generations WHERE id = 'deleted'")
-    site.lens("remove-missing", "--yes")
+    site.lens("remove-missing", "--yes", "--now")
     for _ in range(2):  # a mark goes after what it stands for
         prune(site.pipeline, dt.datetime.now(dt.UTC) + IN_40_DAYS)
     left = _sql(site, "SELECT partition, dagster_event_type AS type FROM event_logs")

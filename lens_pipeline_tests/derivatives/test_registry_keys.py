@@ -164,6 +164,7 @@ def test_masters_of_before_the_setting_are_as_from_their_shots() -> None:
         made = MASTER.parameters_of(master, earlier, tag, Settings())
         assert made is not None
         assert MASTER.chosen(Settings()) <= made
+        assert MASTER.chosen(copied) <= made
         # If it is asked for, it is made.
         assert not MASTER.chosen(web) <= made
         assert not MASTER.chosen(loud) <= made

@@ -340,7 +340,8 @@ def test_the_inline_picture_is_what_libvips_makes_of_all_pixels(width: int, heig
     factor = math.ceil(max(width, height) / 32)
     mean = image.shrink(min(factor, width), min(factor, height))
     expected = mean.webpsave_buffer(Q=70, effort=2, keep=0)
-    assert encode(image, 80, 0, (width, height)).inline == expected
+    spec = PreviewSpec(768, 80, 0, 10**6)
+    assert encode(image, spec, (width, height)).inline == expected
 
 
 def _written(data: bytes, tmp_path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,8 @@ def test_the_commands_of_dagster_use_the_stack(stack: Stack) -> None:
     assert run.status == "SUCCESS"
     dev = run_command(stack.environment, "dagster", "dev")
     assert (dev.returncode, "`lens up` already runs here" in dev.stderr) == (2, True), dev.stderr
+    (left,) = re.findall(r"temporary directory (\S+)", dev.stderr)
+    assert not Path(left).exists()
 
 
 def test_a_stop_ends_streams_and_leaves_logs_of_json(stack: Stack, web: httpx.Client) -> None:

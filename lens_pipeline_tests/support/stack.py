@@ -74,7 +74,7 @@ class Stack:
             for name, value in os.environ.items()
             if not name.startswith((PREFIX, "DAGSTER_", "PREVIEWS_WORKER_"))
         }
-        own = {
+        self._own = {
             "LENS_HOME": str(home),
             "LENS_DAGSTER_PORT": str(self.port),
             "LENS_API_PORT": str(self.api_port),
@@ -86,8 +86,14 @@ class Stack:
             "LENS_BACKFILL_CRON": "0 0 1 1 *",
             **variables,
         }
-        self.environment = {**inherited, **own}
-        self.settings = load(own, dotenv=None)[0]
+        self.environment = inherited
+        self.change()
+
+    def change(self, **variables: str) -> None:
+        """Settings from the next start on."""
+        self._own |= variables
+        self.environment |= self._own
+        self.settings = load(self._own, dotenv=None)[0]
 
     def start(self) -> None:
         with self._log.open("ab") as log:

@@ -21,8 +21,12 @@ from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.settings import Settings
 
 MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
-    "preview": lambda d, s: PictureMaterializer(d, PreviewRenderer(s, d.picture_edge(s))),
-    "poster": lambda d, s: PictureMaterializer(d, PosterRenderer(s, d.picture_edge(s))),
+    "preview": lambda d, s: PictureMaterializer(
+        d, PreviewRenderer(s, d.picture_edge(s), d.picture_sizes(s))
+    ),
+    "poster": lambda d, s: PictureMaterializer(
+        d, PosterRenderer(s, d.picture_edge(s), d.picture_sizes(s))
+    ),
     "master_video": lambda _, s: MasterMaterializer(s),
     "master_poster": lambda d, s: PictureMaterializer(
         d, PosterRenderer(s, d.picture_edge(s)), fetch_master

@@ -4,20 +4,25 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
-from lens_pipeline.derivatives.originals import StoredOriginal, stored_originals
+from lens_pipeline.defs.labels import links_of
+from lens_pipeline.derivatives.originals import (
+    StoredOriginal,
+    content_facts,
+    original_metadata,
+    stored_originals,
+)
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED
+from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED, primary
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
@@ -189,10 +194,9 @@ class Originals:
         info = self._transfers.store.stat(stored.path)
         if info is None or info.bytes != stored.bytes:
             return None
-        names = ("content_type", "width", "height", "duration_seconds")
-        facts = {name: stored.metadata[name] for name in names if name in stored.metadata}
-        fetched = Fetched(stored.bytes, stored.sha256)
-        return self._metadata(row, stored.path, str(stored.metadata["kept"]), fetched, facts)
+        kept, fetched = str(stored.metadata["kept"]), Fetched(stored.bytes, stored.sha256)
+        facts = {"links": _links(row), **content_facts(stored.metadata)}
+        return original_metadata(self._transfers.store, row, stored.path, kept, fetched, facts)
 
     def keep(self, row: Generation, file: Path, fetched: Fetched, facts: Metadata) -> Metadata:
         """Store `file` unless it lies in the store already. Raises DerivativeError."""
@@ -213,7 +217,7 @@ class Originals:
             self._transfers.upload(path, file, content_type_of(path), revision=None)
         if extension is not None:
             facts = {"content_type": CONTENT_TYPES[extension], **facts}
-        metadata = self._metadata(row, path, kept, fetched, facts)
+        metadata = original_metadata(self._transfers.store, row, path, kept, fetched, facts)
         return metadata | {"store_seconds": round(time.monotonic() - started, 4)}
 
     def _fetch(self, key: str, source: str | None, file: Path) -> Fetched:
@@ -242,29 +246,11 @@ class Originals:
             file.unlink(missing_ok=True)
             self._room.release()
 
-    def _metadata(
-        self,
-        row: Generation,
-        path: str | None,
-        kept: str,
-        fetched: Fetched,
-        facts: Mapping[str, dg.MetadataValue | str | int | float],
-    ) -> Metadata:
-        uri = {"path": path, "dagster/uri": self._transfers.store.uri(path)} if path else {}
-        host = None if is_object_key(row.asset_url) else urlsplit(row.asset_url.strip()).hostname
-        at = row.finished_at
-        return {
-            # Shown in this order.
-            **uri,
-            "kept": kept,
-            "bytes": fetched.bytes,
-            "sha256": fetched.sha256,
-            **facts,
-            "user_id": row.user_id,
-            **({"finished_at": dg.MetadataValue.timestamp(at)} if at else {}),
-            **({"source_host": host} if host else {}),
-            "revision": ORIGINALS[row.kind].revision_of(row.asset_url),
-        }
+
+def _links(row: Generation) -> dg.MarkdownMetadataValue:
+    """Those of its picture, which an earlier run has made."""
+    picture = primary(row.kind)
+    return links_of(picture, row, picture.object_key(row, ""))
 
 
 class OriginalMaterializer:
@@ -282,7 +268,7 @@ class OriginalMaterializer:
         file = batch.scratch / row.id
         try:
             fetched = batch.originals.fetch(row, file)
-            return batch.originals.keep(row, file, fetched, {})
+            return batch.originals.keep(row, file, fetched, {"links": _links(row)})
         finally:
             file.unlink(missing_ok=True)
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import dagster as dg
 
-from lens_pipeline.catalog.rows import Generation, MasterVideo, Row
+from lens_pipeline.catalog.rows import Generation, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.renderers import Renderer
+from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import SourceUnreadable
+from lens_pipeline.media.models import PictureSize
 from lens_pipeline.media.provenance import marked_webp
 from lens_pipeline.storage.object_store import Fetched
 
@@ -50,19 +52,22 @@ class PictureMaterializer:
             facts = {"width": picture.source_width, "height": picture.source_height}
             facts |= {name: extra[name] for name in extra if name == "duration_seconds"}
             key = self._derivative.object_key(row, revision)
+            facts["links"] = links_of(self._derivative, row, key)
             webp = marked_webp(picture.webp, batch.source_type(row))
+            sizes = {str(s.edge): _stored(batch, row, key, s) for s in picture.sizes}
             batch.transfers.upload(key, webp, "image/webp", revision)
         finally:
             batch.originals.release(row, file, fetched, facts)
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
-            "links": dg.MetadataValue.md(_links(self._derivative, row, key)),
+            "links": links_of(self._derivative, row, key),
             "path": key,
             "dagster/uri": batch.transfers.store.uri(key),
             "bytes": len(webp),
             "width": picture.width,
             "height": picture.height,
+            **({"sizes": dg.MetadataValue.json(sizes)} if sizes else {}),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
             "revision": revision,
@@ -75,13 +80,9 @@ class PictureMaterializer:
         self._renderer.interrupt()
 
 
-def _links(derivative: Derivative, row: Row, key: str) -> str:
-    """The picture and what belongs to it, by addresses that need the login of the UI."""
-    if isinstance(row, MasterVideo):
-        url = f"/lens/api/projects/{row.project_id}/master-videos/{row.id}"
-        whole, more = f"{url}/poster", f"[video]({url}/video) · [masters](/lens/masters)"
-    else:
-        url = f"/lens/api/generations/{row.id}"
-        whole = f"{url}/{derivative.asset}"
-        more = f"[original]({url}/file) · [library](/lens/library)"
-    return f"[![{derivative.asset}](/lens/pictures/{key})]({whole})\n\n{more}"
+def _stored(batch: BatchContext, row: Row, key: str, size: PictureSize) -> dict[str, str | int]:
+    """Store the picture at `key` in another size; returns its facts."""
+    path = f"{key.removesuffix('.webp')}_{size.edge}.webp"
+    webp = marked_webp(size.webp, batch.source_type(row))
+    batch.transfers.upload(path, webp, "image/webp", None)
+    return {"path": path, "bytes": len(webp), "width": size.width, "height": size.height}

@@ -1,6 +1,6 @@
 """Renders pictures in sandboxed media processes, which are kept from run to run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,11 +26,13 @@ class Renderer(Protocol):
 
 
 class PreviewRenderer:
-    """Previews of photos; `edge` is the longest, in pixels."""
+    """Previews of photos; `edge` and `sizes` are the longest, in pixels."""
 
-    def __init__(self, settings: Settings, edge: int) -> None:
+    def __init__(self, settings: Settings, edge: int, sizes: Sequence[int] = ()) -> None:
         self._sandbox = _sandbox(settings)
-        self._spec = PreviewSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
+        self._spec = PreviewSpec(
+            edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels, sizes
+        )
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
         with media_failures():
@@ -41,11 +43,13 @@ class PreviewRenderer:
 
 
 class PosterRenderer:
-    """Posters of videos; `edge` is the longest, in pixels."""
+    """Posters of videos; `edge` and `sizes` are the longest, in pixels."""
 
-    def __init__(self, settings: Settings, edge: int) -> None:
+    def __init__(self, settings: Settings, edge: int, sizes: Sequence[int] = ()) -> None:
         self._sandbox = _sandbox(settings)
-        self._spec = PosterSpec(edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels)
+        self._spec = PosterSpec(
+            edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels, sizes
+        )
 
     def render(self, source: Path) -> tuple[Picture, dict[str, float]]:
         with media_failures():

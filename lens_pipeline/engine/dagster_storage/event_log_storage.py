@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 
 import sqlalchemy as sa
@@ -24,7 +24,7 @@ from lens_pipeline.engine.dagster_storage.pool import PooledStorage
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema
 from lens_pipeline.engine.dagster_storage.shown_events import apart, failures
 from lens_pipeline.event_log.history import ObservationKind
-from lens_pipeline.event_log.tags import OUTCOME_TAG, SOURCE_TAG
+from lens_pipeline.event_log.tags import FAILED_TAG, OUTCOME_TAG, SOURCE_TAG
 
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
@@ -33,6 +33,17 @@ _MADE = sa.text(
     "SELECT DISTINCT asset_key, partition FROM event_logs WHERE run_id = :run"
     " AND dagster_event_type = 'ASSET_MATERIALIZATION' AND partition IS NOT NULL"
 )
+# Of these partitions; the tag is of runs that came to their end.
+_UNTRIED = sa.text("""
+    SELECT p.key FROM unnest(CAST(:keys AS text[]), CAST(:runs AS text[])) AS p(key, run_id)
+     WHERE EXISTS (SELECT FROM run_tags t WHERE t.run_id = p.run_id AND t.key = :tag)
+       AND EXISTS (
+         SELECT FROM event_logs m WHERE m.asset_key = :asset AND m.partition = p.key
+            AND m.dagster_event_type = 'ASSET_MATERIALIZATION')
+       AND NOT EXISTS (
+         SELECT FROM event_logs o WHERE o.asset_key = :asset AND o.partition = p.key
+            AND o.dagster_event_type = 'ASSET_OBSERVATION' AND o.run_id = p.run_id)
+    """)
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 # Counting 100,000 keys takes 20 ms, and one tick resolves several ranges.
 _COMPARED_SECONDS = 1.0
@@ -110,6 +121,28 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         """The stock storage has none."""
         found = self.fetch_observations(records_filter, limit, cursor, ascending)
         return EventRecordsResult(failures(found.records), found.cursor, found.has_more)
+
+    def get_latest_asset_partition_materialization_attempts_without_materializations(
+        self, asset_key: AssetKey, after_storage_id: int | None = None
+    ) -> Mapping[str, tuple[str, int]]:
+        """Leave out what is there and was not tried by a run in which another file failed.
+
+        Dagster shows all that such a run did not make as failed, also what was up to date.
+        """
+        attempts = (
+            super().get_latest_asset_partition_materialization_attempts_without_materializations(
+                asset_key, after_storage_id
+            )
+        )
+        values = {
+            "asset": asset_key.to_string(),
+            "keys": list(attempts),
+            "runs": [run_id for run_id, _ in attempts.values()],
+            "tag": FAILED_TAG,
+        }
+        with self.index_connection() as connection:
+            untried = set(connection.execute(_UNTRIED, values).scalars()) if attempts else set()
+        return {key: attempt for key, attempt in attempts.items() if key not in untried}
 
     def has_table(self, table_name: str) -> bool:
         ask = super().has_table

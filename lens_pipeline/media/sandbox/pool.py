@@ -17,13 +17,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Self, cast
 
 import lens_pipeline
 from lens_pipeline.media.errors import MediaError, MediaProcessDied, SandboxUnavailable
 from lens_pipeline.media.ffmpeg.run import CRASHES
-from lens_pipeline.media.models import Picture, Poster, PosterSpec, PreviewSpec
+from lens_pipeline.media.models import Picture, PictureSize, Poster, PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import protocol
 from lens_pipeline.media.sandbox.confinement import confined_thread
 
@@ -399,15 +400,24 @@ def _lend(source: Path, directory: Path) -> Path:
 
 def _picture(header: protocol.Header, body: bytes) -> Picture:
     with _parsing():
-        size = int(header["webp_bytes"])
+        stream = BytesIO(body)
         return Picture(
-            webp=body[:size],
+            webp=stream.read(int(header["webp_bytes"])),
             width=int(header["width"]),
             height=int(header["height"]),
             thumbhash=str(header["thumbhash"]),
-            inline=body[size:],
+            inline=stream.read(int(header["inline_bytes"])),
             source_width=int(header["source_width"]),
             source_height=int(header["source_height"]),
+            sizes=tuple(
+                PictureSize(
+                    int(size["edge"]),
+                    int(size["width"]),
+                    int(size["height"]),
+                    stream.read(int(size["bytes"])),
+                )
+                for size in header["sizes"]
+            ),
         )
 
 

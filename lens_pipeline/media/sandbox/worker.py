@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.images import render_preview
@@ -108,11 +108,16 @@ def _answer(request: protocol.Header) -> tuple[protocol.Header, bytes]:
         return {"error": error.reason, "over_limit": error.over_limit}, b""
     names = ("width", "height", "source_width", "source_height", "thumbhash")
     header = {name: getattr(picture, name) for name in names}
-    body = picture.webp + picture.inline
-    return {"webp_bytes": len(picture.webp), **header, **times}, body
+    header["webp_bytes"], header["inline_bytes"] = len(picture.webp), len(picture.inline)
+    header["sizes"] = [
+        {"edge": size.edge, "width": size.width, "height": size.height, "bytes": len(size.webp)}
+        for size in picture.sizes
+    ]
+    body = b"".join([picture.webp, picture.inline, *(size.webp for size in picture.sizes)])
+    return header | times, body
 
 
-def _render(kind: str, source: Path, spec: dict[str, int]) -> tuple[Picture, dict[str, float]]:
+def _render(kind: str, source: Path, spec: dict[str, Any]) -> tuple[Picture, dict[str, float]]:
     try:
         if kind == "preview":
             return render_preview(source, PreviewSpec(**spec)), {}

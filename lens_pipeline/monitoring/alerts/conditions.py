@@ -19,7 +19,7 @@ from lens_pipeline.settings import Settings
 
 DEAD = "dead_letters"
 _SERVICES = frozenset({"database", "broker", "store", "daemon"})
-_OLDEST, _SUCCESS, _WORKERS = "oldest", "success", "workers "
+_OLDEST, _UNSAVED, _SUCCESS, _WORKERS = "oldest", "originals", "success", "workers "
 _LEAST_FILES = 50  # in an hour: of fewer, one failure is a large share
 
 
@@ -50,10 +50,12 @@ def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Proble
     else:
         problems += _workers(seen.workers)
     if seen.backlog is None:
-        unknown |= {_OLDEST, DEAD}
+        unknown |= {_OLDEST, DEAD, _UNSAVED}
     else:
         problems += _oldest(seen.backlog, settings, now)
         problems += _dead(seen.backlog, settings)
+        problems += _unsaved(seen.backlog, settings, now)
+        unknown |= {_UNSAVED} if seen.backlog.unsaved is None else set()
     outcome = seen.outcome
     if outcome is None or (outcome.failed and outcome.made + outcome.failed < _LEAST_FILES):
         unknown.add(_SUCCESS)
@@ -117,6 +119,20 @@ def _dead(backlog: Backlog, settings: Settings) -> Iterable[Problem]:
         number = counted(len(backlog.letters))
         text = f"{number}: `lens dead-letters` lists them, `lens retry` tries anew"
         yield Problem(DEAD, text, page_link(settings, "library?status=dead"))
+
+
+def _unsaved(backlog: Backlog, settings: Settings, now: dt.datetime) -> Iterable[Problem]:
+    late = [
+        f"{late.count:,} of {kind}s, the oldest after {spoken((now - late.since).total_seconds())}"
+        for kind, late in ((kind, one.late) for kind, one in (backlog.unsaved or {}).items())
+        if late.since
+    ]
+    if late and settings.enabled:
+        text = (
+            f"originals of new rows are not saved: {'; '.join(late)}; their links expire: see the"
+            " runs, `lens backfill --originals` tries again"
+        )
+        yield Problem(_UNSAVED, text, dagster_link(settings, "runs"))
 
 
 def _success(outcome: HourlyOutcome, settings: Settings) -> Problem:

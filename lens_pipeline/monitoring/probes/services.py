@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 
 import psycopg2
 from dagster import DagsterInstance
@@ -14,8 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.core.endpoints import resolve, without_password
+from lens_pipeline.core.endpoints import Endpoints, resolve, without_password
 from lens_pipeline.core.restarts import Restarts, read_restarts
+from lens_pipeline.derivatives.originals import UnsavedOriginals, count_unsaved, in_words
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
@@ -36,6 +38,7 @@ from lens_pipeline.storage.object_store import (
     WrongCredentials,
 )
 
+_COUNT_SECONDS = 20  # for half a million rows
 _WORKERS_KEPT_SECONDS = 10.0  # they take a second to answer
 _STORE_ERRORS = frozenset(
     error.__name__
@@ -167,6 +170,27 @@ def _writes(catalog: Catalog) -> str:
     if lack.is_whole:
         return f"nothing can be added over HTTP, which is as well if others do: {lack.message}"
     raise ProbeError(lack.message)
+
+
+def originals(settings: Settings, endpoints: Endpoints) -> str:
+    """How many are not saved. Raises ProbeError: some of new rows."""
+    pipeline = connect(settings, endpoints)
+    until = time.monotonic() + _COUNT_SECONDS
+    found: Mapping[Kind, UnsavedOriginals] = {}
+    try:
+        with closing(pipeline.catalog), closing(pipeline.log):
+            pages = count_unsaved(pipeline)
+            for page in takewhile(lambda _: time.monotonic() < until, pages):
+                found = page
+            is_whole = next(pages, None) is None
+    except SQLAlchemyError as error:
+        raise ProbeError("unknown: Dagster's database cannot be read, see there") from error
+    text = in_words(found)
+    if not is_whole:
+        text = f"of the rows looked at within {_COUNT_SECONDS} s, {text}"
+    if settings.enabled and any(one.late.count for one in found.values()):
+        raise ProbeError("originals of new rows are not saved", text)
+    return text
 
 
 def provider_tasks(settings: Settings, url: str) -> str:

@@ -3,7 +3,7 @@
 import datetime as dt
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
@@ -13,7 +13,7 @@ from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
 from lens_pipeline.derivatives.originals import stored_originals
 from lens_pipeline.derivatives.registry import Derivative, of_generations, primary
-from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
@@ -43,6 +43,16 @@ class GenerationType(StrEnum):
     VIDEO = "video"
 
 
+class PictureSize(BaseModel):
+    """The preview or poster in another size."""
+
+    url: str
+    path: str
+    width: int
+    height: int
+    bytes: int
+
+
 class GenerationOut(BaseModel):
     """A generation, and where its preview (photo) or poster (video) stands."""
 
@@ -61,6 +71,8 @@ class GenerationOut(BaseModel):
     """Where this app serves the generation itself; None unless it is finished."""
     width: int | None
     height: int | None
+    sizes: list[PictureSize]
+    """Others of LENS_PREVIEW_SIZES, the smallest first."""
     thumbhash: str | None
     error: str | None
     error_class: str | None
@@ -134,6 +146,11 @@ def generation_out(entry: library.Entry) -> GenerationOut:
         file_url=f"{url}/file" if row.is_finished else None,
         width=made.fact("width", int),
         height=made.fact("height", int),
+        sizes=[
+            PictureSize(url=f"{url}/{derivative.asset}?size={edge}", **size)
+            for edge, size in sorted((made.fact("sizes", dict) or {}).items(), key=_edge)
+            if made.path
+        ],
         thumbhash=made.fact("thumbhash", str),
         error=made.error,
         error_class=made.error_class,
@@ -145,6 +162,10 @@ def generation_out(entry: library.Entry) -> GenerationOut:
         updated_at=row.changed_at,
         ready_at=made.ready_at,
     )
+
+
+def _edge(size: tuple[str, Any]) -> int:
+    return int(size[0])
 
 
 def _visible_user(caller: Caller, user_id: str | None) -> str | None:
@@ -164,7 +185,11 @@ def picture_routes() -> APIRouter:
 
 def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
     def picture(
-        generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+        generation_id: str,
+        request: Request,
+        caller: MediaCallerDep,
+        context: ContextDep,
+        size: Annotated[int | None, Query(ge=1, le=8192)] = None,
     ) -> Response:
         entry = visible_entry(context, caller, generation_id)
         if entry.row.kind is not derivative.kind:
@@ -172,7 +197,7 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
         made = library.status(context.pipeline, entry, derivative)
         if made.path is None:
             raise picture_not_ready(made.state)
-        return stream(context.pipeline.store, request, made.path)
+        return stream(context.pipeline.store, request, _path(made, made.path, size))
 
     for method in ("HEAD", "GET"):
         routes.add_api_route(
@@ -180,10 +205,21 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
             picture,
             methods=[method],
             name=derivative.asset,
-            description=f"The {derivative.asset} of a {derivative.kind}.",
+            description=f"The {derivative.asset} of a {derivative.kind}. With `size`, the smallest"
+            " of its pictures whose longest edge has as many pixels, else the largest.",
             response_class=Response,
             responses=described(_WEBP),
         )
+
+
+def _path(made: DerivativeStatus, path: str, size: int | None) -> str:
+    """Of the picture for `size`; `path`: of the one that is always there."""
+    if size is None:
+        return path
+    main = {"path": path, "width": made.fact("width", int), "height": made.fact("height", int)}
+    pictures = [main, *(made.fact("sizes", dict) or {}).values()]
+    edges = {max(one["width"] or 0, one["height"] or 0): one["path"] for one in pictures}
+    return edges[min((edge for edge in edges if edge >= size), default=max(edges))]
 
 
 @router.head("/api/generations/{generation_id}/file", responses=_FILE)

@@ -105,6 +105,11 @@ export class Card {
       this.state.replaceChildren(el("span.mark", {}, icon("alert")), el("span", {}, t("library.picture_gone")));
       this.state.hidden = false;
     });
+    const sizes = this.entry.sizes?.map((size) => `${size.url} ${size.width}w`);
+    if (sizes?.length) {
+      picture.srcset = [...sizes, `${url} ${width}w`].join(", ");
+      picture.sizes = `${this.frame.clientWidth || width}px`;
+    }
     picture.src = url;
     this.picture = picture;
     this.opener.append(picture);

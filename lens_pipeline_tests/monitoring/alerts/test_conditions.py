@@ -10,6 +10,7 @@ import pytest
 
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.restarts import Restarts
+from lens_pipeline.derivatives.originals import Unsaved, UnsavedOriginals
 from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import Seen, judge
@@ -23,14 +24,20 @@ SETTINGS = Settings()
 WELL = Seen(
     services=dict.fromkeys(("database", "broker", "store", "daemon")),
     workers={"previews": 1, "masters": 1},
-    backlog=Backlog({}, {}, ()),
+    backlog=Backlog({}, {}, (), {}),
     outcome=HourlyOutcome(1000, 5),
     disks={Path("/x"): Space(50, 100)},
 )
 
 
 def _waiting(kind: Kind, seconds: float) -> Backlog:
-    return Backlog({kind: NOW - dt.timedelta(seconds=seconds)}, {}, ())
+    return Backlog({kind: NOW - dt.timedelta(seconds=seconds)}, {}, (), {})
+
+
+def _unsaved(late: int, older: int) -> Backlog:
+    since = NOW - dt.timedelta(hours=3)
+    counts = UnsavedOriginals(Unsaved(late, since if late else None), Unsaved(older, since))
+    return Backlog({}, {}, (), {Kind.VIDEO: counts})
 
 
 def _restarts(first_ago: float) -> dict[str, Restarts]:
@@ -53,6 +60,7 @@ def test_all_is_well() -> None:
         (replace(WELL, workers={"previews": 1, "masters": 0}), "workers masters", "masters"),
         (replace(WELL, backlog=_waiting(Kind.PHOTO, 601)), "oldest", "photo 10 min"),
         (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
+        (replace(WELL, backlog=_unsaved(2, 9)), "originals", "2 of videos, the oldest after 3 h"),
         (replace(WELL, outcome=HourlyOutcome(98, 2, "X")), "success", "often by X"),
         (replace(WELL, disks={Path("/x"): Space(9, 100)}), "disk /x", "9 %"),
         (replace(WELL, restarts=_restarts(599)), "restarts api", "again, 5 times by now: see"),
@@ -73,9 +81,16 @@ def test_work_takes_its_time(backlog: Backlog) -> None:
     assert judge(replace(WELL, backlog=backlog), SETTINGS, NOW) == ([], set())
 
 
-def test_a_pause_is_no_problem() -> None:
-    seen = replace(WELL, backlog=_waiting(Kind.PHOTO, 10_000))
+@pytest.mark.parametrize("backlog", [_waiting(Kind.PHOTO, 10_000), _unsaved(2, 0)])
+def test_a_pause_is_no_problem(backlog: Backlog) -> None:
+    seen = replace(WELL, backlog=backlog)
     assert judge(seen, Settings(enabled=False), NOW)[0] == []
+
+
+def test_an_older_library_without_originals_alerts_nobody() -> None:
+    assert judge(replace(WELL, backlog=_unsaved(0, 1_000_000)), SETTINGS, NOW) == ([], set())
+    still_counted = replace(WELL, backlog=Backlog({}, {}, ()))
+    assert judge(still_counted, SETTINGS, NOW) == ([], {"originals"})
 
 
 def test_one_failure_of_few_files_is_no_share_to_speak_of() -> None:
@@ -90,7 +105,7 @@ def test_what_is_not_known_is_said_to_be() -> None:
     assert [problem.key for problem in problems] == ["database"]
     assert unknown == {
         *("broker", "store", "daemon", "workers previews", "workers masters"),
-        *("oldest", "dead_letters", "success"),
+        *("oldest", "dead_letters", "originals", "success"),
     }
 
 

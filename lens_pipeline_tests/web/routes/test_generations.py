@@ -40,6 +40,47 @@ def test_a_photo_from_finished_to_ready(
 
 
 @pytest.mark.slow
+def test_a_picture_in_several_sizes(
+    site: Site, web: httpx.Client, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    """Large screens that show a blur, small ones that load ten times what they show."""
+    environment.setenv("LENS_PREVIEW_SIZES", "1536,320")
+    link = server.put("/p1", sources.jpeg(2000, 1000)).replace("127.0.0.1", "localhost")
+    site.add("p1", link)
+    site.add("v1", server.put("/v1", sources.mp4()).replace("127.0.0.1", "localhost"), type="video")
+    assert site.once()["ready"] == 2
+
+    folder = site.store / "u1/previews"
+    made = {}
+    for file in folder.iterdir():
+        with Image.open(file) as picture:
+            made[file.name] = picture.size
+    assert made == {
+        "p1_preview.webp": (768, 384),
+        "p1_preview_320.webp": (320, 160),
+        "p1_preview_1536.webp": (1536, 768),
+    }
+    entry = web.get("/api/generations/p1").json()
+    assert [(size["width"], size["height"]) for size in entry["sizes"]] == [(320, 160), (1536, 768)]
+    for size in entry["sizes"]:
+        assert web.get(size["url"]).content == (site.store / size["path"]).read_bytes()
+    for size, name in ((1, "p1_preview_320"), (321, "p1_preview"), (9000, "p1_preview_1536")):
+        answer = web.get("/api/generations/p1/preview", params={"size": min(size, 8192)})
+        assert answer.content == (folder / f"{name}.webp").read_bytes()
+    # No picture is enlarged.
+    sizes = web.get("/api/generations/v1").json()["sizes"]
+    assert [(size["width"], size["height"]) for size in sizes] == [(160, 120), (160, 120)]
+
+    environment.setenv("LENS_PREVIEW_SIZES", "320")
+    assert site.status("p1")["outdated"]
+    environment.delenv("LENS_PREVIEW_SIZES")
+    assert not site.status("p1")["outdated"]
+    site.sql("DELETE FROM generations WHERE id = 'p1'")
+    assert site.lens("remove-missing", "--yes").code == 0
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_the_file_itself_outlives_its_link(
     site: Site, web: httpx.Client, server: HostileServer
 ) -> None:

@@ -180,6 +180,7 @@ def test_prometheus_accepts_them(site: Site, web: httpx.Client, photo: Photo) ->
         *("lens_processed", "lens_failed", "lens_latency_seconds", "lens_stage_seconds"),
         *("lens_queue_depth", "lens_queue_age_seconds", "lens_oldest_unprocessed_seconds"),
         *("lens_dead_letters", "lens_build_info", "lens_metrics_loaded"),
+        *("lens_originals_unsaved", "lens_oldest_unsaved_original_seconds"),
     }
     assert all(family.documentation and family.type != "unknown" for family in families)
     check = subprocess.run(
