@@ -80,21 +80,6 @@ def source(path: Path) -> Source:
     return Source(path.stem, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-class Kept:
-    """A cache of what was found out of shots."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir()
-
-    def find(self, key: str) -> Path | None:
-        file = self._directory / key
-        return file if file.exists() else None
-
-    def keep(self, key: str, file: Path) -> None:
-        (self._directory / key).write_bytes(file.read_bytes())
-
-
 def work_in(
     directory: Path,
     cancelled: Callable[[], bool] = lambda: False,

@@ -9,7 +9,8 @@ from lens_pipeline.media.concat.audio import DAMAGED
 from lens_pipeline.media.concat.join import Master, examine, join
 from lens_pipeline.media.concat.probe import Shot
 from lens_pipeline.media.errors import ShotError
-from lens_pipeline_tests.media.concat.shots import TOOLS, Kept, frames, sound, source, work_in
+from lens_pipeline_tests.media.concat.shots import TOOLS, frames, sound, source, work_in
+from lens_pipeline_tests.media.concat.test_join import Folder
 
 _CORPUS = Path(__file__).parents[1] / "corpus"
 _PLAIN = "plain-blue-24.mp4"
@@ -52,7 +53,7 @@ _JOINED = {
 def _joined(names: str, directory: Path) -> Master:
     """As in a project: each shot is examined when it is added."""
     directory.mkdir(exist_ok=True)
-    work, pieces = work_in(directory / "work"), Kept(directory / "pieces")
+    work, pieces = work_in(directory / "work"), Folder(directory / "pieces")
     sources = [source(_CORPUS / name) for name in names.split()]
     for one in sources:
         examine(one, TOOLS, work, pieces)
@@ -61,7 +62,7 @@ def _joined(names: str, directory: Path) -> Master:
 
 def _examined(name: str, directory: Path) -> Shot:
     directory.mkdir(exist_ok=True)
-    pieces = Kept(directory / "pieces")
+    pieces = Folder(directory / "pieces")
     return examine(source(_CORPUS / name), TOOLS, work_in(directory / "work"), pieces)
 
 

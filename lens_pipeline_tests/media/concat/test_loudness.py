@@ -14,7 +14,6 @@ from lens_pipeline.media.concat.join import Master, examine, join
 from lens_pipeline.media.concat.probe import Audio
 from lens_pipeline_tests.media.concat.shots import (
     TOOLS,
-    Kept,
     Make,
     Recipe,
     actions,
@@ -24,6 +23,7 @@ from lens_pipeline_tests.media.concat.shots import (
     source,
     work_in,
 )
+from lens_pipeline_tests.media.concat.test_join import Folder
 
 _TARGET = -14.0
 _SECONDS = 2
@@ -67,7 +67,7 @@ def shots(make: Make, tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("is_examined", [True, False], ids=["examined", "new"])
 def test_shots_have_one_level(shots: dict[str, Path], tmp_path: Path, is_examined: bool) -> None:
     """A shot that makes people reach for the remote control."""
-    kept, work = Kept(tmp_path / "kept"), work_in(tmp_path / "work")
+    kept, work = Folder(tmp_path / "kept"), work_in(tmp_path / "work")
     sources = [source(path) for path in shots.values()]
     if is_examined:
         for one in sources:

@@ -25,7 +25,6 @@ from lens_pipeline_tests.media.concat.shots import (
     TOOLS,
     VP9,
     Join,
-    Kept,
     Make,
     Recipe,
     actions,
@@ -40,6 +39,7 @@ from lens_pipeline_tests.media.concat.shots import (
     source,
     work_in,
 )
+from lens_pipeline_tests.media.concat.test_join import Folder
 from lens_pipeline_tests.media.samples import Pixels
 
 pytestmark = pytest.mark.slow
@@ -152,7 +152,7 @@ def test_a_picture_that_changes_stays_in_the_place_of_the_first(
     """A master that dies of what a browser's recorder does when its window is resized."""
     white = replace(_ONE_COLOUR, name="white", pattern="color=c=white", **changed)
     odd = _series(tmp_path / "odd.mkv", make(_ONE_COLOUR), make(white))
-    work, pieces = work_in(tmp_path / "work"), Kept(tmp_path / "pieces")
+    work, pieces = work_in(tmp_path / "work"), Folder(tmp_path / "pieces")
     sources = [source(path) for path in (plain, odd, plain)]
     for one in sources:
         examine(one, TOOLS, work, pieces)
@@ -176,7 +176,7 @@ def test_a_turned_picture_that_changes_its_size_is_refused_when_it_is_added(
     turned = tmp_path / "turned.mp4"
     ffmpeg("-display_rotation", "90", "-i", str(odd), "-c", "copy", str(turned))
     with pytest.raises(ShotError, match="changes its size, and is turned"):
-        examine(source(turned), TOOLS, work_in(tmp_path / "work"), Kept(tmp_path / "pieces"))
+        examine(source(turned), TOOLS, work_in(tmp_path / "work"), Folder(tmp_path / "pieces"))
 
 
 def test_portrait_beside_landscape_is_between_black_bars(
