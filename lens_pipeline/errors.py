@@ -1,6 +1,8 @@
 """What can go wrong with a file or command, and whether another attempt can help."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class LensError(Exception):
@@ -65,6 +67,15 @@ class DiskFull(TransientError):
 
 class SourceUnreadable(DerivativeError):
     """The bytes are no decodable picture or video."""
+
+
+class ExtraMissing(TransientError):
+    """An original is kept, a further result of its task is not yet."""
+
+    def __init__(self, reason: str, metadata: Mapping[str, Any]) -> None:
+        super().__init__(reason)
+        self.metadata = metadata
+        """Of the original's materialization."""
 
 
 class SourceOverLimit(DerivativeError):

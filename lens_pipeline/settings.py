@@ -52,6 +52,9 @@ _CRON_FIELDS = tuple(
         (range(8), _WEEKDAYS),
     )
 )
+# A folder ends the part with {user_id}: else two users could have the same key.
+_ORIGINAL_KEYS = re.compile(r"(?:[^{}*]|\{user_id\}(?=[^{}]*/))*\{id\}(?!\*)[^{}]*")
+_OWN_FOLDERS = re.compile(r"(?:^|/)(?:originals|previews|posters|playable)/\{id\}")
 
 
 class SettingsError(LensError):
@@ -140,8 +143,15 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     keep_originals: Literal["external", "never"] = "external"
     """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
     expire. `never`: only its preview or poster is."""
+    original_keys: CommaList = ()
+    """Where an older system left originals in the store, for `lens adopt`; several patterns are
+    separated by commas, and the first that fits counts: `{user_id}/image/{id}_*.png`. `*` stands
+    for any characters but `/`."""
     retain_originals_days: int = Field(default=30, ge=0, le=3650)
     """How long the original of a row that is gone stays in the store. Nothing can make it again."""
+    clips: bool = True
+    """Whether videos get a hover clip: 3 to 4 s without sound, at most 480 pixels and 300 KB, made
+    after the poster and at the lowest priority."""
     max_source_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
     """Sources of more bytes are refused; the default is 512 MiB."""
     max_pixels: int = Field(default=50_000_000, ge=1)
@@ -295,6 +305,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
                 f"LENS_BACKFILL_CRON={self.backfill_cron[:60]!r} is no schedule of five fields:"
                 " use for example '*/5 * * * *'"
             )
+        for pattern in self.original_keys:
+            _check_original_keys(pattern)
         _check_bind("LENS_BIND", self.bind)
         _check_bind("LENS_CODE_BIND", self.code_bind)
         for proxy in self.trusted_proxies:
@@ -351,6 +363,21 @@ def _check_network(variable: str, value: str) -> None:
             f"{variable} has {value[:60]!r}, which is no IP address or network: use for example"
             " 127.0.0.1 or 10.0.0.0/8"
         ) from None
+
+
+def _check_original_keys(pattern: str) -> None:
+    named = f"LENS_ORIGINAL_KEYS has {pattern[:80]!r}"
+    if any(part in {"", ".", ".."} for part in pattern.split("/")) or "\\" in pattern:
+        raise ValueError(
+            f"{named}, which is no object key: leave out a / at its start or end, //, . and .."
+        )
+    if not _ORIGINAL_KEYS.fullmatch(pattern):
+        raise ValueError(
+            f"{named}: write {{id}} once, {{user_id}} only in a folder before it, and * only after"
+            " it and not beside it, as in {user_id}/image/{id}_*.png"
+        )
+    if _OWN_FOLDERS.search(pattern):
+        raise ValueError(f"{named}, where the pipeline keeps its own files: leave it out")
 
 
 def _is_cron(text: str) -> bool:

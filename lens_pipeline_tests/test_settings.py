@@ -61,6 +61,46 @@ WRONG = {
         "LENS_RESULT_URL",
         "LENS_BROKER_URL",
     ),
+    "a pattern without an id": (
+        {"LENS_ORIGINAL_KEYS": "{user_id}/image/*.png"},
+        "LENS_ORIGINAL_KEYS",
+        "{user_id}/image/{id}_*.png",
+    ),
+    "a pattern that begins with a slash": (
+        {"LENS_ORIGINAL_KEYS": "/{user_id}/{id}.png"},
+        "LENS_ORIGINAL_KEYS",
+        "leave out a /",
+    ),
+    "a pattern that leads out of the store": (
+        {"LENS_ORIGINAL_KEYS": "{id}.png,../{id}.png"},
+        "LENS_ORIGINAL_KEYS",
+        "..",
+    ),
+    "a pattern that lists all before an id": (
+        {"LENS_ORIGINAL_KEYS": "{user_id}/*/{id}.png"},
+        "LENS_ORIGINAL_KEYS",
+        "* only after it",
+    ),
+    "a pattern in which p1 is p10": (
+        {"LENS_ORIGINAL_KEYS": "{user_id}/{id}*.png"},
+        "LENS_ORIGINAL_KEYS",
+        "not beside it",
+    ),
+    "a pattern in which two users are one": (
+        {"LENS_ORIGINAL_KEYS": "files/{user_id}_{id}.png"},
+        "LENS_ORIGINAL_KEYS",
+        "in a folder before it",
+    ),
+    "a pattern with an unknown field": (
+        {"LENS_ORIGINAL_KEYS": "{project}/{id}.png"},
+        "LENS_ORIGINAL_KEYS",
+        "{user_id}",
+    ),
+    "a pattern of our own files": (
+        {"LENS_ORIGINAL_KEYS": "{user_id}/originals/{id}_*.png"},
+        "LENS_ORIGINAL_KEYS",
+        "its own files",
+    ),
     "no schedule": ({"LENS_BACKFILL_CRON": "hourly"}, "LENS_BACKFILL_CRON", "five fields"),
     "an impossible schedule": ({"LENS_BACKFILL_CRON": "99 * * * *"}, "LENS_BACKFILL_CRON", "99 *"),
     "a step of zero": ({"LENS_BACKFILL_CRON": "*/0 * * * *"}, "LENS_BACKFILL_CRON", "*/5"),

@@ -13,7 +13,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.errors import InvalidRow, SourceMissing, SourceRefused
 from lens_pipeline.storage.content_types import content_type_of
 
-_PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif"})
+_PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic"})
 _VIDEOS = frozenset({".mp4", ".mov", ".m4v", ".webm", ".mkv"})
 
 

@@ -46,7 +46,7 @@ def once(limit: int | None, as_json: bool) -> None:
         _recover(lens)
         result = Result()
         later: list[Work] = []
-        for derivatives in _phases():
+        for derivatives in _phases(lens.pipeline.settings):
             works = [
                 find_work(lens.pipeline, d, bulk=False, limit=limit, force=False)
                 for d in derivatives
@@ -100,7 +100,8 @@ def backfill(
         # What is lost counts as ready.
         again = force or lost
         later: list[Work] = []
-        for derivatives in [list(registry.ORIGINALS.values())] if originals else _phases():
+        originals_alone = [list(registry.ORIGINALS.values())]
+        for derivatives in originals_alone if originals else _phases(lens.pipeline.settings):
             chosen = [d for d in derivatives if kind in (None, d.kind.value)]
             works = (
                 _find_originals(lens.pipeline, chosen, limit=limit, force=force, ids=ids)
@@ -172,11 +173,12 @@ def _find_originals(
     return works
 
 
-def _phases() -> tuple[list[Derivative], list[Derivative]]:
-    """What is made from other derivatives is looked for once those are there."""
+def _phases(settings: Settings) -> tuple[list[Derivative], list[Derivative]]:
+    """What is made from or after other derivatives is looked for once those are there."""
+    made = registry.switched_on(settings)
     return (
-        [d for d in registry.DERIVATIVES if d.made_from is None],
-        [d for d in registry.DERIVATIVES if d.made_from is not None],
+        [d for d in made if not (d.made_from or d.follows)],
+        [d for d in made if d.made_from or d.follows],
     )
 
 

@@ -59,6 +59,8 @@ def new_rows(
     """Request runs for rows since the cursor whose derivative is missing."""
     if not pipeline.settings.enabled:
         return dg.SkipReason(DISABLED)
+    if not derivative.is_on(pipeline.settings):
+        return dg.SkipReason(f"LENS_{derivative.setting}".upper() + " is false.")
     began = dt.datetime.now(dt.UTC)
     now = pipeline.catalog.now()
     seen = Cursor.parse(context.cursor)

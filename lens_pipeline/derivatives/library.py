@@ -11,7 +11,7 @@ from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative, primary
-from lens_pipeline.derivatives.status import row_statuses
+from lens_pipeline.derivatives.status import assess, row_statuses
 from lens_pipeline.errors import LensError
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
@@ -52,6 +52,17 @@ def status(pipeline: Pipeline, entry: Entry, derivative: Derivative) -> Derivati
     if derivative is primary(entry.row.kind) or not entry.row.is_finished:
         return entry.status
     return row_statuses(pipeline, derivative, [entry.row.generation()])[entry.row.id]
+
+
+def ready_ids(pipeline: Pipeline, derivative: Derivative, found: Sequence[Entry]) -> frozenset[str]:
+    """Those of `found` that have it."""
+    rows = [
+        entry.row.generation()
+        for entry in found
+        if entry.row.kind is derivative.kind and entry.row.is_finished
+    ]
+    statuses = assess(pipeline, derivative, rows) if rows else []
+    return frozenset(status.id for status in statuses if status.state is State.READY)
 
 
 def find(pipeline: Pipeline, generation_id: str) -> Entry | None:

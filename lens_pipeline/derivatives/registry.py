@@ -49,7 +49,7 @@ LARGE_OBJECTS = re.compile(
     r"masters/[^/]+/master_[^/]+_[0-9a-f]{12}\.mp4"
     r"|scaled/[^/]+/[^/]+_[0-9a-f]{12}\.mp4"
     r"|cache/shots/[0-9a-f]{64}\.mp4"
-    r"|[^/]+/originals/[^/]+_[0-9a-f]{12}\.[a-z0-9]+"
+    r"|[^/]+/originals/[^/]+_[0-9a-f]{12}(_\d{1,3})?\.[a-z0-9]+"
 )
 
 # WebP method. At the same SSIM, method 2 takes 28 ms less of about 2 s, but 10 % more bytes.
@@ -126,6 +126,9 @@ class Derivative(Generic[R]):
     edge: int | None = None  # longest edge in pixels; None: LENS_PREVIEW_EDGE
     form: Callable[[R], Parameters] = lambda _: {}  # parameters in the row; not for pictures
     waits_for: Callable[[R], str | None] = lambda _: None  # what the row lacks, in words
+    follows: "Derivative[R] | None" = None  # of the same row, which is made first
+    setting: str | None = None  # of `Settings`: it is made only while that is true
+    priority: int = 0  # added to that of its runs
 
     def revision(self, row: R, settings: Settings, upstream: str | None = None) -> str:
         """The revision of the row as it is now; `upstream`: of the `made_from` that there is."""
@@ -146,6 +149,9 @@ class Derivative(Generic[R]):
         source = self.source_row(row)
         upstream = self.made_from.source(source) if self.made_from and source else None
         return _digest(self.sources(row), upstream, self.stem(row), self.form(row))
+
+    def is_on(self, settings: Settings) -> bool:
+        return self.setting is None or getattr(settings, self.setting)
 
     def chosen(self, settings: Settings) -> set[str]:
         """The parameters, as `name-value`, that the user has set: a new default counts as none."""
@@ -279,7 +285,7 @@ class Derivative(Generic[R]):
         return {name: f"{name}-{value}" for name, value in self.setting_values(settings).items()}
 
     def setting_values(self, settings: Settings) -> dict[str, float | str]:
-        """Parameters that are settings, by name; of several values with dots, of none not."""
+        """Parameters that are settings, by name; several values are joined by dots."""
         names = [name for name in self.settings if name != "edge" or self.edge is None]
         values = {name: getattr(settings, PARAMETER_SETTINGS[name]) for name in names}
         return {
@@ -310,13 +316,19 @@ class Original(Derivative[Generation]):
         return None
 
     def revisions_of(self, row_id: str, key: str) -> Revisions | None:
-        found = re.fullmatch(rf"(.+/originals/{re.escape(row_id)}_)[0-9a-f]{{12}}\.[a-z0-9]+", key)
-        if found is None:
-            return None
-        return Revisions(found[1], re.compile(re.escape(found[1]) + r"[0-9a-f]{12}\.[a-z0-9]+"))
+        """Further results of its task included."""
+        rest = r"[0-9a-f]{12}(_\d{1,3})?\.[a-z0-9]+"
+        found = re.fullmatch(rf"(.+/originals/{re.escape(row_id)}_){rest}", key)
+        return found and Revisions(found[1], re.compile(re.escape(found[1]) + rest))
 
-    def key(self, row: Generation, revision: str, extension: str) -> str:
-        return f"{self.stem(row)}_{revision}{extension}"
+    def is_extra(self, key: str) -> bool:
+        """Whether the object is a further result of a task."""
+        return re.search(r"_[0-9a-f]{12}_\d{1,3}\.[a-z0-9]+$", key) is not None
+
+    def key(self, row: Generation, revision: str, extension: str, n: int = 1) -> str:
+        """`n`: which result of its task it is."""
+        number = f"_{n}" if n > 1 else ""
+        return f"{self.stem(row)}_{revision}{number}{extension}"
 
 
 def _master_stem(row: MasterVideo) -> str:
@@ -372,10 +384,36 @@ POSTER = Derivative[Generation](
     stem=lambda row: f"{row.user_id}/posters/{row.id}_poster",
     extension="webp",
     settings=(*_OF_PICTURES, "sizes"),
+    code_version="2",
     is_versioned=False,
     group="derivatives",
     sensor="new_videos",
     sources=lambda row: [row.asset_url],
+)
+CLIP = Derivative[Generation](
+    asset="clip",
+    description="Hover clip of one video: 3 to 4 s from its poster's frame on, without sound, at"
+    " most 480 pixels and 300 KB.",
+    kind=Kind.VIDEO,
+    partition_set="videos",
+    upstream="video_generation",
+    job="clips",
+    op="render_clips",
+    # Encodes must not delay a preview.
+    queue=MASTERS,
+    stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
+    extension="mp4",
+    is_versioned=False,
+    group="derivatives",
+    sensor="new_clips",
+    sensor_seconds=5,
+    # A master requested meanwhile waits for the run.
+    most_in_run=10,
+    sources=lambda row: [row.asset_url],
+    # Then the original is in the store, as a rule.
+    follows=POSTER,
+    setting="clips",
+    priority=-10,
 )
 MASTER = Derivative[MasterVideo](
     asset="master_video",
@@ -438,8 +476,8 @@ SCALED = Derivative[ScaledVideo](
     source_row=lambda row: row.master,
     form=_scaled_form,
 )
-# Each comes after its `made_from`.
-DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, MASTER, MASTER_POSTER, SCALED)
+# Each comes after its `made_from` and what it `follows`.
+DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, CLIP, MASTER, MASTER_POSTER, SCALED)
 
 # Only saves later masters time: no gap is filled and no status is shown.
 CHECKED_SHOT = Derivative[ProjectAsset](
@@ -491,6 +529,10 @@ ORIGINALS = {original.kind: original for original in (PHOTO_ORIGINAL, VIDEO_ORIG
 
 def entries() -> tuple[Derivative, ...]:
     return (*DERIVATIVES, CHECKED_SHOT, *ORIGINALS.values())
+
+
+def switched_on(settings: Settings) -> tuple[Derivative, ...]:
+    return tuple(derivative for derivative in DERIVATIVES if derivative.is_on(settings))
 
 
 def backfill_schedules() -> dict[str, str]:

@@ -29,7 +29,8 @@ _FEW = 20
 _ROW_IS_GONE = "the application's row is gone"
 # What a removal tells of the row, and of the file that it keeps.
 _OF_ROW = ("user_id", "finished_at")
-_TOLD = (*_OF_ROW, "bytes", "sha256", "content_type", "width", "height", "duration_seconds")
+_OF_CONTENT = ("bytes", "sha256", "content_type", "width", "height", "duration_seconds")
+_TOLD = (*_OF_ROW, *_OF_CONTENT, "extra_files")
 # Partitions that one call cleans at about the most: a table may be lost by and by.
 _MOST_CLEANED = 100
 
@@ -191,7 +192,9 @@ def _own_objects(
     if user_id is None:
         return []
     found = store.list(f"{user_id}/originals/{key}_")
-    return [info.key for info in found if original.revisions_of(key, info.key)]
+    own = [info.key for info in found if original.revisions_of(key, info.key)]
+    # Originals last.
+    return sorted(own, key=original.is_extra, reverse=True)
 
 
 def removal_of(

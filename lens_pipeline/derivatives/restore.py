@@ -71,7 +71,9 @@ def restore(
     rows = [row for one in ORIGINALS for row in pipeline.catalog.finished(one, [key]).values()]
     row = next((row for row in rows if not isinstance(row, UnusableRow)), None)
     if isinstance(row, Generation):
-        _record(pipeline, instance, row, path, fetched, content_facts(facts))
+        # Where only further results were kept, the application has the original itself.
+        if not ORIGINALS[kind].is_extra(path):
+            _record(pipeline, instance, row, path, fetched, _content(facts))
         state = "recorded"
     else:
         state = "unfinished" if pipeline.catalog.existing(kind, [key]) else "gone"
@@ -100,6 +102,11 @@ def _kept(pipeline: Pipeline, key: str) -> tuple[Kind, dict]:
     if is_known:
         raise NotRestored("no original of it is to be deleted, so none can be restored")
     raise NotRestored("no generation has this id, and none had it")
+
+
+def _content(facts: dict) -> dict:
+    extra = {name: facts[name] for name in facts if name == "extra_files"}
+    return content_facts(facts) | extra
 
 
 def _record(

@@ -27,11 +27,14 @@ def assess(
     """In the order of `rows`, without the facts of events."""
     histories = pipeline.log.histories(derivative.asset, [row.id for row in rows])
     sources = _sources(pipeline, derivative, rows)
+    unmade = [row for row in rows if not histories.get(row.id, History()).made]
+    first = derivative.follows if unmade else None
+    firsts = {one.id: one for one in assess(pipeline, first, unmade)} if first else {}
     recipe = derivative.recipe(pipeline.settings)
     now = dt.datetime.now(dt.UTC)
     found = []
     for row in rows:
-        blank = _blank(pipeline, derivative, row, sources.get(row.id), recipe)
+        blank = _blank(pipeline, derivative, row, sources.get(row.id), firsts.get(row.id), recipe)
         history = histories.get(row.id, History())
         status = derive_status(blank, history, pipeline.settings.max_attempts, now)
         # An attempt that failed before its time does not count.
@@ -80,9 +83,10 @@ def _blank(
     derivative: Derivative,
     row: Row,
     source: DerivativeStatus | None,
+    first: DerivativeStatus | None,
     recipe: str | None,
 ) -> DerivativeStatus:
-    """`source`: of what it is made from."""
+    """`source`: of what it is made from; `first`: of what it follows."""
     user_id, project_id = owner_of(row)
     upstream = source.revision if source and source.state is State.READY else None
     revision = derivative.revision(row, pipeline.settings, upstream)
@@ -97,7 +101,8 @@ def _blank(
         key=derivative.object_key(row, revision) if derivative.extension else None,
         upstream=upstream,
         fingerprint=fingerprint(row, recipe) if isinstance(row, Generation) and recipe else None,
-        waits_for=derivative.waits_for(row) or (_unready(source) if source else None),
+        waits_for=derivative.waits_for(row)
+        or next((why for one in (source, first) if one and (why := _unready(one))), None),
     )
 
 
@@ -174,7 +179,7 @@ def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
     """Described, of the finished rows with this id."""
     return [
         status
-        for derivative in registry.DERIVATIVES
+        for derivative in registry.switched_on(pipeline.settings)
         for row in pipeline.catalog.finished(derivative.kind, [row_id]).values()
         for status in row_statuses(pipeline, derivative, usable([row])).values()
     ]

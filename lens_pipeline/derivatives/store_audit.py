@@ -1,24 +1,29 @@
 """Compares the store with what was made: which objects it has, and whether it is the right one."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_pipeline.catalog.rows import Generation, Kind
+from lens_pipeline.core.ids import KEY_PATTERN
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import DerivativeError, LensError
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.reader import text
+from lens_pipeline.storage.content_types import UNKNOWN_TYPE, content_type_of
 from lens_pipeline.storage.object_store import ObjectInfo, ObjectStore
 
 # Of each derivative, in the order of ids: not all are of one day.
 _SAMPLE = 20
-
-
 # Files of each kind that are looked at daily.
 SAMPLE = 100
+# Of the content types of each kind.
+MEDIA_TYPES = {Kind.PHOTO: "image/", Kind.VIDEO: "video/"}
 
 
 class ForeignStore(LensError):
@@ -66,11 +71,15 @@ def damaged(
     live = [key for key, history in histories.items() if not history.is_removed]
     found = []
     for key, facts in pipeline.log.latest(derivative.asset, live).items():
-        path = text(facts.get("path"))
-        problem = path and _problem(pipeline.store, path, facts, scratch / "object")
+        problems = [
+            (path, problem)
+            for one in (facts, *facts.get("extra_files", []))
+            if (path := text(one.get("path")))
+            and (problem := _problem(pipeline.store, path, one, scratch / "object"))
+        ]
         # It may have been made anew meanwhile.
-        if path and problem and pipeline.log.paths(derivative.asset, [key]).get(key) == path:
-            found.append(Damage(derivative.asset, key, path, problem))
+        if problems and pipeline.log.latest(derivative.asset, [key]).get(key) == facts:
+            found += [Damage(derivative.asset, key, *problem) for problem in problems]
     return found
 
 
@@ -104,3 +113,55 @@ def stored_objects(
         for info in pipeline.store.list(folder)
         if info.key in ids and info.bytes > 0
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An object that may be the original of a row; `problem`: why it is not taken for it."""
+
+    row: Generation
+    info: ObjectInfo
+    problem: str | None
+
+
+def original_candidates(
+    pipeline: Pipeline, rows: Sequence[Generation], threads: ThreadPoolExecutor
+) -> list[Candidate]:
+    """Of the rows that LENS_ORIGINAL_KEYS names an object for; a request to the store for each.
+
+    Of several objects none is taken: all that is shown would be made from a wrong one.
+    """
+    listed = zip(rows, threads.map(lambda row: _named(pipeline, row), rows), strict=True)
+    named = [(row, *found) for row, found in listed if found]
+    others = {key for *_, ids in named for key in ids}
+    # Of `a_b_1.png`, the id may be `a` or `a_b`.
+    taken = pipeline.catalog.existing(Kind.PHOTO, others) if others else set()
+
+    def problem(objects: Sequence[ObjectInfo], ids: set[str]) -> str | None:
+        keys = ", ".join(info.key for info in objects[:3])
+        if len(objects) > 1:
+            return f"{len(objects)} objects fit, make LENS_ORIGINAL_KEYS narrower: {keys}"
+        return f"{keys} may be of {min(ids & taken)} as well" if ids & taken else None
+
+    return [Candidate(row, objects[0], problem(objects, ids)) for row, objects, ids in named]
+
+
+def _named(pipeline: Pipeline, row: Generation) -> tuple[list[ObjectInfo], set[str]] | None:
+    """What the first pattern names that names any, and the other ids that it may be of."""
+    for pattern in pipeline.settings.original_keys:
+        before, _, after = pattern.partition("{id}")
+        folder = before.replace("{user_id}", row.user_id)
+        rest = re.compile("[^/]*".join(map(re.escape, after.split("*"))))
+        listed = pipeline.store.list(folder + row.id + after.partition("*")[0])
+        objects = [
+            info
+            for info in listed
+            if rest.fullmatch(info.key, len(folder + row.id))
+            and info.bytes > 0
+            and content_type_of(info.key).startswith((MEDIA_TYPES[row.kind], UNKNOWN_TYPE))
+        ]
+        if objects:
+            names = {info.key.removeprefix(folder) for info in objects}
+            ids = {n[:end] for n in names for end in range(1, len(n)) if rest.fullmatch(n, end)}
+            return objects, {one for one in ids - {row.id} if KEY_PATTERN.fullmatch(one)}
+    return None

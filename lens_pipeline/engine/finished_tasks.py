@@ -1,8 +1,8 @@
 """The end of a provider's task: writes its row and asks for its derivative."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import dagster as dg
@@ -11,10 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.catalog.rows import Generation
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import of_kind
+from lens_pipeline.derivatives.registry import ORIGINALS, of_kind
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.tags import EXTRA_TAG
 from lens_pipeline.providers.kie import Task, TaskState
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def finish_task(
 
     A repetition, also at the same time, changes nothing: the row is locked meanwhile.
     The run is prepared before the finished row is visible, so that the sensors find it in work, and
-    begins after that, so that it finds the row. Raises CatalogError.
+    begins after that, so that it finds the row. Raises CatalogError; of a task with several
+    results also SQLAlchemyError.
     """
     if not task.state.is_final:
         return FinishedTask(False, row.status)
@@ -46,6 +48,9 @@ def finish_task(
             if recorded is None:
                 return None
             if recorded.generation and task.state is TaskState.SUCCESS:
+                # No row and no sensor tells of further results: without them nothing is written.
+                with nullcontext() if task.urls[1:] else _optional(row):
+                    _observe_extra(pipeline, queue.instance, recorded.generation, task.urls)
                 with _optional(row):
                     runs = _prepared(pipeline, queue, recorded.generation, origin)
     except BaseException:
@@ -56,6 +61,29 @@ def finish_task(
     run_ids = tuple(run.run_id for run in runs)
     logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
     return FinishedTask(recorded.changed, recorded.status, run_ids, recorded.problem)
+
+
+def _observe_extra(
+    pipeline: Pipeline, instance: dg.DagsterInstance, row: Generation, urls: Sequence[str]
+) -> None:
+    """Record all results but the first, unless that was done; the run of the original keeps them.
+
+    The UI shows only their hosts: see `shown_events`.
+    """
+    original, extra = ORIGINALS[row.kind], list(urls[1:])
+    told = pipeline.log.extra_urls(original.asset, [row.id]).get(row.id, {})
+    if told.get("extra_urls", []) == extra:
+        return
+    revision = original.revision_of(urls[0])
+    instance.report_runless_asset_event(
+        dg.AssetObservation(
+            asset_key=original.asset,
+            partition=row.id,
+            description=f"Its task had {len(extra)} further results.",
+            metadata={"extra_urls": dg.MetadataValue.json(extra), "revision": revision},
+            tags={EXTRA_TAG: revision},
+        )
+    )
 
 
 @contextmanager
@@ -75,7 +103,8 @@ def _prepared(
     wanted = {
         derivative: [status.id]
         for derivative in of_kind(generation.kind)
+        if derivative.is_on(pipeline.settings)
         for status in assess(pipeline, derivative, [generation])
-        if status.state in (State.NONE, State.FAILED)
+        if status.state in (State.NONE, State.FAILED) and not status.waits
     }
     return queue.prepare(wanted, origin, owner=generation.user_id)

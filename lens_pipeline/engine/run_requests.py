@@ -85,7 +85,7 @@ def run_request(
             **batch.tags(),
             **_owner_tag({status.owner for status in wanted}),
             ORIGIN_TAG: origin,
-            PRIORITY_TAG: str(priority),
+            PRIORITY_TAG: str(priority + derivative.priority),
             **carrier(),
         },
     )
@@ -114,7 +114,8 @@ def plan_runs(
 ) -> list[dict[str, str]]:
     """Add `keys` to the partition set; returns each run's tags. `owner`: a user or project."""
     planned = added_batches(instance, derivative, keys, batch_size)
-    tags = {ORIGIN_TAG: origin, PRIORITY_TAG: str(priority), **_owner_tag({owner}), **carrier()}
+    rank = str(priority + derivative.priority)
+    tags = {ORIGIN_TAG: origin, PRIORITY_TAG: rank, **_owner_tag({owner}), **carrier()}
     if force:
         tags[FORCE_TAG] = "true"
     if asked := request_id.get():

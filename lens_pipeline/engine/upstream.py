@@ -80,7 +80,7 @@ _STORAGE = {
         "PostgresEventLogStorage.fetch_failed_materializations"
         "(records_filter, limit, cursor, ascending)": "shows failed files",
         "PostgresEventLogStorage.fetch_observations"
-        "(records_filter, limit, cursor, ascending)": "shows failed files",
+        "(records_filter, limit, cursor, ascending)": "shows failed files, and no secrets",
         "PostgresEventLogStorage"
         ".get_latest_asset_partition_materialization_attempts_without_materializations"
         "(asset_key, after_storage_id)": "what was up to date has not failed",

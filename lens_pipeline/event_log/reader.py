@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
+from lens_pipeline.errors import ExtraMissing
 from lens_pipeline.event_log.changes import LATEST, NEW_EVENTS
 from lens_pipeline.event_log.history import (
     IN_FLIGHT,
@@ -22,6 +23,7 @@ from lens_pipeline.event_log.history import (
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
     ERROR_CLASS_TAG,
+    EXTRA_TAG,
     FAILED_REVISION_TAG,
     KEPT_TAG,
     OUTCOME_TAG,
@@ -87,6 +89,19 @@ class EventLog:
     def latest(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """As `event_metadata`, of the latest materialization, by partition."""
         rows = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(keys))
+        found = self.details(row.id for row in rows) if rows else {}
+        return {row.key: found[row.id] for row in rows}
+
+    def extra_urls(self, asset: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """As `event_metadata`, of the latest observation with EXTRA_TAG, by partition."""
+        query = """
+            SELECT e.partition AS key, max(e.id) AS id
+              FROM event_logs e JOIN asset_event_tags t ON t.event_id = e.id AND t.key = :tag
+             WHERE e.asset_key = :asset AND e.dagster_event_type = 'ASSET_OBSERVATION'
+               AND e.partition = ANY(:keys)
+             GROUP BY e.partition
+        """
+        rows = self._rows(query, asset=db_key(asset), tag=EXTRA_TAG, keys=list(keys))
         found = self.details(row.id for row in rows) if rows else {}
         return {row.key: found[row.id] for row in rows}
 
@@ -165,30 +180,18 @@ class EventLog:
         Without those after which it was materialized or removed again, or, unless `restored`,
         restored. Only those `before`, and that of `key`, where given.
         """
-        query = """
-            SELECT e.partition AS key, e.id
-              FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
-             WHERE t.asset_key = :asset AND t.key = :kept
-               AND e."timestamp" < coalesce(CAST(:before AS timestamp), 'infinity')
-               AND e.partition = coalesce(CAST(:key AS text), e.partition)
-               AND NOT EXISTS (
-                 SELECT FROM event_logs m
-                  WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
-                    AND m.partition = e.partition AND m.id > e.id)
-               AND NOT EXISTS (
-                 SELECT FROM event_logs o JOIN asset_event_tags k ON k.event_id = o.id
-                  WHERE o.asset_key = :asset AND o.dagster_event_type = 'ASSET_OBSERVATION'
-                    AND o.partition = e.partition AND o.id > e.id
-                    AND k.key = :outcome AND k.value = ANY(:ends))
-        """
+        query = _KEPT.format(of_key="" if key is None else _OF_KEY)
         ends = [ObservationKind.REMOVED.value]
         if not restored:
             ends.append(ObservationKind.RESTORED.value)
         naive_utc = before and before.astimezone(dt.UTC).replace(tzinfo=None)
-        values = {"kept": KEPT_TAG, "outcome": OUTCOME_TAG, "ends": ends}
-        rows = self._rows(query, asset=db_key(asset), before=naive_utc, key=key, **values)
-        found = self.details(row.id for row in rows) if rows else {}
-        return {row.key: found[row.id] for row in rows}
+        values = {"kept": KEPT_TAG, "outcome": OUTCOME_TAG, "ends": ends, "before": naive_utc}
+        rows = self._rows(query, asset=db_key(asset), key=key, **values)
+        last = {row.key: row.id for row in rows}
+        made = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(last)) if last else []
+        back = {row.key for row in made if row.id > last[row.key]}
+        found = self.details(last[key] for key in last.keys() - back) if last else {}
+        return {key: found[event] for key, event in last.items() if key not in back}
 
     def revisions(self, asset: str, keys: Sequence[str]) -> dict[str, str | None]:
         """Of the latest materialization, by partition; removals do not count."""
@@ -208,7 +211,10 @@ class EventLog:
         return min(((row.id, row.at.replace(tzinfo=dt.UTC)) for row in rows), default=None)
 
     def unmade(self, asset: str, since: dt.datetime) -> list[str]:
-        """Partitions of runs that failed or were cancelled `since`, and were not made later."""
+        """Partitions of runs that failed or were cancelled `since`, and were not made later.
+
+        Also those of observations with EXTRA_TAG, and of an ExtraMissing, that were not made later.
+        """
         query = """
             SELECT DISTINCT e.partition FROM runs r JOIN event_logs e ON e.run_id = r.run_id
              WHERE r.status IN ('FAILURE', 'CANCELED') AND r.update_timestamp >= :since
@@ -218,9 +224,18 @@ class EventLog:
                  SELECT FROM event_logs m
                   WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
                     AND m.partition = e.partition AND m.id > e.id)
+            UNION
+            SELECT e.partition FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
+             WHERE t.asset_key = :asset AND e."timestamp" >= :since
+               AND (t.key = :tag OR t.key = :class AND t.value = :missing)
+               AND NOT EXISTS (
+                 SELECT FROM event_logs m
+                  WHERE m.asset_key = :asset AND m.dagster_event_type = 'ASSET_MATERIALIZATION'
+                    AND m.partition = e.partition AND m.id > e.id)
         """
         naive_utc = since.astimezone(dt.UTC).replace(tzinfo=None)
-        rows = self._rows(query, asset=db_key(asset), since=naive_utc)
+        names = {"tag": EXTRA_TAG, "class": ERROR_CLASS_TAG, "missing": ExtraMissing.__name__}
+        rows = self._rows(query, asset=db_key(asset), since=naive_utc, **names)
         return [row.partition for row in rows]
 
     def last_event(self, asset: str) -> int:
@@ -335,6 +350,21 @@ _KEYS = """
           AND create_timestamp < (now() AT TIME ZONE 'UTC') - interval '1 minute'
         ORDER BY partition LIMIT :limit)) found
      ORDER BY found.key LIMIT :limit
+"""
+_OF_KEY = """
+       AND e.asset_key = :asset AND e.dagster_event_type = 'ASSET_OBSERVATION'
+       AND e.partition = :key
+"""
+# Without a correlated query: before an ANALYZE that takes minutes.
+_KEPT = """
+    SELECT e.partition AS key, max(e.id) AS id
+      FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
+     WHERE t.asset_key = :asset {of_key}
+       AND (t.key = :kept OR t.key = :outcome AND t.value = ANY(:ends))
+     GROUP BY e.partition
+    HAVING max(e.id) = max(e.id) FILTER (
+             WHERE t.key = :kept
+               AND e."timestamp" < coalesce(CAST(:before AS timestamp), 'infinity'))
 """
 # All columns are in the order, as in `changes.NEW_EVENTS`.
 _FIRST = """

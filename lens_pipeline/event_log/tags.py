@@ -11,6 +11,9 @@ FAILED_REVISION_TAG = "lens/revision"
 ERROR_CLASS_TAG = "lens/error_class"
 PERMANENT_TAG = "lens/permanent"
 BLAMELESS_TAG = "lens/blameless"
+# On observations of generations whose task had several results; its value is the revision of the
+# first.
+EXTRA_TAG = "lens/extra_urls"
 # On removals that leave the object in the store for now.
 KEPT_TAG = "lens/kept"
 # On runs.

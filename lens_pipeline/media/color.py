@@ -1,4 +1,4 @@
-"""HDR (PQ and HLG) to SDR for one frame; `ffmpeg.filters` does it for video."""
+"""HDR (PQ and HLG) and wide gamuts to sRGB for one picture; `ffmpeg.filters` does it for video."""
 
 from typing import Any
 
@@ -11,15 +11,25 @@ _Floats = NDArray[np.floating[Any]]
 
 # Values of `AVColorTransferCharacteristic` (ITU-T H.273).
 PQ, HLG = 16, 18
+_LINEAR = 8
+# Values of `AVColorPrimaries`, likewise.
+_BT709, _BT2020, _P3 = 1, 9, 12
 
 # The brightest highlight kept: ITU-R BT.2408.
 _PEAK = 1000.0
 
-# ITU-R BT.2087, linear light.
-_BT2020_TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
-    dtype=np.float32,
-)
+# To BT.709, linear light: ITU-R BT.2087; SMPTE EG 432-1 (Display P3).
+_TO_BT709 = {
+    _BT709: np.eye(3, dtype=np.float32),
+    _BT2020: np.array(
+        [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
+        dtype=np.float32,
+    ),
+    _P3: np.array(
+        [[1.2249, -0.2247, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0979]],
+        dtype=np.float32,
+    ),
+}
 _BT2020_LUMA = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
 
 # SMPTE ST 2084.
@@ -32,13 +42,28 @@ _HLG_A, _HLG_B, _HLG_C = 0.17883277, 0.28466892, 0.55991073
 _HLG_SYSTEM_GAMMA = 1.2
 
 
-def to_srgb(rgb: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
-    """Map 16-bit full-range BT.2020, coded with `transfer` (`PQ` or `HLG`), to 8-bit sRGB."""
+def is_srgb(primaries: int, transfer: int) -> bool:
+    """Whether it is, or is shown as it; so are the curves of SDR video."""
+    return transfer not in (PQ, HLG, _LINEAR) and primaries not in (_BT2020, _P3)
+
+
+def to_srgb(rgb: NDArray[np.uint16], transfer: int, primaries: int = _BT2020) -> NDArray[np.uint8]:
+    """Map 16-bit full-range pixels, coded with `transfer` (of HDR `PQ` or `HLG`), to 8 bits."""
     coded = rgb.astype(np.float32) / 65535
-    nits = _pq_to_nits(coded) if transfer == PQ else _hlg_to_nits(coded)
-    mapped = _compress(np.minimum(nits, _PEAK)) / WHITE_NITS
-    linear = np.clip(mapped @ _BT2020_TO_BT709.T, 0, 1)
-    return np.rint(_srgb_code(linear) * 255).astype(np.uint8)
+    if transfer in (PQ, HLG):
+        nits = _pq_to_nits(coded) if transfer == PQ else _hlg_to_nits(coded)
+        linear = _compress(np.minimum(nits, _PEAK)) / WHITE_NITS
+    else:
+        linear = coded if transfer == _LINEAR else _srgb_to_linear(coded)
+    linear = linear @ _TO_BT709.get(primaries, _TO_BT709[_BT2020]).T
+    return np.rint(_srgb_code(np.clip(linear, 0, 1)) * 255).astype(np.uint8)
+
+
+def ycgco_to_rgb(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """16-bit full-range Y, Cg and Co to RGB (ITU-T H.273)."""
+    y, green, orange = np.moveaxis(pixels.astype(np.int32) - (0, 32768, 32768), -1, 0)
+    rgb = np.stack([y - green + orange, y + green, y - green - orange], axis=-1)
+    return np.clip(rgb, 0, 65535).astype(np.uint16)
 
 
 def _compress(nits: _Floats) -> _Floats:
@@ -78,3 +103,7 @@ def _srgb_code(linear: _Floats) -> _Floats:
     return np.where(
         linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055
     )
+
+
+def _srgb_to_linear(coded: _Floats) -> _Floats:
+    return np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** np.float32(2.4))

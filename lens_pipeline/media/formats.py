@@ -16,31 +16,39 @@ _EBML = b"\x1aE\xdf\xa3"
 # Size, type, and a 64-bit size.
 _BOX = struct.Struct(">I4sQ")
 _BOX_HEADER_BYTES = 8
-_PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
-# What is kept: also files that no decoder here takes, but no page of markup.
-_KINDS = {
-    ".jpg": rb"\xff\xd8\xff",
-    ".png": rb"\x89PNG\r\n\x1a\n",
-    ".gif": rb"GIF8[79]a",
-    ".webp": rb"RIFF....WEBP",
-    ".avif": rb"....ftyp(avi[fs]|mif1.{0,48}avif)",
-    ".heic": rb"....ftyp(he[iv][cxms]|mif1|msf1)",
-    ".tif": rb"II\*\0|MM\0\*",
-    ".bmp": rb"BM....\0\0\0\0",
-    ".jxl": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
-    ".mov": rb"....(ftypqt  |moov|mdat|wide|free|skip|pnot)",
-    ".mp4": rb"....ftyp(?!M4[AB] )",
-    ".webm": rb"\x1aE\xdf\xa3.{0,48}webm",
-    ".mkv": rb"\x1aE\xdf\xa3",
-    ".avi": rb"RIFF....AVI ",
-    ".ts": rb"G@[\0\x11]",
-    ".mpg": rb"\0\0\x01\xba",
-    ".flv": rb"FLV\x01",
-    ".wmv": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
-    ".ogv": rb"OggS",
+# What is kept: also files that no decoder here takes, but no page of markup. By extension, names
+# and beginnings.
+_PICTURES = {
+    ".jpg": ("JPEG", rb"\xff\xd8\xff"),
+    ".png": ("PNG", rb"\x89PNG\r\n\x1a\n"),
+    ".gif": ("GIF", rb"GIF8[79]a"),
+    ".webp": ("WebP", rb"RIFF....WEBP"),
+    ".avif": ("AVIF", rb"....ftyp(avi[fs]|mif1.{0,48}avif)"),
+    ".heic": ("HEIC", rb"....ftyp(he[iv][cxms]|mif1|msf1)"),
+    ".tif": ("TIFF", rb"II\*\0|MM\0\*"),
+    ".bmp": ("BMP", rb"BM....\0\0\0\0"),
+    ".jxl": ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
 }
-_EXTENSIONS = {extension: re.compile(pattern, re.DOTALL) for extension, pattern in _KINDS.items()}
+_VIDEOS = {
+    ".mov": ("QuickTime", rb"....(ftypqt  |moov|mdat|wide|free|skip|pnot)"),
+    ".mp4": ("MP4", rb"....ftyp(?!M4[AB] )"),
+    ".webm": ("WebM", rb"\x1aE\xdf\xa3.{0,48}webm"),
+    ".mkv": ("Matroska", rb"\x1aE\xdf\xa3"),
+    ".avi": ("AVI", rb"RIFF....AVI "),
+    ".ts": ("MPEG-TS", rb"(....)?G@[\0\x11]"),
+    ".mpg": ("MPEG-PS", rb"\0\0\x01\xba"),
+    ".flv": ("FLV", rb"FLV\x01"),
+    ".wmv": ("WMV", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+    ".ogv": ("Ogg", rb"OggS"),
+}
+_NAMES = {extension: name for extension, (name, _) in (_PICTURES | _VIDEOS).items()}
+_EXTENSIONS = {
+    extension: re.compile(pattern, re.DOTALL)
+    for extension, (_, pattern) in (_PICTURES | _VIDEOS).items()
+}
+_TAKEN_PICTURES = ("JPEG", "PNG", "WebP", "GIF", "AVIF", "HEIC")
+_TAKEN_VIDEOS = ("MP4", "QuickTime", "WebM", "Matroska")
 
 # Of cameras, generators and browsers. Other decoders are only attack surface.
 VIDEO_CODECS = frozenset(
@@ -69,23 +77,41 @@ def quote_head(head: bytes) -> str:
     return repr(tag.group() if tag else head[:16]).removeprefix("b")
 
 
+def picture_kind(head: bytes) -> str:
+    """One of JPEG, PNG, WebP, GIF, AVIF and HEIC. Raises MediaError: another kind."""
+    extension = file_extension(head)
+    if extension in _PICTURES and _NAMES[extension] in _TAKEN_PICTURES:
+        return _NAMES[extension]
+    raise MediaError(_refusal(head, extension, "picture", "video", _TAKEN_PICTURES))
+
+
 def video_demuxer(head: bytes) -> str:
     """The demuxer to force: with a guess, a playlist named .mp4 reads other files.
 
     Raises MediaError: not an MP4, QuickTime, WebM or Matroska file.
     """
+    extension = file_extension(head)
     if head.startswith(_EBML):
         return "matroska"
-    if head[4:8] in _MOV_BOXES:
-        if head[8:12] in _PICTURE_BRANDS:
-            raise MediaError(f"not a video but a picture: {head[8:12].decode('ascii').upper()}")
+    if head[4:8] in _MOV_BOXES and extension not in _PICTURES:
         return "mov"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"#EXTM3U"):
         raise MediaError("not a video but a playlist (m3u8)")
     if text.startswith(b"ffconcat"):
         raise MediaError("not a video but a list of files (ffconcat)")
-    raise MediaError(f"not a video: starts with {quote_head(head)}")
+    raise MediaError(_refusal(head, extension, "video", "picture", _TAKEN_VIDEOS))
+
+
+def _refusal(
+    head: bytes, extension: str | None, wanted: str, other: str, taken: tuple[str, ...]
+) -> str:
+    if extension is None:
+        return f"not a {wanted}: starts with {quote_head(head)}"
+    if (extension in _PICTURES) != (wanted == "picture"):
+        return f"not a {wanted} but a {other}: {_NAMES[extension]}"
+    kinds = f"{', '.join(taken[:-1])} and {taken[-1]}"
+    return f"{wanted} of a kind that is not supported: {_NAMES[extension]}; taken are {kinds}"
 
 
 def mp4_boxes(source: Path) -> Iterator[bytes]:

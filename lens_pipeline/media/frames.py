@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
 # Pixels: black, white and blur can be told.
@@ -83,17 +83,33 @@ def _judge(candidate: Candidate) -> tuple[int, float]:
     return _EARLY if candidate.seconds < _EARLY_SECONDS else _GOOD, score
 
 
+def has_alpha(frame: av.VideoFrame) -> bool:
+    return any(component.is_alpha for component in frame.format.components)
+
+
 def _luma(frame: av.VideoFrame) -> NDArray[np.float32]:
+    """What is transparent counts as well exposed and plain."""
+    if not has_alpha(frame):
+        return _small(frame, "gray")
+    small = _small(frame, "rgba")
+    opacity = small[..., 3] / 255
+    return small[..., :3].mean(axis=2) * opacity + _MIDDLE * (1 - opacity)
+
+
+def _small(frame: av.VideoFrame, kind: str) -> NDArray[np.float32]:
     height = max(1, round(frame.height * _JUDGED_WIDTH / frame.width))
-    grey = frame.reformat(
+    small = frame.reformat(
         width=_JUDGED_WIDTH,
         # Bounds a narrow strip.
         height=min(height, _JUDGED_WIDTH * 2),
-        format="gray",
+        format=kind,
         interpolation=Interpolation.AREA,
+        # Luma is the same in all; swscale refuses some tags.
+        src_colorspace=Colorspace.ITU709,
+        dst_colorspace=Colorspace.ITU709,
         dst_color_range=ColorRange.JPEG,
     )
-    return grey.to_ndarray().astype(np.float32)
+    return small.to_ndarray().astype(np.float32)
 
 
 def _sharpness(luma: NDArray[np.float32]) -> float:

@@ -86,5 +86,15 @@ class Rendition:
     frames: int
 
 
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Some seconds of a video for a page that is hovered over."""
+
+    path: Path
+    width: int
+    height: int
+    duration_seconds: float
+
+
 def inline_markdown(webp: bytes) -> str:
     return f"![](data:image/webp;base64,{base64.b64encode(webp).decode('ascii')})"

@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
-import numpy as np
 import pyvips
 from av.container import InputContainer
+from av.error import EOFError as EndOfFile
 from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from lens_pipeline.media import color, images
+from lens_pipeline.media import images, stills
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.ffmpeg.ffprobe import display_size
-from lens_pipeline.media.ffmpeg.filters import is_hd
-from lens_pipeline.media.ffmpeg.sample_tables import check_samples
+from lens_pipeline.media.ffmpeg.sample_tables import ENCRYPTED, check_samples
 from lens_pipeline.media.formats import VIDEO_CODECS, header_error, read_head, video_demuxer
 from lens_pipeline.media.frames import Candidate, Chooser
 from lens_pipeline.media.models import Poster, PosterSpec
 
 # Other names of decoders for these codecs.
 _DECODERS = VIDEO_CODECS | {"libdav1d", "libvpx", "libvpx-vp9"}
+# FFmpeg's own ones leave out the transparency of WebM.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 # Seconds, seconds between judged frames, and most frames (24 a second).
 _BEGINNING_SECONDS = 3.0
@@ -35,28 +35,15 @@ _BEGINNING_FRAMES = 72
 _LATER = (0.3, 0.5, 0.8)
 _LATER_FRAMES = 300
 
-_HDR = (color.PQ, color.HLG)
-_MATRICES = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
-_SCALER = (
-    Interpolation.LANCZOS
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
+# A Matroska file that starts later, in seconds, may state its end for its length.
+_LATE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class _Video:
     container: InputContainer
     stream: av.VideoStream
+    decoder: av.VideoCodecContext
     start_seconds: float  # of the first packet, which players show as 0
 
     @property
@@ -93,7 +80,7 @@ def _open(source: Path, demuxer: str) -> InputContainer:
             # The encoding of names must not matter.
             metadata_errors="replace",
         )
-    except InvalidDataError as error:
+    except (InvalidDataError, EndOfFile) as error:
         raise header_error(source, demuxer) from error
 
 
@@ -102,14 +89,17 @@ def _render(container: InputContainer, spec: PosterSpec) -> Poster:
     codec = stream.codec_context
     if codec.width and codec.height:
         images.check_pixels(codec.width, codec.height, 1, spec.max_pixels)
-    codec.options = {"max_pixels": str(spec.max_pixels)}
+    decoder = _decoder(stream)
+    decoder.options = {"max_pixels": str(spec.max_pixels)}
     # Threads would only delay the first frame.
-    codec.thread_count = 1
-    video = _Video(container, stream, (container.start_time or 0) / av.time_base)
+    decoder.thread_count = 1
+    video = _Video(container, stream, decoder, (container.start_time or 0) / av.time_base)
     chosen = _choose(video)
-    picture = _upright(_to_srgb(chosen.frame, stream, spec), chosen.frame)
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    picture = stills.render(chosen.frame, aspect, spec)
+    size = stills.shown_size(chosen.frame, aspect)
     return Poster(
-        picture=images.encode(picture, spec, _shown_size(chosen.frame, stream)),
+        picture=images.encode(picture, spec, size),
         duration_seconds=_duration(video, chosen),
         poster_at_seconds=chosen.seconds,
     )
@@ -123,7 +113,17 @@ def _video_stream(container: InputContainer) -> av.VideoStream:
     name = stream.codec_context.name if stream.codec_context else "an unknown codec"
     if name not in _DECODERS:
         raise MediaError(f"video is coded with {name}, which is not supported")
+    if "enc_key_id" in stream.metadata:
+        raise MediaError(ENCRYPTED)
     return stream
+
+
+def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+    own = stream.codec_context
+    name = _ALPHA_DECODERS.get(own.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return own
+    return cast("av.VideoCodecContext", av.CodecContext.create(name, "r"))
 
 
 def _choose(video: _Video) -> Candidate:
@@ -157,6 +157,7 @@ def _frame_at(video: _Video, seconds: float) -> Candidate | None:
     except FFmpegError:
         # The file has no index, or ends before.
         return None
+    video.decoder.flush_buffers()
     last = None
     for candidate in itertools.islice(_decode(video), _LATER_FRAMES):
         last = candidate
@@ -169,12 +170,12 @@ def _decode(video: _Video) -> Iterator[Candidate]:
     """Damaged packets are skipped."""
     packets = video.container.demux(video.stream)
     rate = video.stream.average_rate or Fraction(25)
-    for number, frame in enumerate(_frames(packets)):
+    for number, frame in enumerate(_frames(packets, video.decoder)):
         seconds = number / rate if frame.time is None else frame.time - video.start_seconds
         yield Candidate(frame, max(0.0, float(seconds)))
 
 
-def _frames(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
+def _frames(packets: Iterator[av.Packet], decoder: av.VideoCodecContext) -> Iterator[av.VideoFrame]:
     while True:
         try:
             packet = next(packets, None)
@@ -184,23 +185,30 @@ def _frames(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
         if packet is None:
             return
         try:
-            decoded = packet.decode()
+            decoded = decoder.decode(packet)
         except FFmpegError as error:
             if error.errno == errno.ENOMEM:
                 raise
             continue
-        yield from (frame for frame in decoded if isinstance(frame, av.VideoFrame))
+        yield from decoded
 
 
 def _duration(video: _Video, chosen: Candidate) -> float:
     """The container's or the stream's, else of the last packet."""
-    if video.duration_seconds:
-        return video.duration_seconds
+    stated = video.duration_seconds or 0.0
+    is_matroska = video.container.format.name.startswith("matroska")
+    if stated and not (is_matroska and video.start_seconds > _LATE_SECONDS):
+        return stated
     if video.stream.duration and video.stream.time_base:
         return float(video.stream.duration * video.stream.time_base)
-    end = chosen.seconds
+    return _last_end(video, stated) or stated or chosen.seconds
+
+
+def _last_end(video: _Video, near_seconds: float) -> float:
+    """Of the packets from about `near_seconds` on; 0: there are none."""
+    end = 0.0
     try:
-        video.container.seek(0)
+        video.container.seek(round(near_seconds * av.time_base))
         for packet in video.container.demux(video.stream):
             if packet.pts is not None and packet.time_base is not None:
                 stop = float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -209,60 +217,3 @@ def _duration(video: _Video, chosen: Candidate) -> float:
         # The file is cut off here.
         return end
     return end
-
-
-def _to_srgb(frame: av.VideoFrame, stream: av.VideoStream, spec: PosterSpec) -> pyvips.Image:
-    """Square pixels, not yet upright."""
-    images.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
-    width, height = _fit(frame, stream, spec.largest_edge)
-    is_hdr = frame.color_trc in _HDR
-    scaled = frame.reformat(
-        width=width,
-        height=height,
-        format="rgb48le" if is_hdr else "rgb24",
-        interpolation=_SCALER,
-        src_colorspace=_matrix(frame),
-        dst_color_range=ColorRange.JPEG,
-    ).to_ndarray()
-    if is_hdr:
-        scaled = color.to_srgb(scaled.astype(np.uint16), frame.color_trc)
-    return pyvips.Image.new_from_array(np.ascontiguousarray(scaled), interpretation="srgb")
-
-
-def _matrix(frame: av.VideoFrame) -> Colorspace:
-    known = _MATRICES.get(frame.colorspace)
-    if known is not None:
-        return known
-    if frame.color_trc in _HDR:
-        return Colorspace.BT2020
-    # FFmpeg takes BT.601 for HD, too.
-    return Colorspace.ITU709 if is_hd(frame.width, frame.height) else Colorspace.ITU601
-
-
-def _fit(frame: av.VideoFrame, stream: av.VideoStream, longest_edge: int) -> tuple[int, int]:
-    """With square pixels, not enlarged."""
-    width, height = _shown_size(frame, stream)
-    scale = min(Fraction(1), longest_edge / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
-    """With square pixels."""
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    width, height = display_size(frame.width, frame.height, aspect)
-    return round(width), round(height)
-
-
-def _upright(picture: pyvips.Image, frame: av.VideoFrame) -> pyvips.Image:
-    """Apply quarter turns and mirroring of cameras."""
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return picture
-    matrix = np.frombuffer(bytes(side_data), dtype=np.int32)
-    a, b, _, c, d = (int(number) for number in matrix[:5])
-    if a * d - b * c < 0:
-        picture = picture.fliphor()
-        a, b = -a, -b
-    if abs(b) > abs(a):
-        return picture.rot("d90" if b > 0 else "d270")
-    return picture.rot("d180") if a < 0 else picture

@@ -27,7 +27,6 @@ _MAX_DRIFT_SECONDS = 0.04
 # After a seek to a key frame, frames shown before it are missing: at most as many as H.264 and HEVC
 # can hold back.
 _LEAD_FRAMES = 16
-_TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +40,7 @@ class _Master:
     # Seconds, from the first packet.
     start: Fraction
     has_audio: bool
-    is_hdr: bool
-    matrix: str
-    primaries: str
-    is_hd: bool
+    colors: filters.Colors
 
     @property
     def seconds(self) -> Fraction:
@@ -92,10 +88,7 @@ def _probe_master(master: Path, tools: Tools) -> _Master:
         height=height,
         start=start,
         has_audio=any(stream["codec_type"] == "audio" for stream in probed["streams"]),
-        is_hdr=video.get("color_transfer") in filters.HDR_TRANSFERS,
-        matrix=video.get("color_space", "unknown"),
-        primaries=video.get("color_primaries", "unknown"),
-        is_hd=filters.is_hd(video["width"], video["height"]),
+        colors=filters.Colors.of(video),
     )
 
 
@@ -170,7 +163,7 @@ def _encode(master: _Master, cut: range, size: tuple[int, int], path: Path) -> S
         **{"c:v": "libx264", "preset": "faster", "crf": 21, "profile:v": "high"},
         pix_fmt="yuv420p",
         color_range="tv",
-        **_TAGS,
+        **filters.SDR_TAGS,
         **{"c:a": "aac", "b:a": "160k"},
     ).global_args("-xerror")
 
@@ -180,9 +173,6 @@ def _picture(
 ) -> Stream:
     width, height = size
     fitted_width, fitted_height = _fit(master, size)
-    colours = {} if master.is_hdr else {"out_color_matrix": "bt709", "out_range": "tv"}
-    if colours and master.matrix == "unknown":
-        colours["in_color_matrix"] = "bt709" if master.is_hd else "smpte170m"
     # Even: colours are stored for two by two pixels.
     left, top = (width - fitted_width) // 4 * 2, (height - fitted_height) // 4 * 2
     # Half a frame early against rounding.
@@ -193,15 +183,12 @@ def _picture(
         .filter("trim", end_frame=len(cut))
         .filter("settb", f"{master.rate.denominator}/{master.rate.numerator}")
         .filter("setpts", "N")
-        .filter("scale", fitted_width, fitted_height, flags=filters.SCALER, **colours)
     )
-    if master.is_hdr:
-        picture = filters.to_sdr(picture, master.matrix, master.primaries)
     return (
-        picture.filter("format", "yuv420p")
+        filters.scaled(picture, master.colors, fitted_width, fitted_height)
         .filter("pad", width, height, left, top)
         .filter("setsar", 1)
-        .filter("setparams", range="tv", **_TAGS)
+        .filter("setparams", range="tv", **filters.SDR_TAGS)
     )
 
 

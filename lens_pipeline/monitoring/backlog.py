@@ -214,7 +214,12 @@ class BacklogMonitor(BackgroundThread):
         super().__init__("lens-backlog")
         self._pipeline = pipeline
         self._log = log
-        self._scanners = {d.asset: BacklogScanner(pipeline, d) for d in registry.DERIVATIVES}
+        self._scanners = {
+            # What may wait for long is no backlog.
+            derivative.asset: BacklogScanner(pipeline, derivative)
+            for derivative in registry.DERIVATIVES
+            if not derivative.priority
+        }
         self._originals = OriginalCounter(pipeline)
         self._known: tuple[float, Backlog] | None = None
         self._letters: Sequence[DerivativeStatus] | None = None
@@ -235,7 +240,7 @@ class BacklogMonitor(BackgroundThread):
         if batch.statuses:
             self._is_changed.set()
         for status in batch.statuses:
-            if not status.is_settled:
+            if not status.is_settled and status.asset in self._scanners:
                 self._scanners[status.asset].note([status.id])
 
     def _run(self) -> None:
@@ -259,8 +264,8 @@ class BacklogMonitor(BackgroundThread):
             self._letters = letters = given_up(self._pipeline)
             self._letters_at = now
         oldest: dict[Kind, dt.datetime | None] = {}
-        for derivative in registry.DERIVATIVES:
-            found = self._scanners[derivative.asset].oldest()
+        for asset, scanner in self._scanners.items():
+            derivative, found = registry.by_asset(asset), scanner.oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)
         loads = self._log.queues(QUEUE_TAG)

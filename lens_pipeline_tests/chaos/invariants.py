@@ -14,7 +14,7 @@ from lens_pipeline_tests.chaos.workload import MADE_FROM, Expected
 
 # What a store holds beside the outputs of rows.
 _KEPT_ELSEWHERE = ("cache/", "reports/")
-_ORIGINAL = re.compile(r"[^/]+/originals/(.+)_[0-9a-f]{12}\.[a-z0-9]+")
+_ORIGINAL = re.compile(r"[^/]+/originals/(.+)_[0-9a-f]{12}(?:_\d{1,3})?\.[a-z0-9]+")
 # A good file may be given up on because its source was away, or what made it was killed, too often.
 TOO_OFTEN = frozenset({"SourceUnavailable", "RunFailed"})
 _SECONDS_OFF = 0.1

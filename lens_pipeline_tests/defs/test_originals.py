@@ -294,6 +294,61 @@ def test_originals_of_an_older_library_are_kept_when_somebody_says_so(
     assert dict(server.requests) == before
 
 
+def test_originals_that_an_older_system_left_are_adopted(
+    site: Site, server: HostileServer, environment: pytest.MonkeyPatch
+) -> None:
+    """Links that died years ago, of files that lie in the store."""
+    environment.setenv(
+        "LENS_ORIGINAL_KEYS", "{user_id}/image/{id}_*.png, {user_id}/video/{id}_*.mp4"
+    )
+    stored = {
+        "u1/image/p1_2024_01.png": sources.jpeg(),
+        "u1/image/v1_first.png": sources.png(),
+        "u1/video/v1_1.mp4": sources.mp4(),
+        "u1/image/two_1.png": sources.png(),
+        "u1/image/two_2.png": sources.png(),
+        "u1/image/page_1.png": b"<html>expired</html>",
+        "u1/image/empty_1.png": b"",
+        "u1/image/a_b_1.png": sources.png(),
+        "u1/image/p1/deep_1.png": sources.png(),
+        "u2/image/none_1.png": sources.png(),
+    }
+    for key, body in stored.items():
+        (site.store / key).parent.mkdir(parents=True, exist_ok=True)
+        (site.store / key).write_bytes(body)
+    for name in ("p1", "two", "page", "empty", "a", "a_b", "none"):
+        site.add(name, server.url(f"/{name}?token=secret", host="localhost"))
+    site.add("v1", server.url("/v1", host="localhost"), type="video")
+    site.add("own", "u1/image/two_1.png")
+
+    planned = site.lens("adopt", "--dry-run", "--json").json["originals"]
+    assert (planned["found"], planned["adopted"], planned["missing"]) == (8, 3, 2)
+    done = site.lens("adopt", "--json")
+    found = done.json["originals"]
+    refused = {one["id"]: one["reason"] for one in found.pop("refused")}
+    assert (done.code, found) == (1, {"found": 8, "adopted": 2, "missing": 2})
+    assert sorted(refused) == ["a", "a_b", "page", "two"]
+    assert "u1/image/two_1.png, u1/image/two_2.png" in refused["two"]
+    assert "is no photo: starts with '<html>'" in refused["page"]
+    metadata = {k: v.value for k, v in site.metadata("photo_generation", "p1").items()}
+    assert (metadata["path"], metadata["kept"]) == ("u1/image/p1_2024_01.png", "recorded")
+    assert metadata["sha256"] == hashlib.sha256(sources.jpeg()).hexdigest()
+    assert (metadata["bytes"], metadata["content_type"]) == (len(sources.jpeg()), "image/jpeg")
+    assert "secret" not in str(metadata)
+
+    again = site.lens("adopt", "--json").json["originals"]
+    assert (again["found"], again["adopted"], len(again["refused"])) == (6, 0, 4)
+    site.once()
+    assert {name: site.status(name)["state"] for name in ("p1", "v1", "two")} == {
+        "p1": "ready", "v1": "ready", "two": "dead",
+    }  # fmt: skip
+    assert "/p1?token=secret" not in server.requests
+    assert site.originals() == {}
+    site.sql("DELETE FROM generations")
+    assert site.lens("remove-missing", "--yes", "--now").code == 0
+    assert site.objects() == stored.keys()
+
+
 def test_no_original_is_kept_on_a_disk_that_is_nearly_full(
     site: Site, server: HostileServer, environment: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ def newer_master() -> Iterator[Callable[[], None]]:
 
 
 def test_masters_of_another_version_are_served_and_used(
-    site: Site, newer_master: Callable[[], None]
+    site: Site, newer_master: Callable[[], None], environment: pytest.MonkeyPatch
 ) -> None:
     """Renditions that wait for masters which nobody asked for."""
     project = Project(site)
@@ -184,3 +184,11 @@ def test_masters_of_another_version_are_served_and_used(
     for asset, key in (("master_video", "m1"), ("master_poster", "m1"), ("scaled_video", "s1")):
         assert len(site.materializations(asset, key)) == 2
     assert site.lens("backfill", "--outdated", "--json").json["found"] == 0
+    # A setting that is set is wanted; the default of a new version would not be.
+    environment.setenv("LENS_MASTER_COMPATIBILITY", "web")
+    assert site.lens("backfill", "--dry-run", "--json").json["found"] == 0
+    environment.setenv("LENS_MASTER_COMPATIBILITY", "source")
+    assert site.once()["ready"] == 1
+    for asset in ("master_video", "master_poster"):
+        assert len(site.materializations(asset, "m1")) == 3
+    assert site.lens("backfill", "--dry-run", "--json").json["found"] == 0

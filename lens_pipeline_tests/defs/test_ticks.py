@@ -244,8 +244,10 @@ def test_a_disabled_pipeline_starts_nothing(
     """A maintenance window with traffic."""
     site.add("a", URL)
     environment.setenv("LENS_ENABLED", "false")
-    context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
-    result = sensor(context)
+    with dg.build_sensor_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SkipReason)
     assert "LENS_ENABLED" in str(result.skip_message)
 
@@ -271,10 +273,14 @@ def test_a_table_that_cannot_be_read_is_no_empty_table(
     site.add("a", "")
     site.once()
     site.sql("ALTER TABLE generations RENAME TO moved")
-    context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
     if sensor is removed_generations:
         _materialize(site, "a")
-    with pytest.raises(CatalogError, match="generations"):
+    with (
+        dg.build_sensor_context(
+            instance=site.dagster, resources={"lens": LensResource()}
+        ) as context,
+        pytest.raises(CatalogError, match="generations"),
+    ):
         sensor(context)
 
 
@@ -297,9 +303,11 @@ def test_each_job_has_a_backfill_whose_runs_dagster_takes(site: Site) -> None:
     backfills = {s.name: s.job_name for s in repository.schedule_defs if "backfill" in s.name}
     assert backfills == {f"backfill_{job}": job for job in {d.job for d in DERIVATIVES}}
     site.add("a", URL)
-    context = dg.build_schedule_context(instance=site.dagster, resources={"lens": LensResource()})
     for name in backfills:
-        data = repository.get_schedule_def(name).evaluate_tick(context)
+        with dg.build_schedule_context(
+            instance=site.dagster, resources={"lens": LensResource()}
+        ) as context:
+            data = repository.get_schedule_def(name).evaluate_tick(context)
         asked = [dict(request.tags) for request in data.run_requests or []]
         assert bool(asked) == (name == "backfill_previews") == (data.skip_message is None)
         assert all(tags["dagster/asset_partition_range_start"] == "a" for tags in asked)
@@ -387,8 +395,10 @@ def test_a_tick_reads_by_an_index(site: Site, reading: str) -> None:
 def _tick(site: Site, derivative: Derivative) -> Any:
     """What the schedule of the derivative answers."""
     schedule = defs().get_repository_def().get_schedule_def(f"backfill_{derivative.job}")
-    context = dg.build_schedule_context(instance=site.dagster, resources={"lens": LensResource()})
-    return schedule(context)
+    with dg.build_schedule_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        return schedule(context)
 
 
 def _backfill(site: Site) -> list[dg.RunRequest]:

@@ -90,8 +90,10 @@ def test_its_sensor_requests_a_run(
 ) -> None:
     photo("p1")
     sensor = definitions.repository().get_sensor_def("new_thumbnails")
-    context = dg.build_sensor_context(instance=site.dagster, resources={"lens": LensResource()})
-    result: Any = sensor(context)
+    with dg.build_sensor_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        result: Any = sensor(context)
     (request,) = result.run_requests
     assert (request.job_name, request.run_key.partition(":")[0]) == ("thumbnails", "thumbnail")
     assert site.dagster.get_dynamic_partitions("photos") == ["p1"]
@@ -102,8 +104,10 @@ def test_the_backfill_finds_its_gaps(
 ) -> None:
     photo("p1")
     schedule = definitions.repository().get_schedule_def("backfill_thumbnails")
-    context = dg.build_schedule_context(instance=site.dagster, resources={"lens": LensResource()})
-    result: Any = schedule(context)
+    with dg.build_schedule_context(
+        instance=site.dagster, resources={"lens": LensResource()}
+    ) as context:
+        result: Any = schedule(context)
     (request,) = result
     assert (request.job_name, request.run_key.partition(":")[0]) == ("thumbnails", "thumbnail")
     assert site.dagster.get_dynamic_partitions("photos") == ["p1"]

@@ -5,9 +5,11 @@ import struct
 import zlib
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import pyvips
 from PIL import Image, PngImagePlugin
@@ -119,6 +121,147 @@ def test_cmyk_without_a_profile_keeps_its_hues(tmp_path: Path, preview_spec: Pre
     """Adobe's inverted CMYK taken literally: a negative."""
     picture = _render(encoded(quadrants().convert("CMYK"), "JPEG"), tmp_path, preview_spec)
     assert nearest_names(corner_colours(decoded(picture.webp))) == "RGBY"
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "coded", "shown"),
+    [
+        # Display P3's (51, 102, 153).
+        (12, 13, (51, 102, 153), (27, 105, 158)),
+        # Reference white, 203 nits, of PQ and HLG; brighter highlights have the rest.
+        (9, 16, (148, 148, 148), (229, 229, 229)),
+        (9, 18, (191, 191, 191), (229, 229, 229)),
+        # A tenth of the light.
+        (1, 8, (26, 26, 26), (90, 90, 90)),
+    ],
+)
+def test_a_png_with_colours_by_number_is_shown_in_them(
+    primaries: int,
+    transfer: int,
+    coded: tuple[int, int, int],
+    shown: tuple[int, int, int],
+    tmp_path: Path,
+    preview_spec: PreviewSpec,
+) -> None:
+    """HDR that comes out grey, and dull colours of a wide gamut."""
+    data = encoded(Image.new("RGBA", (40, 30), (*coded, 128)), "PNG")
+    chunk = b"cICP" + bytes((primaries, transfer, 0, 1))
+    chunk = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    picture = _render(data[:33] + chunk + data[33:], tmp_path, preview_spec)
+    pixel = np.asarray(decoded(picture.webp))[15, 20].astype(int)
+    assert np.abs(pixel - (*shown, 128)).max() <= 4
+
+
+def test_an_avif_with_colours_by_number_is_shown_in_them(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """As of PNG: its `nclx` says Display P3 here."""
+    data = encoded(Image.new("RGB", (64, 64), (51, 102, 153)), "AVIF", quality=100)
+    patched = data.replace(b"colrnclx\0\1", b"colrnclx\0\x0c")
+    assert patched != data
+    assert np.abs(_mean(_render(patched, tmp_path, preview_spec)) - (27, 105, 158)).max() < 4
+
+
+def test_a_grey_avif_without_colours_has_the_range_of_its_pixels(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """Black that is dark grey: only the coded picture says which range it has."""
+    data = encoded(Image.new("L", (64, 64), 0), "AVIF", range="limited", subsampling="4:0:0")
+    picture = _render(data.replace(b"colrnclx", b"freenclx"), tmp_path, preview_spec)
+    assert _mean(picture).max() <= 3
+
+
+def test_an_avif_with_damage_beside_its_pixels_is_shown(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """Refused for its EXIF, which no viewer minds."""
+    exif = Image.Exif()
+    exif[0x010E] = "description"
+    data = bytearray(encoded(quadrants(), "AVIF", exif=exif))
+    start = data.rindex(b"Exif\0\0")
+    data[start - 4 : start] = b"\xff" * 4
+    picture = _render(bytes(data), tmp_path, preview_spec)
+    assert nearest_names(corner_colours(decoded(picture.webp))) == "RGBY"
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}, {"subsampling": 0}])
+def test_a_jpeg_may_lack_its_end_but_no_pixel(
+    options: dict[str, int], tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """Grey blocks in the corner, of bytes that the decoder made up."""
+    data = encoded(texture(160, 120), "JPEG", **options)
+    assert _render(data[:-2], tmp_path, preview_spec).width == 160
+    assert _render(data[:-1], tmp_path, preview_spec).width == 160
+    last_restart = data.rfind(b"\xff\xd0")
+    for end in (-3, -4, -8, -36, last_restart if last_restart > 0 else -100):
+        with pytest.raises(MediaError, match="truncated"):
+            _render(data[:end], tmp_path, preview_spec)
+
+
+def test_a_progressive_jpeg_that_may_lack_detail_is_refused(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A blurred preview for ever: scans add detail, and any number of them is a picture."""
+    data = encoded(texture(160, 120), "JPEG", progressive=True)
+    with pytest.raises(MediaError, match="premature end of JPEG"):
+        _render(data[: data.rindex(b"\xff\xda")], tmp_path, preview_spec)
+
+
+def test_the_first_frame_of_a_gif_may_be_larger_than_its_canvas(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A frame cut off where every browser shows it."""
+    data = bytearray(encoded(quadrants(60, 40), "GIF"))
+    struct.pack_into("<HH", data, 6, 30, 20)
+    picture = _render(bytes(data), tmp_path, preview_spec)
+    assert (picture.width, picture.height) == (60, 40)
+    assert nearest_names(corner_colours(decoded(picture.webp))) == "RGBY"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "RGB;16"])
+def test_heic_is_shown(mode: str, tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """Photos of phones refused, without their alpha, or white with 10 bits."""
+    original = quadrants().convert(mode.partition(";")[0])
+    if mode == "RGBA":
+        original.putalpha(128)
+    pixels = np.asarray(original)
+    if mode == "RGB;16":
+        pixels = pixels.astype(np.uint16) * 257
+    file = BytesIO()
+    heif = pillow_heif.from_bytes(mode, original.size, pixels.tobytes())
+    heif.save(file, quality=90)
+    webp = decoded(_render(file.getvalue(), tmp_path, preview_spec).webp)
+    assert webp.size == (200, 150)
+    assert webp.mode == ("RGBA" if mode == "RGBA" else "RGB")
+    expected = np.asarray(original.convert(webp.mode)).mean((0, 1))
+    assert np.abs(np.asarray(webp).mean((0, 1)) - expected).max() < 3
+
+
+def test_heic_is_turned_upright_and_converted(tmp_path: Path, preview_spec: PreviewSpec) -> None:
+    """A phone's photo on its side, and in dull colours."""
+    with Image.open(BytesIO(in_colour_space(quadrants(), "p3"))) as wide:
+        exif = Image.Exif()
+        exif[_ORIENTATION] = 6
+        file = BytesIO()
+        pillow_heif.from_pillow(wide).save(file, quality=95, exif=exif.tobytes())
+    picture = _render(file.getvalue(), tmp_path, preview_spec)
+    assert (picture.width, picture.height) == (150, 200)
+    assert nearest_names(corner_colours(decoded(picture.webp))) == _UPRIGHT[6]
+    assert np.abs(_mean(picture) - np.asarray(quadrants()).mean((0, 1))).max() < 3
+
+
+def test_a_truncated_or_too_large_heic_is_refused(
+    tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    file = BytesIO()
+    pillow_heif.from_pillow(texture()).save(file)
+    data = file.getvalue()
+    for share in (0.01, 0.5, 0.99):
+        with pytest.raises(MediaError, match="truncated or damaged") as e:
+            _render(data[: int(len(data) * share)], tmp_path, preview_spec)
+        assert str(tmp_path) not in str(e.value)
+    with pytest.raises(MediaError, match="over the limit"):
+        _render(data, tmp_path, replace(preview_spec, max_pixels=1000))
 
 
 def test_a_broken_profile_is_ignored(tmp_path: Path, preview_spec: PreviewSpec) -> None:
@@ -277,8 +420,12 @@ def test_a_truncated_picture_is_refused(
         (b"\r\n<!DOCTYPE html>\n<p>", "not a picture: starts with '<!DOCTYPE html>'"),
         (b'{"error": "no such object"}', 'not a picture: starts with \'{"error": "no su\''),
         (b"%PDF-1.7\x00\xff", r"not a picture: starts with '%PDF-1.7\x00\xff'"),
-        (encoded(Image.new("RGB", (1, 1)), "TIFF"), "not a picture: starts with 'II*"),
-        (b"\xff\xd8\xff\xe0", "picture is truncated: its header is incomplete"),
+        (
+            encoded(Image.new("RGB", (1, 1)), "TIFF"),
+            "picture of a kind that is not supported: TIFF; taken are JPEG, PNG, WebP, GIF, AVIF",
+        ),
+        (b"\0\0\0\x18ftypmp42", "not a picture but a video: MP4"),
+        (b"\xff\xd8\xff\xe0", "picture is truncated or damaged"),
     ],
 )
 def test_what_is_no_picture_says_what_it_is(

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import pyvips
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.models import INLINE_MARKDOWN_LIMIT, Poster, PosterSpec
@@ -194,6 +195,75 @@ def test_hdr_is_tone_mapped(
     assert 215 < grey[:, 120:180].mean() < 255
 
 
+def test_a_wide_gamut_is_brought_into_srgb(tmp_path: Path, poster_spec: PosterSpec) -> None:
+    """Pale colours of a Mac's screen, which is Display P3."""
+    pixels = np.full((120, 160, 3), (200, 60, 40), np.uint8)
+    frames = [
+        av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(
+            format="yuv420p", dst_colorspace=1, dst_color_range=1
+        )
+        for _ in range(8)
+    ]
+    source = write_video(tmp_path / "v", frames, colour=(1, 1, 12))
+    wanted = pyvips.Image.new_from_array(pixels).icc_transform("srgb", input_profile="p3")
+    assert np.abs(_mean(render_poster(source, poster_spec)) - wanted.getpoint(0, 0)).max() < 4
+
+
+@pytest.mark.parametrize("codec", ["libx264", "prores_ks"])
+def test_interlaced_video_has_no_combs(codec: str, tmp_path: Path, poster_spec: PosterSpec) -> None:
+    """Two moments in one picture, line by line."""
+    pixels = np.full((160, 160, 3), 60, np.uint8)
+    pixels[0::2, 40:80] = 200
+    pixels[1::2, 60:100] = 200
+    is_h264 = codec == "libx264"
+    frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(
+        format="yuv420p" if is_h264 else "yuv422p10le"
+    )
+    source = write_video(
+        tmp_path / "v",
+        [frame] * 8,
+        codec=codec,
+        container="mov",
+        pixel_format=frame.format.name,
+        encoder_options={"x264-params": "tff=1:qp=10"} if is_h264 else {"flags": "+ildct"},
+    )
+    grey = _grey(render_poster(source, poster_spec))
+    assert grey.shape == (160, 160)
+    assert np.abs(np.diff(grey[20:140], axis=0)).mean() < 2
+
+
+def test_what_is_transparent_does_not_bleed(tmp_path: Path, poster_spec: PosterSpec) -> None:
+    """A green fringe around a figure that was cut out."""
+    pixels = np.full((300, 400, 4), (0, 255, 0, 0), np.uint8)
+    pixels[:, 190:] = (200, 40, 40, 255)
+    frame = av.VideoFrame.from_ndarray(pixels, "rgba").reformat(format="yuva444p10le")
+    source = write_video(
+        tmp_path / "v",
+        [frame] * 4,
+        codec="prores_ks",
+        container="mov",
+        pixel_format="yuva444p10le",
+    )
+    rgba = np.asarray(decoded(render_poster(source, poster_spec).picture.webp)).astype(int)
+    assert rgba.shape == (150, 200, 4)
+    assert set(rgba[75, [5, 195], 3]) == {0, 255}
+    shown = rgba[rgba[..., 3] > 100]
+    assert (shown[:, 0] - shown[:, 1]).min() > 100
+
+
+def test_an_opaque_video_with_alpha_has_an_opaque_poster(
+    tmp_path: Path, poster_spec: PosterSpec
+) -> None:
+    """A plane of 255s that each poster carries."""
+    frame = av.VideoFrame.from_ndarray(scene(), "rgb24").reformat(format="yuva444p10le")
+    source = write_video(
+        tmp_path / "v", [frame] * 4, codec="prores_ks", container="mov", pixel_format="yuva444p10le"
+    )
+    poster = render_poster(source, poster_spec)
+    assert decoded(poster.picture.webp).mode == "RGB"
+    assert _grey(poster).mean() == pytest.approx(scene().mean(), abs=6)
+
+
 def test_frames_at_irregular_times_are_placed_by_their_times(
     tmp_path: Path, poster_spec: PosterSpec
 ) -> None:
@@ -231,6 +301,14 @@ def test_audio_only_is_refused(tmp_path: Path, poster_spec: PosterSpec) -> None:
         (b"ffconcat version 1.0\nfile /etc/passwd\n", "not a video but a list of files"),
         (b"<html>404</html>", "not a video: starts with '<html>'"),
         (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00", "not a video but a picture: AVIF"),
+        (b"\xff\xd8\xff\xe0", "not a video but a picture: JPEG"),
+        (
+            b"RIFF\x00\x00\x00\x00AVI LIST",
+            "video of a kind that is not supported: AVI; taken are MP4, QuickTime, WebM",
+        ),
+        (b"G@\x00\x10", "video of a kind that is not supported: MPEG-TS; taken are MP4, "),
+        (bytes(4) + b"G@\x00\x10", "video of a kind that is not supported: MPEG-TS"),
+        (b"FLV\x01", "video of a kind that is not supported: FLV"),
         (b"\x00\x00\x00\x18ftypisom\x00\x00\x00\x00isommp42", "video is "),
         (b"\x1aE\xdf\xa3" + bytes(100), "video is "),
     ],

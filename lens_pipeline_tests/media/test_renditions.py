@@ -14,12 +14,14 @@ from lens_pipeline.media.errors import Cancelled, MediaError
 from lens_pipeline.media.ffmpeg.run import Work, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes
-from lens_pipeline.media.models import Rendition, ScaleSpec
+from lens_pipeline.media.models import PosterSpec, Rendition, ScaleSpec
+from lens_pipeline.media.posters import render_poster
 from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline_tests.media.samples import (
     Pixels,
     Sound,
     corner_colours,
+    decoded,
     nearest_names,
     number_of,
     numbered,
@@ -289,6 +291,41 @@ def test_hdr_becomes_sdr(tmp_path: Path, tools: Tools, work: Work) -> None:
     shown = _grey(render_scaled(master, ScaleSpec(320, 180), tools, work).path)
     assert shown[90, 40] < 20
     assert shown[90, 280] > 145
+
+
+def test_an_interlaced_master_has_renditions_without_combs(
+    tmp_path: Path, tools: Tools, work: Work
+) -> None:
+    """Two moments in one picture, line by line, squeezed into a smaller one."""
+    frames = []
+    for left in range(0, 24 * 40, 40):
+        pixels = np.full((160, 1024, 3), 60, np.uint8)
+        pixels[0::2, left : left + 40] = 200
+        pixels[1::2, left + 20 : left + 60] = 200
+        frames.append(pixels)
+    master = write_video(
+        tmp_path / "master.mp4", frames, encoder_options={"x264-params": "tff=1:qp=10"}
+    )
+    rendition = render_scaled(master, ScaleSpec(1024, 160, 0.25, 0.75), tools, work)
+    shown = _frames(rendition.path)
+    assert len(shown) == 12
+    grey = shown[6].to_ndarray(format="gray").astype(float)
+    assert np.abs(np.diff(grey[20:140], axis=0)).mean() < 3
+
+
+@pytest.mark.parametrize("name", ["matrix-ycgco.mp4", "matrix-ictcp.mp4"])
+def test_a_rare_matrix_is_converted_or_named(name: str, tools: Tools, work: Work) -> None:
+    """Words of ffmpeg about a scaler, or colours of another matrix."""
+    master = Path(__file__).parent / "corpus" / name
+    if name == "matrix-ictcp.mp4":
+        with pytest.raises(MediaError, match="has the colour matrix ictcp, which is not supported"):
+            render_scaled(master, ScaleSpec(80, 46), tools, work)
+        return
+    rendition = render_scaled(master, ScaleSpec(80, 46), tools, work)
+    mean = _frames(rendition.path)[3].to_ndarray(format="rgb24").mean((0, 1))
+    poster = render_poster(master, PosterSpec(80, 100, 4, 1_000_000))
+    wanted = np.asarray(decoded(poster.picture.webp)).mean((0, 1))
+    assert np.abs(mean - wanted).max() < 8
 
 
 def test_a_master_without_sound_has_renditions_without_sound(

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 RECOVERY_SECONDS = 240
 # Photos whose provider is gone.
-_KEPT = 30
+_KEPT = 20
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_the_commands_of_dagster_use_the_stack(stack: Stack) -> None:
     assert run.status == "SUCCESS"
     dev = run_command(stack.environment, "dagster", "dev")
     assert (dev.returncode, "`lens up` already runs here" in dev.stderr) == (2, True), dev.stderr
-    (left,) = re.findall(r"temporary directory (\S+)", dev.stderr)
+    (left,) = re.findall(r"temporary directory (\S+)", dev.stdout)
     assert not Path(left).exists()
 
 

@@ -151,6 +151,8 @@ def site(
         "LENS_FETCH_ALLOW_HOSTS": "localhost",
         "LENS_FETCH_TIMEOUT_SECONDS": "3",
         "LENS_LOG_LEVEL": "warning",
+        # Encodes take longer than most tests.
+        "LENS_CLIPS": "false",
     }.items():
         environment.setenv(name, value)
     environment.setattr(renderers, "_sandbox", sandboxes)

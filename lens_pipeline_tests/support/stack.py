@@ -83,6 +83,7 @@ class Stack:
             "LENS_GRACE_SECONDS": str(GRACE_SECONDS),
             "LENS_PREVIEW_CONCURRENCY": "2",
             # Only what a test asks for.
+            "LENS_CLIPS": "false",
             "LENS_BACKFILL_CRON": "0 0 1 1 *",
             **variables,
         }

@@ -29,7 +29,7 @@ from lens_pipeline.derivatives.removal import delete_outputs, removal_of
 from lens_pipeline.derivatives.status import assess, served_key
 from lens_pipeline.derivatives.store_audit import ForeignStore, require_own_store
 from lens_pipeline.engine.events import StepFailure, log_materializations
-from lens_pipeline.errors import DerivativeError, Failure, InvalidRow, NotReady
+from lens_pipeline.errors import DerivativeError, ExtraMissing, Failure, InvalidRow, NotReady
 from lens_pipeline.event_log.history import DerivativeStatus, ObservationKind, State
 from lens_pipeline.event_log.tags import (
     BLAMELESS_TAG,
@@ -103,11 +103,15 @@ class _Batch:
         rows = self._usable_rows(keys)
         statuses = assess(self._pipeline, self._derivative, rows)
         self._served |= {s.id: s.path for s in statuses if s.state is State.READY}
+        if isinstance(self._derivative, Original):
+            shared.originals.look_up_extra(self._derivative.kind, [row.id for row in rows])
         pairs = zip(rows, (status.wanted for status in statuses), strict=True)
         wanted = [
             (row, status)
             for row, status in pairs
-            if self._wants(status) or shared.originals.handed(row.id)
+            if self._wants(status)
+            or shared.originals.handed(row.id)
+            or shared.originals.lacks_extra(row.id)
         ]
         self.up_to_date += len(rows) - len(wanted)
         for row, status in wanted:
@@ -172,14 +176,14 @@ class _Batch:
         return usable
 
     def _record(self, done: Mapping[Future[Metadata], tuple[Row, DerivativeStatus]]) -> None:
-        ready = {f: entry for f, entry in done.items() if f.exception() is None}
+        ready = {f: entry for f, entry in done.items() if _is_made(f)}
         keys = [row.id for row, _ in ready.values()]
         earlier = self._pipeline.log.latest(self._derivative.asset, keys)
         made = [
             dg.AssetMaterialization(
                 asset_key=self._derivative.asset,
                 partition=row.id,
-                metadata=_without_age(future.result(), row, earlier.get(row.id)),
+                metadata=_without_age(_metadata_of(future), row, earlier.get(row.id)),
                 tags=self._derivative.materialization_tags(row, status, self._pipeline.settings),
             )
             for future, (row, status) in ready.items()
@@ -264,7 +268,7 @@ class _Batch:
 
 
 def _without_age(
-    metadata: Metadata, row: Row, earlier: Mapping[str, Any] | None
+    metadata: Mapping[str, Any], row: Row, earlier: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """Leave out the latency of what is made anew for the same row: it would be the row's age."""
     if earlier is None or row.finished_at is None or earlier["at"] < row.finished_at:
@@ -273,7 +277,14 @@ def _without_age(
 
 
 def _is_made(future: Future[Metadata]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
+    if not future.done() or future.cancelled():
+        return False
+    return future.exception() is None or isinstance(future.exception(), ExtraMissing)
+
+
+def _metadata_of(made: Future[Metadata]) -> Mapping[str, Any]:
+    error = made.exception()
+    return error.metadata if isinstance(error, ExtraMissing) else made.result()
 
 
 def _id_name(kind: Kind) -> str:

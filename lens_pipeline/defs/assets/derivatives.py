@@ -7,6 +7,7 @@ import dagster as dg
 from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.batch import materialize_batch
 from lens_pipeline.defs.assets.checked_shots import ShotChecker
+from lens_pipeline.defs.assets.clips import ClipMaterializer
 from lens_pipeline.defs.assets.masters import MasterMaterializer, fetch_master
 from lens_pipeline.defs.assets.materializer import Materializer
 from lens_pipeline.defs.assets.originals import OriginalMaterializer
@@ -27,6 +28,7 @@ MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
     "poster": lambda d, s: PictureMaterializer(
         d, PosterRenderer(s, d.picture_edge(s), d.picture_sizes(s))
     ),
+    "clip": lambda _, s: ClipMaterializer(s),
     "master_video": lambda _, s: MasterMaterializer(s),
     "master_poster": lambda d, s: PictureMaterializer(
         d, PosterRenderer(s, d.picture_edge(s)), fetch_master

@@ -4,10 +4,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -16,16 +16,20 @@ import dagster as dg
 from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
 from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.originals import (
+    ExtraFile,
     StoredOriginal,
     content_facts,
+    extra_files,
     original_metadata,
     stored_originals,
+    to_keep,
 )
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import NOT_KEPT, ORIGINALS, RECORDED, SAVED, primary
 from lens_pipeline.errors import (
     DerivativeError,
     DiskFull,
+    ExtraMissing,
     SourceMissing,
     SourceUnreadable,
     StoreUnavailable,
@@ -93,6 +97,7 @@ class Originals:
         self._transfers = transfers
         self._keeps = keeps
         self._stored: dict[str, StoredOriginal] = {}
+        self._extra: dict[str, list[ExtraFile]] = {}
         self._handed: dict[str, Future[Metadata]] = {}
         threads = pipeline.settings.threads
         self._threads = ThreadPoolExecutor(threads, "original")
@@ -125,6 +130,14 @@ class Originals:
         """Before `fetch_shot`."""
         sources = {s.generation_id: s.source for s in shots if s.generation_id and s.source}
         self._stored |= stored_originals(self._pipeline, Kind.VIDEO, sources)
+
+    def look_up_extra(self, kind: Kind, keys: Collection[str]) -> None:
+        """Before `with_extra`."""
+        self._extra |= extra_files(self._pipeline, kind, keys)
+
+    def lacks_extra(self, key: str) -> bool:
+        """Whether a further result of its task is still to be kept."""
+        return to_keep(self._pipeline, self._extra.get(key, []))
 
     def fetch(self, row: Generation, file: Path) -> Fetched:
         """From the store, else from the row's link. Raises as `Fetcher`."""
@@ -202,23 +215,62 @@ class Originals:
         """Store `file` unless it lies in the store already. Raises DerivativeError."""
         started = time.monotonic()
         path, kept = None, NOT_KEPT
-        extension = file_extension(read_head(file))
         if is_object_key(row.asset_url):
             path, kept = row.asset_url.strip(), RECORDED
-        elif extension is None:
-            raise SourceUnreadable(
-                f"neither a picture nor a video: starts with {quote_head(read_head(file))}"
-            )
-        elif self._pipeline.settings.keep_originals != "never":
-            original = ORIGINALS[row.kind]
-            revision = original.revision_of(row.asset_url)
-            path, kept = original.key(row, revision, extension), SAVED
-            # Not for ever: a file that was cut short is replaced under its key.
-            self._transfers.upload(path, file, content_type_of(path), revision=None)
+            extension = file_extension(read_head(file))
+        else:
+            extension = _extension(file)
+            if self._pipeline.settings.keep_originals != "never":
+                original = ORIGINALS[row.kind]
+                revision = original.revision_of(row.asset_url)
+                path, kept = original.key(row, revision, extension), SAVED
+                # Not for ever: a file that was cut short is replaced under its key.
+                self._transfers.upload(path, file, content_type_of(path), revision=None)
         if extension is not None:
             facts = {"content_type": CONTENT_TYPES[extension], **facts}
         metadata = original_metadata(self._transfers.store, row, path, kept, fetched, facts)
         return metadata | {"store_seconds": round(time.monotonic() - started, 4)}
+
+    def with_extra(self, row: Generation, metadata: Metadata, file: Path) -> Metadata:
+        """Keep the further results of its task, and list them; `file` is for the downloads.
+
+        Raises ExtraMissing if one may be had later. What is gone for good is listed with its error.
+        """
+        if row.id not in self._extra:
+            return metadata
+        files: list[ExtraFile] = []
+        later: list[str] = []
+        for one in self._extra[row.id]:
+            try:
+                files.append(self._keep_extra(row, one, file))
+            except DerivativeError as error:
+                files.append(replace(one, path=None, error=str(error)))
+                later += [] if error.permanent else [f"result {one.n} of its task: {error}"]
+            finally:
+                file.unlink(missing_ok=True)
+        metadata["extra_files"] = dg.MetadataValue.json([one.facts for one in files])
+        if later:
+            raise ExtraMissing(later[0], metadata)
+        return metadata
+
+    def _keep_extra(self, row: Generation, one: ExtraFile, file: Path) -> ExtraFile:
+        """Raises DerivativeError."""
+        info = self._transfers.store.stat(one.path) if one.path else None
+        is_kept = info is not None and info.bytes == one.bytes
+        if is_kept or one.url is None or self._pipeline.settings.keep_originals == "never":
+            return one
+        fetched = self._transfers.fetcher.fetch(one.url, file)
+        extension = _extension(file)
+        path = ORIGINALS[row.kind].key(row, one.revision, extension, one.n)
+        self._transfers.upload(path, file, content_type_of(path), revision=None)
+        return replace(
+            one,
+            path=path,
+            bytes=fetched.bytes,
+            sha256=fetched.sha256,
+            content_type=CONTENT_TYPES[extension],
+            error=None,
+        )
 
     def _fetch(self, key: str, source: str | None, file: Path) -> Fetched:
         stored = self._stored.get(key)
@@ -253,12 +305,26 @@ def _links(row: Generation) -> dg.MarkdownMetadataValue:
     return links_of(picture, row, picture.object_key(row, ""))
 
 
+def _extension(file: Path) -> str:
+    """By content. Raises SourceUnreadable: an error page, for example."""
+    head = read_head(file)
+    extension = file_extension(head)
+    if extension is None:
+        raise SourceUnreadable(f"neither a picture nor a video: starts with {quote_head(head)}")
+    return extension
+
+
 class OriginalMaterializer:
     """Records what the preview's materializer handed over, or fetches the file itself."""
 
     def make(self, batch: "BatchContext", row: Row, revision: str) -> Metadata:
         if not isinstance(row, Generation):
             raise TypeError(f"{row.id} is no generation")
+        metadata = self._original(batch, row)
+        # Ids of rows do not begin so.
+        return batch.originals.with_extra(row, metadata, batch.scratch / f"+{row.id}")
+
+    def _original(self, batch: "BatchContext", row: Generation) -> Metadata:
         handed = batch.originals.handed(row.id)
         if handed is not None:
             return handed.result()

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from lens_pipeline.core.locks import lock_id
 from lens_pipeline.engine.dagster_storage.pool import PooledStorage
 from lens_pipeline.engine.dagster_storage.schema_cache import Schema
-from lens_pipeline.engine.dagster_storage.shown_events import apart, failures
+from lens_pipeline.engine.dagster_storage.shown_events import apart, failures, with_hosts
 from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import FAILED_TAG, OUTCOME_TAG, SOURCE_TAG
 
@@ -121,6 +121,18 @@ class LensEventLogStorage(PooledStorage, PostgresEventLogStorage):
         """The stock storage has none."""
         found = self.fetch_observations(records_filter, limit, cursor, ascending)
         return EventRecordsResult(failures(found.records), found.cursor, found.has_more)
+
+    def fetch_observations(
+        self,
+        records_filter: AssetKey | AssetRecordsFilter,
+        limit: int,
+        cursor: str | None = None,
+        ascending: bool = False,
+    ) -> EventRecordsResult:
+        found = super().fetch_observations(records_filter, limit, cursor, ascending)
+        return EventRecordsResult(
+            list(map(with_hosts, found.records)), found.cursor, found.has_more
+        )
 
     def get_latest_asset_partition_materialization_attempts_without_materializations(
         self, asset_key: AssetKey, after_storage_id: int | None = None

@@ -1,8 +1,9 @@
 """How events are stored and read so that Dagster's UI shows each of them, and why a file failed."""
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
-from dagster import DagsterEvent, EventLogEntry, EventLogRecord
+from dagster import DagsterEvent, EventLogEntry, EventLogRecord, JsonMetadataValue, MetadataValue
 from dagster._core.definitions.events import (
     AssetMaterializationFailure,
     AssetMaterializationFailureReason,
@@ -10,7 +11,7 @@ from dagster._core.definitions.events import (
 )
 
 from lens_pipeline.event_log.history import ObservationKind
-from lens_pipeline.event_log.tags import OUTCOME_TAG
+from lens_pipeline.event_log.tags import EXTRA_TAG, OUTCOME_TAG
 
 # The UI shows one of a run's events that share a millisecond.
 _APART_SECONDS = 0.0011
@@ -36,6 +37,22 @@ def failures(observations: Sequence[EventLogRecord]) -> list[EventLogRecord]:
         for record in observations
         if (failure := _failure(record.event_log_entry.get_dagster_event()))
     ]
+
+
+def with_hosts(observation: EventLogRecord) -> EventLogRecord:
+    """Without the rest of the addresses of further results, which may hold secrets."""
+    entry = observation.event_log_entry
+    event = entry.get_dagster_event()
+    data = event.asset_observation_data
+    shown = data.asset_observation
+    urls = shown.metadata.get("extra_urls")
+    if EXTRA_TAG not in shown.tags or not isinstance(urls, JsonMetadataValue):
+        return observation
+    hosts = [urlsplit(str(url)).hostname for url in urls.data or []]
+    metadata = {**shown.metadata, "extra_urls": MetadataValue.json(hosts)}
+    data = data._replace(asset_observation=shown._replace(metadata=metadata))
+    event = event._replace(event_specific_data=data)
+    return observation._replace(event_log_entry=entry._replace(dagster_event=event))
 
 
 def _failure(event: DagsterEvent) -> DagsterEvent | None:

@@ -18,7 +18,6 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import (
     VIDEO_CODECS,
     ends_in_fragment,
-    header_error,
     read_head,
     video_demuxer,
 )
@@ -188,12 +187,7 @@ def describe_packets(
         *("-read_intervals", f"%+#{MOST_SAMPLES}"),
         *(("-show_data_hash", "sha256") if "data_hash" in fields else ()),
     ]
-    try:
-        return ffprobe.describe(file, demuxer, options, tools, _PROBE_SECONDS, work.cancelled)
-    except MediaError as error:
-        if error.over_limit:
-            raise
-        raise header_error(file, demuxer) from error
+    return ffprobe.describe(file, demuxer, options, tools, _PROBE_SECONDS, work.cancelled)
 
 
 def _video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg.run import file_input, run
-from lens_pipeline.media.ffmpeg.sample_tables import check_samples
+from lens_pipeline.media.ffmpeg.sample_tables import ENCRYPTED, check_samples
 from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.formats import header_error
 
 
 def describe(
@@ -20,20 +21,30 @@ def describe(
     timeout_seconds: float,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """The `streams`, and what `options` ask for. Raises what `run` and `check_samples` raise."""
+    """The `streams`, and what `options` ask for.
+
+    Raises what `run` and `check_samples` raise; MediaError: no readable header.
+    """
     if demuxer == "mov":
         check_samples(file)
     command = [
         *(str(tools.ffprobe), "-v", "error", "-show_streams", *options),
         *("-of", "json=compact=1", *file_input(file.resolve(), demuxer)),
     ]
-    return json.loads(run(command, timeout_seconds, cancelled))
+    try:
+        return json.loads(run(command, timeout_seconds, cancelled))
+    except MediaError as error:
+        if error.over_limit:
+            raise
+        raise header_error(file, demuxer) from error
 
 
 def first_video(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Not a cover picture. Raises MediaError: none."""
+    """Not a cover picture. Raises MediaError: none, or encrypted."""
     for stream in streams:
         if stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]:
+            if "enc_key_id" in stream.get("tags", {}):
+                raise MediaError(ENCRYPTED)
             return stream
     has_audio = any(stream.get("codec_type") == "audio" for stream in streams)
     raise MediaError("no video track" + (", only audio" if has_audio else ""))

@@ -1,8 +1,9 @@
 """Colours in ffmpeg's filters; `color` has them for one frame."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 from lens_pipeline.media.errors import MediaError
 
@@ -10,6 +11,7 @@ from lens_pipeline.media.errors import MediaError
 SCALER = "lanczos+accurate_rnd+full_chroma_int"
 # PQ and HLG in ffprobe's words.
 HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
+SDR_TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 # SDR white within HDR (ITU-R BT.2408).
 WHITE_NITS = 203
 # Unlike hable, it keeps everything below a third of white.
@@ -49,6 +51,42 @@ def with_usual_matrix(picture: Stream, matrix: str) -> Stream:
     if matrix not in _RARE_MATRICES:
         return picture
     return picture.filter("zscale", m="bt709")
+
+
+@dataclass(frozen=True, slots=True)
+class Colors:
+    """Of a video, in ffprobe's words."""
+
+    matrix: str
+    primaries: str
+    is_hdr: bool
+    is_hd: bool
+
+    @classmethod
+    def of(cls, video: Mapping[str, Any]) -> Self:
+        """Raises MediaError: a matrix that is not supported."""
+        matrix = video.get("color_space", "unknown")
+        check_matrix(matrix)
+        return cls(
+            matrix=matrix,
+            primaries=video.get("color_primaries", "unknown"),
+            is_hdr=video.get("color_transfer") in HDR_TRANSFERS,
+            is_hd=is_hd(video["width"], video["height"]),
+        )
+
+
+def scaled(picture: Stream, colors: Colors, width: int, height: int) -> Stream:
+    """8-bit BT.709 without combs."""
+    # Files do not say that they are interlaced as reliably as frames.
+    picture = picture.filter("bwdif", mode="send_frame", deint="interlaced")
+    picture = with_usual_matrix(picture, colors.matrix)
+    tags = {} if colors.is_hdr else {"out_color_matrix": "bt709", "out_range": "tv"}
+    if tags and colors.matrix == "unknown":
+        tags["in_color_matrix"] = "bt709" if colors.is_hd else "smpte170m"
+    picture = picture.filter("scale", width, height, flags=SCALER, **tags)
+    if colors.is_hdr:
+        picture = to_sdr(picture, colors.matrix, colors.primaries)
+    return picture.filter("format", "yuv420p")
 
 
 def to_sdr(picture: Stream, matrix: str, primaries: str) -> Stream:

@@ -26,6 +26,9 @@ _INDEX_BEGINNINGS = (b"mvhd", b"cmov")
 # ffmpeg also looks for boxes in descriptions of samples, where real files have no tables.
 _TABLES = re.compile(rb"stsz|stz2|trun")
 _MOST_DESCRIPTION_BYTES = 1 << 20
+# Common encryption, and Apple's.
+_ENCRYPTION = re.compile(rb"encv|drmi")
+ENCRYPTED = "video is encrypted, and cannot be decoded without its key"
 # What a handler makes of a track.
 _MEDIA = (b"vide", b"soun", b"subp", b"clcp")
 # Enough of a table for its counts, in bytes.
@@ -37,7 +40,7 @@ _MOST_BOXES = 1_000_000
 
 
 def check_samples(source: Path) -> None:
-    """Raises MediaError: more samples in all or boxes than the most, or a compressed index."""
+    """Raises MediaError: more samples in all or boxes than the most; encrypted or compressed."""
     samples = 0
     tracks: list[_Track] = []
     with source.open("rb") as file:
@@ -118,5 +121,8 @@ def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
 
 def _check_description(file: BinaryIO, start: int, end: int) -> None:
     file.seek(start)
-    if end - start > _MOST_DESCRIPTION_BYTES or _TABLES.search(file.read(end - start)):
+    description = file.read(min(end - start, _MOST_DESCRIPTION_BYTES))
+    if end - start > _MOST_DESCRIPTION_BYTES or _TABLES.search(description):
         raise MediaError("video's descriptions of samples are too large", over_limit=True)
+    if _ENCRYPTION.search(description):
+        raise MediaError(ENCRYPTED)

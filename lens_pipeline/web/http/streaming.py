@@ -73,19 +73,21 @@ def picture_not_ready(state: State) -> ApiError:
 
 
 def is_web_address(text: str) -> bool:
-    """Whether an `asset_url` is no key of the store."""
-    return text.lower().startswith(("http://", "https://"))
+    """Whether browsers may be sent there: other schemes may run code."""
+    try:
+        parts = urlsplit(text)
+        # An impossible port raises ValueError.
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_whole and parts.scheme in ("http", "https") and text.isprintable()
 
 
 def redirect(address: str) -> Response:
     """The app fetches no foreign files for clients. Raises ApiError 404: no usable address."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        parts = None
-    if parts is None or not parts.hostname or not address.isprintable():
+    if not is_web_address(address):
         raise ApiError(404, "not_found", "its row names no file")
-    return RedirectResponse(address, 307, {"Cache-Control": REVALIDATE})
+    return RedirectResponse(address.strip(), 307, {"Cache-Control": REVALIDATE})
 
 
 def _try(

@@ -1,6 +1,7 @@
 """Reading generations: what there is, and what became of it."""
 
 import datetime as dt
+from collections.abc import Container
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -8,20 +9,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
-from lens_pipeline.catalog.generations import Selection
+from lens_pipeline.catalog.generations import ListedGeneration, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.originals import stored_originals
-from lens_pipeline.derivatives.registry import Derivative, of_generations, primary
+from lens_pipeline.derivatives.originals import ExtraFile, extra_files, stored_originals
+from lens_pipeline.derivatives.registry import CLIP, Derivative, of_generations, primary
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
+from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
 from lens_pipeline.web.http.filenames import attachment
 from lens_pipeline.web.http.streaming import (
     described,
-    is_web_address,
     picture_not_ready,
     redirect,
     stream,
@@ -30,7 +31,6 @@ from lens_pipeline.web.http.streaming import (
 router = APIRouter(tags=["generations"])
 
 _MOST_ON_PAGE = 200
-_WEBP = "image/webp"
 _FILE = described(*sorted(set(CONTENT_TYPES.values())), UNKNOWN_TYPE) | {
     307: {"description": "It lies elsewhere."}
 }
@@ -67,6 +67,8 @@ class GenerationOut(BaseModel):
     """Object key of the derivative in the store."""
     picture_url: str | None
     """Where this app serves the derivative; None unless it is ready."""
+    clip_url: str | None
+    """Where this app serves the hover clip of a video; None unless it is ready."""
     file_url: str | None
     """Where this app serves the generation itself; None unless it is finished."""
     width: int | None
@@ -85,6 +87,28 @@ class GenerationOut(BaseModel):
     created_at: dt.datetime | None
     updated_at: dt.datetime | None
     ready_at: dt.datetime | None
+
+
+class ExtraFileOut(BaseModel):
+    """A further result of the generation's task."""
+
+    n: int
+    """Its place among the results, from 2."""
+    file_url: str
+    """Where this app serves it."""
+    path: str | None
+    """Object key in the store; None: it is not kept yet, or could not be."""
+    content_type: str | None
+    bytes: int | None
+    error: str | None
+    """Why it could not be kept."""
+
+
+class GenerationDetail(GenerationOut):
+    """A generation, and all results of its task."""
+
+    extra_files: list[ExtraFileOut] = []
+    """What the provider's task made besides; only there if it had several results."""
 
 
 class GenerationsPage(BaseModel):
@@ -112,15 +136,31 @@ def list_generations(
         user_id=_visible_user(caller, user_id), kind=Kind(type.value) if type else None
     )
     page = library.page(context.pipeline, selection, status, cursor, limit)
-    return GenerationsPage(
-        generations=[generation_out(entry) for entry in page.entries], next_cursor=page.cursor
-    )
+    return GenerationsPage(generations=shown(context, *page.entries), next_cursor=page.cursor)
 
 
-@router.get("/api/generations/{generation_id}")
-def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
-    """One generation."""
-    return generation_out(visible_entry(context, caller, generation_id))
+@router.get("/api/generations/{generation_id}", response_model_exclude_unset=True)
+def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationDetail:
+    """One generation, with the further results of its task."""
+    entry = visible_entry(context, caller, generation_id)
+    extra = [
+        ExtraFileOut(
+            n=one.n,
+            file_url=f"/api/generations/{entry.row.id}/file?n={one.n}",
+            path=one.path,
+            content_type=one.content_type,
+            bytes=one.bytes,
+            error=one.error,
+        )
+        for one in _extra_files(context, entry.row)
+    ]
+    more = {"extra_files": extra} if extra else {}
+    (generation,) = shown(context, entry)
+    return GenerationDetail.model_validate(generation.model_dump() | more)
+
+
+def _extra_files(context: Context, row: ListedGeneration) -> list[ExtraFile]:
+    return extra_files(context.pipeline, row.kind, [row.id]).get(row.id, [])
 
 
 def visible_entry(context: Context, caller: Caller, generation_id: str) -> library.Entry:
@@ -131,7 +171,14 @@ def visible_entry(context: Context, caller: Caller, generation_id: str) -> libra
     return entry
 
 
-def generation_out(entry: library.Entry) -> GenerationOut:
+def shown(context: Context, *entries: library.Entry) -> list[GenerationOut]:
+    """In a constant number of queries."""
+    clips = library.ready_ids(context.pipeline, CLIP, entries)
+    return [_shown(entry, clips) for entry in entries]
+
+
+def _shown(entry: library.Entry, clips: Container[str]) -> GenerationOut:
+    """`clips`: ids of the videos that have one."""
     row, made = entry.row, entry.status
     derivative = primary(row.kind)
     url = f"/api/generations/{row.id}"
@@ -143,6 +190,7 @@ def generation_out(entry: library.Entry) -> GenerationOut:
         status=made.state,
         path=made.path,
         picture_url=f"{url}/{derivative.asset}" if made.state is State.READY else None,
+        clip_url=f"{url}/{CLIP.asset}" if row.id in clips else None,
         file_url=f"{url}/file" if row.is_finished else None,
         width=made.fact("width", int),
         height=made.fact("height", int),
@@ -208,7 +256,7 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
             description=f"The {derivative.asset} of a {derivative.kind}. With `size`, the smallest"
             " of its pictures whose longest edge has as many pixels, else the largest.",
             response_class=Response,
-            responses=described(_WEBP),
+            responses=described(CONTENT_TYPES[f".{derivative.extension}"]),
         )
 
 
@@ -225,25 +273,41 @@ def _path(made: DerivativeStatus, path: str, size: int | None) -> str:
 @router.head("/api/generations/{generation_id}/file", responses=_FILE)
 @router.get("/api/generations/{generation_id}/file", response_class=Response, responses=_FILE)
 def file(
-    generation_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+    generation_id: str,
+    request: Request,
+    caller: MediaCallerDep,
+    context: ContextDep,
+    n: Annotated[int, Query(ge=1)] = 1,
 ) -> Response:
-    """The photo or video itself: from the store, or while it is not there, where its link leads."""
+    """The photo or video itself, or result `n` of its task.
+
+    From the store, or while it is not there, where its link leads.
+    """
     row = visible_entry(context, caller, generation_id).row
     if not row.is_finished:
         raise ApiError(404, "not_ready", "it is not finished", status=row.status)
-    sources = {row.id: row.asset_url}
-    stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
-    path = stored.path if stored else row.asset_url
-    if is_web_address(path):
+    if n == 1:
+        sources = {row.id: row.asset_url}
+        stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
+        return _file(context, request, row.id, stored and stored.path, row.asset_url)
+    extra = {one.n: one for one in _extra_files(context, row)}
+    if n not in extra:
+        raise ApiError(404, "not_found", f"its task has no result {n}")
+    return _file(context, request, f"{row.id}_{n}", extra[n].path, extra[n].url or "")
+
+
+def _file(context: Context, request: Request, name: str, path: str | None, source: str) -> Response:
+    path = path or source
+    if not is_object_key(path):
         return redirect(path)
     extension = PurePosixPath(path).suffix.lower()
-    disposition = attachment(row.id, "")
+    disposition = attachment(name, "")
     if extension in CONTENT_TYPES:
         # A browser shows what is known, and offers the rest for download.
-        disposition = attachment(row.id, extension, inline=True)
+        disposition = attachment(name, extension, inline=True)
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:
-        if error.status == 404 and is_web_address(row.asset_url):
-            return redirect(row.asset_url)
+        if error.status == 404 and not is_object_key(source):
+            return redirect(source)
         raise

@@ -1,10 +1,9 @@
 """Assets of projects: the shots that masters may use."""
 
 import datetime as dt
+import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BaseModel, Field, model_validator
@@ -16,7 +15,7 @@ from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.derivatives.status import row_statuses
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import content_type_of
-from lens_pipeline.storage.object_store import InvalidKey, validate_key
+from lens_pipeline.storage.object_store import InvalidKey, is_object_key, validate_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem, not_found
@@ -43,14 +42,12 @@ _MOST_ADDRESS = 2048
 
 
 def _is_source(value: str) -> str:
-    if not is_web_address(value):
+    if is_object_key(value):
         try:
             return validate_key(value)
         except InvalidKey as error:
             raise ValueError(str(error)) from None
-    parts = urlsplit(value)
-    # An impossible port raises ValueError.
-    if not value.isprintable() or " " in value or not parts.hostname or parts.port == 0:
+    if " " in value or not is_web_address(value):
         raise ValueError("it is no web address")
     return value
 
@@ -139,7 +136,7 @@ def asset_poster(listed: MediaDep, request: Request, context: ContextDep) -> Res
 def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None:
     """Raises ApiError 403 or 400."""
     # An asset would let a project's token read any user's file.
-    if caller.project_id is not None and not is_web_address(wanted.asset_url or ""):
+    if caller.project_id is not None and is_object_key(wanted.asset_url or ""):
         raise ApiError(403, "forbidden", "this token may only add files from web addresses")
     generation_id = wanted.generation_id
     if generation_id and not context.pipeline.catalog.library_rows([generation_id]):
@@ -187,6 +184,6 @@ def _out(
 
 
 def _type_of(asset_url: str) -> GenerationType | None:
-    path = urlsplit(asset_url).path if is_web_address(asset_url) else asset_url
+    path = re.split("[?#]", asset_url)[0]
     kinds = {"image": GenerationType.PHOTO, "video": GenerationType.VIDEO}
-    return kinds.get(content_type_of(str(PurePosixPath(path))).partition("/")[0])
+    return kinds.get(content_type_of(path).partition("/")[0])

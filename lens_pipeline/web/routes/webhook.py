@@ -27,7 +27,7 @@ from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, Problem
-from lens_pipeline.web.routes.generations import GenerationOut, generation_out, visible_entry
+from lens_pipeline.web.routes.generations import GenerationOut, shown, visible_entry
 
 router = APIRouter(tags=["provider"])
 
@@ -183,7 +183,8 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     if not tried:
         problem = f"nothing of {generation_id} has failed: it is {entry.status.state}"
         raise ApiError(409, "not_failed", problem)
-    return generation_out(entry)
+    (generation,) = shown(context, entry)
+    return generation
 
 
 def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:

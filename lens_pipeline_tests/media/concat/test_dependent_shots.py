@@ -125,8 +125,7 @@ def _check_same(checked: Master, unseen: Master) -> None:
     [
         (_GROUPS, True),
         (Recipe("hevc", coding=HEVC), True),
-        # The last group may need the one before.
-        (replace(_GROUPS, name="open", coding=(*_GROUPS.coding, "-flags", "-cgop")), False),
+        (replace(_GROUPS, name="open", coding=(*_GROUPS.coding, "-flags", "-cgop")), True),
         (Recipe("fields", coding=(*H264, "-flags", "+ildct+ilme")), False),
         (Recipe("vp9", coding=VP9), False),
     ],

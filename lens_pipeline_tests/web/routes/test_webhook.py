@@ -21,7 +21,8 @@ from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.providers.provider_server import API_KEY, PATH, WEBHOOK_KEY, ProviderServer
-from lens_pipeline_tests.support.servers import Answer
+from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Databases, Site, eventually
 from lens_pipeline_tests.support.ticker import Ticker
 from lens_pipeline_tests.support.web import served
@@ -108,6 +109,75 @@ def test_a_webhook_finishes_the_row_and_queues_its_preview(
     assert run.tags["dagster/asset_partition_range_start"] == "p1"
     assert run.tags["dagster/asset_partition_range_end"] == "p1"
     assert web.get("/api/generations/p1").json()["status"] == "processing"
+
+
+def test_further_results_are_kept_beside_the_original(
+    site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
+) -> None:
+    """Three of four pictures that a user paid for, which were gone after two weeks."""
+    bodies = [sources.jpeg(), sources.png(), sources.jpeg(50, 40)]
+    for number, body in enumerate(bodies, start=1):
+        server.put(f"/{number}", body)
+    server.fail_first("/3", 503, times=3)
+    task = generating(site, "p1")
+    links = [server.url(f"/{number}?key=secret", host="localhost") for number in range(1, 5)]
+    provider.say(task, "success", *links)
+    deliver(web, task)
+    second = "/api/generations/p1/file?n=2"
+    assert web.get(second).headers["location"] == links[1]
+    events = site.dagster.fetch_observations(dg.AssetKey("photo_generation"), limit=10).records
+    assert [str(one).count("secret") for one in events] == [0]
+
+    (run,) = site.runs()
+    site.dagster.delete_run(run.run_id)
+    assert site.once()["ready"] == 1
+    assert web.get("/api/generations/p1").json()["status"] == "ready"
+    revision = site.metadata("photo_generation", "p1")["revision"].value
+    keys = [f"u1/originals/p1_{revision}{end}" for end in (".jpg", "_2.png", "_3.jpg")]
+    listed = web.get("/api/generations/p1").json()["extra_files"]
+    assert [one["path"] for one in listed] == [keys[1], None, None]
+    assert "503" in listed[1]["error"]
+    assert "404" in listed[2]["error"]
+    assert "secret" not in str(site.metadata("photo_generation", "p1"))
+
+    # What can be had is tried again, once a minute has passed.
+    assert site.once()["found"] == 0
+    site.age_events("2 minutes")
+    site.once()
+    assert site.originals() == dict(zip(keys, bodies, strict=True))
+    server.remove("/2")
+    found = web.get(second)
+    assert (found.content, found.headers["content-type"]) == (bodies[1], "image/png")
+    assert found.headers["content-disposition"].startswith('inline; filename="p1_2.png"')
+    assert web.get("/api/generations/p1/file?n=5").status_code == 404
+    (site.store / keys[2]).write_bytes(b"x" * len(bodies[2]))
+    assert [one["path"] for one in site.lens("verify", "--json").json["damaged"]] == [keys[2]]
+    asked = server.requests.total()
+    site.once()
+    assert server.requests.total() == asked
+
+    site.sql("DELETE FROM generations")
+    site.lens("remove-missing", "--yes", "--now")
+    assert site.originals() == {}
+
+
+def test_further_results_of_which_a_late_webhook_tells(
+    site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
+) -> None:
+    """A site that finished its row itself, whose original was kept at once."""
+    links = [server.put(path, sources.jpeg()) for path in ("/1", "/2")]
+    links = [link.replace("127.0.0.1", "localhost") for link in links]
+    task = generating(site, "p1", status="success", asset_url=links[0])
+    site.once()
+    provider.say(task, "success", *links)
+    assert deliver(web, task).json()["status"] == "unchanged"
+    site.once()
+    assert len(site.originals()) == 2
+    made = len(site.materializations("photo_generation"))
+    # The same again, and with nothing to do.
+    deliver(web, task, at=int(time.time()) - 1)
+    site.once()
+    assert len(site.materializations("photo_generation")) == made
 
 
 def test_a_video_gets_a_poster(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
@@ -298,6 +368,24 @@ def test_without_dagsters_database_the_row_is_finished_all_the_same(
         connection.execute(sa.text("ALTER TABLE hidden RENAME TO runs"))
     assert (answer["status"], answer["run_ids"]) == ("updated", [])
     assert Ticker(site).tick() == ["p1"]
+
+
+def test_without_dagsters_database_no_result_of_several_is_lost(
+    site: Site, web: httpx.Client, provider: ProviderServer
+) -> None:
+    """Addresses that no row holds: the provider must tell of them again."""
+    task = generating(site, "p1")
+    provider.say(task, "success", RESULT, "https://files.example.org/r/2.jpg")
+    dagster = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with dagster.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE event_logs RENAME TO hidden"))
+    assert refused(deliver(web, task)) == (503, "database_unavailable")
+    with dagster.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE hidden RENAME TO event_logs"))
+    assert row(site, "p1") == ("generating", None)
+    assert deliver(web, task).json()["status"] == "updated"
+    (extra,) = web.get("/api/generations/p1").json()["extra_files"]
+    assert (extra["n"], extra["file_url"]) == (2, "/api/generations/p1/file?n=2")
 
 
 def test_without_the_table(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
