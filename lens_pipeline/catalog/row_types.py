@@ -185,7 +185,10 @@ class AssetRows(RowSet):
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         found = self._with_generations(connection, rows)
-        return [_asset(row, *shots.resolve(row.project_id, [row.id], *found)) for row in rows]
+        return [
+            _asset(row, *shots.resolve(row.project_id, [shots.Entry(row.id)], *found))
+            for row in rows
+        ]
 
     def found(self, connection: sa.Connection, ids: Iterable[str]) -> _Found:
         """Assets and their generations, by id."""
@@ -224,10 +227,12 @@ class MasterRows(RowSet):
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         configs = [shots.read_config(row.shots_config) for row in rows]
-        found = self._assets.found(connection, {name for names, _ in configs for name in names})
+        found = self._assets.found(
+            connection, {entry.asset_id for entries, _ in configs for entry in entries}
+        )
         return [
-            _master(row, shots.resolve(row.project_id, names, *found), problem)
-            for row, (names, problem) in zip(rows, configs, strict=True)
+            _master(row, shots.resolve(row.project_id, entries, *found), problem)
+            for row, (entries, problem) in zip(rows, configs, strict=True)
         ]
 
 

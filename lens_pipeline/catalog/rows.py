@@ -46,6 +46,8 @@ class Shot:
     finished_at: dt.datetime | None = None
     generation_id: str | None = None
     """Of what was generated; None: it was uploaded."""
+    quiet: bool = False
+    """Its sound keeps its level."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lens_pipeline.catalog.rows import FINISHED, Kind, Shot
 
@@ -29,8 +30,15 @@ class ShotGeneration:
     changed_at: dt.datetime | None
 
 
-def read_config(config: object) -> tuple[list[str], str | None]:
-    """The asset ids of a `shots_config`, or none and the problem."""
+class Entry(NamedTuple):
+    """An asset of `shots_config`: its id, or an object with `asset_id` and `quiet`."""
+
+    asset_id: str
+    quiet: bool = False
+
+
+def read_config(config: object) -> tuple[list[Entry], str | None]:
+    """The assets of a `shots_config`, or none and the problem."""
     if isinstance(config, str):  # a column of text, or JSON within JSON
         try:
             config = json.loads(config)
@@ -38,25 +46,39 @@ def read_config(config: object) -> tuple[list[str], str | None]:
             return [], "shots_config is no JSON, or too deep"
     if not isinstance(config, list):
         return [], f"shots_config is no list of asset ids but {_quoted(config)}"
-    ids = [entry for entry in config if isinstance(entry, str) and entry]
-    if len(ids) != len(config):
-        place, entry = next((n, e) for n, e in enumerate(config, 1) if e not in ids)
-        return [], f"shot {place} of shots_config is no asset id but {_quoted(entry)}"
-    if not ids:
+    entries: list[Entry] = []
+    for place, value in enumerate(config, 1):
+        entry = _entry(value)
+        if entry is None:
+            return [], f"shot {place} of shots_config is no asset id but {_quoted(value)}"
+        entries.append(entry)
+    if not entries:
         return [], "shots_config names no shot"
-    if len(ids) > MOST_SHOTS:
-        return [], f"shots_config has {len(ids)} shots, over the limit of {MOST_SHOTS}"
-    return ids, None
+    if len(entries) > MOST_SHOTS:
+        return [], f"shots_config has {len(entries)} shots, over the limit of {MOST_SHOTS}"
+    return entries, None
+
+
+def _entry(value: object) -> Entry | None:
+    """None: it is none."""
+    fields: dict[str, object] = value if isinstance(value, dict) else {"asset_id": value}
+    name, quiet = fields.get("asset_id"), fields.get("quiet", False)
+    if isinstance(name, str) and name and isinstance(quiet, bool):
+        return Entry(name, quiet)
+    return None
 
 
 def resolve(
     project_id: str,
-    asset_ids: Sequence[str],
+    entries: Sequence[Entry],
     assets: Mapping[str, Asset],
     generations: Mapping[str, ShotGeneration],
 ) -> tuple[Shot, ...]:
     """The shots of a master, in order."""
-    return tuple(_shot(project_id, name, assets.get(name), generations) for name in asset_ids)
+    return tuple(
+        replace(_shot(project_id, name, assets.get(name), generations), quiet=quiet)
+        for name, quiet in entries
+    )
 
 
 def _shot(

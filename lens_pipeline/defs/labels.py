@@ -34,11 +34,11 @@ def code_of(function: Callable[..., Any]) -> dict[str, dg.CodeReferencesMetadata
     return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
 
 
-def facts(derivative: Derivative, settings: Settings) -> Mapping[str, str | int]:
+def facts(derivative: Derivative, settings: Settings) -> Mapping[str, str | float]:
     """Metadata with where the files of a derivative go, and how they are made."""
     if derivative.extension is None:
         return {}
-    made: dict[str, str | int] = {
+    made: dict[str, str | float] = {
         "store": without_password(settings.resolved_store_url),
         "object_key": derivative.object_key(_ROW, "{revision}"),
     }

@@ -23,6 +23,7 @@ class LensResource(dg.ConfigurableResource):
     store: str = Field(default="", description="Where files go (LENS_STORE_URL).")
     preview_edge: int = Field(default=0, description="Longest edge in pixels (LENS_PREVIEW_EDGE).")
     preview_quality: int = Field(default=0, description="Of WebP (LENS_PREVIEW_QUALITY).")
+    master_loudness: str = Field(default="", description="LUFS (LENS_MASTER_LOUDNESS).")
     batch_size: int = Field(default=0, description="Most partitions of a run (LENS_BATCH_SIZE).")
 
     @classmethod
@@ -35,6 +36,7 @@ class LensResource(dg.ConfigurableResource):
             store=without_password(settings.resolved_store_url),
             preview_edge=settings.preview_edge,
             preview_quality=settings.preview_quality,
+            master_loudness=str(settings.master_loudness),
             batch_size=settings.batch_size,
         )
 

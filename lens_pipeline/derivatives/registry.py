@@ -61,14 +61,17 @@ PARAMETER_SETTINGS = {
     "quality": "preview_quality",
     "sizes": "preview_sizes",
     "compatibility": "master_compatibility",
+    "loudness": "master_loudness",
 }
 # What versions without the setting did: it is no part of a revision.
-_EARLIER_VALUES = {"compatibility": "source"}
+_EARLIER_VALUES = {"compatibility": "source", "loudness": "off"}
 _OF_PICTURES = ("edge", "quality")
 # What versions up to 0.3 used by default; their events do not say what they were made from.
 _EARLIER_CODE, _EARLIER_EDGE, _EARLIER_QUALITY, _EARLIER_EFFORT = "1", 768, 80, 4
 # Others that were set before an upgrade are not known any more: what they made is made anew.
 _USUAL_EDGES = (256, 320, 480, 512, 600, 640, 720, 800, 960, 1024, 1080, 1200, 1280, 1536, 2048)
+# After the source of a shot.
+_QUIET = " quiet"
 # What became of an original: it is ours, or an object of the application's, or not in the store.
 SAVED, RECORDED, NOT_KEPT = "saved", "recorded", "not kept"
 
@@ -167,9 +170,15 @@ class Derivative(Generic[R]):
         """
         if tag is None:
             earlier = self._earlier(row, settings)
-            return next((words for one, words in earlier if one == revision), None)
-        source, *words = tag.split("_")
-        return set(words) if source == self.source(row) else None
+            words = next((words for one, words in earlier if one == revision), None)
+        else:
+            source, *recorded = tag.split("_")
+            words = set(recorded) if source == self.source(row) else None
+        if words is None:
+            return None
+        known = {word.partition("-")[0] for word in words}
+        missing = (name for name in self.settings if name in _EARLIER_VALUES.keys() - known)
+        return words | {f"{name}-{_EARLIER_VALUES[name]}" for name in missing}
 
     def _earlier(self, row: R, settings: Settings) -> Iterator[tuple[str, set[str]]]:
         """Revisions that versions up to 0.3 may have given, with the parameters of each.
@@ -275,7 +284,7 @@ class Derivative(Generic[R]):
         """Parameters that are settings, as `name-value`, by name."""
         return {name: f"{name}-{value}" for name, value in self.setting_values(settings).items()}
 
-    def setting_values(self, settings: Settings) -> dict[str, int | str]:
+    def setting_values(self, settings: Settings) -> dict[str, float | str]:
         """Parameters that are settings, by name; several values are joined by dots."""
         names = [name for name in self.settings if name != "edge" or self.edge is None]
         values = {name: getattr(settings, PARAMETER_SETTINGS[name]) for name in names}
@@ -327,7 +336,8 @@ def _master_stem(row: MasterVideo) -> str:
 
 
 def _master_sources(row: MasterVideo) -> list[str]:
-    return [*(_shot_source(shot) for shot in row.shots), row.problem or ""]
+    shots = [_shot_source(shot) + _QUIET * shot.quiet for shot in row.shots]
+    return [*shots, row.problem or ""]
 
 
 def _shot_source(shot: Shot) -> str:
@@ -416,7 +426,7 @@ MASTER = Derivative[MasterVideo](
     queue=MASTERS,
     stem=_master_stem,
     extension="mp4",
-    settings=("compatibility",),
+    settings=("compatibility", "loudness"),
     group="masters",
     sensor="new_masters",
     sensor_seconds=2,

@@ -10,6 +10,10 @@ class MediaError(Exception):
         self.over_limit = over_limit
 
 
+class CommandFailed(MediaError):
+    """The reason is what ffmpeg or ffprobe said."""
+
+
 class ShotError(MediaError):
     def __init__(self, shot: str, reason: str, over_limit: bool = False) -> None:
         super().__init__(f"shot {shot!r}: {reason}", over_limit)

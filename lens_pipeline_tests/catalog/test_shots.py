@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline.catalog.shots import Asset, ShotGeneration, read_config, resolve
+from lens_pipeline.catalog.shots import Asset, Entry, ShotGeneration, read_config, resolve
 
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 CONFIGS: dict[str, tuple[Any, list[str], str]] = {
     "in order, one of them twice": (["b", "a", "b"], ["b", "a", "b"], ""),
+    "one of them quiet": ([{"asset_id": "a", "quiet": True}, "b"], ["a", "b"], ""),
+    "an object without an id": ([{"quiet": True}], [], "no asset id but"),
+    "quiet in words": ([{"asset_id": "a", "quiet": "very"}], [], "no asset id but"),
     "as text": ('["a"]', ["a"], ""),
     "none": ([], [], "names no shot"),
     "null": (None, [], "no list of asset ids but null"),
@@ -27,7 +30,7 @@ CONFIGS: dict[str, tuple[Any, list[str], str]] = {
 def test_a_config_is_a_list_of_asset_ids(config: Any, ids: list[str], problem: str) -> None:
     """A master of other shots than the person chose, or a traceback for a slip."""
     found, why = read_config(config)
-    assert found == ids
+    assert [entry.asset_id for entry in found] == ids
     assert problem in (why or "")
     assert bool(why) == bool(problem)
 
@@ -71,7 +74,13 @@ def test_a_shot_says_what_it_leads_to(
     assets: dict[str, Asset], generations: dict[str, Any], field: str, text: str
 ) -> None:
     """A master that waits for ever, or fails for what is only late."""
-    (shot,) = resolve("p1", ["a"], assets, generations)
+    (shot,) = resolve("p1", [Entry("a")], assets, generations)
     outcome = {"source": shot.source, "waits": shot.waits, "problem": shot.problem}
     assert text in (outcome.pop(field) or "")
     assert set(outcome.values()) == {None}
+
+
+def test_a_quiet_shot_is_known_as_such() -> None:
+    entries, _ = read_config([{"asset_id": "a", "quiet": True}, "a"])
+    shots = resolve("p1", entries, {"a": asset(url="x")}, {})
+    assert [shot.quiet for shot in shots] == [True, False]

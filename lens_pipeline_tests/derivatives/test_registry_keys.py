@@ -155,7 +155,8 @@ def test_only_what_the_user_has_set_is_wanted_otherwise() -> None:
 def test_masters_of_before_the_setting_are_as_from_their_shots() -> None:
     """Every film of a site joined again because a setting is new."""
     master = MasterVideo("m-1", "p.1", "A film", (Shot("a", source="https://h/a.mp4"),), None)
-    copied, web = (Settings(master_compatibility=one) for one in ("source", "web"))
+    copied = Settings(master_compatibility="source", master_loudness="off")
+    web, loud = Settings(master_compatibility="web"), Settings(master_loudness=-16)
     # As version 0.3 gave it.
     earlier = revision(["https://h/a.mp4", ""], "masters/p.1/master_m-1", {}, "1")
     assert MASTER.revision(master, copied) == earlier != MASTER.revision(master, web)
@@ -163,12 +164,23 @@ def test_masters_of_before_the_setting_are_as_from_their_shots() -> None:
         made = MASTER.parameters_of(master, earlier, tag, Settings())
         assert made is not None
         assert MASTER.chosen(Settings()) <= made
+        assert MASTER.chosen(copied) <= made
         # If it is asked for, it is made.
         assert not MASTER.chosen(web) <= made
+        assert not MASTER.chosen(loud) <= made
     status = DerivativeStatus("master_video", "m-1", revision=MASTER.revision(master, web))
     tag = MASTER.materialization_tags(master, status, web)[SOURCE_TAG]
     made = MASTER.parameters_of(master, status.revision, tag, copied)
-    assert made == MASTER.chosen(web) == {"compatibility-web"}
+    assert made == {"compatibility-web", "loudness--14.0"}
+    assert MASTER.chosen(web) == {"compatibility-web"}
+    assert MASTER.chosen(loud) == {"loudness--16.0"}
+
+
+def test_a_shot_that_becomes_quiet_makes_another_master() -> None:
+    shot = Shot("a", source="https://h/a.mp4")
+    master = MasterVideo("m-1", "p.1", "A film", (shot,), None)
+    quiet = replace(master, shots=(replace(shot, quiet=True),))
+    assert MASTER.source(quiet) != MASTER.source(master)
 
 
 def test_a_rendition_is_of_the_source_of_its_master() -> None:
@@ -178,7 +190,7 @@ def test_a_rendition_is_of_the_source_of_its_master() -> None:
     row = ScaledVideo("s_1", "m-1", None, None, 80, 60, None, master)
     other = replace(master, shots=(replace(shot, source="https://h/b.mp4"),))
     # As versions without tags joined masters.
-    settings = Settings(master_compatibility="source")
+    settings = Settings(master_compatibility="source", master_loudness="off")
     for tag in (SCALED.source(row), None):
         made = SCALED.revision(row, settings), tag
         assert SCALED.parameters_of(row, *made, settings) == set()

@@ -25,7 +25,12 @@ def test_a_release_is_the_same_wherever_the_settings_are() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"preview_edge": 512}, {"master_compatibility": "source"}, {"store_url": "s3://other"}],
+    [
+        {"preview_edge": 512},
+        {"master_compatibility": "source"},
+        {"master_loudness": "off"},
+        {"store_url": "s3://other"},
+    ],
 )
 def test_what_makes_other_files_is_another_release(changed: dict[str, object]) -> None:
     """Previews of two sizes that replace each other for ever, or go to a store nobody reads."""

@@ -12,13 +12,15 @@ from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, laten
 from lens_pipeline.defs.assets.renderers import media_failures
 from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.errors import ShotUnusable, SourceOverLimit
+from lens_pipeline.media.concat.audio import DAMAGED
 from lens_pipeline.media.concat.join import Source, examine
+from lens_pipeline.media.concat.probe import Audio
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.settings import Settings
 
 
 class ShotChecker:
-    """Decodes a shot whole, and caches what joining needs."""
+    """Decodes a shot whole, measures its sound, and caches what joining needs."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -35,9 +37,11 @@ class ShotChecker:
             work = media_work(batch, directory, self._settings, 1)
             source = Source(row.id, file, fetched.sha256)
             cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
+            sound: Metadata = {}
             try:
                 with media_failures():
-                    examine(source, Tools.find(), work, cache, shot_limits(self._settings))
+                    shot = examine(source, Tools.find(), work, cache, shot_limits(self._settings))
+                sound = _sound(shot.audio)
                 reason = None
             except (ShotUnusable, SourceOverLimit) as error:
                 # No failure: an asset may be a picture.
@@ -45,6 +49,7 @@ class ShotChecker:
         return {
             "usable": dg.MetadataValue.bool(reason is None),
             **({"reason": reason} if reason else {}),
+            **sound,
             **({"generation": row.generation_id} if row.generation_id else {}),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,
@@ -55,3 +60,13 @@ class ShotChecker:
 
     def interrupt(self) -> None:
         """Does nothing: the check looks at `batch.cancelled`."""
+
+
+def _sound(track: Audio | None) -> Metadata:
+    if track is None or track.loudness is None or track.peak is None:
+        return {}
+    return {
+        "loudness_lufs": track.loudness,
+        "true_peak_dbtp": track.peak,
+        **({"sound": DAMAGED} if track.damaged else {}),
+    }

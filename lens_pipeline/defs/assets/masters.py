@@ -42,7 +42,10 @@ class MasterMaterializer:
             directory = Path(name)
             fetched = _fetch(batch, row, directory)
             fetch_ended = time.monotonic()
-            sources = [Source(s.asset_id, *fetched[str(s.source)][:2]) for s in row.shots]
+            sources = [
+                Source(shot.asset_id, *fetched[str(shot.source)][:2], shot.quiet)
+                for shot in row.shots
+            ]
             master = self._join(batch, sources, directory)
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
@@ -76,10 +79,18 @@ class MasterMaterializer:
 
     def _join(self, batch: BatchContext, sources: list[Source], directory: Path) -> Master:
         work = media_work(batch, directory, self._settings, len(sources))
+        loudness = self._settings.master_loudness
         with media_failures():
             cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
-            limits, fit_for = shot_limits(self._settings), self._settings.master_compatibility
-            return join(sources, Tools.find(), work, cache, limits, fit_for)
+            return join(
+                sources,
+                Tools.find(),
+                work,
+                cache,
+                shot_limits(self._settings),
+                self._settings.master_compatibility,
+                None if loudness == "off" else loudness,
+            )
 
 
 def fetch_master(batch: BatchContext, row: MasterVideo, file: Path) -> Fetched:
@@ -142,6 +153,7 @@ def _table(master: Master, row: MasterVideo) -> dg.TableMetadataValue:
                     "done": f"{shot.action} (cached)" if shot.cached else shot.action,
                     "why": shot.reason,
                     "seconds": round(shot.seconds, 3),
+                    "gain_db": round(shot.gain, 1),
                 }
             )
             for shot, source in zip(master.shots, row.shots, strict=True)

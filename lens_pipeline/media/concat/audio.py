@@ -1,14 +1,20 @@
-"""The audio of a master: each shot's, cut or padded to its video."""
+"""The audio of a master: each shot's, cut or padded to its video, at one level."""
 
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor
 from pathlib import Path
+from typing import BinaryIO
 
-from lens_pipeline.media.errors import Cancelled, DiskFull
+import numpy as np
+
+from lens_pipeline.media.concat.probe import Audio, Shot
+from lens_pipeline.media.errors import Cancelled, CommandFailed, DiskFull, MediaError
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
@@ -18,6 +24,21 @@ _BITS_PER_SECOND = 160_000
 _SEARCH = ("-aac_coder", "fast", "-aac_pns", "0", "-aac_is", "0")
 # Two channels of 16 bits.
 _SAMPLE_BYTES = 4
+# LUFS: the absolute gate of EBU R128, and what ffmpeg says of less than 400 ms.
+SILENCE = -70.0
+# LUFS: noise of rooms and codecs lies below, and would be raised to speech.
+_FAINTEST = -50.0
+# dBTP, by EBU R128.
+_HIGHEST_PEAK = -1.0
+# dB by which AAC at this rate exceeds the peaks that it is given.
+_PEAK_MARGIN = 0.3
+# For messages.
+UNDECODABLE = "its sound cannot be decoded"
+DAMAGED = "its sound is damaged, and silent there"
+# What FFmpeg says from 6 on, and before.
+_DAMAGE = re.compile(r"Error (?:submitting packet to decoder|while decoding stream)")
+_INTEGRATED = re.compile(r"\bI: +(-?[\d.]+) LUFS")
+_TRUE_PEAK = re.compile(r"\bPeak: +(-?(?:[\d.]+|inf)) dBFS")
 _CHUNK_BYTES = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -27,8 +48,22 @@ def sample_at(seconds: Fraction) -> int:
     return floor(seconds * SAMPLE_RATE + Fraction(1, 2))
 
 
-def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
-    """At most `samples` of PCM from `video_start`, seconds on the file's clock; gaps silent."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The audio of one shot."""
+
+    pcm: Path | None  # None: silence
+    samples: int
+    gain: float = 0.0  # dB
+
+
+def pcm_options(
+    stream: int, video_start: Fraction, samples: int, *, is_measured: bool
+) -> list[str]:
+    """At most `samples` of PCM from `video_start`, seconds on the file's clock; gaps silent.
+
+    With `is_measured`, ffmpeg says at level `info` what `measured` reads.
+    """
     first = sample_at(video_start)
     # Later audio could follow hours of silence.
     end = ceil((video_start + Fraction(samples, SAMPLE_RATE)) * 1_000_000)
@@ -37,23 +72,57 @@ def pcm_options(stream: int, video_start: Fraction, samples: int) -> list[str]:
         f"aresample={SAMPLE_RATE}:async=1:first_pts={first}",
         "aformat=sample_fmts=s16:channel_layouts=stereo",
         f"atrim=end_sample={samples}",
+        # Without `verbose`, it says ten lines a second.
+        *(("ebur128=peak=true:framelog=verbose",) if is_measured else ()),
     )
-    return ["-map", f"0:{stream}", "-af", ",".join(filters), "-f", "s16le"]
+    return ["-map", f"0:{stream}", "-af", ",".join(filters), "-c:a", "pcm_s16le"]
 
 
-def encode(
-    pieces: Sequence[tuple[Path | None, int]], output: str, tools: Tools, work: Work
-) -> Path:
-    """Encode PCM files, cut or padded to their samples, as AAC in an MP4; None is silence."""
+def measure(source: Path, shot: Shot, track: Audio, tools: Tools, work: Work) -> Audio:
+    """Decode the audio of a shot as it is joined. Raises MediaError: nothing decodes."""
+    options = pcm_options(track.stream, shot.start, sample_at(shot.length), is_measured=True)
+    command = [
+        *(str(tools.ffmpeg), "-v", "info", "-copyts"),
+        *(*file_input(source.resolve(), shot.demuxer), *options, "-f", "null", "-"),
+    ]
+    try:
+        messages = run_long(command, float(shot.length), "measuring sound", work)
+    except CommandFailed as error:
+        raise MediaError(UNDECODABLE) from error
+    return measured(track, messages)
+
+
+def measured(track: Audio, messages: str) -> Audio:
+    """What ffmpeg, at the level `info`, said of `track`."""
+    loudness, peak = (pattern.findall(messages) for pattern in (_INTEGRATED, _TRUE_PEAK))
+    return replace(
+        track,
+        loudness=float(loudness[-1]) if loudness else track.loudness,
+        peak=max(SILENCE, float(peak[-1])) if peak else track.peak,
+        damaged=track.damaged or _DAMAGE.search(messages) is not None,
+    )
+
+
+def gain(track: Audio | None, loudness: float) -> float:
+    """The dB that bring a measured track to `loudness` LUFS, or as near as its peaks allow."""
+    if track is None or track.loudness is None or track.peak is None:
+        return 0.0
+    if track.loudness < _FAINTEST:
+        return 0.0
+    return min(loudness - track.loudness, _HIGHEST_PEAK - _PEAK_MARGIN - track.peak)
+
+
+def encode(pieces: Sequence[Piece], output: str, tools: Tools, work: Work) -> Path:
+    """Encode PCM files, cut or padded to their samples, as AAC in an MP4."""
     pcm = work.directory / f"{output}.pcm"
-    with explain_disk_full(), pcm.open("wb", buffering=0) as file:
+    with explain_disk_full(), pcm.open("wb") as file:
         end = 0
-        for piece, samples in pieces:
+        for piece in pieces:
             if work.cancelled():
                 raise Cancelled("joining")
-            if piece is not None:
-                _append(piece, samples * _SAMPLE_BYTES, file.fileno())
-            end += samples * _SAMPLE_BYTES
+            if piece.pcm is not None:
+                _append(piece.pcm, piece.samples * _SAMPLE_BYTES, piece.gain, file)
+            end += piece.samples * _SAMPLE_BYTES
             # Cuts, or pads with zeros.
             file.truncate(end)
             file.seek(end)
@@ -67,14 +136,20 @@ def encode(
     return work.directory / output
 
 
-def _append(piece: Path, size: int, descriptor: int) -> None:
-    with piece.open("rb") as source:
-        remaining = size
-        while remaining > 0:
-            sent = os.sendfile(descriptor, source.fileno(), None, min(remaining, _CHUNK_BYTES))
+def _append(pcm: Path, size: int, decibels: float, output: BinaryIO) -> None:
+    factor, limits = 10 ** (decibels / 20), np.iinfo(np.int16)
+    with pcm.open("rb") as source:
+        while size > 0:
+            count = min(size, _CHUNK_BYTES)
+            if decibels:
+                samples = np.frombuffer(source.read(count), np.int16)
+                scaled = np.clip(np.rint(samples * factor), limits.min, limits.max)
+                sent = output.write(scaled.astype(np.int16).data)
+            else:
+                sent = os.sendfile(output.fileno(), source.fileno(), None, count)
             if not sent:
                 return
-            remaining -= sent
+            size -= sent
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 
 # A fifth of the time of MD5.
 _HASH = "murmur3"
+# Of a line: stream, two times, duration, bytes, hash.
+_FIELDS = 6
 
 
 class DecodeError(MediaError):
@@ -27,6 +29,8 @@ def frame_hashes(
     hashes.unlink(missing_ok=True)
     command = [
         *(str(tools.ffmpeg), "-y", "-v", "error", "-xerror", "-threads", "1", "-noautorotate"),
+        # Frames of another size are not scaled to that of the first.
+        *("-reinit_filter", "0"),
         *(*file_input(file.resolve(), demuxer), "-map", f"0:{stream}", "-fps_mode", "passthrough"),
         *("-flush_packets", "1", "-f", "framehash", "-hash", _HASH, f"file:{hashes.name}"),
     ]
@@ -37,6 +41,13 @@ def frame_hashes(
     return _read(hashes)
 
 
+def frame_bytes(frame_hash: str) -> str:
+    """How many bytes of pixels the frame has."""
+    return frame_hash.rpartition(":")[0]
+
+
 def _read(hashes: Path) -> tuple[str, ...]:
     lines = hashes.read_text("ascii").splitlines() if hashes.is_file() else []
-    return tuple(line.rpartition(",")[2].strip() for line in lines if not line.startswith("#"))
+    rows = (line.split(",") for line in lines if not line.startswith("#"))
+    # The last line may be cut off.
+    return tuple(f"{row[4].strip()}:{row[5].strip()}" for row in rows if len(row) == _FIELDS)

@@ -16,6 +16,7 @@ from lens_pipeline.media.concat.parallel import run_all
 from lens_pipeline.media.concat.plan import (
     Action,
     Compatibility,
+    Decision,
     Method,
     Plan,
     encode_all,
@@ -37,6 +38,7 @@ class Source:
     name: str  # for messages
     path: Path
     sha256: str
+    is_quiet: bool = False  # its sound keeps its level
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class ShotReport:
     reason: str
     seconds: float  # in the master
     cached: bool  # whether an earlier encoding or examination was used
+    gain: float  # of its sound, dB
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +112,13 @@ def join(
     pieces: Pieces | None = None,
     limits: Limits = _NO_LIMITS,
     compatibility: Compatibility = "source",
+    loudness: float | None = None,
 ) -> Master:
     """Join `sources`, in order, into an MP4 in `work.directory`.
 
     Video that matches most shots, and is fit for players of `compatibility`, is copied bit for bit,
-    the rest encoded to match. Audio is cut or padded to its video. If verification fails, all shots
-    are encoded.
+    the rest encoded to match. Audio is cut or padded to its video, and brought to `loudness` LUFS;
+    None: it keeps its level. If verification fails, all shots are encoded.
 
     Raises ShotError: a shot is no video, damaged, over a limit, or cannot be encoded. MediaError:
     no sources, too long together, or verification failed. MediaProcessDied, Cancelled, DiskFull.
@@ -133,14 +137,15 @@ def join(
         )
     prepared, plan = _plan(prepared, compatibility, tools, work)
     try:
-        return _Attempt(prepared, plan, tools, work, store).run(None)
+        return _Attempt(prepared, plan, tools, work, store, loudness).run(None)
     except _VerificationFailed as failure:
         reason = str(failure)
     shots = [each.shot for each in prepared]
     plan = encode_all(shots, f"verification failed: {reason}", compatibility)
     try:
         # Earlier results may be wrong.
-        return _Attempt(prepared, plan, tools, work, _WriteOnly(store)).run(reason)
+        again = _Attempt(prepared, plan, tools, work, _WriteOnly(store), loudness)
+        return again.run(reason)
     except _VerificationFailed as failure:
         raise MediaError(f"the master cannot be verified: {failure}") from failure
 
@@ -148,13 +153,24 @@ def join(
 def examine(
     source: Source, tools: Tools, work: Work, pieces: Pieces, limits: Limits = _NO_LIMITS
 ) -> Shot:
-    """Probe and decode a shot, and keep the facts for later. Raises what `join` raises."""
+    """Probe and decode a shot, and keep the facts for later.
+
+    Raises what `join` raises: also what an encoding would.
+    """
     known = _stored_facts(pieces, _facts_key(source))
-    if known is not None and known.frame_hashes:
+    if known is not None and known.is_examined:
         return known
     shot = known or _probe(source, tools, work)
     _refuse_large(source, shot, limits)
-    shot = _decoded(source, shot, tools, work)
+    if not shot.frame_hashes:
+        shot = _decoded(source, shot, tools, work)
+    try:
+        if shot.audio:
+            shot = replace(shot, audio=audio.measure(source.path, shot, shot.audio, tools, work))
+        encode.check(source.path, shot, encode_all([shot], "", "web").target, tools, work)
+    except MediaError as error:
+        raise ShotError(source.name, error.reason, error.over_limit) from error
+    shot = replace(shot, is_examined=True)
     _keep_facts(_facts_key(source), shot, work, pieces)
     return shot
 
@@ -229,13 +245,20 @@ def _stored_facts(store: Pieces, key: str) -> Shot | None:
 
 class _Attempt:
     def __init__(
-        self, prepared: Sequence[_Prepared], plan: Plan, tools: Tools, work: Work, store: Pieces
+        self,
+        prepared: Sequence[_Prepared],
+        plan: Plan,
+        tools: Tools,
+        work: Work,
+        store: Pieces,
+        loudness: float | None,
     ) -> None:
         self._prepared = prepared
         self._plan = plan
         self._tools = tools
         self._work = work
         self._store = store
+        self._loudness = loudness
         self._rate = plan.target.frame_rate
         if plan.method != "encode":
             copied = self._numbers("copy")[0]
@@ -250,7 +273,8 @@ class _Attempt:
 
     def run(self, fallback: str | None) -> Master:
         """Raises _VerificationFailed, besides what `join` raises."""
-        tracks = run_all([partial(self._unpack, each) for each in self._prepared], self._work)
+        tasks = [partial(self._unpack, each) for each in self._prepared]
+        tracks, self._prepared = zip(*run_all(tasks, self._work), strict=True)
         encodings = self._numbers("encode")
         pieces = {number: self._copied(number) for number in self._numbers("copy")}
         encoded = run_all([partial(self._encode, number) for number in encodings], self._work)
@@ -276,12 +300,12 @@ class _Attempt:
         decisions = enumerate(self._plan.decisions)
         return [number for number, decision in decisions if decision.action == action]
 
-    def _unpack(self, each: _Prepared, work: Work) -> Path | None:
-        """Its audio as PCM, and its video if that is copied."""
+    def _unpack(self, each: _Prepared, work: Work) -> tuple[Path | None, _Prepared]:
+        """Its audio as PCM, and its video if that is copied; and what that says of the audio."""
         copies = self._plan.decisions[each.number].action == "copy"
         track = each.shot.audio
         if not copies and track is None:
-            return None
+            return None, each
         outputs: list[str] = []
         if copies:
             outputs += ["-map", f"0:{each.shot.stream}", "-c", "copy", "-f", "mp4"]
@@ -294,20 +318,27 @@ class _Attempt:
         pcm = f"audio-{each.number}.pcm"
         if track is not None:
             samples = self._samples(each.number) + 1
-            outputs += audio.pcm_options(track.stream, each.shot.start, samples)
-            outputs.append(f"file:{pcm}")
+            is_measured = self._loudness is not None and track.loudness is None
+            outputs += audio.pcm_options(
+                track.stream, each.shot.start, samples, is_measured=is_measured
+            )
+            outputs += ["-f", "s16le", f"file:{pcm}"]
         command = [
-            *(str(self._tools.ffmpeg), "-y", "-v", "error", "-xerror", "-copyts"),
+            # Audio that does not decode is silent. Copied video is compared with its source.
+            *(str(self._tools.ffmpeg), "-y", "-v", "info", "-copyts"),
             *(*file_input(each.source.path.resolve(), each.shot.demuxer), *outputs),
         ]
         stage = f"unpacking shot {each.number + 1} of {len(self._prepared)}"
         try:
-            run_long(command, float(each.shot.length), stage, work)
+            messages = run_long(command, float(each.shot.length), stage, work)
         except MediaError as error:
             _decoded(each.source, each.shot, self._tools, work)
-            reason = error.reason if error.over_limit else f"sound is damaged: {error.reason}"
+            reason = error.reason if error.over_limit else audio.UNDECODABLE
             raise ShotError(each.source.name, reason, error.over_limit) from error
-        return None if track is None else work.directory / pcm
+        if track is None:
+            return None, each
+        shot = replace(each.shot, audio=audio.measured(track, messages))
+        return work.directory / pcm, replace(each, shot=shot)
 
     def _samples(self, number: int) -> int:
         first, end = (audio.sample_at(self._firsts[at] / self._rate) for at in (number, number + 1))
@@ -319,8 +350,17 @@ class _Attempt:
         return _Piece(mux.Part.of(file, each.shot), each.shot, each.cached)
 
     def _encode_audio(self, tracks: Sequence[Path | None], work: Work) -> Path | None:
-        pieces = [(track, self._samples(number)) for number, track in enumerate(tracks)]
+        pieces = [
+            audio.Piece(track, self._samples(each.number), self._gain(each))
+            for each, track in zip(self._prepared, tracks, strict=True)
+        ]
         return audio.encode(pieces, "audio.mp4", self._tools, work)
+
+    def _gain(self, each: _Prepared) -> float:
+        """In dB."""
+        if self._loudness is None or each.source.is_quiet:
+            return 0.0
+        return audio.gain(each.shot.audio, self._loudness)
 
     def _encode(self, number: int, work: Work) -> _Piece:
         each = self._prepared[number]
@@ -472,9 +512,10 @@ class _Attempt:
             ShotReport(
                 each.source.name,
                 decision.action,
-                decision.reason,
+                _reason(decision, each.shot),
                 float(pieces[each.number].part.frames / self._rate),
                 pieces[each.number].cached,
+                self._gain(each),
             )
             for each, decision in zip(self._prepared, self._plan.decisions, strict=True)
         )
@@ -489,6 +530,11 @@ class _Attempt:
             height=height,
             fallback=fallback,
         )
+
+
+def _reason(decision: Decision, shot: Shot) -> str:
+    damaged = shot.audio is not None and shot.audio.damaged
+    return f"{decision.reason}; {audio.DAMAGED}" if damaged else decision.reason
 
 
 def _refuse_large(source: Source, shot: Shot, limits: Limits) -> None:

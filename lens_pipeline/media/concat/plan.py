@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Literal
 
-from lens_pipeline.media.concat.probe import Shot, Signature
+from lens_pipeline.media.concat.probe import STANDARD_RATES, Shot, Signature
 
 Compatibility = Literal["web", "source"]  # what players of a master must know
 Action = Literal["copy", "encode"]
@@ -20,11 +20,6 @@ _WEB_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 # H.264, table A-1: of 16 x 16 pixels, in a frame and in a second.
 _WEB_LEVEL, _WEB_BLOCKS, _WEB_BLOCKS_A_SECOND = 51, 36_864, 983_040
 _BLOCK = 16
-# SMPTE ST 2036-1.
-_STANDARD_RATES = tuple(
-    Fraction(rate)
-    for rate in ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
-)
 # Decoders also guess these for unknown.
 _SDR_TAGS = frozenset({"unknown", "bt709", "smpte170m", "bt470bg"})
 # The first difference is shown.
@@ -121,19 +116,18 @@ def _copy_barrier(shot: Shot, compatibility: Compatibility) -> str | None:
     barrier = _web_barrier(shot.signature) if compatibility == "web" else None
     if barrier is not None:
         return f"{barrier}, which not all players know"
-    if shot.signature.codec not in _COPIED_CODECS:
-        return f"{shot.signature.codec} is not played in an MP4"
-    if shot.variable_rate:
-        return "its frame rate varies"
-    if shot.signature.mirrored:
-        return "it is shown mirrored, which not all players do"
-    if shot.edited:
-        return "an edit list hides some of its frames"
-    if not shot.starts_clean:
-        return "it does not start with a key frame"
-    if shot.frame_hashes and len(shot.frame_hashes) != shot.frames:
-        return "decoders do not show all of its frames"
-    return None
+    codec = shot.signature.codec
+    shown = len(shot.frame_hashes)
+    barriers = {
+        f"{codec} is not played in an MP4": codec not in _COPIED_CODECS,
+        "its frame rate varies": shot.variable_rate,
+        "it is shown mirrored, which not all players do": shot.signature.mirrored,
+        "its picture changes its size or format": shot.changes,
+        "some of its frames are not shown": shot.edited,
+        "it does not start with a key frame": not shot.starts_clean,
+        "decoders do not show all of its frames": shown and shown != shot.frames,
+    }
+    return next((reason for reason, holds in barriers.items() if holds), None)
 
 
 def _web_barrier(signature: Signature) -> str | None:
@@ -190,8 +184,8 @@ def _decide(shot: Shot, main: Shot, compatibility: Compatibility) -> Decision:
 def _target(main: Shot, compatibility: Compatibility) -> Target:
     """Even numbers and a usual rate, close to those of `main`."""
     rate = main.signature.frame_rate
-    if main.variable_rate or rate > _STANDARD_RATES[-1]:
-        rate = min(_STANDARD_RATES, key=lambda standard: abs(standard - rate))
+    if main.variable_rate or rate > STANDARD_RATES[-1]:
+        rate = min(STANDARD_RATES, key=lambda standard: abs(standard - rate))
     width, height = main.display_size
     sizes = [
         (max(2, int(width * percent) // 200 * 2), max(2, int(height * percent) // 200 * 2))

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
-from lens_pipeline.media.concat import hvcc
+from lens_pipeline.media.concat import decode, hvcc
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe
-from lens_pipeline.media.ffmpeg.filters import HDR_TRANSFERS
+from lens_pipeline.media.ffmpeg.filters import HDR_TRANSFERS, check_matrix
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.sample_tables import MOST_SAMPLES
 from lens_pipeline.media.ffmpeg.tools import Tools
@@ -28,7 +28,16 @@ _PROBE_SECONDS = 120.0
 _WHOLE_SHARE = 0.9
 # Higher ones are the resolution of a clock.
 _HIGHEST_RATE = 1000
-_SHOT_FIELDS = "stream_index,pts,duration,flags,data_hash"
+# SMPTE ST 2036-1.
+STANDARD_RATES = tuple(
+    Fraction(rate)
+    for rate in ("24000/1001", "24", "25", "30000/1001", "30", "50", "60000/1001", "60")
+)
+_SHOT_FIELDS = "stream_index,pts,duration,flags,pos,size,data_hash"
+# Of a Matroska block, before its data: the number of a track below 127, a time, flags.
+_BLOCK_HEADER_BYTES = 4
+# Against the times of frames, before their durations count as false.
+_MOST_OVERLAP = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,10 @@ class Audio:
     sample_rate: int
     channels: int
     start: Fraction  # seconds, on the clock of the file
+    # As joined, by EBU R128, if measured; `audio.SILENCE` for silence.
+    loudness: float | None = None  # LUFS
+    peak: float | None = None  # dBTP
+    damaged: bool = False  # what does not decode is silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,7 @@ class Shot:
     start: Fraction  # first frame shown, seconds on the clock of the file
     length: Fraction  # seconds, exactly
     variable_rate: bool
-    edited: bool  # an edit list hides frames, which must be decoded
+    edited: bool  # some frames are not shown, but must be decoded
     starts_clean: bool  # the first packet is a key frame and shown first
     display_order: tuple[int, ...]  # frame number of each packet in decoding order
     last_key: int  # the last packet from which the rest decodes
@@ -82,10 +95,16 @@ class Shot:
     audio: Audio | None
     # Of each frame that a decoder shows, in order; empty: not decoded yet.
     frame_hashes: tuple[str, ...] = ()
+    is_examined: bool = False  # all of it decodes, and can be encoded
 
     @property
     def frames(self) -> int:
         return len(self.display_order)
+
+    @property
+    def changes(self) -> bool:
+        """Whether frames differ in size or format, as far as is known."""
+        return len({decode.frame_bytes(name) for name in self.frame_hashes}) > 1
 
     @property
     def is_hdr(self) -> bool:
@@ -133,11 +152,14 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     ]
     if len(described["packets"]) >= MOST_SAMPLES:
         raise MediaError(f"video has more than {MOST_SAMPLES:,} packets", over_limit=True)
+    check_matrix(stream.get("color_space", ""))
     if stream["codec_name"] == "hevc":
         stream = {**stream, "extradata_hash": _hvcc_hash(source, demuxer, stream, tools, work)}
-    _check_complete(stream, packets)
+    _check_complete(demuxer, stream, packets)
+    hidden = _hidden(source, demuxer, stream["codec_name"], packets)
+    shot = _shot(demuxer, stream, packets, hidden, _audio(described["streams"]))
     _check_end(source, described)
-    return _shot(demuxer, stream, packets, _audio(described["streams"]))
+    return shot
 
 
 def _hvcc_hash(
@@ -178,7 +200,9 @@ def _video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return stream
 
 
-def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, Any]]) -> None:
+def _check_complete(
+    demuxer: str, stream: Mapping[str, Any], packets: Sequence[Mapping[str, Any]]
+) -> None:
     if not packets:
         raise MediaError("video has no frames")
     promised = int(stream.get("nb_frames", 0))
@@ -186,6 +210,9 @@ def _check_complete(stream: Mapping[str, Any], packets: Sequence[Mapping[str, An
         raise MediaError(
             f"video is truncated: {len(packets)} of its {promised} frames are in the file"
         )
+    if demuxer == "matroska" and any("pts" not in packet for packet in packets):
+        # The demuxer has no other reason.
+        raise MediaError("video begins before the time 0, which is not supported")
     if any("pts" not in packet or "data_hash" not in packet for packet in packets):
         raise MediaError("video is damaged: a frame has no time or no data")
 
@@ -205,31 +232,65 @@ def _check_end(source: Path, described: Mapping[str, Any]) -> None:
         raise MediaError(f"video is truncated: the file ends within a fragment, before {end:.1f} s")
 
 
+def _hidden(
+    source: Path, demuxer: str, codec: str, packets: Sequence[Mapping[str, Any]]
+) -> list[bool]:
+    """Whether each packet holds but a frame for reference: VP8 and VP9 have such."""
+    if codec not in ("vp8", "vp9"):
+        return [False] * len(packets)
+    skipped = _BLOCK_HEADER_BYTES if demuxer == "matroska" else 0
+    with source.open("rb") as file:
+        return [
+            _is_hidden(codec, file, int(packet["pos"]) + skipped, int(packet["size"]))
+            for packet in packets
+        ]
+
+
+def _is_hidden(codec: str, file: BinaryIO, start: int, size: int) -> bool:
+    """By the frame header (RFC 6386; VP9 bitstream specification, 6.2 and annex B)."""
+    file.seek(start)
+    first = int.from_bytes(file.read(1), "big")
+    if codec == "vp8":
+        return not first & 0x10
+    # Profile 3 has a reserved bit more.
+    bits = first << 1 if first & 0x30 == 0x30 else first
+    if bits & 0x0A:
+        return False
+    file.seek(start + size - 1)
+    # Such an index follows several frames, of which one is shown.
+    return int.from_bytes(file.read(1), "big") & 0xE0 != 0xC0
+
+
 def _shot(
     demuxer: str,
     stream: Mapping[str, Any],
     packets: Sequence[Mapping[str, Any]],
+    hidden: Sequence[bool],
     audio: Audio | None,
 ) -> Shot:
     time_base = Fraction(stream["time_base"])
-    in_order = sorted(packets, key=lambda packet: packet["pts"])
-    place = {packet["pts"]: number for number, packet in enumerate(in_order)}
-    if len(place) < len(packets):
-        raise MediaError("video is damaged: two of its frames have the same time")
-    shown = [packet for packet in in_order if "D" not in packet["flags"]]
+    in_order = sorted(range(len(packets)), key=lambda number: packets[number]["pts"])
+    place = {number: at for at, number in enumerate(in_order)}
+    shown = [
+        packets[number]
+        for number in in_order
+        if not hidden[number] and "D" not in packets[number]["flags"]
+    ]
     if not shown:
-        raise MediaError("video has no frames: its edit list hides them all")
+        raise MediaError("video has no frames: all are hidden")
     times = [packet["pts"] for packet in shown]
-    last_duration = shown[-1].get("duration", 0)
+    if len(set(times)) < len(times):
+        raise MediaError("video is damaged: two of its frames have the same time")
+    last_duration = _last_duration(shown)
     rate = _constant_rate(stream, times, last_duration, time_base)
-    mean = rate or _rate(stream, "avg_frame_rate") or _rate(stream, "r_frame_rate")
-    if mean is None:
+    length = (times[-1] + last_duration - times[0]) * time_base
+    if rate is not None:
+        length = len(times) / rate
+    elif not length:
         raise MediaError("video has no frame rate")
-    spread = (times[-1] + last_duration - times[0]) * time_base
-    length = len(times) / rate if rate else max(spread, 1 / mean)
-    display_order = tuple(place[packet["pts"]] for packet in packets)
+    display_order = tuple(place[number] for number in range(len(packets)))
     return Shot(
-        signature=_signature(stream, mean),
+        signature=_signature(stream, rate or len(times) / length),
         demuxer=demuxer,
         stream=stream["index"],
         time_base=time_base,
@@ -243,6 +304,13 @@ def _shot(
         packet_hashes=tuple(packet["data_hash"].rpartition(":")[2] for packet in packets),
         audio=audio,
     )
+
+
+def _last_duration(shown: Sequence[Mapping[str, Any]]) -> int:
+    """In ticks. Matroska states one for all frames, and some files a false one."""
+    *others, last = (packet.get("duration", 0) for packet in shown)
+    spread = shown[-1]["pts"] - shown[0]["pts"]
+    return round(spread / len(others)) if sum(others) > spread * _MOST_OVERLAP else last
 
 
 def _last_key(packets: Sequence[Mapping[str, Any]], display_order: Sequence[int]) -> int:
@@ -259,8 +327,8 @@ def _constant_rate(
     stream: Mapping[str, Any], times: Sequence[int], last_duration: int, time_base: Fraction
 ) -> Fraction | None:
     """None: it varies. Files round times of rates such as 30000/1001 by up to a tick."""
-    for name in ("r_frame_rate", "avg_frame_rate"):
-        rate = _rate(stream, name)
+    stated = [_rate(stream, name) for name in ("r_frame_rate", "avg_frame_rate")]
+    for rate in (*stated, _nearest_rate(times, time_base)):
         # Coarse ticks prove nothing.
         if rate is None or time_base * rate > Fraction(1, 4):
             continue
@@ -274,6 +342,14 @@ def _constant_rate(
         if is_even and 2 * last_duration * tick <= 3 * frame:
             return rate
     return None
+
+
+def _nearest_rate(times: Sequence[int], time_base: Fraction) -> Fraction | None:
+    """The usual one that is nearest to the mean."""
+    if len(times) < 2:
+        return None
+    mean = (len(times) - 1) / ((times[-1] - times[0]) * time_base)
+    return min(STANDARD_RATES, key=lambda rate: abs(rate - mean))
 
 
 def _rate(stream: Mapping[str, Any], name: str) -> Fraction | None:
@@ -314,14 +390,20 @@ def _mirrors(matrix: str) -> bool:
 
 
 def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:
-    for stream in streams:
-        # A track without a decoder has no rate, and counts as silence.
-        if stream.get("codec_type") == "audio" and int(stream.get("sample_rate", 0)):
-            return Audio(
-                stream=stream["index"],
-                codec=stream.get("codec_name", "unknown"),
-                sample_rate=int(stream["sample_rate"]),
-                channels=stream.get("channels", 0),
-                start=Fraction(stream.get("start_time", "0")),
-            )
-    return None
+    """The default track, else the first."""
+    # A track without a decoder has no rate, and counts as silence.
+    tracks = [
+        stream
+        for stream in streams
+        if stream.get("codec_type") == "audio" and int(stream.get("sample_rate", 0))
+    ]
+    if not tracks:
+        return None
+    track = max(tracks, key=lambda stream: stream["disposition"]["default"])
+    return Audio(
+        stream=track["index"],
+        codec=track.get("codec_name", "unknown"),
+        sample_rate=int(track["sample_rate"]),
+        channels=track.get("channels", 0),
+        start=Fraction(track.get("start_time", "0")),
+    )

@@ -46,6 +46,13 @@ def check_matrix(matrix: str) -> None:
         raise MediaError(f"video has the colour matrix {matrix}, which is not supported")
 
 
+def with_usual_matrix(picture: Stream, matrix: str) -> Stream:
+    """BT.709's for one that swscale lacks."""
+    if matrix not in _RARE_MATRICES:
+        return picture
+    return picture.filter("zscale", m="bt709")
+
+
 @dataclass(frozen=True, slots=True)
 class Colors:
     """Of a video, in ffprobe's words."""
@@ -72,8 +79,7 @@ def scaled(picture: Stream, colors: Colors, width: int, height: int) -> Stream:
     """8-bit BT.709 without combs."""
     # Files do not say that they are interlaced as reliably as frames.
     picture = picture.filter("bwdif", mode="send_frame", deint="interlaced")
-    if colors.matrix in _RARE_MATRICES:
-        picture = picture.filter("zscale", m="bt709")
+    picture = with_usual_matrix(picture, colors.matrix)
     tags = {} if colors.is_hdr else {"out_color_matrix": "bt709", "out_range": "tv"}
     if tags and colors.matrix == "unknown":
         tags["in_color_matrix"] = "bt709" if colors.is_hd else "smpte170m"
@@ -106,5 +112,7 @@ def explain_missing_filter() -> Iterator[None]:
         yield
     except MediaError as error:
         if "No such filter: 'zscale'" in error.reason:
-            raise MediaError("HDR video needs an ffmpeg with the zscale filter") from error
+            raise MediaError(
+                "HDR and rare colour matrices need an ffmpeg with the zscale filter"
+            ) from error
         raise

@@ -21,6 +21,7 @@ import psutil
 
 from lens_pipeline.media.errors import (
     Cancelled,
+    CommandFailed,
     DiskFull,
     MediaError,
     MediaProcessDied,
@@ -337,11 +338,11 @@ def _failure(name: str, status: int, messages: str) -> Exception:
     if _OUT_OF_MEMORY.search(messages):
         return MediaError(f"{name} needs more memory than allowed: {tail}", over_limit=True)
     if -status in CRASHES:
-        return MediaError(f"{name} crashed ({signal.Signals(-status).name}): {tail}")
+        return CommandFailed(f"{name} crashed ({signal.Signals(-status).name}): {tail}")
     if status < 0 or status == _STATUS_AFTER_SIGNAL:
         reason = f"signal {-status}" if status < 0 else "a signal to finish"
         return MediaProcessDied(f"{name} was ended from outside ({reason}): {tail}")
-    return MediaError(f"{name} failed ({status}): {tail}")
+    return CommandFailed(f"{name} failed ({status}): {tail}")
 
 
 def _tail(messages: str) -> str:

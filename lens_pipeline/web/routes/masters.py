@@ -50,6 +50,8 @@ class NewMaster(Wanted):
     name: Name
     shots: Annotated[list[str], Field(min_length=1, max_length=MOST_SHOTS)]
     """Ids of assets of the project, in order; one may come more than once."""
+    quiet: list[str] = Field(default_factory=list, max_length=MOST_SHOTS)
+    """Those of `shots` whose sound keeps its level."""
     master_id: Key | None = None
     """Makes the request safe to repeat."""
 
@@ -61,6 +63,8 @@ class MasterOut(BaseModel):
     project_id: str
     name: str
     shots: list[str]
+    quiet: list[str]
+    """Those of `shots` whose sound keeps its level."""
     status: State
     waits: str | None
     waits_for: list[str]
@@ -112,7 +116,10 @@ def create_master(
     """
     require_writable(caller, project_id)
     begin = MASTER if _shots_are_there(context, project_id, wanted.shots) else None
-    values = {"name": wanted.name, "shots_config": wanted.shots}
+    shots = [
+        {"asset_id": name, "quiet": True} if name in wanted.quiet else name for name in wanted.shots
+    ]
+    values = {"name": wanted.name, "shots_config": shots}
     master_id = wanted.master_id
     listed = create(context, response, Kind.MASTER, project_id, master_id, values, begin)
     return _described(context, [listed])[0]
@@ -199,6 +206,7 @@ def _out(
         project_id=row.project_id,
         name=row.name,
         shots=row.shots_config,
+        quiet=[shot.asset_id for shot in row.shots if shot.quiet],
         waits_for=list(dict.fromkeys(shot.asset_id for shot in row.shots if shot.waits)),
         method=made.fact("method", str),
         width=made.fact("width", int),

@@ -1,15 +1,18 @@
 """Masters of shots that differ from one another in one property each."""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from lens_pipeline.media.concat.join import Master
+from lens_pipeline.media.concat.join import Master, examine, join
+from lens_pipeline.media.errors import ShotError
 from lens_pipeline_tests.media.concat.shots import (
     AV1,
     FRAMES,
@@ -19,19 +22,24 @@ from lens_pipeline_tests.media.concat.shots import (
     MPEG4,
     OPUS,
     RATE,
+    TOOLS,
     VP9,
     Join,
     Make,
     Recipe,
     actions,
     assert_same,
+    check_master,
     described,
     ffmpeg,
     frames,
     loudness,
     pitch,
     sound,
+    source,
+    work_in,
 )
+from lens_pipeline_tests.media.concat.test_join import Folder
 from lens_pipeline_tests.media.samples import Pixels
 
 pytestmark = pytest.mark.slow
@@ -91,6 +99,84 @@ def test_an_odd_shot_is_encoded_and_the_others_stay_as_they_are(
     assert_same(shown[:FRAMES], wanted)
     assert_same(shown[-FRAMES:], wanted)
     _assert_similar(shown[FRAMES:-FRAMES], wanted)
+
+
+def _combs(picture: Pixels) -> float:
+    """How far each second row differs from the mean of those beside it."""
+    rows = picture.astype(float)
+    return float(np.abs(rows[1:-1:2] - (rows[:-2:2] + rows[2::2]) / 2).mean())
+
+
+def test_an_interlaced_shot_is_encoded_without_combs(plain: Path, make: Make, joined: Join) -> None:
+    """Also at another rate: a filter that compares fields must see each frame once."""
+    woven = "tinterlace=interleave_top,fieldorder=tff"
+    shot = make(Recipe("woven", rate="60", pattern="testsrc2", filters=woven, coding=_INTERLACED))
+    master, shown = joined(plain, shot, plain)
+    assert actions(master) == ["copy", "encode", "copy"]
+    # Where nothing moves there is no comb.
+    combed = np.median([_combs(picture) for picture in frames(shot)])
+    clean = np.median([_combs(picture) for picture in frames(plain)])
+    smooth = np.median([_combs(picture) for picture in shown[FRAMES:-FRAMES]])
+    assert smooth < clean < combed / 1.2
+
+
+def _series(path: Path, *shots: Path) -> Path:
+    """Shots of other sizes or formats in one track."""
+    stream = path.with_suffix(".h264")
+    stream.write_bytes(b"".join(shot.read_bytes() for shot in shots))
+    ffmpeg("-r", "25", "-i", str(stream), "-c", "copy", "-bsf:v", "setts=ts=N/25/TB", str(path))
+    return path
+
+
+_ONE_COLOUR = Recipe(
+    "red",
+    pattern="color=c=red",
+    coding=(*H264, "-bf", "0", "-bsf:v", "dump_extra=freq=keyframe"),
+    tone=0,
+    container="h264",
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"size": "96x96"}, "its picture changes its size or format"),
+        ({"coding": (*_ONE_COLOUR.coding, "-pix_fmt", "yuv444p")}, "its picture changes"),
+        ({"coding": (*_ONE_COLOUR.coding, "-pix_fmt", "yuvj420p", "-color_range", "pc")}, "its"),
+    ],
+    ids=["size", "pixel format", "range"],
+)
+def test_a_picture_that_changes_stays_in_the_place_of_the_first(
+    plain: Path, make: Make, tmp_path: Path, changed: dict[str, Any], reason: str
+) -> None:
+    """A master that dies of what a browser's recorder does when its window is resized."""
+    white = replace(_ONE_COLOUR, name="white", pattern="color=c=white", **changed)
+    odd = _series(tmp_path / "odd.mkv", make(_ONE_COLOUR), make(white))
+    work, pieces = work_in(tmp_path / "work"), Folder(tmp_path / "pieces")
+    sources = [source(path) for path in (plain, odd, plain)]
+    for one in sources:
+        examine(one, TOOLS, work, pieces)
+    master = join(sources, TOOLS, work, pieces)
+    assert master.fallback is None
+    assert actions(master) == ["copy", "encode", "copy"]
+    assert master.shots[1].reason.startswith(reason)
+    shown = check_master(master)[FRAMES : 3 * FRAMES]
+    # Red, then white; as high as before, between black if it is square.
+    assert {round(float(picture[50, 96]) / 10) for picture in shown[:FRAMES]} == {8}
+    for picture in shown[FRAMES:]:
+        assert picture[2:-2, 96].min() > 250
+        assert (picture[50, 30] < 4) == ("size" in changed)
+
+
+def test_a_turned_picture_that_changes_its_size_is_refused_when_it_is_added(
+    make: Make, tmp_path: Path
+) -> None:
+    white = replace(_ONE_COLOUR, name="white-square", size="96x96", pattern="color=c=white")
+    odd = _series(tmp_path / "odd.mp4", make(_ONE_COLOUR), make(white))
+    turned = tmp_path / "turned.mp4"
+    ffmpeg("-display_rotation", "90", "-i", str(odd), "-c", "copy", str(turned))
+    with pytest.raises(ShotError, match="changes its size, and is turned"):
+        examine(source(turned), TOOLS, work_in(tmp_path / "work"), Folder(tmp_path / "pieces"))
 
 
 def test_portrait_beside_landscape_is_between_black_bars(
@@ -308,7 +394,7 @@ def test_what_an_edit_list_hides_stays_hidden(plain: Path, joined: Join, tmp_pat
     assert len(visible) == 12
     master, shown = joined(plain, cut, plain)
     assert actions(master) == ["copy", "encode", "copy"]
-    assert master.shots[1].reason == "an edit list hides some of its frames"
+    assert master.shots[1].reason == "some of its frames are not shown"
     _assert_similar(shown[FRAMES:-FRAMES], visible)
 
 

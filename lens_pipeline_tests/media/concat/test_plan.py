@@ -95,7 +95,7 @@ def test_every_difference_is_encoded_and_named(change: dict[str, Any], reason: s
     ("shot", "reason"),
     [
         (replace(SHOT, variable_rate=True), "frame rate varies"),
-        (replace(SHOT, edited=True), "edit list"),
+        (replace(SHOT, edited=True), "not shown"),
         (like(mirrored=True), "mirrored"),
         (replace(SHOT, starts_clean=False), "key frame"),
         (replace(SHOT, frame_hashes=("a", "b")), "do not show all"),

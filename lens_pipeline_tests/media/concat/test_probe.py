@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.media.concat.probe import Shot, probe
-from lens_pipeline.media.errors import Cancelled
+from lens_pipeline.media.errors import Cancelled, MediaError
 from lens_pipeline_tests.media.concat.shots import (
+    FRAMES,
     H264,
+    RATE,
     TOOLS,
     VP9,
     Make,
@@ -53,6 +55,29 @@ def test_milliseconds_do_not_make_a_rate_vary(make: Make, tmp_path: Path) -> Non
     shot = probed(mkv)
     assert shot.time_base == Fraction(1, 1000)
     assert (shot.signature.frame_rate, shot.variable_rate) == (Fraction(24000, 1001), False)
+
+
+@pytest.mark.parametrize("stated", [1, 15, 60])
+def test_a_false_rate_in_matroska_is_not_believed(plain: Path, tmp_path: Path, stated: int) -> None:
+    mkv = tmp_path / "false.mkv"
+    ffmpeg("-i", str(plain), "-c", "copy", str(mkv))
+    data = bytearray(mkv.read_bytes())
+    # DefaultDuration, of four bytes.
+    at = data.index(b"\x23\xe3\x83\x84") + 4
+    data[at : at + 4] = (10**9 // stated).to_bytes(4, "big")
+    mkv.write_bytes(data)
+    shot = probed(mkv)
+    assert (shot.signature.frame_rate, shot.variable_rate) == (RATE, False)
+    assert (shot.frames, shot.length) == (FRAMES, FRAMES / RATE)
+
+
+def test_times_before_0_in_matroska_are_named(plain: Path, tmp_path: Path) -> None:
+    """A whole file that is called damaged."""
+    mkv = tmp_path / "early.mkv"
+    shifted = ("-avoid_negative_ts", "disabled", "-output_ts_offset", "-0.4")
+    ffmpeg("-i", str(plain), "-c", "copy", *shifted, str(mkv))
+    with pytest.raises(MediaError, match="begins before the time 0"):
+        probed(mkv)
 
 
 def test_a_last_frame_that_is_held_makes_the_rate_vary(make: Make, tmp_path: Path) -> None:
