@@ -8,6 +8,7 @@ import av
 import dagster as dg
 import httpx2 as httpx
 import pytest
+import sqlalchemy as sa
 
 from lens_pipeline import definitions
 from lens_pipeline.defs.resources import LensResource
@@ -93,3 +94,24 @@ def test_clips_are_asked_for_last_and_can_be_switched_off(
     (request,) = _request(site).run_requests
     assert request.job_name == "clips"
     assert int(request.tags[PRIORITY_TAG]) < -4
+
+
+@pytest.mark.slow
+def test_links_of_an_older_library_are_not_asked_again(
+    site: Site, video: Callable[[], str], environment: pytest.MonkeyPatch, server: HostileServer
+) -> None:
+    """Thousands of dead letters after an upgrade, as links have expired."""
+    video()
+    assert site.once()["ready"] == 1
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM event_logs WHERE asset_key LIKE '%_generation%'"))
+    environment.setenv("LENS_CLIPS", "true")
+    assert isinstance(_request(site), dg.SkipReason)
+    assert site.once()["found"] == 0
+    (clip,) = [
+        one for one in site.lens("status", "v1", "--json").json["status"] if one["asset"] == "clip"
+    ]
+    assert (clip["state"], clip["waits"]) == ("none", "its video_generation is not ready: none")
+    assert site.lens("backfill", "--originals").code == 0
+    assert site.once()["ready"] == 1
