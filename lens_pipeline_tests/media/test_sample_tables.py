@@ -2,6 +2,7 @@
 
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,19 @@ def test_a_compressed_index_is_refused(tmp_path: Path) -> None:
     video.write_bytes(struct.pack(">I4sI4s", 16, b"moov", 8, b"cmov"))
     with pytest.raises(MediaError, match="compressed index"):
         check_samples(video)
+
+
+def test_a_description_within_descriptions_is_read_once(tmp_path: Path) -> None:
+    """A quarter of a megabyte that keeps a process outside of the sandbox busy for minutes."""
+    video = tmp_path / "v.mov"
+    size = 1 << 18
+    headers = (
+        struct.pack(">I4sI4s", size - start, b"stsd", 8, b"mvhd") for start in range(0, size, 16)
+    )
+    video.write_bytes(b"".join(headers))
+    started = time.process_time()
+    check_samples(video)
+    assert time.process_time() - started < 1
 
 
 def test_boxes_within_boxes_are_refused(tmp_path: Path) -> None:

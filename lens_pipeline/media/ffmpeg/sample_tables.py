@@ -110,8 +110,10 @@ def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
         table = file.read(_TABLE_BYTES)
         yield kind, table
         if kind == b"stsd":
+            # All of it, and so none of the boxes in it, of which some may be named `stsd` too.
             _check_description(file, body, box_end)
-        if kind in _CONTAINERS or table[4:8] in _INDEX_BEGINNINGS:
+            start = box_end
+        elif kind in _CONTAINERS or table[4:8] in _INDEX_BEGINNINGS:
             ends.append(box_end)
             # Some of these have a version first.
             start = body + (4 if kind == b"meta" and table[4:8] != b"hdlr" else 0)
