@@ -121,9 +121,10 @@ def mp4_boxes(source: Path) -> Iterator[bytes]:
 
 def ends_in_fragment(source: Path) -> bool:
     """Whether a fragmented MP4, which has no index, is cut off."""
-    is_fragmented, kind, end = False, b"", 0
-    for kind, end in _boxes_with_end(source):
-        is_fragmented |= kind == b"moof"
+    is_fragmented, last = False, (b"", 0)
+    for last in _boxes_with_end(source):
+        is_fragmented |= last[0] == b"moof"
+    kind, end = last
     return is_fragmented and kind in (b"moof", b"mdat") and end > source.stat().st_size
 
 
