@@ -70,15 +70,15 @@ def seekable(track: Track) -> frozenset[int] | None:
     )
 
 
-def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) -> None:
-    """Raise MediaError: at one of its key frames, players drop frames that they have not shown.
+def drops_prior(track: Track, is_first: bool, cancelled: Callable[[], bool]) -> int | None:
+    """A key frame at which players drop frames before that they have not shown.
 
-    Harmless at the very beginning of the first track. Raises Cancelled.
+    Harmless at the very beginning of the first track. Raises MediaError: unknown. Cancelled.
     """
     form = _FORMATS.get(track.entry[4:8])
     keys = _keys(track)[1 if is_first else 0 :]
     if form is None or not keys:
-        return
+        return None
     number = keys[0]
     try:
         sets = _configured_sets(track, form)
@@ -86,9 +86,10 @@ def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) ->
             if cancelled():
                 raise Cancelled("checking")
             if _drops_prior(track, form, number, sets):
-                raise MediaError(f"at its key frame {number}, players drop frames before")
+                return number
     except (IndexError, KeyError, ValueError) as error:
         raise MediaError(f"the header of its key frame {number} cannot be read") from error
+    return None
 
 
 def _keys(track: Track) -> Sequence[int]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 from lens_pipeline.media.concat import audio, bitstream, decode, encode, mux, verify
-from lens_pipeline.media.concat.mp4 import Track
 from lens_pipeline.media.concat.parallel import run_all
 from lens_pipeline.media.concat.plan import (
     Action,
@@ -101,6 +100,13 @@ class _Piece:
     cached: bool
 
 
+class _FramesDropped(Exception):
+    """By SHA-256 of a shot: the key frame for which it cannot be copied, as in `Shot`."""
+
+    def __init__(self, keys: Mapping[str, int]) -> None:
+        self.keys = keys
+
+
 class _VerificationFailed(Exception):
     """A result is wrong, and no shot is to blame."""
 
@@ -135,11 +141,15 @@ def join(
             f"the shots last {total:.0f} s together, over the limit of {limits.seconds:g} s",
             over_limit=True,
         )
-    prepared, plan = _plan(prepared, compatibility, tools, work)
-    try:
-        return _Attempt(prepared, plan, tools, work, store, loudness).run(None)
-    except _VerificationFailed as failure:
-        reason = str(failure)
+    while True:
+        prepared, plan = _plan(prepared, compatibility, tools, work)
+        try:
+            return _Attempt(prepared, plan, tools, work, store, loudness).run(None)
+        except _FramesDropped as found:
+            prepared = [_with_dropped(each, found.keys) for each in prepared]
+        except _VerificationFailed as failure:
+            reason = str(failure)
+            break
     shots = [each.shot for each in prepared]
     plan = encode_all(shots, f"verification failed: {reason}", compatibility)
     try:
@@ -207,7 +217,7 @@ def _plan(
     """Decode what is to be copied: a shot of which not all is shown changes the plan."""
     prepared = list(prepared)
     while True:
-        plan = make_plan([each.shot for each in prepared], compatibility)
+        plan = make_plan(_planned(prepared), compatibility)
         unseen = {
             each.source.sha256: each
             for each, decision in zip(prepared, plan.decisions, strict=True)
@@ -220,6 +230,17 @@ def _plan(
         prepared = [
             replace(each, shot=shots.get(each.source.sha256, each.shot)) for each in prepared
         ]
+
+
+def _with_dropped(each: _Prepared, keys: Mapping[str, int]) -> _Prepared:
+    key = keys.get(each.source.sha256, each.shot.drops_prior)
+    return replace(each, shot=replace(each.shot, drops_prior=key))
+
+
+def _planned(prepared: Sequence[_Prepared]) -> list[Shot]:
+    first, *others = (each.shot for each in prepared)
+    # Nothing is before it.
+    return [replace(first, drops_prior=first.drops_prior or None), *others]
 
 
 def _probe(source: Source, tools: Tools, work: Work) -> Shot:
@@ -272,11 +293,12 @@ class _Attempt:
         self._firsts = list(itertools.accumulate(frames, initial=0))
 
     def run(self, fallback: str | None) -> Master:
-        """Raises _VerificationFailed, besides what `join` raises."""
+        """Raises _FramesDropped and _VerificationFailed, besides what `join` raises."""
         tasks = [partial(self._unpack, each) for each in self._prepared]
         tracks, self._prepared = zip(*run_all(tasks, self._work), strict=True)
         encodings = self._numbers("encode")
         pieces = {number: self._copied(number) for number in self._numbers("copy")}
+        self._check_output(pieces)
         encoded = run_all([partial(self._encode, number) for number in encodings], self._work)
         pieces |= zip(encodings, encoded, strict=True)
         parts = [pieces[number].part for number in range(len(self._prepared))]
@@ -404,9 +426,7 @@ class _Attempt:
         return replace(facts, frame_hashes=hashes)
 
     def _checks(self, parts: Sequence[mux.Part]) -> list[Callable[[Work], None]]:
-        """Tasks that decode across each join. Raises _VerificationFailed."""
-        for number in self._numbers("copy"):
-            self._check_output(parts[number].track, number)
+        """Tasks that decode across each join."""
         contained = [self._is_self_contained(part, number) for number, part in enumerate(parts)]
         # The next shot begins after a reset, with the parameter sets that it has alone.
         clean = [number for number, pair in enumerate(pairwise(contained)) if all(pair)]
@@ -487,13 +507,23 @@ class _Attempt:
             return f"{len(shown)} of {len(wanted)} frames are shown"
         return "" if list(shown) == wanted else "their frames differ from the shots'"
 
-    def _check_output(self, track: Track, number: int) -> None:
-        """Raise _VerificationFailed: players would drop frames of a copy, or before it."""
-        try:
-            bitstream.check_output(track, number == 0, self._work.cancelled)
-        except MediaError as error:
-            name = self._prepared[number].source.name
-            raise _VerificationFailed(f"shot {name} cannot be copied: {error.reason}") from error
+    def _check_output(self, copies: Mapping[int, _Piece]) -> None:
+        """Raise _FramesDropped: players would drop frames of a copy, or before it.
+
+        _VerificationFailed: unknown.
+        """
+        keys: dict[str, int] = {}
+        for number, piece in copies.items():
+            source = self._prepared[number].source
+            try:
+                key = bitstream.drops_prior(piece.part.track, number == 0, self._work.cancelled)
+            except MediaError as error:
+                reason = f"shot {source.name} cannot be copied: {error.reason}"
+                raise _VerificationFailed(reason) from error
+            if key is not None:
+                keys[source.sha256] = max(key, keys.get(source.sha256, 0))
+        if keys:
+            raise _FramesDropped(keys)
 
     def _check_independence(self, parts: Sequence[mux.Part], number: int, work: Work) -> None:
         """Raise _VerificationFailed: a copy would decode to other pictures."""

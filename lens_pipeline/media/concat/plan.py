@@ -86,7 +86,9 @@ def make_plan(shots: Sequence[Shot], compatibility: Compatibility = "source") ->
         return Plan("copy", _target(main, compatibility), decisions, "all shots match")
     barrier = _splice_barrier(main.signature)
     if barrier is not None:
-        return encode_all(shots, f"the shots differ, and {barrier}", compatibility)
+        why = next(decision.reason for decision in decisions if decision.action == "encode")
+        reason = f"one shot cannot be copied ({why}), and {barrier}"
+        return encode_all(shots, reason, compatibility)
     own = main.signature
     colours = (own.colour_space, own.colour_transfer, own.colour_primaries)
     target = Target(own.width, own.height, own.frame_rate, *colours)
@@ -126,6 +128,9 @@ def _copy_barrier(shot: Shot, compatibility: Compatibility) -> str | None:
         "some of its frames are not shown": shot.edited,
         "it does not start with a key frame": not shot.starts_clean,
         "decoders do not show all of its frames": shown and shown != shot.frames,
+        f"at its key frame {shot.drops_prior}, players drop frames before": (
+            shot.drops_prior is not None
+        ),
     }
     return next((reason for reason, holds in barriers.items() if holds), None)
 

@@ -95,6 +95,8 @@ class Shot:
     audio: Audio | None
     # Of each frame that a decoder shows, in order; empty: not decoded yet.
     frame_hashes: tuple[str, ...] = ()
+    # The key frame at which players drop frames before that they have not shown; None: none known.
+    drops_prior: int | None = None
     is_examined: bool = False  # all of it decodes, and can be encoded
 
     @property

@@ -92,7 +92,11 @@ def _colour(master: Master, seconds: float) -> list[float]:
 def test_why_frames_are_not_copied_is_said(tmp_path: Path) -> None:
     shot = "hevc-idr-drops-prior"
     master = _join(tmp_path, f"{shot} {shot}", "source")
-    reason = f"shot {shot} cannot be copied: at its key frame 0, players drop frames before"
-    assert master.fallback == reason
+    reason = (
+        "one shot cannot be copied (at its key frame 0, players drop frames before), "
+        "and shots are not encoded to hevc"
+    )
+    assert [each.reason for each in master.shots] == [reason, reason]
+    assert master.fallback is None
     # Nothing comes before the first.
     assert _join(tmp_path, shot, "source").method == "copy"

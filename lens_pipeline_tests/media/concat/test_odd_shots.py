@@ -342,7 +342,10 @@ def test_beside_a_majority_of_full_range_all_are_encoded(
     full = make(Recipe("full", coding=FULL_RANGE))
     master, shown = joined(full, plain, full)
     assert (master.method, actions(master)) == ("encode", ["encode"] * 3)
-    wanted = "the shots differ, and shots are not encoded to yuvj420p"
+    wanted = (
+        "one shot cannot be copied (its pixel format is yuv420p, not yuvj420p), "
+        "and shots are not encoded to yuvj420p"
+    )
     assert {shot.reason for shot in master.shots} == {wanted}
     assert described(master.path)["streams"][0]["pix_fmt"] == "yuv420p"
     _assert_similar(shown, frames(plain) * 3)
@@ -370,7 +373,10 @@ def test_odd_sizes_are_copied_alone_and_made_even_beside_others(
     assert_same(shown, frames(odd) * 2)
     master, shown = joined(odd, plain, odd)
     assert (master.method, master.width, master.height) == ("encode", 192, 108)
-    reason = "the shots differ, and shots are not encoded to yuv444p"
+    reason = (
+        "one shot cannot be copied (its width is 192, not 193), "
+        "and shots are not encoded to yuv444p"
+    )
     assert {shot.reason for shot in master.shots} == {reason}
     _assert_similar(shown[FRAMES:-FRAMES], frames(plain))
 

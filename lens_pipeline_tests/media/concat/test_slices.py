@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.media.concat.avcc import Configuration
-from lens_pipeline.media.concat.bitstream import check_output, is_self_contained, seekable
+from lens_pipeline.media.concat.bitstream import drops_prior, is_self_contained, seekable
 from lens_pipeline.media.concat.hvcc import as_hvc1
 from lens_pipeline.media.concat.join import join
 from lens_pipeline.media.concat.mp4 import read_track, with_configuration
@@ -19,17 +19,20 @@ from lens_pipeline_tests.media.concat.shots import (
     TOOLS,
     Make,
     Recipe,
+    actions,
+    check_master,
     ffmpeg,
     source,
     work_in,
 )
+from lens_pipeline_tests.media.concat.test_join import Folder
 
 _SILENT = Recipe("silent", tone=0)
 _FLAG = re.compile(r"\] (\d+) +no_output_of_prior_pics_flag +0 = 0")
 
 
-def _check(path: Path, *, is_first: bool) -> None:
-    check_output(read_track(path), is_first, lambda: False)
+def _drops_prior(path: Path, *, is_first: bool) -> int | None:
+    return drops_prior(read_track(path), is_first, lambda: False)
 
 
 def _dropping(path: Path, original: Path) -> Path:
@@ -66,18 +69,17 @@ def test_a_picture_that_drops_those_before_is_known(
     coding: tuple[str, ...], tmp_path: Path
 ) -> None:
     shot = Recipe("shot", coding=coding, tone=0, seconds=0.2).make(tmp_path)
-    _check(shot, is_first=False)
+    assert _drops_prior(shot, is_first=False) is None
     dropping = _dropping(tmp_path / "dropping.mp4", shot)
-    with pytest.raises(MediaError, match="at its key frame 0, players drop frames before"):
-        _check(dropping, is_first=False)
-    _check(dropping, is_first=True)
+    assert _drops_prior(dropping, is_first=False) == 0
+    assert _drops_prior(dropping, is_first=True) is None
 
 
 def test_a_header_that_cannot_be_read_is_no_copy(make: Make) -> None:
     track = read_track(make(_SILENT))
     bare = replace(track, entry=with_configuration(track.entry, b""))
     with pytest.raises(MediaError, match="without parameter sets in its header"):
-        check_output(bare, False, lambda: False)
+        drops_prior(bare, False, lambda: False)
 
 
 @pytest.mark.parametrize("sizes", [[70_000], [40_000, 40_000]])
@@ -91,7 +93,7 @@ def test_large_parameter_sets_are_no_copy(make: Make, tmp_path: Path, sizes: lis
         file.write_bytes(content)
         track = replace(plain, file=file, sizes=(len(content),), offsets=(0,), keys=None)
         with pytest.raises(MediaError, match="its parameter sets are too large"):
-            check_output(track, False, lambda: False)
+            drops_prior(track, False, lambda: False)
         assert not is_self_contained(track, [0], lambda: False)
 
 
@@ -138,12 +140,21 @@ def test_h264_that_a_lenient_decoder_shows_whole_is_encoded(make: Make, tmp_path
     """FFmpeg does not heed the flag; decoders of phones do."""
     plain = make(_SILENT)
     dropping = _dropping(tmp_path / "dropping.mp4", plain)
-    master = join([source(path) for path in (plain, dropping)], TOOLS, work_in(tmp_path / "work"))
-    assert master.fallback == (
-        "shot dropping cannot be copied: at its key frame 0, players drop frames before"
-    )
+    pieces, stages = Folder(tmp_path / "pieces"), list[str]()
+    work = work_in(tmp_path / "work", report=lambda stage, share, speed: stages.append(stage))
+    sources = [source(path) for path in (plain, dropping, plain)]
+    masters = [join(sources, TOOLS, work, pieces) for _ in range(2)]
+    for master in masters:
+        assert (master.method, master.fallback) == ("partial", None)
+        assert actions(master) == ["copy", "encode", "copy"]
+        assert master.shots[1].reason == "at its key frame 0, players drop frames before"
+    check_master(masters[1])
+    # Found once: later masters neither try it nor encode it again.
+    assert [master.shots[1].cached for master in masters] == [False, True]
+    assert stages.count("unpacking shot 1 of 3") == 2 + 1
+    # Nothing comes before the first.
     sources = [source(path) for path in (dropping, plain)]
-    assert join(sources, TOOLS, work_in(tmp_path / "work")).method == "copy"
+    assert join(sources, TOOLS, work, pieces).method == "copy"
 
 
 @pytest.mark.parametrize(
