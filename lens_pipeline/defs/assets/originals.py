@@ -234,24 +234,37 @@ class Originals:
     def with_extra(self, row: Generation, metadata: Metadata, file: Path) -> Metadata:
         """Keep the further results of its task, and list them; `file` is for the downloads.
 
-        Raises ExtraMissing if one may be had later. What is gone for good is listed with its error.
+        Raises ExtraMissing if one may be had later, or its error if nothing new is to be recorded.
+        What is gone for good is listed with its error.
         """
         if row.id not in self._extra:
             return metadata
         files: list[ExtraFile] = []
-        later: list[str] = []
+        later: list[DerivativeError] = []
         for one in self._extra[row.id]:
             try:
                 files.append(self._keep_extra(row, one, file))
             except DerivativeError as error:
                 files.append(replace(one, path=None, error=str(error)))
-                later += [] if error.permanent else [f"result {one.n} of its task: {error}"]
+                why = f"result {one.n} of its task: {error}"
+                later += [] if error.permanent else [type(error)(why)]
             finally:
                 file.unlink(missing_ok=True)
         metadata["extra_files"] = dg.MetadataValue.json([one.facts for one in files])
         if later:
-            raise ExtraMissing(later[0], metadata)
+            is_recorded = self._is_recorded(row, metadata, files)
+            raise later[0] if is_recorded else ExtraMissing(str(later[0]), metadata)
         return metadata
+
+    def _is_recorded(self, row: Generation, metadata: Metadata, files: Sequence[ExtraFile]) -> bool:
+        """If so, a materialization would only take back the failures and the delay after them."""
+        stored = self._stored.get(row.id)
+        history = self._pipeline.log.histories(ORIGINALS[row.kind].asset, [row.id]).get(row.id)
+        if stored is None or history is None or history.made is None:
+            return False
+        listed = [(one["n"], one.get("path")) for one in stored.metadata.get("extra_files", [])]
+        is_same = (stored.path, stored.sha256) == (metadata.get("path"), metadata["sha256"])
+        return is_same and listed == [(one.n, one.path) for one in files]
 
     def _keep_extra(self, row: Generation, one: ExtraFile, file: Path) -> ExtraFile:
         """Raises DerivativeError."""

@@ -140,9 +140,17 @@ def test_further_results_are_kept_beside_the_original(
     assert "404" in listed[2]["error"]
     assert "secret" not in str(site.metadata("photo_generation", "p1"))
 
-    # What can be had is tried again, once a minute has passed.
+    # What can be had is tried again, once a minute has passed, and then five.
     assert site.once()["found"] == 0
-    site.age_events("2 minutes")
+    made = len(site.materializations("photo_generation"))
+    server.fail_first("/3", 503, times=3)
+    for is_due in (True, False):
+        asked = server.requests.total()
+        site.age_events("2 minutes")
+        site.once()
+        assert (server.requests.total() > asked) == is_due
+    assert len(site.materializations("photo_generation")) == made
+    site.age_events("5 minutes")
     site.once()
     assert site.originals() == dict(zip(keys, bodies, strict=True))
     server.remove("/2")
