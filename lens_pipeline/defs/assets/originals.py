@@ -241,15 +241,20 @@ class Originals:
             return metadata
         files: list[ExtraFile] = []
         later: list[DerivativeError] = []
-        for one in self._extra[row.id]:
+        for listed in self._extra[row.id]:
+            one = listed
             try:
-                files.append(self._keep_extra(row, one, file))
+                if not self._is_kept(one):
+                    one = replace(one, path=None)
+                    one = self._keep_extra(row, one, file)
             except DerivativeError as error:
-                files.append(replace(one, path=None, error=str(error)))
+                # A store that did not answer has lost nothing.
+                one = one if one.path else replace(one, error=str(error))
                 why = f"result {one.n} of its task: {error}"
                 later += [] if error.permanent else [type(error)(why)]
             finally:
                 file.unlink(missing_ok=True)
+            files.append(one)
         metadata["extra_files"] = dg.MetadataValue.json([one.facts for one in files])
         if later:
             is_recorded = self._is_recorded(row, metadata, files)
@@ -266,12 +271,15 @@ class Originals:
         is_same = (stored.path, stored.sha256) == (metadata.get("path"), metadata["sha256"])
         return is_same and listed == [(one.n, one.path) for one in files]
 
+    def _is_kept(self, one: ExtraFile) -> bool:
+        """Or cannot be. Raises StoreUnavailable."""
+        if one.url is None or self._pipeline.settings.keep_originals == "never":
+            return True
+        info = self._transfers.store.stat(one.path) if one.path else None
+        return info is not None and info.bytes == one.bytes
+
     def _keep_extra(self, row: Generation, one: ExtraFile, file: Path) -> ExtraFile:
         """Raises DerivativeError."""
-        info = self._transfers.store.stat(one.path) if one.path else None
-        is_kept = info is not None and info.bytes == one.bytes
-        if is_kept or one.url is None or self._pipeline.settings.keep_originals == "never":
-            return one
         fetched = self._transfers.fetcher.fetch(one.url, file)
         extension = _extension(file)
         path = ORIGINALS[row.kind].key(row, one.revision, extension, one.n)

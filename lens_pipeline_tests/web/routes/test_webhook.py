@@ -16,7 +16,10 @@ from fastapi import FastAPI
 
 from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.providers.kie import Deliveries, Provider, signature
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import ObjectInfo
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
@@ -186,6 +189,39 @@ def test_further_results_of_which_a_late_webhook_tells(
     deliver(web, task, at=int(time.time()) - 1)
     site.once()
     assert len(site.materializations("photo_generation")) == made
+
+
+def test_a_further_result_stays_listed_while_the_store_is_away(
+    site: Site,
+    web: httpx.Client,
+    provider: ProviderServer,
+    server: HostileServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One time-out, and a picture in the store that nothing named any more."""
+    links = [server.put(path, sources.jpeg()) for path in ("/1", "/2", "/3")]
+    links = [link.replace("127.0.0.1", "localhost") for link in links]
+    task = generating(site, "p1", status="success", asset_url=links[0])
+    provider.say(task, "success", *links[:2])
+    deliver(web, task)
+    site.dagster.delete_run(site.runs()[0].run_id)
+    site.once()
+    stat = FileStore.stat
+
+    def stat_in_vain(store: FileStore, key: str) -> ObjectInfo | None:
+        if "_2." in key:
+            raise StoreUnavailable("away")
+        return stat(store, key)
+
+    provider.say(task, "success", *links)
+    deliver(web, task, at=int(time.time()) - 1)
+    server.remove("/2")
+    with monkeypatch.context() as broken:
+        broken.setattr(FileStore, "stat", stat_in_vain)
+        site.once()
+    site.once()
+    listed = web.get("/api/generations/p1").json()["extra_files"]
+    assert sorted(one["path"] for one in listed) == sorted(site.originals())[1:]
 
 
 def test_a_video_gets_a_poster(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
