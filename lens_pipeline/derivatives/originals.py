@@ -21,6 +21,8 @@ _LOOK_BACK = dt.timedelta(days=3)
 # In which the original of a new row is saved, and after which it is late no longer but lost: links
 # of most providers expire earlier.
 _IN_TIME, _IN_VAIN = dt.timedelta(hours=1), dt.timedelta(days=14)
+# In metadata, besides size and hash.
+CONTENT_FACTS = ("content_type", "width", "height", "duration_seconds", "extra_files")
 # A count of a million rows takes 40 s of processor time, a third of what their statuses take.
 _PAGE = 5000
 
@@ -127,9 +129,8 @@ def in_words(found: Mapping[Kind, UnsavedOriginals]) -> str:
 
 
 def content_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metadata of an original tell of its content."""
-    names = ("content_type", "width", "height", "duration_seconds")
-    return {name: metadata[name] for name in names if name in metadata}
+    """What the metadata of an original tell of its content and of what was kept with it."""
+    return {name: metadata[name] for name in CONTENT_FACTS if name in metadata}
 
 
 def original_metadata(

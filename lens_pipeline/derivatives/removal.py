@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from lens_pipeline.derivatives import registry
+from lens_pipeline.derivatives.originals import CONTENT_FACTS
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import SAVED, Derivative, Original
 from lens_pipeline.derivatives.status import assess, usable
@@ -29,8 +30,7 @@ _FEW = 20
 _ROW_IS_GONE = "the application's row is gone"
 # What a removal tells of the row, and of the file that it keeps.
 _OF_ROW = ("user_id", "finished_at")
-_OF_CONTENT = ("bytes", "sha256", "content_type", "width", "height", "duration_seconds")
-_TOLD = (*_OF_ROW, *_OF_CONTENT, "extra_files")
+_TOLD = (*_OF_ROW, "bytes", "sha256", *CONTENT_FACTS)
 # Partitions that one call cleans at about the most: a table may be lost by and by.
 _MOST_CLEANED = 100
 

@@ -73,7 +73,7 @@ def restore(
     if isinstance(row, Generation):
         # Where only further results were kept, the application has the original itself.
         if not ORIGINALS[kind].is_extra(path):
-            _record(pipeline, instance, row, path, fetched, _content(facts))
+            _record(pipeline, instance, row, path, fetched, content_facts(facts))
         state = "recorded"
     else:
         state = "unfinished" if pipeline.catalog.existing(kind, [key]) else "gone"
@@ -102,11 +102,6 @@ def _kept(pipeline: Pipeline, key: str) -> tuple[Kind, dict]:
     if is_known:
         raise NotRestored("no original of it is to be deleted, so none can be restored")
     raise NotRestored("no generation has this id, and none had it")
-
-
-def _content(facts: dict) -> dict:
-    extra = {name: facts[name] for name in facts if name == "extra_files"}
-    return content_facts(facts) | extra
 
 
 def _record(
