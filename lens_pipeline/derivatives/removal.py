@@ -176,7 +176,7 @@ def _kept_removal(
     if not own:
         return None
     path = text(facts.get("path") or facts.get("removed"))
-    names = _TOLD if path in own else _OF_ROW
+    names = _TOLD if path in own else (*_OF_ROW, "extra_files")
     told = {name: facts[name] for name in names if name in facts}
     if "finished_at" in told:
         told["finished_at"] = dg.MetadataValue.timestamp(told["finished_at"])

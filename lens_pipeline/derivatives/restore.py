@@ -39,7 +39,10 @@ class RestoredOriginal:
     path: str
     """The object key, which may be the row's `asset_url`."""
     row: str
-    """`gone`, `unfinished`, or `recorded`: files are made of this original from now on."""
+    """`gone`, `unfinished`, or `recorded`: files are made of this original from now on.
+
+    `extra`: the store has no original that the pipeline wrote, but further results of its task.
+    """
 
     @property
     def name(self) -> str:
@@ -70,10 +73,10 @@ def restore(
         raise NotRestored(f"{path} has other bytes than were stored")
     rows = [row for one in ORIGINALS for row in pipeline.catalog.finished(one, [key]).values()]
     row = next((row for row in rows if not isinstance(row, UnusableRow)), None)
-    if isinstance(row, Generation):
-        # Where only further results were kept, the application has the original itself.
-        if not ORIGINALS[kind].is_extra(path):
-            _record(pipeline, instance, row, path, fetched, content_facts(facts))
+    if ORIGINALS[kind].is_extra(path):
+        state = "extra"
+    elif isinstance(row, Generation):
+        _record(pipeline, instance, row, path, fetched, content_facts(facts))
         state = "recorded"
     else:
         state = "unfinished" if pipeline.catalog.existing(kind, [key]) else "gone"

@@ -28,6 +28,7 @@ from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run, submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.errors import StoreUnavailable
+from lens_pipeline.event_log.tags import EXTRA_TAG
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import Project
@@ -563,6 +564,39 @@ def test_the_application_s_own_files_are_never_deleted(site: Site) -> None:
     site.sql("DELETE FROM generations")
     assert site.lens("remove-missing", "--yes", "--now").code == 0
     assert site.objects() == {"u1/mine.jpg"}
+
+
+@pytest.mark.slow
+def test_what_is_restored_where_only_further_results_were_written(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    """An operator who was told to make a task's second picture the source of its row."""
+    (site.store / "u1").mkdir()
+    (site.store / "u1/mine.jpg").write_bytes(sources.jpeg())
+    site.add("a", "u1/mine.jpg")
+    site.add("stays", photo("stays"))
+    site.once()
+    told = dg.AssetObservation(
+        "photo_generation",
+        partition="a",
+        metadata={"extra_urls": [photo("second")], "revision": "0" * 12},
+        tags={EXTRA_TAG: "0" * 12},
+    )
+    site.dagster.report_runless_asset_event(told)
+    site.once()
+    (path,) = (key for key in site.originals() if "/a_" in key)
+    for row_is_back in (False, True):
+        site.sql("DELETE FROM generations WHERE id = 'a'")
+        tick(site)
+        if row_is_back:
+            site.add("a", "u1/mine.jpg")
+        said = site.lens("restore", "a").out.splitlines()
+        assert said[0].startswith("a: no original of it was written here, but further results")
+        assert said[-1] == f"  path: {path}"
+        assert "asset_url" not in said[0]
+    site.once()
+    assert _originals_are_deleted(site, 31) == 0
+    assert site.metadata("photo_generation", "a")["path"].value == "u1/mine.jpg"
 
 
 @pytest.mark.slow
