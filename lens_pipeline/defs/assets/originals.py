@@ -147,7 +147,8 @@ class Originals:
         except _OURS:
             raise
         except DerivativeError as error:
-            path = None if is_recorded else self._unrecorded(row)
+            revision = ORIGINALS[row.kind].revision_of(row.asset_url)
+            path = None if is_recorded else self._unrecorded(row, revision)
             if path is None:
                 # It would fail again.
                 self._handed[row.id] = Future()
@@ -280,10 +281,21 @@ class Originals:
 
     def _keep_extra(self, row: Generation, one: ExtraFile, file: Path) -> ExtraFile:
         """Raises DerivativeError."""
-        fetched = self._transfers.fetcher.fetch(one.url, file)
-        extension = _extension(file)
-        path = ORIGINALS[row.kind].key(row, one.revision, extension, one.n)
-        self._transfers.upload(path, file, content_type_of(path), revision=None)
+        try:
+            fetched = self._transfers.fetcher.fetch(one.url, file)
+            extension = _extension(file)
+            path = ORIGINALS[row.kind].key(row, one.revision, extension, one.n)
+            self._transfers.upload(path, file, content_type_of(path), revision=None)
+        except _OURS:
+            raise
+        except DerivativeError:
+            path = self._unrecorded(row, one.revision, one.n)
+            if path is None:
+                raise
+            fetched = self._transfers.download(path, file)
+            if one.sha256 not in (None, fetched.sha256):
+                raise
+            extension = _extension(file)
         return replace(
             one,
             path=path,
@@ -304,10 +316,9 @@ class Originals:
             self._stored.pop(key, None)
         return self._transfers.fetcher.fetch(source, file)
 
-    def _unrecorded(self, row: Generation) -> str | None:
+    def _unrecorded(self, row: Generation, revision: str, n: int = 1) -> str | None:
         """What a run stored that was killed before it could record it."""
-        original = ORIGINALS[row.kind]
-        prefix = original.key(row, original.revision_of(row.asset_url), ".")
+        prefix = ORIGINALS[row.kind].key(row, revision, ".", n)
         return next((info.key for info in self._transfers.store.list(prefix)), None)
 
     def _keep_handed(

@@ -191,14 +191,14 @@ def test_further_results_of_which_a_late_webhook_tells(
     assert len(site.materializations("photo_generation")) == made
 
 
-def test_a_further_result_stays_listed_while_the_store_is_away(
+def test_further_results_in_the_store_are_listed_whatever_happens(
     site: Site,
     web: httpx.Client,
     provider: ProviderServer,
     server: HostileServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One time-out, and a picture in the store that nothing named any more."""
+    """One time-out or a killed run, and a picture in the store that nothing names any more."""
     links = [server.put(path, sources.jpeg()) for path in ("/1", "/2", "/3")]
     links = [link.replace("127.0.0.1", "localhost") for link in links]
     task = generating(site, "p1", status="success", asset_url=links[0])
@@ -213,15 +213,20 @@ def test_a_further_result_stays_listed_while_the_store_is_away(
             raise StoreUnavailable("away")
         return stat(store, key)
 
+    # A run stored the third one, and was killed.
+    (second,) = (key for key in site.originals() if "_2." in key)
+    (site.store / second.replace("_2.", "_3.")).write_bytes(sources.jpeg(50, 40))
     provider.say(task, "success", *links)
     deliver(web, task, at=int(time.time()) - 1)
     server.remove("/2")
+    server.remove("/3")
     with monkeypatch.context() as broken:
         broken.setattr(FileStore, "stat", stat_in_vain)
         site.once()
     site.once()
     listed = web.get("/api/generations/p1").json()["extra_files"]
-    assert sorted(one["path"] for one in listed) == sorted(site.originals())[1:]
+    assert [one["path"] for one in listed] == [second, second.replace("_2.", "_3.")]
+    assert site.lens("verify", "--all").code == 0
 
 
 def test_a_video_gets_a_poster(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
