@@ -11,6 +11,7 @@ from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import ORIGINALS, SAVED, Original, primary
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.history import RUN_FAILED, DerivativeStatus, State
+from lens_pipeline.event_log.tags import EXTRA_TAG
 from lens_pipeline.storage.object_store import Fetched, ObjectStore, is_object_key
 
 if TYPE_CHECKING:
@@ -210,19 +211,45 @@ def extra_files(
 
 
 def _extra(told: Mapping[str, Any] | None, made: Mapping[str, Any]) -> list[ExtraFile]:
-    names = ExtraFile.__dataclass_fields__
-    recorded = [
-        ExtraFile(**{name: one[name] for name in names.keys() & one.keys()})
-        for one in made.get("extra_files", [])
-    ]
+    recorded = _listed(made)
     if told is None:
         return recorded
     revision = told["revision"]
-    kept = {one.n: one for one in recorded if one.revision == revision}
+    listed = sorted([*_listed(told), *recorded], key=lambda one: one.path is not None)
+    kept = {one.n: one for one in listed if one.revision == revision}
     return [
         replace(kept.get(n, ExtraFile(n, revision)), url=url)
         for n, url in enumerate(told["extra_urls"], start=2)
     ]
+
+
+def _listed(facts: Mapping[str, Any]) -> list[ExtraFile]:
+    names = ExtraFile.__dataclass_fields__
+    return [
+        ExtraFile(**{name: one[name] for name in names.keys() & one.keys()})
+        for one in facts.get("extra_files", [])
+    ]
+
+
+def extra_observation(row: Generation, files: Sequence[ExtraFile]) -> "dg.AssetObservation":
+    """It tells of all further results of its task, and of those that are kept without the original.
+
+    The UI shows only their hosts: see `shown_events`.
+    """
+    import dagster as dg
+
+    kept = [one.facts for one in files if one.path]
+    return dg.AssetObservation(
+        asset_key=ORIGINALS[row.kind].asset,
+        partition=row.id,
+        description=f"Its task had {len(files)} further results.",
+        metadata={
+            "extra_urls": dg.MetadataValue.json([one.url for one in files]),
+            "revision": files[0].revision,
+            **({"extra_files": dg.MetadataValue.json(kept)} if kept else {}),
+        },
+        tags={EXTRA_TAG: files[0].revision},
+    )
 
 
 def to_keep(pipeline: Pipeline, files: Iterable[ExtraFile]) -> bool:

@@ -20,6 +20,7 @@ from lens_pipeline.derivatives.originals import (
     StoredOriginal,
     content_facts,
     extra_files,
+    extra_observation,
     original_metadata,
     stored_originals,
     to_keep,
@@ -98,6 +99,7 @@ class Originals:
         self._keeps = keeps
         self._stored: dict[str, StoredOriginal] = {}
         self._extra: dict[str, list[ExtraFile]] = {}
+        self._observed: dict[str, dg.AssetObservation] = {}
         self._handed: dict[str, Future[Metadata]] = {}
         threads = pipeline.settings.threads
         self._threads = ThreadPoolExecutor(threads, "original")
@@ -240,9 +242,30 @@ class Originals:
         """
         if row.id not in self._extra:
             return metadata
+        files, later = self._keep_all_extra(row, file)
+        metadata["extra_files"] = dg.MetadataValue.json([one.facts for one in files])
+        if later:
+            is_recorded = self._is_recorded(row, metadata, files)
+            raise later[0] if is_recorded else ExtraMissing(str(later[0]), metadata)
+        return metadata
+
+    def without_original(self, row: Generation, file: Path) -> None:
+        """Keep the further results of its task, whose original cannot be had."""
+        files, _ = self._keep_all_extra(row, file)
+        if [one.path for one in files] != [one.path for one in self._extra.get(row.id, [])]:
+            self._observed[row.id] = extra_observation(row, files)
+
+    def observed(self, row_id: str) -> dg.AssetObservation | None:
+        """Of what was kept without its original, to be recorded."""
+        return self._observed.pop(row_id, None)
+
+    def _keep_all_extra(
+        self, row: Generation, file: Path
+    ) -> tuple[list[ExtraFile], list[DerivativeError]]:
+        """What became of each, and why some are to be tried again."""
         files: list[ExtraFile] = []
         later: list[DerivativeError] = []
-        for listed in self._extra[row.id]:
+        for listed in self._extra.get(row.id, []):
             one = listed
             try:
                 if not self._is_kept(one):
@@ -256,11 +279,7 @@ class Originals:
             finally:
                 file.unlink(missing_ok=True)
             files.append(one)
-        metadata["extra_files"] = dg.MetadataValue.json([one.facts for one in files])
-        if later:
-            is_recorded = self._is_recorded(row, metadata, files)
-            raise later[0] if is_recorded else ExtraMissing(str(later[0]), metadata)
-        return metadata
+        return files, later
 
     def _is_recorded(self, row: Generation, metadata: Metadata, files: Sequence[ExtraFile]) -> bool:
         """If so, a materialization would only take back the failures and the delay after them."""
@@ -352,9 +371,17 @@ class OriginalMaterializer:
     def make(self, batch: "BatchContext", row: Row, revision: str) -> Metadata:
         if not isinstance(row, Generation):
             raise TypeError(f"{row.id} is no generation")
-        metadata = self._original(batch, row)
         # Ids of rows do not begin so.
-        return batch.originals.with_extra(row, metadata, batch.scratch / f"+{row.id}")
+        file = batch.scratch / f"+{row.id}"
+        try:
+            metadata = self._original(batch, row)
+        except _OURS:
+            raise
+        except DerivativeError:
+            # Their links expire as well.
+            batch.originals.without_original(row, file)
+            raise
+        return batch.originals.with_extra(row, metadata, file)
 
     def _original(self, batch: "BatchContext", row: Generation) -> Metadata:
         handed = batch.originals.handed(row.id)

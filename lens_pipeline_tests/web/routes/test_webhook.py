@@ -172,6 +172,34 @@ def test_further_results_are_kept_beside_the_original(
     assert site.originals() == {}
 
 
+def test_further_results_are_kept_without_the_first(
+    site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
+) -> None:
+    """Three good pictures that were lost because the first one was."""
+    for path in ("/2", "/3"):
+        server.put(path, sources.jpeg())
+    server.fail_first("/3", 404, times=2)
+    links = [server.url(f"/{number}", host="localhost") for number in range(1, 4)]
+    task = generating(site, "p1")
+    provider.say(task, "success", *links)
+    deliver(web, task)
+    site.dagster.delete_run(site.runs()[0].run_id)
+    assert site.once()["failed"] == 1
+    assert site.dead_letters()["p1"]["error_class"] == "SourceMissing"
+    (path,) = site.originals()
+    listed = web.get("/api/generations/p1").json()["extra_files"]
+    assert [one["path"] for one in listed] == [path, None]
+    asked = server.requests.total()
+    assert site.once()["found"] == 0
+    assert server.requests.total() == asked
+
+    # A retry finds what is there by then.
+    server.put("/1", sources.png())
+    site.lens("retry", "p1")
+    site.once()
+    assert (len(site.originals()), server.requests["/2"]) == (3, 1)
+
+
 def test_further_results_of_which_a_late_webhook_tells(
     site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
 ) -> None:
@@ -217,7 +245,7 @@ def test_further_results_in_the_store_are_listed_whatever_happens(
     (second,) = (key for key in site.originals() if "_2." in key)
     (site.store / second.replace("_2.", "_3.")).write_bytes(sources.jpeg(50, 40))
     provider.say(task, "success", *links)
-    deliver(web, task, at=int(time.time()) - 1)
+    deliver(web, task, at=int(time.time()) - 60)
     server.remove("/2")
     server.remove("/3")
     with monkeypatch.context() as broken:
