@@ -246,6 +246,7 @@ def extra_observation(row: Generation, files: Sequence[ExtraFile]) -> "dg.AssetO
         metadata={
             "extra_urls": dg.MetadataValue.json([one.url for one in files]),
             "revision": files[0].revision,
+            "user_id": row.user_id,
             **({"extra_files": dg.MetadataValue.json(kept)} if kept else {}),
         },
         tags={EXTRA_TAG: files[0].revision},

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import dagster as dg
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.originals import CONTENT_FACTS
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import SAVED, Derivative, Original
+from lens_pipeline.derivatives.registry import SAVED, Derivative, Original, primary
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
 from lens_pipeline.event_log.history import History, ObservationKind, State
@@ -171,7 +172,7 @@ def _kept_removal(
     if not facts:
         # Its row was gone before, and back without a success.
         kept = pipeline.log.kept_removals(original.asset, key=key, restored=True)
-        facts = kept.get(key, {})
+        facts = kept.get(key) or _facts_of_unrecorded(pipeline, original, key)
     own = _own_objects(pipeline.store, original, key, facts)
     if not own:
         return None
@@ -182,6 +183,15 @@ def _kept_removal(
         told["finished_at"] = dg.MetadataValue.timestamp(told["finished_at"])
     path = path if path in own else own[-1]
     return removal_of(original.asset, key, path, _ROW_IS_GONE, is_kept=True, kept=SAVED, **told)
+
+
+def _facts_of_unrecorded(pipeline: Pipeline, original: Original, key: str) -> Mapping[str, Any]:
+    """Of what runs stored that could not record an original: whose it is."""
+    if told := pipeline.log.extra_urls(original.asset, [key]).get(key):
+        return told
+    path = pipeline.log.paths(primary(original.kind).asset, [key]).get(key, "")
+    user_id = re.match(r"(.+)/(?:previews|posters)/", path)
+    return {"user_id": user_id[1]} if user_id else {}
 
 
 def _own_objects(

@@ -600,6 +600,25 @@ def test_what_is_restored_where_only_further_results_were_written(
 
 
 @pytest.mark.slow
+def test_what_a_killed_run_stored_goes_with_its_row(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    """A user's deleted photo that stayed in the store, as no event told whose it was."""
+    for name in ("a", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    dagster_sql(
+        site,
+        "DELETE FROM event_logs WHERE partition = 'a' AND asset_key LIKE '%photo_generation%'"
+        " AND dagster_event_type = 'ASSET_MATERIALIZATION'",
+    )
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    assert site.lens("remove-missing", "--yes", "--now").code == 0
+    assert [key for key in site.objects() if "/a_" in key] == []
+    assert not any("/a_" in key for key in site.originals())
+
+
+@pytest.mark.slow
 def test_what_another_row_names_stays(site: Site, photo: Callable[[str], str]) -> None:
     """A site that takes an original of one row as the source of a second one."""
     for name in ("first", "moved"):

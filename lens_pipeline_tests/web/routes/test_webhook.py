@@ -200,6 +200,22 @@ def test_further_results_are_kept_without_the_first(
     assert (len(site.originals()), server.requests["/2"]) == (3, 1)
 
 
+def test_further_results_kept_without_the_first_go_with_their_row(
+    site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
+) -> None:
+    server.put("/2", sources.jpeg())
+    links = [server.url(f"/{number}", host="localhost") for number in (1, 2)]
+    task = generating(site, "p1")
+    provider.say(task, "success", *links)
+    deliver(web, task)
+    site.dagster.delete_run(site.runs()[0].run_id)
+    site.once()
+    assert len(site.originals()) == 1
+    site.sql("DELETE FROM generations")
+    site.lens("remove-missing", "--yes", "--now")
+    assert site.originals() == {}
+
+
 def test_further_results_of_which_a_late_webhook_tells(
     site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
 ) -> None:
