@@ -204,12 +204,6 @@ class EventLog:
         found = {row.event_id: row.value for row in tags}
         return {row.key: found.get(row.id) for row in rows}
 
-    def first_event(self, assets: Iterable[str]) -> tuple[int, dt.datetime] | None:
-        """The id and time of the first materialization of these, planned or made."""
-        keys = [db_key(asset) for asset in assets]
-        rows = self._rows(_FIRST, assets=keys, types=[_TYPES[0], _TYPES[2]])
-        return min(((row.id, row.at.replace(tzinfo=dt.UTC)) for row in rows), default=None)
-
     def unmade(self, asset: str, since: dt.datetime) -> list[str]:
         """Partitions of runs that failed or were cancelled `since`, and were not made later.
 
@@ -365,17 +359,6 @@ _KEPT = """
     HAVING max(e.id) = max(e.id) FILTER (
              WHERE t.key = :kept
                AND e."timestamp" < coalesce(CAST(:before AS timestamp), 'infinity'))
-"""
-# All columns are in the order, as in `changes.NEW_EVENTS`.
-_FIRST = """
-    SELECT e.id, e."timestamp" AS at FROM unnest(CAST(:assets AS text[])) AS a(asset)
-     CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
-     CROSS JOIN LATERAL (
-       SELECT id, "timestamp" FROM event_logs
-        WHERE asset_key IS NOT NULL
-          AND (asset_key, dagster_event_type, id) > (a.asset, t.type, 0)
-          AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
-        ORDER BY asset_key, dagster_event_type, id LIMIT 1) e
 """
 # Not one LIMIT 1 a key: before an ANALYZE the planner would read all events for every key.
 _MATERIALIZED = sa.text("""
