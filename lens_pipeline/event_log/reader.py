@@ -172,21 +172,21 @@ class EventLog:
         asset: str,
         *,
         before: dt.datetime | None = None,
-        key: str | None = None,
+        keys: Iterable[str] | None = None,
         restored: bool = False,
     ) -> dict[str, dict[str, Any]]:
         """The metadata of removals that left the object in the store, by partition.
 
         Without those after which it was materialized or removed again, or, unless `restored`,
-        restored. Only those `before`, and that of `key`, where given.
+        restored. Only those `before`, and those of `keys`, where given.
         """
-        query = _KEPT.format(of_key="" if key is None else _OF_KEY)
+        query = _KEPT.format(of_keys="" if keys is None else _OF_KEYS)
         ends = [ObservationKind.REMOVED.value]
         if not restored:
             ends.append(ObservationKind.RESTORED.value)
         naive_utc = before and before.astimezone(dt.UTC).replace(tzinfo=None)
         values = {"kept": KEPT_TAG, "outcome": OUTCOME_TAG, "ends": ends, "before": naive_utc}
-        rows = self._rows(query, asset=db_key(asset), key=key, **values)
+        rows = self._rows(query, asset=db_key(asset), keys=list(keys or ()), **values)
         last = {row.key: row.id for row in rows}
         made = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(last)) if last else []
         back = {row.key for row in made if row.id > last[row.key]}
@@ -345,15 +345,15 @@ _KEYS = """
         ORDER BY partition LIMIT :limit)) found
      ORDER BY found.key LIMIT :limit
 """
-_OF_KEY = """
+_OF_KEYS = """
        AND e.asset_key = :asset AND e.dagster_event_type = 'ASSET_OBSERVATION'
-       AND e.partition = :key
+       AND e.partition = ANY(:keys)
 """
 # Without a correlated query: before an ANALYZE that takes minutes.
 _KEPT = """
     SELECT e.partition AS key, max(e.id) AS id
       FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
-     WHERE t.asset_key = :asset {of_key}
+     WHERE t.asset_key = :asset {of_keys}
        AND (t.key = :kept OR t.key = :outcome AND t.value = ANY(:ends))
      GROUP BY e.partition
     HAVING max(e.id) = max(e.id) FILTER (
