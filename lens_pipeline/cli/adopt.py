@@ -4,7 +4,7 @@ import datetime as dt
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,14 +187,18 @@ def _record_stored(
     The object counts as made from the row as it is now. An empty object is not adopted.
     """
     total = Adoption()
-    for derivative in registry.switched_on(pipeline.settings):
+    # No older system made them.
+    settings = pipeline.settings.model_copy(update={"preview_sizes": ()})
+    pipeline = replace(pipeline, settings=settings)
+    for derivative in registry.switched_on(settings):
         for page in pipeline.catalog.all_finished(derivative.kind):
             rows = usable(page)
             # What we made for an earlier state of the row has a record.
             unrecorded = [
                 (row, status)
                 for row, status in zip(rows, assess(pipeline, derivative, rows), strict=True)
-                if status.is_unrecorded and not status.waits
+                # What only waits for its turn may be there.
+                if status.is_unrecorded and (derivative.follows or not status.waits)
             ]
             objects = stored_objects(pipeline, [status for _, status in unrecorded])
             present = [

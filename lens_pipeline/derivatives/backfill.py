@@ -79,7 +79,8 @@ def survey(
     owners.
 
     Of all rows, or of `ids` where `unrecorded_old` others are known. Unless `bulk`, more than 500
-    rows over a day old without a record are left to be adopted. With `only_due`, failed ones are
+    rows over a day old without a record are left to be adopted; of what follows another derivative,
+    all. With `only_due`, failed ones are
     left alone until their `retry_at`.
     """
     found = Survey(unrecorded_old=unrecorded_old)
@@ -89,6 +90,9 @@ def survey(
     for page in status_pages(pipeline, derivative, found.invalid, ids):
         for status in page:
             found.by_state[status.state] += 1
+            if not bulk and derivative.follows and _is_old_library(status, now):
+                # Its links may have expired, and a clip alone is not worth a dead letter.
+                continue
             if not bulk and is_unadopted(status, now):
                 found.unrecorded_old += 1
                 # A library of millions is only counted.
@@ -111,8 +115,12 @@ def survey(
 
 def is_unadopted(status: DerivativeStatus, now: dt.datetime) -> bool:
     """Whether it is of a library older than the pipeline, if more than 500 are."""
+    return _is_old_library(status, now) and status.is_missing
+
+
+def _is_old_library(status: DerivativeStatus, now: dt.datetime) -> bool:
     is_old = status.finished_at is None or status.finished_at < now - ADOPTION_AGE
-    return is_old and status.is_unrecorded and status.is_missing
+    return is_old and status.is_unrecorded
 
 
 class BackfillScanner:

@@ -27,7 +27,10 @@ def outdated_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
         remake = status.remake
         return remake if remake and remake.error_class else None
 
-    found = [_letters(pipeline, derivative, failed) for derivative in registry.DERIVATIVES]
+    found = [
+        _letters(pipeline, derivative, failed)
+        for derivative in registry.switched_on(pipeline.settings)
+    ]
     return describe(pipeline, [letter for letters in found for letter in letters])
 
 
@@ -52,7 +55,9 @@ def oldest_dead_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
 def given_up(pipeline: Pipeline) -> list[DerivativeStatus]:
     """Without rows that cannot be used, and without facts of events."""
     return [
-        status for derivative in registry.DERIVATIVES for status in dead_of(pipeline, derivative)
+        status
+        for derivative in registry.switched_on(pipeline.settings)
+        for status in dead_of(pipeline, derivative)
     ]
 
 

@@ -126,7 +126,7 @@ class Derivative(Generic[R]):
     edge: int | None = None  # longest edge in pixels; None: LENS_PREVIEW_EDGE
     form: Callable[[R], Parameters] = lambda _: {}  # parameters in the row; not for pictures
     waits_for: Callable[[R], str | None] = lambda _: None  # what the row lacks, in words
-    follows: "tuple[Derivative[R], ...]" = ()  # of the same row, which are made first
+    follows: "Derivative[R] | None" = None  # of the same row, which is made first
     setting: str | None = None  # of `Settings`: it is made only while that is true
     priority: int = 0  # added to that of its runs
 
@@ -390,28 +390,6 @@ POSTER = Derivative[Generation](
     sensor="new_videos",
     sources=lambda row: [row.asset_url],
 )
-
-
-def _original(asset: str, picture: Derivative[Generation]) -> Original:
-    """It is kept in the run of its picture."""
-    return Original(
-        asset=asset,
-        description=f"A finished {picture.kind}: a row of `generations` with type {picture.kind},"
-        " and its original file.",
-        kind=picture.kind,
-        partition_set=picture.partition_set,
-        upstream=None,
-        job=picture.job,
-        op=picture.op,
-        queue=picture.queue,
-        stem=lambda row: f"{row.user_id}/originals/{row.id}",
-        extension=None,
-        group="application",
-    )
-
-
-PHOTO_ORIGINAL = _original("photo_generation", PREVIEW)
-VIDEO_ORIGINAL = _original("video_generation", POSTER)
 CLIP = Derivative[Generation](
     asset="clip",
     description="Hover clip of one video: 3 to 4 s from its poster's frame on, without sound, at"
@@ -432,8 +410,8 @@ CLIP = Derivative[Generation](
     # A master requested meanwhile waits for the run.
     most_in_run=10,
     sources=lambda row: [row.asset_url],
-    # No link of an older library is asked unless its originals are to be kept.
-    follows=(POSTER, VIDEO_ORIGINAL),
+    # Then the original is in the store, as a rule.
+    follows=POSTER,
     setting="clips",
     priority=-10,
 )
@@ -525,6 +503,26 @@ CHECKED_SHOT = Derivative[ProjectAsset](
 )
 
 
+def _original(asset: str, picture: Derivative[Generation]) -> Original:
+    """It is kept in the run of its picture."""
+    return Original(
+        asset=asset,
+        description=f"A finished {picture.kind}: a row of `generations` with type {picture.kind},"
+        " and its original file.",
+        kind=picture.kind,
+        partition_set=picture.partition_set,
+        upstream=None,
+        job=picture.job,
+        op=picture.op,
+        queue=picture.queue,
+        stem=lambda row: f"{row.user_id}/originals/{row.id}",
+        extension=None,
+        group="application",
+    )
+
+
+PHOTO_ORIGINAL = _original("photo_generation", PREVIEW)
+VIDEO_ORIGINAL = _original("video_generation", POSTER)
 # They have no status of their own: it is that of the preview or poster.
 ORIGINALS = {original.kind: original for original in (PHOTO_ORIGINAL, VIDEO_ORIGINAL)}
 

@@ -1,7 +1,6 @@
 """Statuses of rows: the application's tables compared with the event log."""
 
 import datetime as dt
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -29,15 +28,13 @@ def assess(
     histories = pipeline.log.histories(derivative.asset, [row.id for row in rows])
     sources = _sources(pipeline, derivative, rows)
     unmade = [row for row in rows if not histories.get(row.id, History()).made]
-    firsts: dict[str, list[DerivativeStatus]] = defaultdict(list)
-    for first in derivative.follows if unmade else ():
-        for one in assess(pipeline, first, unmade):
-            firsts[one.id].append(one)
+    first = derivative.follows if unmade else None
+    firsts = {one.id: one for one in assess(pipeline, first, unmade)} if first else {}
     recipe = derivative.recipe(pipeline.settings)
     now = dt.datetime.now(dt.UTC)
     found = []
     for row in rows:
-        blank = _blank(pipeline, derivative, row, sources.get(row.id), firsts[row.id], recipe)
+        blank = _blank(pipeline, derivative, row, sources.get(row.id), firsts.get(row.id), recipe)
         history = histories.get(row.id, History())
         status = derive_status(blank, history, pipeline.settings.max_attempts, now)
         # An attempt that failed before its time does not count.
@@ -86,10 +83,10 @@ def _blank(
     derivative: Derivative,
     row: Row,
     source: DerivativeStatus | None,
-    firsts: Sequence[DerivativeStatus],
+    first: DerivativeStatus | None,
     recipe: str | None,
 ) -> DerivativeStatus:
-    """`source`: of what it is made from; `firsts`: of what it follows."""
+    """`source`: of what it is made from; `first`: of what it follows."""
     user_id, project_id = owner_of(row)
     upstream = source.revision if source and source.state is State.READY else None
     revision = derivative.revision(row, pipeline.settings, upstream)
@@ -105,7 +102,7 @@ def _blank(
         upstream=upstream,
         fingerprint=fingerprint(row, recipe) if isinstance(row, Generation) and recipe else None,
         waits_for=derivative.waits_for(row)
-        or next((why for one in (source, *firsts) if one and (why := _unready(one, row))), None),
+        or next((why for one in (source, first) if one and (why := _unready(one))), None),
     )
 
 
@@ -128,12 +125,11 @@ def _sources(
     return {key: found[source.id] for key, source in sources.items()}
 
 
-def _unready(source: DerivativeStatus, row: Row) -> str | None:
+def _unready(source: DerivativeStatus) -> str | None:
     """In words; None: it is ready."""
     if source.state is State.READY:
         return None
-    name = f"its {source.asset}" if source.id == row.id else f"{source.kind} {source.id!r}"
-    return f"{name} is not ready: {source.state}"
+    return f"{source.kind} {source.id!r} is not ready: {source.state}"
 
 
 def served_key(pipeline: Pipeline, derivative: Derivative, row: Row) -> str:

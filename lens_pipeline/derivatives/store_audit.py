@@ -73,7 +73,7 @@ def damaged(
     for key, facts in pipeline.log.latest(derivative.asset, live).items():
         problems = [
             (path, problem)
-            for one in (facts, *facts.get("extra_files", []))
+            for one in (facts, *facts.get("extra_files", []), *facts.get("sizes", {}).values())
             if (path := text(one.get("path")))
             and (problem := _problem(pipeline.store, path, one, scratch / "object"))
         ]

@@ -257,20 +257,26 @@ class _Batch:
     ) -> None:
         if isinstance(self._derivative, Original):
             return
-        path = earlier.get(str(made.partition), {}).get("path")
-        new = made.metadata.get("path")
-        if path is None or new is None or path == new.value:
+        before = earlier.get(str(made.partition), {})
+        path, new = before.get("path"), made.metadata.get("path")
+        if path is None or new is None:
             return
+        store = self._pipeline.store
         try:
-            delete_outputs(
-                self._pipeline.store,
-                self._derivative,
-                str(made.partition),
-                path,
-                but=str(new.value),
-            )
+            if path == new.value:
+                for size in before.get("sizes", {}).keys() - _sizes(made).keys():
+                    store.delete(before["sizes"][size]["path"])
+            else:
+                delete_outputs(
+                    store, self._derivative, str(made.partition), path, but=str(new.value)
+                )
         except DerivativeError as error:
             self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
+
+
+def _sizes(made: dg.AssetMaterialization) -> Mapping[str, Any]:
+    sizes = made.metadata.get("sizes")
+    return sizes.value if sizes and isinstance(sizes.value, Mapping) else {}
 
 
 def _without_age(

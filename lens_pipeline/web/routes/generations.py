@@ -245,7 +245,13 @@ def _add_picture_route(routes: APIRouter, derivative: Derivative) -> None:
         made = library.status(context.pipeline, entry, derivative)
         if made.path is None:
             raise picture_not_ready(made.state)
-        return stream(context.pipeline.store, request, _path(made, made.path, size))
+        path = _path(made, made.path, size)
+        try:
+            return stream(context.pipeline.store, request, path)
+        except ApiError as error:
+            if error.status != 404 or path == made.path:
+                raise
+            return stream(context.pipeline.store, request, made.path)
 
     for method in ("HEAD", "GET"):
         routes.add_api_route(

@@ -108,7 +108,7 @@ export class Card {
     const sizes = this.entry.sizes?.map((size) => `${size.url} ${size.width}w`);
     if (sizes?.length) {
       picture.srcset = [...sizes, `${url} ${width}w`].join(", ");
-      picture.sizes = `${this.frame.clientWidth || width}px`;
+      picture.sizes = "auto, 240px";
     }
     picture.src = url;
     this.picture = picture;

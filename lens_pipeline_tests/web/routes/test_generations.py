@@ -73,6 +73,13 @@ def test_a_picture_in_several_sizes(
 
     environment.setenv("LENS_PREVIEW_SIZES", "320")
     assert site.status("p1")["outdated"]
+    assert site.once()["ready"] == 2
+    assert {file.name for file in folder.iterdir()} == {"p1_preview.webp", "p1_preview_320.webp"}
+    (folder / "p1_preview_320.webp").unlink()
+    answer = web.get("/api/generations/p1/preview", params={"size": 320})
+    assert answer.content == (folder / "p1_preview.webp").read_bytes()
+    damage = site.lens("verify", "--all", "--json").json["damaged"]
+    assert [one["path"] for one in damage] == ["u1/previews/p1_preview_320.webp"]
     environment.delenv("LENS_PREVIEW_SIZES")
     assert not site.status("p1")["outdated"]
     site.sql("DELETE FROM generations WHERE id = 'p1'")
