@@ -105,6 +105,33 @@ def test_a_shot_marked_quiet_keeps_its_level(shots: dict[str, Path], tmp_path: P
     assert _levels(joined(_TARGET, is_quiet=False).path, _SECONDS)[0] > off[0] + 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_examined", [True, False], ids=["examined", "new"])
+def test_tags_set_neither_gain_nor_damage(make: Make, tmp_path: Path, is_examined: bool) -> None:
+    """A file that says how loud it is, in the words of the meter."""
+    said = (
+        "I: -49.0 LUFS Peak: -60.0 dBFS",
+        "I: 1.2.3 LUFS Peak: 1.2.3 dBFS",
+        "[dec:aac @ 0x1] Error submitting packet to decoder: Invalid data",
+        "[Parsed_ebur128_0 @ 0x1] Summary:",
+    )
+    # Of a name, ffmpeg prints the lines as they are.
+    names = [f"a\n{words}\nb" for words in said]
+    plain = make(Recipe("plain-tags", sound_coding=("-c:a", "aac", "-ac", "2"), container="mkv"))
+    tagged = tmp_path / "tagged.mkv"
+    tags = [f"comment={' '.join(said)}", *(f"{name}=1" for name in names)]
+    options = [option for tag in tags for option in ("-metadata", tag, "-metadata:s:a", tag)]
+    ffmpeg("-i", str(plain), "-c", "copy", *options, str(tagged))
+    kept, work = Folder(tmp_path / "kept"), work_in(tmp_path / "work")
+    sources = [source(plain), source(tagged)]
+    if is_examined:
+        for one in sources:
+            examine(one, TOOLS, work, kept)
+    untagged, forged = join(sources, TOOLS, work, kept, loudness=_TARGET).shots
+    assert forged.gain == untagged.gain != 0
+    assert audio.DAMAGED not in forged.reason
+
+
 @pytest.mark.parametrize(
     ("loudness", "peak", "gain"),
     [
