@@ -29,6 +29,8 @@ _PCM_INPUT = ("-ar", str(SAMPLE_RATE), "-ac", "2")
 SILENCE = -70.0
 # LUFS: noise of rooms and codecs lies below, and would be raised to speech.
 _FAINTEST = -50.0
+# dB: twice what shots that are made apart differ by.
+_HIGHEST_RAISE = 20.0
 # dBTP, by EBU R128.
 _HIGHEST_PEAK = -1.0
 # dB by which AAC at this rate exceeds the peaks that it is given.
@@ -110,12 +112,16 @@ def measured(track: Audio, pcm: Path, tools: Tools, work: Work) -> Audio:
 
 
 def gain(track: Audio | None, loudness: float) -> float:
-    """The dB that bring a measured track to `loudness` LUFS, or as near as its peaks allow."""
+    """The dB that bring a measured track to `loudness` LUFS, or as near as limits allow.
+
+    They are that of its peaks, and for what is faint one that falls to 0 at the level of noise.
+    """
     if track is None or track.loudness is None or track.peak is None:
         return 0.0
     if track.loudness < _FAINTEST:
         return 0.0
-    return min(loudness - track.loudness, _HIGHEST_PEAK - _PEAK_MARGIN - track.peak)
+    highest = min(_HIGHEST_RAISE, 2 * (track.loudness - _FAINTEST))
+    return min(loudness - track.loudness, highest, _HIGHEST_PEAK - _PEAK_MARGIN - track.peak)
 
 
 def encode(pieces: Sequence[Piece], output: str, tools: Tools, work: Work) -> Path:

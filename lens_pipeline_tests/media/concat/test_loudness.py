@@ -140,14 +140,17 @@ def test_tags_set_neither_gain_nor_damage(make: Make, tmp_path: Path, is_examine
         (-24.0, -5.0, 3.7),
         # Too loud peaks are lowered, wherever the rest is.
         (-24.0, 0.0, -1.3),
+        # What is faint is not raised to speech, and there is no step at the level of noise.
+        (-34.0, -30.0, 20.0),
+        (-40.0, -35.0, 20.0),
+        (-45.0, -40.0, 10.0),
+        (-49.9, -45.0, 0.2),
         (-50.1, -40.0, 0.0),
         (audio.SILENCE, audio.SILENCE, 0.0),
         (None, None, 0.0),
     ],
 )
-def test_gain_ends_at_the_peak_limit(
-    loudness: float | None, peak: float | None, gain: float
-) -> None:
+def test_gain_ends_at_its_limits(loudness: float | None, peak: float | None, gain: float) -> None:
     track = replace(_TRACK, loudness=loudness, peak=peak)
     assert audio.gain(track, _TARGET) == pytest.approx(gain)
     assert audio.gain(None, _TARGET) == 0
