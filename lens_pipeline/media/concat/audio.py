@@ -11,8 +11,6 @@ from math import ceil, floor
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from lens_pipeline.media.concat.probe import Audio, Shot
 from lens_pipeline.media.errors import Cancelled, CommandFailed, DiskFull, MediaError
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
@@ -149,6 +147,8 @@ def encode(pieces: Sequence[Piece], output: str, tools: Tools, work: Work) -> Pa
 
 
 def _append(pcm: Path, size: int, decibels: float, output: BinaryIO) -> None:
+    import numpy as np  # which every process of Dagster would load for it
+
     factor, limits = 10 ** (decibels / 20), np.iinfo(np.int16)
     with pcm.open("rb") as source:
         while size > 0:
