@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, UnusableRow
+from lens_pipeline.core.locks import held, partition_lock
 from lens_pipeline.derivatives.originals import content_facts, original_metadata
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import ORIGINALS, SAVED
@@ -52,19 +53,24 @@ def restore(
 ) -> RestoredOriginal:
     """Keep the original, and copy it to `directory`. Raises NotRestored, DerivativeError."""
     key = pipeline.catalog.canonical_id(Kind.PHOTO, row_id)
-    kind, facts = _kept(pipeline, key)
-    path = str(facts["removed"])
-    if pipeline.store.stat(path) is None:
-        raise NotRestored(f"its original {path} is gone from the store")
-    # Before it is read: it must not be deleted meanwhile.
-    instance.report_runless_asset_event(
-        dg.AssetObservation(
-            asset_key=ORIGINALS[kind].asset,
-            partition=key,
-            metadata={"restored": path},
-            tags={OUTCOME_TAG: ObservationKind.RESTORED.value},
+    locks = {partition_lock(original.asset, key) for original in ORIGINALS.values()}
+    # The nightly deletion must see this, or have ended.
+    with held(pipeline.endpoints.dagster_url, locks) as ours:
+        if ours != locks:
+            raise NotRestored("a run or the nightly deletion has it in work: try again in a minute")
+        kind, facts = _kept(pipeline, key)
+        path = str(facts["removed"])
+        if pipeline.store.stat(path) is None:
+            raise NotRestored(f"its original {path} is gone from the store")
+        # Before it is read: it must not be deleted meanwhile.
+        instance.report_runless_asset_event(
+            dg.AssetObservation(
+                asset_key=ORIGINALS[kind].asset,
+                partition=key,
+                metadata={"restored": path},
+                tags={OUTCOME_TAG: ObservationKind.RESTORED.value},
+            )
         )
-    )
     fetched = pipeline.store.read_into(path, directory / PurePosixPath(path).name)
     if facts.get("sha256", fetched.sha256) != fetched.sha256:
         raise NotRestored(f"{path} has other bytes than were stored")
@@ -93,7 +99,7 @@ def restore(
 def _kept(pipeline: Pipeline, key: str) -> tuple[Kind, dict]:
     """The removal that keeps it. Raises NotRestored."""
     for kind, original in ORIGINALS.items():
-        kept = pipeline.log.kept_removals(original.asset, key=key, restored=True)
+        kept = pipeline.log.kept_removals(original.asset, keys=[key], restored=True)
         if key in kept:
             return kind, kept[key]
     is_known = pipeline.catalog.existing(Kind.PHOTO, [key]) or any(

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.core.locks import held, partition_lock
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.retention import prune
@@ -532,6 +535,45 @@ def test_a_failed_attempt_at_a_row_that_was_back_begins_its_grace_anew(
     site.sql("DELETE FROM generations WHERE id = 'a'")
     tick(site)
     assert _originals_are_deleted(site, 31) == 1
+
+
+@pytest.mark.slow
+def test_originals_are_deleted_under_locks(
+    site: Site, photo: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An original that `lens restore` or a run has found, and that is deleted a moment later."""
+    for name in ("a", "b", "c", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    site.sql("DELETE FROM generations WHERE id <> 'stays'")
+    tick(site)
+    said: list[str] = []
+    scans: list[int] = []
+    delete, used_sources = FileStore.delete, Catalog.used_sources
+
+    def restored_before(url: str, locks: Iterable[int]) -> AbstractContextManager[set[int]]:
+        assert site.lens("restore", "b").code == 0
+        return held(url, locks)
+
+    def restored_meanwhile(store: FileStore, key: str) -> None:
+        said.append(site.lens("restore", "a").err)
+        delete(store, key)
+
+    def counted(catalog: Catalog, keys: Iterable[str]) -> set[str]:
+        keys = list(keys)
+        scans.append(len(keys))
+        return used_sources(catalog, keys)
+
+    monkeypatch.setattr(removal, "held", restored_before)
+    monkeypatch.setattr(FileStore, "delete", restored_meanwhile)
+    monkeypatch.setattr(Catalog, "used_sources", counted)
+    # A run of a row that is back makes its picture.
+    with held(site.dagster_url, [partition_lock("preview", "c")]):
+        assert _originals_are_deleted(site, 31) == 1
+    assert "has it in work: try again" in said[0]
+    assert scans == [1]
+    assert _originals_are_deleted(site, 31) == 1
+    assert {key.split("/")[2][0] for key in site.originals()} == {"b", "s"}
 
 
 @pytest.mark.slow
