@@ -121,11 +121,11 @@ def mp4_boxes(source: Path) -> Iterator[bytes]:
 
 def ends_in_fragment(source: Path) -> bool:
     """Whether a fragmented MP4, which has no index, is cut off."""
-    boxes = list(_boxes_with_end(source))
-    if b"moof" not in dict(boxes):
-        return False
-    kind, end = boxes[-1]
-    return kind in (b"moof", b"mdat") and end > source.stat().st_size
+    is_fragmented, last = False, (b"", 0)
+    for last in _boxes_with_end(source):
+        is_fragmented |= last[0] == b"moof"
+    kind, end = last
+    return is_fragmented and kind in (b"moof", b"mdat") and end > source.stat().st_size
 
 
 def _boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
@@ -133,10 +133,11 @@ def _boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
     with source.open("rb") as file:
         while len(header := file.read(_BOX.size)) >= _BOX_HEADER_BYTES:
             size, kind, large_size = _BOX.unpack(header.ljust(_BOX.size, b"\0"))
+            least = _BOX.size if size == 1 else _BOX_HEADER_BYTES
             size = large_size if size == 1 else size
             yield kind, file.tell() - len(header) + size
             # Size 0: to the end of the file; others are damage.
-            if not _BOX_HEADER_BYTES <= size <= file_bytes:
+            if not least <= size <= file_bytes:
                 return
             file.seek(size - len(header), os.SEEK_CUR)
 

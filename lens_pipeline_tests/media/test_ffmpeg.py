@@ -1,6 +1,7 @@
 """Finding and running ffmpeg."""
 
 import errno
+import logging
 import signal
 import stat
 import time
@@ -12,6 +13,7 @@ import pytest
 from lens_pipeline.errors import Failure
 from lens_pipeline.media.errors import MediaError, MediaProcessDied, ToolUnusable
 from lens_pipeline.media.ffmpeg import tools
+from lens_pipeline.media.ffmpeg.ffprobe import describe
 from lens_pipeline.media.ffmpeg.run import file_input, run
 
 
@@ -73,6 +75,17 @@ def test_a_failure_names_the_file_and_not_its_directory(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(e.value)
     failure = Failure.of(FileNotFoundError(errno.ENOENT, "No such file or directory", str(video)))
     assert failure.error == "No such file or directory"
+
+
+def test_what_ffprobe_says_of_a_header_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ffprobe that lacks an option, and every file called damaged."""
+    failing = _script(tmp_path / "ffprobe", "echo no such option >&2; exit 1")
+    caplog.set_level(logging.INFO)
+    with pytest.raises(MediaError, match="its header cannot be read"):
+        describe(tmp_path / "shot.mkv", "matroska", [], tools.Tools(failing, failing), 10)
+    assert "shot.mkv: ffprobe failed (1): no such option" in caplog.text
 
 
 @pytest.mark.parametrize("status", [126, 127])

@@ -2,6 +2,8 @@
 
 import struct
 import subprocess
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe
 from lens_pipeline.media.ffmpeg.sample_tables import check_samples
 from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.media.formats import ends_in_fragment, mp4_boxes
 from lens_pipeline.media.models import PosterSpec
 from lens_pipeline.media.posters import render_poster
 from lens_pipeline_tests.media.samples import scene, write_video
@@ -140,6 +143,36 @@ def test_a_compressed_index_is_refused(tmp_path: Path) -> None:
     video.write_bytes(struct.pack(">I4sI4s", 16, b"moov", 8, b"cmov"))
     with pytest.raises(MediaError, match="compressed index"):
         check_samples(video)
+
+
+def test_a_description_within_descriptions_is_read_once(tmp_path: Path) -> None:
+    """A quarter of a megabyte that keeps a process outside of the sandbox busy for minutes."""
+    video = tmp_path / "v.mov"
+    size = 1 << 18
+    headers = (
+        struct.pack(">I4sI4s", size - start, b"stsd", 8, b"mvhd") for start in range(0, size, 16)
+    )
+    video.write_bytes(b"".join(headers))
+    started = time.process_time()
+    check_samples(video)
+    assert time.process_time() - started < 1
+
+
+def test_the_search_for_a_cut_fragment_ends_where_boxes_are_counted(tmp_path: Path) -> None:
+    """Megabytes of boxes that nothing has counted, all in memory."""
+    video = tmp_path / "v.mov"
+    damaged = struct.pack(">I4sQ", 1, b"free", 12)
+    video.write_bytes(_box(b"moof") + damaged + _box(b"free") * 1000)
+    check_samples(video)
+    assert list(mp4_boxes(video)) == [b"moof", b"free"]
+    assert not ends_in_fragment(video)
+    video.write_bytes(_box(b"moof") + _box(b"free") * 50_000 + struct.pack(">I4s", 99, b"mdat"))
+    tracemalloc.start()
+    try:
+        assert ends_in_fragment(video)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 19
+    finally:
+        tracemalloc.stop()
 
 
 def test_boxes_within_boxes_are_refused(tmp_path: Path) -> None:

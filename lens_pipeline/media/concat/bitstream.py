@@ -11,6 +11,8 @@ from lens_pipeline.media.errors import Cancelled, MediaError
 _CHECK_EVERY = 64
 # Hold the flags in the header of a slice.
 _HEADER_BYTES = 48
+# In a packet. H.264 knows 32 SPS and 256 PPS, of about a hundred bytes.
+_MOST_SET_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +76,46 @@ def check_output(track: Track, is_first: bool, cancelled: Callable[[], bool]) ->
     Harmless at the very beginning of the first track. Raises Cancelled.
     """
     form = _FORMATS.get(track.entry[4:8])
-    if form is None:
+    keys = _keys(track)[1 if is_first else 0 :]
+    if form is None or not keys:
         return
-    for number in _keys(track)[1 if is_first else 0 :]:
-        if cancelled():
-            raise Cancelled("checking")
-        try:
-            units = list(_nal_units(track, form, number))
-            if _drops_prior(track, form, units):
+    number = keys[0]
+    try:
+        sets = _configured_sets(track, form)
+        for number in keys:
+            if cancelled():
+                raise Cancelled("checking")
+            if _drops_prior(track, form, number, sets):
                 raise MediaError(f"at its key frame {number}, players drop frames before")
-        except (IndexError, KeyError, ValueError) as error:
-            raise MediaError(f"the header of its key frame {number} cannot be read") from error
+    except (IndexError, KeyError, ValueError) as error:
+        raise MediaError(f"the header of its key frame {number} cannot be read") from error
 
 
 def _keys(track: Track) -> Sequence[int]:
     return range(len(track.sizes)) if track.keys is None else sorted(track.keys)
 
 
-def _drops_prior(track: Track, form: _Format, units: Sequence[tuple[int, bytes]]) -> bool:
-    pictures = [unit for kind, unit in units if kind in form.refresh]
+def _configured_sets(track: Track, form: _Format) -> slices.H264Sets | None:
+    """None: it is HEVC, the pictures of which need none."""
     if form is _HEVC:
-        return any(map(slices.hevc_drops_prior, pictures))
+        return None
     configuration = avcc.Configuration.parse(track.configuration)
-    sets = [*configuration.sps, *configuration.pps]
-    sets += [unit for kind, unit in units if kind in form.sets]
-    return any(slices.h264_drops_prior(picture, sets) for picture in pictures)
+    sets = slices.H264Sets()
+    for unit in (*configuration.sps, *configuration.pps):
+        sets.add(unit)
+    return sets
+
+
+def _drops_prior(track: Track, form: _Format, number: int, sets: slices.H264Sets | None) -> bool:
+    """Adds the parameter sets of the packet to `sets`."""
+    for kind, unit in _nal_units(track, form, number):
+        if kind in form.sets and sets:
+            sets.add(unit)
+        elif kind in form.refresh and (
+            slices.h264_drops_prior(unit, sets) if sets else slices.hevc_drops_prior(unit)
+        ):
+            return True
+    return False
 
 
 def is_self_contained(track: Track, keys: Iterable[int], cancelled: Callable[[], bool]) -> bool:
@@ -109,11 +126,15 @@ def is_self_contained(track: Track, keys: Iterable[int], cancelled: Callable[[],
     form = _FORMATS.get(track.entry[4:8])
     if form is None or len(track.configuration) <= form.lengths_at:
         return False
-    for number in keys:
-        pictures = {kind for kind, _ in _nal_units(track, form, number) if kind in form.pictures}
-        if not pictures or not pictures <= form.refresh:
-            return False
-    return _keeps_sets(track, form, cancelled)
+    try:
+        for number in keys:
+            kinds = {kind for kind, _ in _nal_units(track, form, number)}
+            pictures = kinds & form.pictures
+            if not pictures or not pictures <= form.refresh:
+                return False
+        return _keeps_sets(track, form, cancelled)
+    except MediaError:
+        return False
 
 
 def _keeps_sets(track: Track, form: _Format, cancelled: Callable[[], bool]) -> bool:
@@ -134,10 +155,14 @@ def _starts_with_sets(track: Track, form: _Format) -> bool:
 
 
 def _nal_units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, bytes]]:
-    """Type and content; of pictures the beginning."""
+    """Type and content; of all but parameter sets the beginning.
+
+    Raises MediaError: parameter sets are too large.
+    """
     length_bytes = (track.configuration[form.lengths_at] & 3) + 1
     offset = track.offsets[number]
     end = offset + track.sizes[number]
+    set_bytes = 0
     with track.file.open("rb") as file:
         while offset + length_bytes < end:
             head = os.pread(file.fileno(), length_bytes + _HEADER_BYTES, offset)
@@ -145,6 +170,9 @@ def _nal_units(track: Track, form: _Format, number: int) -> Iterator[tuple[int, 
             kind = head[length_bytes] >> form.shift & form.mask
             content = head[length_bytes : length_bytes + size]
             if kind in form.sets:
+                set_bytes += size
+                if set_bytes > _MOST_SET_BYTES or offset + length_bytes + size > end:
+                    raise MediaError("its parameter sets are too large")
                 content = os.pread(file.fileno(), size, offset + length_bytes)
             yield kind, content
             offset += length_bytes + size

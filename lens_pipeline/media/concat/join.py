@@ -347,7 +347,11 @@ class _Attempt:
     def _copied(self, number: int) -> _Piece:
         each = self._prepared[number]
         file = self._work.directory / _copy_name(number)
-        return _Piece(mux.Part.of(file, each.shot), each.shot, each.cached)
+        try:
+            return _Piece(mux.Part.of(file, each.shot), each.shot, each.cached)
+        except MediaError as error:
+            reason = f"shot {each.source.name} cannot be copied: {error.reason}"
+            raise _VerificationFailed(reason) from error
 
     def _encode_audio(self, tracks: Sequence[Path | None], work: Work) -> Path | None:
         pieces = [

@@ -13,7 +13,7 @@ from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe
 from lens_pipeline.media.ffmpeg.filters import HDR_TRANSFERS, check_matrix
 from lens_pipeline.media.ffmpeg.run import Work
-from lens_pipeline.media.ffmpeg.sample_tables import MOST_SAMPLES
+from lens_pipeline.media.ffmpeg.sample_tables import MOST_DESCRIPTION_BYTES, MOST_SAMPLES
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import (
     VIDEO_CODECS,
@@ -153,12 +153,14 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     if len(described["packets"]) >= MOST_SAMPLES:
         raise MediaError(f"video has more than {MOST_SAMPLES:,} packets", over_limit=True)
     check_matrix(stream.get("color_space", ""))
+    if int(stream.get("extradata_size", 0)) > MOST_DESCRIPTION_BYTES:
+        raise MediaError("video's codec configuration is too large", over_limit=True)
     if stream["codec_name"] == "hevc":
         stream = {**stream, "extradata_hash": _hvcc_hash(source, demuxer, stream, tools, work)}
     _check_complete(demuxer, stream, packets)
     hidden = _hidden(source, demuxer, stream["codec_name"], packets)
     shot = _shot(demuxer, stream, packets, hidden, _audio(described["streams"]))
-    _check_end(source, described)
+    _check_end(source, demuxer, described)
     return shot
 
 
@@ -166,10 +168,9 @@ def _hvcc_hash(
     source: Path, demuxer: str, stream: Mapping[str, Any], tools: Tools, work: Work
 ) -> str:
     """The same for `hvc1` and `hev1`."""
-    described = ffprobe.describe(
-        source, demuxer, ["-show_data"], tools, _PROBE_SECONDS, work.cancelled
-    )
-    dump = described["streams"][stream["index"]].get("extradata", "")
+    options = ["-show_data", "-select_streams", str(stream["index"])]
+    described = ffprobe.describe(source, demuxer, options, tools, _PROBE_SECONDS, work.cancelled)
+    dump = described["streams"][0].get("extradata", "")
     # An offset, 16 bytes in hex, the same as text.
     data = b"".join(bytes.fromhex(line[10:50]) for line in dump.splitlines() if line)
     return f"SHA256:{hashlib.sha256(hvcc.as_hvc1(data)).hexdigest()}"
@@ -217,7 +218,7 @@ def _check_complete(
         raise MediaError("video is damaged: a frame has no time or no data")
 
 
-def _check_end(source: Path, described: Mapping[str, Any]) -> None:
+def _check_end(source: Path, demuxer: str, described: Mapping[str, Any]) -> None:
     """Raise MediaError: a file without a number of frames is cut off."""
     promised = float(described["format"].get("duration", 0))
     bases = {stream["index"]: Fraction(stream["time_base"]) for stream in described["streams"]}
@@ -228,7 +229,7 @@ def _check_end(source: Path, described: Mapping[str, Any]) -> None:
     )
     if end < promised * _WHOLE_SHARE:
         raise MediaError(f"video is truncated: it ends at {end:.1f} s of {promised:.1f} s")
-    if ends_in_fragment(source):
+    if demuxer == "mov" and ends_in_fragment(source):
         raise MediaError(f"video is truncated: the file ends within a fragment, before {end:.1f} s")
 
 

@@ -1,14 +1,14 @@
 """Headers of pictures: what a player does with those before."""
 
-from collections.abc import Iterable
-
 from lens_pipeline.media.concat.bits import Bits
 
 # H.264: profiles whose SPS has chroma_format_idc (7.3.2.1.1).
 _CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _444 = 3
 _SMALL_LISTS, _SMALL_SIZE, _LARGE_SIZE = 6, 16, 64
-_SPS, _PPS = 7, 8
+_SPS, _MOST_SPS_ID = 7, 31
+_PPS, _MOST_PPS_ID = 8, 255
+_MOST_ORDER_CYCLE = 255
 
 
 def hevc_drops_prior(slice_header: bytes) -> bool:
@@ -16,25 +16,33 @@ def hevc_drops_prior(slice_header: bytes) -> bool:
     return bool(slice_header[2] & 0x40)
 
 
-def h264_drops_prior(slice_header: bytes, sets: Iterable[bytes]) -> bool:
-    """Of the NAL unit of an IDR picture (H.264, 7.3.3); of two `sets` of one id the later counts.
+class H264Sets:
+    """Parameter sets of H.264; of two with one id the later counts."""
+
+    def __init__(self) -> None:
+        self.sps: dict[int, _Sps] = {}
+        self.pps: dict[int, _Pps] = {}
+
+    def add(self, unit: bytes) -> None:
+        """Raises ValueError: damaged."""
+        if unit[0] & 0x1F == _SPS:
+            sps = _Sps(Bits(unit[1:]))
+            self.sps[sps.id] = sps
+        elif unit[0] & 0x1F == _PPS:
+            pps = _Pps(Bits(unit[1:]))
+            self.pps[pps.id] = pps
+
+
+def h264_drops_prior(slice_header: bytes, sets: H264Sets) -> bool:
+    """Of the NAL unit of an IDR picture (H.264, 7.3.3).
 
     Raises ValueError or KeyError: damaged, or a set is missing.
     """
-    sps: dict[int, _Sps] = {}
-    pps: dict[int, _Pps] = {}
-    for unit in sets:
-        if unit[0] & 0x1F == _SPS:
-            one = _Sps(Bits(unit[1:]))
-            sps[one.id] = one
-        elif unit[0] & 0x1F == _PPS:
-            other = _Pps(Bits(unit[1:]))
-            pps[other.id] = other
     bits = Bits(slice_header[1:])
     bits.unsigned()  # first_mb_in_slice
     bits.unsigned()  # slice_type: I or SI
-    picture = pps[bits.unsigned()]
-    sequence = sps[picture.sps_id]
+    picture = sets.pps[bits.unsigned()]
+    sequence = sets.sps[picture.sps_id]
     bits.take(2 if sequence.separate_planes else 0)
     bits.take(sequence.frame_number_bits)
     is_field = sequence.has_fields and bits.take(1) == 1
@@ -60,7 +68,7 @@ class _Sps:
     def __init__(self, bits: Bits) -> None:
         profile = bits.take(8)
         bits.take(16)  # constraints, level
-        self.id = bits.unsigned()
+        self.id = bits.unsigned(_MOST_SPS_ID)
         self.separate_planes = False
         if profile in _CHROMA_PROFILES:
             chroma = bits.unsigned()
@@ -80,7 +88,7 @@ class _Sps:
             self.writes_deltas = bits.take(1) == 0
             bits.signed()
             bits.signed()
-            for _ in range(bits.unsigned()):
+            for _ in range(bits.unsigned(_MOST_ORDER_CYCLE)):
                 bits.signed()
         bits.unsigned()  # max_num_ref_frames
         bits.take(1)  # gaps_in_frame_num_value_allowed_flag
@@ -93,7 +101,7 @@ class _Pps:
     """The same."""
 
     def __init__(self, bits: Bits) -> None:
-        self.id = bits.unsigned()
+        self.id = bits.unsigned(_MOST_PPS_ID)
         self.sps_id = bits.unsigned()
         bits.take(1)  # entropy_coding_mode_flag
         self.has_deltas = bits.take(1) == 1

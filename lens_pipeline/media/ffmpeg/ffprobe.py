@@ -1,6 +1,7 @@
 """Runs ffprobe and reads its answers; callers judge the file."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,8 @@ from lens_pipeline.media.ffmpeg.run import file_input, run
 from lens_pipeline.media.ffmpeg.sample_tables import ENCRYPTED, check_samples
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import header_error
+
+logger = logging.getLogger(__name__)
 
 
 def describe(
@@ -36,6 +39,8 @@ def describe(
     except MediaError as error:
         if error.over_limit:
             raise
+        # Users see the shorter one.
+        logger.info("%s: %s", file.name, error.reason)
         raise header_error(file, demuxer) from error
 
 

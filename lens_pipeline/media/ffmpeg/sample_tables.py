@@ -25,7 +25,7 @@ _CONTAINERS = frozenset(
 _INDEX_BEGINNINGS = (b"mvhd", b"cmov")
 # ffmpeg also looks for boxes in descriptions of samples, where real files have no tables.
 _TABLES = re.compile(rb"stsz|stz2|trun")
-_MOST_DESCRIPTION_BYTES = 1 << 20
+MOST_DESCRIPTION_BYTES = 1 << 20
 # Common encryption, and Apple's.
 _ENCRYPTION = re.compile(rb"encv|drmi")
 ENCRYPTED = "video is encrypted, and cannot be decoded without its key"
@@ -110,8 +110,10 @@ def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
         table = file.read(_TABLE_BYTES)
         yield kind, table
         if kind == b"stsd":
+            # All of it, and so none of the boxes in it, of which some may be named `stsd` too.
             _check_description(file, body, box_end)
-        if kind in _CONTAINERS or table[4:8] in _INDEX_BEGINNINGS:
+            start = box_end
+        elif kind in _CONTAINERS or table[4:8] in _INDEX_BEGINNINGS:
             ends.append(box_end)
             # Some of these have a version first.
             start = body + (4 if kind == b"meta" and table[4:8] != b"hdlr" else 0)
@@ -121,8 +123,8 @@ def _walk(file: BinaryIO, end: int) -> Iterator[tuple[bytes, bytes]]:
 
 def _check_description(file: BinaryIO, start: int, end: int) -> None:
     file.seek(start)
-    description = file.read(min(end - start, _MOST_DESCRIPTION_BYTES))
-    if end - start > _MOST_DESCRIPTION_BYTES or _TABLES.search(description):
+    description = file.read(min(end - start, MOST_DESCRIPTION_BYTES))
+    if end - start > MOST_DESCRIPTION_BYTES or _TABLES.search(description):
         raise MediaError("video's descriptions of samples are too large", over_limit=True)
     if _ENCRYPTION.search(description):
         raise MediaError(ENCRYPTED)

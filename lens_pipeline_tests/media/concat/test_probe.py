@@ -11,6 +11,7 @@ from lens_pipeline.media.errors import Cancelled, MediaError
 from lens_pipeline_tests.media.concat.shots import (
     FRAMES,
     H264,
+    HEVC,
     RATE,
     TOOLS,
     VP9,
@@ -90,6 +91,20 @@ def test_a_last_frame_that_is_held_makes_the_rate_vary(make: Make, tmp_path: Pat
     described = probed(held)
     assert described.variable_rate
     assert described.length == Fraction(33, 24)
+
+
+def test_a_large_configuration_is_refused(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of it, of any track, that are written out as text."""
+    shot = tmp_path / "shot.mkv"
+    tracks = ("-map", "0:a", "-map", "0:v", "-c", "copy")
+    ffmpeg("-i", str(make(Recipe("hevc", coding=HEVC))), *tracks, str(shot))
+    assert probed(shot).stream == 1
+    monkeypatch.setattr("lens_pipeline.media.concat.probe.MOST_DESCRIPTION_BYTES", 99)
+    with pytest.raises(MediaError, match="configuration is too large") as e:
+        probed(shot)
+    assert e.value.over_limit
 
 
 def test_probing_can_be_cancelled(plain: Path, tmp_path: Path) -> None:

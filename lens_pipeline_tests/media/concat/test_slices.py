@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lens_pipeline.media.concat.bitstream import check_output, seekable
+from lens_pipeline.media.concat.avcc import Configuration
+from lens_pipeline.media.concat.bitstream import check_output, is_self_contained, seekable
 from lens_pipeline.media.concat.hvcc import as_hvc1
 from lens_pipeline.media.concat.join import join
 from lens_pipeline.media.concat.mp4 import read_track, with_configuration
+from lens_pipeline.media.concat.slices import H264Sets
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline_tests.media.concat.shots import (
     H264,
@@ -74,8 +76,62 @@ def test_a_picture_that_drops_those_before_is_known(
 def test_a_header_that_cannot_be_read_is_no_copy(make: Make) -> None:
     track = read_track(make(_SILENT))
     bare = replace(track, entry=with_configuration(track.entry, b""))
-    with pytest.raises(MediaError, match="key frame 0 cannot be read"):
+    with pytest.raises(MediaError, match="without parameter sets in its header"):
         check_output(bare, False, lambda: False)
+
+
+@pytest.mark.parametrize("sizes", [[70_000], [40_000, 40_000]])
+def test_large_parameter_sets_are_no_copy(make: Make, tmp_path: Path, sizes: list[int]) -> None:
+    """A key frame of megabytes that takes a gigabyte outside of the sandbox."""
+    plain = read_track(make(_SILENT))
+    (sps,) = Configuration.parse(plain.configuration).sps
+    packet = b"".join(size.to_bytes(4, "big") + sps.ljust(size, b"\0") for size in sizes)
+    for content in (packet, packet[:99]):
+        file = tmp_path / "packet"
+        file.write_bytes(content)
+        track = replace(plain, file=file, sizes=(len(content),), offsets=(0,), keys=None)
+        with pytest.raises(MediaError, match="its parameter sets are too large"):
+            check_output(track, False, lambda: False)
+        assert not is_self_contained(track, [0], lambda: False)
+
+
+def test_a_shot_with_large_parameter_sets_is_encoded(make: Make, tmp_path: Path) -> None:
+    plain = make(Recipe("two groups", coding=(*H264, "-g", "10", "-bf", "0"), tone=0))
+    stream, large = tmp_path / "stream.h264", tmp_path / "large.mp4"
+    ffmpeg("-i", str(plain), "-c", "copy", str(stream))
+    (sps,) = Configuration.parse(read_track(plain).configuration).sps
+    before, between, after = stream.read_bytes().split(sps)
+    stream.write_bytes(before + sps + between + sps.ljust(70_000, b"\xff") + after)
+    ffmpeg("-framerate", "25", "-fflags", "+genpts", "-i", str(stream), "-c", "copy", str(large))
+    master = join([source(large), source(plain)], TOOLS, work_in(tmp_path / "work"))
+    assert master.fallback == "shot large cannot be copied: its parameter sets are too large"
+
+
+def _golomb(number: int) -> str:
+    return f"{number + 1:b}".rjust(2 * (number + 1).bit_length() - 1, "0")
+
+
+@pytest.mark.parametrize(
+    ("unit", "numbers"),
+    [(b"\x67" + bytes(3), (32,)), (b"\x68", (256,)), (b"\x67" + bytes(3), (0, 0, 2**33))],
+    ids=["sps", "pps", "frame numbers"],
+)
+def test_numbers_over_the_standard_are_damage(unit: bytes, numbers: tuple[int, ...]) -> None:
+    text = "".join(map(_golomb, numbers)).ljust(400, "1")
+    with pytest.raises(ValueError, match="in a header, over"):
+        H264Sets().add(unit + int(text, 2).to_bytes(50, "big"))
+
+
+def test_a_cycle_of_frames_over_the_standard_is_damage() -> None:
+    """A step for each bit of a file."""
+    text = "".join(map(_golomb, (0, 0, 1))) + "0" + "11"
+    most, more = (
+        b"\x67\x42\0\0" + int((text + _golomb(count)).ljust(400, "1"), 2).to_bytes(50, "big")
+        for count in (255, 256)
+    )
+    H264Sets().add(most)
+    with pytest.raises(ValueError, match="256 in a header, over 255"):
+        H264Sets().add(more)
 
 
 def test_h264_that_a_lenient_decoder_shows_whole_is_encoded(make: Make, tmp_path: Path) -> None:
