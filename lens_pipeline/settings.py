@@ -172,7 +172,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     VP9 or AV1."""
     master_loudness: Literal["off"] | Annotated[float, Field(ge=-40, le=-5)] = -14.0
     """The LUFS (EBU R128) to which the sound of each shot of a master is brought, as near as its
-    peaks allow: -40 to -5. `off`: it keeps its level, as that of shots marked `quiet` does."""
+    peaks allow: -40 to -5. A shot is raised by 20 dB at most, and by no more than twice what it
+    lies above -50 LUFS. `off`: it keeps its level, as that of shots marked `quiet` does."""
     max_master_seconds: float = Field(default=4 * 3600, gt=0)
     """A master whose shots last longer together is refused."""
     shot_cache_days: int = Field(default=30, ge=0)

@@ -121,6 +121,7 @@ def _record_originals(
                 candidates = original_candidates(
                     pipeline, [row for row, _ in wanted.values()], threads
                 )
+                earlier = pipeline.log.latest(original.asset, wanted)
                 total.found += len(wanted)
                 total.missing += len(wanted) - len(candidates)
                 found = []
@@ -128,7 +129,10 @@ def _record_originals(
                     if isinstance(facts, str):
                         total.refused.append({"id": one.row.id, "reason": facts})
                     else:
-                        found.append((*wanted[one.row.id], facts))
+                        # The further results of its task are kept as before.
+                        extra = earlier.get(one.row.id, {}).get("extra_files")
+                        more = {"extra_files": extra} if extra else {}
+                        found.append((*wanted[one.row.id], facts | more))
                         total.adopted += 1
                     progress()
                 progress()

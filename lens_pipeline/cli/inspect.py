@@ -53,7 +53,7 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
                 error = reason or UNKNOWN_ID
                 found.append({"id": row_id, "kind": None, "state": state, "error": error})
         if not ids:
-            *_, unsaved = [{}, *originals.count_unsaved(pipeline)]
+            *_, (unsaved, _) = originals.count_unsaved(pipeline)
     restarts = read_restarts(pipeline.settings.resolved_home)
     if as_json:
         result = {"status": found, "restarts": {k: one.count for k, one in restarts.items()}}

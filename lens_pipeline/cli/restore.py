@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from lens_pipeline.derivatives.restore import RestoredOriginal
 
 _STATES = {
-    "gone": "is not deleted any more; to insert its row again, with the path as asset_url:",
-    "unfinished": "is not deleted any more; its row is there, but is not finished: run this again"
-    " when it is",
-    "recorded": "is recorded anew, as its row is there: files are made of it from now on",
+    "gone": "its original is not deleted any more; to insert its row again, with the path as"
+    " asset_url:",
+    "unfinished": "its original is not deleted any more; its row is there, but is not finished: run"
+    " this again when it is",
+    "recorded": "its original is recorded anew, as its row is there: files are made of it from now"
+    " on",
+    "extra": "no original of it was written here, but further results of its task, such as this"
+    " one: they are not deleted any more",
 }
 
 
@@ -69,7 +73,7 @@ def restore(ids: tuple[str, ...], directory: Path | None, as_json: bool) -> None
 
 
 def _print(one: "RestoredOriginal") -> None:
-    print(f"{one.id}: its original {_STATES[one.row]}")
+    print(f"{one.id}: {_STATES[one.row]}")
     values = asdict(one)
     for name in ("type", "user_id", "finished_at", "bytes", "sha256", "path"):
         print(f"  {name}: {values[name]}")

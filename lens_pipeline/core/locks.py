@@ -6,7 +6,8 @@ cannot hold them (port 6543 of Supabase).
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,6 +59,16 @@ class LockSession:
 
     def withdraw_slots(self, queue: int, slots: int) -> None:
         self.execute(_WITHDRAW, queue=queue, slots=slots)
+
+
+@contextmanager
+def held(dagster_url: str, locks: Iterable[int]) -> Iterator[set[int]]:
+    """Yields those of `locks` that are free, and holds them to the end of the block."""
+    session = LockSession(dagster_url)
+    try:
+        yield session.try_all(locks)
+    finally:
+        session.close()
 
 
 @functools.cache

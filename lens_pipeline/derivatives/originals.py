@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -10,7 +10,8 @@ from lens_pipeline.catalog.rows import Generation, Kind, Row
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import ORIGINALS, SAVED, Original, primary
 from lens_pipeline.derivatives.status import assess, usable
-from lens_pipeline.event_log.history import RUN_FAILED, DerivativeStatus, State
+from lens_pipeline.event_log.history import RUN_FAILED, DerivativeStatus, History, State
+from lens_pipeline.event_log.tags import EXTRA_TAG
 from lens_pipeline.storage.object_store import Fetched, ObjectStore, is_object_key
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _LOOK_BACK = dt.timedelta(days=3)
 # In which the original of a new row is saved, and after which it is late no longer but lost: links
 # of most providers expire earlier.
 _IN_TIME, _IN_VAIN = dt.timedelta(hours=1), dt.timedelta(days=14)
+# In metadata, besides size and hash.
+CONTENT_FACTS = ("content_type", "width", "height", "duration_seconds", "extra_files")
 # A count of a million rows takes 40 s of processor time, a third of what their statuses take.
 _PAGE = 5000
 
@@ -38,7 +41,7 @@ class StoredOriginal:
     """Of its materialization."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Unsaved:
     """Rows whose original is to be kept and is not in the store."""
 
@@ -46,40 +49,39 @@ class Unsaved:
     since: dt.datetime | None = None
     """When the first of them finished."""
 
-    def add(self, row: Generation) -> None:
-        self.count += 1
-        self.since = min((t for t in (self.since, row.finished_at) if t), default=None)
+    def plus(self, rows: Collection[Generation]) -> "Unsaved":
+        times = (self.since, *(row.finished_at for row in rows))
+        return Unsaved(self.count + len(rows), min(filter(None, times), default=None))
 
 
 @dataclass(frozen=True, slots=True)
 class UnsavedOriginals:
-    late: Unsaved = field(default_factory=Unsaved)
-    """Of rows that finished after originals were kept, an hour to 14 days ago."""
-    older: Unsaved = field(default_factory=Unsaved)
+    late: Unsaved = Unsaved()
+    """Of rows whose picture was made an hour to 14 days ago, by a run that was to keep them."""
+    older: Unsaved = Unsaved()
     """The others, which `lens backfill --originals` saves, and dead letters."""
 
 
-def count_unsaved(pipeline: Pipeline) -> Iterator[Mapping[Kind, UnsavedOriginals]]:
-    """Of each kind; yields first and after each page what was counted so far.
+def count_unsaved(pipeline: Pipeline) -> Iterator[tuple[Mapping[Kind, UnsavedOriginals], bool]]:
+    """Of each kind; yields after each page what was counted so far, and at last with True.
 
-    Nothing if none is kept. Raises CatalogError, sqlalchemy.exc.SQLAlchemyError.
+    Nothing is counted if none is kept. Raises CatalogError, sqlalchemy.exc.SQLAlchemyError.
     """
-    if pipeline.settings.keep_originals == "never":
-        return
-    found = {kind: UnsavedOriginals() for kind in ORIGINALS}
-    yield found
+    kept = {} if pipeline.settings.keep_originals == "never" else ORIGINALS
+    found = dict.fromkeys(kept, UnsavedOriginals())
     until = pipeline.catalog.now() - _IN_TIME
-    # The pipeline may have made previews before it kept originals.
-    event, began = pipeline.log.first_event(one.asset for one in ORIGINALS.values()) or (0, until)
-    began = max(began, until + _IN_TIME - _IN_VAIN)
-    for kind, original in ORIGINALS.items():
+    since = until + _IN_TIME - _IN_VAIN
+    for kind, original in kept.items():
+        failed = set(pipeline.log.unmade(original.asset, since))
+        late = older = Unsaved()
         for page in pipeline.catalog.all_finished(kind, _PAGE):
             rows = _unsaved(pipeline, original, usable(page), until)
-            new = [row for row in rows if row.finished_at and row.finished_at >= began]
-            late = _expected(pipeline, kind, new, event)
-            for row in rows:
-                (found[kind].late if row.id in late else found[kind].older).add(row)
-            yield found
+            ids = _late(pipeline, original, [r for r in rows if r.id in failed], since, until)
+            late = late.plus([row for row in rows if row.id in ids])
+            older = older.plus([row for row in rows if row.id not in ids])
+            found = {**found, kind: UnsavedOriginals(late, older)}
+            yield found, False
+    yield found, True
 
 
 def _unsaved(
@@ -97,18 +99,34 @@ def _unsaved(
     return [row for row in due if saved.get(row.id) != original.revision_of(row.asset_url)]
 
 
-def _expected(
-    pipeline: Pipeline, kind: Kind, rows: Sequence[Generation], first_event: int
+def _late(
+    pipeline: Pipeline,
+    original: Original,
+    rows: Sequence[Generation],
+    since: dt.datetime,
+    until: dt.datetime,
 ) -> set[str]:
-    """Ids without dead letters, of which people are told anyway, and without those whose picture
-    is older than `first_event`: the application has only touched their row.
+    """Ids of rows whose picture was made, and which a run then was to make and to keep.
+
+    A run of originals alone is for an older library. What was not kept by a run before the last
+    success was not to be kept by the settings.
     """
-    return {
-        status.id
-        for status in assess(pipeline, primary(kind), rows)
-        if status.state is not State.DEAD
-        and (status.state is not State.READY or (status.event_id or 0) > first_event)
-    }
+    if not rows:
+        return set()
+    picture = primary(original.kind)
+    made = [s.id for s in assess(pipeline, picture, rows) if s.state is State.READY]
+    pictures, originals = (pipeline.log.histories(one.asset, made) for one in (picture, original))
+
+    def is_late(key: str) -> bool:
+        runs = {plan.run_id for plan in pictures[key].planned}
+        history = originals.get(key, History())
+        last = history.materialized.event_id if history.materialized else 0
+        return any(
+            plan.run_id in runs and plan.event_id > last and plan.at and since <= plan.at < until
+            for plan in history.planned
+        )
+
+    return {key for key in made if is_late(key)}
 
 
 def in_words(found: Mapping[Kind, UnsavedOriginals]) -> str:
@@ -127,9 +145,8 @@ def in_words(found: Mapping[Kind, UnsavedOriginals]) -> str:
 
 
 def content_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metadata of an original tell of its content."""
-    names = ("content_type", "width", "height", "duration_seconds")
-    return {name: metadata[name] for name in names if name in metadata}
+    """What the metadata of an original tell of its content and of what was kept with it."""
+    return {name: metadata[name] for name in CONTENT_FACTS if name in metadata}
 
 
 def original_metadata(
@@ -209,19 +226,46 @@ def extra_files(
 
 
 def _extra(told: Mapping[str, Any] | None, made: Mapping[str, Any]) -> list[ExtraFile]:
-    names = ExtraFile.__dataclass_fields__
-    recorded = [
-        ExtraFile(**{name: one[name] for name in names.keys() & one.keys()})
-        for one in made.get("extra_files", [])
-    ]
+    recorded = _listed(made)
     if told is None:
         return recorded
     revision = told["revision"]
-    kept = {one.n: one for one in recorded if one.revision == revision}
+    listed = sorted([*_listed(told), *recorded], key=lambda one: one.path is not None)
+    kept = {one.n: one for one in listed if one.revision == revision}
     return [
         replace(kept.get(n, ExtraFile(n, revision)), url=url)
         for n, url in enumerate(told["extra_urls"], start=2)
     ]
+
+
+def _listed(facts: Mapping[str, Any]) -> list[ExtraFile]:
+    names = ExtraFile.__dataclass_fields__
+    return [
+        ExtraFile(**{name: one[name] for name in names.keys() & one.keys()})
+        for one in facts.get("extra_files", [])
+    ]
+
+
+def extra_observation(row: Generation, files: Sequence[ExtraFile]) -> "dg.AssetObservation":
+    """It tells of all further results of its task, and of those that are kept without the original.
+
+    The UI shows only their hosts: see `shown_events`.
+    """
+    import dagster as dg
+
+    kept = [one.facts for one in files if one.path]
+    return dg.AssetObservation(
+        asset_key=ORIGINALS[row.kind].asset,
+        partition=row.id,
+        description=f"Its task had {len(files)} further results.",
+        metadata={
+            "extra_urls": dg.MetadataValue.json([one.url for one in files]),
+            "revision": files[0].revision,
+            "user_id": row.user_id,
+            **({"extra_files": dg.MetadataValue.json(kept)} if kept else {}),
+        },
+        tags={EXTRA_TAG: files[0].revision},
+    )
 
 
 def to_keep(pipeline: Pipeline, files: Iterable[ExtraFile]) -> bool:

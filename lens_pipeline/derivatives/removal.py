@@ -2,16 +2,20 @@
 
 import datetime as dt
 import logging
+import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
+from lens_pipeline.core.locks import held, partition_lock
 from lens_pipeline.derivatives import registry
+from lens_pipeline.derivatives.originals import CONTENT_FACTS
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import SAVED, Derivative, Original
+from lens_pipeline.derivatives.registry import SAVED, Derivative, Original, primary
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
 from lens_pipeline.event_log.history import History, ObservationKind, State
@@ -29,8 +33,10 @@ _FEW = 20
 _ROW_IS_GONE = "the application's row is gone"
 # What a removal tells of the row, and of the file that it keeps.
 _OF_ROW = ("user_id", "finished_at")
-_OF_CONTENT = ("bytes", "sha256", "content_type", "width", "height", "duration_seconds")
-_TOLD = (*_OF_ROW, *_OF_CONTENT, "extra_files")
+_TOLD = (*_OF_ROW, "bytes", "sha256", *CONTENT_FACTS)
+# Originals that are deleted under their locks together, of which a server has some thousands: what
+# rows use is read once for them, from whole tables.
+_LOCKED = 100
 # Partitions that one call cleans at about the most: a table may be lost by and by.
 _MOST_CLEANED = 100
 
@@ -170,18 +176,27 @@ def _kept_removal(
     """
     if not facts:
         # Its row was gone before, and back without a success.
-        kept = pipeline.log.kept_removals(original.asset, key=key, restored=True)
-        facts = kept.get(key, {})
+        kept = pipeline.log.kept_removals(original.asset, keys=[key], restored=True)
+        facts = kept.get(key) or _facts_of_unrecorded(pipeline, original, key)
     own = _own_objects(pipeline.store, original, key, facts)
     if not own:
         return None
     path = text(facts.get("path") or facts.get("removed"))
-    names = _TOLD if path in own else _OF_ROW
+    names = _TOLD if path in own else (*_OF_ROW, "extra_files")
     told = {name: facts[name] for name in names if name in facts}
     if "finished_at" in told:
         told["finished_at"] = dg.MetadataValue.timestamp(told["finished_at"])
     path = path if path in own else own[-1]
     return removal_of(original.asset, key, path, _ROW_IS_GONE, is_kept=True, kept=SAVED, **told)
+
+
+def _facts_of_unrecorded(pipeline: Pipeline, original: Original, key: str) -> Mapping[str, Any]:
+    """Of what runs stored that could not record an original: whose it is."""
+    if told := pipeline.log.extra_urls(original.asset, [key]).get(key):
+        return told
+    path = pipeline.log.paths(primary(original.kind).asset, [key]).get(key, "")
+    user_id = re.match(r"(.+)/(?:previews|posters)/", path)
+    return {"user_id": user_id[1]} if user_id else {}
 
 
 def _own_objects(
@@ -228,40 +243,59 @@ def delete_originals(pipeline: Pipeline, instance: dg.DagsterInstance, before: d
     """
     deleted = 0
     for original in registry.ORIGINALS.values():
-        kept = pipeline.log.kept_removals(original.asset, before=before)
-        for key in sorted(kept.keys() - pipeline.catalog.used_in_projects(kept)):
-            # Rows come back, and `lens restore` is run, while others are deleted.
-            if pipeline.catalog.existing(original.kind, [key]):
-                continue
-            if key not in pipeline.log.kept_removals(original.asset, before=before, key=key):
-                continue
-            path = str(kept[key]["removed"])
-            try:
-                deleted += _delete_original(pipeline, instance, original, key, path)
-            except StoreUnavailable:
-                raise
-            except DerivativeError as error:
-                logger.warning("%s: cannot delete %s: %s", key, path, error)
+        keys = sorted(pipeline.log.kept_removals(original.asset, before=before))
+        assets = (registry.primary(original.kind).asset, original.asset)
+        for start in range(0, len(keys), _LOCKED):
+            page = keys[start : start + _LOCKED]
+            locks = {partition_lock(asset, key): key for key in page for asset in assets}
+            with held(pipeline.endpoints.dagster_url, locks) as ours:
+                busy = {key for lock, key in locks.items() if lock not in ours}
+                free = [key for key in page if key not in busy]
+                deleted += _delete_locked(pipeline, instance, original, free, before)
     return deleted
 
 
-def _delete_original(
-    pipeline: Pipeline, instance: dg.DagsterInstance, original: Original, key: str, path: str
+def _delete_locked(
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    original: Original,
+    keys: Sequence[str],
+    before: dt.datetime,
 ) -> int:
-    """Returns the number of objects; raises DerivativeError."""
-    revisions = original.revisions_of(key, path)
-    if revisions is None:
-        return 0
-    found = [info.key for info in pipeline.store.list(revisions.prefix)]
-    own = {one for one in found if revisions.name.fullmatch(one)}
-    used = pipeline.catalog.used_sources(own) if own else set()
-    for one in sorted(own - used):
-        pipeline.store.delete(one)
-    if not used:
-        # The last word: later calls look no more.
-        reason = "its row was gone for LENS_RETAIN_ORIGINALS_DAYS"
-        instance.report_runless_asset_event(removal_of(original.asset, key, path, reason))
-    return len(own - used)
+    """Rows came back, and `lens restore` was run, before the locks were taken: all is read anew."""
+    catalog = pipeline.catalog
+    kept = pipeline.log.kept_removals(original.asset, before=before, keys=keys)
+    wanted = kept.keys() - catalog.existing(original.kind, kept) - catalog.used_in_projects(kept)
+    objects: dict[str, set[str]] = {}
+    for key in sorted(wanted):
+        with _logged_errors(key):
+            revisions = original.revisions_of(key, str(kept[key]["removed"]))
+            if revisions is not None:
+                found = [info.key for info in pipeline.store.list(revisions.prefix)]
+                objects[key] = {one for one in found if revisions.name.fullmatch(one)}
+    every = set().union(*objects.values())
+    used = catalog.used_sources(every) if every else set()
+    for key, own in objects.items():
+        with _logged_errors(key):
+            for one in sorted(own - used):
+                pipeline.store.delete(one)
+            if not own & used:
+                # The last word: later calls look no more.
+                path = str(kept[key]["removed"])
+                reason = "its row was gone for LENS_RETAIN_ORIGINALS_DAYS"
+                instance.report_runless_asset_event(removal_of(original.asset, key, path, reason))
+    return len(every - used)
+
+
+@contextmanager
+def _logged_errors(key: str) -> Iterator[None]:
+    """Raises StoreUnavailable: each further object would be waited for as well."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except DerivativeError as error:
+        logger.warning("%s: cannot delete its original: %s", key, error)
 
 
 def delete_outputs(

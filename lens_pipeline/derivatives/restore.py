@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Generation, Kind, UnusableRow
+from lens_pipeline.core.locks import held, partition_lock
 from lens_pipeline.derivatives.originals import content_facts, original_metadata
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import ORIGINALS, SAVED
@@ -39,7 +40,10 @@ class RestoredOriginal:
     path: str
     """The object key, which may be the row's `asset_url`."""
     row: str
-    """`gone`, `unfinished`, or `recorded`: files are made of this original from now on."""
+    """`gone`, `unfinished`, or `recorded`: files are made of this original from now on.
+
+    `extra`: the store has no original that the pipeline wrote, but further results of its task.
+    """
 
     @property
     def name(self) -> str:
@@ -52,28 +56,33 @@ def restore(
 ) -> RestoredOriginal:
     """Keep the original, and copy it to `directory`. Raises NotRestored, DerivativeError."""
     key = pipeline.catalog.canonical_id(Kind.PHOTO, row_id)
-    kind, facts = _kept(pipeline, key)
-    path = str(facts["removed"])
-    if pipeline.store.stat(path) is None:
-        raise NotRestored(f"its original {path} is gone from the store")
-    # Before it is read: it must not be deleted meanwhile.
-    instance.report_runless_asset_event(
-        dg.AssetObservation(
-            asset_key=ORIGINALS[kind].asset,
-            partition=key,
-            metadata={"restored": path},
-            tags={OUTCOME_TAG: ObservationKind.RESTORED.value},
+    locks = {partition_lock(original.asset, key) for original in ORIGINALS.values()}
+    # The nightly deletion must see this, or have ended.
+    with held(pipeline.endpoints.dagster_url, locks) as ours:
+        if ours != locks:
+            raise NotRestored("a run or the nightly deletion has it in work: try again in a minute")
+        kind, facts = _kept(pipeline, key)
+        path = str(facts["removed"])
+        if pipeline.store.stat(path) is None:
+            raise NotRestored(f"its original {path} is gone from the store")
+        # Before it is read: it must not be deleted meanwhile.
+        instance.report_runless_asset_event(
+            dg.AssetObservation(
+                asset_key=ORIGINALS[kind].asset,
+                partition=key,
+                metadata={"restored": path},
+                tags={OUTCOME_TAG: ObservationKind.RESTORED.value},
+            )
         )
-    )
     fetched = pipeline.store.read_into(path, directory / PurePosixPath(path).name)
     if facts.get("sha256", fetched.sha256) != fetched.sha256:
         raise NotRestored(f"{path} has other bytes than were stored")
     rows = [row for one in ORIGINALS for row in pipeline.catalog.finished(one, [key]).values()]
     row = next((row for row in rows if not isinstance(row, UnusableRow)), None)
-    if isinstance(row, Generation):
-        # Where only further results were kept, the application has the original itself.
-        if not ORIGINALS[kind].is_extra(path):
-            _record(pipeline, instance, row, path, fetched, _content(facts))
+    if ORIGINALS[kind].is_extra(path):
+        state = "extra"
+    elif isinstance(row, Generation):
+        _record(pipeline, instance, row, path, fetched, content_facts(facts))
         state = "recorded"
     else:
         state = "unfinished" if pipeline.catalog.existing(kind, [key]) else "gone"
@@ -93,7 +102,7 @@ def restore(
 def _kept(pipeline: Pipeline, key: str) -> tuple[Kind, dict]:
     """The removal that keeps it. Raises NotRestored."""
     for kind, original in ORIGINALS.items():
-        kept = pipeline.log.kept_removals(original.asset, key=key, restored=True)
+        kept = pipeline.log.kept_removals(original.asset, keys=[key], restored=True)
         if key in kept:
             return kind, kept[key]
     is_known = pipeline.catalog.existing(Kind.PHOTO, [key]) or any(
@@ -102,11 +111,6 @@ def _kept(pipeline: Pipeline, key: str) -> tuple[Kind, dict]:
     if is_known:
         raise NotRestored("no original of it is to be deleted, so none can be restored")
     raise NotRestored("no generation has this id, and none had it")
-
-
-def _content(facts: dict) -> dict:
-    extra = {name: facts[name] for name in facts if name == "extra_files"}
-    return content_facts(facts) | extra
 
 
 def _record(

@@ -10,12 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.catalog.rows import Generation
+from lens_pipeline.derivatives.originals import ExtraFile, extra_observation
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import ORIGINALS, of_kind
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
-from lens_pipeline.event_log.tags import EXTRA_TAG
 from lens_pipeline.providers.kie import Task, TaskState
 
 logger = logging.getLogger(__name__)
@@ -66,24 +66,14 @@ def finish_task(
 def _observe_extra(
     pipeline: Pipeline, instance: dg.DagsterInstance, row: Generation, urls: Sequence[str]
 ) -> None:
-    """Record all results but the first, unless that was done; the run of the original keeps them.
-
-    The UI shows only their hosts: see `shown_events`.
-    """
+    """Record all results but the first, unless that was done; runs of the original keep them."""
     original, extra = ORIGINALS[row.kind], list(urls[1:])
     told = pipeline.log.extra_urls(original.asset, [row.id]).get(row.id, {})
     if told.get("extra_urls", []) == extra:
         return
     revision = original.revision_of(urls[0])
-    instance.report_runless_asset_event(
-        dg.AssetObservation(
-            asset_key=original.asset,
-            partition=row.id,
-            description=f"Its task had {len(extra)} further results.",
-            metadata={"extra_urls": dg.MetadataValue.json(extra), "revision": revision},
-            tags={EXTRA_TAG: revision},
-        )
-    )
+    files = [ExtraFile(n, revision, url) for n, url in enumerate(extra, start=2)]
+    instance.report_runless_asset_event(extra_observation(row, files))
 
 
 @contextmanager

@@ -172,21 +172,21 @@ class EventLog:
         asset: str,
         *,
         before: dt.datetime | None = None,
-        key: str | None = None,
+        keys: Iterable[str] | None = None,
         restored: bool = False,
     ) -> dict[str, dict[str, Any]]:
         """The metadata of removals that left the object in the store, by partition.
 
         Without those after which it was materialized or removed again, or, unless `restored`,
-        restored. Only those `before`, and that of `key`, where given.
+        restored. Only those `before`, and those of `keys`, where given.
         """
-        query = _KEPT.format(of_key="" if key is None else _OF_KEY)
+        query = _KEPT.format(of_keys="" if keys is None else _OF_KEYS)
         ends = [ObservationKind.REMOVED.value]
         if not restored:
             ends.append(ObservationKind.RESTORED.value)
         naive_utc = before and before.astimezone(dt.UTC).replace(tzinfo=None)
         values = {"kept": KEPT_TAG, "outcome": OUTCOME_TAG, "ends": ends, "before": naive_utc}
-        rows = self._rows(query, asset=db_key(asset), key=key, **values)
+        rows = self._rows(query, asset=db_key(asset), keys=list(keys or ()), **values)
         last = {row.key: row.id for row in rows}
         made = self._rows(_MATERIALIZED.text, asset=db_key(asset), keys=list(last)) if last else []
         back = {row.key for row in made if row.id > last[row.key]}
@@ -203,12 +203,6 @@ class EventLog:
         tags = self._rows(query, ids=[row.id for row in rows], tag=REVISION_TAG) if rows else []
         found = {row.event_id: row.value for row in tags}
         return {row.key: found.get(row.id) for row in rows}
-
-    def first_event(self, assets: Iterable[str]) -> tuple[int, dt.datetime] | None:
-        """The id and time of the first materialization of these, planned or made."""
-        keys = [db_key(asset) for asset in assets]
-        rows = self._rows(_FIRST, assets=keys, types=[_TYPES[0], _TYPES[2]])
-        return min(((row.id, row.at.replace(tzinfo=dt.UTC)) for row in rows), default=None)
 
     def unmade(self, asset: str, since: dt.datetime) -> list[str]:
         """Partitions of runs that failed or were cancelled `since`, and were not made later.
@@ -351,31 +345,20 @@ _KEYS = """
         ORDER BY partition LIMIT :limit)) found
      ORDER BY found.key LIMIT :limit
 """
-_OF_KEY = """
+_OF_KEYS = """
        AND e.asset_key = :asset AND e.dagster_event_type = 'ASSET_OBSERVATION'
-       AND e.partition = :key
+       AND e.partition = ANY(:keys)
 """
 # Without a correlated query: before an ANALYZE that takes minutes.
 _KEPT = """
     SELECT e.partition AS key, max(e.id) AS id
       FROM asset_event_tags t JOIN event_logs e ON e.id = t.event_id
-     WHERE t.asset_key = :asset {of_key}
+     WHERE t.asset_key = :asset {of_keys}
        AND (t.key = :kept OR t.key = :outcome AND t.value = ANY(:ends))
      GROUP BY e.partition
     HAVING max(e.id) = max(e.id) FILTER (
              WHERE t.key = :kept
                AND e."timestamp" < coalesce(CAST(:before AS timestamp), 'infinity'))
-"""
-# All columns are in the order, as in `changes.NEW_EVENTS`.
-_FIRST = """
-    SELECT e.id, e."timestamp" AS at FROM unnest(CAST(:assets AS text[])) AS a(asset)
-     CROSS JOIN unnest(CAST(:types AS text[])) AS t(type)
-     CROSS JOIN LATERAL (
-       SELECT id, "timestamp" FROM event_logs
-        WHERE asset_key IS NOT NULL
-          AND (asset_key, dagster_event_type, id) > (a.asset, t.type, 0)
-          AND (asset_key, dagster_event_type, id) <= (a.asset, t.type, 9223372036854775807)
-        ORDER BY asset_key, dagster_event_type, id LIMIT 1) e
 """
 # Not one LIMIT 1 a key: before an ANALYZE the planner would read all events for every key.
 _MATERIALIZED = sa.text("""

@@ -36,7 +36,8 @@ def render_clip(source: Path, at_seconds: float, seconds: float, tools: Tools, w
     demuxer = video_demuxer(read_head(source))
     probed = ffprobe.describe(source, demuxer, [], tools, _PROBE_SECONDS, work.cancelled)
     video = ffprobe.first_video(probed["streams"])
-    start = max(0.0, min(at_seconds, seconds - _LEAST_SECONDS))
+    # The poster's time is rounded to milliseconds, and what begins before `start` is left out.
+    start = max(0.0, min(at_seconds, seconds - _LEAST_SECONDS) - 0.001)
     path = work.directory / "clip.mp4"
     for crf, rate in _STEPS:
         command = _encode(source, demuxer, video, start, crf, rate, path)

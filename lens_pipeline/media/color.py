@@ -55,7 +55,8 @@ def to_srgb(rgb: NDArray[np.uint16], transfer: int, primaries: int = _BT2020) ->
         linear = _compress(np.minimum(nits, _PEAK)) / WHITE_NITS
     else:
         linear = coded if transfer == _LINEAR else _srgb_to_linear(coded)
-    linear = linear @ _TO_BT709.get(primaries, _TO_BT709[_BT2020]).T
+    if primaries in _TO_BT709 or transfer in (PQ, HLG):
+        linear = linear @ _TO_BT709.get(primaries, _TO_BT709[_BT2020]).T
     return np.rint(_srgb_code(np.clip(linear, 0, 1)) * 255).astype(np.uint8)
 
 

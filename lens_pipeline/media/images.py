@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
 
 from lens_pipeline.media import color, thumbhash
 from lens_pipeline.media.errors import MediaError
@@ -53,6 +53,8 @@ _ANIMATION_FACTOR = 20
 
 # The spec's limit replaces Pillow's.
 Image.MAX_IMAGE_PIXELS = None
+# The number of workers sets the parallelism.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # A cache is of no use: no operation is repeated.
 pyvips.cache_set_max(0)
 pyvips.operation_block_set("VipsForeignLoad", True)
@@ -79,8 +81,8 @@ _INTERPRETATIONS = {
 _GREY: dict[str, str] = {"srgb": "b-w", "rgb16": "grey16"}
 # Pillow and pillow-heif raise these for damaged files.
 _PILLOW_ERRORS = (ValueError, EOFError, SyntaxError, RuntimeError, OSError, IndexError)
-# Of restarts, and the end.
-_JPEG_MARKERS = (b"", *(bytes((0xFF, kind)) for kind in (*range(0xD0, 0xD8), 0xD9)))
+_JPEG_RESTARTS = [bytes((0xFF, kind)) for kind in range(0xD0, 0xD8)]
+_JPEG_END = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +120,17 @@ def _mended(kind: str, data: bytes) -> bytes:
     if kind == "JPEG":
         # Half of the end may be there. No pixel is missing if what follows does not matter.
         data = data.removesuffix(b"\xff")
+        _, last = max((data.rfind(marker), at) for at, marker in enumerate(_JPEG_RESTARTS))
+        # Of one that is out of turn, the decoder would leave the blocks before it empty.
+        markers = [b"", *_JPEG_RESTARTS[last + 1 :], *_JPEG_RESTARTS[: last + 1], _JPEG_END]
         first, *others = (
-            pyvips.Image.jpegload_buffer(data + (bits * 32).join(_JPEG_MARKERS))
+            pyvips.Image.jpegload_buffer(data + (bits * 32).join(markers))
             for bits in (b"\0", b"\x55", b"\xaa")
         )
         # Of a progressive one, scans may be missing.
         is_whole = not first.get_typeof("interlaced")
         if is_whole and all((first - other).abs().max() == 0 for other in others):
-            return data + _JPEG_MARKERS[-1]
+            return data + _JPEG_END
     raise pyvips.Error("pixels are missing")
 
 

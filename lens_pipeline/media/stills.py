@@ -52,15 +52,8 @@ def render(frame: av.VideoFrame, aspect: Fraction, spec: PosterSpec) -> pyvips.I
     """
     images.check_pixels(frame.width, frame.height, 1, spec.max_pixels)
     whole = _progressive(frame)
-    width, height = _fit(shown_size(frame, aspect), spec.largest_edge)
-    if has_alpha(frame):
-        # swscale would mix the colours of transparent pixels into edges.
-        picture = _srgb(whole, frame.width, frame.height)
-        picture = picture.thumbnail_image(width, height=height, size="force")
-        picture = images.without_opaque_alpha(picture)
-    else:
-        picture = _srgb(whole, width, height)
-    return _upright(picture, frame)
+    picture = _srgb(whole, *_fit(shown_size(frame, aspect), spec.largest_edge))
+    return _upright(images.without_opaque_alpha(picture), frame)
 
 
 def shown_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:
@@ -96,17 +89,21 @@ def _srgb(frame: av.VideoFrame, width: int, height: int) -> pyvips.Image:
     is_ycgco = frame.colorspace == _YCGCO
     is_mapped = not color.is_srgb(frame.color_primaries, frame.color_trc)
     is_deep = is_mapped or is_ycgco
-    kind = ("rgba", "rgba64le") if has_alpha(frame) else ("rgb24", "rgb48le")
+    is_transparent = has_alpha(frame)
+    kind = ("rgba", "rgba64le") if is_transparent else ("rgb24", "rgb48le")
     matrix = _matrix(frame)
     pixels: NDArray[Any] = frame.reformat(
-        width=width,
-        height=height,
+        # swscale would mix the colours of transparent pixels into edges.
+        width=frame.width if is_transparent else width,
+        height=frame.height if is_transparent else height,
         format="yuv444p16le" if is_ycgco else kind[is_deep],
         interpolation=_SCALER,
         src_colorspace=matrix,
         dst_colorspace=matrix,
         dst_color_range=ColorRange.JPEG,
     ).to_ndarray()
+    if is_transparent:
+        pixels = _resized(pixels, width, height)
     if is_ycgco:
         pixels = color.ycgco_to_rgb(pixels)
     if is_mapped:
@@ -115,6 +112,14 @@ def _srgb(frame: av.VideoFrame, width: int, height: int) -> pyvips.Image:
     elif is_deep:
         pixels = _shallow(pixels)
     return pyvips.Image.new_from_array(np.ascontiguousarray(pixels), interpretation="srgb")
+
+
+def _resized(pixels: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """With alpha."""
+    space = "rgb16" if pixels.dtype == np.uint16 else "srgb"
+    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels), interpretation=space)
+    small = image.premultiply().resize(width / image.width, vscale=height / image.height)
+    return small.unpremultiply().rint().cast(image.format).numpy()
 
 
 def _shallow(pixels: NDArray[Any]) -> NDArray[np.uint8]:

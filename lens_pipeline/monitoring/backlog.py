@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,8 +36,8 @@ _SHARE = 0.2  # of the time, at most, that looks take of a slow database
 _LETTERS_SECONDS = 2.0  # after a change
 _LETTERS_ANYHOW_SECONDS = 60.0
 _TRUTH_SECONDS = 3600.0
-# Of each look, for the count of unsaved originals; between two counts, also as a multiple of their
-# time.
+# Of a look at a part of the rows, for the count of unsaved originals; after a whole count; after
+# each look, as a multiple of its time.
 _COUNT_SECONDS = 0.5
 _COUNT_REST_SECONDS, _COUNT_RESTS = 300.0, 50
 _PAGE = 500
@@ -182,28 +182,26 @@ class OriginalCounter:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._pages: Iterator[Mapping[Kind, UnsavedOriginals]] | None = None
-        self._found: Mapping[Kind, UnsavedOriginals] = {}
+        self._pages = count_unsaved(pipeline)
         self._latest: Mapping[Kind, UnsavedOriginals] | None = None
-        self._took = self._next_at = 0.0
+        self._next_at = 0.0
 
     def look(self) -> Mapping[Kind, UnsavedOriginals] | None:
         """What the last count found. Raises CatalogError, SQLAlchemyError: it begins anew."""
         started = time.monotonic()
         if started < self._next_at:
             return self._latest
-        if self._pages is None:
-            self._pages, self._found, self._took = count_unsaved(self._pipeline), {}, 0.0
-        pages, self._pages = self._pages, None
-        for self._found in pages:
-            if time.monotonic() - started >= _COUNT_SECONDS:
-                self._pages = pages
-                break
-        self._took += time.monotonic() - started
-        if self._pages is None:
-            self._latest = self._found
-            rest = max(_COUNT_REST_SECONDS, _COUNT_RESTS * self._took)
-            self._next_at = time.monotonic() + rest
+        pages, self._pages = self._pages, count_unsaved(self._pipeline)
+        found, is_whole = next(pages)
+        while not is_whole and time.monotonic() - started < _COUNT_SECONDS:
+            found, is_whole = next(pages)
+        if is_whole:
+            self._latest = found
+        else:
+            self._pages = pages
+        now = time.monotonic()
+        rest = _COUNT_REST_SECONDS if is_whole else 0.0
+        self._next_at = now + max(rest, _COUNT_RESTS * (now - started))
         return self._latest
 
 

@@ -164,8 +164,8 @@ def _waiting(backlog: Backlog) -> Iterator[Metric]:
 def _unsaved(found: Mapping[Kind, UnsavedOriginals]) -> Iterator[Metric]:
     count = GaugeMetricFamily(
         "lens_originals_unsaved",
-        "Finished rows whose original is not in the store; late: they finished an hour to 14 days"
-        " ago, and after originals were kept; older: the others.",
+        "Finished rows whose original is not in the store; late: their picture was made an hour to"
+        " 14 days ago, by a run that was to keep it; older: the others.",
         labels=["kind", "rows"],
     )
     age = GaugeMetricFamily(

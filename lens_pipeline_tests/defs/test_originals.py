@@ -321,6 +321,12 @@ def test_originals_that_an_older_system_left_are_adopted(
     site.add("v1", server.url("/v1", host="localhost"), type="video")
     site.add("own", "u1/image/two_1.png")
 
+    extra = [{"n": 2, "revision": "0" * 12, "path": "u1/originals/p1_000000000000_2.jpg"}]
+    earlier = dg.AssetMaterialization(
+        "photo_generation", partition="p1", metadata={"extra_files": dg.MetadataValue.json(extra)}
+    )
+    site.dagster.report_runless_asset_event(earlier)
+
     planned = site.lens("adopt", "--dry-run", "--json").json["originals"]
     assert (planned["found"], planned["adopted"], planned["missing"]) == (8, 3, 2)
     done = site.lens("adopt", "--json")
@@ -335,6 +341,7 @@ def test_originals_that_an_older_system_left_are_adopted(
     assert metadata["sha256"] == hashlib.sha256(sources.jpeg()).hexdigest()
     assert (metadata["bytes"], metadata["content_type"]) == (len(sources.jpeg()), "image/jpeg")
     assert "secret" not in str(metadata)
+    assert metadata["extra_files"] == extra
 
     again = site.lens("adopt", "--json").json["originals"]
     assert (again["found"], again["adopted"], len(again["refused"])) == (6, 0, 4)

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.core.locks import held, partition_lock
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.retention import prune
@@ -28,6 +31,7 @@ from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run, submit_run
 from lens_pipeline.engine.run_requests import plan_runs
 from lens_pipeline.errors import StoreUnavailable
+from lens_pipeline.event_log.tags import EXTRA_TAG
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import Project
@@ -535,6 +539,45 @@ def test_a_failed_attempt_at_a_row_that_was_back_begins_its_grace_anew(
 
 
 @pytest.mark.slow
+def test_originals_are_deleted_under_locks(
+    site: Site, photo: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An original that `lens restore` or a run has found, and that is deleted a moment later."""
+    for name in ("a", "b", "c", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    site.sql("DELETE FROM generations WHERE id <> 'stays'")
+    tick(site)
+    said: list[str] = []
+    scans: list[int] = []
+    delete, used_sources = FileStore.delete, Catalog.used_sources
+
+    def restored_before(url: str, locks: Iterable[int]) -> AbstractContextManager[set[int]]:
+        assert site.lens("restore", "b").code == 0
+        return held(url, locks)
+
+    def restored_meanwhile(store: FileStore, key: str) -> None:
+        said.append(site.lens("restore", "a").err)
+        delete(store, key)
+
+    def counted(catalog: Catalog, keys: Iterable[str]) -> set[str]:
+        keys = list(keys)
+        scans.append(len(keys))
+        return used_sources(catalog, keys)
+
+    monkeypatch.setattr(removal, "held", restored_before)
+    monkeypatch.setattr(FileStore, "delete", restored_meanwhile)
+    monkeypatch.setattr(Catalog, "used_sources", counted)
+    # A run of a row that is back makes its picture.
+    with held(site.dagster_url, [partition_lock("preview", "c")]):
+        assert _originals_are_deleted(site, 31) == 1
+    assert "has it in work: try again" in said[0]
+    assert scans == [1]
+    assert _originals_are_deleted(site, 31) == 1
+    assert {key.split("/")[2][0] for key in site.originals()} == {"b", "s"}
+
+
+@pytest.mark.slow
 def test_what_cannot_be_restored_is_said_in_a_line(site: Site, photo: Callable[[str], str]) -> None:
     for name in ("a", "stays"):
         site.add(name, photo(name))
@@ -563,6 +606,58 @@ def test_the_application_s_own_files_are_never_deleted(site: Site) -> None:
     site.sql("DELETE FROM generations")
     assert site.lens("remove-missing", "--yes", "--now").code == 0
     assert site.objects() == {"u1/mine.jpg"}
+
+
+@pytest.mark.slow
+def test_what_is_restored_where_only_further_results_were_written(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    """An operator who was told to make a task's second picture the source of its row."""
+    (site.store / "u1").mkdir()
+    (site.store / "u1/mine.jpg").write_bytes(sources.jpeg())
+    site.add("a", "u1/mine.jpg")
+    site.add("stays", photo("stays"))
+    site.once()
+    told = dg.AssetObservation(
+        "photo_generation",
+        partition="a",
+        metadata={"extra_urls": [photo("second")], "revision": "0" * 12},
+        tags={EXTRA_TAG: "0" * 12},
+    )
+    site.dagster.report_runless_asset_event(told)
+    site.once()
+    (path,) = (key for key in site.originals() if "/a_" in key)
+    for row_is_back in (False, True):
+        site.sql("DELETE FROM generations WHERE id = 'a'")
+        tick(site)
+        if row_is_back:
+            site.add("a", "u1/mine.jpg")
+        said = site.lens("restore", "a").out.splitlines()
+        assert said[0].startswith("a: no original of it was written here, but further results")
+        assert said[-1] == f"  path: {path}"
+        assert "asset_url" not in said[0]
+    site.once()
+    assert _originals_are_deleted(site, 31) == 0
+    assert site.metadata("photo_generation", "a")["path"].value == "u1/mine.jpg"
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_stored_goes_with_its_row(
+    site: Site, photo: Callable[[str], str]
+) -> None:
+    """A user's deleted photo that stayed in the store, as no event told whose it was."""
+    for name in ("a", "stays"):
+        site.add(name, photo(name))
+    site.once()
+    dagster_sql(
+        site,
+        "DELETE FROM event_logs WHERE partition = 'a' AND asset_key LIKE '%photo_generation%'"
+        " AND dagster_event_type = 'ASSET_MATERIALIZATION'",
+    )
+    site.sql("DELETE FROM generations WHERE id = 'a'")
+    assert site.lens("remove-missing", "--yes", "--now").code == 0
+    assert [key for key in site.objects() if "/a_" in key] == []
+    assert not any("/a_" in key for key in site.originals())
 
 
 @pytest.mark.slow

@@ -50,6 +50,14 @@ def test_a_short_video_is_shown_from_its_poster_on(tmp_path: Path) -> None:
     assert _clip(source, 1.6, 2).duration_seconds == pytest.approx(1.5, abs=0.01)
 
 
+def test_a_rounded_time_leaves_no_frame_out(tmp_path: Path) -> None:
+    """A clip without the poster's frame; of a slow video, one without any."""
+    frames = [*_panned(24), scene(320, 180, 7)]
+    source = write_video(tmp_path / "v.mp4", frames, rate=24)
+    # The last frame begins at 1 s, the one before at 0.95833 s.
+    assert _clip(source, 0.959, 3).duration_seconds == pytest.approx(2 / 24, abs=0.001)
+
+
 def test_noise_is_small_too(tmp_path: Path) -> None:
     """Megabytes that a page of cards loads."""
     noise = np.random.default_rng(1).integers(0, 256, (50, 180, 320, 3), dtype=np.uint8)

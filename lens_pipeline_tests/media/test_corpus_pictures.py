@@ -63,7 +63,7 @@ _REFUSED = {
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Sandbox(1, 20, 2048, tmp_path_factory.mktemp("sandbox")) as opened:
+    with Sandbox(1, 120, 2048, tmp_path_factory.mktemp("sandbox")) as opened:
         yield opened
 
 

@@ -198,6 +198,19 @@ def test_a_jpeg_may_lack_its_end_but_no_pixel(
             _render(data[:end], tmp_path, preview_spec)
 
 
+@pytest.mark.parametrize("rows", [7, 8, 9, 17])
+def test_a_jpeg_that_ends_before_a_restart_is_truncated(
+    rows: int, tmp_path: Path, preview_spec: PreviewSpec
+) -> None:
+    """A last row of blocks that the decoder made up."""
+    options = {"restart_marker_rows": 1, "subsampling": 0}
+    data = encoded(texture(64, 8 * rows), "JPEG", **options)
+    last_restart = max(data.rfind(bytes([0xFF, marker])) for marker in range(0xD0, 0xD8))
+    for end in (last_restart, last_restart + 1, last_restart + 2):
+        with pytest.raises(MediaError, match="truncated"):
+            _render(data[:end], tmp_path, preview_spec)
+
+
 def test_a_progressive_jpeg_that_may_lack_detail_is_refused(
     tmp_path: Path, preview_spec: PreviewSpec
 ) -> None:

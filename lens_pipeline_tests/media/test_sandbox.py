@@ -378,9 +378,10 @@ def test_a_worker_that_cannot_be_started_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_importing_the_sandbox_loads_no_decoder() -> None:
-    """A decoder's threads and caches in a process that forks."""
-    code = "import sys, lens_pipeline.media.sandbox.pool; print(*sys.modules)"
+@pytest.mark.parametrize("module", ["sandbox.pool", "concat.join"])
+def test_importing_it_loads_no_decoder(module: str) -> None:
+    """A decoder's threads and caches in a process that forks, and its memory in all of Dagster."""
+    code = f"import sys, lens_pipeline.media.{module}; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

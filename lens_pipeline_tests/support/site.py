@@ -55,12 +55,15 @@ class Site:
             result = connection.execute(sa.text(statement), values)
             return list(result.all()) if result.returns_rows else []
 
-    def age_events(self, interval: str) -> None:
-        """Let all that is in Dagster's event log have happened that much earlier."""
+    def age_events(self, interval: str, run_id: str | None = None) -> None:
+        """Let all of Dagster's event log, or of one run, have happened that much earlier."""
         engine = sa.create_engine(self.dagster_url, poolclass=sa.NullPool)
-        statement = "UPDATE event_logs SET timestamp = timestamp - CAST(:age AS interval)"
+        statement = """
+            UPDATE event_logs SET timestamp = timestamp - CAST(:age AS interval)
+             WHERE run_id = coalesce(:run_id, run_id)
+        """
         with engine.begin() as connection:
-            connection.execute(sa.text(statement), {"age": interval})
+            connection.execute(sa.text(statement), {"age": interval, "run_id": run_id})
 
     def add(self, row_id: str, asset_url: str | None, **columns: Any) -> str:
         """Insert a finished row; `columns` override the usual values. Returns its id."""

@@ -133,7 +133,7 @@ class _Batch:
             while running:
                 wait(running, return_when=FIRST_COMPLETED)
                 done, _ = wait(running, timeout=_LINGER_SECONDS)
-                self._record({future: running[future] for future in done})
+                self._record(shared, {future: running[future] for future in done})
                 running = {f: entry for f, entry in running.items() if f not in done}
         except BaseException:
             shared.cancelled.set()
@@ -141,7 +141,7 @@ class _Batch:
             threads.shutdown(wait=True, cancel_futures=True)
             # What is stored by now must be known: else it stays when its row is deleted.
             if made := {f: entry for f, entry in running.items() if _is_made(f)}:
-                self._record(made)
+                self._record(shared, made)
             raise
         finally:
             # Threads must end before their files are deleted.
@@ -175,7 +175,11 @@ class _Batch:
                 usable.append(row)
         return usable
 
-    def _record(self, done: Mapping[Future[Metadata], tuple[Row, DerivativeStatus]]) -> None:
+    def _record(
+        self,
+        shared: BatchContext,
+        done: Mapping[Future[Metadata], tuple[Row, DerivativeStatus]],
+    ) -> None:
         ready = {f: entry for f, entry in done.items() if _is_made(f)}
         keys = [row.id for row, _ in ready.values()]
         earlier = self._pipeline.log.latest(self._derivative.asset, keys)
@@ -195,6 +199,8 @@ class _Batch:
         for future, (row, status) in done.items():
             error = future.exception()
             key = row.id
+            if observation := shared.originals.observed(key):
+                self._context.log_event(observation)
             if error is None or self.told.get(key) == Failure.of(error):
                 continue
             if not isinstance(error, DerivativeError):

@@ -20,6 +20,7 @@ from lens_pipeline.derivatives.originals import (
     StoredOriginal,
     content_facts,
     extra_files,
+    extra_observation,
     original_metadata,
     stored_originals,
     to_keep,
@@ -98,6 +99,7 @@ class Originals:
         self._keeps = keeps
         self._stored: dict[str, StoredOriginal] = {}
         self._extra: dict[str, list[ExtraFile]] = {}
+        self._observed: dict[str, dg.AssetObservation] = {}
         self._handed: dict[str, Future[Metadata]] = {}
         threads = pipeline.settings.threads
         self._threads = ThreadPoolExecutor(threads, "original")
@@ -147,7 +149,8 @@ class Originals:
         except _OURS:
             raise
         except DerivativeError as error:
-            path = None if is_recorded else self._unrecorded(row)
+            revision = ORIGINALS[row.kind].revision_of(row.asset_url)
+            path = None if is_recorded else self._unrecorded(row, revision)
             if path is None:
                 # It would fail again.
                 self._handed[row.id] = Future()
@@ -234,35 +237,84 @@ class Originals:
     def with_extra(self, row: Generation, metadata: Metadata, file: Path) -> Metadata:
         """Keep the further results of its task, and list them; `file` is for the downloads.
 
-        Raises ExtraMissing if one may be had later. What is gone for good is listed with its error.
+        Raises ExtraMissing if one may be had later, or its error if nothing new is to be recorded.
+        What is gone for good is listed with its error.
         """
         if row.id not in self._extra:
             return metadata
-        files: list[ExtraFile] = []
-        later: list[str] = []
-        for one in self._extra[row.id]:
-            try:
-                files.append(self._keep_extra(row, one, file))
-            except DerivativeError as error:
-                files.append(replace(one, path=None, error=str(error)))
-                later += [] if error.permanent else [f"result {one.n} of its task: {error}"]
-            finally:
-                file.unlink(missing_ok=True)
+        files, later = self._keep_all_extra(row, file)
         metadata["extra_files"] = dg.MetadataValue.json([one.facts for one in files])
         if later:
-            raise ExtraMissing(later[0], metadata)
+            is_recorded = self._is_recorded(row, metadata, files)
+            raise later[0] if is_recorded else ExtraMissing(str(later[0]), metadata)
         return metadata
+
+    def without_original(self, row: Generation, file: Path) -> None:
+        """Keep the further results of its task, whose original cannot be had."""
+        files, _ = self._keep_all_extra(row, file)
+        if [one.path for one in files] != [one.path for one in self._extra.get(row.id, [])]:
+            self._observed[row.id] = extra_observation(row, files)
+
+    def observed(self, row_id: str) -> dg.AssetObservation | None:
+        """Of what was kept without its original, to be recorded."""
+        return self._observed.pop(row_id, None)
+
+    def _keep_all_extra(
+        self, row: Generation, file: Path
+    ) -> tuple[list[ExtraFile], list[DerivativeError]]:
+        """What became of each, and why some are to be tried again."""
+        files: list[ExtraFile] = []
+        later: list[DerivativeError] = []
+        for listed in self._extra.get(row.id, []):
+            one = listed
+            try:
+                if not self._is_kept(one):
+                    one = replace(one, path=None)
+                    one = self._keep_extra(row, one, file)
+            except DerivativeError as error:
+                # A store that did not answer has lost nothing.
+                one = one if one.path else replace(one, error=str(error))
+                why = f"result {one.n} of its task: {error}"
+                later += [] if error.permanent else [type(error)(why)]
+            finally:
+                file.unlink(missing_ok=True)
+            files.append(one)
+        return files, later
+
+    def _is_recorded(self, row: Generation, metadata: Metadata, files: Sequence[ExtraFile]) -> bool:
+        """If so, a materialization would only take back the failures and the delay after them."""
+        stored = self._stored.get(row.id)
+        history = self._pipeline.log.histories(ORIGINALS[row.kind].asset, [row.id]).get(row.id)
+        if stored is None or history is None or history.made is None:
+            return False
+        listed = [(one["n"], one.get("path")) for one in stored.metadata.get("extra_files", [])]
+        is_same = (stored.path, stored.sha256) == (metadata.get("path"), metadata["sha256"])
+        return is_same and listed == [(one.n, one.path) for one in files]
+
+    def _is_kept(self, one: ExtraFile) -> bool:
+        """Or cannot be. Raises StoreUnavailable."""
+        if one.url is None or self._pipeline.settings.keep_originals == "never":
+            return True
+        info = self._transfers.store.stat(one.path) if one.path else None
+        return info is not None and info.bytes == one.bytes
 
     def _keep_extra(self, row: Generation, one: ExtraFile, file: Path) -> ExtraFile:
         """Raises DerivativeError."""
-        info = self._transfers.store.stat(one.path) if one.path else None
-        is_kept = info is not None and info.bytes == one.bytes
-        if is_kept or one.url is None or self._pipeline.settings.keep_originals == "never":
-            return one
-        fetched = self._transfers.fetcher.fetch(one.url, file)
-        extension = _extension(file)
-        path = ORIGINALS[row.kind].key(row, one.revision, extension, one.n)
-        self._transfers.upload(path, file, content_type_of(path), revision=None)
+        try:
+            fetched = self._transfers.fetcher.fetch(one.url, file)
+            extension = _extension(file)
+            path = ORIGINALS[row.kind].key(row, one.revision, extension, one.n)
+            self._transfers.upload(path, file, content_type_of(path), revision=None)
+        except _OURS:
+            raise
+        except DerivativeError:
+            path = self._unrecorded(row, one.revision, one.n)
+            if path is None:
+                raise
+            fetched = self._transfers.download(path, file)
+            if one.sha256 not in (None, fetched.sha256):
+                raise
+            extension = _extension(file)
         return replace(
             one,
             path=path,
@@ -283,10 +335,9 @@ class Originals:
             self._stored.pop(key, None)
         return self._transfers.fetcher.fetch(source, file)
 
-    def _unrecorded(self, row: Generation) -> str | None:
+    def _unrecorded(self, row: Generation, revision: str, n: int = 1) -> str | None:
         """What a run stored that was killed before it could record it."""
-        original = ORIGINALS[row.kind]
-        prefix = original.key(row, original.revision_of(row.asset_url), ".")
+        prefix = ORIGINALS[row.kind].key(row, revision, ".", n)
         return next((info.key for info in self._transfers.store.list(prefix)), None)
 
     def _keep_handed(
@@ -320,9 +371,17 @@ class OriginalMaterializer:
     def make(self, batch: "BatchContext", row: Row, revision: str) -> Metadata:
         if not isinstance(row, Generation):
             raise TypeError(f"{row.id} is no generation")
-        metadata = self._original(batch, row)
         # Ids of rows do not begin so.
-        return batch.originals.with_extra(row, metadata, batch.scratch / f"+{row.id}")
+        file = batch.scratch / f"+{row.id}"
+        try:
+            metadata = self._original(batch, row)
+        except _OURS:
+            raise
+        except DerivativeError:
+            # Their links expire as well.
+            batch.originals.without_original(row, file)
+            raise
+        return batch.originals.with_extra(row, metadata, file)
 
     def _original(self, batch: "BatchContext", row: Generation) -> Metadata:
         handed = batch.originals.handed(row.id)

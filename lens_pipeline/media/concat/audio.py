@@ -11,8 +11,6 @@ from math import ceil, floor
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from lens_pipeline.media.concat.probe import Audio, Shot
 from lens_pipeline.media.errors import Cancelled, CommandFailed, DiskFull, MediaError
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
@@ -24,10 +22,13 @@ _BITS_PER_SECOND = 160_000
 _SEARCH = ("-aac_coder", "fast", "-aac_pns", "0", "-aac_is", "0")
 # Two channels of 16 bits.
 _SAMPLE_BYTES = 4
+_PCM_INPUT = ("-ar", str(SAMPLE_RATE), "-ac", "2")
 # LUFS: the absolute gate of EBU R128, and what ffmpeg says of less than 400 ms.
 SILENCE = -70.0
 # LUFS: noise of rooms and codecs lies below, and would be raised to speech.
 _FAINTEST = -50.0
+# dB: twice what shots that are made apart differ by.
+_HIGHEST_RAISE = 20.0
 # dBTP, by EBU R128.
 _HIGHEST_PEAK = -1.0
 # dB by which AAC at this rate exceeds the peaks that it is given.
@@ -57,13 +58,8 @@ class Piece:
     gain: float = 0.0  # dB
 
 
-def pcm_options(
-    stream: int, video_start: Fraction, samples: int, *, is_measured: bool
-) -> list[str]:
-    """At most `samples` of PCM from `video_start`, seconds on the file's clock; gaps silent.
-
-    With `is_measured`, ffmpeg says at level `info` what `measured` reads.
-    """
+def pcm_options(stream: int, video_start: Fraction, samples: int, output: str) -> list[str]:
+    """At most `samples` of PCM from `video_start`, seconds on the file's clock; gaps silent."""
     first = sample_at(video_start)
     # Later audio could follow hours of silence.
     end = ceil((video_start + Fraction(samples, SAMPLE_RATE)) * 1_000_000)
@@ -72,44 +68,58 @@ def pcm_options(
         f"aresample={SAMPLE_RATE}:async=1:first_pts={first}",
         "aformat=sample_fmts=s16:channel_layouts=stereo",
         f"atrim=end_sample={samples}",
-        # Without `verbose`, it says ten lines a second.
-        *(("ebur128=peak=true:framelog=verbose",) if is_measured else ()),
     )
-    return ["-map", f"0:{stream}", "-af", ",".join(filters), "-c:a", "pcm_s16le"]
+    return ["-map", f"0:{stream}", "-af", ",".join(filters), "-f", "s16le", f"file:{output}"]
 
 
 def measure(source: Path, shot: Shot, track: Audio, tools: Tools, work: Work) -> Audio:
     """Decode the audio of a shot as it is joined. Raises MediaError: nothing decodes."""
-    options = pcm_options(track.stream, shot.start, sample_at(shot.length), is_measured=True)
+    pcm = work.directory / "measured.pcm"
     command = [
-        *(str(tools.ffmpeg), "-v", "info", "-copyts"),
-        *(*file_input(source.resolve(), shot.demuxer), *options, "-f", "null", "-"),
+        *(str(tools.ffmpeg), "-v", "error", "-copyts"),
+        *file_input(source.resolve(), shot.demuxer),
+        *pcm_options(track.stream, shot.start, sample_at(shot.length), pcm.name),
     ]
     try:
-        messages = run_long(command, float(shot.length), "measuring sound", work)
+        messages = run_long(command, float(shot.length), "decoding sound", work)
+        return measured(replace(track, damaged=is_damaged(messages)), pcm, tools, work)
     except CommandFailed as error:
         raise MediaError(UNDECODABLE) from error
-    return measured(track, messages)
+    finally:
+        pcm.unlink(missing_ok=True)
 
 
-def measured(track: Audio, messages: str) -> Audio:
-    """What ffmpeg, at the level `info`, said of `track`."""
+def is_damaged(messages: str) -> bool:
+    """By what ffmpeg said of decoding at level `error`: `info` has the text of tags as well."""
+    return _DAMAGE.search(messages) is not None
+
+
+def measured(track: Audio, pcm: Path, tools: Tools, work: Work) -> Audio:
+    """`track` with the levels of its PCM, which has no tags: ffmpeg prints them at `info`."""
+    command = [
+        *(str(tools.ffmpeg), "-v", "info", *_PCM_INPUT, *file_input(pcm.name, "s16le")),
+        # Without `verbose`, it says ten lines a second.
+        *("-af", "ebur128=peak=true:framelog=verbose", "-f", "null", "-"),
+    ]
+    seconds = pcm.stat().st_size / _SAMPLE_BYTES / SAMPLE_RATE
+    messages = run_long(command, seconds, "measuring sound", work)
     loudness, peak = (pattern.findall(messages) for pattern in (_INTEGRATED, _TRUE_PEAK))
-    return replace(
-        track,
-        loudness=float(loudness[-1]) if loudness else track.loudness,
-        peak=max(SILENCE, float(peak[-1])) if peak else track.peak,
-        damaged=track.damaged or _DAMAGE.search(messages) is not None,
-    )
+    if not (loudness and peak):
+        return track
+    return replace(track, loudness=float(loudness[-1]), peak=max(SILENCE, float(peak[-1])))
 
 
 def gain(track: Audio | None, loudness: float) -> float:
-    """The dB that bring a measured track to `loudness` LUFS, or as near as its peaks allow."""
+    """The dB that bring a measured track to `loudness` LUFS, or as near as limits allow.
+
+    They are that of its peaks, and for what is faint one that falls to 0 at the level of noise.
+    """
     if track is None or track.loudness is None or track.peak is None:
         return 0.0
     if track.loudness < _FAINTEST:
         return 0.0
-    return min(loudness - track.loudness, _HIGHEST_PEAK - _PEAK_MARGIN - track.peak)
+    highest = min(_HIGHEST_RAISE, 2 * (track.loudness - _FAINTEST))
+    return min(loudness - track.loudness, highest, _HIGHEST_PEAK - _PEAK_MARGIN - track.peak)
 
 
 def encode(pieces: Sequence[Piece], output: str, tools: Tools, work: Work) -> Path:
@@ -127,7 +137,7 @@ def encode(pieces: Sequence[Piece], output: str, tools: Tools, work: Work) -> Pa
             file.truncate(end)
             file.seek(end)
     command = [
-        *(str(tools.ffmpeg), "-y", "-v", "error", "-ar", str(SAMPLE_RATE), "-ac", "2"),
+        *(str(tools.ffmpeg), "-y", "-v", "error", *_PCM_INPUT),
         *(*file_input(pcm.name, "s16le"), "-c:a", "aac", "-b:a", str(_BITS_PER_SECOND)),
         *(*_SEARCH, "-f", "mp4", f"file:{output}"),
     ]
@@ -137,6 +147,8 @@ def encode(pieces: Sequence[Piece], output: str, tools: Tools, work: Work) -> Pa
 
 
 def _append(pcm: Path, size: int, decibels: float, output: BinaryIO) -> None:
+    import numpy as np  # which every process of Dagster would load for it
+
     factor, limits = 10 ** (decibels / 20), np.iinfo(np.int16)
     with pcm.open("rb") as source:
         while size > 0:

@@ -340,26 +340,26 @@ class _Attempt:
         pcm = f"audio-{each.number}.pcm"
         if track is not None:
             samples = self._samples(each.number) + 1
-            is_measured = self._loudness is not None and track.loudness is None
-            outputs += audio.pcm_options(
-                track.stream, each.shot.start, samples, is_measured=is_measured
-            )
-            outputs += ["-f", "s16le", f"file:{pcm}"]
+            outputs += audio.pcm_options(track.stream, each.shot.start, samples, pcm)
         command = [
             # Audio that does not decode is silent. Copied video is compared with its source.
-            *(str(self._tools.ffmpeg), "-y", "-v", "info", "-copyts"),
+            *(str(self._tools.ffmpeg), "-y", "-v", "error", "-copyts"),
             *(*file_input(each.source.path.resolve(), each.shot.demuxer), *outputs),
         ]
         stage = f"unpacking shot {each.number + 1} of {len(self._prepared)}"
         try:
             messages = run_long(command, float(each.shot.length), stage, work)
+            if track is not None:
+                track = replace(track, damaged=track.damaged or audio.is_damaged(messages))
+                if self._loudness is not None and track.loudness is None:
+                    track = audio.measured(track, work.directory / pcm, self._tools, work)
         except MediaError as error:
             _decoded(each.source, each.shot, self._tools, work)
             reason = error.reason if error.over_limit else audio.UNDECODABLE
             raise ShotError(each.source.name, reason, error.over_limit) from error
         if track is None:
             return None, each
-        shot = replace(each.shot, audio=audio.measured(track, messages))
+        shot = replace(each.shot, audio=track)
         return work.directory / pcm, replace(each, shot=shot)
 
     def _samples(self, number: int) -> int:

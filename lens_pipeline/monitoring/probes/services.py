@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 
 import psycopg2
 from dagster import DagsterInstance
@@ -17,7 +16,7 @@ from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.endpoints import Endpoints, resolve, without_password
 from lens_pipeline.core.restarts import Restarts, read_restarts
-from lens_pipeline.derivatives.originals import UnsavedOriginals, count_unsaved, in_words
+from lens_pipeline.derivatives.originals import count_unsaved, in_words
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
@@ -176,13 +175,12 @@ def originals(settings: Settings, endpoints: Endpoints) -> str:
     """How many are not saved. Raises ProbeError: some of new rows."""
     pipeline = connect(settings, endpoints)
     until = time.monotonic() + _COUNT_SECONDS
-    found: Mapping[Kind, UnsavedOriginals] = {}
     try:
         with closing(pipeline.catalog), closing(pipeline.log):
             pages = count_unsaved(pipeline)
-            for page in takewhile(lambda _: time.monotonic() < until, pages):
-                found = page
-            is_whole = next(pages, None) is None
+            found, is_whole = next(pages)
+            while not is_whole and time.monotonic() < until:
+                found, is_whole = next(pages)
     except SQLAlchemyError as error:
         raise ProbeError("unknown: Dagster's database cannot be read, see there") from error
     text = in_words(found)

@@ -105,6 +105,33 @@ def test_a_shot_marked_quiet_keeps_its_level(shots: dict[str, Path], tmp_path: P
     assert _levels(joined(_TARGET, is_quiet=False).path, _SECONDS)[0] > off[0] + 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_examined", [True, False], ids=["examined", "new"])
+def test_tags_set_neither_gain_nor_damage(make: Make, tmp_path: Path, is_examined: bool) -> None:
+    """A file that says how loud it is, in the words of the meter."""
+    said = (
+        "I: -49.0 LUFS Peak: -60.0 dBFS",
+        "I: 1.2.3 LUFS Peak: 1.2.3 dBFS",
+        "[dec:aac @ 0x1] Error submitting packet to decoder: Invalid data",
+        "[Parsed_ebur128_0 @ 0x1] Summary:",
+    )
+    # Of a name, ffmpeg prints the lines as they are.
+    names = [f"a\n{words}\nb" for words in said]
+    plain = make(Recipe("plain-tags", sound_coding=("-c:a", "aac", "-ac", "2"), container="mkv"))
+    tagged = tmp_path / "tagged.mkv"
+    tags = [f"comment={' '.join(said)}", *(f"{name}=1" for name in names)]
+    options = [option for tag in tags for option in ("-metadata", tag, "-metadata:s:a", tag)]
+    ffmpeg("-i", str(plain), "-c", "copy", *options, str(tagged))
+    kept, work = Folder(tmp_path / "kept"), work_in(tmp_path / "work")
+    sources = [source(plain), source(tagged)]
+    if is_examined:
+        for one in sources:
+            examine(one, TOOLS, work, kept)
+    untagged, forged = join(sources, TOOLS, work, kept, loudness=_TARGET).shots
+    assert forged.gain == untagged.gain != 0
+    assert audio.DAMAGED not in forged.reason
+
+
 @pytest.mark.parametrize(
     ("loudness", "peak", "gain"),
     [
@@ -113,14 +140,17 @@ def test_a_shot_marked_quiet_keeps_its_level(shots: dict[str, Path], tmp_path: P
         (-24.0, -5.0, 3.7),
         # Too loud peaks are lowered, wherever the rest is.
         (-24.0, 0.0, -1.3),
+        # What is faint is not raised to speech, and there is no step at the level of noise.
+        (-34.0, -30.0, 20.0),
+        (-40.0, -35.0, 20.0),
+        (-45.0, -40.0, 10.0),
+        (-49.9, -45.0, 0.2),
         (-50.1, -40.0, 0.0),
         (audio.SILENCE, audio.SILENCE, 0.0),
         (None, None, 0.0),
     ],
 )
-def test_gain_ends_at_the_peak_limit(
-    loudness: float | None, peak: float | None, gain: float
-) -> None:
+def test_gain_ends_at_its_limits(loudness: float | None, peak: float | None, gain: float) -> None:
     track = replace(_TRACK, loudness=loudness, peak=peak)
     assert audio.gain(track, _TARGET) == pytest.approx(gain)
     assert audio.gain(None, _TARGET) == 0

@@ -16,7 +16,10 @@ from fastapi import FastAPI
 
 from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.errors import StoreUnavailable
 from lens_pipeline.providers.kie import Deliveries, Provider, signature
+from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import ObjectInfo
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
@@ -140,9 +143,17 @@ def test_further_results_are_kept_beside_the_original(
     assert "404" in listed[2]["error"]
     assert "secret" not in str(site.metadata("photo_generation", "p1"))
 
-    # What can be had is tried again, once a minute has passed.
+    # What can be had is tried again, once a minute has passed, and then five.
     assert site.once()["found"] == 0
-    site.age_events("2 minutes")
+    made = len(site.materializations("photo_generation"))
+    server.fail_first("/3", 503, times=3)
+    for is_due in (True, False):
+        asked = server.requests.total()
+        site.age_events("2 minutes")
+        site.once()
+        assert (server.requests.total() > asked) == is_due
+    assert len(site.materializations("photo_generation")) == made
+    site.age_events("5 minutes")
     site.once()
     assert site.originals() == dict(zip(keys, bodies, strict=True))
     server.remove("/2")
@@ -156,6 +167,50 @@ def test_further_results_are_kept_beside_the_original(
     site.once()
     assert server.requests.total() == asked
 
+    site.sql("DELETE FROM generations")
+    site.lens("remove-missing", "--yes", "--now")
+    assert site.originals() == {}
+
+
+def test_further_results_are_kept_without_the_first(
+    site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
+) -> None:
+    """Three good pictures that were lost because the first one was."""
+    for path in ("/2", "/3"):
+        server.put(path, sources.jpeg())
+    server.fail_first("/3", 404, times=2)
+    links = [server.url(f"/{number}", host="localhost") for number in range(1, 4)]
+    task = generating(site, "p1")
+    provider.say(task, "success", *links)
+    deliver(web, task)
+    site.dagster.delete_run(site.runs()[0].run_id)
+    assert site.once()["failed"] == 1
+    assert site.dead_letters()["p1"]["error_class"] == "SourceMissing"
+    (path,) = site.originals()
+    listed = web.get("/api/generations/p1").json()["extra_files"]
+    assert [one["path"] for one in listed] == [path, None]
+    asked = server.requests.total()
+    assert site.once()["found"] == 0
+    assert server.requests.total() == asked
+
+    # A retry finds what is there by then.
+    server.put("/1", sources.png())
+    site.lens("retry", "p1")
+    site.once()
+    assert (len(site.originals()), server.requests["/2"]) == (3, 1)
+
+
+def test_further_results_kept_without_the_first_go_with_their_row(
+    site: Site, web: httpx.Client, provider: ProviderServer, server: HostileServer
+) -> None:
+    server.put("/2", sources.jpeg())
+    links = [server.url(f"/{number}", host="localhost") for number in (1, 2)]
+    task = generating(site, "p1")
+    provider.say(task, "success", *links)
+    deliver(web, task)
+    site.dagster.delete_run(site.runs()[0].run_id)
+    site.once()
+    assert len(site.originals()) == 1
     site.sql("DELETE FROM generations")
     site.lens("remove-missing", "--yes", "--now")
     assert site.originals() == {}
@@ -178,6 +233,44 @@ def test_further_results_of_which_a_late_webhook_tells(
     deliver(web, task, at=int(time.time()) - 1)
     site.once()
     assert len(site.materializations("photo_generation")) == made
+
+
+def test_further_results_in_the_store_are_listed_whatever_happens(
+    site: Site,
+    web: httpx.Client,
+    provider: ProviderServer,
+    server: HostileServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One time-out or a killed run, and a picture in the store that nothing names any more."""
+    links = [server.put(path, sources.jpeg()) for path in ("/1", "/2", "/3")]
+    links = [link.replace("127.0.0.1", "localhost") for link in links]
+    task = generating(site, "p1", status="success", asset_url=links[0])
+    provider.say(task, "success", *links[:2])
+    deliver(web, task)
+    site.dagster.delete_run(site.runs()[0].run_id)
+    site.once()
+    stat = FileStore.stat
+
+    def stat_in_vain(store: FileStore, key: str) -> ObjectInfo | None:
+        if "_2." in key:
+            raise StoreUnavailable("away")
+        return stat(store, key)
+
+    # A run stored the third one, and was killed.
+    (second,) = (key for key in site.originals() if "_2." in key)
+    (site.store / second.replace("_2.", "_3.")).write_bytes(sources.jpeg(50, 40))
+    provider.say(task, "success", *links)
+    deliver(web, task, at=int(time.time()) - 60)
+    server.remove("/2")
+    server.remove("/3")
+    with monkeypatch.context() as broken:
+        broken.setattr(FileStore, "stat", stat_in_vain)
+        site.once()
+    site.once()
+    listed = web.get("/api/generations/p1").json()["extra_files"]
+    assert [one["path"] for one in listed] == [second, second.replace("_2.", "_3.")]
+    assert site.lens("verify", "--all").code == 0
 
 
 def test_a_video_gets_a_poster(site: Site, web: httpx.Client, provider: ProviderServer) -> None:
