@@ -197,7 +197,7 @@ def _megapixels(pixels: int) -> str:
 
 
 def _open(file: _File, max_pixels: int) -> pyvips.Image:
-    """Of most kinds, only the header is read; of others, pixels, if there are at most so many."""
+    """Of most kinds, only the header is read; of others, at most `max_pixels` pixels."""
     if file.kind == "HEIC":
         return _by_pillow_heif(file.path, max_pixels)
     # libheif leaves the range of grey as it is, and libvips has no animation.
