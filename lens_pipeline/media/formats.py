@@ -15,7 +15,7 @@ _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _EBML = b"\x1aE\xdf\xa3"
 # Size, type, and a 64-bit size.
 _BOX = struct.Struct(">I4sQ")
-_BOX_HEADER_BYTES = 8
+_BOX_HEADER = struct.Struct(">I4s")
 
 # What is kept: also files that no decoder here takes, but no page of markup. By extension, names
 # and beginnings.
@@ -131,9 +131,9 @@ def ends_in_fragment(source: Path) -> bool:
 def _boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
     file_bytes = source.stat().st_size
     with source.open("rb") as file:
-        while len(header := file.read(_BOX.size)) >= _BOX_HEADER_BYTES:
+        while len(header := file.read(_BOX.size)) >= _BOX_HEADER.size:
             size, kind, large_size = _BOX.unpack(header.ljust(_BOX.size, b"\0"))
-            least = _BOX.size if size == 1 else _BOX_HEADER_BYTES
+            least = _BOX.size if size == 1 else _BOX_HEADER.size
             size = large_size if size == 1 else size
             yield kind, file.tell() - len(header) + size
             # Size 0: to the end of the file; others are damage.
@@ -146,3 +146,14 @@ def header_error(source: Path, demuxer: str) -> MediaError:
     if demuxer == "mov" and b"moov" not in mp4_boxes(source):
         return MediaError("video is incomplete: it has no index (moov)")
     return MediaError("video is truncated or damaged: its header cannot be read")
+
+
+def child_boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of the boxes of 32-bit sizes in a box, to the first damaged one."""
+    start = 0
+    while start + _BOX_HEADER.size <= len(data):
+        size, kind = _BOX_HEADER.unpack_from(data, start)
+        if size < _BOX_HEADER.size:
+            return
+        yield kind, data[start + _BOX_HEADER.size : start + size]
+        start += size

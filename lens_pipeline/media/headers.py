@@ -3,9 +3,10 @@
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from lens_pipeline.media.formats import child_boxes
 
 # Bytes of the box that describes an AVIF or HEIC file; of a thousand tiles it has 50 KB.
 _META_LIMIT = 1 << 20
@@ -104,7 +105,7 @@ def _meta(source: Path) -> dict[bytes, bytes]:
             if size < _BOX.size:
                 break
             if kind == b"meta":
-                return dict(_boxes(file.read(min(size, _META_LIMIT) - _BOX.size)[4:]))
+                return dict(child_boxes(file.read(min(size, _META_LIMIT) - _BOX.size)[4:]))
             file.seek(size - _BOX.size, os.SEEK_CUR)
     raise KeyError(b"meta")
 
@@ -112,8 +113,8 @@ def _meta(source: Path) -> dict[bytes, bytes]:
 def _primary_properties(meta: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """Raises one of `_HEADER_ERRORS`."""
     primary = int.from_bytes(meta[b"pitm"][4:])
-    boxes = dict(_boxes(meta[b"iprp"]))
-    properties = list(_boxes(boxes[b"ipco"]))
+    boxes = dict(child_boxes(meta[b"iprp"]))
+    properties = list(child_boxes(boxes[b"ipco"]))
     associations = boxes[b"ipma"]
     id_bytes = 4 if associations[0] else 2
     index_bytes = 2 if associations[3] & 1 else 1
@@ -131,13 +132,3 @@ def _primary_properties(meta: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
             return [properties[number - 1] for number in numbers if number]
         start = end
     raise KeyError(primary)
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    start = 0
-    while start + _BOX.size <= len(data):
-        size, kind = _BOX.unpack_from(data, start)
-        if size < _BOX.size:
-            return
-        yield kind, data[start + _BOX.size : start + size]
-        start += size

@@ -61,7 +61,7 @@ class PictureMaterializer:
         return {
             # Shown in this order.
             "image": dg.MetadataValue.md(picture.inline_markdown),
-            "links": links_of(self._derivative, row, key),
+            "links": facts["links"],
             "path": key,
             "dagster/uri": batch.transfers.store.uri(key),
             "bytes": len(webp),

@@ -7,6 +7,7 @@ from itertools import accumulate, groupby
 from pathlib import Path
 
 from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.formats import child_boxes
 
 _HEADER = struct.Struct(">I4s")
 _LARGE_HEADER = struct.Struct(">I4sQ")
@@ -131,18 +132,8 @@ def _moov(file: Path) -> bytes:
     raise KeyError("moov")
 
 
-def _children(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        size, kind = _HEADER.unpack_from(data, offset)
-        if size < _HEADER.size:
-            return
-        yield kind, data[offset + _HEADER.size : offset + size]
-        offset += size
-
-
 def _leaves(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for kind, content in _children(data):
+    for kind, content in child_boxes(data):
         if kind in (b"trak", b"mdia", b"minf", b"stbl", b"edts"):
             yield from _leaves(content)
         else:
@@ -150,7 +141,7 @@ def _leaves(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _video_boxes(entry: bytes) -> Iterator[tuple[bytes, bytes]]:
-    return _children(entry[_HEADER.size + _VISUAL_ENTRY_BYTES :])
+    return child_boxes(entry[_HEADER.size + _VISUAL_ENTRY_BYTES :])
 
 
 def _numbers(table: bytes, offset: int, count: int) -> tuple[int, ...]:
