@@ -21,6 +21,8 @@ class TaskRow:
     user_id: str
     task_id: str
     status: str
+    provider: str | None = None
+    """As the row says it, with a model after a slash; None: its table or the row does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,13 @@ class TaskRows:
         if not self._task.bindable(connection, [task_id]):
             return []
         query = sa.select(
-            self._rows.key.text.label("id"), text_of(generations.c.user_id), generations.c.status
+            self._rows.key.text.label("id"),
+            text_of(generations.c.user_id),
+            generations.c.status,
+            _provider(connection).label("provider"),
         ).where(self._task.equals(connection, task_id))
         return [
-            TaskRow(row.id, row.user_id or "", task_id, row.status or "")
+            TaskRow(row.id, row.user_id or "", task_id, row.status or "", row.provider)
             for row in connection.execute(query)
         ]
 
@@ -79,6 +84,18 @@ class TaskRows:
             parsed if is_finished and isinstance(parsed, Generation) else None,
             parsed.reason if is_finished and isinstance(parsed, UnusableRow) else None,
         )
+
+
+def _provider(connection: sa.Connection) -> sa.ColumnElement[str | None]:
+    """The optional column; NULL where there is none, or we may not read it."""
+    exists = sa.text(
+        "SELECT has_column_privilege(attrelid, attnum, 'SELECT') FROM pg_attribute"
+        " WHERE attrelid = to_regclass('generations') AND attname = 'provider'"
+        " AND NOT attisdropped"
+    )
+    if not connection.scalar(exists):
+        return sa.null()
+    return sa.cast(sa.literal_column("generations.provider"), sa.Text)
 
 
 def _update(asset_url: str | None) -> sa.Update:

@@ -16,7 +16,7 @@ from lens_pipeline.derivatives.registry import ORIGINALS, of_kind
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
-from lens_pipeline.providers.kie import Task, TaskState
+from lens_pipeline.providers.models import Task, TaskState
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,40 @@
-"""Services that generate: one file each. No routes, no SQL."""
+"""Services that generate: one file each. No routes, no SQL.
+
+An adapter is a module of this package with a function `connect(settings)` that gives a `Provider`;
+its name is what rows and the webhook's address say.
+"""
+
+import asyncio
+import importlib
+import logging
+import pkgutil
+
+from lens_pipeline.providers.models import Provider, ProviderError, ProviderUnset
+from lens_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_SHARED = frozenset({"client", "models"})
+NAMES = frozenset(one.name for one in pkgutil.iter_modules(__path__)) - _SHARED
+
+
+def connect(settings: Settings, name: str) -> Provider | None:
+    """None: there is no such provider. Imports only the one that is asked for."""
+    if name not in NAMES:
+        return None
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module.connect(settings)
+
+
+def fresh_url(settings: Settings, url: str) -> str | None:
+    """Another link to a result, for workers; None: its provider gives none."""
+    provider = connect(settings, settings.provider)
+    if provider is None:
+        return None
+    try:
+        return asyncio.run(provider.fresh_url(url))
+    except ProviderUnset:
+        return None
+    except ProviderError as error:
+        logger.warning("no other link for a result: %s", error)
+        return None
