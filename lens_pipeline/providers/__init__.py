@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import logging
 import pkgutil
+from contextlib import aclosing
 
 from lens_pipeline.providers.models import Provider, ProviderError, ProviderUnset
 from lens_pipeline.settings import Settings
@@ -26,13 +27,24 @@ def connect(settings: Settings, name: str) -> Provider | None:
     return module.connect(settings)
 
 
+def provider_of(named: str | None, settings: Settings) -> tuple[str, str | None]:
+    """A provider's name and model, as a row names them: `fal/fal-ai/flux`."""
+    name, _, model = (named or settings.provider).partition("/")
+    return name, model or None
+
+
 def fresh_url(settings: Settings, url: str) -> str | None:
     """Another link to a result, for workers; None: its provider gives none."""
     provider = connect(settings, settings.provider)
     if provider is None:
         return None
+
+    async def asked() -> str | None:
+        async with aclosing(provider):
+            return await provider.fresh_url(url)
+
     try:
-        return asyncio.run(provider.fresh_url(url))
+        return asyncio.run(asked())
     except ProviderUnset:
         return None
     except ProviderError as error:

@@ -70,6 +70,9 @@ class Client:
         # The loop's time of the next request.
         self._free_at = 0.0
 
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
     async def repeated(self, attempt: Callable[[float], Awaitable[T]]) -> T:
         """`attempt` until it works, for `total_seconds`; it takes the time to give up waiting.
 
@@ -79,6 +82,9 @@ class Client:
         total = self._limits.total_seconds
         deadline = clock() + total
         last_turn = deadline - _ANSWER_SECONDS
+
+        async def once() -> T:
+            return await attempt(last_turn)
 
         def is_worth_waiting(error: BaseException) -> bool:
             if not isinstance(error, ProviderUnavailable):
@@ -98,7 +104,7 @@ class Client:
         try:
             # A read's time-out does not end an answer that trickles.
             async with asyncio.timeout_at(deadline):
-                return await retrying(attempt, last_turn)
+                return await retrying(once)
         except TimeoutError:
             raise ProviderUnavailable(
                 f"the provider did not answer within {total:g} s", is_late=True

@@ -84,6 +84,10 @@ class Fal(Provider):
         path = f"/{name}/requests/{quote(task_id, safe='')}"
         return await self._client.repeated(lambda last: self._task(task_id, path, last))
 
+    async def aclose(self) -> None:
+        await self._client.aclose()
+        await self._keys_client.aclose()
+
     async def _task(self, task_id: str, path: str, last_turn: float) -> Task:
         told = await self._client.ask("GET", f"{path}/status", last_turn)
         _require_usable(task_id, told)
@@ -184,9 +188,7 @@ def _require_usable(task_id: str, answer: Answer, *, failed: bool = False) -> No
     if answer.status == _UNKNOWN:
         raise UnknownTask(f"the provider knows no task {task_id!r}")
     if answer.status in _REFUSED:
-        raise ProviderInvalid(
-            f"the provider refuses us with {answer.status}: see LENS_FAL_API_KEY"
-        )
+        raise ProviderInvalid(f"the provider refuses us with {answer.status}: see LENS_FAL_API_KEY")
     if not failed and answer.status not in (_OK, _ACCEPTED):
         raise ProviderInvalid(f"the provider answers {answer.status} with what makes no sense")
 

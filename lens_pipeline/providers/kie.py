@@ -80,6 +80,9 @@ class Kie(Provider):
         self._require_key()
         return await self._client.repeated(lambda last_turn: self._task(task_id, last_turn))
 
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
     async def fresh_url(self, url: str) -> str | None:
         """Works for 20 minutes; None: it is no file of this provider's."""
         self._require_key()
@@ -201,7 +204,7 @@ def _has_secret(webhook: Webhook, secret: str) -> bool:
     scheme, _, token = webhook.headers.get("authorization", "").partition(" ")
     given = [webhook.query.get("secret", "")]
     given += [token.strip()] if scheme.lower() == "bearer" else []
-    return any([_is_same(secret, one) for one in given])
+    return any(_is_same(secret, one) for one in given)
 
 
 def _is_same(expected: str, given: str) -> bool:

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -144,6 +144,10 @@ class Provider(abc.ABC):
         Raises UnknownTask, ProviderInvalid, ProviderUnavailable or ProviderUnset.
         """
 
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """End its connections, before its event loop ends."""
+
     async def fresh_url(self, url: str) -> str | None:
         """Another address of a result that is refused or gone under `url`; None: there is none.
 
@@ -199,28 +203,24 @@ def result_urls(result: object) -> tuple[str, ...]:
     return found
 
 
-def _named(value: object, depth: int) -> Iterator[object]:
-    if depth == 0:
-        return
-    if isinstance(value, str):
-        inner = json_of(value) if value.lstrip()[:1] in ("[", "{", '"') else None
-        if inner is not None:
-            yield from _named(inner, depth - 1)
-        elif value:
-            yield value
-    elif isinstance(value, list):
-        for one in value:
-            yield from _named(one, depth - 1)
-    elif isinstance(value, dict):
-        kind = value.get("content_type")
-        if isinstance(kind, str) and not kind.startswith(("image/", "video/")):
-            return
-        for key in _RESULT_KEYS:
-            if value.get(key):
-                yield from _named(value[key], depth - 1)
-                return
-    elif value is not None:
-        yield value
+def _named(value: object, depth: int) -> list[object]:
+    if depth == 0 or value is None:
+        return []
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{", '"'):
+        value = json_of(value) or value
+    if isinstance(value, list):
+        return [found for one in value for found in _named(one, depth - 1)]
+    if isinstance(value, dict):
+        return _named(_named_value(value), depth - 1)
+    return [value] if value else []
+
+
+def _named_value(result: Mapping[str, Any]) -> object:
+    """What names the files of an object; None: nothing does, or it is a sound."""
+    kind = result.get("content_type")
+    if isinstance(kind, str) and not kind.startswith(("image/", "video/")):
+        return None
+    return next((result[key] for key in _RESULT_KEYS if result.get(key)), None)
 
 
 def json_of(content: str | bytes | bytearray) -> Any:

@@ -46,9 +46,7 @@ class Replicate(Provider):
         self._scheme = Scheme(key) if key else None
         self._is_set = settings.replicate_api_key is not None
         authorization = f"Bearer {settings.replicate_api_key}"
-        self._client = Client(
-            settings.replicate_api, "LENS_REPLICATE_API", authorization, limits
-        )
+        self._client = Client(settings.replicate_api, "LENS_REPLICATE_API", authorization, limits)
 
     async def notice(self, webhook: Webhook) -> Notice:
         if self._scheme is None:
@@ -88,6 +86,9 @@ class Replicate(Provider):
             return read_prediction(task_id, answer.body)
 
         return await self._client.repeated(asked)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
 
 
 def connect(settings: Settings) -> Replicate:

@@ -195,7 +195,7 @@ class Fetcher:
         ssl_context: ssl.SSLContext | None = None,
         lookup: Lookup = socket.getaddrinfo,
         recheck_seconds: float = RECHECK_SECONDS,
-        renewed: Callable[[str], str | None] = lambda url: None,
+        renewed: Callable[[str], str | None] | None = None,
     ) -> None:
         self._store = store
         self._renewed = renewed
@@ -270,7 +270,7 @@ class Fetcher:
         try:
             return self._download_twice(link, into, deadline)
         except (SourceMissing, SourceRefused):
-            renewed = self._renewed(source)
+            renewed = self._renewed(source) if self._renewed else None
             if renewed is None:
                 raise
             return self._download(_Link.parse(renewed), into, deadline)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from lens_pipeline import providers
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.retry import retry
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.engine.run_requests import RETRY_PRIORITY
-from lens_pipeline import providers
 from lens_pipeline.providers.models import Deliveries, Provider
 
 _RETRY_LOCKS = tuple(threading.Lock() for _ in range(64))

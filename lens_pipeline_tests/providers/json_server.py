@@ -23,7 +23,10 @@ class JsonServer(HostileServer):
         first = super().answer_for(target, headers)
         if first is None or first.status != 404:
             return first
-        if self._authorization and headers.get("Authorization", self._authorization) != self._authorization:
+        if (
+            self._authorization
+            and headers.get("Authorization", self._authorization) != self._authorization
+        ):
             return _json(401, {"detail": "unauthorized"})
         return _json(*self.answers.get(path, (404, {"detail": "not found"})))
 

@@ -4,13 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
 from lens_pipeline.derivatives.registry import of_kind
 from lens_pipeline.engine.finished_tasks import finish_task
+from lens_pipeline.providers import provider_of
 from lens_pipeline.providers.models import (
     TASK_ID,
     Notice,
@@ -56,11 +57,17 @@ _WEBHOOK_BODY = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "description": "As the provider sends it; of kie.ai's only the task's id counts",
+                    "description": "As the provider sends it",
                 }
             }
         },
     }
+}
+
+_PROVIDER_PARAMETER = {
+    "parameters": [
+        {"name": "provider", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
 }
 
 
@@ -157,9 +164,12 @@ def receive_webhook(
     return found
 
 
-@router.post("/api/webhooks/{provider}", responses=_PROVIDER_ERRORS, openapi_extra=_WEBHOOK_BODY)
+@router.post(
+    "/api/webhooks/{provider}",
+    responses=_PROVIDER_ERRORS,
+    openapi_extra=_WEBHOOK_BODY | _PROVIDER_PARAMETER,
+)
 def receive_provider_webhook(
-    provider: str,
     context: ContextDep,
     delivery: Annotated[Delivery | None, Depends(_delivered)],
     task: Annotated[Task | None, Depends(_delivered_task)],
@@ -217,7 +227,8 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
 
 
 def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:
-    settled = finish_task(context.pipeline, context.queue, row, task, origin)
+    queue = context.queue
+    settled = finish_task(context.pipeline, queue.instance, row, task, queue=queue, origin=origin)
     if settled is None:
         raise _unknown_task(row.task_id)
     status = "updated" if settled.changed else "unchanged"
@@ -236,18 +247,17 @@ def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut
 
 async def _asked(context: Context, row: TaskRow, provider: str) -> Task:
     """Asynchronous: a slow provider must not hold a thread."""
-    model = _named(context, row)[2]
+    _, model = _named(context, row)
     try:
-        return await _provider(context, provider).task(row.task_id, model or None)
+        return await _provider(context, provider).task(row.task_id, model)
     except ProviderError as error:
         raise _problem(error) from error
     finally:
         postgres.restart_deadline()
 
 
-def _named(context: Context, row: TaskRow) -> tuple[str, str, str]:
-    """The provider of the row, a slash, and its model."""
-    return (row.provider or context.pipeline.settings.provider).partition("/")
+def _named(context: Context, row: TaskRow) -> tuple[str, str | None]:
+    return provider_of(row.provider, context.pipeline.settings)
 
 
 def _provider(context: Context, name: str) -> Provider:
