@@ -127,7 +127,7 @@ def _task_rows(connection: sa.Connection, query: sa.Select) -> list[TaskRow]:
     ]
 
 
-def _provider(connection: sa.Connection) -> sa.ColumnElement[str | None]:
+def _provider(connection: sa.Connection) -> sa.ColumnElement:
     """The optional column; NULL where there is none, or we may not read it."""
     exists = sa.text(
         "SELECT has_column_privilege(attrelid, attnum, 'SELECT') FROM pg_attribute"

@@ -52,8 +52,6 @@ class Task:
     """At least one if the task succeeded."""
     failure: str | None = None
     """In the provider's words."""
-    credits: float | None = None
-    """What it cost, if the provider says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +193,13 @@ def result_urls(result: object) -> tuple[str, ...]:
 
     Raises ProviderInvalid: there is none, there are too many, or one is no http(s) address.
     """
-    found = tuple(_named(result, depth=8))
+    found = _named(result, depth=8)
     if not found:
         raise ProviderInvalid("the task succeeded without a result")
-    if len(found) > _MOST_URLS or not all(map(_is_url, found)):
+    urls = tuple(one for one in found if isinstance(one, str) and _is_url(one))
+    if len(found) > _MOST_URLS or len(urls) < len(found):
         raise ProviderInvalid("the task's result is no list of http(s) addresses")
-    return found
+    return urls
 
 
 def _named(value: object, depth: int) -> list[object]:
@@ -231,8 +230,8 @@ def json_of(content: str | bytes | bytearray) -> Any:
         return None
 
 
-def _is_url(value: object) -> bool:
-    if not isinstance(value, str) or len(value) > _MAX_URL or not value.isprintable():
+def _is_url(value: str) -> bool:
+    if len(value) > _MAX_URL or not value.isprintable():
         return False
     try:
         parts = urlsplit(value)

@@ -182,7 +182,7 @@ def receive_provider_webhook(
 
 
 def _provider_name(request: Request) -> str:
-    name = request.path_params.get("provider", "kie")
+    name: str = request.path_params.get("provider", "kie")
     return _SAME.get(name, name)
 
 
