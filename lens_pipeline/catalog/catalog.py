@@ -360,6 +360,11 @@ class Catalog:
         with self._connect() as connection:
             return self._tasks.of(connection, task_id)
 
+    def unfinished_tasks(self, unchanged: dt.timedelta, most: int) -> list[provider_tasks.TaskRow]:
+        """See `TaskRows.unfinished`."""
+        with self._connect() as connection:
+            return self._tasks.unfinished(connection, unchanged, most)
+
     @contextmanager
     def recording(
         self, row: provider_tasks.TaskRow, asset_url: str | None

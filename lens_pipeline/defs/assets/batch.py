@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -41,6 +42,7 @@ from lens_pipeline.event_log.tags import (
     OUTCOME_TAG,
     PERMANENT_TAG,
 )
+from lens_pipeline.providers import fresh_url
 from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)
@@ -380,6 +382,7 @@ def _batch_context(
             max_bytes=settings.max_source_bytes,
             allow_hosts=settings.fetch_allow_hosts,
             cancelled=cancelled,
+            renewed=partial(fresh_url, settings),
         ) as fetcher,
     ):
         transfers = Transfers(fetcher, pipeline.store, cancelled)

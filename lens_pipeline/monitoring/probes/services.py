@@ -195,8 +195,11 @@ def provider_tasks(settings: Settings, url: str) -> str:
     """Raises CatalogError: tasks of the provider cannot be recorded."""
     with closing(Catalog(url)) as catalog:
         catalog.check_writing()
-    if not settings.kie_webhook_key:
-        return "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY its webhooks are refused"
+    if not (settings.kie_webhook_key or settings.kie_secret):
+        return (
+            "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY or LENS_KIE_SECRET its"
+            " webhooks are refused"
+        )
     return "its webhooks are verified, and its tasks can be recorded"
 
 
