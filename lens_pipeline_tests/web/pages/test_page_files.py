@@ -62,6 +62,7 @@ def test_nothing_in_a_page_needs_a_laxer_policy(web: httpx.Client, page: str) ->
     assert set(re.findall(r'(?:src|href)="([^"]*)"', text)) == {
         *("/static/lens.svg", "/static/app.css", f"/static/{page}.js"),
         *("#content", "#connection", "/library", "/masters"),
+        *(["/static/masters.css", "/static/icons.svg#bell"] if page == "masters" else []),
     }
 
 
