@@ -176,7 +176,7 @@ def test_a_film_says_what_it_waits_for_and_for_how_long(
         late = _film(page, "m2")
         expect(late.locator(".detail")).to_have_text("Ожидает 1 клип: late")
         reason = str(_RUSSIAN["shot.waits"]).format(status="generating")
-        expect(late.locator(".faults")).to_have_text(f"late {reason}")
+        expect(late.locator(".awaited")).to_have_text(f"late {reason}")
         expect(late.locator(".strip-shot[data-state=waits]")).to_have_count(1)
         visit.require_usable()
         said = ReportedProgress("42 %: encoding shot a, about 110 s left", 42, Stage.ENCODING, 110)
