@@ -34,7 +34,7 @@ class Picker {
     this.grid = el("ul.pick-grid", { "aria-label": t("picker.videos") });
     this.none = el("p.muted", { role: "status" });
     this.more = el("button.quiet", { type: "button", hidden: true, onclick: () => this.load() }, t("action.more"));
-    this.add = el("button.primary", { type: "button", disabled: true }, t("picker.add", { count: 0 }));
+    this.add = el("button.primary", { type: "button", disabled: true }, t("picker.add_none"));
     const files = mayAdd ? el("button", { type: "button", onclick: () => this.upload() }, t("upload.choose")) : null;
     const body = el("div.pick-body", {}, el("div.pick-head", {}, this.search, files), el("div.pick-list", {}, this.grid, this.none, this.more), el("div.pick-foot", {}, this.add));
     this.uploads = new Uploads({ user: () => "me", added: (video) => this.came(video) });
@@ -124,7 +124,8 @@ class Picker {
     if (isChosen) this.ids.add(id);
     else this.ids.delete(id);
     this.add.disabled = this.ids.size === 0;
-    say(this.add, t("picker.add", { count: this.ids.size }));
+    const count = this.ids.size;
+    say(this.add, count ? t("picker.add", { count }) : t("picker.add_none"));
   }
 
   async upload() {

@@ -41,7 +41,7 @@ export class Uploads {
     this.done = 0;
     this.bytes = 0;
     this.sent = 0;
-    this.head = el("h2");
+    this.head = el("h2", { role: "status" });
     this.close = el("button.icon-button", { type: "button", "aria-label": t("action.close"), title: t("action.close"), onclick: () => this.root.remove() }, icon("close"));
     this.bar = el("progress", { "aria-label": t("upload.progress") });
     this.detail = el("p.muted");
@@ -100,8 +100,9 @@ export class Uploads {
   }
 
   end() {
+    if (this.faults.children.length) return;
+    this.root.remove();
     if (this.done) toast("done", t("upload.done", { count: this.done }));
-    if (!this.faults.children.length) this.root.remove();
   }
 
   tell() {
@@ -111,10 +112,10 @@ export class Uploads {
     this.bar.max = this.bytes || 1;
     this.bar.value = Math.min(sent, this.bytes);
     this.close.hidden = busy;
-    this.detail.hidden = !busy;
     const values = { count: this.count, user: this.user() };
     say(this.head, busy ? t("upload.adding", values) : t("upload.failed"));
-    say(this.detail, t("upload.sent", { sent: size(sent), all: size(this.bytes) }));
+    const bytes = t("upload.sent", { sent: size(sent), all: size(this.bytes) });
+    say(this.detail, busy ? bytes : t("upload.done", { count: this.done }));
   }
 }
 
