@@ -416,11 +416,21 @@ class Catalog:
             connection.commit()
 
     def project_page(
-        self, kind: Kind, project_id: str, after: Place | None, limit: int
+        self,
+        kind: Kind,
+        project_id: str,
+        after: Place | None,
+        limit: int,
+        masters: Sequence[str] | None = None,
     ) -> list[projects.Listed]:
-        """Rows of a project after that place, newest first."""
+        """Rows of a project after that place, newest first; renditions of `masters` alone."""
         with self._connect() as connection:
-            return self._projects[kind].page(connection, project_id, after, limit)
+            return self._projects[kind].page(connection, project_id, after, limit, masters)
+
+    def rendition_counts(self, master_ids: Iterable[str]) -> dict[str, int]:
+        """By master, of those that have any."""
+        with self._connect() as connection:
+            return self._projects[Kind.SCALED].counts(connection, master_ids)
 
     def project_rows(
         self, kind: Kind, project_id: str, ids: Iterable[str]

@@ -60,13 +60,21 @@ class ProjectRows:
         self._project = IdColumn(of_asset if kind is Kind.SHOT else of_master)
 
     def page(
-        self, connection: sa.Connection, project_id: str, after: Place | None, limit: int
+        self,
+        connection: sa.Connection,
+        project_id: str,
+        after: Place | None,
+        limit: int,
+        masters: Sequence[str] | None = None,
     ) -> list[Listed]:
-        """Rows created before the place `after`, newest first."""
+        """Rows created before the place `after`, newest first; renditions of `masters` alone."""
         time, key = sa.func.coalesce(self._created, _NEVER), self._rows.key.text
         conditions: list[sa.ColumnElement[bool]] = []
         if after is not None:
             conditions.append(sa.tuple_(time, key) < place(after.changed_at, after.id))
+        if masters is not None:
+            wanted = self._master_of_scaled.bindable(connection, masters)
+            conditions.append(self._master_of_scaled.among(connection, wanted))
         order = (time.desc(), key.desc())
         return self._listed(connection, project_id, conditions, order, limit)
 
@@ -79,6 +87,17 @@ class ProjectRows:
         conditions = [self._rows.key.among(connection, wanted)]
         found = self._listed(connection, project_id, conditions, (), None)
         return self._rows.key.as_asked(connection, asked, {one.row.id: one for one in found})
+
+    def counts(self, connection: sa.Connection, master_ids: Iterable[str]) -> dict[str, int]:
+        """Of renditions, by master."""
+        wanted = self._master_of_scaled.bindable(connection, master_ids)
+        query = (
+            sa.select(self._master_of_scaled.text.label("id"), sa.func.count().label("total"))
+            .where(self._master_of_scaled.among(connection, wanted))
+            .where(sa.not_(self._rows.unusable))
+            .group_by(scaled_videos.c.master_id)
+        )
+        return {row.id: row.total for row in connection.execute(query)}
 
     def insert(
         self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]

@@ -11,9 +11,10 @@ from pydantic import BaseModel, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, MasterVideo
 from lens_pipeline.catalog.shots import MOST_SHOTS
+from lens_pipeline.derivatives.holds import Held, Hold, holds
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, SCALED
 from lens_pipeline.derivatives.status import row_statuses
-from lens_pipeline.event_log.history import DerivativeStatus, State
+from lens_pipeline.event_log.history import DerivativeStatus, Stage, State
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
@@ -72,8 +73,20 @@ class MasterOut(BaseModel):
     waits: str | None
     waits_for: list[str]
     """Shots that are not ready, each once."""
+    faulty_shots: list[str]
+    """Shots that `error` names, each once."""
     percent: int | None
     progress: str | None
+    """In English; `stage` and `seconds_left` are for other languages."""
+    stage: Stage | None
+    seconds_left: int | None
+    """By the pace until now; None: not known."""
+    held_by: Hold | None
+    """Why it is not begun; None: it is, or is about to be."""
+    queue_place: int | None
+    """Of its run; 1: it is next."""
+    renditions: int
+    """Their number."""
     method: str | None
     """copy, partial or encode"""
     duration_seconds: float | None
@@ -224,13 +237,30 @@ def _described(context: Context, listed: Sequence[Listed[MasterVideo]]) -> list[
     rows = [one.row for one in listed]
     made = row_statuses(context.pipeline, MASTER, rows)
     posters = row_statuses(context.pipeline, MASTER_POSTER, rows)
-    return [_out(one, made[one.row.id], posters[one.row.id]) for one in listed]
+    held = holds(context.pipeline, MASTER, made.values())
+    renditions = context.pipeline.catalog.rendition_counts([row.id for row in rows])
+    return [
+        _out(
+            one,
+            made[one.row.id],
+            posters[one.row.id],
+            held.get(one.row.id),
+            renditions.get(one.row.id, 0),
+        )
+        for one in listed
+    ]
 
 
 def _out(
-    listed: Listed[MasterVideo], made: DerivativeStatus, poster: DerivativeStatus
+    listed: Listed[MasterVideo],
+    made: DerivativeStatus,
+    poster: DerivativeStatus,
+    held: Held | None,
+    renditions: int,
 ) -> MasterOut:
     row = listed.row
+    error = made.error or ""
+    shots = dict.fromkeys(row.shots_config)
     url = f"/api/projects/{row.project_id}/master-videos/{row.id}"
     is_ready = made.state is State.READY
     return MasterOut(
@@ -240,6 +270,8 @@ def _out(
         shots=row.shots_config,
         quiet=[shot.asset_id for shot in row.shots if shot.quiet],
         waits_for=list(dict.fromkeys(shot.asset_id for shot in row.shots if shot.waits)),
+        renditions=renditions,
+        faulty_shots=[shot for shot in shots if f"shot {shot!r}" in error],
         method=made.fact("method", str),
         width=made.fact("width", int),
         height=made.fact("height", int),
@@ -248,5 +280,5 @@ def _out(
         download_url=f"{url}/download" if is_ready else None,
         created_at=listed.created_at,
         updated_at=listed.changed_at,
-        **status_fields(made),
+        **status_fields(made, held),
     )
