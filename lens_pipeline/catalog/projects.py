@@ -18,6 +18,7 @@ from lens_pipeline.catalog.tables import (
     row_time,
     scaled_videos,
 )
+from lens_pipeline.catalog.titles import pattern_of
 from lens_pipeline.core.locks import lock_id
 from lens_pipeline.errors import InvalidRow
 
@@ -113,6 +114,20 @@ class ProjectRows:
         row |= {key.column.name: key.bound(connection, row_id), **values}
         statement = postgresql.insert(self.table).values(row).on_conflict_do_nothing()
         return connection.execute(statement).rowcount == 1
+
+    def rename(self, connection: sa.Connection, project_id: str, row_id: str, name: str) -> bool:
+        """Of a master; its time stays, since its video does. False: there is no row to change."""
+        this = self._rows.key.equals(connection, row_id)
+        own = self._project.equals(connection, project_id)
+        statement = sa.update(self.table).where(this, own).values(name=name)
+        return connection.execute(statement).rowcount > 0
+
+    def named(self, connection: sa.Connection, project_id: str, name: str, limit: int) -> list[str]:
+        """Ids of masters."""
+        own = self._project.equals(connection, project_id)
+        like = as_text(self.table.c.name).regexp_match(f"^{pattern_of(name)}$")
+        query = sa.select(self._rows.key.text).where(own, like).limit(limit)
+        return list(connection.execute(query).scalars())
 
     def delete(self, connection: sa.Connection, row_id: str) -> list[str] | None:
         """Returns the ids of a master's renditions, deleted with it; None: there is no row."""

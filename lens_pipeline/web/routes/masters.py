@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -39,6 +40,8 @@ from lens_pipeline.web.routes.project_rows import (
 )
 
 router = APIRouter(prefix="/api/projects/{project_id}/master-videos", tags=["masters"])
+
+_MOST_SAME = 10
 
 PageDep = Annotated[Page, Depends(page_of(Kind.MASTER))]
 MasterDep = Annotated[Listed[MasterVideo], Depends(row_of(Kind.MASTER, "master_id"))]
@@ -106,6 +109,19 @@ class MasterOut(BaseModel):
     ready_at: dt.datetime | None
 
 
+class NamedMaster(MasterOut):
+    """A master that was given its name."""
+
+    same_name: list[str]
+    """Ids of other masters of the project with this name, ten at most."""
+
+
+class NewName(Wanted):
+    """Another name for a master."""
+
+    name: Name
+
+
 class MastersPage(BaseModel):
     """Masters newest first; `next_cursor` asks for the next ones, None: there are none."""
 
@@ -119,10 +135,10 @@ def list_masters(page: PageDep, context: ContextDep) -> MastersPage:
     return MastersPage(master_videos=_described(context, page.rows), next_cursor=page.next_cursor)
 
 
-@router.post("", status_code=201, responses={200: {"model": MasterOut}, 409: {"model": Problem}})
+@router.post("", status_code=201, responses={200: {"model": NamedMaster}, 409: {"model": Problem}})
 def create_master(
     project_id: str, wanted: NewMaster, caller: CallerDep, context: ContextDep, response: Response
-) -> MasterOut:
+) -> NamedMaster:
     """Order a master; it is begun at once unless a shot is still to come.
 
     Asked for again with the same `master_id`, nothing happens: 200 with the one there is.
@@ -135,13 +151,21 @@ def create_master(
     values = {"name": wanted.name, "shots_config": shots}
     master_id = wanted.master_id
     listed = create(context, response, Kind.MASTER, project_id, master_id, values, begin)
-    return _described(context, [listed])[0]
+    return _named(context, listed)
 
 
 @router.get("/{master_id}")
 def get_master(listed: MasterDep, context: ContextDep) -> MasterOut:
     """One master."""
     return _described(context, [listed])[0]
+
+
+@router.patch("/{master_id}")
+def rename_master(listed: MasterDep, wanted: NewName, context: ContextDep) -> NamedMaster:
+    """Rename a master; a name may be used twice, and `same_name` says where."""
+    row = listed.row
+    context.pipeline.catalog.rename_master(listed.project_id, row.id, wanted.name)
+    return _named(context, replace(listed, row=replace(row, name=wanted.name)))
 
 
 @router.delete("/{master_id}", status_code=204)
@@ -199,6 +223,14 @@ def _shots_are_there(context: Context, project_id: str, shots: Sequence[str]) ->
         if found[name].row.shot.problem:
             raise invalid("shots", found[name].row.shot.problem, "unusable_shot")
     return not any(listed.row.shot.waits for listed in found.values())
+
+
+def _named(context: Context, listed: Listed[MasterVideo]) -> NamedMaster:
+    (master,) = _described(context, [listed])
+    catalog, row = context.pipeline.catalog, listed.row
+    found = catalog.masters_named(listed.project_id, row.name, _MOST_SAME + 1)
+    others = [master_id for master_id in found if master_id != row.id]
+    return NamedMaster(**master.model_dump(), same_name=others[:_MOST_SAME])
 
 
 def _described(context: Context, listed: Sequence[Listed[MasterVideo]]) -> list[MasterOut]:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ProjectAsset, ShotProblem
+from lens_pipeline.catalog.titles import title_of
 from lens_pipeline.derivatives import library
 from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.derivatives.status import row_statuses
@@ -76,6 +77,8 @@ class AssetOut(BaseModel):
 
     asset_id: str
     project_id: str
+    title: str | None
+    """For people: of the generation, or the name of the file."""
     generation_id: str | None
     asset_url: str | None
     type: GenerationType | None
@@ -173,6 +176,7 @@ def _out(
     return AssetOut(
         asset_id=row.id,
         project_id=listed.project_id,
+        title=entry.row.title if entry else title_of(row.id, None, row.asset_url or ""),
         generation_id=row.generation_id,
         asset_url=row.asset_url,
         type=GenerationType(entry.row.kind.value) if entry else _type_of(row.asset_url or ""),

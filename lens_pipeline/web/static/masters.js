@@ -7,10 +7,12 @@ import { moving, movingInTurn } from "./flip.js";
 import { Formats } from "./formats.js";
 import { follow, gather } from "./live.js";
 import { MasterCard, reasonTitle } from "./master-card.js";
+import { newProject, offerVideos } from "./picker.js";
 import { MasterEditor } from "./master-editor.js";
 import { Notifier } from "./notify.js";
 import { Shots } from "./shots.js";
 import { t } from "./texts.js";
+import { mayAdd } from "./upload.js";
 
 const PAGE = 60;
 const GATHER_MS = 150;
@@ -292,7 +294,8 @@ function show(id) {
   byId("master-editor").hidden = true;
   empty.hidden = Boolean(id);
   if (!id) {
-    empty.replaceChildren(el("h2", {}, t("masters.no_project")), el("p", {}, t("masters.no_project_hint")));
+    const button = el("button.primary", { type: "button", onclick: beginProject }, t("picker.project_new"));
+    empty.replaceChildren(el("h2", {}, t("masters.no_project")), el("p", {}, t("masters.no_project_hint")), el("div.begin", {}, ...(mayAdd ? [button] : [])));
     return;
   }
   list.setAttribute("aria-busy", "true");
@@ -334,13 +337,20 @@ async function start() {
   }) || show(inAddress());
 }
 
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const wanted = form.elements.project.value.trim();
+function open(wanted) {
   if (!wanted || wanted === project) return;
   history.pushState(null, "", `?${new URLSearchParams({ project: wanted })}`);
   show(wanted);
+}
+
+const beginProject = async () => open(await newProject([...byId("projects").options].map(({ value }) => value)));
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  open(form.elements.project.value.trim());
 });
+byId("new-project")?.addEventListener("click", beginProject);
+byId("add-videos")?.addEventListener("click", () => tried(() => offerVideos(project, [...editor.assets.values()], () => editor.refresh())));
 addEventListener("popstate", () => show(inAddress() ?? (boundProject || project)));
 moreMasters.addEventListener("click", () => tried(load));
 byId("list-title").tabIndex = -1;
