@@ -148,6 +148,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     keep_originals: Literal["external", "never"] = "external"
     """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
     expire. `never`: only its preview or poster is."""
+    title_column: str | None = Field(default=None, max_length=63)
+    """The column of `generations` that names each for people, such as a title or a prompt; it is
+    read only. Where it is empty, and without it, the name of the file is shown."""
     original_keys: CommaList = ()
     """Where an older system left originals in the store, for `lens adopt`; several patterns are
     separated by commas, and the first that fits counts: `{user_id}/image/{id}_*.png`. `*` stands

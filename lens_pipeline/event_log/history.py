@@ -8,6 +8,13 @@ from itertools import takewhile
 from typing import Any, Self, TypeVar
 
 from lens_pipeline.errors import EncoderDied, HostUnreachable
+from lens_pipeline.event_log.tags import (
+    PERCENT_TAG,
+    PROGRESS_TAG,
+    PROGRESS_TAGS,
+    SECONDS_LEFT_TAG,
+    STAGE_TAG,
+)
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
@@ -140,15 +147,48 @@ class History:
         return any(plan.run_status in IN_FLIGHT for plan in self.planned)
 
 
+class Stage(StrEnum):
+    """What a run of masters or renditions is at."""
+
+    FETCHING = "fetching"
+    CHECKING = "checking"
+    READING = "reading"
+    ENCODING = "encoding"
+    SOUND = "sound"
+    SCALING = "scaling"
+    JOINING = "joining"
+    VERIFYING = "verifying"
+    STORING = "storing"
+
+
 @dataclass(frozen=True, slots=True)
 class ReportedProgress:
     text: str
     percent: int | None
+    stage: Stage | None = None
+    seconds_left: int | None = None
+    """By the pace until now; None: not known."""
 
     @classmethod
-    def of(cls, text: str, percent: str | None) -> Self:
-        """From the values of tags, which users may set to anything."""
-        return cls(text, int(percent) if percent and percent.isdecimal() else None)
+    def of(cls, tags: Mapping[str, str]) -> Self:
+        """From the tags of a run, which users may set to anything."""
+        stage = tags.get(STAGE_TAG)
+        return cls(
+            tags.get(PROGRESS_TAG, ""),
+            _number(tags.get(PERCENT_TAG)),
+            Stage(stage) if stage in list(Stage) else None,
+            _number(tags.get(SECONDS_LEFT_TAG)),
+        )
+
+    @property
+    def tags(self) -> dict[str, str]:
+        values = (self.text, self.percent, self.stage, self.seconds_left)
+        shown = ("" if value is None else str(value) for value in values)
+        return dict(zip(PROGRESS_TAGS, shown, strict=True))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ FILES_TAG = "lens/files"
 FAILED_TAG = "lens/failed"
 # Dagster's UI hides tags that begin so.
 PERCENT_TAG = ".dagster/lens_progress_percent"
+STAGE_TAG = ".dagster/lens_progress_stage"
+SECONDS_LEFT_TAG = ".dagster/lens_progress_seconds_left"
+PROGRESS_TAGS = (PROGRESS_TAG, PERCENT_TAG, STAGE_TAG, SECONDS_LEFT_TAG)
 TASK_TAG = ".dagster/celery_task_id"
 # On runs for one user or project alone.
 USER_TAG = "lens/user"

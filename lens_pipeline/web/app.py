@@ -24,6 +24,7 @@ from lens_pipeline.web.routes import (
     project_assets,
     projects,
     renditions,
+    uploads,
     webhook,
 )
 
@@ -48,7 +49,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     app.openapi = lambda: _described(app)
     errors.install(app)
     for module in (
-        *(signed_links, login, generations, masters, renditions, project_assets, projects),
+        *(signed_links, login, generations, uploads, masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)

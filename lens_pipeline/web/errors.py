@@ -55,7 +55,7 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
         408: "The body took too long.",
         413: "The body is too large.",
         414: "The address is too long.",
-        415: "The body is no application/json.",
+        415: "The body is no application/json, or a file of another kind.",
         429: "Too many requests; Retry-After says when to come again.",
         503: "A service that is needed is gone; Retry-After says when to come again.",
     }.items()

@@ -62,6 +62,8 @@ def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Re
         "t": lambda key: _plain(texts[key]),
         "user_id": caller.user_id or "",
         "project_id": caller.project_id or "",
+        # For whom uploads are open, and how large they may be.
+        "max_bytes": settings.max_source_bytes if caller.sees_all else "",
         "dagster_port": settings.dagster_port if caller.sees_all else None,
         "dagster_url": settings.dagster_public_url if caller.sees_all else None,
     }

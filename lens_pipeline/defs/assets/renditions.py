@@ -37,7 +37,7 @@ class RenditionMaterializer:
             master = directory / "master.mp4"
             fetched = batch.transfers.download(master_key, master)
             fetch_ended = time.monotonic()
-            work = media_work(batch, directory, self._settings, 1)
+            work = media_work(batch, directory, self._settings)
             with media_failures():
                 rendition = render_scaled(master, spec, Tools.find(), work)
             picture, _ = self._pictures.render(rendition.path)

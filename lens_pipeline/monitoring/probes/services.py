@@ -132,7 +132,7 @@ def databases(pipeline: Pipeline) -> None:
 
 def application_database(settings: Settings, url: str) -> str:
     """Which reads and writes the application's database at `url` allows."""
-    with closing(Catalog(url)) as catalog:
+    with closing(Catalog(url, settings.title_column)) as catalog:
         try:
             if settings.database_url is None:  # the embedded one, as every command does
                 catalog.migrate()

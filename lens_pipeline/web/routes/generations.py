@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Container
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -20,7 +19,7 @@ from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
-from lens_pipeline.web.http.filenames import attachment
+from lens_pipeline.web.http.filenames import attachment, generation_name, known_ending
 from lens_pipeline.web.http.streaming import (
     described,
     picture_not_ready,
@@ -31,6 +30,7 @@ from lens_pipeline.web.http.streaming import (
 router = APIRouter(tags=["generations"])
 
 _MOST_ON_PAGE = 200
+_MOST_WORDS = 200
 _FILE = described(*sorted(set(CONTENT_TYPES.values())), UNKNOWN_TYPE) | {
     307: {"description": "It lies elsewhere."}
 }
@@ -58,6 +58,8 @@ class GenerationOut(BaseModel):
 
     id: str
     user_id: str
+    title: str | None
+    """For people: LENS_TITLE_COLUMN, or the name of its file; None: it has none."""
     type: GenerationType
     generation_status: str
     """What the application's own row says."""
@@ -125,15 +127,19 @@ def list_generations(
     user_id: str | None = None,
     type: GenerationType | None = None,  # noqa: A002
     status: State | None = None,
+    q: Annotated[str, Query(max_length=_MOST_WORDS)] = "",
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST_ON_PAGE)] = 60,
 ) -> GenerationsPage:
     """One page of generations, newest first.
 
-    With `status`, a page may have fewer than `limit` entries and a cursor all the same.
+    With `q`, those whose title or file name has these words, or whose id begins with them. With
+    `q` or `status`, a page may have fewer than `limit` entries and a cursor all the same.
     """
     selection = Selection(
-        user_id=_visible_user(caller, user_id), kind=Kind(type.value) if type else None
+        user_id=_visible_user(caller, user_id),
+        kind=Kind(type.value) if type else None,
+        words=_words(q),
     )
     page = library.page(context.pipeline, selection, status, cursor, limit)
     return GenerationsPage(generations=shown(context, *page.entries), next_cursor=page.cursor)
@@ -185,6 +191,7 @@ def _shown(entry: library.Entry, clips: Container[str]) -> GenerationOut:
     return GenerationOut(
         id=row.id,
         user_id=row.user_id,
+        title=row.title,
         type=GenerationType(row.kind.value),
         generation_status=row.status,
         status=made.state,
@@ -214,6 +221,12 @@ def _shown(entry: library.Entry, clips: Container[str]) -> GenerationOut:
 
 def _edge(size: tuple[str, Any]) -> int:
     return int(size[0])
+
+
+def _words(q: str) -> str | None:
+    """None: nothing is looked for. PostgreSQL takes no NUL and no surrogates."""
+    printable = "".join(one if one.isprintable() else " " for one in q)
+    return " ".join(printable.split()) or None
 
 
 def _visible_user(caller: Caller, user_id: str | None) -> str | None:
@@ -295,22 +308,21 @@ def file(
     if n == 1:
         sources = {row.id: row.asset_url}
         stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
-        return _file(context, request, row.id, stored and stored.path, row.asset_url)
+        name = generation_name(row)
+        return _file(context, request, name, stored and stored.path, row.asset_url)
     extra = {one.n: one for one in _extra_files(context, row)}
     if n not in extra:
         raise ApiError(404, "not_found", f"its task has no result {n}")
-    return _file(context, request, f"{row.id}_{n}", extra[n].path, extra[n].url or "")
+    return _file(context, request, generation_name(row, n), extra[n].path, extra[n].url or "")
 
 
 def _file(context: Context, request: Request, name: str, path: str | None, source: str) -> Response:
     path = path or source
     if not is_object_key(path):
         return redirect(path)
-    extension = PurePosixPath(path).suffix.lower()
-    disposition = attachment(name, "")
-    if extension in CONTENT_TYPES:
-        # A browser shows what is known, and offers the rest for download.
-        disposition = attachment(name, extension, inline=True)
+    ending = known_ending(path)
+    # A browser shows what is known, and offers the rest for download.
+    disposition = attachment(name, ending, inline=bool(ending))
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:

@@ -7,6 +7,7 @@ import { byId, el, prefersStillness, say } from "./dom.js";
 import { movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
 import { t } from "./texts.js";
+import { mayAdd, offerUploads } from "./upload.js";
 import { view } from "./viewer.js";
 
 const PAGE = 60;
@@ -19,7 +20,7 @@ const GATHER_MS = 150;
 const AWAITED_MS = 10000;
 // Up to so many changed entries are asked for one by one, more of them by the page.
 const ONE_BY_ONE = 6;
-const FILTERS = ["user_id", "type", "status"];
+const FILTERS = ["q", "user_id", "type", "status"];
 
 const [grid, more, empty, count, pill, end] = ["grid", "more", "empty", "count", "new", "end"].map(byId);
 const form = byId("filters");
@@ -50,7 +51,10 @@ function older(one, other) {
 /** The cards in the order they are seen in. */
 const shown = () => [...grid.children].map((root) => cards.get(root.dataset.id)).filter(Boolean);
 
+const hasWords = (entry, words) => [entry.id, entry.title].some((text) => text?.toLowerCase().includes(words.toLowerCase()));
+
 const matches = (entry) =>
+  (!filters.q || hasWords(entry, filters.q)) &&
   (!filters.user_id || entry.user_id === filters.user_id) &&
   (!filters.type || entry.type === filters.type) &&
   (!filters.status || entry.status === filters.status);
@@ -145,10 +149,16 @@ const noMatch = () => [
   el("button", { type: "button", onclick: () => form.reset() }, t("filter.clear_all")),
 ];
 
-const noEntries = () => [el("h2", {}, t("library.empty")), el("p", {}, t("library.empty_hint")), howToAdd()];
+const noEntries = () => [el("h2", {}, t("library.empty")), el("p", {}, t("library.empty_hint")), ...(mayAdd ? begin() : [])];
+
+const begin = () => [
+  el("p", {}, t("library.empty_add")),
+  el("div.begin", {}, el("button.primary", { type: "button", onclick: addFiles }, t("upload.choose"))),
+  howToAdd(),
+];
 
 /** For whoever runs all of it. */
-const howToAdd = () => document.body.dataset.dagsterPort && el("p.try", {}, t("library.empty_try"), el("code", {}, "lens add photo.jpg --user me"));
+const howToAdd = () => el("p.try", {}, t("library.empty_try"), el("code", {}, "lens add photo.jpg video.mp4"));
 
 // --- loading
 
@@ -358,4 +368,5 @@ form.addEventListener("submit", (event) => {
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
 addEventListener("popstate", restart);
+const addFiles = offerUploads({ user: () => filters.user_id || "me", added: (entry) => take([entry]) });
 restart();

@@ -59,9 +59,12 @@ def test_nothing_in_a_page_needs_a_laxer_policy(web: httpx.Client, page: str) ->
     assert len(scripts) == 2
     assert all("src=" in script or "application/json" in script for script in scripts)
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", text)
+    styles = {"library": ["upload"], "masters": ["masters", "upload", "picker"]}[page]
     assert set(re.findall(r'(?:src|href)="([^"]*)"', text)) == {
         *("/static/lens.svg", "/static/app.css", f"/static/{page}.js"),
+        *(f"/static/{name}.css" for name in styles),
         *("#content", "#connection", "/library", "/masters"),
+        *(["/static/masters.css", "/static/icons.svg#bell"] if page == "masters" else []),
     }
 
 

@@ -5,8 +5,10 @@ import re
 import pytest
 
 from lens_pipeline import errors
+from lens_pipeline.catalog.rows import ShotProblem
+from lens_pipeline.derivatives.holds import Hold
 from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import RUN_ERRORS, State
+from lens_pipeline.event_log.history import RUN_ERRORS, Stage, State
 from lens_pipeline.web.translations import TEXTS, Language, Text, choose_language
 
 # CLDR's categories of whole numbers, by which `Intl.PluralRules` chooses; `other`: of fractions.
@@ -19,6 +21,9 @@ _FAMILIES = {
     "action": {"previous", "next"},
     "login": {"wrong", "stale", "often"},
     "method": {"copy", "partial", "encode"},
+    "stage": {*Stage, "begun"},
+    "hold": {*Hold, "next", "soon"},
+    "shot": {*ShotProblem},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
         "internal_error",
