@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Container
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -20,7 +19,7 @@ from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
-from lens_pipeline.web.http.filenames import attachment
+from lens_pipeline.web.http.filenames import attachment, generation_name, known_ending
 from lens_pipeline.web.http.streaming import (
     described,
     picture_not_ready,
@@ -295,22 +294,27 @@ def file(
     if n == 1:
         sources = {row.id: row.asset_url}
         stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
-        return _file(context, request, row.id, stored and stored.path, row.asset_url)
+        return _file(context, request, row, n, stored and stored.path, row.asset_url)
     extra = {one.n: one for one in _extra_files(context, row)}
     if n not in extra:
         raise ApiError(404, "not_found", f"its task has no result {n}")
-    return _file(context, request, f"{row.id}_{n}", extra[n].path, extra[n].url or "")
+    return _file(context, request, row, n, extra[n].path, extra[n].url or "")
 
 
-def _file(context: Context, request: Request, name: str, path: str | None, source: str) -> Response:
+def _file(
+    context: Context,
+    request: Request,
+    row: ListedGeneration,
+    n: int,
+    path: str | None,
+    source: str,
+) -> Response:
     path = path or source
     if not is_object_key(path):
         return redirect(path)
-    extension = PurePosixPath(path).suffix.lower()
-    disposition = attachment(name, "")
-    if extension in CONTENT_TYPES:
-        # A browser shows what is known, and offers the rest for download.
-        disposition = attachment(name, extension, inline=True)
+    ending = known_ending(path)
+    # A browser shows what is known, and offers the rest for download.
+    disposition = attachment(generation_name(row, n), ending, inline=bool(ending))
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:
