@@ -50,16 +50,8 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     errors.install(app)
     for module in (
         # Its `/api/generations/archive` is no id of a generation.
-        *(
-            signed_links,
-            login,
-            archives,
-            generations,
-            masters,
-            renditions,
-            project_assets,
-            projects,
-        ),
+        *(signed_links, login, archives, generations),
+        *(masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from lens_pipeline.catalog.errors import RowInUse
 from lens_pipeline.catalog.generations import ListedGeneration, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
@@ -18,7 +19,7 @@ from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.errors import ApiError, not_found
+from lens_pipeline.web.errors import ApiError, Problem, not_found
 from lens_pipeline.web.http.filenames import attachment, generation_name, known_ending
 from lens_pipeline.web.http.streaming import (
     described,
@@ -156,6 +157,20 @@ def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -
     more = {"extra_files": extra} if extra else {}
     (generation,) = shown(context, entry)
     return GenerationDetail.model_validate(generation.model_dump() | more)
+
+
+@router.delete(
+    "/api/generations/{generation_id}", status_code=204, responses={409: {"model": Problem}}
+)
+def delete_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> None:
+    """Delete its row; what was made of it, and its original, go as of any row that is gone."""
+    entry = visible_entry(context, caller, generation_id)
+    if not context.pipeline.settings.deletion:
+        raise ApiError(403, "deletion_off", "nothing is deleted here: LENS_DELETION is not set")
+    try:
+        context.pipeline.catalog.delete_generation(entry.row.id)
+    except RowInUse as error:
+        raise ApiError(409, "in_use", f"{generation_id} is in use: {error}") from None
 
 
 def _extra_files(context: Context, row: ListedGeneration) -> list[ExtraFile]:

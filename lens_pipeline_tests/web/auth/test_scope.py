@@ -70,6 +70,8 @@ _OF_ANN: dict[Route, Any] = {
     ("GET", "/api/generations/archive"): "ids=g-ann",
     ("POST", "/api/generations/archive"): _Form(ids="g-ann"),
     ("POST", "/api/generations/{generation_id}/retry"): None,
+    ("POST", "/api/generations/retry"): {"ids": ["g-ann"]},
+    ("DELETE", "/api/generations/{generation_id}"): None,
     ("POST", "/api/kie/sync"): "taskId=t-ann",
     ("POST", "/api/links"): {"paths": ["/api/generations/g-ann/file"]},
 }
