@@ -1,7 +1,8 @@
 """What request handlers work with, set up once per process."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -35,15 +36,19 @@ class Context:
             self.connected.setdefault(name, found)
         return self.connected[name]
 
-    def retry(self, row_id: str, derivatives: Iterable[Derivative]) -> bool:
-        """Make failed derivatives of a row anew; False: none has failed."""
-        # Two requests at once are one retry.
-        with _RETRY_LOCKS[hash(row_id) % len(_RETRY_LOCKS)]:
+    def retry(
+        self, row_ids: Collection[str], derivatives: Iterable[Derivative]
+    ) -> dict[Derivative, list[str]]:
+        """Make failed derivatives of rows anew; empty: none has failed."""
+        with ExitStack() as held:
+            # Two requests at once are one retry. In order, as they may share several rows.
+            for number in sorted({hash(row_id) % len(_RETRY_LOCKS) for row_id in row_ids}):
+                held.enter_context(_RETRY_LOCKS[number])
             queue = self.queue
-            revived = retry(self.pipeline, queue.instance, [row_id], derivatives)
+            revived = retry(self.pipeline, queue.instance, row_ids, derivatives)
             if revived:
                 queue.submit(revived, "api", priority=RETRY_PRIORITY)
-            return bool(revived)
+            return revived
 
 
 def context(request: Request) -> Context:

@@ -138,6 +138,8 @@ def application_database(settings: Settings, url: str) -> str:
                 catalog.migrate()
                 catalog.migrate_view()
             catalog.check()
+            if settings.deletion:
+                catalog.check_deletion()
             writes = _writes(catalog)
             view = _view(catalog)
         except CatalogError as error:

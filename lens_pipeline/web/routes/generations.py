@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from lens_pipeline.catalog.errors import RowInUse
 from lens_pipeline.catalog.generations import ListedGeneration, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
@@ -18,7 +19,7 @@ from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.errors import ApiError, not_found
+from lens_pipeline.web.errors import ApiError, Problem, not_found
 from lens_pipeline.web.http.filenames import attachment, generation_name, known_ending
 from lens_pipeline.web.http.streaming import (
     described,
@@ -165,6 +166,20 @@ def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -
     return GenerationDetail.model_validate(generation.model_dump() | more)
 
 
+@router.delete(
+    "/api/generations/{generation_id}", status_code=204, responses={409: {"model": Problem}}
+)
+def delete_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> None:
+    """Delete its row; what was made of it, and its original, go as of any row that is gone."""
+    entry = visible_entry(context, caller, generation_id)
+    if not context.pipeline.settings.deletion:
+        raise ApiError(403, "deletion_off", "nothing is deleted here: LENS_DELETION is not set")
+    try:
+        context.pipeline.catalog.delete_generation(entry.row.id)
+    except RowInUse as error:
+        raise ApiError(409, "in_use", f"{generation_id} is in use: {error}") from None
+
+
 def _extra_files(context: Context, row: ListedGeneration) -> list[ExtraFile]:
     return extra_files(context.pipeline, row.kind, [row.id]).get(row.id, [])
 
@@ -308,21 +323,27 @@ def file(
     if n == 1:
         sources = {row.id: row.asset_url}
         stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
-        name = generation_name(row)
-        return _file(context, request, name, stored and stored.path, row.asset_url)
+        return _file(context, request, row, n, stored and stored.path, row.asset_url)
     extra = {one.n: one for one in _extra_files(context, row)}
     if n not in extra:
         raise ApiError(404, "not_found", f"its task has no result {n}")
-    return _file(context, request, generation_name(row, n), extra[n].path, extra[n].url or "")
+    return _file(context, request, row, n, extra[n].path, extra[n].url or "")
 
 
-def _file(context: Context, request: Request, name: str, path: str | None, source: str) -> Response:
+def _file(
+    context: Context,
+    request: Request,
+    row: ListedGeneration,
+    n: int,
+    path: str | None,
+    source: str,
+) -> Response:
     path = path or source
     if not is_object_key(path):
         return redirect(path)
     ending = known_ending(path)
     # A browser shows what is known, and offers the rest for download.
-    disposition = attachment(name, ending, inline=bool(ending))
+    disposition = attachment(generation_name(row, n), ending, inline=bool(ending))
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:

@@ -1,11 +1,11 @@
-"""Webhooks of providers, a look at a task by hand, and the retry of a generation."""
+"""Webhooks of providers, a look at a task by hand, and the retry of generations."""
 
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
@@ -29,13 +29,15 @@ from lens_pipeline.providers.models import (
 from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.errors import ApiError, Problem
+from lens_pipeline.web.errors import ApiError, Problem, not_found
 from lens_pipeline.web.routes.generations import GenerationOut, shown, visible_entry
 
 router = APIRouter(tags=["provider"])
 
 # Other names of a provider in its webhook's address.
 _SAME = {"veo": "kie"}
+# In one request: each failure is an event.
+_MOST_RETRIED = 200
 # Retry-After when the provider names none.
 _RETRY_SECONDS = 5
 
@@ -88,6 +90,20 @@ class TaskOut(BaseModel):
     """Why the task failed, or the row cannot be used."""
     run_ids: list[str]
     """Runs that were queued now."""
+
+
+class RetryIn(BaseModel):
+    """Generations to try again."""
+
+    ids: list[str] = Field(min_length=1, max_length=_MOST_RETRIED)
+
+
+class RetryOut(BaseModel):
+    """What became of each id."""
+
+    retried: list[str]
+    not_failed: list[str]
+    not_found: list[str]
 
 
 class DuplicateOut(BaseModel):
@@ -217,13 +233,31 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
     # A master may have the same id.
-    tried = context.retry(generation_id, of_kind(entry.row.kind))
+    tried = context.retry([generation_id], of_kind(entry.row.kind))
     entry = visible_entry(context, caller, generation_id)
     if not tried:
         problem = f"nothing of {generation_id} has failed: it is {entry.status.state}"
         raise ApiError(409, "not_failed", problem)
     (generation,) = shown(context, entry)
     return generation
+
+
+@router.post("/api/generations/retry")
+def retry_generations(wanted: RetryIn, caller: CallerDep, context: ContextDep) -> RetryOut:
+    """The same of several, in batches."""
+    found = context.pipeline.catalog.library_rows(wanted.ids)
+    visible = {key: row for key, row in found.items() if caller.may_see_user(row.user_id)}
+    if not visible:
+        raise not_found("generation", ",".join(wanted.ids))
+    retried: set[str] = set()
+    for kind in {row.kind for row in visible.values()}:
+        ids = [row.id for row in visible.values() if row.kind is kind]
+        retried.update(*context.retry(ids, of_kind(kind)).values())
+    return RetryOut(
+        retried=[key for key, row in visible.items() if row.id in retried],
+        not_failed=[key for key, row in visible.items() if row.id not in retried],
+        not_found=[key for key in dict.fromkeys(wanted.ids) if key not in visible],
+    )
 
 
 def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:
