@@ -163,6 +163,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     clips: bool = True
     """Whether videos get a hover clip: 3 to 4 s without sound, at most 480 pixels and 300 KB, made
     after the poster and at the lowest priority."""
+    playable: bool = True
+    """Whether videos that not all browsers play get a copy that they do play (H.264 and AAC in an
+    MP4 with its index in front), made as clips are. Most need none."""
     max_source_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
     """Sources of more bytes are refused; the default is 512 MiB."""
     max_pixels: int = Field(default=50_000_000, ge=1)

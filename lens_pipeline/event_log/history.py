@@ -63,6 +63,7 @@ class Materialization:
 
     event_id: int
     revision: str | None
+    is_stored: bool = True  # False: the row needs no object
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ class DerivativeStatus:
     revision: str = ""
     """Of what is ready, else what the row and the settings call for now."""
     key: str | None = None
-    """Object key of that revision."""
+    """Object key of that revision; None: nothing is stored."""
     upstream: str | None = None
     """Revision of what it is made from, if that is a derivative and ready."""
     fingerprint: str | None = None
@@ -335,7 +336,8 @@ def derive_status(
         if plan is plans[-1] and plan.run_status == "CANCELED" and not plan.precedes(changed_at)
     ]
     attempts = sum(not one.blameless for one in failures) + len(crashed)
-    ready = replace(blank, state=State.READY, event_id=materialized_at)
+    key = blank.key if materialized and materialized.is_stored else None
+    ready = replace(blank, state=State.READY, event_id=materialized_at, key=key)
     last = max([*failures, *crashed, *cancelled], key=lambda one: one.event_id, default=None)
 
     if in_flight:

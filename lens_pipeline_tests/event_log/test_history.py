@@ -279,6 +279,19 @@ def next_minutes(*failures: Observation) -> float | None:
     return (found.retry_at - at).total_seconds() / 60 if found.retry_at and at else None
 
 
+def test_what_needs_no_object_is_ready_without_one() -> None:
+    """A key at which there is nothing."""
+    blank = DerivativeStatus("playable_video", "a", revision=NOW, key="u1/playable/a_now.mp4")
+    found = [
+        derive_status(
+            blank, History(Materialization(1, NOW, is_stored=one)), 5, dt.datetime.now(dt.UTC)
+        )
+        for one in (True, False)
+    ]
+    assert [one.state for one in found] == [State.READY, State.READY]
+    assert [one.path for one in found] == [blank.key, None]
+
+
 def test_attempts_are_spread_over_hours() -> None:
     """Every file of a source host that is away for half an hour given up on."""
     failures = [after(minutes) for minutes in range(9)]

@@ -41,6 +41,7 @@ from lens_pipeline.event_log.tags import (
     ORIGIN_TAG,
     OUTCOME_TAG,
     PERMANENT_TAG,
+    UNSTORED_TAG,
 )
 from lens_pipeline.providers import fresh_url
 from lens_pipeline.storage.download import Fetcher
@@ -190,7 +191,7 @@ class _Batch:
                 asset_key=self._derivative.asset,
                 partition=row.id,
                 metadata=_without_age(_metadata_of(future), row, earlier.get(row.id)),
-                tags=self._derivative.materialization_tags(row, status, self._pipeline.settings),
+                tags=self._tags(row, status, _metadata_of(future)),
             )
             for future, (row, status) in ready.items()
         ]
@@ -211,6 +212,14 @@ class _Batch:
                     report(error)
             self._record_loss(key)
             self._record_failure(key, status.revision, status.attempts, Failure.of(error))
+
+    def _tags(
+        self, row: Row, status: DerivativeStatus, metadata: Mapping[str, Any]
+    ) -> Mapping[str, str]:
+        tags = self._derivative.materialization_tags(row, status, self._pipeline.settings)
+        if self._derivative.extension is not None and "path" not in metadata:
+            tags[UNSTORED_TAG] = "true"
+        return tags
 
     def _record_loss(self, key: str) -> None:
         """What was made before stays ready after a failure, unless its object is gone."""
@@ -261,17 +270,16 @@ class _Batch:
             return
         before = earlier.get(str(made.partition), {})
         path, new = before.get("path"), made.metadata.get("path")
-        if path is None or new is None:
+        if path is None:
             return
         store = self._pipeline.store
+        kept = str(new.value) if new else None
         try:
-            if path == new.value:
+            if path == kept:
                 for size in before.get("sizes", {}).keys() - _sizes(made).keys():
                     store.delete(before["sizes"][size]["path"])
             else:
-                delete_outputs(
-                    store, self._derivative, str(made.partition), path, but=str(new.value)
-                )
+                delete_outputs(store, self._derivative, str(made.partition), path, but=kept)
         except DerivativeError as error:
             self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
 

@@ -13,7 +13,13 @@ from lens_pipeline.catalog.generations import ListedGeneration, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
 from lens_pipeline.derivatives.originals import ExtraFile, extra_files, stored_originals
-from lens_pipeline.derivatives.registry import CLIP, Derivative, of_generations, primary
+from lens_pipeline.derivatives.registry import (
+    CLIP,
+    PLAYABLE,
+    Derivative,
+    of_generations,
+    primary,
+)
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.storage.object_store import is_object_key
@@ -72,6 +78,9 @@ class GenerationOut(BaseModel):
     """Where this app serves the derivative; None unless it is ready."""
     clip_url: str | None
     """Where this app serves the hover clip of a video; None unless it is ready."""
+    playable_url: str | None
+    """Where this app serves a copy that all browsers play; None: there is none, as most videos need
+    none."""
     file_url: str | None
     """Where this app serves the generation itself; None unless it is finished."""
     width: int | None
@@ -194,12 +203,12 @@ def visible_entry(context: Context, caller: Caller, generation_id: str) -> libra
 
 def shown(context: Context, *entries: library.Entry) -> list[GenerationOut]:
     """In a constant number of queries."""
-    clips = library.ready_ids(context.pipeline, CLIP, entries)
-    return [_shown(entry, clips) for entry in entries]
+    clips, copies = (library.stored_ids(context.pipeline, d, entries) for d in (CLIP, PLAYABLE))
+    return [_shown(entry, clips, copies) for entry in entries]
 
 
-def _shown(entry: library.Entry, clips: Container[str]) -> GenerationOut:
-    """`clips`: ids of the videos that have one."""
+def _shown(entry: library.Entry, clips: Container[str], copies: Container[str]) -> GenerationOut:
+    """Ids of the videos that have a clip, and a playable copy."""
     row, made = entry.row, entry.status
     derivative = primary(row.kind)
     url = f"/api/generations/{row.id}"
@@ -213,6 +222,7 @@ def _shown(entry: library.Entry, clips: Container[str]) -> GenerationOut:
         path=made.path,
         picture_url=f"{url}/{derivative.asset}" if made.state is State.READY else None,
         clip_url=f"{url}/{CLIP.asset}" if row.id in clips else None,
+        playable_url=f"{url}/file?playable=1" if row.id in copies else None,
         file_url=f"{url}/file" if row.is_finished else None,
         width=made.fact("width", int),
         height=made.fact("height", int),
@@ -254,7 +264,8 @@ def _visible_user(caller: Caller, user_id: str | None) -> str | None:
 
 def picture_routes() -> APIRouter:
     routes = APIRouter(tags=["generations"])
-    for derivative in of_generations():
+    # The playable copy is served in place of the file.
+    for derivative in (one for one in of_generations() if one is not PLAYABLE):
         _add_picture_route(routes, derivative)
     return routes
 
@@ -312,15 +323,20 @@ def file(
     caller: MediaCallerDep,
     context: ContextDep,
     n: Annotated[int, Query(ge=1)] = 1,
+    playable: bool = False,
 ) -> Response:
     """The photo or video itself, or result `n` of its task.
 
-    From the store, or while it is not there, where its link leads.
+    From the store, or while it is not there, where its link leads. With `playable`, the copy of a
+    video that all browsers play, if there is one.
     """
-    row = visible_entry(context, caller, generation_id).row
+    entry = visible_entry(context, caller, generation_id)
+    row = entry.row
     if not row.is_finished:
         raise ApiError(404, "not_ready", "it is not finished", status=row.status)
     if n == 1:
+        if playable and (copy := _playable_copy(context, request, entry)):
+            return copy
         sources = {row.id: row.asset_url}
         stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
         return _file(context, request, row, n, stored and stored.path, row.asset_url)
@@ -328,6 +344,22 @@ def file(
     if n not in extra:
         raise ApiError(404, "not_found", f"its task has no result {n}")
     return _file(context, request, row, n, extra[n].path, extra[n].url or "")
+
+
+def _playable_copy(context: Context, request: Request, entry: library.Entry) -> Response | None:
+    """None: there is none, or it is gone."""
+    if entry.row.kind is not PLAYABLE.kind:
+        return None
+    path = library.status(context.pipeline, entry, PLAYABLE).path
+    if path is None:
+        return None
+    try:
+        disposition = attachment(generation_name(entry.row), ".mp4", inline=True)
+        return stream(context.pipeline.store, request, path, disposition=disposition)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
 
 
 def _file(
