@@ -47,6 +47,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     app.add_middleware(Gate, access=app.state.access)
     app.openapi = lambda: _described(app)
     errors.install(app)
+    app.add_exception_handler(404, pages.missing_page)
     for module in (
         *(signed_links, login, generations, masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
