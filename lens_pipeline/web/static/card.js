@@ -70,9 +70,9 @@ export class Card {
     if (this.said === said) return;
     this.said = said;
     const failed = hasFailed(this.entry);
+    const mark = el("span.mark", {}, status === "processing" ? el("span.spinner") : stateIcon(this.entry));
     const words = [
-      el("span.mark", {}, status === "processing" ? el("span.spinner") : stateIcon(this.entry)),
-      el("span", {}, state),
+      el("div.standing", {}, mark, el("span", {}, state)),
       failed && el("p.reason", {}, reason),
       failed && error && error !== reason && el("p.own-words", { title: error }, error),
       failed && error_class && el("p.advice", {}, adviceText(error_class)),
