@@ -147,6 +147,17 @@ class Catalog:
                 return None
             return status_view.unsettled(connection, self._rows[kind], asset, recipe, limit)
 
+    def view_counts(
+        self, kind: Kind, asset: str, seconds: float
+    ) -> dict[str, tuple[int, dt.datetime | None]] | None:
+        """See `status_view.counts`; None unless the copy `is_view_marked`."""
+        with self._connect() as connection:
+            if status_view.version(connection) is None:
+                return None
+            if not status_view.is_marked(connection, seconds):
+                return None
+            return status_view.counts(connection, self._rows[kind], asset)
+
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
     ) -> int:

@@ -15,15 +15,13 @@ from lens_pipeline.event_log.tags import (
     SECONDS_LEFT_TAG,
     STAGE_TAG,
 )
+from lens_pipeline.reasons import explain
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
 RUN_FAILED = "RunFailed"
-# Errors of runs that recorded no reason, by error class.
-RUN_ERRORS = {
-    CANCELED: "its run was cancelled",
-    RUN_FAILED: "its run ended without a word about it: see the run's log",
-}
+# Classes of errors for which no run recorded a reason.
+RUN_ERRORS = frozenset({CANCELED, RUN_FAILED})
 
 # Before the next attempt. The first steps are short: links may live an hour only.
 _DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 360, 1440))
@@ -279,7 +277,8 @@ class DerivativeStatus:
     def error(self) -> str | None:
         if self.error_class is None:
             return None
-        return RUN_ERRORS.get(self.error_class) or self.fact("error", str)
+        is_unrecorded = self.error_class in RUN_ERRORS
+        return explain(self.error_class).meaning if is_unrecorded else self.fact("error", str)
 
     @property
     def at(self) -> dt.datetime | None:

@@ -49,6 +49,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     app.add_middleware(Gate, access=app.state.access)
     app.openapi = lambda: _described(app)
     errors.install(app)
+    app.add_exception_handler(404, pages.missing_page)
     for module in (
         # Its `/api/generations/archive` is no id of a generation.
         *(signed_links, login, archives, generations, uploads),

@@ -44,6 +44,7 @@ from lens_pipeline.event_log.tags import (
     UNSTORED_TAG,
 )
 from lens_pipeline.providers import fresh_url
+from lens_pipeline.reasons import explain
 from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)
@@ -251,6 +252,7 @@ class _Batch:
             dg.AssetObservation(
                 asset_key=self._derivative.asset,
                 partition=key,
+                description=explain(failure.error_class).text,
                 metadata={
                     "error": failure.error,
                     "error_class": failure.error_class,
@@ -346,6 +348,7 @@ def _table(failed: Sequence[tuple[_Batch, str, Failure]]) -> dg.TableMetadataVal
                     "error_class": failure.error_class,
                     "permanent": failure.permanent,
                     "error": failure.error,
+                    "advice": explain(failure.error_class).advice,
                 }
             )
             for batch, key, failure in failed

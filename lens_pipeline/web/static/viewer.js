@@ -4,7 +4,7 @@ import { dagster } from "./api.js";
 import { hasFailed, reasonTitle, stateIcon, stateText } from "./card.js";
 import { dialog } from "./dialogs.js";
 import { el, icon, prefersStillness } from "./dom.js";
-import { inFull, t } from "./texts.js";
+import { adviceText, inFull, t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
 
 /**
@@ -132,6 +132,7 @@ function why(entry) {
   const title = reasonTitle(entry);
   const block = el("div.why", {}, el("strong", {}, title));
   if (entry.error && entry.error !== title) block.append(el("p", {}, entry.error));
+  if (entry.error_class) block.append(el("p", {}, adviceText(entry.error_class)));
   if (entry.attempts) block.append(el("p.muted", {}, t("library.attempts", { count: entry.attempts })));
   return block;
 }
