@@ -48,7 +48,7 @@ export class Viewer {
     if (entry) return this.show(entry);
     try {
       const found = await ask("GET", path("generations", id));
-      if (viewed() === id) this.show(found);
+      if (viewed() === id) this.show(found, found);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       toast("failed", error.message);
@@ -56,9 +56,9 @@ export class Viewer {
     }
   }
 
-  /** An entry changed; does nothing if another one is shown. */
+  /** An entry may have changed; does nothing if another one is shown. */
   update(entry) {
-    if (entry.id === this.entry?.id) this.show(entry);
+    if (entry.id === this.entry?.id && JSON.stringify(entry) !== JSON.stringify(this.entry)) this.show(entry);
   }
 
   /** Say whether there are others before and after it. */
@@ -102,12 +102,14 @@ export class Viewer {
     this.title = document.title;
   }
 
-  show(entry) {
+  /** `detail`: all that the API tells of it, if it was asked for. */
+  show(entry, detail = null) {
     const was = this.entry;
     this.entry = entry;
     if (!this.element) this.build();
     const isOther = was?.id !== entry.id;
-    if (isOther) this.detail = this.pixels = null;
+    if (isOther) this.pixels = null;
+    if (isOther || detail) this.detail = detail;
     const name = `${t(`type.${entry.type}`)} · ${entry.user_id}`;
     this.heading.textContent = name;
     document.title = `${name} · ${this.title}`;
@@ -115,7 +117,7 @@ export class Viewer {
     this.download.hidden = entry.status !== "ready";
     this.tell();
     this.describe();
-    this.learn();
+    if (!detail) this.learn();
     // A video that plays goes on when something about it changes.
     if (!isOther && was.status === entry.status && was.picture_url === entry.picture_url) return;
     this.release();
