@@ -12,7 +12,12 @@ from lens_pipeline.catalog.errors import RowInUse
 from lens_pipeline.catalog.generations import ListedGeneration, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.originals import ExtraFile, extra_files, stored_originals
+from lens_pipeline.derivatives.originals import (
+    ExtraFile,
+    extra_files,
+    recorded_facts,
+    stored_originals,
+)
 from lens_pipeline.derivatives.registry import (
     CLIP,
     PLAYABLE,
@@ -116,9 +121,25 @@ class ExtraFileOut(BaseModel):
     """Why it could not be kept."""
 
 
-class GenerationDetail(GenerationOut):
-    """A generation, and all results of its task."""
+class FileFacts(BaseModel):
+    """What is recorded of the photo or video itself."""
 
+    content_type: str | None
+    bytes: int | None
+    width: int | None
+    height: int | None
+    duration_seconds: float | None
+
+
+class GenerationDetail(GenerationOut):
+    """A generation, its file, and all results of its task."""
+
+    file: FileFacts
+    finished_at: dt.datetime | None
+    all_attempts: int
+    """As `attempts`, with those before a retry."""
+    digital_source_type: str | None
+    """IPTC's term that the preview or poster has in its XMP."""
     extra_files: list[ExtraFileOut] = []
     """What the provider's task made besides; only there if it had several results."""
 
@@ -172,7 +193,27 @@ def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -
     ]
     more = {"extra_files": extra} if extra else {}
     (generation,) = shown(context, entry)
-    return GenerationDetail.model_validate(generation.model_dump() | more)
+    detail = generation.model_dump() | _file_facts(context, entry) | more
+    return GenerationDetail.model_validate(detail)
+
+
+def _file_facts(context: Context, entry: library.Entry) -> dict[str, Any]:
+    """From the record of the original, else from that of its preview or poster."""
+    row, made = entry.row.generation(), entry.status
+    recorded = recorded_facts(context.pipeline, row) if entry.row.is_finished else {}
+    facts = {
+        "bytes": made.fact("source_bytes", int),
+        "duration_seconds": made.fact("duration_seconds", float),
+        **recorded,
+    }
+    return {
+        "file": {name: facts.get(name) for name in FileFacts.model_fields},
+        "finished_at": recorded.get("finished_at", row.finished_at)
+        if entry.row.is_finished
+        else None,
+        "all_attempts": made.all_attempts,
+        "digital_source_type": made.fact("digital_source_type", str),
+    }
 
 
 @router.delete(
