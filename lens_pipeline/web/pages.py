@@ -62,6 +62,7 @@ def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Re
         "t": lambda key: _plain(texts[key]),
         "user_id": caller.user_id or "",
         "project_id": caller.project_id or "",
+        "deletion": "on" if settings.deletion else "",
         "dagster_port": settings.dagster_port if caller.sees_all else None,
         "dagster_url": settings.dagster_public_url if caller.sees_all else None,
     }

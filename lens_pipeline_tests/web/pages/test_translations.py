@@ -21,7 +21,7 @@ _FAMILIES = {
     "method": {"copy", "partial", "encode"},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
-        "internal_error",
+        *("internal_error", "deletion_off", "in_use"),
     },
     "class": {
         *RUN_ERRORS,
