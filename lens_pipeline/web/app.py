@@ -25,6 +25,7 @@ from lens_pipeline.web.routes import (
     project_assets,
     projects,
     renditions,
+    uploads,
     webhook,
 )
 
@@ -48,9 +49,10 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     app.add_middleware(Gate, access=app.state.access)
     app.openapi = lambda: _described(app)
     errors.install(app)
+    app.add_exception_handler(404, pages.missing_page)
     for module in (
         # Its `/api/generations/archive` is no id of a generation.
-        *(signed_links, login, archives, generations),
+        *(signed_links, login, archives, generations, uploads),
         *(masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):

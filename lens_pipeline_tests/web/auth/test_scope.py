@@ -53,6 +53,7 @@ LISTS: dict[Route, list[str]] = {
     ("GET", "/api/generations"): ["user_id=ann"],
     ("GET", "/api/events"): ["user_id=ann", "project_id=pa"],
     ("GET", "/api/projects"): [],
+    ("POST", "/api/generations"): ["user_id=ann&name=secret.jpg"],
 }
 # One thing, by the name of its owner in the path: with a query and a body that are valid.
 _SHOT = {"asset_url": "https://secret.example/new.mp4"}
@@ -101,6 +102,7 @@ _OF_PA: dict[Route, Any] = {
             ("DELETE", ""),
         )
     },
+    ("PATCH", f"{_PROJECT}/master-videos/{{master_id}}"): {"name": "secret film"},
 }
 ANN, BOB = Caller(user_id="ann"), Caller(user_id="bob")
 PA, PB = Caller(project_id="pa"), Caller(project_id="pb")

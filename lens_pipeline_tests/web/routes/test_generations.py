@@ -36,6 +36,7 @@ def test_a_photo_from_finished_to_ready(
     site.add("p1", photo("p1"))
     before = web.get("/api/generations/p1").json()
     assert (before["status"], before["path"], before["error"]) == ("none", None, None)
+    assert set(before["file"].values()) == {None}
     site.once()
     after = web.get("/api/generations/p1").json()
     assert after["status"] == "ready"
@@ -45,7 +46,19 @@ def test_a_photo_from_finished_to_ready(
     assert after["thumbhash"]
     made = dt.datetime.fromisoformat(after["ready_at"])
     assert abs((dt.datetime.now(dt.UTC) - made).total_seconds()) < 60
-    assert web.get("/api/generations").json()["generations"] == [after]
+    assert after["file"] == {
+        "content_type": "image/jpeg",
+        "bytes": len(sources.jpeg()),
+        "width": 64,
+        "height": 48,
+        "duration_seconds": None,
+    }
+    assert after["digital_source_type"] == "trainedAlgorithmicMedia"
+    (row,) = site.sql("SELECT updated_at FROM generations")
+    finished = dt.datetime.fromisoformat(after["finished_at"])
+    assert abs((finished - row.updated_at).total_seconds()) < 0.001
+    (listed,) = web.get("/api/generations").json()["generations"]
+    assert listed == {name: after[name] for name in listed}
 
 
 @pytest.mark.slow
