@@ -30,7 +30,7 @@ _FAMILIES = {
     "shot": {*ShotProblem},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
-        "internal_error",
+        *("internal_error", "deletion_off", "in_use"),
     },
 }
 
