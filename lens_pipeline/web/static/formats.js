@@ -83,14 +83,14 @@ export class Formats {
   /** Ask in a dialog which format is wanted, and order it. */
   order(master) {
     const choice = el("select", { name: "size" }, ...SIZES.map((edges) => el("option", { value: edges.join() }, edges.join(" × "))));
-    const seconds = (name, key) =>
-      el("label", {}, el("span", {}, t(key)), el("input", { name, type: "number", min: "0", step: "any", inputmode: "decimal" }));
+    const seconds = (name, key, placeholder) =>
+      el("label", {}, el("span", {}, t(key)), el("input", { name, placeholder, type: "number", min: "0", step: "any", inputmode: "decimal" }));
     const error = el("p.field-error", { role: "alert" });
     const form = el(
       "form.dialog-form",
       { novalidate: true },
       el("label", {}, el("span", {}, t("formats.size")), choice),
-      el("div.pair", {}, seconds("start", "formats.start"), seconds("end", "formats.end")),
+      el("div.pair", {}, seconds("start", "formats.start", 0), seconds("end", "formats.end", master.duration_seconds)),
       error,
       el("div.buttons", {}, el("button.primary", { type: "submit" }, t("formats.create"))),
     );
@@ -124,8 +124,7 @@ export class FormatList {
     this.formats = formats;
     this.rows = new Map(); // by id
     this.list = el("ul.formats", { hidden: true });
-    this.add = el("button.quiet.add-format", { type: "button", onclick: () => formats.order(this.master) }, icon("plus"), t("formats.add"));
-    this.root = el("div.formats-box", {}, this.list, this.add);
+    this.add = el("button.add-format", { type: "button", onclick: () => formats.order(this.master) }, icon("plus"), t("formats.add"));
   }
 
   /** Room for as many as there are, before they are there. */

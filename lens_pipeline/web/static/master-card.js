@@ -4,12 +4,12 @@ import { dagster } from "./api.js";
 import { el, icon, say, set } from "./dom.js";
 import { FormatList } from "./formats.js";
 import { holdText, progressText } from "./progress.js";
-import { Faults, FilmStrip, nameOf } from "./shots.js";
+import { AwaitedShots, FilmStrip, nameOf } from "./shots.js";
 import { agoElement, classText, duration, inFull, setAgo, size, t } from "./texts.js";
 
 const MOST_NAMED = 3;
-// Shots whose reason has a line of its own.
-const MOST_FAULTS = 4;
+// Shots that have a line of their own.
+const MOST_AWAITED = 4;
 
 /** Why it failed; which shot is at fault, only the server's own words say. */
 export const reasonTitle = (master) => classText(master.error_class) ?? master.error ?? "";
@@ -53,7 +53,7 @@ export class MasterCard {
     this.remove = quiet("trash", "masters.delete", remove);
     this.link = el("a.icon-button", { target: "_blank", rel: "noopener" }, icon("external"));
     this.strip = new FilmStrip(shots);
-    this.faults = new Faults(shots);
+    this.awaited = new AwaitedShots(shots);
     this.formats = new FormatList({ watch, formats });
     this.root = el(
       "li.master",
@@ -63,14 +63,14 @@ export class MasterCard {
         "div.master-body",
         {},
         el("div.master-head", {}, this.name, this.rename, this.pill),
-        el("p.muted", {}, this.time),
         // They grow to two lines, and push nothing that stays.
-        this.facts,
+        el("div.master-facts", {}, this.facts, el("p.muted", {}, this.time)),
         this.bar,
         this.detail,
       ),
-      el("div.buttons", {}, this.watch, this.download, this.retry, this.remove, this.link),
-      el("div.master-more", {}, this.strip.root, this.faults.root, this.formats.root),
+      el("div.master-shots", {}, this.strip.root, this.awaited.root),
+      el("div.buttons", {}, this.watch, this.download, this.retry, this.formats.add, this.remove, this.link),
+      this.formats.list,
     );
     this.update(master);
   }
@@ -80,14 +80,16 @@ export class MasterCard {
     if (this.isSeen) return;
     this.isSeen = true;
     this.strip.fill();
-    this.faults.show();
+    this.awaited.show();
+    this.show();
     if (this.master.renditions) this.formats.formats.changed(this.master.master_id);
   }
 
   shotsChanged(ids) {
     if (!this.isSeen) return;
     this.strip.changed(ids);
-    this.faults.show();
+    this.awaited.show();
+    this.show();
     if (this.master.waits_for.some((id) => ids.has(id))) this.explain();
   }
 
@@ -99,9 +101,12 @@ export class MasterCard {
     set(this.root, { "data-id": master.master_id });
     say(this.name, name);
     set(this.name, { title: name, dir: "auto" });
-    if (this.root.dataset.status !== status) {
-      const mark = status === "processing" ? el("span.spinner") : icon(ready ? "check" : failed ? "alert" : "clock");
-      const pill = el("p.status", {}, mark, t(`state.${status}`));
+    // Whose run has not begun waits.
+    const state = master.held_by ? "none" : status;
+    if (this.state !== state || this.root.dataset.status !== status) {
+      this.state = state;
+      const mark = state === "processing" ? el("span.spinner") : icon(ready ? "check" : failed ? "alert" : "clock");
+      const pill = el("p.status", { "data-state": state }, mark, t(`state.${state}`));
       this.pill.replaceWith(pill);
       this.pill = pill;
       // In another place than before, so that it is another one.
@@ -111,7 +116,7 @@ export class MasterCard {
     }
     set(this.root, { "data-status": status });
     say(this.facts, facts(master));
-    this.show(master.poster_url);
+    this.show();
     this.poster.disabled = !ready;
     this.badge.hidden = !ready;
     this.watch.hidden = !ready;
@@ -125,9 +130,10 @@ export class MasterCard {
     this.link.hidden = href === null;
     setAgo(this.time, touched(master));
     this.bar.hidden = status !== "processing";
+    this.bar.classList.toggle("unused", Boolean(master.held_by));
     set(this.bar, { "aria-label": name });
     this.strip.update(master);
-    this.faults.update(master, MOST_FAULTS);
+    this.awaited.update(master, MOST_AWAITED);
     this.formats.update(master);
     this.explain();
   }
@@ -135,8 +141,14 @@ export class MasterCard {
   /** How far its run is: as the list says it, or an event. */
   progress({ percent, stage, seconds_left }) {
     if (this.master.status !== "processing") return;
-    this.master = { ...this.master, percent, stage, seconds_left, held_by: null, queue_place: null };
-    this.explain();
+    const held = this.master.held_by;
+    const master = { ...this.master, percent, stage, seconds_left, held_by: null, queue_place: null };
+    if (held) {
+      this.update(master);
+    } else {
+      this.master = master;
+      this.explain();
+    }
   }
 
   explain() {
@@ -169,7 +181,11 @@ export class MasterCard {
     return t("masters.waits_for_shots", { count: ids.length, shots: named.join(", ") });
   }
 
-  show(url) {
+  /** Its poster, or that of its first shot until it has one. */
+  show() {
+    const { poster_url: own, shots } = this.master;
+    const url = own ?? (this.isSeen ? this.shots.get(shots[0])?.poster_url : null);
+    set(this.poster, { "data-own": own !== null });
     if (url === this.shown) return;
     this.shown = url;
     const image = url && el("img", { alt: "", decoding: "async", loading: "lazy", draggable: "false" });

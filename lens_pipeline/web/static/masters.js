@@ -7,15 +7,15 @@ import { moving, movingInTurn } from "./flip.js";
 import { Formats } from "./formats.js";
 import { follow, gather } from "./live.js";
 import { MasterCard, reasonTitle } from "./master-card.js";
-import { newProject, offerVideos } from "./picker.js";
 import { MasterEditor } from "./master-editor.js";
 import { Notifier } from "./notify.js";
+import { newProject, offerVideos } from "./picker.js";
 import { Shots } from "./shots.js";
 import { t } from "./texts.js";
 import { mayAdd } from "./upload.js";
 
 const PAGE = 60;
-const GATHER_MS = 150;
+const GATHER_MS = 400;
 // Shots that come or become ready are other rows, of which this page hears nothing; milliseconds.
 const SHOTS_MS = 10_000;
 // How far from the window a card is still made whole.
@@ -91,6 +91,18 @@ async function load() {
   cursor = page.next_cursor;
   page.master_videos.forEach((master) => put(master, false));
   tell();
+}
+
+async function loadMore() {
+  const last = list.lastElementChild;
+  // Not seen to move to the new end.
+  moreMasters.classList.add("unused");
+  try {
+    await load();
+  } finally {
+    moreMasters.classList.remove("unused");
+  }
+  last?.nextElementSibling?.querySelector("button:not([hidden], :disabled)")?.focus({ preventScroll: true });
 }
 
 /** Ask again for what is shown, and what came since. */
@@ -352,6 +364,6 @@ form.addEventListener("submit", (event) => {
 byId("new-project")?.addEventListener("click", beginProject);
 byId("add-videos")?.addEventListener("click", () => tried(() => offerVideos(project, [...editor.assets.values()], () => editor.refresh())));
 addEventListener("popstate", () => show(inAddress() ?? (boundProject || project)));
-moreMasters.addEventListener("click", () => tried(load));
+moreMasters.addEventListener("click", () => tried(loadMore));
 byId("list-title").tabIndex = -1;
 start();

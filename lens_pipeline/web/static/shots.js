@@ -130,16 +130,16 @@ export class FilmStrip {
   }
 }
 
-/** The shots that keep a film from being made, a line each; their number is known before their reasons. */
-export class Faults {
+/** The shots that a film waits for, a line each; their number is known before their reasons. */
+export class AwaitedShots {
   constructor(shots) {
     this.shots = shots;
-    this.root = el("ul.faults");
+    this.root = el("ul.awaited");
   }
 
   update(master, most) {
-    set(this.root, { "aria-label": t("masters.faults", { name: master.name }) });
-    this.ids = [...new Set([...master.faulty_shots, ...master.waits_for])];
+    set(this.root, { "aria-label": t("masters.awaited", { name: master.name }) });
+    this.ids = [...master.waits_for];
     this.rest = this.ids.splice(most).length;
     this.show();
   }
@@ -148,7 +148,7 @@ export class Faults {
     this.root.hidden = !this.ids.length;
     const lines = this.ids.map((id) => {
       const asset = this.shots.get(id);
-      const reason = asset === undefined ? "" : (reasonOf(asset) ?? t("shot.faulty"));
+      const reason = (asset !== undefined && reasonOf(asset)) || t("masters.waits_short");
       return el("li", { title: asset?.problem ?? asset?.waits ?? null }, el("strong", { dir: "auto" }, nameOf(asset, id)), " ", reason);
     });
     if (this.rest) lines.push(el("li", {}, t("masters.more_shots", { count: this.rest })));

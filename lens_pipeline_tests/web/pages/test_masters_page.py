@@ -176,7 +176,7 @@ def test_a_film_says_what_it_waits_for_and_for_how_long(
         late = _film(page, "m2")
         expect(late.locator(".detail")).to_have_text("Ожидает 1 клип: late")
         reason = str(_RUSSIAN["shot.waits"]).format(status="generating")
-        expect(late.locator(".faults")).to_have_text(f"late {reason}")
+        expect(late.locator(".awaited")).to_have_text(f"late {reason}")
         expect(late.locator(".strip-shot[data-state=waits]")).to_have_count(1)
         visit.require_usable()
         said = ReportedProgress("42 %: encoding shot a, about 110 s left", 42, Stage.ENCODING, 110)
@@ -231,4 +231,5 @@ def test_many_long_films_cost_few_requests(
             {MASTER: [f"m{number}" for number in range(141, 201)]}, "api"
         )
         expect(page.locator(".master[data-status=processing]")).to_have_count(60)
-        assert len(asked) <= 10, asked
+        # Two or three a second, not one a film.
+        assert len(asked) <= 20, asked
