@@ -7,11 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
-from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.errors import CatalogError, RowInUse
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import (
@@ -146,6 +146,17 @@ class Catalog:
             if not status_view.is_marked(connection, seconds):
                 return None
             return status_view.unsettled(connection, self._rows[kind], asset, recipe, limit)
+
+    def view_counts(
+        self, kind: Kind, asset: str, seconds: float
+    ) -> dict[str, tuple[int, dt.datetime | None]] | None:
+        """See `status_view.counts`; None unless the copy `is_view_marked`."""
+        with self._connect() as connection:
+            if status_view.version(connection) is None:
+                return None
+            if not status_view.is_marked(connection, seconds):
+                return None
+            return status_view.counts(connection, self._rows[kind], asset)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
@@ -363,9 +374,19 @@ class Catalog:
         with self._connect() as connection:
             permissions.check_tasks(connection)
 
+    def check_deletion(self) -> None:
+        """Raises NoRightToWrite, with the fix, unless `delete_generation` is allowed."""
+        with self._connect() as connection:
+            permissions.check_deletion(connection)
+
     def of_task(self, task_id: str) -> list[provider_tasks.TaskRow]:
         with self._connect() as connection:
             return self._tasks.of(connection, task_id)
+
+    def unfinished_tasks(self, unchanged: dt.timedelta, most: int) -> list[provider_tasks.TaskRow]:
+        """See `TaskRows.unfinished`."""
+        with self._connect() as connection:
+            return self._tasks.unfinished(connection, unchanged, most)
 
     @contextmanager
     def recording(
@@ -478,6 +499,20 @@ class Catalog:
             if renditions is None and self.existing(kind, [row_id]):
                 raise permissions.no_right(connection, "DELETE", rows.table, by_policy=True)
         return renditions or []
+
+    def delete_generation(self, generation_id: str) -> None:
+        """Raises NoRightToWrite; RowInUse: an asset of a project is made from it, for example."""
+        if self.used_in_projects([generation_id]):
+            raise RowInUse("a project uses it")
+        key = self._generations.key
+        with self._writing("DELETE", generations) as connection:
+            this = key.among(connection, key.bindable(connection, [generation_id]))
+            try:
+                count = connection.execute(sa.delete(generations).where(this)).rowcount
+            except IntegrityError as error:
+                raise RowInUse(first_line(error)) from error
+            if not count and self.existing(Kind.PHOTO, [generation_id]):
+                raise permissions.no_right(connection, "DELETE", generations, by_policy=True)
 
     def _grants(self, connection: sa.Connection, role: str) -> list[str]:
         reading = permissions.reading_grants(connection, role, self._title)

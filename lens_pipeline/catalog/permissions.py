@@ -216,6 +216,13 @@ def check_tasks(connection: sa.Connection) -> None:
         )
 
 
+def check_deletion(connection: sa.Connection) -> None:
+    """Raises NoRightToWrite unless this role may delete generations."""
+    is_kept = is_kept_out(connection, "DELETE", "generations")
+    if is_kept or not may(connection, "DELETE", "generations"):
+        raise no_right(connection, "DELETE", generations, by_policy=is_kept)
+
+
 def lack_of_writing(connection: sa.Connection) -> Lack | None:
     """None: this role may write all of projects."""
     lacking = [
@@ -254,8 +261,10 @@ def no_right(
     role = current_role(connection)
     if action == "INSERT" and table is generations:
         return NoRightToWrite(_ADD_POLICY.format(role) if by_policy else _ADD_GRANT.format(role))
-    if table is generations:
+    if table is generations and action == "UPDATE":
         return NoRightToWrite(_TASK_POLICY.format(role) if by_policy else _TASK_GRANT.format(role))
+    if table is generations and not by_policy:
+        return NoRightToWrite(_DELETION_GRANT.format(role))
     if by_policy:
         return NoRightToWrite(_policy(role, action, [table.name]))
     if action == "UPDATE":
@@ -267,6 +276,7 @@ _TASK_GRANT = (
     "role {0} may not write what the provider says into generations: run"
     f" GRANT SELECT (task_id), UPDATE ({', '.join(_TASK_COLUMNS)}) ON generations TO {{0}}"
 )
+_DELETION_GRANT = "role {0} may not delete generations: run GRANT DELETE ON generations TO {0}"
 _TASK_POLICY = (
     "row-level security keeps role {0} from writing generations: run"
     " CREATE POLICY lens_writes ON generations FOR UPDATE TO {0} USING (true)"

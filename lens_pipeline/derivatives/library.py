@@ -56,15 +56,17 @@ def status(pipeline: Pipeline, entry: Entry, derivative: Derivative) -> Derivati
     return row_statuses(pipeline, derivative, [entry.row.generation()])[entry.row.id]
 
 
-def ready_ids(pipeline: Pipeline, derivative: Derivative, found: Sequence[Entry]) -> frozenset[str]:
-    """Those of `found` that have it."""
+def stored_ids(
+    pipeline: Pipeline, derivative: Derivative, found: Sequence[Entry]
+) -> frozenset[str]:
+    """Those of `found` that have an object of it."""
     rows = [
         entry.row.generation()
         for entry in found
         if entry.row.kind is derivative.kind and entry.row.is_finished
     ]
     statuses = assess(pipeline, derivative, rows) if rows else []
-    return frozenset(status.id for status in statuses if status.state is State.READY)
+    return frozenset(status.id for status in statuses if status.path is not None)
 
 
 def find(pipeline: Pipeline, generation_id: str) -> Entry | None:

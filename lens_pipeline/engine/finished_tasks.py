@@ -16,7 +16,7 @@ from lens_pipeline.derivatives.registry import ORIGINALS, of_kind
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
-from lens_pipeline.providers.kie import Task, TaskState
+from lens_pipeline.providers.models import Task, TaskState
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +31,20 @@ class FinishedTask:
 
 
 def finish_task(
-    pipeline: Pipeline, queue: RunQueue, row: TaskRow, task: Task, origin: str
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    row: TaskRow,
+    task: Task,
+    *,
+    queue: RunQueue | None = None,
+    origin: str = "",
 ) -> FinishedTask | None:
     """Write the row and ask for its derivative; None if the row is gone.
 
     A repetition, also at the same time, changes nothing: the row is locked meanwhile.
     The run is prepared before the finished row is visible, so that the sensors find it in work, and
-    begins after that, so that it finds the row. Raises CatalogError; of a task with several
-    results also SQLAlchemyError.
+    begins after that, so that it finds the row. Without `queue` the sensors take it up. Raises
+    CatalogError; of a task with several results also SQLAlchemyError.
     """
     if not task.state.is_final:
         return FinishedTask(False, row.status)
@@ -50,14 +56,17 @@ def finish_task(
             if recorded.generation and task.state is TaskState.SUCCESS:
                 # No row and no sensor tells of further results: without them nothing is written.
                 with nullcontext() if task.urls[1:] else _optional(row):
-                    _observe_extra(pipeline, queue.instance, recorded.generation, task.urls)
-                with _optional(row):
-                    runs = _prepared(pipeline, queue, recorded.generation, origin)
+                    _observe_extra(pipeline, instance, recorded.generation, task.urls)
+                if queue is not None:
+                    with _optional(row):
+                        runs = _prepared(pipeline, queue, recorded.generation, origin)
     except BaseException:
-        queue.discard(runs)
+        if queue is not None:
+            queue.discard(runs)
         raise
-    with _optional(row):
-        queue.release(runs)
+    if queue is not None:
+        with _optional(row):
+            queue.release(runs)
     run_ids = tuple(run.run_id for run in runs)
     logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
     return FinishedTask(recorded.changed, recorded.status, run_ids, recorded.problem)

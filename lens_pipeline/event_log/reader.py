@@ -31,6 +31,7 @@ from lens_pipeline.event_log.tags import (
     PROGRESS_TAGS,
     REVISION_TAG,
     SOURCE_TAG,
+    UNSTORED_TAG,
 )
 
 _KEYS_PER_QUERY = 2000
@@ -319,7 +320,10 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
         at = row.at.replace(tzinfo=dt.UTC)
         plans[row.key].append(PlannedRun(row.id, row.run_id, row.status, row.interrupted, at))
     latest = {
-        row.key: Materialization(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized
+        row.key: Materialization(
+            row.id, tags[row.id].get(REVISION_TAG), is_stored=UNSTORED_TAG not in tags[row.id]
+        )
+        for row in materialized
     }
     return {
         key: History(latest.get(key), tuple(observations[key]), tuple(plans[key]))

@@ -5,6 +5,8 @@ REVISION_TAG = "dagster/data_version"
 # On materializations: a hash of the sources and the parameters that are settings, joined by `_`.
 # Dagster allows 63 letters, digits, `_`, `-` and `.`. It has no index: it is seldom read.
 SOURCE_TAG = "lens/source"
+# On materializations of rows that need no object: none is stored.
+UNSTORED_TAG = "lens/unstored"
 # On observations.
 OUTCOME_TAG = "lens/outcome"
 FAILED_REVISION_TAG = "lens/revision"

@@ -105,7 +105,7 @@ def unavailable(service: str, reason: str) -> ApiError:
 def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(InvalidCursor, _invalid_cursor)
     app.add_exception_handler(NoRightToWrite, _no_right_to_write)
     for failure, (service, reason) in _OUTAGES.items():
@@ -129,7 +129,8 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return ApiError(400, "invalid_request", f"{name}: {first['msg']}", field=name).response()
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def refused(request: Request, error: Exception) -> JSONResponse:
+    """The answer where no route takes the request."""
     assert isinstance(error, HTTPException)  # noqa: S101
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
     headers = error.headers

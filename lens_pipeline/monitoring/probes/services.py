@@ -138,6 +138,8 @@ def application_database(settings: Settings, url: str) -> str:
                 catalog.migrate()
                 catalog.migrate_view()
             catalog.check()
+            if settings.deletion:
+                catalog.check_deletion()
             writes = _writes(catalog)
             view = _view(catalog)
         except CatalogError as error:
@@ -195,8 +197,11 @@ def provider_tasks(settings: Settings, url: str) -> str:
     """Raises CatalogError: tasks of the provider cannot be recorded."""
     with closing(Catalog(url)) as catalog:
         catalog.check_writing()
-    if not settings.kie_webhook_key:
-        return "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY its webhooks are refused"
+    if not (settings.kie_webhook_key or settings.kie_secret):
+        return (
+            "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY or LENS_KIE_SECRET its"
+            " webhooks are refused"
+        )
     return "its webhooks are verified, and its tasks can be recorded"
 
 

@@ -34,9 +34,14 @@ def caller(request: Request) -> Caller:
     return found
 
 
+def is_linked(request: Request) -> bool:
+    """Whether a signed link asks."""
+    return getattr(request.state, "linked", False)
+
+
 def media_caller(request: Request) -> Caller:
     """A signed link counts as a caller, too. Raises ApiError 401."""
-    return Caller() if getattr(request.state, "linked", False) else caller(request)
+    return Caller() if is_linked(request) else caller(request)
 
 
 def known_until(request: Request) -> int | None:

@@ -22,6 +22,7 @@ _DATABASE_SECONDS = 6.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEALTH = frozenset({"/health", "/health/live", "/api/health", "/api/health/live"})
 _WEBHOOK = "/api/kie/webhook"
+_WEBHOOKS = "/api/webhooks/"
 # Method and path of bodies that are too long to be held.
 _UPLOAD = ("POST", "/api/generations")
 _LOGIN = frozenset({"/login", "/logout"})
@@ -34,7 +35,7 @@ _FOR_PROGRAMS = ("/api/", *_FOR_ALL_SEEING)
 
 def is_open(path: str) -> bool:
     """Whether this decoded path needs no caller; every other path needs one."""
-    return path in _OPEN or path.startswith(_STATIC)
+    return path in _OPEN or path.startswith((_STATIC, _WEBHOOKS))
 
 
 class Gate:

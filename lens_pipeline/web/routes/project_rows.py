@@ -211,7 +211,7 @@ def _form(value: object) -> object:
 
 def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:
     """Raises ApiError 409: nothing has failed."""
-    if not context.retry(row_id, derivatives):
+    if not context.retry([row_id], derivatives):
         raise ApiError(409, "not_failed", f"nothing of {row_id!r} has failed")
 
 

@@ -8,7 +8,7 @@ import { movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
 import { t } from "./texts.js";
 import { mayAdd, offerUploads } from "./upload.js";
-import { view } from "./viewer.js";
+import { Viewer } from "./viewer.js";
 
 const PAGE = 60;
 // The most that the API gives at once.
@@ -33,7 +33,6 @@ let cursor = null;
 let loading = null; // AbortController of the page that is being loaded
 let complete = false;
 let unfollow = () => {};
-let updateViewer = () => {};
 
 /** Exactly, as the API compares them; a `Date` knows no less than a millisecond. */
 function microseconds(moment) {
@@ -69,7 +68,6 @@ function place(entry) {
 
 function change(entry) {
   cards.get(entry.id).update(entry);
-  updateViewer(entry);
 }
 
 function append(entries) {
@@ -131,6 +129,7 @@ function tell() {
   pill.hidden = held.size === 0;
   if (held.size) say(pill, `↑ ${t("library.new", { count: held.size })}`);
   more.hidden = complete || loading !== null;
+  viewer.tell();
   empty.hidden = !nothing || !complete;
   if (!empty.hidden) {
     empty.replaceChildren(...(filtered ? noMatch() : noEntries()));
@@ -227,6 +226,7 @@ async function refresh() {
 }
 
 function take(entries) {
+  entries.forEach((entry) => viewer.update(entry));
   entries.filter((entry) => cards.has(entry.id)).forEach(change);
   const fresh = entries.filter((entry) => !cards.has(entry.id) && matches(entry));
   if (fresh.length) hold(fresh);
@@ -273,7 +273,7 @@ function onStatus(event) {
   const card = cards.get(event.id);
   // All that changes then is in the event.
   if (card && event.status === "processing" && card.entry.file_url) {
-    change({ ...card.entry, status: event.status, picture_url: null, error: null, error_class: null, run_id: event.run_id });
+    take([{ ...card.entry, status: event.status, picture_url: null, error: null, error_class: null, run_id: event.run_id }]);
   } else if (event.status !== "none") {
     changed(event.id);
   } else if (card || filters.status === "none") {
@@ -283,15 +283,14 @@ function onStatus(event) {
 
 // --- what people do
 
-function open(entry) {
-  updateViewer = view(entry, { retry, neighbour });
-}
-
-function neighbour(entry, step) {
-  const root = cards.get(entry.id)?.root;
-  const next = step < 0 ? root?.previousElementSibling : root?.nextElementSibling;
-  return cards.get(next?.dataset.id)?.entry ?? null;
-}
+const viewer = new Viewer({
+  loaded: () => shown().map((card) => card.entry),
+  hasMore: () => !complete,
+  more: load,
+  retry,
+  focus: (id) => cards.get(id)?.opener.focus(),
+});
+const open = (entry) => viewer.open(entry);
 
 async function retry(entry) {
   try {
@@ -367,6 +366,12 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
-addEventListener("popstate", restart);
+addEventListener("popstate", () => {
+  const before = JSON.stringify(filters);
+  readAddress();
+  if (JSON.stringify(filters) !== before) restart();
+  viewer.follow();
+});
 const addFiles = offerUploads({ user: () => filters.user_id || "me", added: (entry) => take([entry]) });
 restart();
+viewer.follow();

@@ -73,7 +73,7 @@ def test_changes_are_told_within_a_second(site: Site, web: httpx.Client) -> None
         assert cancelled.at - asked < 1.0
         assert (cancelled.data["error_class"], cancelled.data["error"]) == (
             "Canceled",
-            "its run was cancelled",
+            "It was cancelled",
         )
 
 
