@@ -96,6 +96,8 @@ def test_no_page_has_a_finding(
             expect(page.get_by_role("dialog")).to_be_visible()
             _require_accessible(visit, options)
             page.keyboard.press("Escape")
+            # Which goes back in the history.
+            expect(page).to_have_url(f"{base}/library")
         page = visit.open(f"/masters?project={PROJECT}")
         expect(page.locator(".master")).to_be_visible()
         page.locator(".asset").first.click()
