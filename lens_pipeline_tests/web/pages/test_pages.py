@@ -423,12 +423,12 @@ def _choose(page: Page) -> None:
     def order() -> list[str]:
         return page.locator(".shot .asset-name").all_inner_texts()
 
-    page.get_by_role("button", name=re.compile("^Add sample-bunny$")).click()
-    page.get_by_role("button", name=re.compile("^Add sample-hubble-pan")).click()
-    portrait = page.get_by_role("button", name=re.compile("^Add sample-bunny-portrait"))
+    page.get_by_role("button", name=re.compile("^Add bunny$")).click()
+    page.get_by_role("button", name=re.compile("^Add hubble-pan")).click()
+    portrait = page.get_by_role("button", name=re.compile("^Add bunny-portrait"))
     portrait.focus()
     page.keyboard.press("Enter")
-    bunny, pan, tall = "sample-bunny", "sample-hubble-pan", "sample-bunny-portrait"
+    bunny, pan, tall = "bunny", "hubble-pan", "bunny-portrait"
     assert order() == [bunny, pan, tall]
     page.get_by_role("button", name=f"Move {tall} earlier").focus()
     page.keyboard.press("Enter")
@@ -579,7 +579,7 @@ def test_pages_behind_the_login(samples: Stack, guarded: str, browser: Browser) 
         expect(page).to_have_url(f"{guarded}/masters?project=demo")
         expect(page).to_have_title("demo · Masters · Lens")
         expect(page.locator(".master[data-id=sample-film] img.loaded")).to_be_visible()
-        page.get_by_role("button", name=re.compile("^Add sample-bunny$")).click()
+        page.get_by_role("button", name=re.compile("^Add bunny$")).click()
         page.get_by_label("Name").fill("Guarded")
         page.keyboard.press("Enter")
         master = page.locator(".master").first
