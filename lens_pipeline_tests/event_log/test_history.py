@@ -233,6 +233,16 @@ def test_the_latest_failure_is_the_one_that_is_told() -> None:
     assert told.event_id == 3
 
 
+def test_a_retry_forgets_no_attempt() -> None:
+    """People who tried again three times read of one attempt."""
+    before = (failed(2, "r1"), marked(4, RETRY), marked(7, RETRY))
+    crashed = planned(5, "r2", "FAILURE")
+    found = status(History(observations=(*before, failed(8, "r3")), planned=(crashed,)), 3)
+    assert (found.attempts, found.all_attempts) == (1, 3)
+    done = History(made(9), observations=(*before, failed(8, "r3")), planned=(crashed,))
+    assert status(done, 3).all_attempts == 0
+
+
 @pytest.mark.parametrize(
     ("history", "remake"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -42,6 +43,8 @@ from lens_pipeline.event_log.tags import (
     PERMANENT_TAG,
     UNSTORED_TAG,
 )
+from lens_pipeline.providers import fresh_url
+from lens_pipeline.reasons import explain
 from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)
@@ -249,6 +252,7 @@ class _Batch:
             dg.AssetObservation(
                 asset_key=self._derivative.asset,
                 partition=key,
+                description=explain(failure.error_class).text,
                 metadata={
                     "error": failure.error,
                     "error_class": failure.error_class,
@@ -344,6 +348,7 @@ def _table(failed: Sequence[tuple[_Batch, str, Failure]]) -> dg.TableMetadataVal
                     "error_class": failure.error_class,
                     "permanent": failure.permanent,
                     "error": failure.error,
+                    "advice": explain(failure.error_class).advice,
                 }
             )
             for batch, key, failure in failed
@@ -388,6 +393,7 @@ def _batch_context(
             max_bytes=settings.max_source_bytes,
             allow_hosts=settings.fetch_allow_hosts,
             cancelled=cancelled,
+            renewed=partial(fresh_url, settings),
         ) as fetcher,
     ):
         transfers = Transfers(fetcher, pipeline.store, cancelled)

@@ -130,7 +130,7 @@ class VideoMaterializer:
         self._posters.interrupt()
 
     def _work(self, batch: BatchContext, directory: Path) -> Work:
-        work = media_work(batch, directory, self._settings, 1)
+        work = media_work(batch, directory, self._settings)
         # Of several files at once, each would tell of another stage.
         return work if self._derivative.most_in_run == 1 else replace(work, report=_report_nothing)
 
@@ -149,5 +149,5 @@ class VideoMaterializer:
         }
 
 
-def _report_nothing(stage: str, share: float, speed: float | None) -> None:
+def _report_nothing(stage: str, share: float) -> None:
     """Do nothing."""

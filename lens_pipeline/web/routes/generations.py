@@ -3,16 +3,21 @@
 import datetime as dt
 from collections.abc import Container
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from lens_pipeline.catalog.errors import RowInUse
 from lens_pipeline.catalog.generations import ListedGeneration, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.originals import ExtraFile, extra_files, stored_originals
+from lens_pipeline.derivatives.originals import (
+    ExtraFile,
+    extra_files,
+    recorded_facts,
+    stored_originals,
+)
 from lens_pipeline.derivatives.registry import (
     CLIP,
     PLAYABLE,
@@ -25,8 +30,8 @@ from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.errors import ApiError, not_found
-from lens_pipeline.web.http.filenames import attachment
+from lens_pipeline.web.errors import ApiError, Problem, not_found
+from lens_pipeline.web.http.filenames import attachment, generation_name, known_ending
 from lens_pipeline.web.http.streaming import (
     described,
     picture_not_ready,
@@ -37,6 +42,7 @@ from lens_pipeline.web.http.streaming import (
 router = APIRouter(tags=["generations"])
 
 _MOST_ON_PAGE = 200
+_MOST_WORDS = 200
 _FILE = described(*sorted(set(CONTENT_TYPES.values())), UNKNOWN_TYPE) | {
     307: {"description": "It lies elsewhere."}
 }
@@ -64,6 +70,8 @@ class GenerationOut(BaseModel):
 
     id: str
     user_id: str
+    title: str | None
+    """For people: LENS_TITLE_COLUMN, or the name of its file; None: it has none."""
     type: GenerationType
     generation_status: str
     """What the application's own row says."""
@@ -113,9 +121,25 @@ class ExtraFileOut(BaseModel):
     """Why it could not be kept."""
 
 
-class GenerationDetail(GenerationOut):
-    """A generation, and all results of its task."""
+class FileFacts(BaseModel):
+    """What is recorded of the photo or video itself."""
 
+    content_type: str | None
+    bytes: int | None
+    width: int | None
+    height: int | None
+    duration_seconds: float | None
+
+
+class GenerationDetail(GenerationOut):
+    """A generation, its file, and all results of its task."""
+
+    file: FileFacts
+    finished_at: dt.datetime | None
+    all_attempts: int
+    """As `attempts`, with those before a retry."""
+    digital_source_type: str | None
+    """IPTC's term that the preview or poster has in its XMP."""
     extra_files: list[ExtraFileOut] = []
     """What the provider's task made besides; only there if it had several results."""
 
@@ -134,15 +158,19 @@ def list_generations(
     user_id: str | None = None,
     type: GenerationType | None = None,  # noqa: A002
     status: State | None = None,
+    q: Annotated[str, Query(max_length=_MOST_WORDS)] = "",
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST_ON_PAGE)] = 60,
 ) -> GenerationsPage:
     """One page of generations, newest first.
 
-    With `status`, a page may have fewer than `limit` entries and a cursor all the same.
+    With `q`, those whose title or file name has these words, or whose id begins with them. With
+    `q` or `status`, a page may have fewer than `limit` entries and a cursor all the same.
     """
     selection = Selection(
-        user_id=_visible_user(caller, user_id), kind=Kind(type.value) if type else None
+        user_id=_visible_user(caller, user_id),
+        kind=Kind(type.value) if type else None,
+        words=_words(q),
     )
     page = library.page(context.pipeline, selection, status, cursor, limit)
     return GenerationsPage(generations=shown(context, *page.entries), next_cursor=page.cursor)
@@ -165,7 +193,41 @@ def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -
     ]
     more = {"extra_files": extra} if extra else {}
     (generation,) = shown(context, entry)
-    return GenerationDetail.model_validate(generation.model_dump() | more)
+    detail = generation.model_dump() | _file_facts(context, entry) | more
+    return GenerationDetail.model_validate(detail)
+
+
+def _file_facts(context: Context, entry: library.Entry) -> dict[str, Any]:
+    """From the record of the original, else from that of its preview or poster."""
+    row, made = entry.row.generation(), entry.status
+    recorded = recorded_facts(context.pipeline, row) if entry.row.is_finished else {}
+    facts = {
+        "bytes": made.fact("source_bytes", int),
+        "duration_seconds": made.fact("duration_seconds", float),
+        **recorded,
+    }
+    return {
+        "file": {name: facts.get(name) for name in FileFacts.model_fields},
+        "finished_at": recorded.get("finished_at", row.finished_at)
+        if entry.row.is_finished
+        else None,
+        "all_attempts": made.all_attempts,
+        "digital_source_type": made.fact("digital_source_type", str),
+    }
+
+
+@router.delete(
+    "/api/generations/{generation_id}", status_code=204, responses={409: {"model": Problem}}
+)
+def delete_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> None:
+    """Delete its row; what was made of it, and its original, go as of any row that is gone."""
+    entry = visible_entry(context, caller, generation_id)
+    if not context.pipeline.settings.deletion:
+        raise ApiError(403, "deletion_off", "nothing is deleted here: LENS_DELETION is not set")
+    try:
+        context.pipeline.catalog.delete_generation(entry.row.id)
+    except RowInUse as error:
+        raise ApiError(409, "in_use", f"{generation_id} is in use: {error}") from None
 
 
 def _extra_files(context: Context, row: ListedGeneration) -> list[ExtraFile]:
@@ -194,6 +256,7 @@ def _shown(entry: library.Entry, clips: Container[str], copies: Container[str]) 
     return GenerationOut(
         id=row.id,
         user_id=row.user_id,
+        title=row.title,
         type=GenerationType(row.kind.value),
         generation_status=row.status,
         status=made.state,
@@ -224,6 +287,12 @@ def _shown(entry: library.Entry, clips: Container[str], copies: Container[str]) 
 
 def _edge(size: tuple[str, Any]) -> int:
     return int(size[0])
+
+
+def _words(q: str) -> str | None:
+    """None: nothing is looked for. PostgreSQL takes no NUL and no surrogates."""
+    printable = "".join(one if one.isprintable() else " " for one in q)
+    return " ".join(printable.split()) or None
 
 
 def _visible_user(caller: Caller, user_id: str | None) -> str | None:
@@ -311,11 +380,11 @@ def file(
             return copy
         sources = {row.id: row.asset_url}
         stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
-        return _file(context, request, row.id, stored and stored.path, row.asset_url)
+        return _file(context, request, row, n, stored and stored.path, row.asset_url)
     extra = {one.n: one for one in _extra_files(context, row)}
     if n not in extra:
         raise ApiError(404, "not_found", f"its task has no result {n}")
-    return _file(context, request, f"{row.id}_{n}", extra[n].path, extra[n].url or "")
+    return _file(context, request, row, n, extra[n].path, extra[n].url or "")
 
 
 def _playable_copy(context: Context, request: Request, entry: library.Entry) -> Response | None:
@@ -326,7 +395,7 @@ def _playable_copy(context: Context, request: Request, entry: library.Entry) -> 
     if path is None:
         return None
     try:
-        disposition = attachment(entry.row.id, ".mp4", inline=True)
+        disposition = attachment(generation_name(entry.row), ".mp4", inline=True)
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:
         if error.status == 404:
@@ -334,15 +403,20 @@ def _playable_copy(context: Context, request: Request, entry: library.Entry) -> 
         raise
 
 
-def _file(context: Context, request: Request, name: str, path: str | None, source: str) -> Response:
+def _file(
+    context: Context,
+    request: Request,
+    row: ListedGeneration,
+    n: int,
+    path: str | None,
+    source: str,
+) -> Response:
     path = path or source
     if not is_object_key(path):
         return redirect(path)
-    extension = PurePosixPath(path).suffix.lower()
-    disposition = attachment(name, "")
-    if extension in CONTENT_TYPES:
-        # A browser shows what is known, and offers the rest for download.
-        disposition = attachment(name, extension, inline=True)
+    ending = known_ending(path)
+    # A browser shows what is known, and offers the rest for download.
+    disposition = attachment(generation_name(row, n), ending, inline=bool(ending))
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:
