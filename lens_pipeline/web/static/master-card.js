@@ -63,13 +63,16 @@ export class MasterCard {
         "div.master-body",
         {},
         el("div.master-head", {}, this.name, this.rename, this.pill),
+        el("p.muted", {}, this.time),
         // They grow to two lines, and push nothing that stays.
-        el("div.master-facts", {}, this.facts, el("p.muted", {}, this.time)),
+        this.facts,
         this.bar,
         this.detail,
       ),
       el("div.master-shots", {}, this.strip.root, this.awaited.root),
-      el("div.buttons", {}, this.watch, this.download, this.retry, this.formats.add, this.remove, this.link),
+      el("div.buttons", {}, this.watch, this.download, this.retry),
+      // What is always there, in a place of its own.
+      el("div.tools", {}, this.formats.add, this.remove, this.link),
       this.formats.list,
     );
     this.update(master);

@@ -32,7 +32,7 @@ _FAMILIES = {
     "credentials": {"valid", "trusted", "invalid", "unreadable"},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
-        "internal_error",
+        *("internal_error", "deletion_off", "in_use"),
     },
 }
 
