@@ -98,7 +98,9 @@ export class Viewer {
     this.element = dialog("lightbox", "", body, { onclose: () => this.closed(), head });
     this.heading = this.element.querySelector("h2");
     this.zoom = new Zoom(this.stage, { swipe: (step) => this.go(step) });
-    this.element.addEventListener("keydown", (event) => this.key(event));
+    // Of the page: a click beside the buttons leaves no part of the dialog with the focus.
+    this.keys = new AbortController();
+    addEventListener("keydown", (event) => this.key(event), { signal: this.keys.signal });
     this.title = document.title;
   }
 
@@ -279,6 +281,7 @@ export class Viewer {
     const { id } = this.entry;
     this.release();
     this.zoom.close();
+    this.keys.abort();
     document.title = this.title;
     this.element = this.entry = this.preloaded = null;
     if (viewed() === null) return;

@@ -259,6 +259,9 @@ def test_space_plays_and_icons_stay(base: str, browser: Browser) -> None:
             _wait(page, f"!({playing})")
             page.keyboard.press("Space")
             _wait(page, playing)
+        dialog.locator(".lightbox-panel").click(position={"x": 5, "y": 5})
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowLeft")
         expect(page).to_have_url(re.compile("view=clip"))
         expect(dialog.locator("dd").get_by_text("0:10", exact=True)).to_be_visible()
         # From now on the server has nothing.
