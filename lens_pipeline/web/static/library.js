@@ -6,6 +6,7 @@ import { announce, toast } from "./dialogs.js";
 import { byId, el, prefersStillness, say } from "./dom.js";
 import { movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
+import { findPlace, keepPlace } from "./place.js";
 import { t } from "./texts.js";
 import { mayAdd, offerUploads } from "./upload.js";
 import { Viewer } from "./viewer.js";
@@ -327,8 +328,14 @@ function applyForm() {
   }
   const search = query.size ? `?${query}` : "";
   if (search === location.search) return;
+  keepPlace(cards.size);
   history.pushState(null, "", location.pathname + search);
   restart();
+}
+
+async function arrive() {
+  await load();
+  await findPlace(() => cards.size, load);
 }
 
 function restart() {
@@ -345,7 +352,7 @@ function restart() {
   tell();
   unfollow = follow(
     { user_id: filters.user_id },
-    { status: onStatus, reset: reload, opened: load },
+    { status: onStatus, reset: reload, opened: arrive },
   );
 }
 
@@ -366,6 +373,7 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
+addEventListener("pagehide", () => keepPlace(cards.size));
 addEventListener("popstate", () => {
   const before = JSON.stringify(filters);
   readAddress();

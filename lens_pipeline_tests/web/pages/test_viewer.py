@@ -139,6 +139,17 @@ def test_a_picture_has_an_address(base: str, browser: Browser) -> None:
         visit.require_usable()
         page.get_by_role("button", name="Close").click()
         expect(page).to_have_url(f"{base}/library?user_id=u1")
+        # Coming back from another page, after the second page of the list was loaded.
+        opener = _opener(page, "far")
+        page.mouse.wheel(0, 20_000)
+        expect(opener).to_be_visible()
+        opener.scroll_into_view_if_needed()
+        place = page.evaluate("scrollY")
+        page.get_by_role("link", name="Masters").click()
+        expect(page).to_have_url(f"{base}/masters")
+        page.go_back()
+        expect(opener).to_be_in_viewport()
+        assert page.evaluate("scrollY") == place
         visit.open("/library?view=none")
         expect(page.get_by_text("It is not there any more.")).to_be_visible()
         expect(page).to_have_url(f"{base}/library")
