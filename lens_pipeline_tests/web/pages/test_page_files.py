@@ -59,8 +59,11 @@ def test_nothing_in_a_page_needs_a_laxer_policy(web: httpx.Client, page: str) ->
     assert len(scripts) == 2
     assert all("src=" in script or "application/json" in script for script in scripts)
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", text)
-    assert set(re.findall(r'(?:src|href)="([^"]*)"', text)) == {
-        *("/static/lens.svg", "/static/app.css", f"/static/{page}.js"),
+    # Each part of a page may have a file of styles.
+    linked = set(re.findall(r'(?:src|href)="([^"]*)"', text))
+    styles = {one for one in linked if re.fullmatch(r"/static/[a-z]+\.css", one)}
+    assert linked - styles == {
+        *("/static/lens.svg", f"/static/{page}.js"),
         *("#content", "#connection", "/library", "/masters"),
     }
 
