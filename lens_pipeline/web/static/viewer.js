@@ -45,7 +45,16 @@ export class Viewer {
     if (id === (this.entry?.id ?? null)) return;
     if (id === null) return this.element.close();
     const entry = this.loaded().find((one) => one.id === id);
-    if (entry) return this.show(entry);
+    if (entry) this.show(entry);
+    else await this.find(id);
+  }
+
+  /** An event tells that it changed; the list tells only of its own entries. */
+  async changed(id) {
+    if (id === this.entry?.id) await this.find(id);
+  }
+
+  async find(id) {
     try {
       const found = await ask("GET", path("generations", id));
       if (viewed() === id) this.show(found, found);

@@ -141,8 +141,7 @@ def test_a_picture_has_an_address(base: str, browser: Browser) -> None:
         expect(page).to_have_url(f"{base}/library?user_id=u1")
         # Coming back from another page, after the second page of the list was loaded.
         opener = _opener(page, "far")
-        page.mouse.wheel(0, 20_000)
-        expect(opener).to_be_visible()
+        eventually(lambda: page.mouse.wheel(0, 9_000) or opener.count())
         opener.scroll_into_view_if_needed()
         place = page.evaluate("scrollY")
         page.get_by_role("link", name="Masters").click()
