@@ -8,6 +8,7 @@ import { Entries } from "./entries.js";
 import { Grid } from "./grid.js";
 import { follow } from "./live.js";
 import { findPlace, keepPlace } from "./place.js";
+import { Selection } from "./selection.js";
 import { t } from "./texts.js";
 import { mayAdd, offerUploads } from "./upload.js";
 import { Viewer } from "./viewer.js";
@@ -32,6 +33,7 @@ export const grid = new Grid(byId("grid"), {
   entries,
   end: byId("end"),
   card: (entry) => new Card(entry, { open, retry, onlyUser }),
+  drawn: (card) => selection.drawn(card),
   ahead: () => isStuck || load(),
 });
 
@@ -61,6 +63,7 @@ function told() {
   if (!empty.hidden) empty.replaceChildren(...(isFiltered ? noMatch() : noEntries()));
   if (shownCount) say(count, t(entries.isAll ? "library.all_shown" : "library.shown", { count: shownCount }));
   else say(count, isWaiting || entries.complete ? "" : t("library.looking"));
+  selection.listed();
   viewer.tell();
 }
 
@@ -201,6 +204,7 @@ async function arrive() {
 
 function restart() {
   unfollow();
+  selection.clear();
   isWaiting = true;
   isStuck = false;
   readAddress();
@@ -229,6 +233,12 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
+const selection = new Selection(grid.root, {
+  list: () => entries.list,
+  cards: () => grid.cards.values(),
+  changed: (id) => entries.changed(id),
+});
+
 addEventListener("pagehide", () => keepPlace(entries.list.length));
 addEventListener("popstate", () => {
   const before = JSON.stringify(filters);
