@@ -5,7 +5,7 @@ import { el, icon, say, set } from "./dom.js";
 import { FormatList } from "./formats.js";
 import { holdText, progressText } from "./progress.js";
 import { AwaitedShots, FilmStrip, nameOf } from "./shots.js";
-import { agoElement, classText, duration, inFull, setAgo, size, t } from "./texts.js";
+import { adviceText, agoElement, classText, duration, inFull, setAgo, size, t } from "./texts.js";
 
 const MOST_NAMED = 3;
 // Shots that have a line of their own.
@@ -171,7 +171,8 @@ export class MasterCard {
 
   failure() {
     const { master } = this;
-    const words = [...new Set([reasonTitle(master), master.error].filter(Boolean))].join(": ");
+    const why = [...new Set([reasonTitle(master), master.error].filter(Boolean))].join(": ");
+    const words = [why, adviceText(master.error_class)].filter(Boolean).join(". ");
     return master.retry_at ? `${words} · ${t("library.retry_at")}: ${inFull(master.retry_at)}` : words;
   }
 

@@ -315,7 +315,7 @@ function show(id) {
   editor.show(id).then(() => (byId("master-editor").hidden = id !== project));
   unfollow = follow(
     { project_id: id },
-    { status: onStatus, progress: onProgress, reset: () => tried(refresh), opened: begin },
+    { status: onStatus, progress: onProgress, reset: () => tried(refresh), opened: begin, stays: () => notifier.on },
   );
 }
 

@@ -3,7 +3,7 @@
 import { ask, path } from "./api.js";
 import { hasFailed } from "./card.js";
 import { announce, dialog, toast } from "./dialogs.js";
-import { el, icon, say } from "./dom.js";
+import { byId, el, icon, say } from "./dom.js";
 import { addToProject } from "./project-dialog.js";
 import { t } from "./texts.js";
 
@@ -34,7 +34,7 @@ export class SelectionBar {
     this.delete.hidden = !deletion;
     this.actions = [this.retry, this.download, this.add, this.delete];
     this.root = el("div.selection-bar", { role: "toolbar", "aria-label": t("selection.label"), tabindex: "-1", hidden: true });
-    document.body.append(this.root);
+    byId("content").append(this.root);
   }
 
   #button(name, key, act, kind = "quiet") {
@@ -50,7 +50,7 @@ export class SelectionBar {
     const all = size ? [] : this.selection.list().filter(hasFailed);
     const isOffered = all.length >= SEVERAL && all.length > this.#dismissed;
     const isHidden = !size && !isOffered;
-    if (isHidden && this.#hasFocus) this.selection.focus();
+    if (isHidden && this.hasFocus) this.selection.focus();
     this.root.hidden = isHidden;
     this.root.classList.toggle("offer", isOffered);
     if (size) {
@@ -67,7 +67,7 @@ export class SelectionBar {
     }
   }
 
-  get #hasFocus() {
+  get hasFocus() {
     return this.root.contains(document.activeElement);
   }
 
@@ -86,7 +86,7 @@ export class SelectionBar {
   #show(...children) {
     const shown = [...this.root.children];
     if (shown.length === children.length && shown.every((one, place) => one === children[place])) return;
-    const hadFocus = this.#hasFocus;
+    const hadFocus = this.hasFocus;
     this.root.replaceChildren(...children);
     if (hadFocus) (this.root.querySelector("button:not([hidden], :disabled)") ?? this.root).focus();
   }
@@ -221,5 +221,5 @@ const isVideo = (entry) => entry.type === "video";
 function report(failed) {
   const rows = failed.map(([id, reason]) => el("li", {}, el("code", {}, id), " ", reason));
   const title = t("selection.not_done", { count: failed.length });
-  dialog("report", title, el("ul.report-body", { tabindex: "0" }, ...rows));
+  dialog("report", title, el("ul.report-body", { tabindex: "0", "aria-label": title }, ...rows));
 }

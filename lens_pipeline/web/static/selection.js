@@ -63,6 +63,7 @@ export class Selection {
   }
 
   clear() {
+    if (this.size && this.bar.hasFocus) this.focus();
     this.#chosen.clear();
     this.#anchor = null;
     this.#told();
@@ -132,7 +133,8 @@ export class Selection {
     // The finger that pressed long has chosen it already.
     if (isPressed) this.#press = null;
     // A box that is set within its own click is set back after it.
-    else setTimeout(() => this.#toggle(id, event.shiftKey));
+    else if (isCheck) setTimeout(() => this.#toggle(id, event.shiftKey));
+    else this.#toggle(id, event.shiftKey);
   }
 
   #down(event) {

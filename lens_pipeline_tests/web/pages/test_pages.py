@@ -391,7 +391,7 @@ def test_a_master_from_its_shots_to_the_file(
         expect(page.get_by_role("heading", name="Sample film")).to_be_visible()
         visit.require_usable()
         _choose(page)
-        page.get_by_label("Name").fill(name)
+        page.get_by_label("Name", exact=True).fill(name)
         visit.require_usable()
         page.keyboard.press("Enter")
         master = page.locator(".master").first
@@ -423,12 +423,12 @@ def _choose(page: Page) -> None:
     def order() -> list[str]:
         return page.locator(".shot .asset-name").all_inner_texts()
 
-    page.get_by_role("button", name=re.compile("^Add sample-bunny$")).click()
-    page.get_by_role("button", name=re.compile("^Add sample-hubble-pan")).click()
-    portrait = page.get_by_role("button", name=re.compile("^Add sample-bunny-portrait"))
+    page.get_by_role("button", name=re.compile("^Add bunny$")).click()
+    page.get_by_role("button", name=re.compile("^Add hubble-pan")).click()
+    portrait = page.get_by_role("button", name=re.compile("^Add bunny-portrait"))
     portrait.focus()
     page.keyboard.press("Enter")
-    bunny, pan, tall = "sample-bunny", "sample-hubble-pan", "sample-bunny-portrait"
+    bunny, pan, tall = "bunny", "hubble-pan", "bunny-portrait"
     assert order() == [bunny, pan, tall]
     page.get_by_role("button", name=f"Move {tall} earlier").focus()
     page.keyboard.press("Enter")
@@ -502,7 +502,7 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
         samples.pipeline.store.delete("uploads/none.mp4")
         page.get_by_role("button", name="Create master").click()
         expect(page.get_by_role("alert")).to_have_text("Give it a name.")
-        expect(page.get_by_label("Name")).to_be_focused()
+        expect(page.get_by_label("Name", exact=True)).to_be_focused()
         page.keyboard.type("Lost")
         page.keyboard.press("Enter")
         master = page.locator(".master")
@@ -539,7 +539,7 @@ def test_a_master_waits_for_its_shot(samples: Stack, base: str, browser: Browser
         expect(tile.get_by_text("Not ready yet")).to_be_visible()
         expect(page.get_by_text("This project has no shots yet")).to_be_hidden()
         tile.click()
-        page.get_by_label("Name").fill("Patience")
+        page.get_by_label("Name", exact=True).fill("Patience")
         page.keyboard.press("Enter")
         master = page.locator(".master")
         expect(master).to_have_attribute("data-status", "none")
@@ -579,8 +579,8 @@ def test_pages_behind_the_login(samples: Stack, guarded: str, browser: Browser) 
         expect(page).to_have_url(f"{guarded}/masters?project=demo")
         expect(page).to_have_title("demo · Masters · Lens")
         expect(page.locator(".master[data-id=sample-film] img.loaded")).to_be_visible()
-        page.get_by_role("button", name=re.compile("^Add sample-bunny$")).click()
-        page.get_by_label("Name").fill("Guarded")
+        page.get_by_role("button", name=re.compile("^Add bunny$")).click()
+        page.get_by_label("Name", exact=True).fill("Guarded")
         page.keyboard.press("Enter")
         master = page.locator(".master").first
         expect(master.get_by_role("heading")).to_have_text("Guarded")
