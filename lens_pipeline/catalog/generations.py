@@ -111,9 +111,11 @@ class GenerationRows(RowSet):
 
         Rows without a time are left out.
         """
-        conditions = self._listed_conditions(connection, selection, after)
+        conditions = self._conditions(connection, selection, after)
         if conditions is None:
             return []
+        # In SQL: a page that is not full is taken for the last.
+        conditions += [self.belongs, sa.not_(self._has_no_key)]
         if until is not None:
             conditions.append(self.place >= place(until.changed_at, until.id))
         query = self._newest_first(self.select().where(*conditions)).limit(limit)
@@ -123,7 +125,7 @@ class GenerationRows(RowSet):
         self, connection: sa.Connection, selection: Selection, after: Place | None, count: int
     ) -> Place | None:
         """Of the last of `count` rows older than `after`, whatever their words; None: fewer."""
-        conditions = self._listed_conditions(connection, replace(selection, words=None), after)
+        conditions = self._conditions(connection, replace(selection, words=None), after)
         if conditions is None:
             return None
         query = sa.select(self.time.label("at"), self.key.text.label("id")).where(*conditions)
@@ -139,24 +141,13 @@ class GenerationRows(RowSet):
     def _newest_first(self, query: sa.Select) -> sa.Select:
         return query.order_by(self.time.desc(), self.key.text.desc())
 
-    def _listed_conditions(
+    def _conditions(
         self, connection: sa.Connection, selection: Selection, after: Place | None
     ) -> list[sa.ColumnElement[bool]] | None:
         """None: no row can match."""
-        conditions = self._conditions(connection, selection)
-        if conditions is None:
-            return None
-        # In SQL: a page that is not full is taken for the last.
-        conditions += [self.belongs, self.time.is_not(None), sa.not_(self._has_no_key)]
+        conditions: list[sa.ColumnElement[bool]] = [self.time.is_not(None)]
         if after is not None:
             conditions.append(self.place < place(after.changed_at, after.id))
-        return conditions
-
-    def _conditions(
-        self, connection: sa.Connection, selection: Selection
-    ) -> list[sa.ColumnElement[bool]] | None:
-        """None: no row can match."""
-        conditions: list[sa.ColumnElement[bool]] = []
         if selection.user_id is not None:
             if not self._user.bindable(connection, [selection.user_id]):
                 return None

@@ -9,10 +9,8 @@ import sqlalchemy as sa
 _MOST_CHARACTERS = 200
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,3}$")
 _QUERY = re.compile("[?#]")
-# Around what is looked for in the last part of an address. A letter within an escape such as `%BE`
-# is none.
-_BEFORE = r"^[^?#]*(?<!%)(?<!%[0-9A-Fa-f])"
-_BEHIND = r"[^/?#]*([?#].*)?$"
+# Around what is looked for in the last part of an address.
+_BEFORE, _BEHIND = "^[^?#]*", "[^/?#]*(?:[?#].*)?$"
 
 
 def title_of(row_id: str, named: str | None, asset_url: str) -> str | None:
@@ -46,8 +44,6 @@ def pattern_of(text: str) -> str:
 
 
 def _forms(character: str) -> str:
-    if character == "%":
-        return "(?:%25|%(?![0-9A-Fa-f]{2}))"
     plain = {character, character.lower(), character.upper()}
     forms = plain | {quote(form, errors="replace") for form in plain}
     return f"(?:{'|'.join(re.escape(form) for form in sorted(forms))})"

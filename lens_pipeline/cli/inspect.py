@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 import click
 
-from lens_pipeline.cli.overview import look
 from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
 from lens_pipeline.cli.tables import print_table
 from lens_pipeline.core.files import scratch_directory
@@ -56,6 +55,9 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
                 error = reason or UNKNOWN_ID
                 found.append({"id": row_id, "kind": None, "state": state, "error": error})
         if not ids:
+            # It imports more than the status of an ID needs.
+            from lens_pipeline.cli.overview import look
+
             overview = look(pipeline)
     restarts = read_restarts(pipeline.settings.resolved_home)
     if as_json:

@@ -16,6 +16,7 @@ from lens_pipeline.derivatives.registry import ORIGINALS, of_kind
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
+from lens_pipeline.event_log.tags import CREDITS_TAG
 from lens_pipeline.providers.models import Task, TaskState
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ def finish_task(
                 # No row and no sensor tells of further results: without them nothing is written.
                 with nullcontext() if task.urls[1:] else _optional(row):
                     _observe_extra(pipeline, instance, recorded.generation, task.urls)
+                if task.credits is not None and recorded.changed:
+                    with _optional(row):
+                        _observe_credits(instance, recorded.generation, task.credits)
                 if queue is not None:
                     with _optional(row):
                         runs = _prepared(pipeline, queue, recorded.generation, origin)
@@ -83,6 +87,18 @@ def _observe_extra(
     revision = original.revision_of(urls[0])
     files = [ExtraFile(n, revision, url) for n, url in enumerate(extra, start=2)]
     instance.report_runless_asset_event(extra_observation(row, files))
+
+
+def _observe_credits(instance: dg.DagsterInstance, row: Generation, cost: float) -> None:
+    """Record what its task cost, for the daily report; no row holds that."""
+    observation = dg.AssetObservation(
+        asset_key=ORIGINALS[row.kind].asset,
+        partition=row.id,
+        description=f"Its task cost {cost:g} credits.",
+        metadata={"credits": cost},
+        tags={CREDITS_TAG: f"{cost:g}"},
+    )
+    instance.report_runless_asset_event(observation)
 
 
 @contextmanager

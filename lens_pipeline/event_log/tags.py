@@ -16,6 +16,8 @@ BLAMELESS_TAG = "lens/blameless"
 # On observations of generations whose task had several results; its value is the revision of the
 # first.
 EXTRA_TAG = "lens/extra_urls"
+# On observations of generations whose task was paid for: a number.
+CREDITS_TAG = "lens/credits"
 # On removals that leave the object in the store for now.
 KEPT_TAG = "lens/kept"
 # On runs.

@@ -135,7 +135,7 @@ def read_task(task_id: str, body: Mapping[str, Any]) -> Task:
         ) from None
     if state is not TaskState.FAIL and body["code"] == _FAILED:
         raise ProviderInvalid(f"the task is {state} and failed")
-    return _task(task_id, state, data.get("resultJson"), data.get("failMsg"))
+    return _task(task_id, state, data, data.get("resultJson"), data.get("failMsg"))
 
 
 def read_veo_task(task_id: str, body: Mapping[str, Any]) -> Task:
@@ -147,7 +147,7 @@ def read_veo_task(task_id: str, body: Mapping[str, Any]) -> Task:
         state = TaskState.FAIL
     if state is None:
         raise ProviderInvalid(f"the task has the unknown successFlag {str(flag)[:40]!r}")
-    return _task(task_id, state, data.get("response"), data.get("errorMessage"))
+    return _task(task_id, state, data, data.get("response"), data.get("errorMessage"))
 
 
 def _data(task_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,12 +174,16 @@ def _require_usable(body: Mapping[str, Any]) -> None:
         raise ProviderInvalid(f"the provider's answer has code {code} and no task")
 
 
-def _task(task_id: str, state: TaskState, result: object, failure: object) -> Task:
+def _task(
+    task_id: str, state: TaskState, data: Mapping[str, Any], result: object, failure: object
+) -> Task:
+    cost = data.get("creditsConsumed")
     return Task(
         task_id,
         state,
         urls=result_urls(result) if state is TaskState.SUCCESS else (),
         failure=in_words(failure) if state is TaskState.FAIL else None,
+        credits=float(cost) if isinstance(cost, int | float) else None,
     )
 
 

@@ -52,6 +52,8 @@ class Task:
     """At least one if the task succeeded."""
     failure: str | None = None
     """In the provider's words."""
+    credits: float | None = None
+    """What it cost, if the provider says so."""
 
 
 @dataclass(frozen=True, slots=True)

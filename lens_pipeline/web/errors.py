@@ -141,12 +141,12 @@ async def refused(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> list[str]:
     """All methods of the path; Starlette names those of one route."""
-    matching = (
-        route
-        for route in iter_route_contexts(request.app.routes)
-        if route.original_route.matches(request.scope)[0] is not Match.NONE
-    )
-    return sorted({method for route in matching for method in route.methods or ()})
+    matching: dict[str, set[str]] = {}
+    for route in iter_route_contexts(request.app.routes):
+        if route.original_route.matches(request.scope)[0] is not Match.NONE:
+            matching.setdefault(route.path or "", set()).update(route.methods or ())
+    # The last part of a path may also match the id in another one.
+    return sorted(matching[min(matching, key=lambda path: path.count("{"))])
 
 
 async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:

@@ -77,6 +77,7 @@ def _rendered(
         "t": lambda key: _plain(texts[key]),
         "user_id": caller.user_id or "",
         "project_id": caller.project_id or "",
+        "deletion": "on" if settings.deletion else "",
         # For whom uploads are open, and how large they may be.
         "max_bytes": settings.max_source_bytes if caller.sees_all else "",
         "dagster_port": settings.dagster_port if caller.sees_all else None,

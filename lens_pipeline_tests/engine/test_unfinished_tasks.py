@@ -1,6 +1,7 @@
 """Tasks whose webhook does not come."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,8 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import unfinished_tasks
 from lens_pipeline.engine import unfinished_tasks as module
 from lens_pipeline.engine.unfinished_tasks import ASKED_AT_ONCE, Look, UnfinishedTasks
+from lens_pipeline.event_log.daily import DayLog
+from lens_pipeline.monitoring.reports import collect
 from lens_pipeline_tests.providers.provider_server import PATH, ProviderServer
 from lens_pipeline_tests.support.servers import Answer
 from lens_pipeline_tests.support.site import Site
@@ -48,10 +51,18 @@ def _look(site: Site, tasks: UnfinishedTasks) -> Look:
     return tasks.look(site.pipeline, site.dagster)
 
 
+def _cost_of_today(site: Site) -> float | None:
+    with closing(DayLog(site.dagster_url)) as log:
+        figures = collect.report(site.pipeline, log, collect.today()).summary
+    (photos,) = [row for row in figures if row["kind"] == "photo"]
+    return photos["credits"]
+
+
 def test_rows_are_finished_as_their_webhooks_would_have(
     site: Site, provider: ProviderServer
 ) -> None:
-    provider.say(_generating(site, "done"), "success", RESULT, "https://files.example.org/r/2.jpg")
+    urls = (RESULT, "https://files.example.org/r/2.jpg")
+    provider.say(_generating(site, "done"), "success", *urls, creditsConsumed=12.5)
     provider.say(_generating(site, "failed"), "fail", failMsg="flagged")
     provider.say(_generating(site, "under-way"), "generating")
     provider.say(_generating(site, "veo"), "generating")
@@ -74,6 +85,7 @@ def test_rows_are_finished_as_their_webhooks_would_have(
         "another": ("generating", None),
     }
     assert site.pipeline.log.extra_urls("photo_generation", ["done"])
+    assert _cost_of_today(site) == 12.5
     # Each has its pause.
     assert _look(site, tasks).asked == 0
     assert UnfinishedTasks().look(site.pipeline, site.dagster).asked == 2

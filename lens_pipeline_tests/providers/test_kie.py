@@ -74,8 +74,8 @@ def test_each_form_of_a_result(result: Any, as_text: bool) -> None:
 def test_a_task_of_veo(server: ProviderServer) -> None:
     server.say_of_veo("v", 0)
     assert ask(server, "v") == Task("v", TaskState.GENERATING)
-    server.say_of_veo("v", 1, RESULT)
-    assert ask(server, "v") == Task("v", TaskState.SUCCESS, (RESULT,))
+    server.say_of_veo("v", 1, RESULT, creditsConsumed=60)
+    assert ask(server, "v") == Task("v", TaskState.SUCCESS, (RESULT,), credits=60)
     for flag in (2, 3):
         server.say_of_veo("v", flag, errorMessage=" flagged\n")
         assert ask(server, "v") == Task("v", TaskState.FAIL, failure="flagged")

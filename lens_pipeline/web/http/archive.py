@@ -46,13 +46,14 @@ _BUSY_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """`key`: of the object; `problem` is told if there is none."""
+    """`key`: of the object; `problem` is told if there is none, of the row `row_id`."""
 
     folder: str
     name: str
     ending: str = ""
     key: str | None = None
     problem: str = ""
+    row_id: str = ""
 
 
 class Archive(Response):
@@ -133,7 +134,8 @@ class _Contents:
             name = names.add(file.folder, file.name, file.ending)
             reader = self._open(file.key) if file.key is not None else None
             if reader is None:
-                self._missing.append(f"{name}: {file.problem}")
+                row = f" ({file.row_id})" if file.row_id not in name else ""
+                self._missing.append(f"{name}{row}: {file.problem}")
                 continue
             with reader:
                 archive.add(_chunks(reader), name, size=reader.info.bytes)

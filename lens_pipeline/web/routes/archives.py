@@ -139,7 +139,7 @@ def _originals(context: Context, project_id: str) -> Iterator[ArchiveFile]:
         for listed in page:
             if listed.row.generation_id is None:
                 url = listed.row.asset_url or ""
-                yield _file("originals/", listed.row.id, None, url)
+                yield _file("originals/", listed.row.id, listed.row.id, None, url)
         new = {one.row.generation_id for one in page if one.row.generation_id} - done
         done |= new
         rows = context.pipeline.catalog.library_rows(sorted(new))
@@ -173,15 +173,17 @@ def _of_generations(
         for row in page:
             if not row.is_finished:
                 problem = f"it is not finished: {row.status}"
-                yield ArchiveFile(folder, generation_name(row), problem=problem)
+                yield ArchiveFile(folder, generation_name(row), problem=problem, row_id=row.id)
                 continue
             kept = stored.get(row.id)
-            yield _file(folder, generation_name(row), kept and kept.path, row.asset_url)
+            path = kept and kept.path
+            yield _file(folder, row.id, generation_name(row), path, row.asset_url)
             for one in extra.get(row.id, ()):
-                yield _file(folder, generation_name(row, one.n), one.path, one.url or "")
+                name = generation_name(row, one.n)
+                yield _file(folder, row.id, name, one.path, one.url or "")
 
 
-def _file(folder: str, name: str, path: str | None, source: str) -> ArchiveFile:
+def _file(folder: str, row_id: str, name: str, path: str | None, source: str) -> ArchiveFile:
     """The object at `path`, or where the row names it; the app fetches no links for clients."""
     key = path or source
     problem = "its row names no file"
@@ -190,5 +192,5 @@ def _file(folder: str, name: str, path: str | None, source: str) -> ArchiveFile:
     elif key and is_object_key(key):
         problem = "not in the store any more"
     if not key or not is_object_key(key):
-        return ArchiveFile(folder, name, problem=problem)
-    return ArchiveFile(folder, name, known_ending(key), key, problem)
+        return ArchiveFile(folder, name, problem=problem, row_id=row_id)
+    return ArchiveFile(folder, name, known_ending(key), key, problem, row_id)

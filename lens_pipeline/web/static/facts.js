@@ -28,7 +28,7 @@ function why(entry, retry) {
 }
 
 function list(entry) {
-  const { file = {}, finished_at, ready_at, created_at, retry_at, digital_source_type } = entry;
+  const { file = {}, finished_at, ready_at, created_at, retry_at, digital_source_type, c2pa } = entry;
   const rows = [
     ["filter.status", entry.status !== "ready" && stateText(entry)],
     ["library.retry_at", retry_at && inFull(retry_at)],
@@ -38,6 +38,7 @@ function list(entry) {
     ["viewer.size", file.bytes && size(file.bytes)],
     ["viewer.format", file.content_type && format(file.content_type)],
     ["viewer.provenance", digital_source_type && t(`provenance.${digital_source_type}`)],
+    ["viewer.credentials", c2pa && credentials(c2pa)],
     ["library.created", created_at && inFull(created_at)],
     ["viewer.finished", finished_at && inFull(finished_at)],
     ["viewer.made", ready_at && inFull(ready_at)],
@@ -51,6 +52,11 @@ function list(entry) {
 function format(contentType) {
   const name = contentType.split("/")[1].split(";")[0].replace(/^x-/, "");
   return FORMATS[name] ?? name.toUpperCase();
+}
+
+/** C2PA's: whether they hold, what wrote them, and who signed that. */
+function credentials({ state, generator, signer }) {
+  return [t(`credentials.${state}`), generator, signer].filter(Boolean).join(" · ");
 }
 
 /** The further results of its task. */

@@ -6,6 +6,7 @@ import { announce, toast } from "./dialogs.js";
 import { byId, el, prefersStillness, say } from "./dom.js";
 import { movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
+import { Selection } from "./selection.js";
 import { t } from "./texts.js";
 import { mayAdd, offerUploads } from "./upload.js";
 import { Viewer } from "./viewer.js";
@@ -63,11 +64,13 @@ const matches = (entry) =>
 function place(entry) {
   const card = new Card(entry, { open, retry, onlyUser });
   cards.set(entry.id, card);
+  selection.drawn(card);
   return card;
 }
 
 function change(entry) {
   cards.get(entry.id).update(entry);
+  selection.drawn(cards.get(entry.id));
 }
 
 function append(entries) {
@@ -118,6 +121,7 @@ function drop(id) {
 }
 
 function tell() {
+  selection.listed();
   const nothing = cards.size === 0;
   const filtered = FILTERS.some((name) => filters[name] && !(name === "user_id" && boundUser));
   const busy = loading !== null || grid.querySelector(".skeleton") !== null;
@@ -333,6 +337,7 @@ function applyForm() {
 
 function restart() {
   unfollow();
+  selection.clear();
   loading?.abort();
   loading = null;
   cards.clear();
@@ -366,6 +371,12 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
+const selection = new Selection(grid, {
+  list: () => shown().map((card) => card.entry),
+  cards: () => cards.values(),
+  changed,
+});
+
 addEventListener("popstate", () => {
   const before = JSON.stringify(filters);
   readAddress();

@@ -41,7 +41,7 @@ export class Uploads {
     this.done = 0;
     this.bytes = 0;
     this.sent = 0;
-    this.head = el("h2", { role: "status" });
+    this.head = el("h2", { "aria-live": "polite" });
     this.close = el("button.icon-button", { type: "button", "aria-label": t("action.close"), title: t("action.close"), onclick: () => this.root.remove() }, icon("close"));
     this.bar = el("progress", { "aria-label": t("upload.progress") });
     this.detail = el("p.muted");

@@ -110,7 +110,7 @@ export class Viewer {
     const isOther = was?.id !== entry.id;
     if (isOther) this.pixels = null;
     if (isOther || detail) this.detail = detail;
-    const name = `${t(`type.${entry.type}`)} · ${entry.user_id}`;
+    const name = entry.title ?? `${t(`type.${entry.type}`)} · ${entry.user_id}`;
     this.heading.textContent = name;
     document.title = `${name} · ${this.title}`;
     set(this.download, { href: entry.file_url });

@@ -40,6 +40,7 @@ OPEN = {
     ("POST", "/login"),
     ("POST", "/logout"),
     ("POST", "/api/kie/webhook"),
+    ("POST", "/api/webhooks/{provider}"),
     ("MOUNT", "/static"),
 }
 # Nothing that belongs to anybody: every caller alike.
@@ -113,6 +114,7 @@ _NAMES = {
     "asset_id": "a-pa",
     "master_id": "m-pa",
     "scaled_id": "s-pa",
+    "provider": "kie",
 }
 _REFUSALS = ("forbidden", "not_found", "unknown_task")
 _SECRETS = ("secret", "g-ann", "a-pa", "m-pa", "s-pa")

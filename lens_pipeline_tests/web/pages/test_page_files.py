@@ -141,7 +141,7 @@ def test_an_unknown_path_is_a_page_for_people_and_json_for_programs(web: httpx.C
         assert "<script" not in page.text
         assert (program.status_code, program.json()["error"]) == (404, "not_found")
     assert web.post("/nothing", headers=browser).status_code == 404
-    assert web.post("/api/generations", headers=browser).json()["error"] == "method_not_allowed"
+    assert web.post("/api/projects", headers=browser).json()["error"] == "method_not_allowed"
 
 
 def test_projects_are_listed(site: Site, app: FastAPI, web: httpx.Client) -> None:

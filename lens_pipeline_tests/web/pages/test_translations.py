@@ -28,9 +28,11 @@ _FAMILIES = {
     "stage": {*Stage, "begun"},
     "hold": {*Hold, "next", "soon"},
     "shot": {*ShotProblem},
+    "provenance": {"trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"},
+    "credentials": {"valid", "trusted", "invalid", "unreadable"},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
-        "internal_error",
+        *("internal_error", "deletion_off", "in_use"),
     },
 }
 

@@ -84,8 +84,8 @@ def test_an_archive_holds_what_there_is_and_names_the_rest(
     assert _missing(found) == {
         "lost.mp4": "not in the store any more",
         "far": "not in the store; its link: https://example.org/far.jpg?x=1",
-        "script": "its row names no file",
-        "odd": "its row names no file",
+        "javascript_alert(1)": "its row names no file",
+        "a film_ nothing (odd)": "its row names no file",
         "under-way": "it is not finished: generating",
         "none": "no generation has this id",
     }
