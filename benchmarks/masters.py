@@ -7,6 +7,7 @@ ours starts with an empty cache each time, but for `master_cached_speedup`.
 
 import hashlib
 import re
+import resource
 import shutil
 import statistics
 import tempfile
@@ -22,15 +23,22 @@ import av
 import ffmpeg as ffmpeg_python
 
 from benchmarks.photos import WORK, jpegs
+from lens_pipeline.catalog.rows import MasterVideo
+from lens_pipeline.defs.assets.provenance import Provenance
 from lens_pipeline.media.concat.join import Master, Source, examine, join
 from lens_pipeline.media.ffmpeg.run import Work, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.settings import Settings
+from lens_pipeline_tests.support.certificates import issue
 
 # Of the photos that are panned over: more than a shot shows, so that the pan moves.
 _PHOTO = (2400, 1350)
 _SAMPLE_RATE = 48_000
 _CUT_SECONDS, _QUICK_SECONDS = 5, 1
 _SHOTS, _LONG_SECONDS = 10, 10
+_LUFS = -14.0
+# Whose film is signed.
+_ROW = MasterVideo("bench", "bench", "bench", (), None)
 _BT709 = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 # What stock tools do when shots differ; libx264's own defaults.
 _OLD_ENCODER = {"c:v": "libx264", "preset": "medium", "crf": 23, "c:a": "aac", "b:a": "160k"}
@@ -131,6 +139,47 @@ class _Bench:
             "master_cached_speedup": old_others / cached,
         }
 
+    def loudness_ratio(self, shots: Sequence[Path], rounds: int) -> float:
+        """Processor time of a master of unseen shots with level sound, over that without."""
+        seconds: dict[float | None, list[float]] = {None: [], _LUFS: []}
+        for _ in range(rounds):
+            for loudness, found in seconds.items():
+                with _work() as work:
+                    before = _processor_seconds()
+                    pieces = _folder(work, "pieces")
+                    join(_sources(shots), self.tools, work, pieces, loudness=loudness)
+                    found.append(_processor_seconds() - before)
+        return statistics.median(seconds[_LUFS]) / statistics.median(seconds[None])
+
+    def signing_ratio(self, shots: Sequence[Path], rounds: int) -> float:
+        """Time of a master that is signed, with shots that are, over its time before that."""
+        joined: list[float] = []
+        signed: list[float] = []
+        with _work() as work:
+            pair = issue(work.directory / "pair")
+            settings = Settings(home=work.directory, c2pa_cert=pair.cert, c2pa_key=pair.key)
+            provenance = Provenance(settings)
+            copies = [Path(shutil.copy(shot, work.directory)) for shot in shots]
+            for copy in copies:
+                provenance.complete_mp4(_ROW, copy, copy.name, list)
+            sources, pieces = _sources(copies), _folder(work, "pieces")
+            for source in sources:
+                examine(source, self.tools, work, pieces)
+            for _ in range(rounds):
+                started = time.perf_counter()
+                master = join(sources, self.tools, work, pieces)
+                ended = time.perf_counter()
+                joined.append(ended - started)
+                provenance.complete_mp4(
+                    _ROW,
+                    master.path,
+                    master.path.name,
+                    lambda: [provenance.source(_ROW, s.name, s.path, s.sha256) for s in sources],
+                )
+                signed.append(time.perf_counter() - ended)
+            _say("signed", f"{statistics.median(signed):.3f} s")
+        return 1 + statistics.median(signed) / statistics.median(joined)
+
     def join_seconds(self, name: str, shots: Sequence[Path], work: Work, pieces: _Folder) -> float:
         sources = _sources(shots)
         started = time.perf_counter()
@@ -186,6 +235,8 @@ def run(quick: bool = False) -> dict[str, float]:
     rounds = 1 if quick else 3
     few = bench.shots([_USUAL] * 3)
     results = bench.compare("master_copy_3x5", few, _USUAL, rounds)
+    results["loudness_time_ratio"] = bench.loudness_ratio(few, 3 * rounds)
+    results["c2pa_time_ratio"] = bench.signing_ratio(few, 3 * rounds)
     if not quick:
         long = _Bench(bench.tools, _LONG_SECONDS)
         many = long.shots([_USUAL] * _SHOTS)
@@ -193,6 +244,16 @@ def run(quick: bool = False) -> dict[str, float]:
     one_odd = bench.shots([*[_USUAL] * 4, _ODD[5], *[_USUAL] * 5])
     results |= bench.compare("master_one_odd", one_odd, _USUAL, 1)
     return results | bench.compare_odd()
+
+
+def usual_shots(count: int) -> list[Path]:
+    return _Bench(Tools.find(), _CUT_SECONDS).shots([_USUAL] * count)
+
+
+def _processor_seconds() -> float:
+    """Of this process and those that it has waited for."""
+    used = (resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _sources(shots: Sequence[Path]) -> list[Source]:

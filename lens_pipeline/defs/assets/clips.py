@@ -10,10 +10,9 @@ from lens_pipeline.catalog.rows import Generation, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.derivatives.registry import CLIP
-from lens_pipeline.media.clips import EDGE, render_clip
+from lens_pipeline.media.clips import EDGE, MOST_BYTES, render_clip
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
-from lens_pipeline.media.provenance import mark_mp4
 from lens_pipeline.settings import Settings
 
 
@@ -43,7 +42,14 @@ class ClipMaterializer:
                 clip = render_clip(source, at, seconds, Tools.find(), work)
             render_ended = time.monotonic()
             key = CLIP.object_key(row, revision)
-            mark_mp4(clip.path, batch.source_type(row))
+            batch.provenance.complete_mp4(
+                row,
+                clip.path,
+                key,
+                lambda: [batch.provenance.source(row, row.id, source, fetched.sha256)],
+                ("c2pa.trimmed", "c2pa.transcoded"),
+                MOST_BYTES,
+            )
             size = clip.path.stat().st_size
             batch.transfers.upload(key, clip.path, "video/mp4", revision)
         return {

@@ -18,7 +18,6 @@ from lens_pipeline.errors import DerivativeError, ShotUnusable
 from lens_pipeline.media.concat.join import Limits, Master, Source, join
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
-from lens_pipeline.media.provenance import mark_mp4
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.object_store import Fetched
 
@@ -51,7 +50,15 @@ class MasterMaterializer:
             render_ended = time.monotonic()
             key = MASTER.object_key(row, revision)
             batch.report(98, "storing")
-            mark_mp4(master.path, batch.source_type(row))
+            batch.provenance.complete_mp4(
+                row,
+                master.path,
+                key,
+                lambda: [
+                    batch.provenance.source(shot, source.name, source.path, source.sha256)
+                    for source, shot in zip(sources, row.shots, strict=True)
+                ],
+            )
             size = master.path.stat().st_size
             batch.transfers.upload(key, master.path, "video/mp4", revision)
         digests = "\n".join(source.sha256 for source in sources)

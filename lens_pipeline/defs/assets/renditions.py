@@ -14,7 +14,6 @@ from lens_pipeline.derivatives.registry import SCALED
 from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import ScaleSpec
-from lens_pipeline.media.provenance import mark_mp4
 from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline.settings import Settings
 
@@ -43,7 +42,13 @@ class RenditionMaterializer:
             picture, _ = self._pictures.render(rendition.path)
             render_ended = time.monotonic()
             key = SCALED.object_key(row, revision)
-            mark_mp4(rendition.path, batch.source_type(row))
+            batch.provenance.complete_mp4(
+                row,
+                rendition.path,
+                key,
+                lambda: [batch.provenance.source(row, row.master_id, master, fetched.sha256)],
+                _actions(row),
+            )
             size = rendition.path.stat().st_size
             batch.transfers.upload(key, rendition.path, "video/mp4", revision)
         return {
@@ -64,3 +69,9 @@ class RenditionMaterializer:
 
     def interrupt(self) -> None:
         self._pictures.interrupt()
+
+
+def _actions(row: ScaledVideo) -> tuple[str, ...]:
+    """What C2PA calls what becomes of its master."""
+    is_part = row.start_seconds is not None or row.end_seconds is not None
+    return ("c2pa.trimmed", "c2pa.transcoded") if is_part else ("c2pa.transcoded",)
