@@ -5,14 +5,15 @@ What parses them runs in the sandbox: `sandbox/credentials`.
 
 import datetime as dt
 import hashlib
+import mmap
+import os
 import struct
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lens_pipeline.media.errors import SignerUnusable
-from lens_pipeline.media.formats import mp4_boxes_with_end
+from lens_pipeline.media.formats import file_extension, mp4_boxes_with_end, read_head
 from lens_pipeline.media.models import Signer
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # How each manifest store begins: ISO 19566-5, with C2PA's own id.
 _STORE = b"jumdc2pa" + bytes.fromhex("00110010800000aa00389b71")
 _CHUNK_BYTES = 1 << 20
+_WITHOUT_CREDENTIALS = (".webm", ".mkv", ".ogv", ".ts", ".mpg", ".flv", ".wmv")
 # C2PA's id of its box in MP4, and what is hashed of no MP4.
 C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 UNHASHED_BOXES = ("ftyp", "mfra", "free", "skip")
@@ -35,14 +37,34 @@ INSTALL = "c2pa-python is not installed: pip install 'lens-pipeline[c2pa]'"
 
 
 def has_credentials(file: Path) -> bool:
-    """Whether a manifest of C2PA lies in it, in any format."""
+    """Whether a manifest of C2PA lies in it, in any format that may have one."""
+    head = read_head(file)
+    if file_extension(head) in _WITHOUT_CREDENTIALS:
+        return False
     with file.open("rb") as stream:
+        if head[4:8] == b"ftyp":
+            return any(
+                kind == b"uuid" and _is_ours(stream, start) for kind, start, _ in _boxes(file)
+            )
         end = b""
         while chunk := stream.read(_CHUNK_BYTES):
             if _STORE in end + chunk:
                 return True
             end = chunk[-len(_STORE) :]
     return False
+
+
+def _is_ours(stream: BinaryIO, start: int) -> bool:
+    stream.seek(start + 8)
+    return stream.read(len(C2PA_BOX)) == C2PA_BOX
+
+
+def _boxes(file: Path) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of each at the top level."""
+    start = 0
+    for kind, end in mp4_boxes_with_end(file):
+        yield kind, start, end
+        start = end
 
 
 def mp4_box(manifest: bytes) -> bytes:
@@ -55,42 +77,38 @@ def insert_room(file: Path, size: int) -> int:
 
     Samples are found as before. Returns the place.
     """
-    boxes = list(mp4_boxes_with_end(file))
+    first, *others = _boxes(file)
     moved = file.with_name(f"{file.name}.moved")
-    with file.open("rb") as old, moved.open("wb") as new:
-        for (_, start), (kind, end) in pairwise([(b"", 0), *boxes]):
-            old.seek(start)
+    with file.open("rb") as old, moved.open("wb", buffering=0) as new:
+        new.write(old.read(first[-1]))
+        new.write(struct.pack(">I4s", size, b"free") + bytes(size - 8))
+        for kind, start, end in others:
             if kind == b"moov":
+                old.seek(start)
                 new.write(_with_places_moved(old.read(end - start), size))
             else:
-                for chunk in _chunks(old, end - start):
-                    new.write(chunk)
-            if start == 0:
-                new.write(struct.pack(">I4s", size, b"free") + bytes(size - 8))
+                place = start
+                while place < end:
+                    place += os.sendfile(new.fileno(), old.fileno(), place, end - place)
     moved.replace(file)
-    return boxes[0][1]
+    return first[-1]
 
 
 def mp4_hash(file: Path) -> str:
     """SHA-256, in hex, of an MP4 as C2PA's assertion for BMFF has it: of each box its place and its
     bytes, but for its own one, or the one that keeps its place.
     """
-    boxes = list(mp4_boxes_with_end(file))
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        for (_, start), (kind, end) in pairwise([(b"", 0), *boxes]):
+    with (
+        file.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data,
+        memoryview(data) as view,
+    ):
+        for kind, start, end in _boxes(file):
             if kind.decode("latin-1") not in UNHASHED_BOXES:
                 digest.update(struct.pack(">Q", start))
-                stream.seek(start)
-                for chunk in _chunks(stream, end - start):
-                    digest.update(chunk)
+                digest.update(view[start:end])
     return digest.hexdigest()
-
-
-def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    while size and (chunk := stream.read(min(size, _CHUNK_BYTES))):
-        yield chunk
-        size -= len(chunk)
 
 
 def _with_places_moved(moov: bytes, by: int) -> bytes:
