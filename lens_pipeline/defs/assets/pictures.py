@@ -75,6 +75,7 @@ class PictureMaterializer:
             "revision": revision,
             **stage_seconds(row, started, fetch_ended, render_ended),
             "thumbhash": picture.thumbhash,
+            **({"digital_source_type": source.source_type} if source.source_type else {}),
             **extra,
             **told,
         }

@@ -7,7 +7,8 @@ import { byId, el, prefersStillness, say } from "./dom.js";
 import { movingInTurn } from "./flip.js";
 import { follow, gather } from "./live.js";
 import { t } from "./texts.js";
-import { view } from "./viewer.js";
+import { mayAdd, offerUploads } from "./upload.js";
+import { Viewer } from "./viewer.js";
 
 const PAGE = 60;
 // The most that the API gives at once.
@@ -19,7 +20,7 @@ const GATHER_MS = 150;
 const AWAITED_MS = 10000;
 // Up to so many changed entries are asked for one by one, more of them by the page.
 const ONE_BY_ONE = 6;
-const FILTERS = ["user_id", "type", "status"];
+const FILTERS = ["q", "user_id", "type", "status"];
 
 const [grid, more, empty, count, pill, end] = ["grid", "more", "empty", "count", "new", "end"].map(byId);
 const form = byId("filters");
@@ -32,7 +33,6 @@ let cursor = null;
 let loading = null; // AbortController of the page that is being loaded
 let complete = false;
 let unfollow = () => {};
-let updateViewer = () => {};
 
 /** Exactly, as the API compares them; a `Date` knows no less than a millisecond. */
 function microseconds(moment) {
@@ -50,7 +50,10 @@ function older(one, other) {
 /** The cards in the order they are seen in. */
 const shown = () => [...grid.children].map((root) => cards.get(root.dataset.id)).filter(Boolean);
 
+const hasWords = (entry, words) => [entry.id, entry.title].some((text) => text?.toLowerCase().includes(words.toLowerCase()));
+
 const matches = (entry) =>
+  (!filters.q || hasWords(entry, filters.q)) &&
   (!filters.user_id || entry.user_id === filters.user_id) &&
   (!filters.type || entry.type === filters.type) &&
   (!filters.status || entry.status === filters.status);
@@ -65,7 +68,6 @@ function place(entry) {
 
 function change(entry) {
   cards.get(entry.id).update(entry);
-  updateViewer(entry);
 }
 
 function append(entries) {
@@ -127,6 +129,7 @@ function tell() {
   pill.hidden = held.size === 0;
   if (held.size) say(pill, `↑ ${t("library.new", { count: held.size })}`);
   more.hidden = complete || loading !== null;
+  viewer.tell();
   empty.hidden = !nothing || !complete;
   if (!empty.hidden) {
     empty.replaceChildren(...(filtered ? noMatch() : noEntries()));
@@ -145,10 +148,16 @@ const noMatch = () => [
   el("button", { type: "button", onclick: () => form.reset() }, t("filter.clear_all")),
 ];
 
-const noEntries = () => [el("h2", {}, t("library.empty")), el("p", {}, t("library.empty_hint")), howToAdd()];
+const noEntries = () => [el("h2", {}, t("library.empty")), el("p", {}, t("library.empty_hint")), ...(mayAdd ? begin() : [])];
+
+const begin = () => [
+  el("p", {}, t("library.empty_add")),
+  el("div.begin", {}, el("button.primary", { type: "button", onclick: addFiles }, t("upload.choose"))),
+  howToAdd(),
+];
 
 /** For whoever runs all of it. */
-const howToAdd = () => document.body.dataset.dagsterPort && el("p.try", {}, t("library.empty_try"), el("code", {}, "lens add photo.jpg --user me"));
+const howToAdd = () => el("p.try", {}, t("library.empty_try"), el("code", {}, "lens add photo.jpg video.mp4"));
 
 // --- loading
 
@@ -217,6 +226,7 @@ async function refresh() {
 }
 
 function take(entries) {
+  entries.forEach((entry) => viewer.update(entry));
   entries.filter((entry) => cards.has(entry.id)).forEach(change);
   const fresh = entries.filter((entry) => !cards.has(entry.id) && matches(entry));
   if (fresh.length) hold(fresh);
@@ -263,7 +273,7 @@ function onStatus(event) {
   const card = cards.get(event.id);
   // All that changes then is in the event.
   if (card && event.status === "processing" && card.entry.file_url) {
-    change({ ...card.entry, status: event.status, picture_url: null, error: null, error_class: null, run_id: event.run_id });
+    take([{ ...card.entry, status: event.status, picture_url: null, error: null, error_class: null, run_id: event.run_id }]);
   } else if (event.status !== "none") {
     changed(event.id);
   } else if (card || filters.status === "none") {
@@ -273,15 +283,14 @@ function onStatus(event) {
 
 // --- what people do
 
-function open(entry) {
-  updateViewer = view(entry, { retry, neighbour });
-}
-
-function neighbour(entry, step) {
-  const root = cards.get(entry.id)?.root;
-  const next = step < 0 ? root?.previousElementSibling : root?.nextElementSibling;
-  return cards.get(next?.dataset.id)?.entry ?? null;
-}
+const viewer = new Viewer({
+  loaded: () => shown().map((card) => card.entry),
+  hasMore: () => !complete,
+  more: load,
+  retry,
+  focus: (id) => cards.get(id)?.opener.focus(),
+});
+const open = (entry) => viewer.open(entry);
 
 async function retry(entry) {
   try {
@@ -357,5 +366,12 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
-addEventListener("popstate", restart);
+addEventListener("popstate", () => {
+  const before = JSON.stringify(filters);
+  readAddress();
+  if (JSON.stringify(filters) !== before) restart();
+  viewer.follow();
+});
+const addFiles = offerUploads({ user: () => filters.user_id || "me", added: (entry) => take([entry]) });
 restart();
+viewer.follow();

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from playwright.sync_api import Browser, Locator, Page, Position, Route, expect
 
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.cli.add import copy_into_store
 from lens_pipeline.cli.demo.show import SAMPLES, add_missing
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.derivatives.registry import MASTER_POSTER, POSTER
+from lens_pipeline.derivatives.uploads import copy_into_store
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.keys import signing_key
 from lens_pipeline.web.auth.tokens import Tokens
