@@ -172,7 +172,8 @@ export class Entries {
 
   /** From the start to what is read; what is beyond comes again when it is scrolled to. */
   async #refresh() {
-    const changed = [...this.#changed];
+    // What changes meanwhile is asked for once more.
+    this.#changed.clear();
     this.#missed = false;
     const limit = Math.min(MOST, this.list.length + PAGE);
     const read = this.page.lastRead();
@@ -188,8 +189,6 @@ export class Entries {
       const isBelow = !read || found.has(read.id) || (last && new Date(last.updated_at) < new Date(read.updated_at));
       isEnough = cursor === null || (found.size > 0 && isBelow);
     }
-    // What changes meanwhile is asked for once more.
-    for (const id of changed) this.#changed.delete(id);
     this.#cursor = cursor;
     this.complete = cursor === null;
     this.held.clear();
@@ -197,11 +196,11 @@ export class Entries {
   }
 
   async #update(ids) {
+    for (const id of ids) this.#changed.delete(id);
     // A card that no longer has the status of the filter stays until the next refresh.
     const page = await this.#ask({ status: null, ids: ids.join(",") });
     const found = new Map(page.generations.map((entry) => [entry.id, kept(entry)]));
     const gone = ids.filter((id) => !found.has(id));
-    for (const id of ids) this.#changed.delete(id);
     for (const id of gone) this.held.delete(id);
     const isKnown = (entry) => this.#places.has(entry.id);
     const known = [...found.values()].filter(isKnown);

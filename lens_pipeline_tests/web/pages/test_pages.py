@@ -720,7 +720,9 @@ def test_a_burst_of_rows_leaves_every_page_true(
         for visit, times in zip(visits, asked, strict=True):
             page = visit.page
             expect(page.locator("#count")).to_have_text(re.compile("^[0-9,]+ shown$"))
-            expect(page.locator(".card:not([data-status=ready]) .spinner")).to_have_count(0)
+            expect(page.locator(".card:not([data-status=ready]) .spinner")).to_have_count(
+                0, timeout=_READY_MS
+            )
             listed = _get(f"{base}/api/generations?user_id=burst&limit=200")["generations"]
             by_id = {entry["id"]: entry["status"] for entry in listed}
             shown = page.locator(".card").evaluate_all(
