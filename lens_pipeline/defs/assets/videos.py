@@ -56,8 +56,7 @@ def clip(source: Source, posters: PosterRenderer, _: Settings, work: Work) -> Re
     at, seconds = facts["poster_at_seconds"], facts["duration_seconds"]
     with media_failures():
         video = render_clip(source.path, at, seconds, Tools.find(), work)
-    facts = {"poster_at_seconds": at}
-    return Rendered(video, picture, facts, _OF_PARTS, MOST_BYTES)
+    return Rendered(video, picture, {"poster_at_seconds": at}, _OF_PARTS, MOST_BYTES)
 
 
 def playable_copy(
