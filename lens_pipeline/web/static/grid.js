@@ -14,7 +14,7 @@ const ANCHORS = 500;
 const SPARE = 60;
 const NARROW = 560;
 const OPTIONS = { height: 220, gap: 14, caption: 34, heading: 44 };
-const NARROW_OPTIONS = { height: 175, gap: 8, caption: 40, heading: 40 };
+const NARROW_OPTIONS = { height: 175, gap: 8, caption: 44, heading: 40 };
 
 export class Grid {
   /** What is drawn, by id of the entry. */
