@@ -146,6 +146,8 @@ def _encode(master: _Master, cut: range, size: tuple[int, int], path: Path) -> S
         format="mov",
         protocol_whitelist="file,pipe",
         ss=f"{seek_microseconds}us",
+        # Shots may differ in their colour tags: anew, the filters would number frames from 0 again.
+        reinit_filter=0,
     )
     lead = begins - Fraction(seek_microseconds, 1_000_000)
     streams = [_picture(source, master, cut, lead, size)]

@@ -10,6 +10,8 @@ import av
 import numpy as np
 import pytest
 
+from lens_pipeline.cli.demo.show import SAMPLES
+from lens_pipeline.media.concat.join import join
 from lens_pipeline.media.errors import Cancelled, MediaError
 from lens_pipeline.media.ffmpeg.run import Work, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
@@ -17,6 +19,7 @@ from lens_pipeline.media.formats import mp4_boxes
 from lens_pipeline.media.models import PosterSpec, Rendition, ScaleSpec
 from lens_pipeline.media.posters import render_poster
 from lens_pipeline.media.renditions import render_scaled
+from lens_pipeline_tests.media.concat.shots import source
 from lens_pipeline_tests.media.samples import (
     Pixels,
     Sound,
@@ -460,3 +463,15 @@ def test_a_late_second_of_a_long_master_is_as_quick_as_an_early_one(
     early = min(seconds_for(1) for _ in range(3))
     late = min(seconds_for(1701) for _ in range(3))
     assert late < 2 * early + 0.2
+
+
+@pytest.mark.slow
+def test_shots_with_other_colour_tags_stay_one_film(tools: Tools, work: Work) -> None:
+    """Filters that began anew at the second shot, and sound with times from 0 again."""
+    files = [
+        sample.path for sample in SAMPLES if sample.file in ("bunny.mp4", "bunny-portrait.mp4")
+    ]
+    master = join([source(path) for path in files], tools, work, None, compatibility="web")
+    assert master.method == "partial"
+    rendition = render_scaled(master.path, ScaleSpec(160, 90, None, None), tools, work)
+    assert rendition.frames == master.frames
