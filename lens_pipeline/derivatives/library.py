@@ -152,7 +152,8 @@ def _narrowed(pipeline: Pipeline, selection: Selection, state: State) -> dict[st
     kinds = [selection.kind] if selection.kind else [Kind.PHOTO, Kind.VIDEO]
     assets = [primary(kind).asset for kind in kinds]
     known = pipeline.log.in_flight if state is State.PROCESSING else pipeline.log.troubled
-    return {"finished": True, "ids": frozenset[str]().union(*map(known, assets))}
+    ids = frozenset[str]().union(*map(known, assets))
+    return {"finished": True, "ids": ids if selection.ids is None else ids & {*selection.ids}}
 
 
 def _place(row: ListedGeneration) -> Place | None:

@@ -62,8 +62,11 @@ def packet(batch: Batch) -> Packet:
 def _status(status: DerivativeStatus) -> Message:
     names = ("attempts", "path", "error", "error_class", "run_id")
     fields = {name: getattr(status, name) for name in names}
-    at = status.at.isoformat() if status.at else None
-    return _message("status", status, {"status": status.state.value, **fields, "at": at})
+    times = {
+        name: moment.isoformat() if moment else None
+        for name, moment in (("at", status.at), ("updated_at", status.finished_at))
+    }
+    return _message("status", status, {"status": status.state.value, **fields, **times})
 
 
 def _progress(status: DerivativeStatus) -> Message:

@@ -6,10 +6,10 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from lens_pipeline.catalog.errors import RowInUse
-from lens_pipeline.catalog.generations import ListedGeneration, Selection
+from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
 from lens_pipeline.derivatives.originals import (
@@ -90,6 +90,8 @@ class GenerationOut(BaseModel):
     """Where this app serves the generation itself; None unless it is finished."""
     width: int | None
     height: int | None
+    duration: float | None
+    """Seconds of a video whose poster is ready."""
     sizes: list[PictureSize]
     """Others of LENS_PREVIEW_SIZES, the smallest first."""
     thumbhash: str | None
@@ -159,6 +161,8 @@ def list_generations(
     type: GenerationType | None = None,  # noqa: A002
     status: State | None = None,
     q: Annotated[str, Query(max_length=_MOST_WORDS)] = "",
+    before: AwareDatetime | None = None,
+    ids: str | None = None,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST_ON_PAGE)] = 60,
 ) -> GenerationsPage:
@@ -166,14 +170,36 @@ def list_generations(
 
     With `q`, those whose title or file name has these words, or whose id begins with them. With
     `q` or `status`, a page may have fewer than `limit` entries and a cursor all the same.
+    `before`: only those that changed before that time.
+    `ids`: only those of up to 200 ids, with commas between them; others, and those that the caller
+    may not see, are left out. There is one page of them.
     """
+    wanted = _wanted(ids, cursor) if ids is not None else None
     selection = Selection(
         user_id=_visible_user(caller, user_id),
         kind=Kind(type.value) if type else None,
         words=_words(q),
+        ids=wanted,
     )
-    page = library.page(context.pipeline, selection, status, cursor, limit)
-    return GenerationsPage(generations=shown(context, *page.entries), next_cursor=page.cursor)
+    if before is not None and cursor is None:
+        cursor = library.write_cursor(Place(before, ""))
+    page = library.page(
+        context.pipeline, selection, status, cursor, limit if wanted is None else _MOST_ON_PAGE
+    )
+    return GenerationsPage(
+        generations=shown(context, *page.entries),
+        next_cursor=page.cursor if wanted is None else None,
+    )
+
+
+def _wanted(ids: str, cursor: str | None) -> frozenset[str]:
+    """Raises ApiError 400."""
+    wanted = frozenset(ids.split(","))
+    if len(wanted) > _MOST_ON_PAGE:
+        raise ApiError(400, "invalid_request", f"ids: more than {_MOST_ON_PAGE}")
+    if cursor is not None:
+        raise ApiError(400, "invalid_request", "ids: there is no next page of them")
+    return wanted
 
 
 @router.get("/api/generations/{generation_id}", response_model_exclude_unset=True)
@@ -267,6 +293,7 @@ def _shown(entry: library.Entry, clips: Container[str], copies: Container[str]) 
         file_url=f"{url}/file" if row.is_finished else None,
         width=made.fact("width", int),
         height=made.fact("height", int),
+        duration=made.fact("duration_seconds", float) if made.path else None,
         sizes=[
             PictureSize(url=f"{url}/{derivative.asset}?size={edge}", **size)
             for edge, size in sorted((made.fact("sizes", dict) or {}).items(), key=_edge)

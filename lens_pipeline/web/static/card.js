@@ -1,9 +1,12 @@
 // One picture of the library's grid.
 
 import { dagster } from "./api.js";
+import { HoverClip } from "./clip.js";
 import { el, icon, say, set } from "./dom.js";
-import { adviceText, agoElement, classText, setAgo, t } from "./texts.js";
+import { adviceText, agoElement, classText, duration, setAgo, t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
+
+const PLACEHOLDER_MS = 40;
 
 export const hasFailed = (entry) => entry.status === "failed" || entry.status === "dead";
 
@@ -33,15 +36,19 @@ export class Card {
   constructor(entry, { open, retry, onlyUser }) {
     this.picture = null;
     this.shown = null;
+    this.isReached = false;
+    this.width = 240;
     this.opener = el("button.opener", { type: "button", onclick: () => open(this.entry) });
     this.tryAgain = () => retry(this.entry);
     this.state = el("div.state");
-    this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"));
+    this.length = el("span");
+    this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"), this.length);
     this.frame = el("div.frame", {}, this.opener, this.badge, this.state);
+    this.clip = new HoverClip(this.opener, () => this.entry.clip_url);
     this.user = el("button.user", { type: "button", onclick: () => onlyUser(this.entry.user_id) });
     this.time = agoElement(entry.updated_at);
     this.link = el("a.icon-button", { target: "_blank", rel: "noopener" }, icon("external"));
-    this.root = el("li.card", {}, this.frame, el("div.caption", {}, this.user, this.time, this.link));
+    this.root = el("li.card", {}, this.frame, el("div.caption", {}, this.user, this.link, this.time));
     this.update(entry);
   }
 
@@ -50,7 +57,10 @@ export class Card {
     const state = stateText(entry);
     set(this.root, { "data-id": entry.id, "data-status": entry.status });
     const type = t(`type.${entry.type}`);
-    set(this.opener, { "aria-label": t("library.open", { type, user: entry.user_id, state }) });
+    const length = entry.duration ? duration(entry.duration) : "";
+    const label = t("library.open", { type, user: entry.user_id, state });
+    set(this.opener, { "aria-label": length ? `${label}, ${length}` : label });
+    say(this.length, length);
     this.tell(state, hasFailed(entry) ? reasonTitle(entry) : "");
     this.badge.hidden = entry.type !== "video" || entry.status !== "ready";
     say(this.user, entry.user_id);
@@ -61,6 +71,34 @@ export class Card {
     set(this.link, { href, title: t("action.dagster"), "aria-label": `${t("action.dagster")}: ${entry.id}` });
     this.link.hidden = href === null;
     this.show(entry.picture_url);
+    this.reach(this.isReached);
+  }
+
+  /** The box of its picture in the grid, in pixels; the caption is below. */
+  place({ left, top, width, height }) {
+    const { style } = this.root;
+    style.transform = `translate(${left}px, ${top}px)`;
+    style.setProperty("--w", `${width}px`);
+    style.setProperty("--h", `${height}px`);
+    this.width = width;
+    if (this.picture?.srcset) this.picture.sizes = `${width}px`;
+  }
+
+  /** Whether Tab leads to its controls: to those of one card of the grid. */
+  reach(isReached) {
+    this.isReached = isReached;
+    for (const control of this.root.querySelectorAll("a, button, input")) control.tabIndex = isReached ? 0 : -1;
+  }
+
+  focus() {
+    this.opener.focus({ preventScroll: true });
+  }
+
+  /** It leaves the page, and loads nothing more. */
+  close() {
+    this.clip.stop();
+    for (const source of ["srcset", "src"]) this.picture?.removeAttribute(source);
+    this.show(null);
   }
 
   /** Say how it stands in place of its picture, by new elements: the old ones would jump. */
@@ -92,17 +130,25 @@ export class Card {
     this.shown = url;
     this.picture?.remove();
     this.picture = null;
-    const hash = url && this.entry.thumbhash && placeholder(this.entry.thumbhash);
-    this.frame.style.backgroundImage = hash ? `url("${hash}")` : "";
+    clearTimeout(this.waiting);
+    this.frame.style.backgroundImage = "";
     if (!url) return;
-    const { width, height } = this.entry;
-    const picture = el("img", { alt: "", loading: "lazy", decoding: "async", width, height, draggable: "false" });
+    const { width, height, thumbhash } = this.entry;
+    // Not for what only flies by, or has its picture at once.
+    this.waiting = setTimeout(() => {
+      const hash = thumbhash && placeholder(thumbhash);
+      if (hash) this.frame.style.backgroundImage = `url("${hash}")`;
+    }, PLACEHOLDER_MS);
+    const picture = el("img", { alt: "", decoding: "async", width, height, draggable: "false" });
     picture.addEventListener("load", () => {
+      if (picture !== this.picture) return;
       picture.classList.add("loaded");
       // A transparent picture shows the page behind it, not its placeholder.
+      clearTimeout(this.waiting);
       this.frame.style.backgroundImage = "";
     });
     picture.addEventListener("error", () => {
+      if (picture !== this.picture) return;
       this.said = null;
       this.state.replaceChildren(el("span.mark", {}, icon("alert")), el("span", {}, t("library.picture_gone")));
       this.state.hidden = false;
@@ -110,7 +156,7 @@ export class Card {
     const sizes = this.entry.sizes?.map((size) => `${size.url} ${size.width}w`);
     if (sizes?.length) {
       picture.srcset = [...sizes, `${url} ${width}w`].join(", ");
-      picture.sizes = "auto, 240px";
+      picture.sizes = `${this.width}px`;
     }
     picture.src = url;
     this.picture = picture;

@@ -4,147 +4,67 @@ import { ask, path } from "./api.js";
 import { Card, isAwaited } from "./card.js";
 import { announce, toast } from "./dialogs.js";
 import { byId, el, prefersStillness, say } from "./dom.js";
-import { movingInTurn } from "./flip.js";
-import { follow, gather } from "./live.js";
+import { Entries } from "./entries.js";
+import { Grid } from "./grid.js";
+import { follow } from "./live.js";
+import { findPlace, keepPlace } from "./place.js";
 import { Selection } from "./selection.js";
 import { t } from "./texts.js";
 import { mayAdd, offerUploads } from "./upload.js";
 import { Viewer } from "./viewer.js";
 
-const PAGE = 60;
-// The most that the API gives at once.
-const MOST = 200;
-// A page of a rare status may be empty and not the last: so many are asked for by themselves.
-const EMPTY_PAGES = 10;
-const GATHER_MS = 150;
 // The events are of what is made from files; that there will be no file is only in its row.
 const AWAITED_MS = 10000;
-// Up to so many changed entries are asked for one by one, more of them by the page.
-const ONE_BY_ONE = 6;
-const FILTERS = ["q", "user_id", "type", "status"];
+// The assets that are a generation's picture, by kind.
+const PICTURES = { photo: "preview", video: "poster" };
 
-const [grid, more, empty, count, pill, end] = ["grid", "more", "empty", "count", "new", "end"].map(byId);
+const [more, empty, count, pill, skeleton] = ["more", "empty", "count", "new", "skeleton"].map(byId);
 const form = byId("filters");
+const FILTERS = [...form.elements].map((element) => element.name).filter(Boolean);
 const boundUser = document.body.dataset.user;
 
-const cards = new Map(); // by id
-const held = new Map(); // entries not shown yet, by id
 let filters = {};
-let cursor = null;
-let loading = null; // AbortController of the page that is being loaded
-let complete = false;
+let isWaiting = true; // for the first page
+let isStuck = false; // the next page failed: it is asked for by its button alone
 let unfollow = () => {};
 
-/** Exactly, as the API compares them; a `Date` knows no less than a millisecond. */
-function microseconds(moment) {
-  const beyond = /\.\d{3}(\d{3})/.exec(moment ?? "")?.[1] ?? 0;
-  return new Date(moment).getTime() * 1000 + Number(beyond);
-}
-
-/** Newest first, as the API orders them. */
-function older(one, other) {
-  const order = (entry) => [microseconds(entry.updated_at), entry.id];
-  const [a, b] = [order(one), order(other)];
-  return a[0] !== b[0] ? a[0] < b[0] : a[1] < b[1];
-}
-
-/** The cards in the order they are seen in. */
-const shown = () => [...grid.children].map((root) => cards.get(root.dataset.id)).filter(Boolean);
-
-const hasWords = (entry, words) => [entry.id, entry.title].some((text) => text?.toLowerCase().includes(words.toLowerCase()));
-
-const matches = (entry) =>
-  (!filters.q || hasWords(entry, filters.q)) &&
-  (!filters.user_id || entry.user_id === filters.user_id) &&
-  (!filters.type || entry.type === filters.type) &&
-  (!filters.status || entry.status === filters.status);
+export const entries = new Entries({ shown, told, failed, holds, lastRead: () => grid.lastRead });
+export const grid = new Grid(byId("grid"), {
+  entries,
+  end: byId("end"),
+  card: (entry) => new Card(entry, { open, retry, onlyUser }),
+  drawn: (card) => selection.drawn(card),
+  ahead: () => isStuck || load(),
+});
 
 // --- showing entries
 
-function place(entry) {
-  const card = new Card(entry, { open, retry, onlyUser });
-  cards.set(entry.id, card);
-  selection.drawn(card);
-  return card;
-}
-
-function change(entry) {
-  cards.get(entry.id).update(entry);
-  selection.drawn(cards.get(entry.id));
-}
-
-function append(entries) {
-  const added = entries.filter((entry) => !cards.has(entry.id));
-  entries.filter((entry) => cards.has(entry.id)).forEach(change);
-  grid.append(...added.map((entry) => place(entry).root));
-}
-
-function insert(entries) {
-  const all = shown();
-  for (const entry of entries) {
-    const next = all.find((card) => older(card.entry, entry));
-    if (!next && !complete) continue; // belongs to a page that is not loaded yet
-    const card = place(entry);
-    card.root.classList.add("fresh");
-    grid.insertBefore(card.root, next ? next.root : null);
-    all.splice(next ? all.indexOf(next) : all.length, 0, card);
-  }
-  tell();
+function shown(from, changed) {
+  grid.show(from, changed);
+  changed.forEach((entry) => viewer.update(entry));
 }
 
 /** New ones push the others aside, so they wait while somebody may be looking at those. */
-function hold(entries) {
-  for (const entry of entries) held.set(entry.id, entry);
-  const busy = scrollY > innerHeight / 2 || document.querySelector("dialog[open]") || prefersStillness();
-  if (busy && cards.size) tell();
-  else reveal();
+function holds() {
+  const isRead = scrollY > innerHeight / 2 || document.querySelector("dialog[open]") || prefersStillness();
+  return Boolean(isRead && entries.list.length);
 }
 
-async function reveal() {
-  const show = () => {
-    const entries = [...held.values()].sort((one, other) => (older(one, other) ? -1 : 1));
-    held.clear();
-    insert(entries);
-  };
-  await movingInTurn(grid, show, [end]);
-}
-
-function drop(id) {
-  held.delete(id);
-  const card = cards.get(id);
-  if (!card) return;
-  cards.delete(id);
-  movingInTurn(grid, () => {
-    card.root.remove();
-    tell();
-  }, [end]);
-}
-
-function tell() {
+function told() {
+  const shownCount = entries.list.length;
+  const isFiltered = FILTERS.some((name) => filters[name] && !(name === "user_id" && boundUser));
+  grid.root.setAttribute("aria-busy", String(isWaiting || entries.loading));
+  form.querySelector("[type=reset]").classList.toggle("unused", !isFiltered);
+  skeleton.hidden = !isWaiting || shownCount > 0;
+  pill.hidden = entries.held.size === 0;
+  if (!pill.hidden) say(pill, `↑ ${t("library.new", { count: entries.held.size })}`);
+  more.hidden = isWaiting || entries.loading || entries.complete;
+  empty.hidden = shownCount > 0 || !entries.complete;
+  if (!empty.hidden) empty.replaceChildren(...(isFiltered ? noMatch() : noEntries()));
+  if (shownCount) say(count, t(entries.isAll ? "library.all_shown" : "library.shown", { count: shownCount }));
+  else say(count, isWaiting || entries.complete ? "" : t("library.looking"));
   selection.listed();
-  const nothing = cards.size === 0;
-  const filtered = FILTERS.some((name) => filters[name] && !(name === "user_id" && boundUser));
-  const busy = loading !== null || grid.querySelector(".skeleton") !== null;
-  grid.setAttribute("aria-busy", String(busy));
-  // Laid out without the end, which then comes anew further up or down. Between two paints alone
-  // it would be seen to jump there.
-  if (busy) end.getBoundingClientRect();
-  form.querySelector("[type=reset]").classList.toggle("unused", !filtered);
-  pill.hidden = held.size === 0;
-  if (held.size) say(pill, `↑ ${t("library.new", { count: held.size })}`);
-  more.hidden = complete || loading !== null;
   viewer.tell();
-  empty.hidden = !nothing || !complete;
-  if (!empty.hidden) {
-    empty.replaceChildren(...(filtered ? noMatch() : noEntries()));
-  }
-  if (!nothing) say(count, t(complete ? "library.all_shown" : "library.shown", { count: cards.size }));
-  else say(count, complete || loading ? "" : t("library.looking"));
-  byId("users").replaceChildren(
-    ...[...new Set([...cards.values()].map((card) => card.entry.user_id))]
-      .sort()
-      .map((value) => el("option", { value })),
-  );
 }
 
 const noMatch = () => [
@@ -166,42 +86,25 @@ const howToAdd = () => el("p.try", {}, t("library.empty_try"), el("code", {}, "l
 // --- loading
 
 async function load() {
-  if (loading || complete) return;
-  const mine = (loading = new AbortController());
-  const last = grid.lastElementChild;
+  const [mine, from] = [filters, entries.list.length];
   // Its button is hidden meanwhile; whoever was on it goes on with what came.
   const goesOn = document.activeElement === more;
-  tell();
-  try {
-    for (let tries = 0; tries < EMPTY_PAGES; tries++) {
-      const query = { ...filters, cursor, limit: PAGE };
-      const page = await ask("GET", "/api/generations", { query, signal: mine.signal });
-      cursor = page.next_cursor;
-      complete = cursor === null;
-      grid.querySelectorAll(".skeleton").forEach((one) => one.remove());
-      append(page.generations);
-      if (complete || page.generations.length) break;
-    }
-    loading = null;
-    // Shows the end again, and if that is still in view it is seen to come into it.
-    tell();
-    if (goesOn) (last?.nextElementSibling ?? last)?.querySelector(".opener")?.focus();
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    loading = null;
-    failed(error);
-  }
+  const isLoaded = await entries.load();
+  if (mine !== filters) return;
+  isStuck = !isLoaded;
+  isWaiting = false;
+  told();
+  if (goesOn) grid.focus(Math.min(from, entries.list.length - 1));
 }
 
 function failed(error) {
-  grid.querySelectorAll(".skeleton").forEach((one) => one.remove());
-  tell();
-  more.hidden = cards.size === 0;
-  if (cards.size) {
+  isWaiting = false;
+  told();
+  if (entries.list.length) {
     toast("failed", error.message);
     return;
   }
-  complete = false;
+  more.hidden = true;
   say(count, "");
   empty.hidden = false;
   empty.replaceChildren(
@@ -211,88 +114,39 @@ function failed(error) {
   );
 }
 
-/** Bring what is shown up to date, and show what came since. */
-async function refresh() {
-  if (loading) return;
-  const limit = Math.min(MOST, Math.max(PAGE, cards.size));
-  const page = await ask("GET", "/api/generations", { query: { ...filters, limit } });
-  const listed = new Set(page.generations.map((entry) => entry.id));
-  const last = page.generations.at(-1);
-  take(page.generations);
-  const gone = [...cards.values()].filter(
-    ({ entry }) => !listed.has(entry.id) && (page.next_cursor === null || (last && older(last, entry))),
-  );
-  // Without a filter by what may change, those are gone; to ask for them would be an error.
-  if (!filters.status) gone.forEach(({ entry }) => drop(entry.id));
-  const unsure = gone.map(({ entry }) => entry.id).filter((id) => cards.has(id));
-  const beyond = [...cards.keys()].filter((id) => !listed.has(id));
-  await askFor(new Set([...unsure, ...beyond].slice(0, MOST)));
-}
-
-function take(entries) {
-  entries.forEach((entry) => viewer.update(entry));
-  entries.filter((entry) => cards.has(entry.id)).forEach(change);
-  const fresh = entries.filter((entry) => !cards.has(entry.id) && matches(entry));
-  if (fresh.length) hold(fresh);
-}
-
-async function askFor(ids) {
-  for (const id of ids) {
-    try {
-      take([await ask("GET", path("generations", id))]);
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      drop(id);
-    }
-  }
-}
-
-const changed = gather(GATHER_MS, async (ids) => {
-  try {
-    if (ids.size <= ONE_BY_ONE) await askFor(ids);
-    else await refresh();
-  } catch (error) {
-    toast("failed", error.message);
-  }
-});
-
-async function reload() {
-  try {
-    await refresh();
-  } catch (error) {
-    toast("failed", error.message);
-  }
-}
-
 setInterval(() => {
   // Without the server the page says so once, not each time.
   if (document.hidden || byId("connection").textContent) return;
-  for (const { entry } of cards.values()) if (isAwaited(entry)) changed(entry.id);
+  for (const entry of entries.list) if (isAwaited(entry)) entries.changed(entry.id);
+  // Yesterday was today.
+  grid.render();
 }, AWAITED_MS);
 
-const maybeGone = gather(GATHER_MS, reload);
-
-function onStatus(event) {
-  if (event.kind !== "photo" && event.kind !== "video") return;
-  const card = cards.get(event.id);
+function onStatus({ kind, asset, id, status, run_id, updated_at }) {
+  if (!(kind in PICTURES)) return;
+  const entry = entries.get(id);
+  const isPicture = asset === PICTURES[kind];
+  if (!entry) viewer.changed(id);
   // All that changes then is in the event.
-  if (card && event.status === "processing" && card.entry.file_url) {
-    take([{ ...card.entry, status: event.status, picture_url: null, error: null, error_class: null, run_id: event.run_id }]);
-  } else if (event.status !== "none") {
-    changed(event.id);
-  } else if (card || filters.status === "none") {
-    maybeGone(event.id);
+  if (entry && isPicture && status === "processing" && entry.file_url) {
+    entries.change({ ...entry, status, picture_url: null, error: null, error_class: null, run_id });
+  } else if (entry ? isPicture || status !== "processing" : isPicture && mayMatch(kind, status)) {
+    entries.changed(id, updated_at);
   }
 }
+
+/** The API knows it better. */
+const mayMatch = (type, status) =>
+  (!filters.type || filters.type === type) && (!filters.status || filters.status === status);
 
 // --- what people do
 
 const viewer = new Viewer({
-  loaded: () => shown().map((card) => card.entry),
-  hasMore: () => !complete,
+  loaded: () => entries.list,
+  hasMore: () => !entries.complete,
   more: load,
   retry,
-  focus: (id) => cards.get(id)?.opener.focus(),
+  focus: (id) => grid.focus(entries.place(id)),
 });
 const open = (entry) => viewer.open(entry);
 
@@ -300,8 +154,8 @@ async function retry(entry) {
   try {
     await ask("POST", path("generations", entry.id, "retry"));
     announce(t("library.retried"));
-    cards.get(entry.id)?.retried();
-    changed(entry.id);
+    grid.cards.get(entry.id)?.retried();
+    entries.changed(entry.id);
   } catch (error) {
     toast("failed", error.message);
   }
@@ -316,54 +170,62 @@ function onlyUser(user) {
 
 function readAddress() {
   const query = new URLSearchParams(location.search);
-  filters = Object.fromEntries(FILTERS.map((name) => [name, query.get(name) ?? ""]));
-  if (boundUser) filters.user_id = boundUser;
-  for (const name of FILTERS) form.elements[name].value = filters[name];
+  for (const name of FILTERS) form.elements[name].value = query.get(name) ?? "";
   // A value that the form does not know is no filter.
-  for (const name of ["type", "status"]) filters[name] = form.elements[name].value ||= "";
+  filters = Object.fromEntries(FILTERS.map((name) => [name, form.elements[name].value]));
+  if (boundUser) filters.user_id = boundUser;
+}
+
+/** As the API wants them: a day is of the reader's own place. */
+function query() {
+  const [year, month, day] = filters.before.split("-");
+  return { ...filters, before: filters.before && new Date(year, month - 1, Number(day) + 1).toISOString() };
 }
 
 function applyForm() {
-  const query = new URLSearchParams();
+  // While the year of a day is typed, the day is of the year 2, 20 and 202.
+  if (!form.checkValidity()) return;
+  const address = new URLSearchParams();
   for (const name of FILTERS) {
     const value = form.elements[name].value.trim();
-    if (value && !(name === "user_id" && boundUser)) query.set(name, value);
+    if (value && !(name === "user_id" && boundUser)) address.set(name, value);
   }
-  const search = query.size ? `?${query}` : "";
+  const search = address.size ? `?${address}` : "";
   if (search === location.search) return;
+  keepPlace(entries.list.length);
   history.pushState(null, "", location.pathname + search);
   restart();
+}
+
+async function arrive() {
+  await load();
+  await findPlace(() => entries.list.length, load);
 }
 
 function restart() {
   unfollow();
   selection.clear();
-  loading?.abort();
-  loading = null;
-  cards.clear();
-  held.clear();
-  cursor = null;
-  complete = false;
+  isWaiting = true;
+  isStuck = false;
   readAddress();
   empty.hidden = true;
-  grid.replaceChildren(...Array.from({ length: 12 }, () => el("li.card.skeleton", { "aria-hidden": "true" }, el("div.frame"), el("div.caption"))));
-  tell();
+  scrollTo({ top: 0, behavior: "instant" });
+  entries.restart(query());
   unfollow = follow(
     { user_id: filters.user_id },
-    { status: onStatus, reset: reload, opened: load },
+    { status: onStatus, reset: () => entries.missed(), opened: arrive },
   );
 }
 
-const AHEAD = 900;
-new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && cards.size && load(), {
-  rootMargin: `${AHEAD}px`,
-}).observe(end);
-
 more.addEventListener("click", load);
 pill.addEventListener("click", async () => {
-  scrollTo({ top: 0, behavior: prefersStillness() ? "auto" : "smooth" });
-  await reveal();
-  grid.querySelector(".opener")?.focus({ preventScroll: true });
+  scrollTo({ top: 0, behavior: "instant" });
+  await entries.reveal();
+  grid.focus(0);
+});
+form.elements.user_id.addEventListener("focus", () => {
+  const users = [...new Set(entries.list.map((entry) => entry.user_id))].sort();
+  byId("users").replaceChildren(...users.map((value) => el("option", { value })));
 });
 form.addEventListener("change", applyForm);
 form.addEventListener("submit", (event) => {
@@ -371,18 +233,22 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
-const selection = new Selection(grid, {
-  list: () => shown().map((card) => card.entry),
-  cards: () => cards.values(),
-  changed,
+const selection = new Selection(grid.root, {
+  list: () => entries.list,
+  cards: () => grid.cards.values(),
+  changed: (id) => entries.changed(id),
 });
 
+addEventListener("pagehide", () => keepPlace(entries.list.length));
 addEventListener("popstate", () => {
   const before = JSON.stringify(filters);
   readAddress();
   if (JSON.stringify(filters) !== before) restart();
   viewer.follow();
 });
-const addFiles = offerUploads({ user: () => filters.user_id || "me", added: (entry) => take([entry]) });
+const addFiles = offerUploads({
+  user: () => filters.user_id || "me",
+  added: (entry) => entries.changed(entry.id, entry.updated_at),
+});
 restart();
 viewer.follow();

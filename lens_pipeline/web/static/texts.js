@@ -7,6 +7,7 @@ export const language = document.documentElement.lang;
 const texts = JSON.parse(document.getElementById("texts").textContent);
 const plurals = new Intl.PluralRules(language);
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" });
+const days = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
 const absolute = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
 const percents = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
 const numbers = new Intl.NumberFormat(language);
@@ -56,6 +57,18 @@ export function ago(moment) {
 }
 
 export const inFull = (moment) => absolute.format(new Date(moment));
+
+/** "Today" or "Monday, 30 November" of a day such as 20261130; 0, which is no day: nothing. */
+export function dayTitle(day) {
+  if (!day) return "";
+  const date = new Date(Math.floor(day / 10000), Math.floor(day / 100) % 100 - 1, day % 100);
+  const midnight = new Date().setHours(0, 0, 0, 0);
+  const ago = Math.round((midnight - date) / 86_400_000);
+  const style = { weekday: "long", day: "numeric", month: "long" };
+  if (date.getFullYear() !== new Date().getFullYear()) style.year = "numeric";
+  const words = ago === 0 || ago === 1 ? days.format(-ago, "day") : date.toLocaleDateString(language, style);
+  return words.charAt(0).toLocaleUpperCase(language) + words.slice(1);
+}
 
 /** `1:05`, or `1:02:05` from an hour on. */
 export function duration(seconds) {

@@ -2,11 +2,14 @@
 
 const EDGE = 32;
 const FREQUENCIES = 7;
+// Of a long list, only those near what is seen are needed.
+const MOST_CACHED = 500;
 const cache = new Map();
 const canvas = document.createElement("canvas");
 
 /** A `data:` URL of the picture that a base64 hash describes; null if it is none. */
 export function placeholder(base64) {
+  if (cache.size > MOST_CACHED) cache.clear();
   if (!cache.has(base64)) cache.set(base64, draw(base64));
   return cache.get(base64);
 }

@@ -19,7 +19,8 @@ window.shifted = [];
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) {
     if (entry.hadRecentInput) continue;
-    shifted.push([entry.value, ...entry.sources.map(({node}) => node?.outerHTML?.slice(0, 80))]);
+    const named = ({node}) => (node?.outerHTML ?? node?.parentElement?.outerHTML)?.slice(0, 80);
+    shifted.push([entry.value, ...entry.sources.map(named)]);
   }
 }).observe({type: "layout-shift", buffered: true});
 """

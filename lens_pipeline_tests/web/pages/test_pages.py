@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.stack]
 _READY_MS = 30_000
 # After which the page asks for shots again.
 _LOOKS_AGAIN = "00:11"
+# Rows that come in one transaction, and then one by one at 35 a second.
+_AT_ONCE = 100
+_IN_TURN = 70
 _TOKEN = "correct-horse-battery-staple"
 _PHONE = {"width": 360, "height": 740}
 _COFFEE = next(sample for sample in SAMPLES if sample.file == "coffee.png")
@@ -193,13 +197,14 @@ def test_what_comes_while_somebody_reads_waits_for_them(
     with browser_page(browser, base, viewport=_PHONE) as visit:
         page = visit.open("/library")
         expect(page.locator("img.loaded").first).to_be_visible()
+        before = _ids(page)
         page.mouse.wheel(0, 900)
         _wait(page, "scrollY > 500")
-        before = _ids(page)
         _add_photo(samples, "while-reading")
         page.get_by_role("button", name="1 new one").click()
         expect(page.locator(".card").first).to_have_attribute("data-id", "while-reading")
-        assert _ids(page)[1:] == before
+        after = _ids(page)
+        assert after[1:] == before[: len(after) - 1]
         _wait(page, "scrollY === 0")
 
 
@@ -366,17 +371,20 @@ def test_pages_follow_each_other(site: Site, web: httpx.Client, browser: Browser
     site.add_many(ids, lambda row_id: f"https://example.org/{row_id}.jpg", age="2 h")
     with browser_page(browser, str(web.base_url).rstrip("/")) as visit:
         page = visit.open("/library?user_id=u1")
-        expect(page.locator(".card[data-id]")).to_have_count(60)
         expect(page.locator(".state").first).to_be_visible()
         expect(page.locator("#count")).to_have_text("60 shown")
         # By keyboard: coming to the button is enough, as scrolling near it is.
         page.get_by_role("button", name="Show more").focus()
-        expect(page.locator(".card[data-id]")).to_have_count(120)
-        expect(page.locator(".opener").nth(60)).to_be_focused()
+        expect(page.locator("#count")).to_have_text("120 shown")
+        expect(_card(page, ids[-61]).locator(".opener")).to_be_focused()
         page.mouse.wheel(0, 100_000)
-        expect(page.locator(".card[data-id]")).to_have_count(150)
         expect(page.locator("#count")).to_have_text("That is all: 150")
-        assert _ids(page) == ids[::-1]
+        page.mouse.wheel(0, 100_000)
+        # Only those near what is seen are drawn.
+        _wait(page, "document.querySelector('.card[data-id=p000]') !== null")
+        drawn = _ids(page)
+        assert 0 < len(drawn) < 150
+        assert drawn == [row_id for row_id in ids[::-1] if row_id in drawn]
         site.sql("DELETE FROM generations WHERE id = 'p149'")
         assert web.get("/api/generations/p149").status_code == 404
 
@@ -685,6 +693,64 @@ def test_times_tick(samples: Stack, base: str, browser: Browser) -> None:
         expect(time_of).to_have_text(re.compile(r"updated (59|1) (min|hr)\.? ago"))
         page.clock.fast_forward("02:00:00")
         expect(time_of).to_have_text(re.compile(r"updated [23] hr\.? ago"))
+
+
+def test_a_burst_of_rows_leaves_every_page_true(
+    samples: Stack, base: str, browser: Browser, record_property: Callable[[str, object], None]
+) -> None:
+    """It said "That is all: 93" of 320, asked hundreds of times, and left cards as they were."""
+    copy_into_store(samples.pipeline, _COFFEE.path, "uploads/burst.png")
+    database = sa.create_engine(str(samples.pipeline.endpoints.database_url))
+    with ExitStack() as open_pages:
+        visits = [open_pages.enter_context(browser_page(browser, base)) for _ in range(3)]
+        asked: list[list[float]] = [[] for _ in visits]
+        for visit, times in zip(visits, asked, strict=True):
+            visit.page.on("request", lambda request, times=times: _note(request.url, times))
+            visit.open("/library?user_id=burst")
+            expect(visit.page.get_by_text("Nothing matches these filters")).to_be_visible()
+        began = time.monotonic()
+        _insert(database, "one", _AT_ONCE, "success")
+        _insert(database, "unfinished", 10_000, "generating")
+        for number in range(_IN_TURN):
+            _insert(database, f"later{number}", 1, "success")
+            visits[0].page.wait_for_timeout(1000 / 35)
+        ready = f"{base}/api/generations?user_id=burst&status=ready&limit=200"
+        eventually(lambda: len(_get(ready)["generations"]) == _AT_ONCE + _IN_TURN, 120)
+        seconds = time.monotonic() - began
+        for visit, times in zip(visits, asked, strict=True):
+            page = visit.page
+            expect(page.locator("#count")).to_have_text(re.compile("^[0-9,]+ shown$"))
+            expect(page.locator(".card:not([data-status=ready]) .spinner")).to_have_count(
+                0, timeout=_READY_MS
+            )
+            listed = _get(f"{base}/api/generations?user_id=burst&limit=200")["generations"]
+            by_id = {entry["id"]: entry["status"] for entry in listed}
+            shown = page.locator(".card").evaluate_all(
+                "(all) => all.map(({dataset}) => [dataset.id, dataset.status])"
+            )
+            assert [row_id for row_id, _ in shown] == list(by_id)[: len(shown)]
+            assert [state for _, state in shown] == [by_id[row_id] for row_id, _ in shown]
+            rate = len(times) / seconds
+            record_property("requests a second", rate)
+            assert rate <= 2, f"{len(times)} requests in {seconds:.0f} s"
+    database.dispose()
+
+
+def _note(url: str, times: list[float]) -> None:
+    if re.search("/api/generations([?]|$)", url) or re.fullmatch(".*/api/generations/[^/]+", url):
+        times.append(time.monotonic())
+
+
+def _insert(database: sa.Engine, name: str, count: int, status: str) -> None:
+    with database.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO generations (id, user_id, type, status, asset_url, created_at,"
+                " updated_at) SELECT :name || '-' || n, 'burst', 'photo', :status,"
+                " 'uploads/burst.png', now(), now() FROM generate_series(1, :count) AS n"
+            ),
+            {"name": f"burst-{name}", "count": count, "status": status},
+        )
 
 
 def test_a_page_outlives_its_server(samples: Stack, base: str, browser: Browser) -> None:

@@ -21,6 +21,9 @@ from lens_pipeline_tests.support.servers import HostileServer
 from lens_pipeline_tests.support.site import Databases, Site
 from lens_pipeline_tests.web.auth.gate_app import client_of
 from lens_pipeline_tests.web.caller_override import become
+from lens_pipeline_tests.web.query_count import queries
+
+URL = "/api/generations"
 
 
 def _listed(web: httpx.Client, **parameters: object) -> list[str]:
@@ -249,6 +252,45 @@ def test_filters(site: Site, web: httpx.Client, photo: Callable[[str], str]) -> 
     assert waiting["file_url"] is None
 
 
+def test_those_of_some_ids(site: Site, web: httpx.Client, app: FastAPI) -> None:
+    """What a page asks for when it is told that they have changed."""
+    site.add("a", "a.jpg", user_id="ann")
+    site.add("b", "b.jpg", user_id="bob")
+    site.add("v", "v.mp4", user_id="ann", type="video")
+    site.add("w", None, user_id="ann", status="generating")
+    site.add_many([f"p{number}" for number in range(250)], lambda row_id: f"{row_id}.jpg")
+    assert sorted(_listed(web, ids="a,w,b,none,a")) == ["a", "b", "w"]
+    assert _listed(web, ids="a,b,v", user_id="ann", type="video") == ["v"]
+    assert _listed(web, ids="a,b", status="ready") == []
+    assert _listed(web, ids="a", status="dead") == []
+    assert _listed(web, ids="") == []
+    assert _listed(web, ids="a\0,b") == ["b"]
+    many = ",".join(f"p{number}" for number in range(200))
+    page = web.get("/api/generations", params={"ids": many, "limit": 1}).json()
+    assert (len(page["generations"]), page["next_cursor"]) == (200, None)
+    one, all_ = (queries(lambda ids=ids: web.get(f"{URL}?ids={ids}")) for ids in ("p1", many))
+    assert one == all_
+    become(app, Caller(user_id="ann"))
+    assert sorted(_listed(web, ids="a,b,v")) == ["a", "v"]
+    assert web.get("/api/generations?ids=b&user_id=bob").status_code == 403
+    become(app, Caller(project_id="p1"))
+    assert web.get("/api/generations?ids=a").status_code == 403
+
+
+def test_those_before_a_moment(site: Site, web: httpx.Client) -> None:
+    for number in range(5):
+        site.add(f"p{number}", "p.jpg")
+    site.sql(
+        "UPDATE generations SET updated_at = timestamptz '2026-03-01 12:00:00+00'"
+        " + CAST(substr(id, 2) AS int) * interval '1 hour'"
+    )
+    before = "2026-03-01T17:00:00+03:00"
+    assert _listed(web, before=before) == ["p1", "p0"]
+    page = web.get("/api/generations", params={"before": before, "limit": 1}).json()
+    assert _listed(web, before=before, cursor=page["next_cursor"]) == ["p0"]
+    assert _listed(web, before=before, ids="p0,p4") == ["p0"]
+
+
 def test_pages_are_whole_and_without_repetition(site: Site, web: httpx.Client) -> None:
     ids = [f"p{number:03}" for number in range(25)]
     # All of one moment: the id decides.
@@ -316,6 +358,10 @@ def _forged(moment: str, row_id: str) -> str:
         ("cursor=x", "invalid_cursor"),
         ("cursor=WyIyMDI2IiwgNV0", "invalid_cursor"),
         ("cursor=" + "A" * 600, "invalid_request"),
+        ("before=2026-03-01T12:00:00", "invalid_request"),
+        ("before=9999-12-31T23:59:59-23:59", "invalid_cursor"),
+        ("ids=a&cursor=x", "invalid_request"),
+        ("ids=" + ",".join(map(str, range(201))), "invalid_request"),
         *(
             (f"cursor={_forged(*place)}", "invalid_cursor")
             for place in (

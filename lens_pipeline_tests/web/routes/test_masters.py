@@ -1,9 +1,7 @@
 """Masters over HTTP: ordered, listed, watched, downloaded, tried again, deleted."""
 
 import io
-import threading
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,9 +11,7 @@ import av
 import dagster as dg
 import httpx2 as httpx
 import pytest
-import sqlalchemy as sa
 from fastapi import FastAPI
-from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from lens_pipeline.catalog.catalog import Catalog
@@ -36,6 +32,7 @@ from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Databases, Site
 from lens_pipeline_tests.support.web import served
 from lens_pipeline_tests.web.caller_override import become
+from lens_pipeline_tests.web.query_count import queries
 from lens_pipeline_tests.web.run_queue import execute_queued
 
 pytestmark = pytest.mark.slow
@@ -309,24 +306,8 @@ def test_pages_are_whole_and_cost_a_constant_number_of_queries(
     renditions = f"/api/projects/{PROJECT}/scaled-videos"
     of_one = web.get(renditions, params={"master_ids": "m1,none"}).json()["scaled_videos"]
     assert {one["scaled_id"] for one in of_one} == {"s1", "s3"}
-    few, many = (_queries(lambda n=n: web.get(URL, params={"limit": n})) for n in (1, 7))
+    few, many = (queries(lambda n=n: web.get(URL, params={"limit": n})) for n in (1, 7))
     assert few == many
-
-
-def _queries(ask: Callable[[], object]) -> int:
-    counted: list[str] = []
-
-    def count(*arguments: Any) -> None:
-        # Not those of the threads that follow the event log.
-        if threading.current_thread().name.startswith("AnyIO"):
-            counted.append(arguments[2])
-
-    event.listen(sa.Engine, "before_cursor_execute", count)
-    try:
-        ask()
-    finally:
-        event.remove(sa.Engine, "before_cursor_execute", count)
-    return len(counted)
 
 
 def test_how_far_it_is(site: Site, web: httpx.Client, shots: list[str]) -> None:
