@@ -413,11 +413,11 @@ def file(
     caller: MediaCallerDep,
     context: ContextDep,
     n: Annotated[int, Query(ge=1)] = 1,
-    playable: bool = False,
+    playable: Annotated[int, Query(ge=0, le=1)] = 0,
 ) -> Response:
     """The photo or video itself, or result `n` of its task.
 
-    From the store, or while it is not there, where its link leads. With `playable`, the copy of a
+    From the store, or while it is not there, where its link leads. With `playable=1`, the copy of a
     video that all browsers play, if there is one.
     """
     entry = visible_entry(context, caller, generation_id)
