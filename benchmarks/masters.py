@@ -306,7 +306,7 @@ def _work() -> Iterator[Work]:
         yield Work(Path(directory), lambda: False, _ignore)
 
 
-def _ignore(stage: str, share: float, speed: float | None) -> None:
+def _ignore(stage: str, share: float) -> None:
     """Progress, of which nobody waits to hear."""
 
 

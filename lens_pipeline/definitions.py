@@ -28,7 +28,11 @@ def defs() -> dg.Definitions:
             jobs.retirement,
             jobs.retention_job,
         ],
-        sensors=[*sensors.derivative_sensors(), sensors.removed_generations],
+        sensors=[
+            *sensors.derivative_sensors(),
+            sensors.removed_generations,
+            sensors.unfinished_tasks,
+        ],
         schedules=[
             *schedules.backfill_schedules(loaded.backfill_cron),
             schedules.daily_report,

@@ -35,9 +35,14 @@ ALIASES = {
 # For processes of `lens up` only.
 INTERNAL = frozenset({"LENS_SUPERVISED"})
 # Names in documentation of others, without a warning.
-SYNONYMS = {"KIE_CALLBACK_SECRET": "LENS_KIE_WEBHOOK_KEY", "SENTRY_DSN": "LENS_SENTRY_DSN"}
+SYNONYMS = {"KIE_CALLBACK_SECRET": "LENS_KIE_SECRET", "SENTRY_DSN": "LENS_SENTRY_DSN"}
 # Never in a message.
-_SECRET = frozenset({"api_token", "kie_api_key", "kie_webhook_key", "alert_urls", "sentry_dsn"})
+_SECRET = frozenset(
+    {
+        *("api_token", "alert_urls", "sentry_dsn", "kie_api_key", "kie_secret", "kie_webhook_key"),
+        *("fal_api_key", "replicate_api_key", "replicate_webhook_key"),
+    }
+)
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -143,15 +148,24 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     keep_originals: Literal["external", "never"] = "external"
     """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
     expire. `never`: only its preview or poster is."""
+    title_column: str | None = Field(default=None, max_length=63)
+    """The column of `generations` that names each for people, such as a title or a prompt; it is
+    read only. Where it is empty, and without it, the name of the file is shown."""
     original_keys: CommaList = ()
     """Where an older system left originals in the store, for `lens adopt`; several patterns are
     separated by commas, and the first that fits counts: `{user_id}/image/{id}_*.png`. `*` stands
     for any characters but `/`."""
     retain_originals_days: int = Field(default=30, ge=0, le=3650)
     """How long the original of a row that is gone stays in the store. Nothing can make it again."""
+    deletion: bool = False
+    """Whether people may delete photos and videos in the library: their rows go at once, and what
+    was made of them as after any deletion of a row. A token of a user deletes that user's own."""
     clips: bool = True
     """Whether videos get a hover clip: 3 to 4 s without sound, at most 480 pixels and 300 KB, made
     after the poster and at the lowest priority."""
+    playable: bool = True
+    """Whether videos that not all browsers play get a copy that they do play (H.264 and AAC in an
+    MP4 with its index in front), made as clips are. Most need none."""
     max_source_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
     """Sources of more bytes are refused; the default is 512 MiB."""
     max_pixels: int = Field(default=50_000_000, ge=1)
@@ -247,11 +261,31 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     sentry_dsn: str | None = Field(default=None, repr=False)
     """Where faults of the pipeline are reported. Also read as `SENTRY_DSN`."""
     kie_api: str = "https://api.kie.ai"
-    """The generation provider's API."""
+    """The API of kie.ai."""
     kie_api_key: str | None = Field(default=None, repr=False)
     """The key of that API."""
+    kie_secret: str | None = Field(default=None, repr=False)
+    """A secret of kie.ai's webhooks: `?secret=…` in their address, or a bearer token. Also read as
+    `KIE_CALLBACK_SECRET`."""
     kie_webhook_key: str | None = Field(default=None, repr=False)
-    """The key with which the provider signs webhooks. Also read as `KIE_CALLBACK_SECRET`."""
+    """The key with which kie.ai signs webhooks. With it, only signed webhooks count."""
+    provider: Literal["kie", "fal", "replicate"] = "kie"
+    """The provider of rows whose column `provider` names none."""
+    fal_api: str = "https://queue.fal.run"
+    """The queue of fal."""
+    fal_api_key: str | None = Field(default=None, repr=False)
+    """The key of that queue."""
+    fal_model: str | None = None
+    """The model of fal's tasks, for example `fal-ai/flux`, of rows whose column `provider` does not
+    name one, as `fal/fal-ai/flux` does."""
+    fal_jwks_url: str = "https://rest.alpha.fal.ai/.well-known/jwks.json"
+    """The keys with which fal signs webhooks."""
+    replicate_api: str = "https://api.replicate.com"
+    """Replicate's API."""
+    replicate_api_key: str | None = Field(default=None, repr=False)
+    """The token of that API."""
+    replicate_webhook_key: str | None = Field(default=None, repr=False)
+    """The secret with which Replicate signs webhooks: `whsec_…`."""
 
     @property
     def resolved_home(self) -> Path:
@@ -286,6 +320,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
         _check_url("LENS_S3_ENDPOINT", self.s3_endpoint, {"http", "https"})
         _check_url("LENS_SENTRY_DSN", self.sentry_dsn, {"http", "https"})
         _check_url("LENS_KIE_API", self.kie_api, {"http", "https"})
+        _check_url("LENS_FAL_API", self.fal_api, {"http", "https"})
+        _check_url("LENS_FAL_JWKS_URL", self.fal_jwks_url, {"http", "https"})
+        _check_url("LENS_REPLICATE_API", self.replicate_api, {"http", "https"})
         _check_url("LENS_PUBLIC_URL", self.public_url, {"http", "https"})
         _check_url("LENS_DAGSTER_PUBLIC_URL", self.dagster_public_url, {"http", "https"})
         _check_addresses("LENS_ALERT_URLS", self.alert_urls)

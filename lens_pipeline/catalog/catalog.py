@@ -7,11 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
-from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.errors import CatalogError, RowInUse
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import (
@@ -32,9 +32,11 @@ from lens_pipeline.errors import InvalidRow
 class Catalog:
     """Threads, not processes, may share it. Methods raise CatalogError if the database fails."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, title: str | None = None) -> None:
+        """`title`: the column of `generations` that names each for people."""
         self._engine = connect(url)
-        self._generations = GenerationRows(Kind.PHOTO, Kind.VIDEO)
+        self._title = title
+        self._generations = GenerationRows(Kind.PHOTO, Kind.VIDEO, title=title)
         self._tasks = provider_tasks.TaskRows(self._generations)
         assets = AssetRows(self._generations)
         masters = MasterRows(assets)
@@ -58,7 +60,7 @@ class Catalog:
     def check(self) -> None:
         """Raises CatalogError, with the fix, unless all reads are allowed."""
         with self._connect() as connection:
-            permissions.check_reading(connection)
+            permissions.check_reading(connection, self._title)
 
     def migration(self, role: str | None) -> list[str]:
         """The statements of `migrate`, `migrate_view` and `grant`; None: for this role."""
@@ -66,7 +68,7 @@ class Catalog:
             return [
                 *tables.creation(_absent(connection), connection.dialect),
                 *status_view.migration(connection),
-                *_grants(connection, role or permissions.current_role(connection)),
+                *self._grants(connection, role or permissions.current_role(connection)),
             ]
 
     def migrate(self) -> list[str]:
@@ -104,10 +106,10 @@ class Catalog:
         Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
-            statements = _grants(connection, role)
+            statements = self._grants(connection, role)
             _execute(connection, statements)
             # Without the right to grant PostgreSQL only warns.
-            left = _grants(connection, role)
+            left = self._grants(connection, role)
         if left:
             problem = "this role may not grant what is missing: let the owner run"
             raise CatalogError(f"{problem} {'; '.join(left)}")
@@ -144,6 +146,17 @@ class Catalog:
             if not status_view.is_marked(connection, seconds):
                 return None
             return status_view.unsettled(connection, self._rows[kind], asset, recipe, limit)
+
+    def view_counts(
+        self, kind: Kind, asset: str, seconds: float
+    ) -> dict[str, tuple[int, dt.datetime | None]] | None:
+        """See `status_view.counts`; None unless the copy `is_view_marked`."""
+        with self._connect() as connection:
+            if status_view.version(connection) is None:
+                return None
+            if not status_view.is_marked(connection, seconds):
+                return None
+            return status_view.counts(connection, self._rows[kind], asset)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
@@ -330,11 +343,16 @@ class Catalog:
         return [row.reason for row in found if isinstance(row, UnusableRow)]
 
     def library_page(
-        self, selection: Selection, after: Place | None, limit: int
+        self, selection: Selection, after: Place | None, limit: int, until: Place | None = None
     ) -> list[ListedGeneration]:
         """Generations of any status after that place, newest first."""
         with self._connect() as connection:
-            return self._generations.page(connection, selection, after, limit)
+            return self._generations.page(connection, selection, after, limit, until)
+
+    def library_place(self, selection: Selection, after: Place | None, count: int) -> Place | None:
+        """See `GenerationRows.place_behind`."""
+        with self._connect() as connection:
+            return self._generations.place_behind(connection, selection, after, count)
 
     def library_rows(self, ids: Iterable[str]) -> dict[str, ListedGeneration]:
         """Generations of any status, by id."""
@@ -356,9 +374,19 @@ class Catalog:
         with self._connect() as connection:
             permissions.check_tasks(connection)
 
+    def check_deletion(self) -> None:
+        """Raises NoRightToWrite, with the fix, unless `delete_generation` is allowed."""
+        with self._connect() as connection:
+            permissions.check_deletion(connection)
+
     def of_task(self, task_id: str) -> list[provider_tasks.TaskRow]:
         with self._connect() as connection:
             return self._tasks.of(connection, task_id)
+
+    def unfinished_tasks(self, unchanged: dt.timedelta, most: int) -> list[provider_tasks.TaskRow]:
+        """See `TaskRows.unfinished`."""
+        with self._connect() as connection:
+            return self._tasks.unfinished(connection, unchanged, most)
 
     @contextmanager
     def recording(
@@ -374,8 +402,14 @@ class Catalog:
             with translated():
                 connection.commit()
 
-    def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
+    def check_adding(self) -> None:
+        """Raises NoRightToWrite unless `add` is allowed."""
         with self._connect() as connection:
+            permissions.check_adding(connection)
+
+    def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
+        """Insert a finished generation. Raises NoRightToWrite."""
+        with self._writing("INSERT", generations) as connection:
             statement = sa.insert(generations).values(
                 id=self._generations.key.bound(connection, generation_id),
                 user_id=user_id,
@@ -386,7 +420,6 @@ class Catalog:
                 updated_at=sa.func.now(),
             )
             connection.execute(statement)
-            connection.commit()
 
     def add_master(
         self, master_id: str, project_id: str, name: str, generation_ids: Sequence[str]
@@ -404,11 +437,21 @@ class Catalog:
             connection.commit()
 
     def project_page(
-        self, kind: Kind, project_id: str, after: Place | None, limit: int
+        self,
+        kind: Kind,
+        project_id: str,
+        after: Place | None,
+        limit: int,
+        masters: Sequence[str] | None = None,
     ) -> list[projects.Listed]:
-        """Rows of a project after that place, newest first."""
+        """Rows of a project after that place, newest first; renditions of `masters` alone."""
         with self._connect() as connection:
-            return self._projects[kind].page(connection, project_id, after, limit)
+            return self._projects[kind].page(connection, project_id, after, limit, masters)
+
+    def rendition_counts(self, master_ids: Iterable[str]) -> dict[str, int]:
+        """By master, of those that have any."""
+        with self._connect() as connection:
+            return self._projects[Kind.SCALED].counts(connection, master_ids)
 
     def project_rows(
         self, kind: Kind, project_id: str, ids: Iterable[str]
@@ -437,6 +480,17 @@ class Catalog:
             with translated():
                 connection.commit()
 
+    def rename_master(self, project_id: str, master_id: str, name: str) -> None:
+        """Raises NoRightToWrite."""
+        with self._writing("UPDATE", master_videos) as connection:
+            if not self._projects[Kind.MASTER].rename(connection, project_id, master_id, name):
+                raise permissions.no_right(connection, "UPDATE", master_videos, by_policy=True)
+
+    def masters_named(self, project_id: str, name: str, limit: int) -> list[str]:
+        """Ids of the project's masters with this name, but for capitals."""
+        with self._connect() as connection:
+            return self._projects[Kind.MASTER].named(connection, project_id, name, limit)
+
     def delete(self, kind: Kind, row_id: str) -> list[str]:
         """Returns the ids of a master's renditions, deleted with it. Raises NoRightToWrite."""
         rows = self._projects[kind]
@@ -445,6 +499,24 @@ class Catalog:
             if renditions is None and self.existing(kind, [row_id]):
                 raise permissions.no_right(connection, "DELETE", rows.table, by_policy=True)
         return renditions or []
+
+    def delete_generation(self, generation_id: str) -> None:
+        """Raises NoRightToWrite; RowInUse: an asset of a project is made from it, for example."""
+        if self.used_in_projects([generation_id]):
+            raise RowInUse("a project uses it")
+        key = self._generations.key
+        with self._writing("DELETE", generations) as connection:
+            this = key.among(connection, key.bindable(connection, [generation_id]))
+            try:
+                count = connection.execute(sa.delete(generations).where(this)).rowcount
+            except IntegrityError as error:
+                raise RowInUse(first_line(error)) from error
+            if not count and self.existing(Kind.PHOTO, [generation_id]):
+                raise permissions.no_right(connection, "DELETE", generations, by_policy=True)
+
+    def _grants(self, connection: sa.Connection, role: str) -> list[str]:
+        reading = permissions.reading_grants(connection, role, self._title)
+        return [*reading, *status_view.grants(connection, role)]
 
     @contextmanager
     def _writing(self, action: str, table: sa.Table) -> Iterator[sa.Connection]:
@@ -462,11 +534,6 @@ class Catalog:
 def _absent(connection: sa.Connection) -> list[str]:
     names = [table.name for table in metadata.sorted_tables]
     return [name for name in names if not permissions.exists(connection, name)]
-
-
-def _grants(connection: sa.Connection, role: str) -> list[str]:
-    reading = permissions.reading_grants(connection, role)
-    return [*reading, *status_view.grants(connection, role)]
 
 
 def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -18,6 +18,7 @@ from lens_pipeline.catalog.row_types import (
 )
 from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow, known_time
 from lens_pipeline.catalog.tables import TIME, generations
+from lens_pipeline.catalog.titles import has_words, pattern_of, title_of
 from lens_pipeline.core.ids import key_problem
 
 
@@ -32,6 +33,8 @@ class ListedGeneration:
     asset_url: str
     created_at: dt.datetime | None
     changed_at: dt.datetime | None
+    title: str | None
+    """For people: from the host's column, or the name of its file."""
 
     @property
     def is_finished(self) -> bool:
@@ -51,6 +54,8 @@ class Selection:
     kind: Kind | None = None
     finished: bool | None = None
     ids: Collection[str] | None = None
+    words: str | None = None
+    """Part of the title or the file's name, or the beginning of the id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,18 @@ class Place:
 
 
 class GenerationRows(RowSet):
-    """Photos, videos, or both."""
+    """Photos, videos, or both; `title`: a column of the host's table."""
 
-    def __init__(self, *kinds: Kind) -> None:
+    def __init__(self, *kinds: Kind, title: str | None = None) -> None:
+        self._titles = [sa.cast(sa.column(title), sa.Text)] if title else []
+        named = self._titles[0] if title else sa.null()
         super().__init__(
             generations.c.id,
             generations.c.user_id,
             text_of(generations.c.user_id),
             *(generations.c[name] for name in ("type", "status", "asset_url")),
             sa.cast(generations.c.created_at, TIME).label("created_at"),
+            named.label("title"),
         )
         self._user = IdColumn(generations.c.user_id)
         self._is_finished = generations.c.status.in_(FINISHED)
@@ -92,19 +100,37 @@ class GenerationRows(RowSet):
         return [_finished(row) for row in rows]
 
     def page(
-        self, connection: sa.Connection, selection: Selection, after: Place | None, limit: int
+        self,
+        connection: sa.Connection,
+        selection: Selection,
+        after: Place | None,
+        limit: int,
+        until: Place | None = None,
     ) -> list[ListedGeneration]:
-        """Usable rows older than `after`, newest first; rows without a time are left out."""
-        conditions = self._conditions(connection, selection)
+        """Usable rows older than `after`, to `until`, newest first.
+
+        Rows without a time are left out.
+        """
+        conditions = self._conditions(connection, selection, after)
         if conditions is None:
             return []
         # In SQL: a page that is not full is taken for the last.
-        conditions += [self.belongs, self.time.is_not(None), sa.not_(self._has_no_key)]
-        if after is not None:
-            conditions.append(self.place < place(after.changed_at, after.id))
-        order = (self.time.desc(), self.key.text.desc())
-        query = self.select().where(*conditions).order_by(*order).limit(limit)
+        conditions += [self.belongs, sa.not_(self._has_no_key)]
+        if until is not None:
+            conditions.append(self.place >= place(until.changed_at, until.id))
+        query = self._newest_first(self.select().where(*conditions)).limit(limit)
         return _listable(connection.execute(query).all())
+
+    def place_behind(
+        self, connection: sa.Connection, selection: Selection, after: Place | None, count: int
+    ) -> Place | None:
+        """Of the last of `count` rows older than `after`, whatever their words; None: fewer."""
+        conditions = self._conditions(connection, replace(selection, words=None), after)
+        if conditions is None:
+            return None
+        query = sa.select(self.time.label("at"), self.key.text.label("id")).where(*conditions)
+        row = connection.execute(self._newest_first(query).offset(count - 1).limit(1)).first()
+        return Place(row.at, row.id) if row else None
 
     def listed(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, ListedGeneration]:
         """Usable rows of any status, by id."""
@@ -112,11 +138,16 @@ class GenerationRows(RowSet):
         found = {row.id: row for row in _listable(self.among(connection, wanted))}
         return self.key.as_asked(connection, wanted, found)
 
+    def _newest_first(self, query: sa.Select) -> sa.Select:
+        return query.order_by(self.time.desc(), self.key.text.desc())
+
     def _conditions(
-        self, connection: sa.Connection, selection: Selection
+        self, connection: sa.Connection, selection: Selection, after: Place | None
     ) -> list[sa.ColumnElement[bool]] | None:
         """None: no row can match."""
-        conditions: list[sa.ColumnElement[bool]] = []
+        conditions: list[sa.ColumnElement[bool]] = [self.time.is_not(None)]
+        if after is not None:
+            conditions.append(self.place < place(after.changed_at, after.id))
         if selection.user_id is not None:
             if not self._user.bindable(connection, [selection.user_id]):
                 return None
@@ -129,6 +160,12 @@ class GenerationRows(RowSet):
         if selection.ids is not None:
             ids = self.key.bindable(connection, selection.ids)
             conditions.append(self.key.among(connection, ids))
+        if selection.words is not None:
+            begins = self.key.text.regexp_match(f"^{pattern_of(selection.words)}")
+            address = generations.c.asset_url
+            conditions.append(
+                sa.or_(begins, has_words(selection.words, *self._titles, address=address))
+            )
         return conditions
 
 
@@ -162,5 +199,7 @@ def _listed(row: sa.Row) -> ListedGeneration | UnusableRow:
     problem = key_problem("id", row.id) or key_problem("user_id", row.user_id or "")
     if problem:
         return UnusableRow(row.id, problem)
-    values = (row.status, row.asset_url or "", row.created_at, row.changed_at)
+    asset_url = row.asset_url or ""
+    title = title_of(row.id, row.title, asset_url)
+    values = (row.status, asset_url, row.created_at, row.changed_at, title)
     return ListedGeneration(row.id, row.user_id, Kind(row.type), *values)

@@ -126,11 +126,16 @@ def migration_advice(connection: sa.Connection, altered: str | None = None) -> s
     )
 
 
-def reading_grants(connection: sa.Connection, role: str) -> list[str]:
-    """The statements by which `role` may read all of `READ`."""
+def _read(title: str | None) -> dict[str, tuple[str, ...]]:
+    """`READ`, with the column of titles."""
+    return READ | {"generations": (*READ["generations"], title)} if title else READ
+
+
+def reading_grants(connection: sa.Connection, role: str, title: str | None = None) -> list[str]:
+    """The statements by which `role` may read all of `READ`, and the column `title`."""
     tables = [
         name
-        for name, columns in READ.items()
+        for name, columns in _read(title).items()
         if not exists(connection, name) or not may(connection, "SELECT", name, columns, role)
     ]
     to = quoted(connection, role)
@@ -152,15 +157,20 @@ def quoted(connection: sa.Connection, role: str) -> str:
     return connection.dialect.identifier_preparer.quote(role)
 
 
-def check_reading(connection: sa.Connection) -> None:
-    """Raises CatalogError, with the fix, unless this role may read `READ`."""
+def check_reading(connection: sa.Connection, title: str | None = None) -> None:
+    """Raises CatalogError, with the fix, unless this role may read `READ`, and column `title`."""
     role, database = connection.execute(sa.text("SELECT current_user, current_database()")).one()
-    for table, needed in READ.items():
+    for table, needed in _read(title).items():
         if not exists(connection, table):
             advice = migration_advice(connection) or "run `lens migrate`"
             raise CatalogError(f"table {table} does not exist in database {database}: {advice}")
         columns = _columns(connection, table)
         missing = [name for name in needed if name not in columns]
+        if missing == [title]:
+            raise CatalogError(
+                f"LENS_TITLE_COLUMN={title} is no column of table generations in database"
+                f" {database}: name one of {', '.join(sorted(columns))}, or unset it"
+            )
         if missing:
             raise CatalogError(
                 f"table {table} in database {database} lacks {', '.join(missing)}:"
@@ -176,6 +186,14 @@ def check_reading(connection: sa.Connection) -> None:
                 f"row-level security hides every row of {table} from role {role}: run"
                 f" CREATE POLICY lens_reads ON {table} FOR SELECT TO {role} USING (true)"
             )
+
+
+def check_adding(connection: sa.Connection) -> None:
+    """Raises NoRightToWrite unless this role may insert generations."""
+    if not may(connection, "INSERT", "generations", READ["generations"]):
+        raise no_right(connection, "INSERT", generations, by_policy=False)
+    if is_kept_out(connection, "INSERT", "generations"):
+        raise no_right(connection, "INSERT", generations, by_policy=True)
 
 
 def check_tasks(connection: sa.Connection) -> None:
@@ -196,6 +214,13 @@ def check_tasks(connection: sa.Connection) -> None:
             " out UNIQUE if a task may have several rows): run CREATE UNIQUE INDEX CONCURRENTLY"
             " generations_task_id ON generations (task_id)"
         )
+
+
+def check_deletion(connection: sa.Connection) -> None:
+    """Raises NoRightToWrite unless this role may delete generations."""
+    is_kept = is_kept_out(connection, "DELETE", "generations")
+    if is_kept or not may(connection, "DELETE", "generations"):
+        raise no_right(connection, "DELETE", generations, by_policy=is_kept)
 
 
 def lack_of_writing(connection: sa.Connection) -> Lack | None:
@@ -234,10 +259,16 @@ def no_right(
 ) -> NoRightToWrite:
     """`by_policy`: row-level security forbids it, not a missing GRANT."""
     role = current_role(connection)
-    if table is generations:
+    if action == "INSERT" and table is generations:
+        return NoRightToWrite(_ADD_POLICY.format(role) if by_policy else _ADD_GRANT.format(role))
+    if table is generations and action == "UPDATE":
         return NoRightToWrite(_TASK_POLICY.format(role) if by_policy else _TASK_GRANT.format(role))
+    if table is generations and not by_policy:
+        return NoRightToWrite(_DELETION_GRANT.format(role))
     if by_policy:
         return NoRightToWrite(_policy(role, action, [table.name]))
+    if action == "UPDATE":
+        return NoRightToWrite(_RENAME_GRANT.format(role))
     return NoRightToWrite(_grant(role, [(action, table.name)]))
 
 
@@ -245,10 +276,19 @@ _TASK_GRANT = (
     "role {0} may not write what the provider says into generations: run"
     f" GRANT SELECT (task_id), UPDATE ({', '.join(_TASK_COLUMNS)}) ON generations TO {{0}}"
 )
+_DELETION_GRANT = "role {0} may not delete generations: run GRANT DELETE ON generations TO {0}"
 _TASK_POLICY = (
     "row-level security keeps role {0} from writing generations: run"
     " CREATE POLICY lens_writes ON generations FOR UPDATE TO {0} USING (true)"
 )
+
+
+_ADD_GRANT = "role {0} may not add generations: run GRANT INSERT ON generations TO {0}"
+_ADD_POLICY = (
+    "row-level security keeps role {0} from adding generations: run"
+    " CREATE POLICY lens_adds ON generations FOR INSERT TO {0} WITH CHECK (true)"
+)
+_RENAME_GRANT = "role {0} may not rename masters: run GRANT UPDATE (name) ON master_videos TO {0}"
 
 
 def _grant(role: str, lacking: Iterable[tuple[str, str]]) -> str:

@@ -18,6 +18,7 @@ from lens_pipeline.catalog.tables import (
     row_time,
     scaled_videos,
 )
+from lens_pipeline.catalog.titles import pattern_of
 from lens_pipeline.core.locks import lock_id
 from lens_pipeline.errors import InvalidRow
 
@@ -59,13 +60,21 @@ class ProjectRows:
         self._project = IdColumn(of_asset if kind is Kind.SHOT else of_master)
 
     def page(
-        self, connection: sa.Connection, project_id: str, after: Place | None, limit: int
+        self,
+        connection: sa.Connection,
+        project_id: str,
+        after: Place | None,
+        limit: int,
+        masters: Sequence[str] | None = None,
     ) -> list[Listed]:
-        """Rows created before the place `after`, newest first."""
+        """Rows created before the place `after`, newest first; renditions of `masters` alone."""
         time, key = sa.func.coalesce(self._created, _NEVER), self._rows.key.text
         conditions: list[sa.ColumnElement[bool]] = []
         if after is not None:
             conditions.append(sa.tuple_(time, key) < place(after.changed_at, after.id))
+        if masters is not None:
+            wanted = self._master_of_scaled.bindable(connection, masters)
+            conditions.append(self._master_of_scaled.among(connection, wanted))
         order = (time.desc(), key.desc())
         return self._listed(connection, project_id, conditions, order, limit)
 
@@ -78,6 +87,17 @@ class ProjectRows:
         conditions = [self._rows.key.among(connection, wanted)]
         found = self._listed(connection, project_id, conditions, (), None)
         return self._rows.key.as_asked(connection, asked, {one.row.id: one for one in found})
+
+    def counts(self, connection: sa.Connection, master_ids: Iterable[str]) -> dict[str, int]:
+        """Of renditions, by master."""
+        wanted = self._master_of_scaled.bindable(connection, master_ids)
+        query = (
+            sa.select(self._master_of_scaled.text.label("id"), sa.func.count().label("total"))
+            .where(self._master_of_scaled.among(connection, wanted))
+            .where(sa.not_(self._rows.unusable))
+            .group_by(scaled_videos.c.master_id)
+        )
+        return {row.id: row.total for row in connection.execute(query)}
 
     def insert(
         self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]
@@ -94,6 +114,20 @@ class ProjectRows:
         row |= {key.column.name: key.bound(connection, row_id), **values}
         statement = postgresql.insert(self.table).values(row).on_conflict_do_nothing()
         return connection.execute(statement).rowcount == 1
+
+    def rename(self, connection: sa.Connection, project_id: str, row_id: str, name: str) -> bool:
+        """Of a master; its time stays, since its video does. False: there is no row to change."""
+        this = self._rows.key.equals(connection, row_id)
+        own = self._project.equals(connection, project_id)
+        statement = sa.update(self.table).where(this, own).values(name=name)
+        return connection.execute(statement).rowcount > 0
+
+    def named(self, connection: sa.Connection, project_id: str, name: str, limit: int) -> list[str]:
+        """Ids of masters."""
+        own = self._project.equals(connection, project_id)
+        like = as_text(self.table.c.name).regexp_match(f"^{pattern_of(name)}$")
+        query = sa.select(self._rows.key.text).where(own, like).limit(limit)
+        return list(connection.execute(query).scalars())
 
     def delete(self, connection: sa.Connection, row_id: str) -> list[str] | None:
         """Returns the ids of a master's renditions, deleted with it; None: there is no row."""

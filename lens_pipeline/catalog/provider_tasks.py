@@ -1,5 +1,6 @@
-"""Results of the provider's tasks, written into their rows of `generations`."""
+"""Results of providers' tasks, written into their rows of `generations`."""
 
+import datetime as dt
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -7,10 +8,14 @@ import sqlalchemy as sa
 from lens_pipeline.catalog import permissions
 from lens_pipeline.catalog.generations import GenerationRows
 from lens_pipeline.catalog.row_types import IdColumn, text_of
-from lens_pipeline.catalog.rows import FINISHED, Generation, UnusableRow
+from lens_pipeline.catalog.rows import FINISHED, Generation, UnusableRow, known_time
 from lens_pipeline.catalog.tables import generations
 
 FAILED = "failed"
+# What sites write where nothing more is to come.
+_GIVEN_UP = (FAILED, "fail", "failure", "error", "cancelled", "canceled")
+# Providers keep a task for a while only; kie.ai for 14 days.
+_LONGEST = dt.timedelta(days=14)
 # The provider's request waits for this lock.
 _LIMIT_LOCK = sa.text("SET LOCAL lock_timeout = '5s'")
 
@@ -21,6 +26,9 @@ class TaskRow:
     user_id: str
     task_id: str
     status: str
+    provider: str | None = None
+    """As the row says it, with a model after a slash; None: its table or the row does not."""
+    changed_at: dt.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +52,37 @@ class TaskRows:
         """One row, unless the host's table allows more."""
         if not self._task.bindable(connection, [task_id]):
             return []
-        query = sa.select(
-            self._rows.key.text.label("id"), text_of(generations.c.user_id), generations.c.status
-        ).where(self._task.equals(connection, task_id))
-        return [
-            TaskRow(row.id, row.user_id or "", task_id, row.status or "")
-            for row in connection.execute(query)
-        ]
+        query = self._select(connection).where(self._task.equals(connection, task_id))
+        return _task_rows(connection, query)
+
+    def unfinished(
+        self, connection: sa.Connection, unchanged: dt.timedelta, most: int
+    ) -> list[TaskRow]:
+        """Rows of tasks that may still end, which have not changed for so long; newest first."""
+        status = sa.func.lower(sa.func.trim(generations.c.status))
+        now = sa.func.now()
+        query = (
+            self._select(connection)
+            .where(
+                generations.c.task_id.is_not(None),
+                self._rows.belongs,
+                sa.or_(generations.c.status.is_(None), status.not_in([*FINISHED, *_GIVEN_UP])),
+                self._rows.time.between(now - _LONGEST, now - unchanged),
+            )
+            .order_by(self._rows.time.desc())
+            .limit(most)
+        )
+        return _task_rows(connection, query)
+
+    def _select(self, connection: sa.Connection) -> sa.Select:
+        return sa.select(
+            self._rows.key.text.label("id"),
+            text_of(generations.c.user_id),
+            text_of(generations.c.task_id),
+            generations.c.status,
+            _provider(connection).label("provider"),
+            self._rows.time.label("changed_at"),
+        )
 
     def record(
         self, connection: sa.Connection, row: TaskRow, asset_url: str | None
@@ -79,6 +111,32 @@ class TaskRows:
             parsed if is_finished and isinstance(parsed, Generation) else None,
             parsed.reason if is_finished and isinstance(parsed, UnusableRow) else None,
         )
+
+
+def _task_rows(connection: sa.Connection, query: sa.Select) -> list[TaskRow]:
+    return [
+        TaskRow(
+            row.id,
+            row.user_id or "",
+            row.task_id,
+            row.status or "",
+            row.provider,
+            known_time(row.changed_at),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _provider(connection: sa.Connection) -> sa.ColumnElement:
+    """The optional column; NULL where there is none, or we may not read it."""
+    exists = sa.text(
+        "SELECT has_column_privilege(attrelid, attnum, 'SELECT') FROM pg_attribute"
+        " WHERE attrelid = to_regclass('generations') AND attname = 'provider'"
+        " AND NOT attisdropped"
+    )
+    if not connection.scalar(exists):
+        return sa.null()
+    return sa.cast(sa.literal_column("generations.provider"), sa.Text)
 
 
 def _update(asset_url: str | None) -> sa.Update:

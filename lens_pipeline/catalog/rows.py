@@ -33,6 +33,18 @@ class Generation:
     finished_at: dt.datetime | None
 
 
+class ShotProblem(StrEnum):
+    """Why an asset of the project cannot be a shot."""
+
+    EMPTY = "empty"
+    """It names neither a generation nor a file."""
+    NO_GENERATION = "no_generation"
+    NO_VIDEO = "no_video"
+    NO_FILE = "no_file"
+    UNUSABLE = "unusable"
+    """Its file was looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shot:
     """A shot of a master. Exactly one of `source`, `waits` and `problem` is set."""
@@ -43,6 +55,7 @@ class Shot:
     waits: str | None = None
     """What it waits for, in words."""
     problem: str | None = None
+    problem_code: ShotProblem | None = None
     finished_at: dt.datetime | None = None
     generation_id: str | None = None
     """Of what was generated; None: it was uploaded."""

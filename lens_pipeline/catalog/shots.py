@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lens_pipeline.catalog.rows import FINISHED, Kind, Shot
+from lens_pipeline.catalog.rows import FINISHED, Kind, Shot, ShotProblem
 
 # Rows come from outside and need a limit.
 MOST_SHOTS = 1000
@@ -91,20 +91,24 @@ def _shot(
     if asset.generation_id is not None:
         return _generated(name, asset.generation_id, generations.get(asset.generation_id))
     if not asset.asset_url:
-        return Shot(name, problem=f"shot {name!r} has neither a generation nor an asset_url")
+        problem = f"shot {name!r} has neither a generation nor an asset_url"
+        return Shot(name, problem=problem, problem_code=ShotProblem.EMPTY)
     return Shot(name, source=asset.asset_url, finished_at=asset.created_at)
 
 
 def _generated(name: str, generation_id: str, generation: ShotGeneration | None) -> Shot:
     which = f"generation {generation_id!r}"
     if generation is None:
-        return Shot(name, problem=f"shot {name!r}: its {which} does not exist")
+        problem = f"shot {name!r}: its {which} does not exist"
+        return Shot(name, problem=problem, problem_code=ShotProblem.NO_GENERATION)
     if generation.kind != Kind.VIDEO:
-        return Shot(name, problem=f"shot {name!r}: its {which} is a {generation.kind}, no video")
+        problem = f"shot {name!r}: its {which} is a {generation.kind}, no video"
+        return Shot(name, problem=problem, problem_code=ShotProblem.NO_VIDEO)
     if generation.status not in FINISHED:
         return Shot(name, waits=f"shot {name!r}: its {which} has status {generation.status!r}")
     if not generation.asset_url:
-        return Shot(name, problem=f"shot {name!r}: its {which} has no asset_url")
+        problem = f"shot {name!r}: its {which} has no asset_url"
+        return Shot(name, problem=problem, problem_code=ShotProblem.NO_FILE)
     return Shot(
         name,
         source=generation.asset_url,

@@ -5,6 +5,7 @@ nothing and can be made anew. Rows of it without an asset are marks: the time `k
 process keeps the copy true, and the time `compared` of the last look at every generation.
 """
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
@@ -236,6 +237,23 @@ def unsettled(
     # The limit must not make the planner look each row up.
     found = query.cte("found").prefix_with("MATERIALIZED")
     return list(connection.execute(sa.select(found.c.id).limit(limit)).scalars())
+
+
+def counts(
+    connection: sa.Connection, rows: RowSet, asset: str
+) -> dict[str, tuple[int, dt.datetime | None]]:
+    """Usable finished rows by status: how many, and the time of the oldest."""
+    table = derivatives.c
+    status = sa.func.coalesce(table.status, "none").label("status")
+    own = rows.key.column.table
+    joined = own.outerjoin(derivatives, (table.asset == asset) & (table.id == rows.key.text))
+    query = (
+        sa.select(status, sa.func.count(), sa.func.min(rows.time))
+        .select_from(joined)
+        .where(rows.counts, sa.not_(rows.unusable))
+        .group_by(status)
+    )
+    return {row[0]: (row[1], row[2]) for row in connection.execute(query)}
 
 
 def delete_orphans(connection: sa.Connection, kinds: Mapping[str, str]) -> int:

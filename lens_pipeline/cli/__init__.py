@@ -3,39 +3,151 @@
 import importlib
 import logging
 import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+from click.exceptions import NoSuchCommand
 
 from lens_pipeline.core.logs import speaks_json
 from lens_pipeline.errors import DerivativeError, LensError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 # Interface: 1 something failed, 2 wrong usage or settings.
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
-# Name → module and line in `lens --help`. Modules are imported late. None of them imports Dagster,
-# which takes longer than all else: functions that work with it do, once the arguments are known.
-_COMMANDS = {
-    "up": ("up", "Run and supervise every process of this machine."),
-    "demo": ("up", "Run the pipeline on sample photos, videos and a master."),
-    "run": ("role", "Be one process of the pipeline, in the foreground."),
-    "health": ("role", "Say whether a process started by `run` or `worker` lives."),
-    "worker": ("up", "Run one more worker, on this or any other machine."),
-    "once": ("work", "Do what needs doing now, in this process."),
-    "backfill": ("work", "Make missing and failed derivatives."),
-    "adopt": ("adopt", "Record derivatives that already lie in the store."),
-    "status": ("inspect", "Say where generations and masters stand, and why."),
-    "report": ("inspect", "Show what became of the files of each day."),
-    "dead-letters": ("inspect", "List what was given up on, and why."),
-    "verify": ("inspect", "Say which stored files are gone or damaged."),
-    "retry": ("work", "Try again what failed or was given up on."),
-    "restore": ("restore", "Keep the originals of deleted rows, and tell what the rows were."),
-    "remove-missing": ("work", "Delete the derivatives of rows that are gone."),
-    "add": ("add", "Insert a finished generation from a file or URL."),
-    "token": ("setup", "Print a token for the HTTP app that sees one user or project alone."),
-    "doctor": ("setup", "Check everything the pipeline needs."),
-    "alert-test": ("setup", "Send a test message to every address of LENS_ALERT_URLS."),
-    "migrate": ("setup", "Create the tables where absent."),
+
+class _Entry(NamedTuple):
+    module: str
+    line: str
+    """In `lens --help`."""
+    examples: tuple[str, str]
+
+
+# Modules are imported late. None of them imports Dagster, which takes longer than all else:
+# functions that work with it do, once the arguments are known.
+_GROUPS: dict[str, dict[str, _Entry]] = {
+    "Run": {
+        "up": _Entry(
+            "up",
+            "Run and supervise every process of this machine.",
+            ("lens up", "LENS_API_PORT=8080 lens up"),
+        ),
+        "demo": _Entry(
+            "up",
+            "Run the pipeline on sample photos, videos and a master.",
+            ("lens demo", "lens demo --exit-when-done"),
+        ),
+        "run": _Entry(
+            "role",
+            "Be one process of the pipeline, in the foreground.",
+            ("lens run daemon", "lens run api"),
+        ),
+        "worker": _Entry(
+            "up",
+            "Run one more worker, on this or any other machine.",
+            ("lens worker --queue previews", "lens worker --queue masters --concurrency 2"),
+        ),
+        "health": _Entry(
+            "role",
+            "Say whether a process started by `run` or `worker` lives.",
+            ("lens health", "lens health worker-previews"),
+        ),
+    },
+    "Look": {
+        "status": _Entry(
+            "inspect",
+            "Show how everything stands, or where single files do, and why.",
+            ("lens status", "lens status ID --json"),
+        ),
+        "dead-letters": _Entry(
+            "inspect",
+            "List what was given up on, and why.",
+            ("lens dead-letters", "lens dead-letters --class SourceMissing --since 2026-11-01"),
+        ),
+        "report": _Entry(
+            "inspect",
+            "Show what became of the files of each day.",
+            ("lens report", "lens report --days 30 --json"),
+        ),
+        "verify": _Entry(
+            "inspect",
+            "Say which stored files are gone or damaged.",
+            ("lens verify", "lens verify --all --json"),
+        ),
+        "doctor": _Entry(
+            "setup",
+            "Check everything the pipeline needs.",
+            ("lens doctor", "lens doctor --json"),
+        ),
+    },
+    "Work": {
+        "add": _Entry(
+            "add",
+            "Insert a finished generation from a file or URL.",
+            ("lens add photo.jpg --user me", "lens add https://example.com/a.mp4 --user me"),
+        ),
+        "once": _Entry(
+            "work",
+            "Do what needs doing now, in this process.",
+            ("lens once", "lens once --limit 100 --json"),
+        ),
+        "backfill": _Entry(
+            "work",
+            "Make missing and failed derivatives.",
+            ("lens backfill --dry-run", "lens backfill --kind video --concurrency 8"),
+        ),
+        "retry": _Entry(
+            "work",
+            "Try again what failed or was given up on.",
+            ("lens retry ID", "lens retry --all"),
+        ),
+        "adopt": _Entry(
+            "adopt",
+            "Record derivatives that already lie in the store.",
+            ("lens adopt --dry-run", "lens adopt"),
+        ),
+        "restore": _Entry(
+            "restore",
+            "Keep the originals of deleted rows, and tell what the rows were.",
+            ("lens restore ID", "lens restore ID --json"),
+        ),
+        "remove-missing": _Entry(
+            "work",
+            "Delete the derivatives of rows that are gone.",
+            ("lens remove-missing", "lens remove-missing --yes --now"),
+        ),
+    },
+    "Set up": {
+        "migrate": _Entry(
+            "setup",
+            "Create the tables where absent.",
+            ("lens migrate --check", "lens migrate --sql --role lens | psql"),
+        ),
+        "token": _Entry(
+            "setup",
+            "Print a token for the HTTP app that sees one user or project alone.",
+            ("lens token --user 42", "lens token --project trailer --days 30"),
+        ),
+        "alert-test": _Entry(
+            "setup",
+            "Send a test message to every address of LENS_ALERT_URLS.",
+            ("lens alert-test", "LENS_ALERT_URLS=json://localhost:9000 lens alert-test"),
+        ),
+        "completion": _Entry(
+            "completion",
+            "Print the script by which a shell completes commands and options.",
+            ('eval "$(lens completion bash)"', "lens completion fish > lens.fish"),
+        ),
+    },
 }
+_COMMANDS = {name: entry for group in _GROUPS.values() for name, entry in group.items()}
+
+
+def _epilog(*examples: str) -> str:
+    """Lines that click does not fill, below the options."""
+    return "\n  ".join(["\b\nExamples:", *examples])
 
 
 class _LazyGroup(click.Group):
@@ -45,17 +157,42 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"{__name__}.{_COMMANDS[cmd_name][0]}")
-        return getattr(module, cmd_name.replace("-", "_"))
+        entry = _COMMANDS[cmd_name]
+        module = importlib.import_module(f"{__name__}.{entry.module}")
+        command = getattr(module, cmd_name.replace("-", "_"))
+        command.epilog = _epilog(*entry.examples)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            # Of the names, not of loaded commands.
+            raise NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+        for group, entries in _GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(name, entry.line) for name, entry in entries.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """By name, without the commands' modules: people wait for it at each key."""
+        from click.shell_completion import CompletionItem
+
+        names = [
+            CompletionItem(name, help=entry.line)
+            for name, entry in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_epilog("lens demo", "lens add photo.jpg --user me", "lens status"),
 )
 @click.version_option(package_name="lens-pipeline")
 def lens() -> None:

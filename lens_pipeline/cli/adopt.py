@@ -188,7 +188,7 @@ def _record_stored(
     """
     total = Adoption()
     # No older system made them.
-    settings = pipeline.settings.model_copy(update={"preview_sizes": ()})
+    settings = pipeline.settings.model_copy(update={"preview_sizes": (), "playable": False})
     pipeline = replace(pipeline, settings=settings)
     for derivative in registry.switched_on(settings):
         for page in pipeline.catalog.all_finished(derivative.kind):

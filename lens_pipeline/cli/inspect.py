@@ -3,19 +3,19 @@
 import datetime as dt
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
 import click
 
-from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.cli.session import UNKNOWN_ID, print_json, session
+from lens_pipeline.cli.tables import print_table
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import dead_letters as letters
-from lens_pipeline.derivatives import originals, store_audit
+from lens_pipeline.derivatives import store_audit
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import statuses_of_id
@@ -23,6 +23,7 @@ from lens_pipeline.event_log.daily import DayLog
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.monitoring.reports import archive, collect
 from lens_pipeline.monitoring.reports.collect import DayReport
+from lens_pipeline.reasons import explain
 
 _STATUS = ("id", "kind", "asset", "state", "outdated", "path")
 # Of what could not be made anew, those of the attempt.
@@ -36,12 +37,13 @@ _LETTER = ("id", "kind", "error", "error_class", "attempts", "run_id", "source")
 def status(ids: tuple[str, ...], as_json: bool) -> None:
     """Say where each ID stands: none, processing, ready, failed or dead, and why.
 
-    Without an ID, count the originals that are not saved. Exit status 1: one has failed, was given
-    up on, or is not known, or an original of a new row is not saved after an hour.
+    Without an ID, show the files of each kind by their state, how long the oldest has waited, the
+    originals that are not saved, and what runs. Exit status 1: one has failed, was given up on, or
+    is not known, or an original of a new row is not saved after an hour.
     """
     found: list[dict] = []
     is_well = True
-    unsaved: Mapping[Kind, originals.UnsavedOriginals] = {}
+    overview = None
     with session("status") as pipeline:
         for row_id in ids:
             statuses = statuses_of_id(pipeline, row_id)
@@ -53,22 +55,24 @@ def status(ids: tuple[str, ...], as_json: bool) -> None:
                 error = reason or UNKNOWN_ID
                 found.append({"id": row_id, "kind": None, "state": state, "error": error})
         if not ids:
-            *_, (unsaved, _) = originals.count_unsaved(pipeline)
+            # It imports more than the status of an ID needs.
+            from lens_pipeline.cli.overview import look
+
+            overview = look(pipeline)
     restarts = read_restarts(pipeline.settings.resolved_home)
     if as_json:
         result = {"status": found, "restarts": {k: one.count for k, one in restarts.items()}}
-        counts = {kind.value: asdict(one) for kind, one in unsaved.items()}
-        print_json(result if ids else result | {"originals_unsaved": counts})
+        print_json(result | (overview.to_json() if overview else {}))
     else:
         for entry in found:
             print(_line(entry))
-        if not ids:
-            print(f"originals: {originals.in_words(unsaved)}")
+        if overview:
+            overview.show()
         if again := in_words(restarts):
             say(f"lens: started again since `lens up` began: {again}")
     failed = [entry for entry in found if entry["state"] in (State.FAILED, State.DEAD)]
-    late = [one for one in unsaved.values() if one.late.count]
-    sys.exit(0 if is_well and not failed and not late else 1)
+    is_late = overview is not None and any(one.late.count for one in overview.unsaved.values())
+    sys.exit(0 if is_well and not failed and not is_late else 1)
 
 
 def _entry(status: DerivativeStatus) -> dict:
@@ -101,25 +105,56 @@ def _line(entry: dict) -> str:
         words.append(entry["error"])
     if entry.get("retry_at"):
         words.append(f"(tried again from {entry['retry_at']} on)")
-    return " ".join(word for word in words if word)
+    line = " ".join(word for word in words if word)
+    return f"{line}\n  {explain(entry['error_class']).text}" if entry.get("error_class") else line
 
 
 @click.command("dead-letters")
+@click.option("--class", "error_class", metavar="NAME", help="Only of this class of error.")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    metavar="DATE",
+    help="Only from this day or time on, in UTC.",
+)
 @click.option("--outdated", is_flag=True, help="Instead what is ready, but could not be made anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def dead_letters(outdated: bool, as_json: bool) -> None:
+def dead_letters(
+    error_class: str | None, since: dt.datetime | None, outdated: bool, as_json: bool
+) -> None:
     """List what was given up on, and why."""
     with session("dead-letters") as pipeline:
-        find = letters.outdated_letters if outdated else letters.dead_letters
-        found = find(pipeline)
+        found = (letters.outdated_letters if outdated else letters.oldest_dead_letters)(pipeline)
+    if error_class is not None:
+        found = [letter for letter in found if letter.error_class == error_class]
+    if since is not None:
+        from_then_on = since.replace(tzinfo=dt.UTC)
+        # Rows that cannot be used have no time.
+        found = [letter for letter in found if letter.at is None or letter.at >= from_then_on]
     if as_json:
-        print_json({"dead_letters": [_fields(letter, _LETTER) for letter in found]})
+        print_json({"dead_letters": [_letter(one) for one in found]})
         return
-    for letter in found:
-        source = f" from {letter.source!r}" if letter.source else ""
-        print(f"{letter.kind} {letter.id!r}{source}: {letter.error_class}: {letter.error}")
+    if found:
+        titles = ["since (UTC)", "kind", "id", "attempts", "reason"]
+        print_table(titles, map(_row, found), right={titles.index("attempts")})
+        print()
+    for name in sorted({letter.error_class or "" for letter in found}):
+        print(f"{name}: {explain(name).text}")
     count = f"{len(found)} outdated" if outdated else letters.counted(len(found))
     print(count + (": `lens retry ID` tries again" if found else ""))
+
+
+def _letter(letter: DerivativeStatus) -> dict:
+    at = letter.at.isoformat(timespec="seconds") if letter.at else None
+    return _fields(letter, _LETTER) | {"at": at}
+
+
+def _row(letter: DerivativeStatus) -> list[str]:
+    return [
+        f"{letter.at:%Y-%m-%d %H:%M}" if letter.at else "",
+        *(letter.kind, letter.id, str(letter.attempts or "")),
+        f"{letter.error_class}: {letter.error}",
+    ]
 
 
 @click.command()
@@ -222,24 +257,14 @@ def _without(row: dict, *names: str) -> dict:
 
 
 def _print(days: list[DayReport]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("day", "kind", box=None, pad_edge=False)
-    for title in _COLUMNS.values():
-        table.add_column(title, justify="left" if title == "failed attempts" else "right")
-    quiet = 0
+    found, quiet = [], 0
     for day in days:
         rows = [row for row in day.summary if row["finished"] or row["failed_attempts"]]
         quiet += not rows
-        for row in rows:
-            table.add_row(row["day"], row["kind"], *(_cell(name, row[name]) for name in _COLUMNS))
-    console = Console()
-    if not console.is_terminal:
-        # A file or a pipe has no width to fit into.
-        console = Console(width=250)
-    if table.row_count:
-        console.print(table)
+        found += [[row["day"], row["kind"], *(_cell(n, row[n]) for n in _COLUMNS)] for row in rows]
+    titles = ["day", "kind", *_COLUMNS.values()]
+    if found:
+        print_table(titles, found, right=range(2, titles.index("failed attempts")))
     if quiet:
         say(f"lens: {quiet} of {len(days)} days without any finished file")
 

@@ -163,7 +163,7 @@ def _wanted(
     outdated: bool,
 ) -> list[str]:
     ready = [s for s in found if s.state is State.READY and not s.waits_for]
-    again = {status.id for status in ready} if force or lost else set()
+    again = {status.id for status in ready if force or status.path} if force or lost else set()
     if lost and not force:
         again -= stored_objects(pipeline, ready).keys()
     if outdated:

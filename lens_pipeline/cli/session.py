@@ -12,7 +12,6 @@ import click
 from lens_pipeline.core.endpoints import Endpoints
 from lens_pipeline.core.startup import load_settings, logger, say
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
-from lens_pipeline.engine.instance import dagster_instance
 from lens_pipeline.event_log.tables import has_tables
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor.services import running
@@ -47,6 +46,7 @@ def dagster_session(command: str) -> Iterator[Session]:
     looking.
     """
     from lens_pipeline.engine.dagster_storage.storage import require_current_tables
+    from lens_pipeline.engine.instance import dagster_instance
 
     with session(command) as pipeline:
         require_current_tables(pipeline.endpoints.dagster_url)

@@ -27,6 +27,7 @@ from lens_pipeline.errors import DiskFull, first_line
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.monitoring.probes.host import DiskMonitor, Space
 from lens_pipeline.monitoring.view_sync import update_view
+from lens_pipeline.reasons import explain
 from lens_pipeline.settings import Settings, SettingsError
 
 # Between two lines of `remove-missing`.
@@ -252,6 +253,7 @@ def _finish(result: Result, as_json: bool, *, failed: bool = False) -> None:
     else:
         for item in result.failures:
             print(f"{item.kind} {item.id}: {item.error_class}: {item.error}")
+            print(f"  {explain(item.error_class).text}")
         print(
             f"{result.found} found, {result.ready} ready, {result.failed} failed,"
             f" {result.skipped} skipped in {result.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""The sensors: those that the registry names, and one for deleted rows."""
+"""The sensors: those that the registry names, and those for deleted rows and lost webhooks."""
 
 import json
 
@@ -10,7 +10,9 @@ from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.removal import remove_vanished
+from lens_pipeline.engine.unfinished_tasks import TICK_SECONDS, UnfinishedTasks, in_words
 
+_unfinished = UnfinishedTasks()
 # Of each minute and derivative: a million partitions take some ten minutes.
 _REMOVAL_SECONDS = 1.0
 
@@ -65,3 +67,17 @@ def removed_generations(
         skip_reason="; ".join(f"{d.asset}: {removal}" for d, removal in done.items()),
         cursor=json.dumps({d.asset: removal.cursor for d, removal in done.items()}),
     )
+
+
+@dg.sensor(
+    minimum_interval_seconds=TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks the provider for tasks whose webhook has not come, and finishes their rows.",
+    owners=OWNERS,
+    metadata=code_of(UnfinishedTasks.look),
+)
+def unfinished_tasks(context: dg.SensorEvaluationContext, lens: LensResource) -> dg.SkipReason:
+    pipeline = lens.pipeline()
+    if not pipeline.settings.enabled:
+        return dg.SkipReason(DISABLED)
+    return dg.SkipReason(in_words(_unfinished.look(pipeline, context.instance)))

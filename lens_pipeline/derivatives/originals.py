@@ -188,6 +188,13 @@ def stored_originals(
     return {key: stored for key, stored in found.items() if stored is not None}
 
 
+def recorded_facts(pipeline: Pipeline, row: Generation) -> Mapping[str, Any]:
+    """The metadata of the original that the row names, whether it is kept or not; else empty."""
+    original = ORIGINALS[row.kind]
+    facts = pipeline.log.latest(original.asset, [row.id]).get(row.id, {})
+    return facts if facts.get("revision") == original.revision_of(row.asset_url) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class ExtraFile:
     """A further result of a generation's task, which its row does not name."""

@@ -29,7 +29,7 @@ def connect(loaded: Settings, endpoints: Endpoints) -> Pipeline:
     return Pipeline(
         settings=loaded,
         endpoints=endpoints,
-        catalog=Catalog(endpoints.database_url),
+        catalog=Catalog(endpoints.database_url, loaded.title_column),
         log=EventLog(endpoints.dagster_url),
         runs=RunQueueLog(endpoints.dagster_url),
         store=open_store(loaded.resolved_store_url, loaded.s3_endpoint),

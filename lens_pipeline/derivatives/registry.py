@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from lens_pipeline.catalog.rows import (
     Generation,
@@ -49,6 +49,7 @@ LARGE_OBJECTS = re.compile(
     r"masters/[^/]+/master_[^/]+_[0-9a-f]{12}\.mp4"
     r"|scaled/[^/]+/[^/]+_[0-9a-f]{12}\.mp4"
     r"|cache/shots/[0-9a-f]{64}\.mp4"
+    r"|[^/]+/playable/[^/]+_[0-9a-f]{12}\.mp4"
     r"|[^/]+/originals/[^/]+_[0-9a-f]{12}(_\d{1,3})?\.[a-z0-9]+"
 )
 
@@ -390,30 +391,56 @@ POSTER = Derivative[Generation](
     sensor="new_videos",
     sources=lambda row: [row.asset_url],
 )
-CLIP = Derivative[Generation](
-    asset="clip",
-    description="Hover clip of one video: 3 to 4 s from its poster's frame on, without sound, at"
-    " most 480 pixels and 300 KB.",
-    kind=Kind.VIDEO,
-    partition_set="videos",
-    upstream="video_generation",
+
+
+def _of_video(
+    asset: str, description: str, *, job: str, setting: str, **fields: Any
+) -> Derivative[Generation]:
+    """Made after the poster, and after all other work."""
+    return Derivative[Generation](
+        asset=asset,
+        description=description,
+        kind=Kind.VIDEO,
+        partition_set="videos",
+        upstream="video_generation",
+        job=job,
+        op=f"render_{job}",
+        # Encodes must not delay a preview.
+        queue=MASTERS,
+        extension="mp4",
+        group="derivatives",
+        sensor=f"new_{job}",
+        sources=lambda row: [row.asset_url],
+        # Then the original is in the store, as a rule.
+        follows=POSTER,
+        setting=setting,
+        priority=-10,
+        **fields,
+    )
+
+
+CLIP = _of_video(
+    "clip",
+    "Hover clip of one video: 3 to 4 s from its poster's frame on, without sound, at most 480"
+    " pixels and 300 KB.",
     job="clips",
-    op="render_clips",
-    # Encodes must not delay a preview.
-    queue=MASTERS,
+    setting="clips",
     stem=lambda row: f"{row.user_id}/previews/{row.id}_preview",
-    extension="mp4",
     is_versioned=False,
-    group="derivatives",
-    sensor="new_clips",
     sensor_seconds=5,
     # A master requested meanwhile waits for the run.
     most_in_run=10,
-    sources=lambda row: [row.asset_url],
-    # Then the original is in the store, as a rule.
-    follows=POSTER,
-    setting="clips",
-    priority=-10,
+)
+PLAYABLE = _of_video(
+    "playable_video",
+    "Copy of one video as H.264 and AAC in an MP4 with its index in front, if not all browsers play"
+    " the video itself; else nothing is stored.",
+    job="playable_videos",
+    setting="playable",
+    stem=lambda row: f"{row.user_id}/playable/{row.id}",
+    sensor_seconds=10,
+    most_in_run=5,
+    pace=_ENCODE_PACE,
 )
 MASTER = Derivative[MasterVideo](
     asset="master_video",
@@ -477,7 +504,15 @@ SCALED = Derivative[ScaledVideo](
     form=_scaled_form,
 )
 # Each comes after its `made_from` and what it `follows`.
-DERIVATIVES: tuple[Derivative, ...] = (PREVIEW, POSTER, CLIP, MASTER, MASTER_POSTER, SCALED)
+DERIVATIVES: tuple[Derivative, ...] = (
+    PREVIEW,
+    POSTER,
+    CLIP,
+    PLAYABLE,
+    MASTER,
+    MASTER_POSTER,
+    SCALED,
+)
 
 # Only saves later masters time: no gap is filled and no status is shown.
 CHECKED_SHOT = Derivative[ProjectAsset](

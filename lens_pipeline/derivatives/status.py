@@ -71,7 +71,7 @@ def _with_last_good(
         parameters = derivative.parameters_of(row, one.revision, tag, pipeline.settings)
         if parameters is None:
             return status
-        key = derivative.object_key(row, one.revision)
+        key = derivative.object_key(row, one.revision) if one.is_stored else None
         outdated = one.revision != status.revision and not chosen <= parameters
         return last_good(status, one, key, outdated=outdated)
 

@@ -16,7 +16,8 @@ from lens_pipeline.derivatives.registry import ORIGINALS, of_kind
 from lens_pipeline.derivatives.status import assess
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.history import State
-from lens_pipeline.providers.kie import Task, TaskState
+from lens_pipeline.event_log.tags import CREDITS_TAG
+from lens_pipeline.providers.models import Task, TaskState
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,20 @@ class FinishedTask:
 
 
 def finish_task(
-    pipeline: Pipeline, queue: RunQueue, row: TaskRow, task: Task, origin: str
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    row: TaskRow,
+    task: Task,
+    *,
+    queue: RunQueue | None = None,
+    origin: str = "",
 ) -> FinishedTask | None:
     """Write the row and ask for its derivative; None if the row is gone.
 
     A repetition, also at the same time, changes nothing: the row is locked meanwhile.
     The run is prepared before the finished row is visible, so that the sensors find it in work, and
-    begins after that, so that it finds the row. Raises CatalogError; of a task with several
-    results also SQLAlchemyError.
+    begins after that, so that it finds the row. Without `queue` the sensors take it up. Raises
+    CatalogError; of a task with several results also SQLAlchemyError.
     """
     if not task.state.is_final:
         return FinishedTask(False, row.status)
@@ -50,14 +57,20 @@ def finish_task(
             if recorded.generation and task.state is TaskState.SUCCESS:
                 # No row and no sensor tells of further results: without them nothing is written.
                 with nullcontext() if task.urls[1:] else _optional(row):
-                    _observe_extra(pipeline, queue.instance, recorded.generation, task.urls)
-                with _optional(row):
-                    runs = _prepared(pipeline, queue, recorded.generation, origin)
+                    _observe_extra(pipeline, instance, recorded.generation, task.urls)
+                if task.credits is not None and recorded.changed:
+                    with _optional(row):
+                        _observe_credits(instance, recorded.generation, task.credits)
+                if queue is not None:
+                    with _optional(row):
+                        runs = _prepared(pipeline, queue, recorded.generation, origin)
     except BaseException:
-        queue.discard(runs)
+        if queue is not None:
+            queue.discard(runs)
         raise
-    with _optional(row):
-        queue.release(runs)
+    if queue is not None:
+        with _optional(row):
+            queue.release(runs)
     run_ids = tuple(run.run_id for run in runs)
     logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
     return FinishedTask(recorded.changed, recorded.status, run_ids, recorded.problem)
@@ -74,6 +87,18 @@ def _observe_extra(
     revision = original.revision_of(urls[0])
     files = [ExtraFile(n, revision, url) for n, url in enumerate(extra, start=2)]
     instance.report_runless_asset_event(extra_observation(row, files))
+
+
+def _observe_credits(instance: dg.DagsterInstance, row: Generation, cost: float) -> None:
+    """Record what its task cost, for the daily report; no row holds that."""
+    observation = dg.AssetObservation(
+        asset_key=ORIGINALS[row.kind].asset,
+        partition=row.id,
+        description=f"Its task cost {cost:g} credits.",
+        metadata={"credits": cost},
+        tags={CREDITS_TAG: f"{cost:g}"},
+    )
+    instance.report_runless_asset_event(observation)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
 from lens_pipeline.event_log.history import IN_FLIGHT, ObservationKind, ReportedProgress
-from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG, PROGRESS_TAG
+from lens_pipeline.event_log.tags import OUTCOME_TAG, PROGRESS_TAGS
 
 ENDS = ["PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"]
 _MATERIALIZED, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
@@ -130,10 +130,10 @@ class ChangeLog:
 
     def progress(self) -> dict[str, ReportedProgress]:
         """The progress of runs under way, by run id."""
-        values = {"statuses": list(IN_FLIGHT), "key": PROGRESS_TAG, "percent": PERCENT_TAG}
+        values = {"statuses": list(IN_FLIGHT), "keys": list(PROGRESS_TAGS)}
         with self._engine.connect() as connection:
             rows = connection.execute(_PROGRESS, values)
-            return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
+            return {row.run_id: ReportedProgress.of(row.tags) for row in rows}
 
     def planned(self, run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
         """The first asset of each run, in the order of the registry, and its partition."""
@@ -257,10 +257,9 @@ _PLANNED = sa.text("""
        AND asset_key = ANY(:assets) AND partition IS NOT NULL ORDER BY id DESC
     """)
 _PROGRESS = sa.text("""
-    SELECT r.run_id, t.value AS text, p.value AS percent FROM runs r
-      JOIN run_tags t ON t.run_id = r.run_id AND t.key = :key
-      LEFT JOIN run_tags p ON p.run_id = r.run_id AND p.key = :percent
-     WHERE r.status = ANY(:statuses)
+    SELECT r.run_id, jsonb_object_agg(t.key, t.value) AS tags FROM runs r
+      JOIN run_tags t ON t.run_id = r.run_id AND t.key = ANY(:keys)
+     WHERE r.status = ANY(:statuses) GROUP BY r.run_id
     """)
 _TAGGED = sa.text("""
     SELECT event_id FROM asset_event_tags

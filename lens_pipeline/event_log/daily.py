@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from lens_pipeline.core import postgres
 from lens_pipeline.event_log.counters import STAGES, Missed, missed_of
 from lens_pipeline.event_log.reader import event_metadata, number, text, whole
+from lens_pipeline.event_log.tags import CREDITS_TAG
 
 _MADE, _OBSERVED = "ASSET_MATERIALIZATION", "ASSET_OBSERVATION"
 # The clock of a worker, which sets the times, may be this far off.
@@ -67,6 +68,15 @@ class DayLog:
             with self._engine.connect() as connection:
                 yield from missed_of(connection, page)
 
+    def credits(self, asset: str, since: dt.datetime, until: dt.datetime) -> float | None:
+        """What tasks cost whose end was recorded in the span; None: no provider says so."""
+        found: list[float] = []
+        for page in self._pages(asset, _OBSERVED, since, until):
+            with self._engine.connect() as connection:
+                values = {"ids": page, "tag": CREDITS_TAG}
+                found += map(float, connection.scalars(_VALUES, values))
+        return sum(found) if found else None
+
     def _pages(
         self, asset: str, kind: str, since: dt.datetime, until: dt.datetime
     ) -> Iterator[list[int]]:
@@ -118,6 +128,7 @@ def _file(row: sa.Row) -> MadeFile:
     )
 
 
+_VALUES = sa.text("SELECT value FROM asset_event_tags WHERE event_id = ANY(:ids) AND key = :tag")
 # Rows are compared: see `changes.py`.
 _SPAN = sa.text("""
     SELECT id, "timestamp" >= :since AND "timestamp" < :until AS is_within FROM event_logs

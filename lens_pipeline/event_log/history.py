@@ -8,15 +8,20 @@ from itertools import takewhile
 from typing import Any, Self, TypeVar
 
 from lens_pipeline.errors import EncoderDied, HostUnreachable
+from lens_pipeline.event_log.tags import (
+    PERCENT_TAG,
+    PROGRESS_TAG,
+    PROGRESS_TAGS,
+    SECONDS_LEFT_TAG,
+    STAGE_TAG,
+)
+from lens_pipeline.reasons import explain
 
 IN_FLIGHT = frozenset({"QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING"})
 CANCELED = "Canceled"
 RUN_FAILED = "RunFailed"
-# Errors of runs that recorded no reason, by error class.
-RUN_ERRORS = {
-    CANCELED: "its run was cancelled",
-    RUN_FAILED: "its run ended without a word about it: see the run's log",
-}
+# Classes of errors for which no run recorded a reason.
+RUN_ERRORS = frozenset({CANCELED, RUN_FAILED})
 
 # Before the next attempt. The first steps are short: links may live an hour only.
 _DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 360, 1440))
@@ -56,6 +61,7 @@ class Materialization:
 
     event_id: int
     revision: str | None
+    is_stored: bool = True  # False: the row needs no object
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +146,48 @@ class History:
         return any(plan.run_status in IN_FLIGHT for plan in self.planned)
 
 
+class Stage(StrEnum):
+    """What a run of masters or renditions is at."""
+
+    FETCHING = "fetching"
+    CHECKING = "checking"
+    READING = "reading"
+    ENCODING = "encoding"
+    SOUND = "sound"
+    SCALING = "scaling"
+    JOINING = "joining"
+    VERIFYING = "verifying"
+    STORING = "storing"
+
+
 @dataclass(frozen=True, slots=True)
 class ReportedProgress:
     text: str
     percent: int | None
+    stage: Stage | None = None
+    seconds_left: int | None = None
+    """By the pace until now; None: not known."""
 
     @classmethod
-    def of(cls, text: str, percent: str | None) -> Self:
-        """From the values of tags, which users may set to anything."""
-        return cls(text, int(percent) if percent and percent.isdecimal() else None)
+    def of(cls, tags: Mapping[str, str]) -> Self:
+        """From the tags of a run, which users may set to anything."""
+        stage = tags.get(STAGE_TAG)
+        return cls(
+            tags.get(PROGRESS_TAG, ""),
+            _number(tags.get(PERCENT_TAG)),
+            Stage(stage) if stage in list(Stage) else None,
+            _number(tags.get(SECONDS_LEFT_TAG)),
+        )
+
+    @property
+    def tags(self) -> dict[str, str]:
+        values = (self.text, self.percent, self.stage, self.seconds_left)
+        shown = ("" if value is None else str(value) for value in values)
+        return dict(zip(PROGRESS_TAGS, shown, strict=True))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +202,7 @@ class DerivativeStatus:
     revision: str = ""
     """Of what is ready, else what the row and the settings call for now."""
     key: str | None = None
-    """Object key of that revision."""
+    """Object key of that revision; None: nothing is stored."""
     upstream: str | None = None
     """Revision of what it is made from, if that is a derivative and ready."""
     fingerprint: str | None = None
@@ -173,6 +212,8 @@ class DerivativeStatus:
     state: State = State.NONE
     attempts: int = 0
     """Failures since the last success or retry."""
+    all_attempts: int = 0
+    """Failures since the last success, also before a retry and those that count as no attempt."""
     retry_at: dt.datetime | None = None
     """When a failed one is due again; None: at once."""
     error_class: str | None = None
@@ -238,7 +279,8 @@ class DerivativeStatus:
     def error(self) -> str | None:
         if self.error_class is None:
             return None
-        return RUN_ERRORS.get(self.error_class) or self.fact("error", str)
+        is_unrecorded = self.error_class in RUN_ERRORS
+        return explain(self.error_class).meaning if is_unrecorded else self.fact("error", str)
 
     @property
     def at(self) -> dt.datetime | None:
@@ -269,16 +311,21 @@ def derive_status(
     removed_at = _last(history.observations, ObservationKind.REMOVED)
     materialized = history.made
     materialized_at = materialized.event_id if materialized else 0
-    since = max(materialized_at, removed_at, _last(history.observations, ObservationKind.RETRY))
+    made_at = max(materialized_at, removed_at)
+    since = max(made_at, _last(history.observations, ObservationKind.RETRY))
 
     failed = [one for one in history.observations if one.kind is ObservationKind.FAILED]
-    failures = [one for one in failed if one.event_id > since and one.revision == blank.revision]
+    all_failures = [
+        one for one in failed if one.event_id > made_at and one.revision == blank.revision
+    ]
+    failures = [one for one in all_failures if one.event_id > since]
     is_up_to_date = materialized is not None and materialized.revision == blank.revision
     explained = {one.run_id for one in failed}
-    plans = [plan for plan in history.planned if plan.event_id > since and not plan.is_void]
-    crashed = [
+    all_plans = [plan for plan in history.planned if plan.event_id > made_at and not plan.is_void]
+    plans = [plan for plan in all_plans if plan.event_id > since]
+    all_crashed = [
         plan
-        for plan in plans
+        for plan in all_plans
         # A run that had nothing to do is no attempt.
         if not is_up_to_date
         and plan.run_status == "FAILURE"
@@ -286,6 +333,7 @@ def derive_status(
         and not plan.precedes(changed_at)
         and plan.run_id not in explained
     ]
+    crashed = [plan for plan in all_crashed if plan.event_id > since]
     unexplained = [plan for plan in plans if plan.run_id not in explained]
     in_flight = [plan for plan in unexplained if plan.run_status in IN_FLIGHT]
     cancelled = [
@@ -295,7 +343,9 @@ def derive_status(
         if plan is plans[-1] and plan.run_status == "CANCELED" and not plan.precedes(changed_at)
     ]
     attempts = sum(not one.blameless for one in failures) + len(crashed)
-    ready = replace(blank, state=State.READY, event_id=materialized_at)
+    key = blank.key if materialized and materialized.is_stored else None
+    ready = replace(blank, state=State.READY, event_id=materialized_at, key=key)
+    blank = replace(blank, all_attempts=len(all_failures) + len(all_crashed))
     last = max([*failures, *crashed, *cancelled], key=lambda one: one.event_id, default=None)
 
     if in_flight:
@@ -338,6 +388,7 @@ def last_good(
         key=key,
         event_id=made.event_id,
         attempts=0,
+        all_attempts=0,
         retry_at=None,
         error_class=None,
         run_id=None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -41,13 +42,7 @@ class RunQueueLog:
 
     def load(self, queue_tag: str, default_queue: str, most: int) -> Load:
         """Up to `most` waiting runs of each owner, queue and priority; all runs under way."""
-        values = {
-            "tags": [queue_tag, PRIORITY_TAG, USER_TAG],
-            "queue": queue_tag,
-            "priority": PRIORITY_TAG,
-            "owner": USER_TAG,
-            "default": default_queue,
-        }
+        values = _tags(queue_tag, default_queue)
         with self._engine.connect() as connection:
             waiting = connection.execute(_WAITING, {**values, "most": most}).all()
             under_way = connection.execute(_UNDER_WAY, values).all() if waiting else []
@@ -55,6 +50,12 @@ class RunQueueLog:
             [Waiting(row.run_id, row.queue, row.priority, row.owner) for row in waiting],
             {(row.queue, row.owner): row.runs for row in under_way},
         )
+
+    def places(self, run_ids: Sequence[str], queue_tag: str, default_queue: str) -> dict[str, int]:
+        """The place of each waiting run in its queue; 1: it is next."""
+        values = {**_tags(queue_tag, default_queue), "runs": list(run_ids)}
+        with self._engine.connect() as connection:
+            return {row.run_id: row.place for row in connection.execute(_PLACES, values)}
 
     def depth(self, job: str, origin_tag: str, origin: str) -> int:
         values = {"job": job, "key": origin_tag, "origin": origin}
@@ -71,6 +72,16 @@ class RunQueueLog:
         """Runs that the living workers take at once, by `locks.queue_id`."""
         with self._engine.connect() as connection:
             return {row.queue: int(row.slots) for row in connection.execute(SLOTS)}
+
+
+def _tags(queue_tag: str, default_queue: str) -> dict[str, Any]:
+    return {
+        "tags": [queue_tag, PRIORITY_TAG, USER_TAG],
+        "queue": queue_tag,
+        "priority": PRIORITY_TAG,
+        "owner": USER_TAG,
+        "default": default_queue,
+    }
 
 
 # A priority that is no number counts as 0, as in Dagster.
@@ -93,6 +104,21 @@ _UNDER_WAY = sa.text(f"""
     WITH busy AS ({_TAGGED} WHERE r.status IN ('STARTING', 'STARTED', 'CANCELING')
                   GROUP BY r.id, r.run_id)
     SELECT queue, owner, count(*) AS runs FROM busy GROUP BY queue, owner
+    """)  # noqa: S608 - constants
+# In the order of `derivatives.round_robin`.
+_PLACES = sa.text(f"""
+    WITH queued AS ({_TAGGED} WHERE r.status = 'QUEUED' GROUP BY r.id, r.run_id),
+    busy AS ({_TAGGED} WHERE r.status IN ('STARTING', 'STARTED', 'CANCELING')
+             GROUP BY r.id, r.run_id),
+    taken AS (SELECT queue, owner, count(*) AS runs FROM busy GROUP BY queue, owner),
+    turns AS (
+      SELECT q.*, coalesce(t.runs, 0)
+             + row_number() OVER (PARTITION BY q.queue, q.priority, q.owner ORDER BY q.id) AS turn
+        FROM queued q LEFT JOIN taken t ON t.queue = q.queue AND t.owner = q.owner),
+    placed AS (
+      SELECT run_id, row_number() OVER (PARTITION BY queue ORDER BY priority DESC, turn, id)
+             AS place FROM turns)
+    SELECT run_id, place FROM placed WHERE run_id = ANY(:runs)
     """)  # noqa: S608 - constants
 _UNFINISHED = sa.text("""
     SELECT run_id FROM runs WHERE pipeline_name = :job AND status = ANY(:statuses) ORDER BY id

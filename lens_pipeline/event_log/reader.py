@@ -27,11 +27,11 @@ from lens_pipeline.event_log.tags import (
     FAILED_REVISION_TAG,
     KEPT_TAG,
     OUTCOME_TAG,
-    PERCENT_TAG,
     PERMANENT_TAG,
-    PROGRESS_TAG,
+    PROGRESS_TAGS,
     REVISION_TAG,
     SOURCE_TAG,
+    UNSTORED_TAG,
 )
 
 _KEYS_PER_QUERY = 2000
@@ -113,12 +113,11 @@ class EventLog:
     def progress(self, run_ids: Iterable[str]) -> dict[str, ReportedProgress]:
         """By run id."""
         query = """
-            SELECT t.run_id, t.value AS text, p.value AS percent FROM run_tags t
-              LEFT JOIN run_tags p ON p.run_id = t.run_id AND p.key = :percent
-             WHERE t.run_id = ANY(:ids) AND t.key = :key
+            SELECT run_id, jsonb_object_agg(key, value) AS tags FROM run_tags
+             WHERE run_id = ANY(:ids) AND key = ANY(:keys) GROUP BY run_id
         """
-        rows = self._rows(query, ids=list(run_ids), key=PROGRESS_TAG, percent=PERCENT_TAG)
-        return {row.run_id: ReportedProgress.of(row.text, row.percent) for row in rows}
+        rows = self._rows(query, ids=list(run_ids), keys=list(PROGRESS_TAGS))
+        return {row.run_id: ReportedProgress.of(row.tags) for row in rows}
 
     def runs_of(self, asset: str, key: str) -> list[str]:
         """Runs queued or under way for this partition alone."""
@@ -321,7 +320,10 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
         at = row.at.replace(tzinfo=dt.UTC)
         plans[row.key].append(PlannedRun(row.id, row.run_id, row.status, row.interrupted, at))
     latest = {
-        row.key: Materialization(row.id, tags[row.id].get(REVISION_TAG)) for row in materialized
+        row.key: Materialization(
+            row.id, tags[row.id].get(REVISION_TAG), is_stored=UNSTORED_TAG not in tags[row.id]
+        )
+        for row in materialized
     }
     return {
         key: History(latest.get(key), tuple(observations[key]), tuple(plans[key]))

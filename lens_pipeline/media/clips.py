@@ -13,7 +13,7 @@ from lens_pipeline.media.ffmpeg import ffprobe, filters
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import read_head, video_demuxer
-from lens_pipeline.media.models import Clip
+from lens_pipeline.media.models import Video
 
 EDGE = 480
 # With what says how it came to be, at most 300 KB.
@@ -27,7 +27,7 @@ _STEPS = ((26, 450), (32, 250), (40, 120))
 _PROBE_SECONDS = 30.0
 
 
-def render_clip(source: Path, at_seconds: float, seconds: float, tools: Tools, work: Work) -> Clip:
+def render_clip(source: Path, at_seconds: float, seconds: float, tools: Tools, work: Work) -> Video:
     """Encode 3 to 4 s from `at_seconds` on of a video of `seconds`, less if it is shorter.
 
     If the scene changes in the fourth second, the clip ends there. Raises what `run_long` raises;
@@ -123,11 +123,11 @@ def _until_scene_change(path: Path, tools: Tools, work: Work) -> Path:
     return cut
 
 
-def _checked(path: Path, tools: Tools, work: Work) -> Clip:
+def _checked(path: Path, tools: Tools, work: Work) -> Video:
     """Raises MediaError: it is empty or too large."""
     size = path.stat().st_size
     probed = ffprobe.describe(path, "mov", [], tools, _PROBE_SECONDS, work.cancelled)
     video = ffprobe.first_video(probed["streams"])
     if size > MOST_BYTES or not int(video["nb_frames"]):
         raise MediaError(f"the clip has {size:,} bytes and {video['nb_frames']} frames")
-    return Clip(path, video["width"], video["height"], float(video["duration"]))
+    return Video(path, video["width"], video["height"], float(video["duration"]))

@@ -85,6 +85,18 @@ def picture_kind(head: bytes) -> str:
     raise MediaError(_refusal(head, extension, "picture", "video", _TAKEN_PICTURES))
 
 
+def is_video(head: bytes) -> bool:
+    """Whether it is a video, and no picture.
+
+    Raises MediaError: it is neither, or of a kind that is not supported.
+    """
+    if file_extension(head) in _PICTURES:
+        picture_kind(head)
+        return False
+    video_demuxer(head)
+    return True
+
+
 def video_demuxer(head: bytes) -> str:
     """The demuxer to force: with a guess, a playlist named .mp4 reads other files.
 

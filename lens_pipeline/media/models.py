@@ -78,22 +78,18 @@ class ScaleSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendition:
+class Video:
+    """A file that was made."""
+
     path: Path
-    width: int
+    width: int  # as shown, with square pixels
     height: int
     duration_seconds: float
-    frames: int
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """Some seconds of a video for a page that is hovered over."""
-
-    path: Path
-    width: int
-    height: int
-    duration_seconds: float
+class Rendition(Video):
+    frames: int
 
 
 def inline_markdown(webp: bytes) -> str:

@@ -1,114 +1,45 @@
-"""The provider kie.ai: the state of a task, and the signatures of its webhook.
+"""The provider kie.ai.
 
 https://docs.kie.ai/market/common/get-task-detail
+https://docs.kie.ai/veo3-api/get-veo-3-video-details
 https://docs.kie.ai/common-api/webhook-verification
+https://docs.kie.ai/common-api/download-url
 """
 
-import asyncio
 import base64
 import hashlib
 import hmac
-import json
-import logging
-import re
-import ssl
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from typing import Any
 
-import certifi
-import httpx2 as httpx
-import tenacity
-
-from lens_pipeline.core.durations import retry_after_seconds
-from lens_pipeline.errors import LensError
-
-logger = logging.getLogger(__name__)
-
-# Keeps an id harmless in addresses, logs and messages.
-TASK_ID = re.compile(r"[\x21-\x7e]{1,200}")
-
-# All attempts together: the provider waits 15 s for a webhook's answer.
-TOTAL_SECONDS = 10.0
-_ATTEMPTS, _ATTEMPT_SECONDS = 3, 5.0
-# No wait may leave less than this for an answer.
-_ANSWER_SECONDS = 2.0
-_MAX_BYTES = 1024 * 1024
-_MOST_URLS, _MAX_URL = 100, 4096
-# The pause after a 429 without Retry-After: the limits are counted over 10 s.
-_PAUSE_SECONDS = 10.0
-# A longer Retry-After is taken for a fault.
-_LONGEST_PAUSE_SECONDS = 3600.0
-
-# Difference of the clocks plus time of a delivery.
-SKEW_SECONDS = 300
-# The oldest is forgotten: to handle a delivery again changes nothing.
-_MOST_REMEMBERED = 10_000
+from lens_pipeline.providers.client import Answer, Client, Limits
+from lens_pipeline.providers.models import (
+    TASK_ID,
+    Notice,
+    Provider,
+    ProviderInvalid,
+    ProviderUnavailable,
+    ProviderUnset,
+    Task,
+    TaskState,
+    UnknownTask,
+    Webhook,
+    WebhookInvalid,
+    WebhookRefused,
+    in_words,
+    require_recent,
+    result_urls,
+)
+from lens_pipeline.settings import Settings
 
 _OK, _LIMITED, _MAINTENANCE, _FAILED = 200, 429, 455, 501
 # 422 with "recordInfo is null".
 _UNKNOWN = frozenset({404, 422})
 _REFUSED = frozenset({401, 402, 403})
-
-
-class TaskState(StrEnum):
-    """How far a task is."""
-
-    WAITING = "waiting"
-    QUEUING = "queuing"
-    GENERATING = "generating"
-    SUCCESS = "success"
-    FAIL = "fail"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (TaskState.SUCCESS, TaskState.FAIL)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    id: str
-    state: TaskState
-    urls: tuple[str, ...] = ()
-    """At least one if the task succeeded."""
-    failure: str | None = None
-    """In the provider's words."""
-
-
-class ProviderError(LensError):
-    """The provider gives no usable state of a task."""
-
-
-class UnknownTask(ProviderError):
-    """The provider has no such task."""
-
-
-class ProviderInvalid(ProviderError):
-    """The answer makes no sense or refuses us; another attempt does not help."""
-
-
-class ProviderUnavailable(ProviderError):
-    """The provider is down, slow, or limits us."""
-
-    def __init__(
-        self, reason: str, *, is_late: bool = False, retry_after_seconds: float | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.is_late = is_late
-        self.retry_after_seconds = retry_after_seconds
-
-
-class WebhookRefused(ProviderError):
-    """A delivery is not the provider's (`bad_signature`), or is `expired`."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
+_TASKS, _VEO = "/api/v1/jobs/recordInfo", "/api/v1/veo/record-info"
+_DOWNLOAD = "/api/v1/common/download-url"
+# Of Veo's successFlag.
+_VEO_STATES = {0: TaskState.GENERATING, 1: TaskState.SUCCESS, 2: TaskState.FAIL, 3: TaskState.FAIL}
 
 
 def signature(key: str, task_id: str, timestamp: str) -> str:
@@ -117,220 +48,165 @@ def signature(key: str, task_id: str, timestamp: str) -> str:
     return base64.b64encode(hmac.digest(key.encode(), signed, hashlib.sha256)).decode()
 
 
-def verify_webhook(key: str, task_id: str, timestamp: str | None, signed: str | None) -> None:
-    """Raises WebhookRefused."""
-    expected = signature(key, task_id, timestamp or "")
-    genuine = hmac.compare_digest(expected.encode(), (signed or "").encode(errors="replace"))
-    if not genuine or not timestamp:
-        raise WebhookRefused("bad_signature", "the signature does not fit the task and the time")
-    if not re.fullmatch(r"[0-9]{1,12}", timestamp):
-        raise WebhookRefused("expired", "X-Webhook-Timestamp is no time in seconds")
-    if abs(time.time() - int(timestamp)) > SKEW_SECONDS:
-        raise WebhookRefused("expired", f"the delivery is over {SKEW_SECONDS} s old, or from ahead")
+class Kie(Provider):
+    """Tasks of all its models, Veo's included."""
 
+    def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
+        self._key, self._secret = settings.kie_webhook_key, settings.kie_secret
+        self._is_set = settings.kie_api_key is not None
+        authorization = f"Bearer {settings.kie_api_key}"
+        self._client = Client(settings.kie_api, "LENS_KIE_API", authorization, limits)
 
-class Deliveries:
-    """Remembers handled deliveries while their signatures are valid. Thread-safe."""
+    async def notice(self, webhook: Webhook) -> Notice:
+        """By its signature alone where the key is set, else by the shared secret as well."""
+        key = self._key or self._secret
+        if not key:
+            raise ProviderUnset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY or LENS_KIE_SECRET")
+        # Its word alone counts for nothing.
+        self._require_key()
+        task_id = _named_task(webhook.json())
+        if not self._key and _has_secret(webhook, key):
+            return Notice(task_id, task_id)
+        timestamp = webhook.headers.get("x-webhook-timestamp") or ""
+        signed = webhook.headers.get("x-webhook-signature") or ""
+        expected = signature(key, task_id, timestamp)
+        if not timestamp or not _is_same(expected, signed):
+            problem = "the signature does not fit the task and the time"
+            raise WebhookRefused("bad_signature", problem)
+        require_recent(timestamp, "X-Webhook-Timestamp")
+        return Notice(f"{task_id} {timestamp}", task_id)
 
-    def __init__(self, most: int = _MOST_REMEMBERED, skew_seconds: float = SKEW_SECONDS) -> None:
-        self._most = most
-        # An early delivery is valid for twice the skew.
-        self._valid_seconds = 2 * skew_seconds
-        self._lock = threading.Lock()
-        # The monotonic time of each, oldest first.
-        self._handled: OrderedDict[str, float] = OrderedDict()
+    async def task(self, task_id: str, model: str | None = None) -> Task:
+        self._require_key()
+        return await self._client.repeated(lambda last_turn: self._task(task_id, last_turn))
 
-    def remember(self, name: str) -> None:
-        with self._lock:
-            self._handled[name] = time.monotonic()
-            self._handled.move_to_end(name)
-            if len(self._handled) > self._most:
-                self._handled.popitem(last=False)
+    async def aclose(self) -> None:
+        await self._client.aclose()
 
-    def is_known(self, name: str) -> bool:
-        with self._lock:
-            since = time.monotonic() - self._valid_seconds
-            while self._handled and next(iter(self._handled.values())) < since:
-                self._handled.popitem(last=False)
-            return name in self._handled
+    async def fresh_url(self, url: str) -> str | None:
+        """Works for 20 minutes; None: it is no file of this provider's."""
+        self._require_key()
 
+        async def asked(last_turn: float) -> str | None:
+            answer = await self._client.ask("POST", _DOWNLOAD, last_turn, json={"url": url})
+            body = self._body(answer)
+            if body.get("code") in _UNKNOWN:
+                return None
+            _require_usable(body)
+            (found,) = result_urls(body.get("data"))
+            return found
 
-class Provider:
-    """One for each process, as the rate limit is, and of one event loop."""
+        return await self._client.repeated(asked)
 
-    def __init__(
-        self, api: str, key: str, *, attempts: int = _ATTEMPTS, total_seconds: float = TOTAL_SECONDS
-    ) -> None:
-        self._attempts = attempts
-        self._total_seconds = total_seconds
-        self._url = f"{api.rstrip('/')}/api/v1/jobs/recordInfo"
-        self._client = httpx.AsyncClient(
-            # A compressed answer could be larger than what is counted.
-            headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"},
-            timeout=_ATTEMPT_SECONDS,
-            trust_env=False,
-            follow_redirects=False,
-            # A slim image has no certificates.
-            verify=ssl.create_default_context(cafile=certifi.where()),
-        )
-        # The loop's time of the next request.
-        self._free_at = 0.0
+    def _require_key(self) -> None:
+        if not self._is_set:
+            raise ProviderUnset("provider_not_configured", "LENS_KIE_API_KEY")
 
-    async def task(self, task_id: str) -> Task:
-        """Tries for `total_seconds`. Raises UnknownTask, ProviderInvalid or ProviderUnavailable."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._total_seconds
-        last_turn = deadline - _ANSWER_SECONDS
-
-        def is_worth_waiting(error: BaseException) -> bool:
-            if not isinstance(error, ProviderUnavailable):
-                return False
-            wished = error.retry_after_seconds
-            return wished is None or clock() + wished < last_turn
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(is_worth_waiting),
-            wait=tenacity.wait_random_exponential(0.5, 4.0),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(self._attempts),
-                tenacity.stop_before_delay(self._total_seconds),
-            ),
-            reraise=True,
-        )
-        try:
-            # A read's time-out does not end an answer that trickles.
-            async with asyncio.timeout_at(deadline):
-                return await retrying(self._attempt, task_id, last_turn)
-        except TimeoutError:
-            raise ProviderUnavailable(
-                f"the provider did not answer within {self._total_seconds:g} s", is_late=True
-            ) from None
-
-    async def _attempt(self, task_id: str, last_turn: float) -> Task:
-        await self._turn(last_turn)
+    async def _task(self, task_id: str, last_turn: float) -> Task:
         params = {"taskId": task_id}
+        answer = await self._client.ask("GET", _TASKS, last_turn, params=params)
         try:
-            async with self._client.stream("GET", self._url, params=params) as response:
-                body = await self._body(response)
-        except httpx.TimeoutException:
-            raise ProviderUnavailable("the provider does not answer", is_late=True) from None
-        except httpx.TransportError as error:
-            # Without its text, which may quote the request.
-            raise ProviderUnavailable(
-                f"the provider cannot be reached: {type(error).__name__}"
-            ) from None
-        return read_task(task_id, body)
+            return read_task(task_id, self._body(answer))
+        except UnknownTask:
+            answer = await self._client.ask("GET", _VEO, last_turn, params=params)
+            return read_veo_task(task_id, self._body(answer))
 
-    async def _turn(self, last: float) -> None:
-        """Raises ProviderUnavailable if the provider limits us until `last`."""
-        clock = asyncio.get_running_loop().time
-        while (pause := self._free_at - clock()) > 0:
-            if self._free_at >= last:
-                raise _Limited(pause)
-            await asyncio.sleep(pause)
-
-    async def _body(self, response: httpx.Response) -> dict[str, Any]:
-        if response.status_code >= 500:
-            raise ProviderUnavailable(f"the provider answers {response.status_code}")
-        if response.status_code == _LIMITED:
-            self._limit(response.headers)
-        if response.is_redirect:
-            raise ProviderInvalid("the provider redirects, which is not followed: see LENS_KIE_API")
-        content = bytearray()
-        async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > _MAX_BYTES:
-                raise ProviderInvalid(f"the provider's answer is over {_MAX_BYTES:,} bytes")
-        body = _json_object(content)
-        if body is None or (response.status_code != _OK and body.get("code") == _OK):
-            raise ProviderInvalid(
-                f"the provider answers {response.status_code} with what makes no sense"
-            )
+    def _body(self, answer: Answer) -> dict[str, Any]:
+        body = answer.body
+        if not isinstance(body, dict) or (answer.status != _OK and body.get("code") == _OK):
+            raise ProviderInvalid(f"the provider answers {answer.status} with what makes no sense")
         if body.get("code") == _LIMITED:
-            self._limit(response.headers)
+            self._client.limit(answer.headers)
         return body
 
-    def _limit(self, headers: Mapping[str, str]) -> NoReturn:
-        """Holds all requests. Raises _Limited."""
-        wished = retry_after_seconds(headers)
-        pause = min(_PAUSE_SECONDS if wished is None else wished, _LONGEST_PAUSE_SECONDS)
-        logger.warning("the provider limits us for %g s", pause)
-        self._free_at = max(self._free_at, asyncio.get_running_loop().time() + pause)
-        raise _Limited(pause)
 
-
-class _Limited(ProviderUnavailable):
-    """The provider answers 429, or has lately."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(
-            f"the provider limits us for another {seconds:.0f} s", retry_after_seconds=seconds
-        )
+def connect(settings: Settings) -> Kie:
+    return Kie(settings)
 
 
 def read_task(task_id: str, body: Mapping[str, Any]) -> Task:
     """Raises UnknownTask, ProviderInvalid or ProviderUnavailable."""
-    code = body.get("code")
-    data = body.get("data")
-    if not isinstance(code, int):
-        raise ProviderInvalid("the provider's answer has no code")
-    if code in _UNKNOWN:
-        raise UnknownTask(f"the provider knows no task {task_id!r}")
-    if code in _REFUSED:
-        raise ProviderInvalid(f"the provider refuses us with code {code}: see LENS_KIE_API_KEY")
-    if code in (_MAINTENANCE, 500):
-        raise ProviderUnavailable(f"the provider answers code {code}")
-    if code not in (_OK, _FAILED) or not isinstance(data, dict):
-        raise ProviderInvalid(f"the provider's answer has code {code} and no task")
-    if data.get("taskId") != task_id:
-        raise ProviderInvalid("the provider's answer is about another task")
+    data = _data(task_id, body)
     try:
         state = TaskState(data.get("state"))
     except ValueError:
         raise ProviderInvalid(
             f"the task has the unknown state {str(data.get('state'))[:40]!r}"
         ) from None
-    if state is TaskState.FAIL:
-        return Task(task_id, state, failure=_words(data.get("failMsg")))
-    if code == _FAILED:
+    if state is not TaskState.FAIL and body["code"] == _FAILED:
         raise ProviderInvalid(f"the task is {state} and failed")
-    return Task(task_id, state, _urls(data) if state is TaskState.SUCCESS else ())
+    return _task(task_id, state, data, data.get("resultJson"), data.get("failMsg"))
 
 
-def _urls(data: Mapping[str, Any]) -> tuple[str, ...]:
-    result = data.get("resultJson")
-    found = _json_object(result.encode(errors="replace")) if isinstance(result, str) else None
-    urls = found.get("resultUrls") if found else None
-    if not isinstance(urls, list) or not urls:
-        raise ProviderInvalid("the task succeeded without a result")
-    if len(urls) > _MOST_URLS or not all(map(_is_url, urls)):
-        raise ProviderInvalid("the task's result is no list of http(s) addresses")
-    return tuple(urls)
+def read_veo_task(task_id: str, body: Mapping[str, Any]) -> Task:
+    """Raises as `read_task`."""
+    data = _data(task_id, body)
+    flag = data.get("successFlag")
+    state = _VEO_STATES.get(flag) if isinstance(flag, int) else None
+    if body["code"] == _FAILED:
+        state = TaskState.FAIL
+    if state is None:
+        raise ProviderInvalid(f"the task has the unknown successFlag {str(flag)[:40]!r}")
+    return _task(task_id, state, data, data.get("response"), data.get("errorMessage"))
 
 
-def _is_url(value: object) -> bool:
-    if not isinstance(value, str) or len(value) > _MAX_URL or not value.isprintable():
-        return False
-    try:
-        parts = urlsplit(value)
-        # An impossible port raises ValueError.
-        is_whole = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and is_whole and " " not in value
+def _data(task_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    code, data = body.get("code"), body.get("data")
+    if not isinstance(code, int):
+        raise ProviderInvalid("the provider's answer has no code")
+    if code in _UNKNOWN:
+        raise UnknownTask(f"the provider knows no task {task_id!r}")
+    _require_usable(body)
+    if not isinstance(data, dict):
+        raise ProviderInvalid(f"the provider's answer has code {code} and no task")
+    if data.get("taskId") != task_id:
+        raise ProviderInvalid("the provider's answer is about another task")
+    return data
 
 
-def _words(value: object) -> str | None:
-    """One printable line of at most 500 characters."""
-    if not isinstance(value, str):
-        return None
-    line = " ".join(value.split())
-    return "".join(filter(str.isprintable, line))[:500] or None
+def _require_usable(body: Mapping[str, Any]) -> None:
+    code = body.get("code")
+    if code in _REFUSED:
+        raise ProviderInvalid(f"the provider refuses us with code {code}: see LENS_KIE_API_KEY")
+    if code in (_MAINTENANCE, 500):
+        raise ProviderUnavailable(f"the provider answers code {code}")
+    if code not in (_OK, _FAILED):
+        raise ProviderInvalid(f"the provider's answer has code {code} and no task")
 
 
-def _json_object(content: bytes | bytearray) -> dict[str, Any] | None:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+def _task(
+    task_id: str, state: TaskState, data: Mapping[str, Any], result: object, failure: object
+) -> Task:
+    cost = data.get("creditsConsumed")
+    return Task(
+        task_id,
+        state,
+        urls=result_urls(result) if state is TaskState.SUCCESS else (),
+        failure=in_words(failure) if state is TaskState.FAIL else None,
+        credits=float(cost) if isinstance(cost, int | float) else None,
+    )
+
+
+def _named_task(message: Mapping[str, Any]) -> str:
+    """Raises WebhookInvalid."""
+    for part in (message.get("data"), message):
+        for name in ("taskId", "task_id"):
+            value = part.get(name) if isinstance(part, dict) else None
+            if value is not None:
+                if isinstance(value, str) and TASK_ID.fullmatch(value):
+                    return value
+                raise WebhookInvalid("invalid_task_id", f"{name} is no id of a task")
+    raise WebhookInvalid("invalid_task_id", "the body has no taskId")
+
+
+def _has_secret(webhook: Webhook, secret: str) -> bool:
+    """In its address, or as a bearer token."""
+    scheme, _, token = webhook.headers.get("authorization", "").partition(" ")
+    given = [webhook.query.get("secret", "")]
+    given += [token.strip()] if scheme.lower() == "bearer" else []
+    return any(_is_same(secret, one) for one in given)
+
+
+def _is_same(expected: str, given: str) -> bool:
+    """In constant time."""
+    return hmac.compare_digest(expected.encode(), given.encode(errors="replace"))

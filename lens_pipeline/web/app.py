@@ -16,6 +16,7 @@ from lens_pipeline.web.context import Context
 from lens_pipeline.web.http.request_log import RequestLog
 from lens_pipeline.web.http.security_headers import SecurityHeaders
 from lens_pipeline.web.routes import (
+    archives,
     events,
     generations,
     health,
@@ -24,6 +25,7 @@ from lens_pipeline.web.routes import (
     project_assets,
     projects,
     renditions,
+    uploads,
     webhook,
 )
 
@@ -47,8 +49,11 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     app.add_middleware(Gate, access=app.state.access)
     app.openapi = lambda: _described(app)
     errors.install(app)
+    app.add_exception_handler(404, pages.missing_page)
     for module in (
-        *(signed_links, login, generations, masters, renditions, project_assets, projects),
+        # Its `/api/generations/archive` is no id of a generation.
+        *(signed_links, login, archives, generations, uploads),
+        *(masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)

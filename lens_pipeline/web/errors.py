@@ -55,7 +55,7 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
         408: "The body took too long.",
         413: "The body is too large.",
         414: "The address is too long.",
-        415: "The body is no application/json.",
+        415: "The body is no application/json, or a file of another kind.",
         429: "Too many requests; Retry-After says when to come again.",
         503: "A service that is needed is gone; Retry-After says when to come again.",
     }.items()
@@ -105,7 +105,7 @@ def unavailable(service: str, reason: str) -> ApiError:
 def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(InvalidCursor, _invalid_cursor)
     app.add_exception_handler(NoRightToWrite, _no_right_to_write)
     for failure, (service, reason) in _OUTAGES.items():
@@ -129,7 +129,8 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return ApiError(400, "invalid_request", f"{name}: {first['msg']}", field=name).response()
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def refused(request: Request, error: Exception) -> JSONResponse:
+    """The answer where no route takes the request."""
     assert isinstance(error, HTTPException)  # noqa: S101
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
     headers = error.headers
@@ -140,12 +141,12 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> list[str]:
     """All methods of the path; Starlette names those of one route."""
-    matching = (
-        route
-        for route in iter_route_contexts(request.app.routes)
-        if route.original_route.matches(request.scope)[0] is not Match.NONE
-    )
-    return sorted({method for route in matching for method in route.methods or ()})
+    matching: dict[str, set[str]] = {}
+    for route in iter_route_contexts(request.app.routes):
+        if route.original_route.matches(request.scope)[0] is not Match.NONE:
+            matching.setdefault(route.path or "", set()).update(route.methods or ())
+    # The last part of a path may also match the id in another one.
+    return sorted(matching[min(matching, key=lambda path: path.count("{"))])
 
 
 async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:

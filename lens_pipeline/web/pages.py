@@ -12,6 +12,7 @@ from starlette.types import Scope
 from lens_pipeline.settings import Settings
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import ContextDep
+from lens_pipeline.web.errors import refused
 from lens_pipeline.web.translations import TEXTS, Text, choose_language
 
 router = APIRouter(include_in_schema=False)
@@ -47,9 +48,23 @@ def masters_page(request: Request, caller: CallerDep, context: ContextDep) -> Re
     return _page(request, "masters", caller, context.pipeline.settings)
 
 
+async def missing_page(request: Request, error: Exception) -> Response:
+    """The answer to an unknown path: a page for a browser, JSON for a program."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None or "text/html" not in request.headers.get("accept", ""):
+        return await refused(request, error)
+    return _rendered(request, "missing", caller, request.app.state.context.pipeline.settings, 404)
+
+
 def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Response:
     if name not in _pages(caller):
         return index(caller)
+    return _rendered(request, name, caller, settings)
+
+
+def _rendered(
+    request: Request, name: str, caller: Caller, settings: Settings, status: int = 200
+) -> Response:
     language = choose_language(request.headers.get("accept-language", ""))
     texts = TEXTS[language]
     values: dict[str, Any] = {
@@ -62,15 +77,18 @@ def _page(request: Request, name: str, caller: Caller, settings: Settings) -> Re
         "t": lambda key: _plain(texts[key]),
         "user_id": caller.user_id or "",
         "project_id": caller.project_id or "",
+        "deletion": "on" if settings.deletion else "",
+        # For whom uploads are open, and how large they may be.
+        "max_bytes": settings.max_source_bytes if caller.sees_all else "",
         "dagster_port": settings.dagster_port if caller.sees_all else None,
         "dagster_url": settings.dagster_public_url if caller.sees_all else None,
     }
     headers = {
         "Content-Language": language.value,
-        "Vary": "Accept-Language, Cookie",
+        "Vary": "Accept, Accept-Language, Cookie",
         "Cache-Control": "no-store",
     }
-    return _templates.TemplateResponse(request, f"{name}.html", values, headers=headers)
+    return _templates.TemplateResponse(request, f"{name}.html", values, status, headers)
 
 
 def _pages(caller: Caller) -> list[str]:

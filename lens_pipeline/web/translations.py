@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from lens_pipeline.reasons import REASONS
+
 _FOLDER = Path(__file__).parent / "texts"
 
 
@@ -17,10 +19,17 @@ class Language(StrEnum):
 
 Text = str | Mapping[str, str]
 """With a number in it: a text for each plural category of CLDR."""
-TEXTS: Mapping[Language, Mapping[str, Text]] = {
-    language: json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
-    for language in Language
-}
+
+
+def _texts(language: Language) -> Mapping[str, Text]:
+    texts = json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    for name, reasons in REASONS.items():
+        texts[f"class.{name}"] = reasons[language].meaning
+        texts[f"advice.{name}"] = reasons[language].advice
+    return texts
+
+
+TEXTS: Mapping[Language, Mapping[str, Text]] = {one: _texts(one) for one in Language}
 
 
 def choose_language(accept_language: str) -> Language:

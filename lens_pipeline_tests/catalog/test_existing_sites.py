@@ -255,7 +255,7 @@ def test_an_added_file_becomes_a_preview(site: Site, tmp_path: Path) -> None:
     added = site.lens("add", "mine.jpg", "--user", "u9").out.strip()
     assert site.once()["ready"] == 1
     assert site.objects() == {
-        f"u9/uploads/{added}.jpg",
+        f"u9/uploads/{added}/mine.jpg",
         f"u9/previews/{added}_preview.webp",
     }
 

@@ -33,7 +33,7 @@ print(json.dumps(told))
 def test_help_usage_errors_and_commands_that_only_look_need_no_dagster(site: Site) -> None:
     site.add("a", "https://example.com/a.jpg")
     names = lens.list_commands(click.Context(lens))
-    well = ["status a", "dead-letters", "report --days 2 --json"]
+    well = ["status", "status a", "dead-letters", "report --days 2 --json", "verify"]
     well += [f"{name} --help" for name in names]
     wrong = [*(f"{name} --wrong" for name in names), "retry", "worker --queue x", "token"]
     command = [sys.executable, "-c", _RUN, *well, *wrong]

@@ -30,6 +30,7 @@ PREVIEW_METADATA = {
     "image",
     "links",
     "thumbhash",
+    "digital_source_type",
 }
 
 

@@ -32,8 +32,8 @@ def video(site: Site, server: HostileServer, tmp_path: Path) -> Callable[[], str
     return lambda: site.add("v1", server.url("/v.mp4", host="localhost"), type="video")
 
 
-def _request(site: Site) -> Any:
-    sensor = definitions.repository().get_sensor_def("new_clips")
+def _request(site: Site, job: str = "clips") -> Any:
+    sensor = definitions.repository().get_sensor_def(f"new_{job}")
     with dg.build_sensor_context(
         instance=site.dagster, resources={"lens": LensResource()}
     ) as context:
@@ -81,17 +81,24 @@ def test_a_video_has_a_clip_after_its_poster(
     assert KEY not in site.objects()
 
 
-def test_clips_are_asked_for_last_and_can_be_switched_off(
-    site: Site, video: Callable[[], str], environment: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("job", "setting"), [("clips", "LENS_CLIPS"), ("playable_videos", "LENS_PLAYABLE")]
+)
+def test_they_are_asked_for_last_and_can_be_switched_off(
+    site: Site,
+    video: Callable[[], str],
+    environment: pytest.MonkeyPatch,
+    job: str,
+    setting: str,
 ) -> None:
     """Encodes that an operator did not want, or before masters."""
     video()
     done = site.once()
     assert (done["ready"], done["failed"]) == (1, 0)
-    assert _request(site).skip_message == "LENS_CLIPS is false."
-    environment.setenv("LENS_CLIPS", "true")
-    (request,) = _request(site).run_requests
-    assert request.job_name == "clips"
+    assert _request(site, job).skip_message == f"{setting} is false."
+    environment.setenv(setting, "true")
+    (request,) = _request(site, job).run_requests
+    assert request.job_name == job
     assert int(request.tags[PRIORITY_TAG]) < -4
 
 

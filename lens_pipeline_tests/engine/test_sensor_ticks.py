@@ -33,6 +33,7 @@ class Daemon:
     began_at: float | None = None
     is_failed: bool = False
     sensor: str = str(PREVIEW.sensor)
+    interval: float = 0
 
     def is_due(self) -> bool:
         data = SensorInstigatorData(
@@ -42,7 +43,7 @@ class Daemon:
             sensor_type=SensorType.STANDARD,
         )
         state: Any = SimpleNamespace(instigator_data=data)
-        sensor: Any = SimpleNamespace(name=self.sensor, min_interval_seconds=0)
+        sensor: Any = SimpleNamespace(name=self.sensor, min_interval_seconds=self.interval)
         return not self.policy.is_not_due(state, sensor)
 
     def loop(self) -> list[str] | None:
@@ -123,6 +124,20 @@ def test_a_minute_or_a_failure_later_a_sensor_is_ticked_anyway(daemon: Daemon) -
     assert daemon.is_due()
     daemon.sensor = "removed_generations"
     assert daemon.is_due()
+
+
+def test_a_sensor_at_rest_is_looked_at_as_often_as_it_ticks(
+    daemon: Daemon, photo: Callable[[str], str]
+) -> None:
+    """Most of what a stack at rest asks of its database."""
+    assert [daemon.loop(), daemon.loop()] == [[], None]
+    daemon.interval = 30
+    daemon.began_at = time.time() - 31
+    assert daemon.loop() is None
+    daemon.site.add("a", photo("a"))
+    assert daemon.loop() is None
+    daemon.began_at = time.time() - 61
+    assert daemon.loop() == ["a"]
 
 
 def test_an_error_is_left_to_the_tick(daemon: Daemon) -> None:

@@ -233,6 +233,16 @@ def test_the_latest_failure_is_the_one_that_is_told() -> None:
     assert told.event_id == 3
 
 
+def test_a_retry_forgets_no_attempt() -> None:
+    """People who tried again three times read of one attempt."""
+    before = (failed(2, "r1"), marked(4, RETRY), marked(7, RETRY))
+    crashed = planned(5, "r2", "FAILURE")
+    found = status(History(observations=(*before, failed(8, "r3")), planned=(crashed,)), 3)
+    assert (found.attempts, found.all_attempts) == (1, 3)
+    done = History(made(9), observations=(*before, failed(8, "r3")), planned=(crashed,))
+    assert status(done, 3).all_attempts == 0
+
+
 @pytest.mark.parametrize(
     ("history", "remake"),
     [
@@ -277,6 +287,19 @@ def next_minutes(*failures: Observation) -> float | None:
     found = status(History(observations=failures), max_attempts=100)
     at = failures[-1].at
     return (found.retry_at - at).total_seconds() / 60 if found.retry_at and at else None
+
+
+def test_what_needs_no_object_is_ready_without_one() -> None:
+    """A key at which there is nothing."""
+    blank = DerivativeStatus("playable_video", "a", revision=NOW, key="u1/playable/a_now.mp4")
+    found = [
+        derive_status(
+            blank, History(Materialization(1, NOW, is_stored=one)), 5, dt.datetime.now(dt.UTC)
+        )
+        for one in (True, False)
+    ]
+    assert [one.state for one in found] == [State.READY, State.READY]
+    assert [one.path for one in found] == [blank.key, None]
 
 
 def test_attempts_are_spread_over_hours() -> None:

@@ -10,13 +10,13 @@ from lens_pipeline.media.clips import MOST_BYTES, render_clip
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes
-from lens_pipeline.media.models import Clip
+from lens_pipeline.media.models import Video
 from lens_pipeline_tests.media.samples import Pixels, scene, write_video
 
 pytestmark = pytest.mark.slow
 
 
-def _clip(source: Path, at_seconds: float, seconds: float) -> Clip:
+def _clip(source: Path, at_seconds: float, seconds: float) -> Video:
     work = Work(source.parent, lambda: False, lambda *_: None)
     return render_clip(source, at_seconds, seconds, Tools.find(), work)
 

@@ -44,7 +44,7 @@ def tools() -> Tools:
 def work(tmp_path: Path) -> Work:
     directory = tmp_path / "work"
     directory.mkdir()
-    return Work(directory, lambda: False, lambda stage, seconds, speed: None)
+    return Work(directory, lambda: False, lambda stage, share: None)
 
 
 @pytest.fixture(scope="module")
@@ -435,7 +435,7 @@ def test_a_truncated_master_has_no_rendition(
 
 def test_a_cancelled_rendition_stops(master: Path, tools: Tools, tmp_path: Path) -> None:
     """A cancelled download that is still made."""
-    work = Work(tmp_path, lambda: True, lambda stage, seconds, speed: None)
+    work = Work(tmp_path, lambda: True, lambda stage, share: None)
     with pytest.raises(Cancelled):
         render_scaled(master, ScaleSpec(160, 90), tools, work)
 

@@ -4,9 +4,13 @@ import json
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from lens_pipeline import settings
+from lens_pipeline.providers.client import Limits
+from lens_pipeline.providers.kie import Kie
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 
 PATH = "/api/v1/jobs/recordInfo"
+VEO_PATH = "/api/v1/veo/record-info"
 API_KEY = "kie-api-key-of-tests"
 WEBHOOK_KEY = "kie-webhook-key-of-tests"
 
@@ -18,6 +22,7 @@ class ProviderServer(HostileServer):
         super().__init__()
         self.asked: list[str] = []
         self._tasks: dict[str, dict[str, Any]] = {}
+        self._veo: dict[str, dict[str, Any]] = {}
 
     @property
     def settings(self) -> dict[str, str]:
@@ -38,16 +43,30 @@ class ProviderServer(HostileServer):
         """Answer with exactly this, for a task."""
         self._tasks[task_id] = body
 
+    def say_of_veo(self, task_id: str, flag: int, *urls: str, **more: Any) -> None:
+        """Let a task of Veo be in this state."""
+        response = {"taskId": task_id, "resultUrls": list(urls), "resolution": "1080p"}
+        data = {"taskId": task_id, "successFlag": flag, "response": response, **more}
+        self._veo[task_id] = {"code": 200, "msg": "success", "data": data}
+
     def answer_for(self, target: str, headers: dict[str, str]) -> Answer | None:
         (task_id,) = parse_qs(urlsplit(target).query)["taskId"]
-        self.asked.append(task_id)
+        is_veo = urlsplit(target).path == VEO_PATH
+        if not is_veo:
+            self.asked.append(task_id)
         first = super().answer_for(target, headers)
         if first is None or first.status != 404:
             return first
         if headers.get("Authorization") != f"Bearer {API_KEY}":
             return _json({"code": 401, "msg": "You do not have access permissions"})
         unknown = {"code": 422, "msg": "recordInfo is null", "data": None}
-        return _json(self._tasks.get(task_id, unknown))
+        return _json((self._veo if is_veo else self._tasks).get(task_id, unknown))
+
+
+def kie(url: str, key: str = API_KEY, **limits: Any) -> Kie:
+    """A client of the server at `url`."""
+    loaded, _ = settings.load({"LENS_KIE_API": url, "LENS_KIE_API_KEY": key}, dotenv=None)
+    return Kie(loaded, Limits(**limits))
 
 
 def _json(body: Any) -> Answer:

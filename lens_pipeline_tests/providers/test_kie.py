@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from lens_pipeline.providers.kie import (
-    Provider,
+from lens_pipeline.providers.kie import read_task
+from lens_pipeline.providers.models import (
     ProviderInvalid,
     ProviderUnavailable,
     Task,
     TaskState,
     UnknownTask,
-    read_task,
 )
-from lens_pipeline_tests.providers.provider_server import API_KEY, PATH, ProviderServer
+from lens_pipeline_tests.providers.json_server import JsonServer
+from lens_pipeline_tests.providers.provider_server import API_KEY, PATH, ProviderServer, kie
 from lens_pipeline_tests.support.servers import Answer
 from lens_pipeline_tests.support.site import eventually
 
@@ -35,7 +35,7 @@ def ask(server: ProviderServer, *tasks: str, key: str = API_KEY, **limits: Any) 
     """What a client says of the last of the tasks, all of them asked for at once."""
 
     async def asked() -> Task:
-        client = Provider(server.url("/"), key, **limits)
+        client = kie(server.url("/"), key, **limits)
         return (await asyncio.gather(*(client.task(task) for task in tasks)))[-1]
 
     return asyncio.run(asked())
@@ -51,6 +51,50 @@ def test_each_state(server: ProviderServer) -> None:
     for state in ("waiting", "queuing", "generating"):
         server.say("w", state)
         assert ask(server, "w") == Task("w", TaskState(state))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"resultUrls": [RESULT, OTHER]},
+        {"outputs": [RESULT, OTHER]},
+        {"outputs": [{"url": RESULT, "type": "image"}, {"url": OTHER}]},
+        {"results": json.dumps([RESULT, OTHER])},
+        [RESULT, OTHER],
+        [{"url": RESULT}, {"url": OTHER}],
+        {"resultUrls": json.dumps([{"url": RESULT}, {"url": OTHER}])},
+    ],
+)
+@pytest.mark.parametrize("as_text", [True, False])
+def test_each_form_of_a_result(result: Any, as_text: bool) -> None:
+    said = _said(resultJson=json.dumps(result) if as_text else result)
+    assert read_task("t", said).urls == (RESULT, OTHER)
+
+
+def test_a_task_of_veo(server: ProviderServer) -> None:
+    server.say_of_veo("v", 0)
+    assert ask(server, "v") == Task("v", TaskState.GENERATING)
+    server.say_of_veo("v", 1, RESULT, creditsConsumed=60)
+    assert ask(server, "v") == Task("v", TaskState.SUCCESS, (RESULT,), credits=60)
+    for flag in (2, 3):
+        server.say_of_veo("v", flag, errorMessage=" flagged\n")
+        assert ask(server, "v") == Task("v", TaskState.FAIL, failure="flagged")
+    server.say_of_veo("v", 4)
+    with pytest.raises(ProviderInvalid, match="successFlag"):
+        ask(server, "v")
+
+
+def test_another_link_to_a_result() -> None:
+    path, old = "/api/v1/common/download-url", "https://tempfile.example.org/1.png"
+    with JsonServer(f"Bearer {API_KEY}") as server:
+        server.answers[path] = (200, {"code": 200, "msg": "success", "data": RESULT})
+        assert asyncio.run(kie(server.url("")).fresh_url(old)) == RESULT
+        assert json.loads(server.posted[0]) == {"url": old}
+        server.answers[path] = (200, {"code": 422, "msg": "Invalid URL", "data": None})
+        assert asyncio.run(kie(server.url("")).fresh_url("https://other.example.org/1")) is None
+        server.answers[path] = (200, {"code": 401, "msg": "You do not have access permissions"})
+        with pytest.raises(ProviderInvalid, match="LENS_KIE_API_KEY"):
+            asyncio.run(kie(server.url("")).fresh_url(old))
 
 
 def test_what_it_does_not_know(server: ProviderServer) -> None:
@@ -90,11 +134,9 @@ def _urls(*urls: Any) -> dict[str, Any]:
         _said(resultJson=None),
         _said(resultJson=""),
         _said(resultJson="[]"),
-        _said(resultJson={"resultUrls": [RESULT]}),
         _said(resultJson="{"),
         _said(resultJson="\ud800"),
         _said(resultJson="[" * 100_000),
-        _said(resultJson=json.dumps({"resultUrls": RESULT})),
         _urls(),
         _urls(7),
         _urls(None),
@@ -184,7 +226,7 @@ def test_not_there_at_all(server: ProviderServer) -> None:
     url = server.url("")
     server.__exit__(None, None, None)
     with pytest.raises(ProviderUnavailable, match="cannot be reached"):
-        asyncio.run(Provider(url, API_KEY, total_seconds=0.5).task("t"))
+        asyncio.run(kie(url, total_seconds=0.5).task("t"))
 
 
 @pytest.mark.parametrize("like", ["/hangs", "/slow-body", "/slow-headers", "/endless-interim"])
@@ -206,7 +248,7 @@ def test_the_rate_limit_is_kept_by_everybody(
     server.answer_first(PATH, Answer(429, headers={"Retry-After": "1"}))
 
     async def asked() -> None:
-        client = Provider(server.url(""), API_KEY)
+        client = kie(server.url(""))
         first = asyncio.create_task(client.task("t0"))
         await asyncio.to_thread(eventually, lambda: "limits us for 1 s" in caplog.text, 5)
         await asyncio.gather(first, *(client.task(f"t{number}") for number in range(1, 5)))
@@ -234,7 +276,7 @@ def test_a_long_rate_limit_is_handed_on(
     server.answer_first(PATH, answer)
 
     async def asked() -> None:
-        client = Provider(server.url(""), API_KEY)
+        client = kie(server.url(""))
         for _ in range(3):
             with pytest.raises(ProviderUnavailable) as raised:
                 await client.task("t")

@@ -153,6 +153,7 @@ def site(
         "LENS_LOG_LEVEL": "warning",
         # Encodes take longer than most tests.
         "LENS_CLIPS": "false",
+        "LENS_PLAYABLE": "false",
     }.items():
         environment.setenv(name, value)
     environment.setattr(renderers, "_sandbox", sandboxes)

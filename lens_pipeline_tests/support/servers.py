@@ -57,13 +57,14 @@ class HostileServer(ThreadedServer):
     connection is reset), `/garbage` (no HTTP), `/redirect?to=URL`, `/redirect-loop`,
     `/wrong-length` (ends too early), `/gzip-bomb` (64 MiB in 64 KiB), `/status/NNN`.
 
-    `requests` counts by path, `received` keeps the headers of each request, `connections` counts
-    accepted connections. All of it may be used while requests are served.
+    `requests` counts by path, `received` keeps the headers of each request, `posted` the bodies,
+    `connections` counts accepted connections. All of it may be used while requests are served.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: Counter[str] = Counter()
         self.received: list[dict[str, str]] = []
+        self.posted: list[bytes] = []
         self.connections = 0
         self._answers: dict[str, Answer] = {}
         self._first: dict[str, list[Answer]] = {}
@@ -197,6 +198,12 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
             self._send(answer)
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        assert isinstance(self.server, _Listener)
+        length = int(self.headers.get("Content-Length", 0))
+        self.server.owner.posted.append(self.rfile.read(length))
+        self.do_GET()
 
     def _send(self, answer: Answer) -> None:
         pieces = answer.pieces or (answer.body,)

@@ -84,6 +84,7 @@ class Stack:
             "LENS_PREVIEW_CONCURRENCY": "2",
             # Only what a test asks for.
             "LENS_CLIPS": "false",
+            "LENS_PLAYABLE": "false",
             "LENS_BACKFILL_CRON": "0 0 1 1 *",
             **variables,
         }

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.cli.add import copy_into_store
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import (
     MASTER,
@@ -22,6 +21,7 @@ from lens_pipeline.derivatives.registry import (
     Derivative,
 )
 from lens_pipeline.derivatives.status import row_statuses, usable
+from lens_pipeline.derivatives.uploads import copy_into_store
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.supervisor.up import Stack
 
@@ -229,7 +229,7 @@ def _places(pipeline: Pipeline, stack: Stack, *, stays: bool) -> Iterator[str]:
     yield f"  master    {stack.web_url}/assets/master_video"
     yield f"  runs      {stack.web_url}/runs"
     yield f"  report    {stack.web_url}/assets/daily_report"
-    yield "  add one   lens add FILE|URL --user me    (in another terminal, in this directory)"
+    yield "  add one   lens add FILE|FOLDER|URL…      (in another terminal, in this directory)"
     yield "  stop      Ctrl-C"
 
 

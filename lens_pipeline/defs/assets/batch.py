@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -40,7 +41,10 @@ from lens_pipeline.event_log.tags import (
     ORIGIN_TAG,
     OUTCOME_TAG,
     PERMANENT_TAG,
+    UNSTORED_TAG,
 )
+from lens_pipeline.providers import fresh_url
+from lens_pipeline.reasons import explain
 from lens_pipeline.storage.download import Fetcher
 
 logger = logging.getLogger(__name__)
@@ -188,7 +192,7 @@ class _Batch:
                 asset_key=self._derivative.asset,
                 partition=row.id,
                 metadata=_without_age(_metadata_of(future), row, earlier.get(row.id)),
-                tags=self._derivative.materialization_tags(row, status, self._pipeline.settings),
+                tags=self._tags(row, status, _metadata_of(future)),
             )
             for future, (row, status) in ready.items()
         ]
@@ -209,6 +213,14 @@ class _Batch:
                     report(error)
             self._record_loss(key)
             self._record_failure(key, status.revision, status.attempts, Failure.of(error))
+
+    def _tags(
+        self, row: Row, status: DerivativeStatus, metadata: Mapping[str, Any]
+    ) -> Mapping[str, str]:
+        tags = self._derivative.materialization_tags(row, status, self._pipeline.settings)
+        if self._derivative.extension is not None and "path" not in metadata:
+            tags[UNSTORED_TAG] = "true"
+        return tags
 
     def _record_loss(self, key: str) -> None:
         """What was made before stays ready after a failure, unless its object is gone."""
@@ -240,6 +252,7 @@ class _Batch:
             dg.AssetObservation(
                 asset_key=self._derivative.asset,
                 partition=key,
+                description=explain(failure.error_class).text,
                 metadata={
                     "error": failure.error,
                     "error_class": failure.error_class,
@@ -259,17 +272,16 @@ class _Batch:
             return
         before = earlier.get(str(made.partition), {})
         path, new = before.get("path"), made.metadata.get("path")
-        if path is None or new is None:
+        if path is None:
             return
         store = self._pipeline.store
+        kept = str(new.value) if new else None
         try:
-            if path == new.value:
+            if path == kept:
                 for size in before.get("sizes", {}).keys() - _sizes(made).keys():
                     store.delete(before["sizes"][size]["path"])
             else:
-                delete_outputs(
-                    store, self._derivative, str(made.partition), path, but=str(new.value)
-                )
+                delete_outputs(store, self._derivative, str(made.partition), path, but=kept)
         except DerivativeError as error:
             self._context.log.warning("cannot delete %s, which is replaced: %s", path, error)
 
@@ -336,6 +348,7 @@ def _table(failed: Sequence[tuple[_Batch, str, Failure]]) -> dg.TableMetadataVal
                     "error_class": failure.error_class,
                     "permanent": failure.permanent,
                     "error": failure.error,
+                    "advice": explain(failure.error_class).advice,
                 }
             )
             for batch, key, failure in failed
@@ -380,6 +393,7 @@ def _batch_context(
             max_bytes=settings.max_source_bytes,
             allow_hosts=settings.fetch_allow_hosts,
             cancelled=cancelled,
+            renewed=partial(fresh_url, settings),
         ) as fetcher,
     ):
         transfers = Transfers(fetcher, pipeline.store, cancelled)

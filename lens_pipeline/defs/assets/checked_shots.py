@@ -34,14 +34,14 @@ class ShotChecker:
             file = directory / "source"
             batch.originals.look_up_shots([row.shot])
             fetched = batch.originals.fetch_shot(row.shot, file)
-            work = media_work(batch, directory, self._settings, 1)
+            work = media_work(batch, directory, self._settings)
             source = Source(row.id, file, fetched.sha256)
             cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
-            sound: Metadata = {}
+            facts: Metadata = {}
             try:
                 with media_failures():
                     shot = examine(source, Tools.find(), work, cache, shot_limits(self._settings))
-                sound = _sound(shot.audio)
+                facts = {"duration_seconds": round(float(shot.length), 3), **_sound(shot.audio)}
                 reason = None
             except (ShotUnusable, SourceOverLimit) as error:
                 # No failure: an asset may be a picture.
@@ -49,7 +49,7 @@ class ShotChecker:
         return {
             "usable": dg.MetadataValue.bool(reason is None),
             **({"reason": reason} if reason else {}),
-            **sound,
+            **facts,
             **({"generation": row.generation_id} if row.generation_id else {}),
             "source_bytes": fetched.bytes,
             "source_sha256": fetched.sha256,

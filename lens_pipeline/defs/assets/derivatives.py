@@ -7,13 +7,18 @@ import dagster as dg
 from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.batch import materialize_batch
 from lens_pipeline.defs.assets.checked_shots import ShotChecker
-from lens_pipeline.defs.assets.clips import ClipMaterializer
 from lens_pipeline.defs.assets.masters import MasterMaterializer, fetch_master
 from lens_pipeline.defs.assets.materializer import Materializer
 from lens_pipeline.defs.assets.originals import OriginalMaterializer
 from lens_pipeline.defs.assets.pictures import PictureMaterializer
 from lens_pipeline.defs.assets.renderers import PosterRenderer, PreviewRenderer
-from lens_pipeline.defs.assets.renditions import RenditionMaterializer
+from lens_pipeline.defs.assets.videos import (
+    VideoMaterializer,
+    clip,
+    fetch_whole,
+    playable_copy,
+    rendition,
+)
 from lens_pipeline.defs.labels import OWNERS, code_of, facts
 from lens_pipeline.defs.partitions import partition_set
 from lens_pipeline.defs.resources import LensResource
@@ -28,12 +33,13 @@ MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
     "poster": lambda d, s: PictureMaterializer(
         d, PosterRenderer(s, d.picture_edge(s), d.picture_sizes(s))
     ),
-    "clip": lambda _, s: ClipMaterializer(s),
+    "clip": lambda d, s: VideoMaterializer(d, s, clip),
+    "playable_video": lambda d, s: VideoMaterializer(d, s, playable_copy),
     "master_video": lambda _, s: MasterMaterializer(s),
     "master_poster": lambda d, s: PictureMaterializer(
         d, PosterRenderer(s, d.picture_edge(s)), fetch_master
     ),
-    "scaled_video": lambda _, s: RenditionMaterializer(s),
+    "scaled_video": lambda d, s: VideoMaterializer(d, s, rendition, fetch_whole),
     "checked_shot": lambda _, s: ShotChecker(s),
     "photo_generation": lambda _d, _s: OriginalMaterializer(),
     "video_generation": lambda _d, _s: OriginalMaterializer(),

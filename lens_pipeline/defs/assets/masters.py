@@ -10,11 +10,12 @@ import dagster as dg
 
 from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
-from lens_pipeline.defs.assets.progress import ProgressEstimate
+from lens_pipeline.defs.assets.progress import ProgressEstimate, reported
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.defs.assets.shot_cache import ShotCache
 from lens_pipeline.derivatives.registry import MASTER
 from lens_pipeline.errors import DerivativeError, ShotUnusable
+from lens_pipeline.event_log.history import Stage
 from lens_pipeline.media.concat.join import Limits, Master, Source, join
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
@@ -50,7 +51,7 @@ class MasterMaterializer:
             picture, _ = self._pictures.render(master.path)
             render_ended = time.monotonic()
             key = MASTER.object_key(row, revision)
-            batch.report(98, "storing")
+            batch.report(reported(98, Stage.STORING, "storing"))
             mark_mp4(master.path, batch.source_type(row))
             size = master.path.stat().st_size
             batch.transfers.upload(key, master.path, "video/mp4", revision)
@@ -78,7 +79,7 @@ class MasterMaterializer:
         self._pictures.interrupt()
 
     def _join(self, batch: BatchContext, sources: list[Source], directory: Path) -> Master:
-        work = media_work(batch, directory, self._settings, len(sources))
+        work = media_work(batch, directory, self._settings)
         loudness = self._settings.master_loudness
         with media_failures():
             cache = ShotCache(batch.transfers.store, directory, batch.cancelled)
@@ -101,18 +102,13 @@ def shot_limits(settings: Settings) -> Limits:
     return Limits(settings.max_pixels, settings.max_master_seconds)
 
 
-def media_work(batch: BatchContext, directory: Path, settings: Settings, shots: int) -> Work:
+def media_work(batch: BatchContext, directory: Path, settings: Settings) -> Work:
     """Limits and progress of ffmpeg's work."""
-    estimate = ProgressEstimate(shots)
-
-    def report(stage: str, share: float, speed: float | None) -> None:
-        pace = f" ({speed:.1f} x real time)" if speed else ""
-        batch.report(estimate.percent(stage, share), f"{stage}{pace}")
-
+    estimate = ProgressEstimate()
     return Work(
         directory=directory,
         cancelled=batch.cancelled.is_set,
-        report=report,
+        report=lambda stage, share: batch.report(estimate.at(stage, share)),
         idle_seconds=settings.encode_idle_seconds,
     )
 
@@ -126,7 +122,7 @@ def _fetch(
 
     def fetch(source: str) -> Fetched:
         shot = shots[source]
-        batch.report(0, f"fetching shot {shot.asset_id!r}")
+        batch.report(reported(0, Stage.FETCHING, f"fetching shot {shot.asset_id!r}"))
         try:
             return batch.originals.fetch_shot(shot, files[source])
         except DerivativeError as error:

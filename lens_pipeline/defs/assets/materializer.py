@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.defs.assets.originals import Metadata, Originals, Transfers
+from lens_pipeline.event_log.history import ReportedProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,7 @@ class BatchContext:
     originals: Originals
     scratch: Path
     cancelled: threading.Event
-    # Takes the percent of the whole and the stage.
-    report: Callable[[int, str], None]
+    report: Callable[[ReportedProgress], None]
     # The object key of a master as it is ready now. Raises NotReady.
     master_key: Callable[[MasterVideo], str]
     # What the files of a row say of themselves; None: nothing.

@@ -53,7 +53,8 @@ class PictureMaterializer:
             facts |= {name: extra[name] for name in extra if name == "duration_seconds"}
             key = self._derivative.object_key(row, revision)
             facts["links"] = links_of(self._derivative, row, key)
-            webp = marked_webp(picture.webp, batch.source_type(row))
+            source_type = batch.source_type(row)
+            webp = marked_webp(picture.webp, source_type)
             sizes = {str(s.edge): _stored(batch, row, key, s) for s in picture.sizes}
             batch.transfers.upload(key, webp, "image/webp", revision)
         finally:
@@ -73,6 +74,7 @@ class PictureMaterializer:
             "revision": revision,
             **stage_seconds(row, started, fetch_ended, render_ended),
             "thumbhash": picture.thumbhash,
+            **({"digital_source_type": source_type} if source_type else {}),
             **extra,
         }
 

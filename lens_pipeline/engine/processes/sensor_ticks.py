@@ -1,5 +1,6 @@
 """Which sensors the daemon ticks: those of new rows only where a tick may find something."""
 
+import time
 from dataclasses import dataclass
 
 from dagster._core.remote_representation.external import RemoteSensor
@@ -36,13 +37,15 @@ class TickPolicy:
     """A tick takes 25 transactions: three a second were most of what a stack at rest did.
 
     It is left out if the rows of the sensor's overlap and its runs are as they were before the last
-    tick, that tick did not fail, and no row is later than its cursor or waits.
+    tick, that tick did not fail, and no row is later than its cursor or waits. That is looked at no
+    more often than the sensor ticks: the daemon asks each second.
     """
 
     def __init__(self, endpoints: Endpoints) -> None:
         self._catalog = Catalog(endpoints.database_url)
         self._runs = RunQueueLog(endpoints.dagster_url)
         self._marks: dict[str, _Mark] = {}
+        self._next_looks: dict[str, float] = {}  # monotonic times
 
     def is_not_due(self, state: InstigatorState, remote_sensor: RemoteSensor) -> bool:
         """In place of Dagster's `is_under_min_interval`, which is called twice for a tick."""
@@ -54,11 +57,17 @@ class TickPolicy:
             return False
         if data.last_tick_success_timestamp is None or (get_elapsed(state) or 0) >= _MOST_SECONDS:
             return False
+        now = time.monotonic()
+        if now < self._next_looks.get(remote_sensor.name, now):
+            return True
         try:
-            return self._is_idle(remote_sensor.name, derivative, data)
+            is_idle = self._is_idle(remote_sensor.name, derivative, data)
         except (CatalogError, SQLAlchemyError, TypeError, ValueError):
             # The tick fails too, and its error is shown.
             return False
+        if is_idle:
+            self._next_looks[remote_sensor.name] = now + (remote_sensor.min_interval_seconds or 0)
+        return is_idle
 
     def _is_idle(self, sensor: str, derivative: Derivative, data: SensorInstigatorData) -> bool:
         known = self._marks.get(sensor)

@@ -89,6 +89,20 @@ def measure(source: Path, shot: Shot, track: Audio, tools: Tools, work: Work) ->
         pcm.unlink(missing_ok=True)
 
 
+def is_faulty(
+    source: Path, demuxer: str, stream: int, seconds: float, tools: Tools, work: Work
+) -> bool:
+    """Whether some of it, or all, does not decode."""
+    command = [
+        *(str(tools.ffmpeg), "-v", "error", *file_input(source.resolve(), demuxer)),
+        *("-map", f"0:{stream}", "-f", "null", "-"),
+    ]
+    try:
+        return is_damaged(run_long(command, seconds, "decoding sound", work))
+    except CommandFailed:
+        return True
+
+
 def is_damaged(messages: str) -> bool:
     """By what ffmpeg said of decoding at level `error`: `info` has the text of tags as well."""
     return _DAMAGE.search(messages) is not None

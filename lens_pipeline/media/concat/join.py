@@ -203,7 +203,7 @@ def _examine_all(
     sources: Sequence[Source], tools: Tools, work: Work, store: Pieces
 ) -> list[_Prepared]:
     def prepare(number: int, source: Source, work: Work) -> _Prepared:
-        work.report(f"checking shot {number + 1} of {len(sources)}", 0.0, None)
+        work.report(f"checking shot {number + 1} of {len(sources)}", 0.0)
         known = _stored_facts(store, _facts_key(source))
         return _Prepared(number, source, known or _probe(source, tools, work), known)
 
@@ -299,16 +299,19 @@ class _Attempt:
         encodings = self._numbers("encode")
         pieces = {number: self._copied(number) for number in self._numbers("copy")}
         self._check_output(pieces)
-        encoded = run_all([partial(self._encode, number) for number in encodings], self._work)
+        seconds = [float(self._prepared[number].shot.length) for number in encodings]
+        encoded = run_all(
+            [partial(self._encode, number) for number in encodings], self._work, seconds
+        )
         pieces |= zip(encodings, encoded, strict=True)
         parts = [pieces[number].part for number in range(len(self._prepared))]
         checks = self._checks(parts)
         audio_file, *_ = run_all([partial(self._encode_audio, tracks), *checks], self._work)
         master = self._work.directory / "master.mp4"
-        self._work.report("joining", 0.0, None)
+        self._work.report("joining", 0.0)
         try:
             mux.write(parts, audio_file, self._rate, master, self._work.cancelled)
-            self._work.report("verifying", 0.0, None)
+            self._work.report("verifying", 0.0)
             verify.check_structure(master, parts, self._rate, self._tools, self._work)
         except MediaError as error:
             master.unlink(missing_ok=True)

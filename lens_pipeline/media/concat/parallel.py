@@ -1,10 +1,12 @@
 """Runs tasks side by side; the first failure ends the others."""
 
+import operator
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from lens_pipeline.media.errors import Cancelled
@@ -13,18 +15,35 @@ from lens_pipeline.media.ffmpeg.run import Work
 Result = TypeVar("Result")
 
 
-def run_all(tasks: Sequence[Callable[[Work], Result]], work: Work) -> list[Result]:
-    """Results in order; one task runs per core. Raises what the first failed task raised."""
+def run_all(
+    tasks: Sequence[Callable[[Work], Result]], work: Work, weights: Sequence[float] | None = None
+) -> list[Result]:
+    """Results in order; one task runs per core. Raises what the first failed task raised.
+
+    The share that `work` reports is that of all tasks; `weights`: how long each takes, compared
+    with the others.
+    """
     stop = threading.Event()
     lock = threading.Lock()
+    weight = weights or [1.0] * len(tasks)
+    shares = [0.0] * len(tasks)
 
-    def report(stage: str, share: float, speed: float | None) -> None:
+    def report(number: int, stage: str, share: float) -> None:
         with lock:
-            work.report(stage, share, speed)
+            # A task may have several stages.
+            shares[number] = max(shares[number], share)
+            done = sum(map(operator.mul, shares, weight)) / (sum(weight) or 1.0)
+            work.report(stage, done)
 
-    shared = replace(work, cancelled=lambda: stop.is_set() or work.cancelled(), report=report)
+    def run(number: int) -> Result:
+        own = replace(shared, report=partial(report, number))
+        result = tasks[number](own)
+        shares[number] = 1.0
+        return result
+
+    shared = replace(work, cancelled=lambda: stop.is_set() or work.cancelled())
     with ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1) or 1) as pool:
-        futures = [pool.submit(task, shared) for task in tasks]
+        futures = [pool.submit(run, number) for number in range(len(tasks))]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:

@@ -115,7 +115,7 @@ def _main_shot(shots: Sequence[Shot], compatibility: Compatibility) -> Shot:
 
 def _copy_barrier(shot: Shot, compatibility: Compatibility) -> str | None:
     """Why this shot can never be copied."""
-    barrier = _web_barrier(shot.signature) if compatibility == "web" else None
+    barrier = web_barrier(shot.signature) if compatibility == "web" else None
     if barrier is not None:
         return f"{barrier}, which not all players know"
     codec = shot.signature.codec
@@ -135,7 +135,7 @@ def _copy_barrier(shot: Shot, compatibility: Compatibility) -> str | None:
     return next((reason for reason, holds in barriers.items() if holds), None)
 
 
-def _web_barrier(signature: Signature) -> str | None:
+def web_barrier(signature: Signature) -> str | None:
     """What browsers or phones may not play."""
     if signature.codec != "h264":
         return f"it is {signature.codec}"

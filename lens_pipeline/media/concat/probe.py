@@ -148,7 +148,7 @@ def probe(source: Path, tools: Tools, work: Work) -> Shot:
     """Raises MediaError: not MP4, QuickTime, WebM or Matroska with usable video. Cancelled."""
     demuxer = video_demuxer(read_head(source))
     described = describe_packets(source, demuxer, _SHOT_FIELDS, tools, work)
-    stream = _video_stream(described["streams"])
+    stream = video_stream(described["streams"])
     packets = [
         packet for packet in described["packets"] if packet["stream_index"] == stream["index"]
     ]
@@ -193,7 +193,8 @@ def describe_packets(
     return ffprobe.describe(file, demuxer, options, tools, _PROBE_SECONDS, work.cancelled)
 
 
-def _video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def video_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Raises MediaError: none, or none that can be decoded."""
     stream = ffprobe.first_video(streams)
     codec = stream.get("codec_name", "an unknown codec")
     if codec not in VIDEO_CODECS:
@@ -293,7 +294,7 @@ def _shot(
         raise MediaError("video has no frame rate")
     display_order = tuple(place[number] for number in range(len(packets)))
     return Shot(
-        signature=_signature(stream, rate or len(times) / length),
+        signature=signature_of(stream, rate or len(times) / length),
         demuxer=demuxer,
         stream=stream["index"],
         time_base=time_base,
@@ -360,7 +361,7 @@ def _rate(stream: Mapping[str, Any], name: str) -> Fraction | None:
     return rate if rate is not None and rate <= _HIGHEST_RATE else None
 
 
-def _signature(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
+def signature_of(stream: Mapping[str, Any], frame_rate: Fraction) -> Signature:
     matrices = [data.get("displaymatrix", "") for data in stream.get("side_data_list", [])]
     return Signature(
         codec=stream["codec_name"],
@@ -392,7 +393,7 @@ def _mirrors(matrix: str) -> bool:
     return a * d - b * c < 0
 
 
-def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:
+def audio_stream(streams: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The default track, else the first."""
     # A track without a decoder has no rate, and counts as silence.
     tracks = [
@@ -400,9 +401,13 @@ def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:
         for stream in streams
         if stream.get("codec_type") == "audio" and int(stream.get("sample_rate", 0))
     ]
-    if not tracks:
+    return max(tracks, key=lambda stream: stream["disposition"]["default"], default=None)
+
+
+def _audio(streams: Sequence[Mapping[str, Any]]) -> Audio | None:
+    track = audio_stream(streams)
+    if track is None:
         return None
-    track = max(tracks, key=lambda stream: stream["disposition"]["default"])
     return Audio(
         stream=track["index"],
         codec=track.get("codec_name", "unknown"),

@@ -70,8 +70,8 @@ class Work:
 
     directory: Path  # scratch; the caller removes it
     cancelled: Callable[[], bool]  # asked at least five times a second, in any thread
-    report: Callable[[str, float, float | None], None]
-    """Takes the stage, the share done, and the speed (x real time) if known."""
+    report: Callable[[str, float], None]
+    """Takes the stage and the share of it that is done."""
     idle_seconds: float = 60.0  # without progress
     limit_per_second: float = 60.0  # for a second of media, besides `limit_seconds`
     limit_seconds: float = _LIMIT_SECONDS
@@ -148,7 +148,6 @@ class _Watch:
         self._reported = -math.inf
         self._line = b""
         self._done_seconds = 0.0
-        self._speed: float | None = None
         self._state: tuple[float, int] = (0.0, 0)
 
     def read(self, data: bytes) -> None:
@@ -160,8 +159,6 @@ class _Watch:
                 # N/A before the first packet; below 0 during priming.
                 microseconds = _number(value) or 0.0
                 self._done_seconds = min(max(0.0, microseconds / 1e6), self._media_seconds)
-            elif key == "speed":
-                self._speed = _number(value.strip().removesuffix("x"))
             elif key == "progress":
                 self._report(is_last=value.strip() == "end")
 
@@ -170,7 +167,7 @@ class _Watch:
         if is_last or now - self._reported >= _REPORT_SECONDS:
             self._reported = now
             share = self._done_seconds / self._media_seconds if self._media_seconds else 0.0
-            self._work.report(self._stage, share, self._speed)
+            self._work.report(self._stage, share)
 
     def check_cancelled(self) -> None:
         if self._work.cancelled():

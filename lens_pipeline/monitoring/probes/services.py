@@ -132,12 +132,14 @@ def databases(pipeline: Pipeline) -> None:
 
 def application_database(settings: Settings, url: str) -> str:
     """Which reads and writes the application's database at `url` allows."""
-    with closing(Catalog(url)) as catalog:
+    with closing(Catalog(url, settings.title_column)) as catalog:
         try:
             if settings.database_url is None:  # the embedded one, as every command does
                 catalog.migrate()
                 catalog.migrate_view()
             catalog.check()
+            if settings.deletion:
+                catalog.check_deletion()
             writes = _writes(catalog)
             view = _view(catalog)
         except CatalogError as error:
@@ -195,8 +197,11 @@ def provider_tasks(settings: Settings, url: str) -> str:
     """Raises CatalogError: tasks of the provider cannot be recorded."""
     with closing(Catalog(url)) as catalog:
         catalog.check_writing()
-    if not settings.kie_webhook_key:
-        return "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY its webhooks are refused"
+    if not (settings.kie_webhook_key or settings.kie_secret):
+        return (
+            "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY or LENS_KIE_SECRET its"
+            " webhooks are refused"
+        )
     return "its webhooks are verified, and its tasks can be recorded"
 
 

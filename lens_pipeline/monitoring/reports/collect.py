@@ -42,7 +42,8 @@ def report(
     as_of = dt.datetime.now(dt.UTC)
     files = read_files(pipeline, log, day) if files is None else files
     kinds = [kind.value for kind in registry.kinds()]
-    summary = statistics.summarize(day, kinds, files, _attempts(log, day), as_of)
+    attempts, costs = _attempts(log, day), _credits(log, day)
+    summary = statistics.summarize(day, kinds, files, attempts, costs, as_of)
     return DayReport(day, summary, statistics.extremes(day, files))
 
 
@@ -65,6 +66,14 @@ def _attempts(log: DayLog, day: dt.date) -> list[Record]:
         for d in registry.DERIVATIVES
         for m in log.missed(d.asset, since, until)
     ]
+
+
+def _credits(log: DayLog, day: dt.date) -> dict[str, float | None]:
+    since, until = _bounds(day)
+    return {
+        kind.value: log.credits(original.asset, since, until)
+        for kind, original in registry.ORIGINALS.items()
+    }
 
 
 def _bounds(day: dt.date) -> tuple[dt.datetime, dt.datetime]:

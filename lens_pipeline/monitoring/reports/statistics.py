@@ -7,7 +7,7 @@ In plain Python: `lens report` takes half as long as with pandas.
 import datetime as dt
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lens_pipeline.event_log.counters import STAGES
@@ -42,6 +42,8 @@ FIGURES = {
     **{f"{what}_{name}_seconds": "float64" for what in ("latency", *STAGES) for name in QUANTILES},
     **dict.fromkeys(("bytes_in", "bytes_out", "failed_attempts"), "int64"),
     "failures": "string",
+    # What its provider's tasks cost.
+    "credits": "float64",
 }
 # One row a file of a list.
 LISTED = {
@@ -56,13 +58,18 @@ def summarize(
     kinds: Sequence[str],
     files: Sequence[Record],
     attempts: Sequence[Record],
+    costs: Mapping[str, float | None],
     as_of: dt.datetime,
 ) -> list[Record]:
-    """Rows of FIGURES, from rows of FILES and failed attempts' `kind` and `error_class`."""
+    """Rows of FIGURES, from rows of FILES and failed attempts' `kind` and `error_class`.
+
+    `costs`: credits by kind.
+    """
     return [
         {"day": day.isoformat(), "as_of": as_of, "kind": kind}
         | _counts([file for file in files if file["kind"] == kind], as_of)
         | _failures([one["error_class"] for one in attempts if one["kind"] == kind])
+        | {"credits": costs.get(kind)}
         for kind in kinds
     ]
 

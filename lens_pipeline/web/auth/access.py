@@ -24,6 +24,8 @@ class Limits:
     # A provider whose key was changed goes on for a while, with twenty tasks a second.
     forged_webhooks_a_minute: int = 1200
     wrong_tokens_a_minute: int = 60
+    # A folder may hold that many files of other kinds.
+    refused_uploads_a_minute: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Access:
     wrong_logins: RateLimit
     forged_webhooks: RateLimit
     wrong_tokens: RateLimit
+    refused_uploads: RateLimit
 
 
 def access_of(settings: Settings, limits: Limits) -> Access:
@@ -53,4 +56,5 @@ def access_of(settings: Settings, limits: Limits) -> Access:
         wrong_logins=RateLimit(limits.wrong_logins_a_minute),
         forged_webhooks=RateLimit(limits.forged_webhooks_a_minute),
         wrong_tokens=RateLimit(limits.wrong_tokens_a_minute),
+        refused_uploads=RateLimit(limits.refused_uploads_a_minute),
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from lens_pipeline.web.errors import unauthorized
+from lens_pipeline.web.errors import ApiError, unauthorized
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,14 @@ def caller(request: Request) -> Caller:
     return found
 
 
+def is_linked(request: Request) -> bool:
+    """Whether a signed link asks."""
+    return getattr(request.state, "linked", False)
+
+
 def media_caller(request: Request) -> Caller:
     """A signed link counts as a caller, too. Raises ApiError 401."""
-    return Caller() if getattr(request.state, "linked", False) else caller(request)
+    return Caller() if is_linked(request) else caller(request)
 
 
 def known_until(request: Request) -> int | None:
@@ -47,3 +52,9 @@ def known_until(request: Request) -> int | None:
 CallerDep = Annotated[Caller, Depends(caller)]
 MediaCallerDep = Annotated[Caller, Depends(media_caller)]
 KnownUntilDep = Annotated[int | None, Depends(known_until)]
+
+
+def all_seeing_caller(found: CallerDep) -> None:
+    """Raises ApiError 401; 403: it is bound to a user or project."""
+    if not found.sees_all:
+        raise ApiError(403, "forbidden", "this needs LENS_API_TOKEN itself")

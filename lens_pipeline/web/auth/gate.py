@@ -2,10 +2,10 @@
 
 from urllib.parse import quote, urlencode
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lens_pipeline.core import postgres
 from lens_pipeline.web.auth import sessions
@@ -22,6 +22,9 @@ _DATABASE_SECONDS = 6.0
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEALTH = frozenset({"/health", "/health/live", "/api/health", "/api/health/live"})
 _WEBHOOK = "/api/kie/webhook"
+_WEBHOOKS = "/api/webhooks/"
+# Method and path of bodies that are too long to be held.
+_UPLOAD = ("POST", "/api/generations")
 _LOGIN = frozenset({"/login", "/logout"})
 _STATIC = "/static/"
 # Webhook and login check for themselves.
@@ -32,11 +35,11 @@ _FOR_PROGRAMS = ("/api/", *_FOR_ALL_SEEING)
 
 def is_open(path: str) -> bool:
     """Whether this decoded path needs no caller; every other path needs one."""
-    return path in _OPEN or path.startswith(_STATIC)
+    return path in _OPEN or path.startswith((_STATIC, _WEBHOOKS))
 
 
 class Gate:
-    """Admits a request with its caller and its whole body, or answers it."""
+    """Admits a request with its caller and its whole body, but for uploads, or answers it."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -60,7 +63,9 @@ class Gate:
         limits = self._access.limits
         try:
             refusal = self._admit(request)
-            if refusal is None and has_body:
+            if refusal is None and (scope["method"], scope["path"]) == _UPLOAD:
+                receive, send = body.paced(limits.body_seconds), _closing(send, body)
+            elif refusal is None and has_body:
                 is_form = scope["path"] in _LOGIN
                 most = limits.form_bytes if is_form else limits.body_bytes
                 receive = await body.whole(most, limits.body_seconds)
@@ -135,6 +140,19 @@ class Gate:
         if owner and request.scope["method"] not in _SAFE and "origin" not in headers:
             raise ApiError(403, "foreign_origin", "refused: sent with a cookie but without Origin")
         return owner
+
+
+def _closing(send: Send, body: Body) -> Send:
+    """A `send` that ends the connection if the answer comes before the end of the body."""
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start" and body.is_expected:
+            MutableHeaders(scope=message)["Connection"] = "close"
+            if message["status"] != 408:
+                await body.drain()
+        await send(message)
+
+    return answer
 
 
 def _fetched_elsewhere(headers: Headers, is_safe: bool) -> bool:

@@ -20,9 +20,11 @@ router = APIRouter(tags=["links"])
 # Handlers of these paths take `MediaCallerDep`.
 _OF_GENERATION = re.compile(r"/api/generations/(?P<id>[^/]+)/(preview|poster|clip|file)")
 _OF_PROJECT = re.compile(
-    r"/api/projects/(?P<id>[^/]+)/(master-videos|scaled-videos|assets)/[^/]+/"
-    r"(video|download|poster)"
+    r"/api/projects/(?P<id>[^/]+)/"
+    r"(archive|(master-videos|scaled-videos|assets)/[^/]+/(video|download|poster))"
 )
+# Its query names the generations.
+_ARCHIVE = "/api/generations/archive"
 _MOST_PATHS = 200
 _LONGEST_PATH = 1000
 _WEEK_SECONDS = 7 * 24 * 3600
@@ -82,7 +84,8 @@ class Links:
 
 def is_media(path: str) -> bool:
     """Whether the decoded `path` may be signed."""
-    return bool(_OF_GENERATION.fullmatch(path) or _OF_PROJECT.fullmatch(path))
+    of_one = _OF_GENERATION.fullmatch(path) or _OF_PROJECT.fullmatch(path)
+    return bool(of_one) or path == _ARCHIVE
 
 
 @router.post("/api/links")
@@ -94,7 +97,7 @@ def make_links(
     None outlives the token that it was made by.
     """
     split = [path.partition("?") for path in body.paths]
-    _require_visible(context, caller, [unquote(path) for path, _, _ in split])
+    _require_visible(context, caller, [(unquote(path), query) for path, _, query in split])
     links: Links = request.app.state.access.links
     wanted = int(time.time()) + body.seconds
     expires = wanted if until is None else min(wanted, until)
@@ -107,12 +110,17 @@ def make_links(
     )
 
 
-def _require_visible(context: Context, caller: Caller, paths: Iterable[str]) -> None:
+def _require_visible(
+    context: Context, caller: Caller, addresses: Iterable[tuple[str, str]]
+) -> None:
     """Raises ApiError 400 (no media), 404 (not for this caller)."""
     generations: dict[str, str] = {}
-    for path in paths:
+    for path, query in addresses:
         if match := _OF_GENERATION.fullmatch(path):
             generations[match["id"]] = path
+        elif path == _ARCHIVE:
+            ids = ",".join(value for name, value in parse_qsl(query) if name == "ids")
+            generations |= dict.fromkeys(filter(None, ids.split(",")), path)
         elif match := _OF_PROJECT.fullmatch(path):
             if not caller.may_see_project(match["id"]):
                 raise not_found("path", path)

@@ -49,6 +49,21 @@ class Body:
             raise ApiError(408, "too_slow", f"the body took longer than {seconds:g} s") from None
         return bytes(body)
 
+    def paced(self, seconds: float) -> Receive:
+        """A `receive` for a long body. It raises ApiError 408 after `seconds` without a part."""
+
+        async def part() -> Message:
+            if not self._expected:
+                return await self._receive()
+            try:
+                async with asyncio.timeout(seconds):
+                    body = await self._part()
+            except TimeoutError:
+                raise ApiError(408, "too_slow", f"nothing came for {seconds:g} s") from None
+            return {"type": "http.request", "body": body, "more_body": self._expected}
+
+        return part
+
     async def drain(self) -> None:
         """Read and drop the rest. Raises ClientDisconnect."""
         if self._is_held_back:

@@ -32,13 +32,13 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
 
 # A reader holds about two chunks.
-_CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 # The reader for a stalled client holds memory.
-_STALL_SECONDS = 60.0
+STALL_SECONDS = 60.0
 # These threads wait for disks and the network.
 _WAITING_READS = CapacityLimiter(32)
 # An object may be replaced between its look-up and the first byte.
-_ATTEMPTS = 3
+ATTEMPTS = 3
 
 
 def described(*content_types: str) -> dict[int | str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def stream(
     disposition: str | None = None,
 ) -> Response:
     """Blocks for the store. Raises ApiError 404, 412, 416; DerivativeError if the store fails."""
-    for _ in range(_ATTEMPTS - 1):
+    for _ in range(ATTEMPTS - 1):
         with suppress(ObjectReplaced):
             return _try(store, request, key, cache_control, disposition)
     return _try(store, request, key, cache_control, disposition)
@@ -166,16 +166,16 @@ class _Stream(Response):
         while more and not gone.done():
             chunk = await self._next()
             more = self._reader.left > 0
-            async with asyncio.timeout(_STALL_SECONDS):
+            async with asyncio.timeout(STALL_SECONDS):
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
             # A fast client must not hold the event loop.
             await asyncio.sleep(0)
 
     async def _next(self) -> Buffer:
-        chunk = self._reader.read_at_once(_CHUNK_BYTES)
+        chunk = self._reader.read_at_once(CHUNK_BYTES)
         if chunk is None:
             read = self._reader.read
-            chunk = await to_thread.run_sync(read, _CHUNK_BYTES, limiter=_WAITING_READS)
+            chunk = await to_thread.run_sync(read, CHUNK_BYTES, limiter=_WAITING_READS)
         return chunk
 
 

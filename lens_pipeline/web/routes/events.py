@@ -70,9 +70,8 @@ def _status(status: DerivativeStatus) -> Message:
 
 
 def _progress(status: DerivativeStatus) -> Message:
-    progress = status.progress
-    percent, text = (progress.percent, progress.text) if progress else (None, "")
-    return _message("progress", status, {"percent": percent, "text": text})
+    names = ("percent", "text", "stage", "seconds_left")
+    return _message("progress", status, {n: getattr(status.progress, n, None) for n in names})
 
 
 def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Message:

@@ -3,24 +3,35 @@
 import datetime as dt
 from collections.abc import Container
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel
 
+from lens_pipeline.catalog.errors import RowInUse
 from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.originals import ExtraFile, extra_files, stored_originals
-from lens_pipeline.derivatives.registry import CLIP, Derivative, of_generations, primary
+from lens_pipeline.derivatives.originals import (
+    ExtraFile,
+    extra_files,
+    recorded_facts,
+    stored_originals,
+)
+from lens_pipeline.derivatives.registry import (
+    CLIP,
+    PLAYABLE,
+    Derivative,
+    of_generations,
+    primary,
+)
 from lens_pipeline.event_log.history import DerivativeStatus, State
 from lens_pipeline.storage.content_types import CONTENT_TYPES, UNKNOWN_TYPE
 from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, CallerDep, MediaCallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.errors import ApiError, not_found
-from lens_pipeline.web.http.filenames import attachment
+from lens_pipeline.web.errors import ApiError, Problem, not_found
+from lens_pipeline.web.http.filenames import attachment, generation_name, known_ending
 from lens_pipeline.web.http.streaming import (
     described,
     picture_not_ready,
@@ -31,6 +42,7 @@ from lens_pipeline.web.http.streaming import (
 router = APIRouter(tags=["generations"])
 
 _MOST_ON_PAGE = 200
+_MOST_WORDS = 200
 _FILE = described(*sorted(set(CONTENT_TYPES.values())), UNKNOWN_TYPE) | {
     307: {"description": "It lies elsewhere."}
 }
@@ -58,6 +70,8 @@ class GenerationOut(BaseModel):
 
     id: str
     user_id: str
+    title: str | None
+    """For people: LENS_TITLE_COLUMN, or the name of its file; None: it has none."""
     type: GenerationType
     generation_status: str
     """What the application's own row says."""
@@ -69,6 +83,9 @@ class GenerationOut(BaseModel):
     """Where this app serves the derivative; None unless it is ready."""
     clip_url: str | None
     """Where this app serves the hover clip of a video; None unless it is ready."""
+    playable_url: str | None
+    """Where this app serves a copy that all browsers play; None: there is none, as most videos need
+    none."""
     file_url: str | None
     """Where this app serves the generation itself; None unless it is finished."""
     width: int | None
@@ -106,9 +123,25 @@ class ExtraFileOut(BaseModel):
     """Why it could not be kept."""
 
 
-class GenerationDetail(GenerationOut):
-    """A generation, and all results of its task."""
+class FileFacts(BaseModel):
+    """What is recorded of the photo or video itself."""
 
+    content_type: str | None
+    bytes: int | None
+    width: int | None
+    height: int | None
+    duration_seconds: float | None
+
+
+class GenerationDetail(GenerationOut):
+    """A generation, its file, and all results of its task."""
+
+    file: FileFacts
+    finished_at: dt.datetime | None
+    all_attempts: int
+    """As `attempts`, with those before a retry."""
+    digital_source_type: str | None
+    """IPTC's term that the preview or poster has in its XMP."""
     extra_files: list[ExtraFileOut] = []
     """What the provider's task made besides; only there if it had several results."""
 
@@ -127,6 +160,7 @@ def list_generations(
     user_id: str | None = None,
     type: GenerationType | None = None,  # noqa: A002
     status: State | None = None,
+    q: Annotated[str, Query(max_length=_MOST_WORDS)] = "",
     before: AwareDatetime | None = None,
     ids: str | None = None,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
@@ -134,7 +168,8 @@ def list_generations(
 ) -> GenerationsPage:
     """One page of generations, newest first.
 
-    With `status`, a page may have fewer than `limit` entries and a cursor all the same.
+    With `q`, those whose title or file name has these words, or whose id begins with them. With
+    `q` or `status`, a page may have fewer than `limit` entries and a cursor all the same.
     `before`: only those that changed before that time.
     `ids`: only those of up to 200 ids, with commas between them; others, and those that the caller
     may not see, are left out. There is one page of them.
@@ -143,6 +178,7 @@ def list_generations(
     selection = Selection(
         user_id=_visible_user(caller, user_id),
         kind=Kind(type.value) if type else None,
+        words=_words(q),
         ids=wanted,
     )
     if before is not None and cursor is None:
@@ -160,9 +196,10 @@ def _wanted(ids: str, cursor: str | None) -> frozenset[str]:
     """Raises ApiError 400."""
     wanted = frozenset(ids.split(","))
     if len(wanted) > _MOST_ON_PAGE:
-        raise ApiError(400, "invalid_request", f"ids: more than {_MOST_ON_PAGE}")
+        problem = f"at most {_MOST_ON_PAGE} ids are answered at once"
+        raise ApiError(400, "invalid_request", problem, field="ids")
     if cursor is not None:
-        raise ApiError(400, "invalid_request", "ids: there is no next page of them")
+        raise ApiError(400, "invalid_request", "they have no next page", field="ids")
     return wanted
 
 
@@ -183,7 +220,41 @@ def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -
     ]
     more = {"extra_files": extra} if extra else {}
     (generation,) = shown(context, entry)
-    return GenerationDetail.model_validate(generation.model_dump() | more)
+    detail = generation.model_dump() | _file_facts(context, entry) | more
+    return GenerationDetail.model_validate(detail)
+
+
+def _file_facts(context: Context, entry: library.Entry) -> dict[str, Any]:
+    """From the record of the original, else from that of its preview or poster."""
+    row, made = entry.row.generation(), entry.status
+    recorded = recorded_facts(context.pipeline, row) if entry.row.is_finished else {}
+    facts = {
+        "bytes": made.fact("source_bytes", int),
+        "duration_seconds": made.fact("duration_seconds", float),
+        **recorded,
+    }
+    return {
+        "file": {name: facts.get(name) for name in FileFacts.model_fields},
+        "finished_at": recorded.get("finished_at", row.finished_at)
+        if entry.row.is_finished
+        else None,
+        "all_attempts": made.all_attempts,
+        "digital_source_type": made.fact("digital_source_type", str),
+    }
+
+
+@router.delete(
+    "/api/generations/{generation_id}", status_code=204, responses={409: {"model": Problem}}
+)
+def delete_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> None:
+    """Delete its row; what was made of it, and its original, go as of any row that is gone."""
+    entry = visible_entry(context, caller, generation_id)
+    if not context.pipeline.settings.deletion:
+        raise ApiError(403, "deletion_off", "nothing is deleted here: LENS_DELETION is not set")
+    try:
+        context.pipeline.catalog.delete_generation(entry.row.id)
+    except RowInUse as error:
+        raise ApiError(409, "in_use", f"{generation_id} is in use: {error}") from None
 
 
 def _extra_files(context: Context, row: ListedGeneration) -> list[ExtraFile]:
@@ -200,24 +271,26 @@ def visible_entry(context: Context, caller: Caller, generation_id: str) -> libra
 
 def shown(context: Context, *entries: library.Entry) -> list[GenerationOut]:
     """In a constant number of queries."""
-    clips = library.ready_ids(context.pipeline, CLIP, entries)
-    return [_shown(entry, clips) for entry in entries]
+    clips, copies = (library.stored_ids(context.pipeline, d, entries) for d in (CLIP, PLAYABLE))
+    return [_shown(entry, clips, copies) for entry in entries]
 
 
-def _shown(entry: library.Entry, clips: Container[str]) -> GenerationOut:
-    """`clips`: ids of the videos that have one."""
+def _shown(entry: library.Entry, clips: Container[str], copies: Container[str]) -> GenerationOut:
+    """Ids of the videos that have a clip, and a playable copy."""
     row, made = entry.row, entry.status
     derivative = primary(row.kind)
     url = f"/api/generations/{row.id}"
     return GenerationOut(
         id=row.id,
         user_id=row.user_id,
+        title=row.title,
         type=GenerationType(row.kind.value),
         generation_status=row.status,
         status=made.state,
         path=made.path,
         picture_url=f"{url}/{derivative.asset}" if made.state is State.READY else None,
         clip_url=f"{url}/{CLIP.asset}" if row.id in clips else None,
+        playable_url=f"{url}/file?playable=1" if row.id in copies else None,
         file_url=f"{url}/file" if row.is_finished else None,
         width=made.fact("width", int),
         height=made.fact("height", int),
@@ -244,6 +317,12 @@ def _edge(size: tuple[str, Any]) -> int:
     return int(size[0])
 
 
+def _words(q: str) -> str | None:
+    """None: nothing is looked for. PostgreSQL takes no NUL and no surrogates."""
+    printable = "".join(one if one.isprintable() else " " for one in q)
+    return " ".join(printable.split()) or None
+
+
 def _visible_user(caller: Caller, user_id: str | None) -> str | None:
     """Raises ApiError 403: the caller may not list that user."""
     wanted = user_id if user_id is not None else caller.user_id
@@ -254,7 +333,8 @@ def _visible_user(caller: Caller, user_id: str | None) -> str | None:
 
 def picture_routes() -> APIRouter:
     routes = APIRouter(tags=["generations"])
-    for derivative in of_generations():
+    # The playable copy is served in place of the file.
+    for derivative in (one for one in of_generations() if one is not PLAYABLE):
         _add_picture_route(routes, derivative)
     return routes
 
@@ -312,33 +392,59 @@ def file(
     caller: MediaCallerDep,
     context: ContextDep,
     n: Annotated[int, Query(ge=1)] = 1,
+    playable: bool = False,
 ) -> Response:
     """The photo or video itself, or result `n` of its task.
 
-    From the store, or while it is not there, where its link leads.
+    From the store, or while it is not there, where its link leads. With `playable`, the copy of a
+    video that all browsers play, if there is one.
     """
-    row = visible_entry(context, caller, generation_id).row
+    entry = visible_entry(context, caller, generation_id)
+    row = entry.row
     if not row.is_finished:
         raise ApiError(404, "not_ready", "it is not finished", status=row.status)
     if n == 1:
+        if playable and (copy := _playable_copy(context, request, entry)):
+            return copy
         sources = {row.id: row.asset_url}
         stored = stored_originals(context.pipeline, row.kind, sources).get(row.id)
-        return _file(context, request, row.id, stored and stored.path, row.asset_url)
+        return _file(context, request, row, n, stored and stored.path, row.asset_url)
     extra = {one.n: one for one in _extra_files(context, row)}
     if n not in extra:
         raise ApiError(404, "not_found", f"its task has no result {n}")
-    return _file(context, request, f"{row.id}_{n}", extra[n].path, extra[n].url or "")
+    return _file(context, request, row, n, extra[n].path, extra[n].url or "")
 
 
-def _file(context: Context, request: Request, name: str, path: str | None, source: str) -> Response:
+def _playable_copy(context: Context, request: Request, entry: library.Entry) -> Response | None:
+    """None: there is none, or it is gone."""
+    if entry.row.kind is not PLAYABLE.kind:
+        return None
+    path = library.status(context.pipeline, entry, PLAYABLE).path
+    if path is None:
+        return None
+    try:
+        disposition = attachment(generation_name(entry.row), ".mp4", inline=True)
+        return stream(context.pipeline.store, request, path, disposition=disposition)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _file(
+    context: Context,
+    request: Request,
+    row: ListedGeneration,
+    n: int,
+    path: str | None,
+    source: str,
+) -> Response:
     path = path or source
     if not is_object_key(path):
         return redirect(path)
-    extension = PurePosixPath(path).suffix.lower()
-    disposition = attachment(name, "")
-    if extension in CONTENT_TYPES:
-        # A browser shows what is known, and offers the rest for download.
-        disposition = attachment(name, extension, inline=True)
+    ending = known_ending(path)
+    # A browser shows what is known, and offers the rest for download.
+    disposition = attachment(generation_name(row, n), ending, inline=bool(ending))
     try:
         return stream(context.pipeline.store, request, path, disposition=disposition)
     except ApiError as error:

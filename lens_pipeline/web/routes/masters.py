@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -10,9 +11,10 @@ from pydantic import BaseModel, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, MasterVideo
 from lens_pipeline.catalog.shots import MOST_SHOTS
+from lens_pipeline.derivatives.holds import Held, Hold, holds
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, SCALED
 from lens_pipeline.derivatives.status import row_statuses
-from lens_pipeline.event_log.history import DerivativeStatus, State
+from lens_pipeline.event_log.history import DerivativeStatus, Stage, State
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
@@ -38,6 +40,8 @@ from lens_pipeline.web.routes.project_rows import (
 )
 
 router = APIRouter(prefix="/api/projects/{project_id}/master-videos", tags=["masters"])
+
+_MOST_SAME = 10
 
 PageDep = Annotated[Page, Depends(page_of(Kind.MASTER))]
 MasterDep = Annotated[Listed[MasterVideo], Depends(row_of(Kind.MASTER, "master_id"))]
@@ -69,8 +73,20 @@ class MasterOut(BaseModel):
     waits: str | None
     waits_for: list[str]
     """Shots that are not ready, each once."""
+    faulty_shots: list[str]
+    """Shots that `error` names, each once."""
     percent: int | None
     progress: str | None
+    """In English; `stage` and `seconds_left` are for other languages."""
+    stage: Stage | None
+    seconds_left: int | None
+    """By the pace until now; None: not known."""
+    held_by: Hold | None
+    """Why it is not begun; None: it is, or is about to be."""
+    queue_place: int | None
+    """Of its run; 1: it is next."""
+    renditions: int
+    """Their number."""
     method: str | None
     """copy, partial or encode"""
     duration_seconds: float | None
@@ -93,6 +109,19 @@ class MasterOut(BaseModel):
     ready_at: dt.datetime | None
 
 
+class NamedMaster(MasterOut):
+    """A master that was given its name."""
+
+    same_name: list[str]
+    """Ids of other masters of the project with this name, ten at most."""
+
+
+class NewName(Wanted):
+    """Another name for a master."""
+
+    name: Name
+
+
 class MastersPage(BaseModel):
     """Masters newest first; `next_cursor` asks for the next ones, None: there are none."""
 
@@ -106,10 +135,10 @@ def list_masters(page: PageDep, context: ContextDep) -> MastersPage:
     return MastersPage(master_videos=_described(context, page.rows), next_cursor=page.next_cursor)
 
 
-@router.post("", status_code=201, responses={200: {"model": MasterOut}, 409: {"model": Problem}})
+@router.post("", status_code=201, responses={200: {"model": NamedMaster}, 409: {"model": Problem}})
 def create_master(
     project_id: str, wanted: NewMaster, caller: CallerDep, context: ContextDep, response: Response
-) -> MasterOut:
+) -> NamedMaster:
     """Order a master; it is begun at once unless a shot is still to come.
 
     Asked for again with the same `master_id`, nothing happens: 200 with the one there is.
@@ -122,13 +151,21 @@ def create_master(
     values = {"name": wanted.name, "shots_config": shots}
     master_id = wanted.master_id
     listed = create(context, response, Kind.MASTER, project_id, master_id, values, begin)
-    return _described(context, [listed])[0]
+    return _named(context, listed)
 
 
 @router.get("/{master_id}")
 def get_master(listed: MasterDep, context: ContextDep) -> MasterOut:
     """One master."""
     return _described(context, [listed])[0]
+
+
+@router.patch("/{master_id}")
+def rename_master(listed: MasterDep, wanted: NewName, context: ContextDep) -> NamedMaster:
+    """Rename a master; a name may be used twice, and `same_name` says where."""
+    row = listed.row
+    context.pipeline.catalog.rename_master(listed.project_id, row.id, wanted.name)
+    return _named(context, replace(listed, row=replace(row, name=wanted.name)))
 
 
 @router.delete("/{master_id}", status_code=204)
@@ -188,17 +225,42 @@ def _shots_are_there(context: Context, project_id: str, shots: Sequence[str]) ->
     return not any(listed.row.shot.waits for listed in found.values())
 
 
+def _named(context: Context, listed: Listed[MasterVideo]) -> NamedMaster:
+    (master,) = _described(context, [listed])
+    catalog, row = context.pipeline.catalog, listed.row
+    found = catalog.masters_named(listed.project_id, row.name, _MOST_SAME + 1)
+    others = [master_id for master_id in found if master_id != row.id]
+    return NamedMaster(**master.model_dump(), same_name=others[:_MOST_SAME])
+
+
 def _described(context: Context, listed: Sequence[Listed[MasterVideo]]) -> list[MasterOut]:
     rows = [one.row for one in listed]
     made = row_statuses(context.pipeline, MASTER, rows)
     posters = row_statuses(context.pipeline, MASTER_POSTER, rows)
-    return [_out(one, made[one.row.id], posters[one.row.id]) for one in listed]
+    held = holds(context.pipeline, MASTER, made.values())
+    renditions = context.pipeline.catalog.rendition_counts([row.id for row in rows])
+    return [
+        _out(
+            one,
+            made[one.row.id],
+            posters[one.row.id],
+            held.get(one.row.id),
+            renditions.get(one.row.id, 0),
+        )
+        for one in listed
+    ]
 
 
 def _out(
-    listed: Listed[MasterVideo], made: DerivativeStatus, poster: DerivativeStatus
+    listed: Listed[MasterVideo],
+    made: DerivativeStatus,
+    poster: DerivativeStatus,
+    held: Held | None,
+    renditions: int,
 ) -> MasterOut:
     row = listed.row
+    error = made.error or ""
+    shots = dict.fromkeys(row.shots_config)
     url = f"/api/projects/{row.project_id}/master-videos/{row.id}"
     is_ready = made.state is State.READY
     return MasterOut(
@@ -208,6 +270,8 @@ def _out(
         shots=row.shots_config,
         quiet=[shot.asset_id for shot in row.shots if shot.quiet],
         waits_for=list(dict.fromkeys(shot.asset_id for shot in row.shots if shot.waits)),
+        renditions=renditions,
+        faulty_shots=[shot for shot in shots if f"shot {shot!r}" in error],
         method=made.fact("method", str),
         width=made.fact("width", int),
         height=made.fact("height", int),
@@ -216,5 +280,5 @@ def _out(
         download_url=f"{url}/download" if is_ready else None,
         created_at=listed.created_at,
         updated_at=listed.changed_at,
-        **status_fields(made),
+        **status_fields(made, held),
     )

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
-from lens_pipeline.catalog.rows import Kind, ProjectAsset
+from lens_pipeline.catalog.rows import Kind, ProjectAsset, ShotProblem
+from lens_pipeline.catalog.titles import title_of
 from lens_pipeline.derivatives import library
 from lens_pipeline.derivatives.registry import CHECKED_SHOT
 from lens_pipeline.derivatives.status import row_statuses
@@ -76,6 +77,8 @@ class AssetOut(BaseModel):
 
     asset_id: str
     project_id: str
+    title: str | None
+    """For people: of the generation, or the name of the file."""
     generation_id: str | None
     asset_url: str | None
     type: GenerationType | None
@@ -83,10 +86,14 @@ class AssetOut(BaseModel):
     usable: bool
     """As a shot of a master, now."""
     waits: str | None
+    generation_status: str | None
+    """None: it has no generation."""
     problem: str | None
     """Why it cannot be used."""
+    problem_code: ShotProblem | None
     poster_url: str | None
     thumbhash: str | None
+    duration_seconds: float | None
     width: int | None
     height: int | None
     created_at: dt.datetime | None
@@ -169,14 +176,19 @@ def _out(
     return AssetOut(
         asset_id=row.id,
         project_id=listed.project_id,
+        title=entry.row.title if entry else title_of(row.id, None, row.asset_url or ""),
         generation_id=row.generation_id,
         asset_url=row.asset_url,
         type=GenerationType(entry.row.kind.value) if entry else _type_of(row.asset_url or ""),
         usable=row.shot.source is not None and problem is None,
         waits=row.shot.waits,
+        generation_status=entry.row.status if entry else None,
         problem=problem,
+        problem_code=row.shot.problem_code or (ShotProblem.UNUSABLE if found_bad else None),
         poster_url=url if picture and picture.path else None,
         thumbhash=picture.fact("thumbhash", str) if picture else None,
+        duration_seconds=check.fact("duration_seconds", float)
+        or (picture.fact("duration_seconds", float) if picture else None),
         width=picture.fact("width", int) if picture else None,
         height=picture.fact("height", int) if picture else None,
         created_at=listed.created_at,

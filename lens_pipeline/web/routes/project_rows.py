@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, Row
 from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
+from lens_pipeline.derivatives.holds import Held
 from lens_pipeline.derivatives.library import read_cursor, write_cursor
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.status import row_statuses
@@ -23,9 +24,16 @@ from lens_pipeline.web.errors import ApiError, Problem, not_found
 from lens_pipeline.web.http.streaming import IMMUTABLE, REVALIDATE, described, stream
 
 _MOST_NAME = 200
+_MOST_IDS = 200
+# Of the ids in an address, in characters.
+_MOST_ADDRESS = 8000
 
 CursorQuery = Annotated[str | None, Query(max_length=500)]
 LimitQuery = Annotated[int, Query(ge=1, le=200)]
+IdsQuery = Annotated[
+    str | None,
+    Query(max_length=_MOST_ADDRESS, description="Only these, separated by commas, in their order."),
+]
 RevisionQuery = Annotated[str | None, Query(max_length=100)]
 
 
@@ -77,6 +85,14 @@ class Page(NamedTuple):
     next_cursor: str | None
 
 
+def _ids(ids: str | None) -> list[str] | None:
+    """Those of a query, each once. Raises ApiError 400: they are too many."""
+    found = list(dict.fromkeys(filter(None, ids.split(",")))) if ids is not None else None
+    if found and len(found) > _MOST_IDS:
+        raise invalid("ids", f"at most {_MOST_IDS} ids are answered at once")
+    return found
+
+
 def page_of(kind: Kind) -> Callable[..., Page]:
     """A dependency: one page of a project's rows."""
 
@@ -86,14 +102,32 @@ def page_of(kind: Kind) -> Callable[..., Page]:
         context: ContextDep,
         cursor: CursorQuery = None,
         limit: LimitQuery = 60,
+        ids: IdsQuery = None,
     ) -> Page:
-        """Raises ApiError 403, InvalidCursor."""
-        _require_covered(caller, project_id)
-        after = read_cursor(cursor) if cursor else None
-        rows = context.pipeline.catalog.project_page(kind, project_id, after, limit)
-        return Page(rows, write_cursor(rows[-1].place) if len(rows) == limit else None)
+        """Raises ApiError 403, 400, InvalidCursor."""
+        require_covered(caller, project_id)
+        return page_rows(context, kind, project_id, cursor, limit, ids)
 
     return page
+
+
+def page_rows(
+    context: Context,
+    kind: Kind,
+    project_id: str,
+    cursor: str | None,
+    limit: int,
+    ids: str | None,
+    master_ids: str | None = None,
+) -> Page:
+    """Raises ApiError 400, InvalidCursor."""
+    catalog, wanted, masters = context.pipeline.catalog, _ids(ids), _ids(master_ids)
+    if wanted is not None:
+        found = catalog.project_rows(kind, project_id, wanted)
+        return Page([found[one] for one in wanted if one in found], None)
+    after = read_cursor(cursor) if cursor else None
+    rows = catalog.project_page(kind, project_id, after, limit, masters)
+    return Page(rows, write_cursor(rows[-1].place) if len(rows) == limit else None)
 
 
 def row_of(
@@ -119,13 +153,13 @@ def row_of(
 
 def require_writable(caller: Caller, project_id: str) -> None:
     """Raises ApiError 403; 400: the id cannot be part of an object key."""
-    _require_covered(caller, project_id)
+    require_covered(caller, project_id)
     problem = key_problem("project_id", project_id)
     if problem:
         raise invalid("project_id", problem)
 
 
-def _require_covered(caller: Caller, project_id: str) -> None:
+def require_covered(caller: Caller, project_id: str) -> None:
     if not caller.may_see_project(project_id):
         raise ApiError(403, "forbidden", "this token does not cover that project")
 
@@ -177,17 +211,21 @@ def _form(value: object) -> object:
 
 def retry(context: Context, row_id: str, derivatives: Iterable[Derivative]) -> None:
     """Raises ApiError 409: nothing has failed."""
-    if not context.retry(row_id, derivatives):
+    if not context.retry([row_id], derivatives):
         raise ApiError(409, "not_failed", f"nothing of {row_id!r} has failed")
 
 
-def status_fields(made: DerivativeStatus) -> dict[str, Any]:
+def status_fields(made: DerivativeStatus, held: Held | None) -> dict[str, Any]:
     names = ("waits", "error", "error_class", "attempts", "retry_at", "run_id", "ready_at")
     return {
         "status": made.state,
         "dagster_path": f"/assets/{made.asset}?partition={made.id}",
         "percent": made.progress and made.progress.percent,
         "progress": made.progress and made.progress.text,
+        "stage": made.progress and made.progress.stage,
+        "seconds_left": made.progress and made.progress.seconds_left,
+        "held_by": held and held.by,
+        "queue_place": held and held.place,
         "duration_seconds": made.fact("duration_seconds", float),
         "bytes": made.fact("bytes", int),
         "thumbhash": made.fact("thumbhash", str),

@@ -9,22 +9,27 @@ from pydantic import BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, ScaledVideo
+from lens_pipeline.derivatives.holds import Held, Hold, holds
 from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.derivatives.status import assess, row_statuses
-from lens_pipeline.event_log.history import DerivativeStatus, State
+from lens_pipeline.event_log.history import DerivativeStatus, Stage, State
 from lens_pipeline.media.renditions import LARGEST, SMALLEST
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
 from lens_pipeline.web.routes.project_rows import (
     VIDEO,
+    CursorQuery,
+    IdsQuery,
     Key,
+    LimitQuery,
     Page,
     RevisionQuery,
     Wanted,
     create,
     invalid,
-    page_of,
+    page_rows,
+    require_covered,
     require_writable,
     retry,
     row_of,
@@ -34,7 +39,22 @@ from lens_pipeline.web.routes.project_rows import (
 
 router = APIRouter(prefix="/api/projects/{project_id}/scaled-videos", tags=["scaled videos"])
 
-PageDep = Annotated[Page, Depends(page_of(Kind.SCALED))]
+
+def _page(
+    project_id: str,
+    caller: CallerDep,
+    context: ContextDep,
+    cursor: CursorQuery = None,
+    limit: LimitQuery = 60,
+    ids: IdsQuery = None,
+    master_ids: IdsQuery = None,
+) -> Page:
+    """Raises ApiError 403, 400, InvalidCursor."""
+    require_covered(caller, project_id)
+    return page_rows(context, Kind.SCALED, project_id, cursor, limit, ids, master_ids)
+
+
+PageDep = Annotated[Page, Depends(_page)]
 ScaledDep = Annotated[Listed[ScaledVideo], Depends(row_of(Kind.SCALED, "scaled_id"))]
 MediaDep = Annotated[Listed[ScaledVideo], Depends(row_of(Kind.SCALED, "scaled_id", media_caller))]
 
@@ -78,6 +98,14 @@ class ScaledOut(BaseModel):
     waits: str | None
     percent: int | None
     progress: str | None
+    """In English; `stage` and `seconds_left` are for other languages."""
+    stage: Stage | None
+    seconds_left: int | None
+    """By the pace until now; None: not known."""
+    held_by: Hold | None
+    """Why it is not begun; None: it is, or is about to be."""
+    queue_place: int | None
+    """Of its run; 1: it is next."""
     duration_seconds: float | None
     bytes: int | None
     thumbhash: str | None
@@ -159,10 +187,11 @@ def scaled_video(
 
 def _described(context: Context, listed: Sequence[Listed[ScaledVideo]]) -> list[ScaledOut]:
     made = row_statuses(context.pipeline, SCALED, [one.row for one in listed])
-    return [_out(one, made[one.row.id]) for one in listed]
+    held = holds(context.pipeline, SCALED, made.values())
+    return [_out(one, made[one.row.id], held.get(one.row.id)) for one in listed]
 
 
-def _out(listed: Listed[ScaledVideo], made: DerivativeStatus) -> ScaledOut:
+def _out(listed: Listed[ScaledVideo], made: DerivativeStatus, held: Held | None) -> ScaledOut:
     row = listed.row
     url = f"/api/projects/{listed.project_id}/scaled-videos/{row.id}"
     return ScaledOut(
@@ -175,5 +204,5 @@ def _out(listed: Listed[ScaledVideo], made: DerivativeStatus) -> ScaledOut:
         height=row.height,
         video_url=f"{url}/video?v={made.revision}" if made.state is State.READY else None,
         created_at=listed.created_at,
-        **status_fields(made),
+        **status_fields(made, held),
     )

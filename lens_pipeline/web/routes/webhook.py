@@ -1,36 +1,43 @@
-"""The provider's webhook, a look at a task by hand, and the retry of a generation."""
+"""Webhooks of providers, a look at a task by hand, and the retry of generations."""
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, Field
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
 from lens_pipeline.derivatives.registry import of_kind
 from lens_pipeline.engine.finished_tasks import finish_task
-from lens_pipeline.providers.kie import (
+from lens_pipeline.providers import provider_of
+from lens_pipeline.providers.models import (
     TASK_ID,
+    Notice,
     Provider,
-    ProviderInvalid,
+    ProviderError,
     ProviderUnavailable,
+    ProviderUnset,
     Task,
     TaskState,
     UnknownTask,
+    Webhook,
+    WebhookInvalid,
     WebhookRefused,
-    verify_webhook,
 )
 from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.errors import ApiError, Problem
+from lens_pipeline.web.errors import ApiError, Problem, not_found
 from lens_pipeline.web.routes.generations import GenerationOut, shown, visible_entry
 
 router = APIRouter(tags=["provider"])
 
+# Other names of a provider in its webhook's address.
+_SAME = {"veo": "kie"}
+# In one request: each failure is an event.
+_MOST_RETRIED = 200
 # Retry-After when the provider names none.
 _RETRY_SECONDS = 5
 
@@ -52,12 +59,17 @@ _WEBHOOK_BODY = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "description": "taskId or task_id, in data or by itself; the rest is ignored",
-                    "properties": {"data": {"type": "object"}},
+                    "description": "As the provider sends it",
                 }
             }
         },
     }
+}
+
+_PROVIDER_PARAMETER = {
+    "parameters": [
+        {"name": "provider", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
 }
 
 
@@ -80,6 +92,20 @@ class TaskOut(BaseModel):
     """Runs that were queued now."""
 
 
+class RetryIn(BaseModel):
+    """Generations to try again."""
+
+    ids: list[str] = Field(min_length=1, max_length=_MOST_RETRIED)
+
+
+class RetryOut(BaseModel):
+    """What became of each id."""
+
+    retried: list[str]
+    not_failed: list[str]
+    not_found: list[str]
+
+
 class DuplicateOut(BaseModel):
     """The same delivery was handled before."""
 
@@ -98,37 +124,45 @@ async def _read_body(request: Request) -> bytes:
     return await request.body()
 
 
-def _delivered(
-    request: Request,
-    context: ContextDep,
-    body: Annotated[bytes, Depends(_read_body)],
-    x_webhook_timestamp: Annotated[str | None, Header()] = None,
-    x_webhook_signature: Annotated[str | None, Header()] = None,
-) -> Delivery | None:
-    """None: it was handled before."""
-    key = context.pipeline.settings.kie_webhook_key
-    if not key:
-        raise _unset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY")
-    _provider(context)
+async def _notice(
+    request: Request, context: ContextDep, body: Annotated[bytes, Depends(_read_body)]
+) -> Notice:
+    """Asynchronous: the provider may have to be asked for its keys."""
+    provider = _provider(context, _provider_name(request))
+    webhook = Webhook(body, request.headers, request.query_params)
     try:
-        task_id = _task_id(body)
-        verify_webhook(key, task_id, x_webhook_timestamp, x_webhook_signature)
-    except (ApiError, WebhookRefused) as error:
+        return await provider.notice(webhook)
+    except WebhookRefused as error:
         access: Access = request.app.state.access
         access.forged_webhooks.count(request)
-        if isinstance(error, ApiError):
-            raise
-        raise ApiError(401, error.code, str(error)) from error
-    name = f"{task_id} {x_webhook_timestamp}"
+        status = 400 if isinstance(error, WebhookInvalid) else 401
+        raise ApiError(status, error.code, str(error)) from error
+    except ProviderError as error:
+        raise _problem(error) from error
+    finally:
+        postgres.restart_deadline()
+
+
+def _delivered(
+    request: Request, context: ContextDep, notice: Annotated[Notice, Depends(_notice)]
+) -> Delivery | None:
+    """None: it was handled before."""
+    provider = _provider_name(request)
+    name = f"{provider} {notice.name}"
     if context.deliveries.is_known(name):
         return None
-    return Delivery(name, _only_row(context, task_id))
+    return Delivery(name, _only_row(context, notice.task_id, provider))
 
 
 async def _delivered_task(
-    context: ContextDep, delivery: Annotated[Delivery | None, Depends(_delivered)]
+    request: Request,
+    context: ContextDep,
+    notice: Annotated[Notice, Depends(_notice)],
+    delivery: Annotated[Delivery | None, Depends(_delivered)],
 ) -> Task | None:
-    return await _asked(context, delivery.row.task_id) if delivery else None
+    if delivery is None:
+        return None
+    return notice.task or await _asked(context, delivery.row, _provider_name(request))
 
 
 @router.post("/api/kie/webhook", responses=_PROVIDER_ERRORS, openapi_extra=_WEBHOOK_BODY)
@@ -137,7 +171,7 @@ def receive_webhook(
     delivery: Annotated[Delivery | None, Depends(_delivered)],
     task: Annotated[Task | None, Depends(_delivered_task)],
 ) -> TaskOut | DuplicateOut:
-    """Take the provider's word that a task is done as a hint, and look at the task."""
+    """As `POST /api/webhooks/kie`."""
     if delivery is None or task is None:
         return DuplicateOut()
     found = _settled(context, delivery.row, task, "webhook")
@@ -146,13 +180,34 @@ def receive_webhook(
     return found
 
 
+@router.post(
+    "/api/webhooks/{provider}",
+    responses=_PROVIDER_ERRORS,
+    openapi_extra=_WEBHOOK_BODY | _PROVIDER_PARAMETER,
+)
+def receive_provider_webhook(
+    context: ContextDep,
+    delivery: Annotated[Delivery | None, Depends(_delivered)],
+    task: Annotated[Task | None, Depends(_delivered_task)],
+) -> TaskOut | DuplicateOut:
+    """Take a provider's word that a task is done, and look at the task unless its word is signed.
+
+    `provider` is kie, veo (the same), fal or replicate.
+    """
+    return receive_webhook(context, delivery, task)
+
+
+def _provider_name(request: Request) -> str:
+    name: str = request.path_params.get("provider", "kie")
+    return _SAME.get(name, name)
+
+
 def _wanted(
     caller: CallerDep,
     context: ContextDep,
     task_id: Annotated[str, Query(alias="taskId", pattern=f"^{TASK_ID.pattern}$")],
 ) -> TaskRow:
     """Raises ApiError 404: there is none that the caller may see."""
-    _provider(context)
     row = _only_row(context, task_id)
     if not caller.may_see_user(row.user_id):
         raise _unknown_task(task_id)
@@ -160,7 +215,7 @@ def _wanted(
 
 
 async def _wanted_task(context: ContextDep, row: Annotated[TaskRow, Depends(_wanted)]) -> Task:
-    return await _asked(context, row.task_id)
+    return await _asked(context, row, _named(context, row)[0])
 
 
 @router.post("/api/kie/sync", responses=_PROVIDER_ERRORS)
@@ -178,7 +233,7 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     """Forget why its preview or poster failed, and make it now."""
     entry = visible_entry(context, caller, generation_id)
     # A master may have the same id.
-    tried = context.retry(generation_id, of_kind(entry.row.kind))
+    tried = context.retry([generation_id], of_kind(entry.row.kind))
     entry = visible_entry(context, caller, generation_id)
     if not tried:
         problem = f"nothing of {generation_id} has failed: it is {entry.status.state}"
@@ -187,8 +242,27 @@ def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep)
     return generation
 
 
+@router.post("/api/generations/retry")
+def retry_generations(wanted: RetryIn, caller: CallerDep, context: ContextDep) -> RetryOut:
+    """The same of several, in batches."""
+    found = context.pipeline.catalog.library_rows(wanted.ids)
+    visible = {key: row for key, row in found.items() if caller.may_see_user(row.user_id)}
+    if not visible:
+        raise not_found("generation", ",".join(wanted.ids))
+    retried: set[str] = set()
+    for kind in {row.kind for row in visible.values()}:
+        ids = [row.id for row in visible.values() if row.kind is kind]
+        retried.update(*context.retry(ids, of_kind(kind)).values())
+    return RetryOut(
+        retried=[key for key, row in visible.items() if row.id in retried],
+        not_failed=[key for key, row in visible.items() if row.id not in retried],
+        not_found=[key for key in dict.fromkeys(wanted.ids) if key not in visible],
+    )
+
+
 def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:
-    settled = finish_task(context.pipeline, context.queue, row, task, origin)
+    queue = context.queue
+    settled = finish_task(context.pipeline, queue.instance, row, task, queue=queue, origin=origin)
     if settled is None:
         raise _unknown_task(row.task_id)
     status = "updated" if settled.changed else "unchanged"
@@ -205,59 +279,54 @@ def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut
     )
 
 
-async def _asked(context: Context, task_id: str) -> Task:
+async def _asked(context: Context, row: TaskRow, provider: str) -> Task:
     """Asynchronous: a slow provider must not hold a thread."""
+    _, model = _named(context, row)
     try:
-        return await _provider(context).task(task_id)
-    except UnknownTask as error:
-        raise ApiError(404, "unknown_task", str(error)) from error
-    except ProviderInvalid as error:
-        raise ApiError(502, "provider_invalid", str(error)) from error
-    except ProviderUnavailable as error:
-        seconds = max(1, math.ceil(error.retry_after_seconds or _RETRY_SECONDS))
-        status, headers = 504 if error.is_late else 503, {"Retry-After": str(seconds)}
-        raise ApiError(status, "provider_unavailable", str(error), headers=headers) from error
+        return await _provider(context, provider).task(row.task_id, model)
+    except ProviderError as error:
+        raise _problem(error) from error
     finally:
         postgres.restart_deadline()
 
 
-def _provider(context: Context) -> Provider:
-    if context.provider is None:
-        raise _unset("provider_not_configured", "LENS_KIE_API_KEY")
-    return context.provider
+def _named(context: Context, row: TaskRow) -> tuple[str, str | None]:
+    return provider_of(row.provider, context.pipeline.settings)
 
 
-def _unset(code: str, variable: str) -> ApiError:
-    return ApiError(503, code, f"{variable} is not set: set it and start again")
+def _provider(context: Context, name: str) -> Provider:
+    """Raises ApiError 404."""
+    provider = context.provider(name)
+    if provider is None:
+        raise ApiError(404, "unknown_provider", f"there is no provider {name[:40]!r}")
+    return provider
+
+
+def _problem(error: ProviderError) -> ApiError:
+    if isinstance(error, ProviderUnset):
+        return ApiError(503, error.code, str(error))
+    if isinstance(error, UnknownTask):
+        return ApiError(404, "unknown_task", str(error))
+    if isinstance(error, ProviderUnavailable):
+        seconds = max(1, math.ceil(error.retry_after_seconds or _RETRY_SECONDS))
+        status, headers = 504 if error.is_late else 503, {"Retry-After": str(seconds)}
+        return ApiError(status, "provider_unavailable", str(error), headers=headers)
+    return ApiError(502, "provider_invalid", str(error))
 
 
 def _unknown_task(task_id: str) -> ApiError:
     return ApiError(404, "unknown_task", f"no generation is of task {task_id!r}")
 
 
-def _only_row(context: Context, task_id: str) -> TaskRow:
-    rows = context.pipeline.catalog.of_task(task_id)
+def _only_row(context: Context, task_id: str, provider: str | None = None) -> TaskRow:
+    """Of the provider, where rows name theirs. Raises ApiError 404 or 409."""
+    rows = [
+        row
+        for row in context.pipeline.catalog.of_task(task_id)
+        if provider is None or row.provider is None or _named(context, row)[0] == provider
+    ]
     if not rows:
         raise _unknown_task(task_id)
     if len(rows) > 1:
         raise ApiError(409, "ambiguous_task", f"{len(rows)} generations are of task {task_id!r}")
     return rows[0]
-
-
-def _task_id(body: bytes) -> str:
-    """Raises ApiError 400."""
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "invalid_json", "the body is no JSON that can be read") from None
-    if not isinstance(message, dict):
-        raise ApiError(400, "invalid_json", "the body is no JSON object")
-    data = message.get("data")
-    for part in (data, message):
-        for name in ("taskId", "task_id"):
-            value = part.get(name) if isinstance(part, dict) else None
-            if value is not None:
-                if isinstance(value, str) and TASK_ID.fullmatch(value):
-                    return value
-                raise ApiError(400, "invalid_task_id", f"{name} is no id of a task")
-    raise ApiError(400, "invalid_task_id", "the body has no taskId")

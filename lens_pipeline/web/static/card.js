@@ -3,7 +3,7 @@
 import { dagster } from "./api.js";
 import { HoverClip } from "./clip.js";
 import { el, icon, say, set } from "./dom.js";
-import { agoElement, classText, duration, setAgo, t } from "./texts.js";
+import { adviceText, agoElement, classText, duration, setAgo, t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
 
 const PLACEHOLDER_MS = 40;
@@ -103,15 +103,17 @@ export class Card {
 
   /** Say how it stands in place of its picture, by new elements: the old ones would jump. */
   tell(state, reason) {
-    const { status, error } = this.entry;
-    const said = status === "ready" ? "" : `${state}\n${reason}`;
+    const { status, error, error_class } = this.entry;
+    const said = status === "ready" ? "" : `${state}\n${reason}\n${error}`;
     if (this.said === said) return;
     this.said = said;
     const failed = hasFailed(this.entry);
+    const mark = el("span.mark", {}, status === "processing" ? el("span.spinner") : stateIcon(this.entry));
     const words = [
-      el("span.mark", {}, status === "processing" ? el("span.spinner") : stateIcon(this.entry)),
-      el("span", {}, state),
-      failed && el("p.reason", { title: error }, reason),
+      el("div.standing", {}, mark, el("span", {}, state)),
+      failed && el("p.reason", {}, reason),
+      failed && error && error !== reason && el("p.own-words", { title: error }, error),
+      failed && error_class && el("p.advice", {}, adviceText(error_class)),
       failed && el("button.retry", { type: "button", onclick: this.tryAgain }, icon("retry"), t("action.retry")),
     ];
     this.state.replaceChildren(...(said ? words.filter(Boolean) : []));

@@ -67,7 +67,7 @@ export function toast(kind, text) {
   }
   cross.addEventListener("click", end);
   // What is outside of a modal dialog can be neither used nor heard.
-  (document.querySelector("dialog[open]") ?? document.body).append(toasts);
+  (document.fullscreenElement ?? document.querySelector("dialog[open]") ?? document.body).append(toasts);
   movingInTurn(toasts, () => toasts.append(element));
 }
 

@@ -22,13 +22,13 @@ export function set(element, attributes) {
   }
 }
 
-/** A drawing of `icons.svg`, for the eye alone. */
+/** A symbol of `icons.svg`, which the page has in it; for the eye alone. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   const use = document.createElementNS(SVG, "use");
-  use.setAttribute("href", `/static/icons.svg#${name}`);
+  use.setAttribute("href", `#icon-${name}`);
   svg.append(use);
   return svg;
 }

@@ -7,8 +7,10 @@ import { byId, el, prefersStillness, say } from "./dom.js";
 import { Entries } from "./entries.js";
 import { Grid } from "./grid.js";
 import { follow } from "./live.js";
+import { Selection } from "./selection.js";
 import { t } from "./texts.js";
-import { view } from "./viewer.js";
+import { mayAdd, offerUploads } from "./upload.js";
+import { Viewer } from "./viewer.js";
 
 // The events are of what is made from files; that there will be no file is only in its row.
 const AWAITED_MS = 10000;
@@ -24,13 +26,13 @@ let filters = {};
 let isWaiting = true; // for the first page
 let isStuck = false; // the next page failed: it is asked for by its button alone
 let unfollow = () => {};
-let updateViewer = () => {};
 
 export const entries = new Entries({ shown, told, failed, holds, lastRead: () => grid.lastRead });
 export const grid = new Grid(byId("grid"), {
   entries,
   end: byId("end"),
   card: (entry) => new Card(entry, { open, retry, onlyUser }),
+  drawn: (card) => selection.drawn(card),
   ahead: () => isStuck || load(),
 });
 
@@ -38,7 +40,7 @@ export const grid = new Grid(byId("grid"), {
 
 function shown(from, changed) {
   grid.show(from, changed);
-  changed.forEach((entry) => updateViewer(entry));
+  changed.forEach((entry) => viewer.update(entry));
 }
 
 /** New ones push the others aside, so they wait while somebody may be looking at those. */
@@ -48,6 +50,8 @@ function holds() {
 }
 
 function told() {
+  selection.listed();
+  viewer.tell();
   const shownCount = entries.list.length;
   const isFiltered = FILTERS.some((name) => filters[name] && !(name === "user_id" && boundUser));
   grid.root.setAttribute("aria-busy", String(isWaiting || entries.loading));
@@ -67,10 +71,16 @@ const noMatch = () => [
   el("button", { type: "button", onclick: () => form.reset() }, t("filter.clear_all")),
 ];
 
-const noEntries = () => [el("h2", {}, t("library.empty")), el("p", {}, t("library.empty_hint")), howToAdd()];
+const noEntries = () => [el("h2", {}, t("library.empty")), el("p", {}, t("library.empty_hint")), ...(mayAdd ? begin() : [])];
+
+const begin = () => [
+  el("p", {}, t("library.empty_add")),
+  el("div.begin", {}, el("button.primary", { type: "button", onclick: addFiles }, t("upload.choose"))),
+  howToAdd(),
+];
 
 /** For whoever runs all of it. */
-const howToAdd = () => document.body.dataset.dagsterPort && el("p.try", {}, t("library.empty_try"), el("code", {}, "lens add photo.jpg --user me"));
+const howToAdd = () => el("p.try", {}, t("library.empty_try"), el("code", {}, "lens add photo.jpg video.mp4"));
 
 // --- loading
 
@@ -129,13 +139,19 @@ const mayMatch = (type, status) =>
 
 // --- what people do
 
-function open(entry) {
-  updateViewer = view(entry, { retry, neighbour });
-}
-
-function neighbour(entry, step) {
-  return entries.list[entries.place(entry.id) + step] ?? null;
-}
+const viewer = new Viewer({
+  loaded: () => entries.list,
+  hasMore: () => !entries.complete,
+  more: load,
+  retry,
+  focus: (id) => grid.focus(entries.place(id)),
+});
+const open = (entry) => viewer.open(entry);
+const selection = new Selection(grid.root, {
+  list: () => entries.list,
+  cards: () => grid.cards.values(),
+  changed: (id) => entries.changed(id),
+});
 
 async function retry(entry) {
   try {
@@ -185,6 +201,7 @@ function applyForm() {
 
 function restart() {
   unfollow();
+  selection.clear();
   isWaiting = true;
   isStuck = false;
   readAddress();
@@ -213,5 +230,15 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
-addEventListener("popstate", restart);
+addEventListener("popstate", () => {
+  const before = JSON.stringify(filters);
+  readAddress();
+  if (JSON.stringify(filters) !== before) restart();
+  viewer.follow();
+});
+const addFiles = offerUploads({
+  user: () => filters.user_id || "me",
+  added: (entry) => entries.changed(entry.id, entry.updated_at),
+});
 restart();
+viewer.follow();

@@ -15,9 +15,9 @@ const TELL_MS = 1500;
  * Follow the events of the query; returns the function that ends that.
  *
  * `reset` is called when the page may have missed something, the start apart; `opened` once, when
- * the stream is there or is not to be expected soon.
+ * the stream is there or is not to be expected soon. While `stays()`, it is followed unseen as well.
  */
-export function follow(query, { status, progress = () => {}, reset, opened = () => {} }) {
+export function follow(query, { status, progress = () => {}, reset, opened = () => {}, stays = () => false }) {
   const url = new URL("/api/events", location.origin);
   for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
   let source = null;
@@ -72,6 +72,7 @@ export function follow(query, { status, progress = () => {}, reset, opened = () 
     clearTimeout(hidden);
     if (document.visibilityState === "hidden") {
       hidden = setTimeout(() => {
+        if (stays()) return;
         missed = true;
         pause();
       }, HIDDEN_MS);

@@ -4,17 +4,22 @@ import { ask, path } from "./api.js";
 import { announce, toast } from "./dialogs.js";
 import { byId, el, icon, say } from "./dom.js";
 import { moving, movingInTurn } from "./flip.js";
-import { t } from "./texts.js";
-import { placeholder } from "./thumbhash.js";
+import { nameOf, picture, reasonOf } from "./shots.js";
+import { duration, t } from "./texts.js";
 
 const PAGE = 60;
 // Of a shot's places in the film, so many are written on its tile.
 const MOST_NUMBERS = 3;
 
 export class MasterEditor {
-  /** `create(name, shots)` makes a master; what it throws is told beside the form. */
-  constructor(create) {
+  /**
+   * `create(name, shots)` makes a master; what it throws is told beside the form. `isKnown(name)`:
+   * whether another one is called so. `shots` hears of every asset.
+   */
+  constructor({ create, isKnown, shots }) {
     this.create = create;
+    this.isKnown = isKnown;
+    this.shots = shots;
     this.project = null;
     this.assets = new Map(); // by id
     this.tiles = new Map(); // by id
@@ -31,10 +36,11 @@ export class MasterEditor {
       event.preventDefault();
       this.submit();
     });
-    this.form.elements.name.addEventListener("input", () => this.complain(""));
+    this.form.addEventListener("input", () => this.edited());
     this.more.addEventListener("click", () => this.load());
     byId("clear").addEventListener("click", () => {
       this.empty();
+      this.edited();
       this.grid.querySelector("button:not([aria-disabled=true])")?.focus();
     });
     this.timeline.addEventListener("dragover", (event) => this.dragOver(event));
@@ -59,6 +65,7 @@ export class MasterEditor {
       const page = await ask("GET", path("projects", project, "assets"), { query: { cursor: this.cursor, limit: PAGE } });
       if (project !== this.project) return;
       this.cursor = page.next_cursor;
+      this.shots.put(page.assets);
       // More rows of them push what is below.
       moving(this.panel, () => page.assets.forEach((asset) => this.offer(asset)), [byId("masters").parentElement]);
       none.hidden = this.assets.size > 0;
@@ -84,6 +91,7 @@ export class MasterEditor {
     const as = (asset) => JSON.stringify(asset);
     const news = page.assets.filter((asset) => as(asset) !== as(this.assets.get(asset.asset_id)));
     if (!news.length) return;
+    this.shots.put(news);
     const show = () => news.toReversed().forEach((asset) => this.offer(asset, true));
     movingInTurn(this.panel, () => {
       if (project !== this.project) return;
@@ -98,19 +106,20 @@ export class MasterEditor {
   offer(asset, first = false) {
     this.assets.set(asset.asset_id, asset);
     const numbers = el("span.numbers");
-    const problem = asset.problem ?? null;
-    const note = problem ? t("masters.unusable") : asset.waits ? t("masters.waits_short") : null;
+    const reason = reasonOf(asset);
+    const unusable = asset.problem !== null;
+    const note = unusable ? t("masters.unusable") : reason && t("masters.waits_short");
     const tile = el(
       "button.asset",
       {
         type: "button",
-        title: problem ?? asset.waits ?? asset.asset_id,
+        title: reason ?? nameOf(asset),
         // Not `disabled`: its reason could not be reached by keyboard then.
-        "aria-disabled": problem ? "true" : null,
-        onclick: () => (problem ? toast("failed", `${asset.asset_id}: ${problem}`) : this.add(asset)),
+        "aria-disabled": unusable ? "true" : null,
+        onclick: () => (unusable ? toast("failed", `${nameOf(asset)}: ${reason}`) : this.add(asset)),
       },
-      poster(asset),
-      el("span.asset-name", { dir: "auto" }, asset.asset_id),
+      picture(asset),
+      el("span.asset-name", { dir: "auto" }, nameOf(asset)),
       note && el("span.note", {}, note),
       numbers,
     );
@@ -130,12 +139,12 @@ export class MasterEditor {
   add(asset) {
     const item = el("li.shot", { draggable: "true" });
     const entry = { asset, item };
-    const shot = asset.asset_id;
+    const shot = nameOf(asset);
     const button = (name, key, act) =>
       el("button.icon-button", { type: "button", "data-act": name, "aria-label": t(key, { shot }), title: t(key, { shot }), onclick: act }, icon(name));
     item.append(
       el("span.place"),
-      poster(asset),
+      picture(asset),
       el("span.asset-name", { dir: "auto" }, shot),
       el(
         "span.shot-buttons",
@@ -161,7 +170,7 @@ export class MasterEditor {
     // Not into view: whoever goes on choosing must not be taken away from the shelf.
     this.timeline.scrollTop = this.timeline.scrollHeight;
     announce(t("masters.added", { shot, place: this.chosen.length }));
-    this.number();
+    this.edited();
   }
 
   move(entry, step) {
@@ -170,7 +179,7 @@ export class MasterEditor {
     if (to < 0 || to >= this.chosen.length) return;
     const focused = document.activeElement?.dataset.act;
     this.put(entry, to);
-    announce(t("masters.moved", { shot: entry.asset.asset_id, place: to + 1, count: this.chosen.length }));
+    announce(t("masters.moved", { shot: nameOf(entry.asset), place: to + 1, count: this.chosen.length }));
     // At an end the arrow that was used is of no more use.
     const wanted = [focused, "left", "right"].map((act) => act && entry.item.querySelector(`[data-act=${act}]:not(:disabled)`));
     wanted.find(Boolean)?.focus();
@@ -180,15 +189,15 @@ export class MasterEditor {
     this.chosen.splice(this.chosen.indexOf(entry), 1);
     this.chosen.splice(to, 0, entry);
     moving(this.timeline, () => this.timeline.insertBefore(entry.item, this.chosen[to + 1]?.item ?? null));
-    this.number();
+    this.edited();
   }
 
   remove(entry) {
     const place = this.chosen.indexOf(entry);
     this.chosen.splice(place, 1);
     moving(this.timeline, () => entry.item.remove());
-    announce(t("masters.removed", { shot: entry.asset.asset_id }));
-    this.number();
+    announce(t("masters.removed", { shot: nameOf(entry.asset) }));
+    this.edited();
     const next = this.chosen[Math.min(place, this.chosen.length - 1)];
     (next?.item.querySelector("[data-act=close]") ?? this.tiles.get(entry.asset.asset_id)?.tile)?.focus();
   }
@@ -225,15 +234,25 @@ export class MasterEditor {
       numbers.replaceChildren(...seen.map((place) => el("b", { "aria-hidden": "true" }, String(place))));
       const used = places.length ? `, ${t("masters.used_at", { places: places.join(", ") })}` : "";
       const asset = this.assets.get(id);
-      const reason = asset.problem ?? asset.waits;
-      tile.setAttribute("aria-label", t("masters.add", { shot: id }) + used + (reason ? `. ${reason}` : ""));
+      const reason = reasonOf(asset);
+      tile.setAttribute("aria-label", t("masters.add", { shot: nameOf(asset) }) + used + (reason ? `. ${reason}` : ""));
     }
     byId("timeline-empty").hidden = this.chosen.length > 0;
     byId("clear").hidden = this.chosen.length === 0;
-    say(byId("timeline-count"), this.chosen.length ? t("masters.shots", { count: this.chosen.length }) : "");
+    const seconds = this.chosen.reduce((sum, { asset }) => sum + (asset.duration_seconds ?? NaN), 0);
+    const words = [t("masters.shots", { count: this.chosen.length }), seconds && duration(seconds)];
+    say(byId("timeline-count"), this.chosen.length ? words.filter(Boolean).join(" · ") : "");
   }
 
   // --- making it
+
+  /** What was said of the form before it was changed is of no more use. */
+  edited() {
+    const name = this.form.elements.name.value.trim();
+    this.complain("");
+    say(byId("create-note"), name && this.isKnown(name) ? t("masters.same_name") : "");
+    this.number();
+  }
 
   complain(text) {
     say(this.error, text);
@@ -259,6 +278,7 @@ export class MasterEditor {
     try {
       await this.create(name, this.chosen.map(({ asset }) => asset.asset_id));
       field.value = "";
+      this.edited();
       // So long after the click that to whoever looks on it happens by itself.
       moving(this.form, () => this.empty(), [byId("timeline-title"), byId("masters").parentElement]);
     } catch (error) {
@@ -267,17 +287,4 @@ export class MasterEditor {
       button.disabled = false;
     }
   }
-}
-
-/** The asset's poster in its box; a drawing if there is none. */
-function poster(asset) {
-  const box = el("span.asset-poster");
-  const hash = asset.thumbhash && placeholder(asset.thumbhash);
-  if (hash) box.style.backgroundImage = `url("${hash}")`;
-  if (asset.poster_url) {
-    box.append(el("img", { src: asset.poster_url, alt: "", loading: "lazy", decoding: "async", draggable: "false" }));
-  } else {
-    box.append(icon("film"));
-  }
-  return box;
 }

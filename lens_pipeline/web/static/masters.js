@@ -1,18 +1,25 @@
 // The masters of one project, and the editor of new ones.
 
-import { ask, path } from "./api.js";
-import { MasterEditor } from "./master-editor.js";
+import { ask, askByIds, path } from "./api.js";
 import { confirm, dialog, toast } from "./dialogs.js";
-import { byId, el, prefersStillness } from "./dom.js";
+import { byId, el, prefersStillness, say } from "./dom.js";
 import { moving, movingInTurn } from "./flip.js";
+import { Formats } from "./formats.js";
 import { follow, gather } from "./live.js";
 import { MasterCard, reasonTitle } from "./master-card.js";
+import { MasterEditor } from "./master-editor.js";
+import { Notifier } from "./notify.js";
+import { newProject, offerVideos } from "./picker.js";
+import { Shots } from "./shots.js";
 import { t } from "./texts.js";
+import { mayAdd } from "./upload.js";
 
 const PAGE = 60;
-const GATHER_MS = 150;
+const GATHER_MS = 400;
 // Shots that come or become ready are other rows, of which this page hears nothing; milliseconds.
 const SHOTS_MS = 10_000;
+// How far from the window a card is still made whole.
+const AHEAD = 600;
 
 const [list, none, moreMasters, empty] = ["masters", "no-masters", "more-masters", "empty"].map(byId);
 const form = byId("project");
@@ -25,11 +32,29 @@ let cursor = null;
 let unfollow = () => {};
 
 const base = (...parts) => path("projects", project, "master-videos", ...parts);
-const editor = new MasterEditor(create);
+const shots = new Shots((ids) => cards.forEach((card) => card.shotsChanged(ids)), tried);
+const formats = new Formats((id) => cards.get(id)?.formats, tried);
+const notifier = new Notifier(byId("notify"));
+const editor = new MasterEditor({ create, isKnown: (name) => called(name).length > 0, shots });
+
+/** The films on the page with this name, but for capitals. */
+function called(name) {
+  const plain = name.toLowerCase();
+  return [...cards.values()].filter(({ master }) => master.name.toLowerCase() === plain);
+}
 
 // --- the list
 
-const actions = { watch, retry, remove };
+const actions = { watch, retry, rename, remove, shots, formats };
+const sight = new IntersectionObserver(
+  (entries) =>
+    entries.forEach(({ target, isIntersecting }) => {
+      if (!isIntersecting) return;
+      sight.unobserve(target);
+      cards.get(target.dataset.id)?.seen();
+    }),
+  { rootMargin: `${AHEAD}px` },
+);
 
 function put(master, first) {
   const known = cards.get(master.master_id);
@@ -39,6 +64,7 @@ function put(master, first) {
   }
   const card = new MasterCard(master, actions);
   cards.set(master.master_id, card);
+  sight.observe(card.root);
   if (first) list.prepend(card.root);
   else list.append(card.root);
 }
@@ -67,6 +93,18 @@ async function load() {
   tell();
 }
 
+async function loadMore() {
+  const last = list.lastElementChild;
+  // Not seen to move to the new end.
+  moreMasters.classList.add("unused");
+  try {
+    await load();
+  } finally {
+    moreMasters.classList.remove("unused");
+  }
+  last?.nextElementSibling?.querySelector("button:not([hidden], :disabled)")?.focus({ preventScroll: true });
+}
+
 /** Ask again for what is shown, and what came since. */
 async function refresh() {
   const mine = project;
@@ -83,17 +121,12 @@ async function refresh() {
 
 async function askFor(ids) {
   const mine = project;
-  for (const id of ids) {
-    let master;
-    try {
-      master = await ask("GET", base(id));
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      if (mine === project) drop(id);
-      continue;
-    }
-    if (mine === project) change(master);
-  }
+  const wanted = [...ids];
+  const found = await askByIds(base(), "master_videos", wanted);
+  if (mine !== project) return;
+  const there = new Set(found.map((master) => master.master_id));
+  wanted.filter((id) => !there.has(id)).forEach(drop);
+  found.forEach(change);
   tell();
 }
 
@@ -109,10 +142,15 @@ function change(master) {
     else put(master, true);
   });
   if (before === undefined || before === master.status) return;
-  if (master.status === "ready") toast("done", t("masters.done", { name: master.name }));
-  if (master.status === "failed" || master.status === "dead") {
-    toast("failed", t("masters.failed", { name: master.name, reason: reasonTitle(master) }));
-  }
+  const { master_id: id, name, status } = master;
+  if (status === "ready") ended("done", id, t("masters.done", { name }), master.poster_url);
+  const failed = status === "failed" || status === "dead";
+  if (failed) ended("failed", id, t("masters.failed", { name, reason: reasonTitle(master) }));
+}
+
+function ended(kind, id, words, picture = null) {
+  toast(kind, words);
+  notifier.tell(id, words, picture);
 }
 
 /** Do it, and tell if it cannot be done; whether it was. */
@@ -130,22 +168,28 @@ const changed = gather(GATHER_MS, (ids) => tried(() => askFor(ids)));
 const maybeGone = gather(GATHER_MS, () => tried(refresh));
 
 function onStatus(event) {
+  if (event.kind === "scaled") formats.onStatus(event.id, seen());
   if (event.kind !== "master") return;
   if (event.status === "none") maybeGone(event.id);
   else changed(event.id);
 }
 
 function onProgress(event) {
-  if (event.asset === "master_video") cards.get(event.id)?.progress(event.percent, event.text);
+  if (event.asset === "master_video") cards.get(event.id)?.progress(event);
+  if (event.asset === "scaled_video") formats.onProgress(event);
 }
+
+/** Ids of the films whose cards have been seen. */
+const seen = () => [...cards].filter(([, card]) => card.isSeen).map(([id]) => id);
 
 setInterval(() => {
   // Who has lost the server is told so already.
   if (!project || document.visibilityState !== "visible" || byId("connection").textContent) return;
-  const waiting = [...cards.values()].filter(({ master }) => master.waits).map(({ master }) => master.master_id);
+  const waiting = [...cards.values()].filter(({ master }) => master.waits || master.held_by).map(({ master }) => master.master_id);
   tried(async () => {
     await editor.refresh();
-    await askFor(waiting);
+    await shots.refresh();
+    if (waiting.length) await askFor(waiting);
   });
 }, SHOTS_MS);
 
@@ -156,6 +200,7 @@ async function create(name, shots) {
   moving(list, () => put(master, true));
   tell();
   toast("note", t("masters.created", { name: master.name }));
+  tellSameName(master);
   cards.get(master.master_id).root.scrollIntoView({ block: "nearest", behavior: prefersStillness() ? "auto" : "smooth" });
 }
 
@@ -179,6 +224,50 @@ function watch(master) {
   };
   dialog("viewer", master.name, el("div.viewer-body", {}, stage), { onclose: stop });
   video.focus();
+}
+
+/** A name may be used twice; people are told. */
+function tellSameName({ name, same_name: others = [] }) {
+  if (others.length) toast("note", t("masters.same_name_as", { name, count: others.length }));
+}
+
+/** Ask for another name in a dialog. */
+function rename(master) {
+  const field = el("input", { name: "name", maxlength: "200", autocomplete: "off", value: master.name });
+  const note = el("p.field-note", { role: "status" });
+  const error = el("p.field-error", { role: "alert" });
+  const save = el("button.primary", { type: "submit" }, t("masters.rename_save"));
+  const form = el(
+    "form.dialog-form",
+    { novalidate: true },
+    el("label", {}, el("span", {}, t("masters.name")), field),
+    note,
+    error,
+    el("div.buttons", {}, save),
+  );
+  const shown = dialog("ask", t("masters.rename_named", { name: master.name }), form);
+  const wanted = () => field.value.trim();
+  form.addEventListener("input", () => {
+    say(error, "");
+    const others = called(wanted()).filter((card) => card.master.master_id !== master.master_id);
+    say(note, others.length ? t("masters.same_name") : "");
+  });
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (!wanted()) {
+      say(error, t("masters.needs_name"));
+      return;
+    }
+    try {
+      const renamed = await ask("PATCH", base(master.master_id), { body: { name: wanted() } });
+      shown.close();
+      change(renamed);
+      tellSameName(renamed);
+    } catch (problem) {
+      say(error, problem.message);
+    }
+  });
+  field.select();
 }
 
 function retry(master) {
@@ -207,6 +296,9 @@ function show(id) {
   unfollow();
   project = id;
   cards = new Map();
+  shots.show(id);
+  formats.show(id);
+  sight.disconnect();
   cursor = null;
   list.replaceChildren();
   form.elements.project.value = id ?? "";
@@ -214,7 +306,8 @@ function show(id) {
   byId("master-editor").hidden = true;
   empty.hidden = Boolean(id);
   if (!id) {
-    empty.replaceChildren(el("h2", {}, t("masters.no_project")), el("p", {}, t("masters.no_project_hint")));
+    const button = el("button.primary", { type: "button", onclick: beginProject }, t("picker.project_new"));
+    empty.replaceChildren(el("h2", {}, t("masters.no_project")), el("p", {}, t("masters.no_project_hint")), el("div.begin", {}, ...(mayAdd ? [button] : [])));
     return;
   }
   list.setAttribute("aria-busy", "true");
@@ -222,7 +315,7 @@ function show(id) {
   editor.show(id).then(() => (byId("master-editor").hidden = id !== project));
   unfollow = follow(
     { project_id: id },
-    { status: onStatus, progress: onProgress, reset: () => tried(refresh), opened: begin },
+    { status: onStatus, progress: onProgress, reset: () => tried(refresh), opened: begin, stays: () => notifier.on },
   );
 }
 
@@ -256,14 +349,21 @@ async function start() {
   }) || show(inAddress());
 }
 
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const wanted = form.elements.project.value.trim();
+function open(wanted) {
   if (!wanted || wanted === project) return;
   history.pushState(null, "", `?${new URLSearchParams({ project: wanted })}`);
   show(wanted);
+}
+
+const beginProject = async () => open(await newProject([...byId("projects").options].map(({ value }) => value)));
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  open(form.elements.project.value.trim());
 });
+byId("new-project")?.addEventListener("click", beginProject);
+byId("add-videos")?.addEventListener("click", () => tried(() => offerVideos(project, [...editor.assets.values()], () => editor.refresh())));
 addEventListener("popstate", () => show(inAddress() ?? (boundProject || project)));
-moreMasters.addEventListener("click", () => tried(load));
+moreMasters.addEventListener("click", () => tried(loadMore));
 byId("list-title").tabIndex = -1;
 start();

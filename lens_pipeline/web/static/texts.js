@@ -34,8 +34,13 @@ export function t(key, values = {}) {
   );
 }
 
-/** What an error class means, if it has a text. */
-export const classText = (name) => texts[`class.${name}`] ?? null;
+const ofClass = (family, name) => name && (texts[`${family}.${name}`] ?? t(`${family}.Unforeseen`));
+
+/** What an error class means; null without one. */
+export const classText = (name) => ofClass("class", name) || null;
+
+/** What a person can do about an error of that class; null without one. */
+export const adviceText = (name) => ofClass("advice", name) || null;
 
 /** What an error code of the API means, if it has a text. */
 export const problemText = (code) => texts[`problem.${code}`] ?? null;

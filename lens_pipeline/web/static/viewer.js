@@ -1,137 +1,304 @@
-// The dialog that shows one photo or video whole.
+// The viewer: one photo or video whole, at an address of its own (`?view=ID`).
 
-import { dagster } from "./api.js";
-import { hasFailed, reasonTitle, stateIcon, stateText } from "./card.js";
-import { dialog } from "./dialogs.js";
-import { el, icon, prefersStillness } from "./dom.js";
-import { inFull, t } from "./texts.js";
+import { ApiError, ask, path } from "./api.js";
+import { hasFailed, stateIcon, stateText } from "./card.js";
+import { dialog, toast } from "./dialogs.js";
+import { el, icon, prefersStillness, set } from "./dom.js";
+import { facts } from "./facts.js";
+import { t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
+import { Zoom } from "./zoom.js";
+
+const NAME = "view";
+const viewed = () => new URLSearchParams(location.search).get(NAME);
+
+/** The page's address with that one open; null: with none. */
+function addressOf(id, query = location.search) {
+  const asked = new URLSearchParams(query);
+  if (id === null) asked.delete(NAME);
+  else asked.set(NAME, id);
+  return location.pathname + (asked.size ? `?${asked}` : "");
+}
 
 /**
- * Show the entry; `neighbour(entry, step)` is the one before (-1) or after it (1), null at the end;
- * `retry(entry)` tries a failed one again. Returns `update(entry)`, which does nothing if another
- * one is shown.
+ * `loaded()` are the entries of the page in order, `more()` loads further ones if it `hasMore()`,
+ * `retry(entry)` tries a failed one again, and `focus(id)` goes to its card if there is one.
  */
-export function view(entry, { neighbour, retry }) {
-  const body = el("div.viewer-body");
-  const [back, on] = ["previous", "next"].map((way, place) =>
-    el("button.icon-button", {
-      type: "button",
-      "aria-label": t(`action.${way}`),
-      title: t(`action.${way}`),
-      onclick: () => go(place ? 1 : -1),
-    }, icon(place ? "right" : "left")),
-  );
-  const element = dialog("viewer", "", body, { onclose: () => stop(body), head: [back, on] });
-  const heading = element.querySelector("h2");
-  let shown = null;
+export class Viewer {
+  constructor({ loaded, hasMore, more, retry, focus }) {
+    Object.assign(this, { loaded, hasMore, more, retry, focus });
+    this.element = null;
+    this.entry = null;
+  }
 
-  function show(next) {
+  /** Open it at a new place of the history, which Back leaves. */
+  async open(entry) {
+    // The one before may still be on its way out of the history.
+    await this.left;
+    history.pushState({ viewer: true }, "", addressOf(entry.id));
+    this.show(entry);
+  }
+
+  /** Show what the address says. */
+  async follow() {
+    const id = viewed();
+    if (id === (this.entry?.id ?? null)) return;
+    if (id === null) return this.element.close();
+    const entry = this.loaded().find((one) => one.id === id);
+    if (entry) return this.show(entry);
+    try {
+      const found = await ask("GET", path("generations", id));
+      if (viewed() === id) this.show(found, found);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      toast("failed", error.message);
+      if (viewed() === id) history.replaceState(null, "", addressOf(null));
+    }
+  }
+
+  /** An entry may have changed; does nothing if another one is shown. */
+  update(entry) {
+    if (entry.id === this.entry?.id && JSON.stringify(entry) !== JSON.stringify(this.entry)) this.show(entry);
+  }
+
+  /** Say whether there are others before and after it. */
+  tell() {
+    if (!this.element) return;
+    const all = this.loaded();
+    const place = all.findIndex((one) => one.id === this.entry.id);
+    this.buttons[0].disabled = place <= 0;
+    this.buttons[1].disabled = place < 0 || (place === all.length - 1 && !this.hasMore());
+    if (document.activeElement.disabled) this.stage.focus();
+  }
+
+  // --- its parts
+
+  build() {
+    this.stage = el("div.lightbox-stage", { tabindex: "-1", autofocus: true, role: "group", "aria-labelledby": "dialog-title" });
+    this.buttons = ["previous", "next"].map((way, place) =>
+      el(`button.lightbox-step.${way}`, { type: "button", "aria-label": t(`action.${way}`), title: t(`action.${way}`) },
+        icon(place ? "right" : "left")));
+    this.buttons.forEach((button, place) => button.addEventListener("click", (event) => {
+      this.go(place ? 1 : -1);
+      // A click leaves the keys to what is shown, and not to the button.
+      if (event.detail) this.stage.focus();
+    }));
+    this.media = el("div.lightbox-media");
+    this.stage.append(this.media, ...this.buttons);
+    this.panel = el("aside.lightbox-panel", { "aria-label": t("viewer.facts") });
+    const button = (name, text, act) =>
+      el("button.icon-button", { type: "button", "aria-label": text, title: text, onclick: act }, icon(name));
+    this.download = el("a.icon-button", { download: true, "aria-label": t("viewer.download"), title: t("viewer.download"), target: "_blank" }, icon("download"));
+    const head = [
+      button("link", t("viewer.copy_link"), () => this.copyLink()),
+      this.download,
+      document.fullscreenEnabled ? button("expand", t("viewer.full_screen"), () => this.fullScreen()) : null,
+    ];
+    const body = el("div.lightbox-body", {}, this.stage, this.panel);
+    this.element = dialog("lightbox", "", body, { onclose: () => this.closed(), head });
+    this.heading = this.element.querySelector("h2");
+    this.zoom = new Zoom(this.stage, { swipe: (step) => this.go(step) });
+    this.element.addEventListener("keydown", (event) => this.key(event));
+    this.title = document.title;
+  }
+
+  /** `detail`: all that the API tells of it, if it was asked for. */
+  show(entry, detail = null) {
+    const was = this.entry;
+    this.entry = entry;
+    if (!this.element) this.build();
+    const isOther = was?.id !== entry.id;
+    if (isOther) this.pixels = null;
+    if (isOther || detail) this.detail = detail;
+    const name = entry.title ?? `${t(`type.${entry.type}`)} · ${entry.user_id}`;
+    this.heading.textContent = name;
+    document.title = `${name} · ${this.title}`;
+    set(this.download, { href: entry.file_url });
+    this.download.hidden = entry.status !== "ready";
+    this.tell();
+    this.describe();
+    if (!detail) this.learn();
     // A video that plays goes on when something about it changes.
-    const same = shown?.id === next.id && shown.status === next.status && shown.picture_url === next.picture_url;
-    shown = next;
-    heading.textContent = `${t(`type.${next.type}`)} · ${next.user_id}`;
-    back.disabled = !neighbour(next, -1);
-    on.disabled = !neighbour(next, 1);
-    if (same) return;
-    stop(body);
-    body.replaceChildren(media(next), facts(next, retry));
+    if (!isOther && was.status === entry.status && was.picture_url === entry.picture_url) return;
+    this.release();
+    this.media.replaceChildren(...this.content());
+    this.preload();
   }
 
-  function go(step) {
-    const next = neighbour(shown, step);
-    if (next) show(next);
+  content() {
+    const { entry } = this;
+    // Until the pipeline has looked at what the address leads to, no browser is sent there.
+    if (entry.status !== "ready") {
+      this.zoom.show(null);
+      return [el("p.lightbox-note", { "data-failed": hasFailed(entry) }, stateIcon(entry), stateText(entry))];
+    }
+    return entry.type === "video" ? this.video() : this.photo();
   }
 
-  element.addEventListener("keydown", (event) => {
+  video() {
+    const { entry } = this;
+    this.zoom.show(null);
+    const video = el("video", {
+      src: entry.playable_url ?? entry.file_url,
+      poster: entry.picture_url,
+      controls: true,
+      playsinline: true,
+      preload: "metadata",
+      autoplay: !prefersStillness(),
+      "aria-label": t("type.video"),
+      tabindex: "0",
+    });
+    video.addEventListener("error", () => this.note("viewer.unplayable"));
+    return [video];
+  }
+
+  /** The original, and meanwhile, or where the browser cannot show it, the preview. */
+  photo() {
+    const { entry } = this;
+    const image = el("img", { src: entry.picture_url, alt: t("type.photo"), draggable: "false" });
+    const hash = entry.thumbhash && placeholder(entry.thumbhash);
+    // A transparent picture shows what is behind it, not its placeholder.
+    if (hash) image.style.backgroundImage = `url("${hash}")`;
+    image.addEventListener("load", () => (image.style.backgroundImage = ""));
+    const { width, height } = entry.file?.width ? entry.file : entry;
+    this.zoom.show(image, width, height);
+    const original = (this.original = new Image());
+    original.addEventListener("load", () => {
+      if (this.original !== original) return;
+      image.src = original.src;
+      this.pixels = { width: original.naturalWidth, height: original.naturalHeight };
+      this.zoom.measure(this.pixels.width, this.pixels.height);
+      this.describe();
+    });
+    original.addEventListener("error", () => this.original === original && this.note("library.only_preview"));
+    original.src = entry.file_url;
+    return [image];
+  }
+
+  note(key) {
+    this.media.append(el("p.lightbox-note.over", {}, icon("alert"), t(key)));
+  }
+
+  /** Videos hold a connection until they are told to let it go. */
+  release() {
+    const video = this.media.querySelector("video");
+    if (video) {
+      video.pause();
+      video.removeAttribute("src");
+      video.load();
+    }
+    const { original } = this;
+    this.original = null;
+    if (original) original.src = "";
+  }
+
+  /** The pictures of its neighbours alone: originals are large. */
+  preload() {
+    const all = this.loaded();
+    const place = all.findIndex((one) => one.id === this.entry.id);
+    const urls = place < 0 ? [] : [all[place - 1], all[place + 1]].map((one) => one?.picture_url).filter(Boolean);
+    this.preloaded = urls.map((url) => Object.assign(new Image(), { src: url }));
+  }
+
+  describe() {
+    const held = this.panel.contains(document.activeElement);
+    const known = { ...this.detail, ...this.entry };
+    // Of older originals they were not recorded.
+    if (known.file && !known.file.width) known.file = { ...known.file, ...this.pixels };
+    this.panel.replaceChildren(facts(known, this.retry));
+    if (held) this.stage.focus();
+  }
+
+  /** What only the entry's own address tells. */
+  async learn() {
+    const { id } = this.entry;
+    try {
+      const detail = await ask("GET", path("generations", id));
+      if (this.entry?.id !== id) return;
+      this.detail = detail;
+      this.describe();
+    } catch (error) {
+      // The page says itself that it has lost the server, or that the entry is gone.
+      if (!(error instanceof ApiError)) throw error;
+    }
+  }
+
+  // --- what people do
+
+  /** Show the one that is so many places on; Infinity: the last. */
+  async go(step) {
+    const { id } = this.entry;
+    const place = () => this.loaded().findIndex((one) => one.id === id);
+    if (place() < 0) return;
+    if (step === 1 && place() === this.loaded().length - 1) await this.more();
+    const all = this.loaded();
+    const next = all[Math.max(0, Math.min(all.length - 1, place() + step))];
+    if (this.entry?.id !== id || !next || next.id === id) return;
+    history.replaceState(history.state, "", addressOf(next.id));
+    this.show(next);
+  }
+
+  key(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (this.act(event)) event.preventDefault();
+  }
+
+  /** Whether the key was one of the viewer's. */
+  act({ key, code, target, repeat }) {
+    const video = this.media.querySelector("video");
+    if (key === " ") {
+      // Other buttons do what they say.
+      if (!video || (target.closest("button, a") && !this.buttons.includes(target))) return false;
+      if (!repeat) video.paused ? video.play() : video.pause();
+      return true;
+    }
+    // By the place of the key: it has another letter in other alphabets.
+    if (code === "KeyF") this.fullScreen();
     // The arrows move within a video that has the focus.
-    if (event.target instanceof HTMLMediaElement || event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key === "ArrowLeft") go(-1);
-    if (event.key === "ArrowRight") go(1);
-  });
-  show(entry);
-  return (changed) => {
-    if (element.isConnected && changed.id === shown.id) show(changed);
-  };
-}
-
-/** Videos hold a connection until they are told to let it go. */
-function stop(body) {
-  const video = body.querySelector("video");
-  if (!video) return;
-  video.pause();
-  video.removeAttribute("src");
-  video.load();
-}
-
-function media(entry) {
-  const stage = el("div.stage");
-  if (entry.width && entry.height) stage.style.aspectRatio = `${entry.width} / ${entry.height}`;
-  const hash = entry.thumbhash && placeholder(entry.thumbhash);
-  if (hash) stage.style.backgroundImage = `url("${hash}")`;
-  // Until somebody has looked at what the address leads to, no browser is sent there.
-  if (entry.status !== "ready") {
-    stage.classList.toggle("failed", hasFailed(entry));
-    stage.append(el("p.stage-note", {}, stateIcon(entry), stateText(entry)));
-  } else if (entry.type === "video") {
-    stage.append(
-      el("video", {
-        src: entry.file_url,
-        poster: entry.picture_url,
-        controls: true,
-        playsinline: true,
-        preload: "metadata",
-        autoplay: !prefersStillness(),
-        "aria-label": t("type.video"),
-        tabindex: "0",
-      }),
-    );
-  } else {
-    stage.append(photo(entry, stage));
+    else if (target === video) return false;
+    else if (this.zoom.key(key)) return true;
+    else if (key === "ArrowLeft") this.go(-1);
+    else if (key === "ArrowRight") this.go(1);
+    else if (key === "Home") this.go(-Infinity);
+    else if (key === "End") this.go(Infinity);
+    else return false;
+    return true;
   }
-  return stage;
-}
 
-/** The original, and meanwhile, or where the browser cannot show it, the preview. */
-function photo(entry, stage) {
-  const image = el("img", { src: entry.picture_url, alt: t("type.photo"), width: entry.width, height: entry.height });
-  const original = new Image();
-  original.addEventListener("load", () => {
-    stage.style.backgroundImage = "";
-    image.src = original.src;
-  });
-  original.addEventListener("error", () => {
-    stage.append(el("p.stage-note.over", {}, icon("alert"), t("library.only_preview")));
-  });
-  original.src = entry.file_url;
-  return image;
-}
-
-function facts(entry, retry) {
-  const rows = [
-    [t("filter.status"), stateText(entry)],
-    [t("library.created"), entry.created_at && inFull(entry.created_at)],
-    [t("library.retry_at"), entry.retry_at && inFull(entry.retry_at)],
-    [t("library.id"), entry.id],
-  ];
-  const list = el("dl.facts", {}, ...rows.filter(([, value]) => value).map(([name, value]) =>
-    el("div", {}, el("dt", {}, name), el("dd", {}, value))));
-  const links = el("div.buttons");
-  if (hasFailed(entry)) {
-    links.append(el("button.primary", { type: "button", onclick: () => retry(entry) }, icon("retry"), t("action.retry")));
+  fullScreen() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else this.stage.requestFullscreen?.();
   }
-  if (entry.file_url && entry.status === "ready") {
-    links.append(el("a.button", { href: entry.file_url, target: "_blank", rel: "noopener" }, t("action.original")));
+
+  async copyLink() {
+    await copy(location.origin + addressOf(this.entry.id, ""), this.element);
+    toast("done", t("viewer.copied"));
   }
-  const href = dagster(entry.dagster_path);
-  if (href) links.append(el("a.button", { href, target: "_blank", rel: "noopener" }, t("action.dagster"), icon("external")));
-  return el("div.viewer-foot", {}, hasFailed(entry) ? why(entry) : null, list, links);
+
+  closed() {
+    const { id } = this.entry;
+    this.release();
+    this.zoom.close();
+    document.title = this.title;
+    this.element = this.entry = this.preloaded = null;
+    if (viewed() === null) return;
+    if (!history.state?.viewer) {
+      // It was opened by its address: there is nothing to go back to.
+      history.replaceState(null, "", addressOf(null));
+      this.focus(id);
+      return;
+    }
+    this.left = new Promise((done) => addEventListener("popstate", done, { once: true }));
+    history.back();
+  }
 }
 
-function why(entry) {
-  const title = reasonTitle(entry);
-  const block = el("div.why", {}, el("strong", {}, title));
-  if (entry.error && entry.error !== title) block.append(el("p", {}, entry.error));
-  if (entry.attempts) block.append(el("p.muted", {}, t("library.attempts", { count: entry.attempts })));
-  return block;
+async function copy(text, within) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  // Pages without TLS have no clipboard.
+  const field = el("textarea", {}, text);
+  within.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
 }

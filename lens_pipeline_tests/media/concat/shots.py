@@ -83,7 +83,7 @@ def source(path: Path) -> Source:
 def work_in(
     directory: Path,
     cancelled: Callable[[], bool] = lambda: False,
-    report: Callable[[str, float, float | None], None] = lambda stage, share, speed: None,
+    report: Callable[[str, float], None] = lambda stage, share: None,
     idle_seconds: float = 60.0,
 ) -> Work:
     directory.mkdir(exist_ok=True)

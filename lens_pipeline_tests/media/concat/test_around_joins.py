@@ -46,7 +46,7 @@ def joined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     sources = [
         Source(path.stem, path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in shots
     ]
-    work = Work(directory, lambda: False, lambda stage, seconds, speed: None)
+    work = Work(directory, lambda: False, lambda stage, share: None)
     master = join(sources, Tools.find(), work)
     assert (master.method, master.fallback) == (request.param, None)
     return _Joined(master, shots, _frames(master.path), _sound(master.path))

@@ -234,7 +234,7 @@ def test_cancelling_ends_any_stage_at_once(
 ) -> None:
     asked: list[float] = []
 
-    def report(now: str, share: float, speed: float | None) -> None:
+    def report(now: str, share: float) -> None:
         if now.startswith(stage) and not asked:
             asked.append(time.monotonic())
 

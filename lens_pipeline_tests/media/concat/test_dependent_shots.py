@@ -111,7 +111,7 @@ def _checked_and_unseen(tmp_path: Path, *paths: Path) -> tuple[Master, Master, l
     sources = [source(path) for path in paths]
     for each in sources:
         examine(each, TOOLS, work_in(tmp_path / "examined"), pieces)
-    work = work_in(tmp_path / "again", report=lambda stage, share, speed: stages.append(stage))
+    work = work_in(tmp_path / "again", report=lambda stage, share: stages.append(stage))
     return join(sources, TOOLS, work, pieces), _join(tmp_path, *paths), stages
 
 

@@ -141,7 +141,7 @@ def test_h264_that_a_lenient_decoder_shows_whole_is_encoded(make: Make, tmp_path
     plain = make(_SILENT)
     dropping = _dropping(tmp_path / "dropping.mp4", plain)
     pieces, stages = Folder(tmp_path / "pieces"), list[str]()
-    work = work_in(tmp_path / "work", report=lambda stage, share, speed: stages.append(stage))
+    work = work_in(tmp_path / "work", report=lambda stage, share: stages.append(stage))
     sources = [source(path) for path in (plain, dropping, plain)]
     masters = [join(sources, TOOLS, work, pieces) for _ in range(2)]
     for master in masters:

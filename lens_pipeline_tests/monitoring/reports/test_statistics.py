@@ -44,7 +44,9 @@ def summary(
     attempts: list[dict[str, Any]] | None = None,
     as_of: dt.datetime = NEXT_DAY,
 ) -> list[dict[str, Any]]:
-    return statistics.summarize(DAY, ["photo", "video"], files, attempts or [], as_of)
+    return statistics.summarize(
+        DAY, ["photo", "video"], files, attempts or [], {"photo": 2.5}, as_of
+    )
 
 
 def test_a_day_is_counted_by_kind() -> None:

@@ -22,6 +22,11 @@ pytestmark = pytest.mark.usefixtures("provider")
 
 Route = tuple[str, str]
 
+
+class _Form(dict[str, str]):
+    """A body as an HTML form sends it."""
+
+
 # Whoever asks.
 OPEN = {
     *(
@@ -35,6 +40,7 @@ OPEN = {
     ("POST", "/login"),
     ("POST", "/logout"),
     ("POST", "/api/kie/webhook"),
+    ("POST", "/api/webhooks/{provider}"),
     ("MOUNT", "/static"),
 }
 # Nothing that belongs to anybody: every caller alike.
@@ -48,6 +54,7 @@ LISTS: dict[Route, list[str]] = {
     ("GET", "/api/generations"): ["user_id=ann"],
     ("GET", "/api/events"): ["user_id=ann", "project_id=pa"],
     ("GET", "/api/projects"): [],
+    ("POST", "/api/generations"): ["user_id=ann&name=secret.jpg"],
 }
 # One thing, by the name of its owner in the path: with a query and a body that are valid.
 _SHOT = {"asset_url": "https://secret.example/new.mp4"}
@@ -62,12 +69,17 @@ _OF_ANN: dict[Route, Any] = {
     ("HEAD", "/api/generations/{generation_id}/clip"): None,
     ("GET", "/api/generations/{generation_id}/file"): None,
     ("HEAD", "/api/generations/{generation_id}/file"): None,
+    ("GET", "/api/generations/archive"): "ids=g-ann",
+    ("POST", "/api/generations/archive"): _Form(ids="g-ann"),
     ("POST", "/api/generations/{generation_id}/retry"): None,
+    ("POST", "/api/generations/retry"): {"ids": ["g-ann"]},
+    ("DELETE", "/api/generations/{generation_id}"): None,
     ("POST", "/api/kie/sync"): "taskId=t-ann",
     ("POST", "/api/links"): {"paths": ["/api/generations/g-ann/file"]},
 }
 _PROJECT = "/api/projects/{project_id}"
 _OF_PA: dict[Route, Any] = {
+    ("GET", f"{_PROJECT}/archive"): None,
     ("GET", f"{_PROJECT}/assets"): None,
     ("POST", f"{_PROJECT}/assets"): _SHOT,
     ("GET", f"{_PROJECT}/assets/{{asset_id}}/poster"): None,
@@ -91,6 +103,7 @@ _OF_PA: dict[Route, Any] = {
             ("DELETE", ""),
         )
     },
+    ("PATCH", f"{_PROJECT}/master-videos/{{master_id}}"): {"name": "secret film"},
 }
 ANN, BOB = Caller(user_id="ann"), Caller(user_id="bob")
 PA, PB = Caller(project_id="pa"), Caller(project_id="pb")
@@ -101,6 +114,7 @@ _NAMES = {
     "asset_id": "a-pa",
     "master_id": "m-pa",
     "scaled_id": "s-pa",
+    "provider": "kie",
 }
 _REFUSALS = ("forbidden", "not_found", "unknown_task")
 _SECRETS = ("secret", "g-ann", "a-pa", "m-pa", "s-pa")
@@ -189,8 +203,11 @@ def test_handlers_of_what_is_owned_know_the_caller(routes: dict[Route, BaseRoute
 def _ask(visitor: httpx.Client, route: Route, sent: Any, headers: dict[str, str]) -> httpx.Response:
     method, path = route
     query = sent if isinstance(sent, str) else ""
+    url = f"{path.format(**_NAMES)}?{query}"
+    if isinstance(sent, _Form):
+        return visitor.request(method, url, data=sent, headers=headers)
     body = None if isinstance(sent, str) else sent
-    return visitor.request(method, f"{path.format(**_NAMES)}?{query}", json=body, headers=headers)
+    return visitor.request(method, url, json=body, headers=headers)
 
 
 def _told(answer: httpx.Response) -> tuple[int, str | None]:

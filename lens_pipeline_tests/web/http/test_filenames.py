@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from lens_pipeline.web.http.filenames import attachment
+from lens_pipeline.web.http.filenames import EntryNames, attachment
 
 ENDING = "_m1.mp4"
 
@@ -58,3 +58,23 @@ def test_a_long_name_fits_into_a_file_system(name: str) -> None:
     _, whole = _names(attachment(name, "_" + "i" * 128 + ".mp4"))
     assert 200 < len(whole.encode()) <= 255
     assert whole.endswith("i.mp4")
+
+
+def test_names_within_an_archive() -> None:
+    """A second file that replaces the first where it is unpacked, or lies elsewhere."""
+    names = EntryNames()
+    wanted = ["a", "A", "a (2)", "../a", "..", "", "a\\b:c?", "e\u0301", "\u00e9", "a. ", "x" * 300]
+    found = [names.add("films/", name, ".mp4") for name in wanted]
+    assert found[:-1] == [
+        "films/a.mp4",
+        "films/A (2).mp4",
+        "films/a (2) (2).mp4",
+        "films/_a.mp4",
+        "films/_.mp4",
+        "films/_ (2).mp4",
+        "films/a_b_c_.mp4",
+        "films/\u00e9.mp4",
+        "films/\u00e9 (2).mp4",
+        "films/a (3).mp4",
+    ]
+    assert len(found[-1].removeprefix("films/").encode()) < 255

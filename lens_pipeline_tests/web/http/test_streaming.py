@@ -320,7 +320,7 @@ def test_clients_that_go_away_leave_nothing_behind(
 def test_a_client_that_takes_nothing_is_let_go(
     site: Site, web: httpx.Client, large: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "_STALL_SECONDS", 0.5)
+    monkeypatch.setattr(streaming, "STALL_SECONDS", 0.5)
     with _raw(web) as client:
         eventually(lambda: _open_files(site) == 1, 10, "the reader")
         eventually(lambda: _open_files(site) == 0, 10, "the end of patience")

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from lens_pipeline_tests.web.pages import chromium
@@ -23,39 +24,6 @@ new PerformanceObserver((list) => {
   }
 }).observe({type: "layout-shift", buffered: true});
 """
-# Of text on its background, as WCAG 2.2 (1.4.3) has it; what is disabled or has a picture behind
-# it is left out.
-_LOW_CONTRAST = """
-() => {
-  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = (rgb) => rgb.slice(0, 3)
-    .map((value) => value / 255)
-    .map((value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
-  const behind = (element) => {
-    for (let one = element; one; one = one.parentElement) {
-      const style = getComputedStyle(one);
-      if (style.backgroundImage !== "none") return null;
-      const colour = channels(style.backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour;
-      if (colour[3] > 0) return null;
-    }
-    return null;
-  };
-  const low = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!own || !element.checkVisibility({visibilityProperty: true})) continue;
-    if (element.closest(":disabled, [aria-disabled], .hidden-text")) continue;
-    const ground = behind(element);
-    if (!ground) continue;
-    const [a, b] = [light(channels(getComputedStyle(element).color)), light(ground)];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${element.outerHTML.slice(0, 100)}`);
-  }
-  return low;
-}
-"""
 # Fields whose widest choice does not fit in.
 _CUT_CHOICES = """
 () => [...document.querySelectorAll("select")].filter((select) => {
@@ -66,6 +34,12 @@ _CUT_CHOICES = """
   return select.checkVisibility() && needed > select.offsetWidth;
 }).map((select) => select.outerHTML.slice(0, 100))
 """
+_END_ANIMATIONS = """
+() => document.getAnimations()
+  .filter((one) => one.effect.getComputedTiming().endTime !== Infinity)
+  .forEach((one) => one.finish())
+"""
+_AXE = Axe()
 _NEED_A_NAME = {
     *("button", "link", "textbox", "searchbox", "combobox", "checkbox", "progressbar"),
     *("dialog", "list", "navigation", "Video", "region", "search"),
@@ -108,11 +82,18 @@ class BrowserPage:
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
         assert wide <= 0, f"{wide} px too wide"
-        _require_none("hard to read", self.page.evaluate(_LOW_CONTRAST))
+        _require_none("not accessible", self._findings())
         _require_none("choices cut off", self.page.evaluate(_CUT_CHOICES))
         _require_none("without a name", self._nameless())
         ids = self.page.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
         _require_none("ids twice", [one for one in set(ids) if ids.count(one) > 1])
+
+    def _findings(self) -> list[str]:
+        """What axe-core finds: roles, names, contrast, headings."""
+        # What fades in is not hard to read.
+        self.page.evaluate(_END_ANIMATIONS)
+        found = _AXE.run(self.page).response["violations"]
+        return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]
 
     def _nameless(self) -> list[Any]:
         """Controls without a name, in the eyes of a screen reader."""

@@ -1,5 +1,6 @@
 """What the pages are made of, as a browser is given it."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_nothing_in_a_page_needs_a_laxer_policy(web: httpx.Client, page: str) ->
     assert linked - styles == {
         *("/static/lens.svg", f"/static/{page}.js"),
         *("#content", "#connection", "/library", "/masters"),
+        *(["#icon-bell"] if page == "masters" else []),
     }
 
 
@@ -79,6 +81,19 @@ def test_scripts_are_there_and_asked_for_each_time(web: httpx.Client) -> None:
     assert "javascript" in web.get("/static/library.js").headers["Content-Type"]
     for path in ("/static/", "/static/none.js", "/static/..%2fpages.py", "/static/%2e%2e/pages.py"):
         assert web.get(path).status_code == 404, path
+
+
+@pytest.mark.parametrize("page", ["library", "masters"])
+def test_a_page_has_at_most_60_kb_of_scripts(page: str) -> None:
+    """Compressed, with every module that it may load: a phone waits for each of them."""
+    names, sizes = [f"{page}.js"], {}
+    while names:
+        name = names.pop()
+        script = (_WEB / "static" / name).read_bytes()
+        sizes[name] = len(gzip.compress(script))
+        imported = re.findall(r"\"\./([\w-]+\.js)\"", script.decode())
+        names += [one for one in imported if one not in sizes]
+    assert sum(sizes.values()) <= 60_000, sizes
 
 
 @pytest.mark.parametrize(
@@ -114,6 +129,19 @@ def test_a_page_links_to_the_dagster_ui_where_people_find_it(
         assert address in web.get("/library").text
         become(app, Caller(user_id="ann"))
         assert address not in web.get("/library").text
+
+
+def test_an_unknown_path_is_a_page_for_people_and_json_for_programs(web: httpx.Client) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Accept-Language": "ru"}
+    for path in ("/nothing", "/api/nothing"):
+        page, program = web.get(path, headers=browser), web.get(path)
+        assert (page.status_code, page.headers["Content-Language"]) == (404, "ru")
+        assert "Такой страницы нет" in page.text
+        assert re.findall(r'<a class="button" href="(/\w+)"', page.text) == ["/library", "/masters"]
+        assert "<script" not in page.text
+        assert (program.status_code, program.json()["error"]) == (404, "not_found")
+    assert web.post("/nothing", headers=browser).status_code == 404
+    assert web.post("/api/projects", headers=browser).json()["error"] == "method_not_allowed"
 
 
 def test_projects_are_listed(site: Site, app: FastAPI, web: httpx.Client) -> None:

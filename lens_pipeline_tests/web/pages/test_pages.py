@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from playwright.sync_api import Browser, Locator, Page, Position, Route, expect
 
 from lens_pipeline.catalog.rows import Kind
-from lens_pipeline.cli.add import copy_into_store
 from lens_pipeline.cli.demo.show import SAMPLES, add_missing
 from lens_pipeline.core.ports import LOOPBACK, free_port
 from lens_pipeline.derivatives.registry import MASTER_POSTER, POSTER
+from lens_pipeline.derivatives.uploads import copy_into_store
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline.web.auth.keys import signing_key
 from lens_pipeline.web.auth.tokens import Tokens
@@ -203,8 +203,9 @@ def test_what_comes_while_somebody_reads_waits_for_them(
         _add_photo(samples, "while-reading")
         page.get_by_role("button", name="1 new one").click()
         expect(page.locator(".card").first).to_have_attribute("data-id", "while-reading")
-        after = _ids(page)
-        assert after[1:] == before[: len(after) - 1]
+        # Those near the view are drawn.
+        drawn = min(len(before), len(_ids(page)) - 1)
+        assert _ids(page)[1 : drawn + 1] == before[:drawn]
         _wait(page, "scrollY === 0")
 
 
@@ -399,7 +400,7 @@ def test_a_master_from_its_shots_to_the_file(
         expect(page.get_by_role("heading", name="Sample film")).to_be_visible()
         visit.require_usable()
         _choose(page)
-        page.get_by_label("Name").fill(name)
+        page.get_by_label("Name", exact=True).fill(name)
         visit.require_usable()
         page.keyboard.press("Enter")
         master = page.locator(".master").first
@@ -431,12 +432,12 @@ def _choose(page: Page) -> None:
     def order() -> list[str]:
         return page.locator(".shot .asset-name").all_inner_texts()
 
-    page.get_by_role("button", name=re.compile("^Add sample-bunny$")).click()
-    page.get_by_role("button", name=re.compile("^Add sample-hubble-pan")).click()
-    portrait = page.get_by_role("button", name=re.compile("^Add sample-bunny-portrait"))
+    page.get_by_role("button", name=re.compile("^Add bunny$")).click()
+    page.get_by_role("button", name=re.compile("^Add hubble-pan")).click()
+    portrait = page.get_by_role("button", name=re.compile("^Add bunny-portrait"))
     portrait.focus()
     page.keyboard.press("Enter")
-    bunny, pan, tall = "sample-bunny", "sample-hubble-pan", "sample-bunny-portrait"
+    bunny, pan, tall = "bunny", "hubble-pan", "bunny-portrait"
     assert order() == [bunny, pan, tall]
     page.get_by_role("button", name=f"Move {tall} earlier").focus()
     page.keyboard.press("Enter")
@@ -510,7 +511,7 @@ def test_a_master_that_fails_says_why(samples: Stack, base: str, browser: Browse
         samples.pipeline.store.delete("uploads/none.mp4")
         page.get_by_role("button", name="Create master").click()
         expect(page.get_by_role("alert")).to_have_text("Give it a name.")
-        expect(page.get_by_label("Name")).to_be_focused()
+        expect(page.get_by_label("Name", exact=True)).to_be_focused()
         page.keyboard.type("Lost")
         page.keyboard.press("Enter")
         master = page.locator(".master")
@@ -547,7 +548,7 @@ def test_a_master_waits_for_its_shot(samples: Stack, base: str, browser: Browser
         expect(tile.get_by_text("Not ready yet")).to_be_visible()
         expect(page.get_by_text("This project has no shots yet")).to_be_hidden()
         tile.click()
-        page.get_by_label("Name").fill("Patience")
+        page.get_by_label("Name", exact=True).fill("Patience")
         page.keyboard.press("Enter")
         master = page.locator(".master")
         expect(master).to_have_attribute("data-status", "none")
@@ -587,8 +588,8 @@ def test_pages_behind_the_login(samples: Stack, guarded: str, browser: Browser) 
         expect(page).to_have_url(f"{guarded}/masters?project=demo")
         expect(page).to_have_title("demo · Masters · Lens")
         expect(page.locator(".master[data-id=sample-film] img.loaded")).to_be_visible()
-        page.get_by_role("button", name=re.compile("^Add sample-bunny$")).click()
-        page.get_by_label("Name").fill("Guarded")
+        page.get_by_role("button", name=re.compile("^Add bunny$")).click()
+        page.get_by_label("Name", exact=True).fill("Guarded")
         page.keyboard.press("Enter")
         master = page.locator(".master").first
         expect(master.get_by_role("heading")).to_have_text("Guarded")

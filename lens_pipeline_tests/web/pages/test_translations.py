@@ -1,12 +1,18 @@
 """The pages' texts: whole in each language, with one for every state and error."""
 
+import importlib
+import pkgutil
 import re
+from collections.abc import Iterator
 
 import pytest
 
-from lens_pipeline import errors
-from lens_pipeline.errors import DerivativeError
-from lens_pipeline.event_log.history import RUN_ERRORS, State
+import lens_pipeline
+from lens_pipeline.catalog.rows import ShotProblem
+from lens_pipeline.derivatives.holds import Hold
+from lens_pipeline.errors import DerivativeError, TransientError
+from lens_pipeline.event_log.history import RUN_ERRORS, Stage, State
+from lens_pipeline.reasons import REASONS, UNFORESEEN
 from lens_pipeline.web.translations import TEXTS, Language, Text, choose_language
 
 # CLDR's categories of whole numbers, by which `Intl.PluralRules` chooses; `other`: of fractions.
@@ -19,25 +25,45 @@ _FAMILIES = {
     "action": {"previous", "next"},
     "login": {"wrong", "stale", "often"},
     "method": {"copy", "partial", "encode"},
+    "stage": {*Stage, "begun"},
+    "hold": {*Hold, "next", "soon"},
+    "shot": {*ShotProblem},
+    "provenance": {"trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"},
+    "credentials": {"valid", "trusted", "invalid", "unreadable"},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
-        "internal_error",
-    },
-    "class": {
-        *RUN_ERRORS,
-        *(
-            name
-            for name, value in vars(errors).items()
-            if isinstance(value, type)
-            and issubclass(value, DerivativeError)
-            and name not in ("DerivativeError", "TransientError")
-        ),
+        *("internal_error", "deletion_off", "in_use"),
     },
 }
 
 
 def _parts(text: Text) -> list[str]:
     return [text] if isinstance(text, str) else list(text.values())
+
+
+def _subclasses(base: type[Exception]) -> Iterator[type[Exception]]:
+    for one in base.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+def test_every_class_of_error_says_what_it_means_and_what_to_do() -> None:
+    """An error that a card names by its class, in one language, or like another one."""
+    for module in pkgutil.walk_packages(lens_pipeline.__path__, "lens_pipeline."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    classes = {
+        one.__name__
+        for one in _subclasses(DerivativeError)
+        if one.__module__.startswith("lens_pipeline.") and one is not TransientError
+    }
+    assert set(REASONS) == {*classes, *RUN_ERRORS, UNFORESEEN}
+    assert {frozenset(reasons) for reasons in REASONS.values()} == {frozenset(Language)}
+    for language in Language:
+        meanings = [reasons[language].meaning for reasons in REASONS.values()]
+        assert len(meanings) == len(set(meanings)), language
+        for name, reasons in REASONS.items():
+            assert reasons[language].advice.endswith("."), name
 
 
 def test_every_state_and_error_has_a_text() -> None:

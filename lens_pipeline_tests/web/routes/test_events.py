@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from lens_pipeline.definitions import job
-from lens_pipeline.defs.assets.progress import ProgressEstimate
 from lens_pipeline.derivatives.registry import MASTER, PREVIEW, assets
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.changes import Position
+from lens_pipeline.event_log.history import ReportedProgress, Stage
 from lens_pipeline.event_log.tags import PERCENT_TAG, PROGRESS_TAG
 from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.web.app import create_app
@@ -73,7 +73,7 @@ def test_changes_are_told_within_a_second(site: Site, web: httpx.Client) -> None
         assert cancelled.at - asked < 1.0
         assert (cancelled.data["error_class"], cancelled.data["error"]) == (
             "Canceled",
-            "its run was cancelled",
+            "It was cancelled",
         )
 
 
@@ -164,10 +164,9 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
     project.master("m1", ["s1"])
     (run_id,) = RunQueue(site.pipeline, site.dagster, job).submit({MASTER: ["m1"]}, "api")
     with EventSource(web, project_id=PROJECT) as stream, EventSource(web, user_id="u1") as other:
-        site.dagster.add_run_tags(
-            run_id,
-            {PROGRESS_TAG: "37 %: encoding shot s1 (2.0 x real time)", PERCENT_TAG: "37"},
-        )
+        text = "37 %: encoding shot s1, about 50 s left"
+        said = ReportedProgress(text, 37, Stage.ENCODING, 50)
+        site.dagster.add_run_tags(run_id, said.tags)
         asked = time.monotonic()
         event = stream.await_event(lambda event: event.name == "progress")
         assert event.at - asked < 1.5
@@ -178,7 +177,9 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
             "user_id": None,
             "project_id": PROJECT,
             "percent": 37,
-            "text": "37 %: encoding shot s1 (2.0 x real time)",
+            "text": text,
+            "stage": "encoding",
+            "seconds_left": 50,
         }
         site.dagster.add_run_tags(run_id, {PROGRESS_TAG: "storing", PERCENT_TAG: ""})
         stream.await_event(lambda e: e.name == "progress" and e.data["percent"] is None)
@@ -186,22 +187,6 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
     # Who comes later need not wait for the next word.
     with EventSource(web) as late:
         assert late.await_event(lambda e: e.name == "progress", 1).data["text"] == "storing"
-
-
-def test_percent_rises_over_all_stages() -> None:
-    course = ProgressEstimate(shots=2)
-    said = [
-        course.percent("checking shot 1 of 2", 0.0),
-        course.percent("encoding shot a", 0.5),
-        course.percent("encoding shot b", 0.5),
-        course.percent("encoding shot a", 1.0),
-        course.percent("encoding shot b", 1.0),
-        # A second attempt after a check has failed.
-        course.percent("encoding shot a", 0.0),
-        course.percent("joining", 0.0),
-        course.percent("verifying", 1.0),
-    ]
-    assert said == [5, 36, 52, 68, 85, 85, 92, 98]
 
 
 def test_a_queue_of_another_app_shows_too(site: Site, web: httpx.Client, app: FastAPI) -> None:

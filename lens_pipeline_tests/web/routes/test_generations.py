@@ -10,10 +10,16 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from lens_pipeline.definitions import job
+from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support import sources
+from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.servers import HostileServer
-from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.site import Databases, Site
+from lens_pipeline_tests.web.auth.gate_app import client_of
 from lens_pipeline_tests.web.caller_override import become
 from lens_pipeline_tests.web.query_count import queries
 
@@ -33,6 +39,7 @@ def test_a_photo_from_finished_to_ready(
     site.add("p1", photo("p1"))
     before = web.get("/api/generations/p1").json()
     assert (before["status"], before["path"], before["error"]) == ("none", None, None)
+    assert set(before["file"].values()) == {None}
     site.once()
     after = web.get("/api/generations/p1").json()
     assert after["status"] == "ready"
@@ -42,7 +49,19 @@ def test_a_photo_from_finished_to_ready(
     assert after["thumbhash"]
     made = dt.datetime.fromisoformat(after["ready_at"])
     assert abs((dt.datetime.now(dt.UTC) - made).total_seconds()) < 60
-    assert web.get("/api/generations").json()["generations"] == [after]
+    assert after["file"] == {
+        "content_type": "image/jpeg",
+        "bytes": len(sources.jpeg()),
+        "width": 64,
+        "height": 48,
+        "duration_seconds": None,
+    }
+    assert after["digital_source_type"] == "trainedAlgorithmicMedia"
+    (row,) = site.sql("SELECT updated_at FROM generations")
+    finished = dt.datetime.fromisoformat(after["finished_at"])
+    assert abs((finished - row.updated_at).total_seconds()) < 0.001
+    (listed,) = web.get("/api/generations").json()["generations"]
+    assert listed == {name: after[name] for name in listed}
 
 
 @pytest.mark.slow
@@ -135,6 +154,88 @@ def test_a_failure_says_why(site: Site, web: httpx.Client) -> None:
     assert _listed(web, status="dead") == ["unsafe"]
     assert _listed(web, status="failed") == ["bad"]
     assert _listed(web, status="ready") == []
+
+
+@pytest.mark.slow
+def test_several_are_tried_again_at_once(
+    site: Site, web: httpx.Client, app: FastAPI, photo: Callable[[str], str]
+) -> None:
+    for name in ("a", "b"):
+        site.add(name, f"ftp://example.org/{name}.jpg")
+    site.add("video", "ftp://example.org/v.mp4", type="video")
+    site.add("of-bob", "ftp://example.org/bob.jpg", user_id="bob")
+    site.add("good", photo("good"))
+    site.once()
+    become(app, Caller(user_id="u1"))
+    ids = ["b", "video", "good", "a", "of-bob", "none", "a"]
+    answer = web.post("/api/generations/retry", json={"ids": ids}).json()
+    assert {name: sorted(found) for name, found in answer.items()} == {
+        "retried": ["a", "b", "video"],
+        "not_failed": ["good"],
+        "not_found": ["none", "of-bob"],
+    }
+    # In one run, not one each.
+    jobs = [run.job_name for run in site.dagster.get_runs(limit=3)]
+    assert jobs.count("previews") == 1, jobs
+    assert site.status("of-bob")["state"] == "dead"
+    assert web.post("/api/generations/retry", json={"ids": ["of-bob"]}).status_code == 404
+    for ids in ([], ["a"] * 201):
+        assert web.post("/api/generations/retry", json={"ids": ids}).status_code == 400
+
+
+def _mend(client: httpx.Client, url: str, databases: Databases, name: str) -> None:
+    """Do what the answers themselves say: the grant, then the policy."""
+    hiding = (
+        "ALTER TABLE generations ENABLE ROW LEVEL SECURITY;"
+        " CREATE POLICY reads ON generations FOR SELECT USING (true)"
+    )
+    for limit in (hiding, "SELECT"):
+        answer = client.delete(url)
+        assert (answer.status_code, answer.json()["error"]) == (503, "no_right_to_write")
+        databases.execute(answer.json()["message"].partition("run ")[2], name)
+        databases.execute(limit, name)
+
+
+@pytest.mark.slow
+def test_a_row_is_deleted_only_where_that_is_allowed(
+    site: Site,
+    web: httpx.Client,
+    environment: pytest.MonkeyPatch,
+    databases: Databases,
+    photo: Callable[[str], str],
+) -> None:
+    """A page must not delete what a host keeps for itself."""
+    for name, user in (("p1", "u1"), ("of-bob", "bob"), ("used", "u1")):
+        site.add(name, photo(name), user_id=user)
+    site.once()
+    Project(site).asset("a", generation_id="used")
+    refused = web.delete("/api/generations/p1")
+    assert (refused.status_code, refused.json()["error"]) == (403, "deletion_off")
+    assert "LENS_DELETION" in refused.json()["message"]
+    environment.setenv("LENS_DELETION", "true")
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
+    with client_of(app) as client:
+        become(app, Caller(user_id="u1"))
+        assert client.delete("/api/generations/of-bob").status_code == 404
+        used = client.delete("/api/generations/used")
+        assert (used.status_code, used.json()["error"]) == (409, "in_use")
+        # A host's own tables may refer to it.
+        site.sql("CREATE TABLE likes (id text REFERENCES generations)")
+        site.sql("INSERT INTO likes VALUES ('p1')")
+        assert client.delete("/api/generations/p1").json()["error"] == "in_use"
+        site.sql("DROP TABLE likes")
+        name = site.database_url.rpartition("/")[2]
+        databases.execute(
+            "ALTER TABLE generations OWNER TO postgres; GRANT SELECT ON generations TO lens", name
+        )
+        _mend(client, "/api/generations/p1", databases, name)
+        assert client.delete("/api/generations/p1").status_code == 204
+        assert client.delete("/api/generations/p1").status_code == 404
+    originals = site.originals()
+    assert site.lens("remove-missing", "--yes").code == 0
+    assert site.objects() == {"u1/previews/used_preview.webp", "bob/previews/of-bob_preview.webp"}
+    # It stays for LENS_RETAIN_ORIGINALS_DAYS, as of every row that is gone.
+    assert site.originals() == originals
 
 
 def test_filters(site: Site, web: httpx.Client, photo: Callable[[str], str]) -> None:

@@ -4,6 +4,7 @@ import io
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -16,10 +17,15 @@ from sqlalchemy.exc import OperationalError
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.projects import ProjectRows
 from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.core.locks import LockSession, queue_id
+from lens_pipeline.definitions import job
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import derivative_sensor
-from lens_pipeline.derivatives.registry import MASTER
+from lens_pipeline.derivatives.holds import Held, Hold, holds
+from lens_pipeline.derivatives.registry import MASTER, MASTERS, POSTER
+from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine.run_queue import RunQueue
+from lens_pipeline.event_log.history import DerivativeStatus, ReportedProgress, Stage
 from lens_pipeline.event_log.tags import PERCENT_TAG
 from lens_pipeline.web.auth.caller import Caller
 from lens_pipeline_tests.support.project import PROJECT, Project
@@ -289,6 +295,17 @@ def test_pages_are_whole_and_cost_a_constant_number_of_queries(
     assert seen == [f"m{number}" for number in reversed(range(7))]
     assert web.get(URL, params={"cursor": "x"}).json()["error"] == "invalid_cursor"
     assert web.get("/api/projects/nobody/master-videos").json()["master_videos"] == []
+    page = web.get(URL, params={"ids": "m3,none,m1,m3"}).json()
+    assert [master["master_id"] for master in page["master_videos"]] == ["m3", "m1"]
+    too_many = ",".join(f"m{number}" for number in range(201))
+    assert web.get(URL, params={"ids": too_many}).status_code == 400
+    for scaled, master in (("s1", "m1"), ("s2", "m2"), ("s3", "m1")):
+        project.rendition(scaled, master)
+    counts = {one["master_id"]: one["renditions"] for one in web.get(URL).json()["master_videos"]}
+    assert (counts["m0"], counts["m1"], counts["m2"]) == (0, 2, 1)
+    renditions = f"/api/projects/{PROJECT}/scaled-videos"
+    of_one = web.get(renditions, params={"master_ids": "m1,none"}).json()["scaled_videos"]
+    assert {one["scaled_id"] for one in of_one} == {"s1", "s3"}
     few, many = (queries(lambda n=n: web.get(URL, params={"limit": n})) for n in (1, 7))
     assert few == many
 
@@ -297,15 +314,41 @@ def test_how_far_it_is(site: Site, web: httpx.Client, shots: list[str]) -> None:
     _order(web, shots=shots, master_id="m1")
     assert web.get(f"{URL}/m1").json()["percent"] is None
     (run,) = site.runs()
-    text = "42 %: encoding (1.3 x real time)"
-    tags = {"lens/progress": text, PERCENT_TAG: "42"}
-    site.dagster.add_run_tags(run.run_id, tags)
+    said = ReportedProgress("42 %: encoding, about 70 s left", 42, Stage.ENCODING, 70)
+    site.dagster.add_run_tags(run.run_id, said.tags)
     master = web.get(f"{URL}/m1").json()
-    assert (master["percent"], master["progress"]) == (42, text)
+    assert (master["percent"], master["progress"]) == (42, said.text)
+    assert (master["stage"], master["seconds_left"], master["held_by"]) == ("encoding", 70, None)
     # Of a run that people have tagged by hand.
     site.dagster.add_run_tags(run.run_id, {PERCENT_TAG: "most"})
     master = web.get(f"{URL}/m1").json()
-    assert (master["percent"], master["progress"]) == (None, text)
+    assert (master["percent"], master["progress"]) == (None, said.text)
+
+
+def test_why_it_is_not_begun(site: Site, web: httpx.Client, shots: list[str]) -> None:
+    """A film that stands still, and a page that does not say for what."""
+
+    def held() -> list[tuple[str | None, int | None]]:
+        masters = web.get(URL, params={"ids": "m1,m2,m3"}).json()["master_videos"]
+        return [(master["held_by"], master["queue_place"]) for master in masters]
+
+    site.add("late", None, type="video", status="generating")
+    Project(site).asset("late", generation_id="late")
+    for name, of in (("m1", shots), ("m2", shots), ("m3", ["late"])):
+        _order(web, shots=of, master_id=name)
+    assert held() == [("worker", 1), ("worker", 2), ("input", None)]
+    queue = queue_id(MASTERS, Release.of(site.pipeline.settings).id)
+    worker = LockSession(site.dagster_url)
+    worker.offer_slots(queue, 1)
+    assert held() == [("queue", 1), ("queue", 2), ("input", None)]
+    worker.close()
+    # More of another queue do not count.
+    RunQueue(site.pipeline, site.dagster, job).submit({POSTER: ["a", "b"]}, "api")
+    assert [place for _, place in held()] == [1, 2, None]
+    settings = site.pipeline.settings.model_copy(update={"enabled": False})
+    off = replace(site.pipeline, settings=settings)
+    found = holds(off, MASTER, [DerivativeStatus("master_video", "m4")])
+    assert found == {"m4": Held(Hold.DISABLED)}
 
 
 def test_what_failed_says_why_and_is_tried_again(

@@ -1,5 +1,8 @@
 """The provider's webhook, looking at a task by hand, and trying again."""
 
+import base64
+import datetime as dt
+import json
 import threading
 import time
 import uuid
@@ -13,17 +16,20 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
+from standardwebhooks import Webhook as Scheme
 
 from lens_pipeline.definitions import job
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.errors import StoreUnavailable
-from lens_pipeline.providers.kie import Deliveries, Provider, signature
+from lens_pipeline.providers.client import Limits
+from lens_pipeline.providers.kie import Kie, signature
+from lens_pipeline.providers.models import Deliveries
 from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import ObjectInfo
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context
-from lens_pipeline_tests.providers.provider_server import API_KEY, PATH, WEBHOOK_KEY, ProviderServer
+from lens_pipeline_tests.providers.provider_server import PATH, WEBHOOK_KEY, ProviderServer
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 from lens_pipeline_tests.support.site import Databases, Site, eventually
@@ -55,8 +61,8 @@ def app(site: Site, provider: ProviderServer) -> FastAPI:
 def impatient(site: Site, provider: ProviderServer, **limits: Any) -> Iterator[httpx.Client]:
     """Asks an app that gives the provider less time or fewer attempts."""
     queue = RunQueue(site.pipeline, site.dagster, job)
-    asked = Provider(provider.url(""), API_KEY, **limits)
-    app = create_app(Context(site.pipeline, queue, provider=asked))
+    asked = Kie(site.pipeline.settings, Limits(**limits))
+    app = create_app(Context(site.pipeline, queue, connected={"kie": asked}))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 
@@ -696,6 +702,91 @@ def test_a_slow_provider_keeps_nobody_else_waiting(site: Site, provider: Provide
     assert {refused(answer) for answer in answers} == {(504, "provider_unavailable")}
 
 
+def test_a_shared_secret(
+    site: Site,
+    provider: ProviderServer,
+    environment: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As the address of an old site's webhook has it; signatures made with it count as well."""
+    environment.delenv("LENS_KIE_WEBHOOK_KEY")
+    environment.setenv("KIE_CALLBACK_SECRET", "s3cret-of-tests")
+    tasks = [generating(site, f"p{number}") for number in range(5)]
+    for task in tasks:
+        provider.say(task, "success", RESULT)
+    first, second, third, fourth, fifth = ({"data": {"task_id": task}} for task in tasks)
+    secret, bearer = "?secret=s3cret-of-tests", {"Authorization": "Bearer s3cret-of-tests"}
+    signed = headers(tasks[4], key="s3cret-of-tests")
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
+        for address, body, given in (
+            (f"/api/kie/webhook{secret}", first, {}),
+            (f"/api/webhooks/kie{secret}", second, {}),
+            (f"/api/webhooks/veo{secret}", third, {}),
+            ("/api/webhooks/veo", fourth, bearer),
+            ("/api/webhooks/kie", fifth, signed),
+        ):
+            for status in ("updated", "duplicate"):
+                answer = web.post(address, json=body, headers=given)
+                assert (answer.status_code, answer.json()["status"]) == (200, status), answer.text
+        for address, given in (
+            ("/api/webhooks/kie", {}),
+            ("/api/webhooks/kie?secret=", {}),
+            ("/api/webhooks/kie?secret=s3cret", {}),
+            ("/api/webhooks/kie", {"Authorization": "Bearer other"}),
+            ("/api/webhooks/kie", {"Authorization": "Basic s3cret-of-tests"}),
+        ):
+            answer = web.post(address, json=first, headers=given)
+            assert refused(answer) == (401, "bad_signature")
+        unknown = web.post(f"/api/webhooks/other{secret}", json=first)
+        assert refused(unknown) == (404, "unknown_provider")
+    assert "s3cret" not in caplog.text
+
+
+def test_with_a_key_only_signatures_count(
+    site: Site, provider: ProviderServer, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("LENS_KIE_SECRET", "s3cret-of-tests")
+    task = generating(site, "p1")
+    provider.say(task, "success", RESULT)
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
+        answer = web.post("/api/kie/webhook?secret=s3cret-of-tests", json={"taskId": task})
+        assert refused(answer) == (401, "bad_signature")
+        assert deliver(web, task).json()["status"] == "updated"
+
+
+def test_each_provider_finishes_its_own_rows(
+    site: Site, provider: ProviderServer, environment: pytest.MonkeyPatch
+) -> None:
+    """Two providers may have given the same id to two tasks."""
+    key = "whsec_" + base64.b64encode(b"a key of tests").decode()
+    environment.setenv("LENS_REPLICATE_WEBHOOK_KEY", key)
+    site.sql("ALTER TABLE generations ADD COLUMN provider text")
+    site.sql("ALTER TABLE generations DROP CONSTRAINT generations_task_id_key")
+    for row_id in ("of-kie", "of-replicate"):
+        site.add(row_id, asset_url=None, status="generating", task_id="same")
+    site.sql("UPDATE generations SET provider = 'replicate' WHERE id = 'of-replicate'")
+    site.sql("UPDATE generations SET provider = 'kie' WHERE id = 'of-kie'")
+    body = json.dumps({"id": "same", "status": "succeeded", "output": [RESULT]})
+    at = dt.datetime.now(dt.UTC)
+    proof = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Scheme(key).sign("msg_1", at, body),
+    }
+    app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
+        for status in ("updated", "duplicate"):
+            answer = web.post("/api/webhooks/replicate", content=body, headers=proof)
+            assert (answer.status_code, answer.json()["status"]) == (200, status), answer.text
+        assert answer.json() == {"status": "duplicate"}
+        assert row(site, "of-replicate") == ("success", RESULT)
+        assert row(site, "of-kie") == ("generating", None)
+        provider.say("same", "fail", failMsg="flagged")
+        assert deliver(web, "same").json()["generation_id"] == "of-kie"
+
+
 # What our side lacks.
 
 
@@ -716,9 +807,11 @@ def test_what_is_not_set_is_named(
     error: str,
 ) -> None:
     environment.delenv(unset)
+    task = generating(site, "p1")
     app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as web:
-        answer = web.post(f"/api/kie/{path}?taskId=t", json={"taskId": "t"}, headers=headers("t"))
+        address, body = f"/api/kie/{path}?taskId={task}", {"taskId": task}
+        answer = web.post(address, json=body, headers=headers(task))
     assert refused(answer) == (503, error)
     assert unset in answer.json()["message"]
 
