@@ -74,7 +74,7 @@ lock: venv ## Pin every dependency anew in requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --all-extras --no-annotate --custom-compile-command 'make lock' -o requirements.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-annotate --custom-compile-command 'make lock' -o requirements-production.txt pyproject.toml
+	  --extra c2pa --no-annotate --custom-compile-command 'make lock' -o requirements-production.txt pyproject.toml
 
 clean: ## Remove .venv and what the demo made
 	rm -rf $(VENV) .lens

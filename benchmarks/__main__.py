@@ -14,6 +14,7 @@ NAMES = (
     *(
         "masters",
         "beside_masters",
+        "clips",
         "status_pages",
         "streaming",
         "fairness",
@@ -53,6 +54,9 @@ AT_MOST = {
     "run_start_vs_default": 0.1,
     "tick_growth_100k": 2.0,
     "preview_p95_beside_masters": 1.5,
+    "poster_p95_clips_ratio": 1.1,
+    "loudness_time_ratio": 1.05,
+    "c2pa_time_ratio": 1.03,
     "status_page_growth_100k": 1.5,
     "retention_single_gigabytes_30_days": 32,
 }

@@ -7,11 +7,13 @@ ours starts with an empty cache each time, but for `master_cached_speedup`.
 
 import hashlib
 import re
+import resource
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,17 +22,26 @@ from typing import Any
 
 import av
 import ffmpeg as ffmpeg_python
+import psutil
 
 from benchmarks.photos import WORK, jpegs
+from lens_pipeline.catalog.rows import MasterVideo
+from lens_pipeline.defs.assets.provenance import Provenance
+from lens_pipeline.defs.assets.renderers import PosterRenderer
 from lens_pipeline.media.concat.join import Master, Source, examine, join
 from lens_pipeline.media.ffmpeg.run import Work, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
+from lens_pipeline.settings import Settings
+from lens_pipeline_tests.support.certificates import issue
 
 # Of the photos that are panned over: more than a shot shows, so that the pan moves.
 _PHOTO = (2400, 1350)
 _SAMPLE_RATE = 48_000
 _CUT_SECONDS, _QUICK_SECONDS = 5, 1
 _SHOTS, _LONG_SECONDS = 10, 10
+_LUFS = -14.0
+# Whose film is signed.
+_ROW = MasterVideo("bench", "bench", "bench", (), None)
 _BT709 = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 # What stock tools do when shots differ; libx264's own defaults.
 _OLD_ENCODER = {"c:v": "libx264", "preset": "medium", "crf": 23, "c:a": "aac", "b:a": "160k"}
@@ -131,6 +142,62 @@ class _Bench:
             "master_cached_speedup": old_others / cached,
         }
 
+    def loudness_ratio(self, shots: Sequence[Path], rounds: int) -> float:
+        """Processor time of a master of unseen shots with level sound, over that without."""
+        seconds: dict[float | None, list[float]] = {None: [], _LUFS: []}
+        for _ in range(rounds):
+            for loudness, found in seconds.items():
+                with _work() as work:
+                    before = _processor_seconds()
+                    pieces = _folder(work, "pieces")
+                    join(_sources(shots), self.tools, work, pieces, loudness=loudness)
+                    found.append(_processor_seconds() - before)
+        return statistics.median(seconds[_LUFS]) / statistics.median(seconds[None])
+
+    def signing_ratios(self, shots: Sequence[Path], rounds: int) -> dict[str, float]:
+        """Time of a master and its poster that is signed, over that without: of plain shots, and of
+        such that are signed themselves.
+        """
+        with _work() as work:
+            pair = issue(work.directory / "pair")
+            bare = Settings(home=work.directory)
+            signing = bare.model_copy(update={"c2pa_cert": pair.cert, "c2pa_key": pair.key})
+            copies = [Path(shutil.copy(shot, work.directory)) for shot in shots]
+            plain = self.signing_ratio(copies, bare, signing, work, rounds)
+            for copy in copies:
+                Provenance(signing).complete_mp4(_ROW, copy, copy.name, list)
+            signed = self.signing_ratio(copies, bare, signing, work, rounds)
+        return {"c2pa_time_ratio": plain, "c2pa_signed_shots_time_ratio": signed}
+
+    def signing_ratio(
+        self, shots: Sequence[Path], bare: Settings, signing: Settings, work: Work, rounds: int
+    ) -> float:
+        poster = PosterRenderer(bare, bare.preview_edge)
+        sources, pieces = _sources(shots), _Folder(work.directory)
+        for source in sources:
+            examine(source, self.tools, work, pieces)
+        seconds: dict[Settings, list[float]] = {bare: [], signing: []}
+        for _ in range(rounds + 1):
+            for settings, found in seconds.items():
+                provenance = Provenance(settings)
+                started = time.perf_counter()
+                master = join(sources, self.tools, work, pieces).path
+                # As masters are made.
+                with ThreadPoolExecutor(1) as thread:
+                    rendered = thread.submit(poster.render, master)
+                    provenance.complete_mp4(
+                        _ROW,
+                        master,
+                        master.name,
+                        lambda by=provenance: [
+                            by.source(_ROW, one.name, one.path, one.sha256) for one in sources
+                        ],
+                    )
+                    rendered.result()
+                found.append(time.perf_counter() - started)
+        # In the first, processes start.
+        return statistics.median(seconds[signing][1:]) / statistics.median(seconds[bare][1:])
+
     def join_seconds(self, name: str, shots: Sequence[Path], work: Work, pieces: _Folder) -> float:
         sources = _sources(shots)
         started = time.perf_counter()
@@ -186,6 +253,8 @@ def run(quick: bool = False) -> dict[str, float]:
     rounds = 1 if quick else 3
     few = bench.shots([_USUAL] * 3)
     results = bench.compare("master_copy_3x5", few, _USUAL, rounds)
+    results["loudness_time_ratio"] = bench.loudness_ratio(few, 3 * rounds)
+    results |= bench.signing_ratios(few, 3 * rounds)
     if not quick:
         long = _Bench(bench.tools, _LONG_SECONDS)
         many = long.shots([_USUAL] * _SHOTS)
@@ -193,6 +262,19 @@ def run(quick: bool = False) -> dict[str, float]:
     one_odd = bench.shots([*[_USUAL] * 4, _ODD[5], *[_USUAL] * 5])
     results |= bench.compare("master_one_odd", one_odd, _USUAL, 1)
     return results | bench.compare_odd()
+
+
+def usual_shots(count: int) -> list[Path]:
+    return _Bench(Tools.find(), _CUT_SECONDS).shots([_USUAL] * count)
+
+
+def _processor_seconds() -> float:
+    """Of this process and of all that it has started."""
+    used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    living = [process.cpu_times() for process in psutil.Process().children()]
+    return sum(one.ru_utime + one.ru_stime for one in used) + sum(
+        one.user + one.system for one in living
+    )
 
 
 def _sources(shots: Sequence[Path]) -> list[Source]:

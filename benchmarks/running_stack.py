@@ -87,9 +87,12 @@ class RunningStack:
             self.pipeline.store.write(key, file, content_type=content_type_of(key))
         return keys
 
-    def add_rows(self, sources: Mapping[str, str], user: str = USER) -> None:
-        """Insert a user's finished photos, source by id, in one transaction."""
-        rows = [{"id": key, "user": user, "source": source} for key, source in sources.items()]
+    def add_rows(self, sources: Mapping[str, str], user: str = USER, kind: str = "photo") -> None:
+        """Insert a user's finished photos or videos, source by id, in one transaction."""
+        rows = [
+            {"id": key, "user": user, "kind": kind, "source": source}
+            for key, source in sources.items()
+        ]
         with self.application.begin() as connection:
             connection.execute(_INSERT, rows)
 
@@ -109,13 +112,14 @@ class RunningStack:
 
     def await_previews(self, ids: Sequence[str]) -> None:
         """Wait until the event log has a materialization of each. Raises TimeoutError."""
-        self._await_all(ids, PREVIEW.asset)
+        self.await_all(ids, PREVIEW.asset)
 
     def await_originals(self, ids: Sequence[str]) -> None:
         """As `await_previews`; a run keeps originals after its previews."""
-        self._await_all(ids, PHOTO_ORIGINAL.asset)
+        self.await_all(ids, PHOTO_ORIGINAL.asset)
 
-    def _await_all(self, ids: Sequence[str], asset: str) -> None:
+    def await_all(self, ids: Sequence[str], asset: str) -> None:
+        """As `await_previews`, of any asset."""
         deadline = time.monotonic() + 60 + _SECONDS_A_FILE * len(ids)
         while len(made := self.materialized_at(ids, asset)) < len(ids):
             if time.monotonic() > deadline:
@@ -261,7 +265,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 _INSERT = sa.text(
     "INSERT INTO generations (id, user_id, type, status, asset_url, created_at, updated_at)"
-    " VALUES (:id, :user, 'photo', 'success', :source, clock_timestamp(), clock_timestamp())"
+    " VALUES (:id, :user, :kind, 'success', :source, clock_timestamp(), clock_timestamp())"
 )
 _FINISHED = sa.text("SELECT id, updated_at FROM generations WHERE id = ANY(:ids)")
 _MATERIALIZED = sa.text(

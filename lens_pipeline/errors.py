@@ -108,6 +108,12 @@ class EncoderUnusable(TransientError):
     blameless = True
 
 
+class SigningUnavailable(TransientError):
+    """Content credentials cannot be signed now, as with a certificate that has expired."""
+
+    blameless = True
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed file as recorded in the event log."""

@@ -145,6 +145,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """What files that are made from now on say of themselves in XMP, by IPTC's codes: that a model
     made them. A film with shots that people uploaded says
     `compositeWithTrainedAlgorithmicMedia`, one of such shots alone nothing. `off`: none does."""
+    c2pa_cert: Path | None = None
+    """A PEM file with a certificate for content credentials (C2PA) and those of its issuers, its
+    own first. With it and `LENS_C2PA_KEY`, files that are made from now on are signed."""
+    c2pa_key: Path | None = None
+    """A PEM file with the private key of that certificate (ECDSA, RSA or Ed25519), without
+    password."""
     keep_originals: Literal["external", "never"] = "external"
     """`external`: the photo or video itself is kept in the store if it lies elsewhere, where links
     expire. `never`: only its preview or poster is."""
@@ -307,6 +313,15 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
                 f"LENS_RETAIN_RUNS_DAYS={self.retain_runs_days} is less than"
                 f" LENS_RETAIN_EVENTS_DAYS={self.retain_events_days}: a run's events go with it at"
                 " the latest; raise the first or lower the second"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_signing(self) -> "Settings":
+        if (self.c2pa_cert is None) != (self.c2pa_key is None):
+            raise ValueError(
+                "one of LENS_C2PA_CERT and LENS_C2PA_KEY is set without the other: set both or"
+                " neither"
             )
         return self
 

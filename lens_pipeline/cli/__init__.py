@@ -86,7 +86,7 @@ _GROUPS: dict[str, dict[str, _Entry]] = {
         "add": _Entry(
             "add",
             "Insert a finished generation from a file or URL.",
-            ("lens add photo.jpg --user me", "lens add https://example.com/a.mp4 --user me"),
+            ("lens add photo.jpg", "lens add shots/ --project trailer"),
         ),
         "once": _Entry(
             "work",
@@ -192,7 +192,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=_epilog("lens demo", "lens add photo.jpg --user me", "lens status"),
+    epilog=_epilog("lens demo", "lens add photo.jpg", "lens status"),
 )
 @click.version_option(package_name="lens-pipeline")
 def lens() -> None:

@@ -49,6 +49,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         ask_within(_STORE_SECONDS, "store", lambda: services.own_store(settings)),
         *([ask("alerts", lambda: _alerts(settings))] if settings.alert_urls else []),
         ask("sandbox", lambda: host.confinement(settings.scratch)),
+        *_credentials(settings),
         ask("ffmpeg", host.ffmpeg),
         ask("ffprobe", host.ffprobe),
         ask("Pillow", host.pillow),
@@ -56,6 +57,13 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         ask("port", lambda: _port("dagster", settings.dagster_port, settings, up)),
         ask("API port", lambda: _port("api", settings.api_port, settings, up)),
     ]
+
+
+def _credentials(settings: Settings) -> list[Result]:
+    cert, key = settings.c2pa_cert, settings.c2pa_key
+    if cert is None or key is None:
+        return []
+    return [ask("credentials", lambda: host.credentials(cert, key))]
 
 
 def _processes(home: Path, up: Services | None) -> str:

@@ -17,7 +17,9 @@ from lens_pipeline.derivatives.registry import MASTERS, PREVIEWS, QUEUES
 from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
 from lens_pipeline.errors import TransientError
-from lens_pipeline.settings import Settings
+from lens_pipeline.media.credentials import load_signer
+from lens_pipeline.media.errors import SignerUnusable
+from lens_pipeline.settings import Settings, SettingsError
 from lens_pipeline.storage.object_store import StoreRefused
 from lens_pipeline.supervisor.up import Stack
 from lens_pipeline.supervisor.up import up as run_stack
@@ -74,6 +76,7 @@ def worker(queue: str, concurrency: int | None) -> None:
     from lens_pipeline.engine.workers.worker import run_worker
 
     loaded = load_settings()
+    _require_signer(loaded)
     endpoints = resolve(loaded)
     become(liveness.worker_role(queue), loaded, endpoints)
     files.sweep(loaded.scratch)
@@ -92,6 +95,7 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     from lens_pipeline.monitoring.alerts.delivery import connect_targets
 
     connect_targets(loaded.alert_urls)  # raises SettingsError
+    _require_signer(loaded)
     prepare_databases(loaded, endpoints)
     if loaded.database_url is None and loaded.dagster_url is None:
         upgrade_tables(endpoints.dagster_url)
@@ -101,6 +105,16 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
     _look_at_store(pipeline.store.check)
+
+
+def _require_signer(loaded: Settings) -> None:
+    """Raises SettingsError: files cannot be signed as they are to be."""
+    if loaded.c2pa_cert is None or loaded.c2pa_key is None:
+        return
+    try:
+        load_signer(loaded.c2pa_cert, loaded.c2pa_key)
+    except SignerUnusable as error:
+        raise SettingsError(str(error)) from error
 
 
 def _require_store(loaded: Settings, endpoints: Endpoints) -> None:

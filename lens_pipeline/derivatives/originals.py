@@ -23,7 +23,7 @@ _LOOK_BACK = dt.timedelta(days=3)
 # of most providers expire earlier.
 _IN_TIME, _IN_VAIN = dt.timedelta(hours=1), dt.timedelta(days=14)
 # In metadata, besides size and hash.
-CONTENT_FACTS = ("content_type", "width", "height", "duration_seconds", "extra_files")
+CONTENT_FACTS = ("content_type", "width", "height", "duration_seconds", "extra_files", "c2pa")
 # A count of a million rows takes 40 s of processor time, a third of what their statuses take.
 _PAGE = 5000
 

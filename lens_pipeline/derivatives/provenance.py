@@ -9,13 +9,13 @@ from lens_pipeline.settings import Settings
 _MIXED = "compositeWithTrainedAlgorithmicMedia"
 
 
-def source_type(row: Row, settings: Settings) -> str | None:
+def source_type(row: Row | Shot, settings: Settings) -> str | None:
     """None: its files tell nothing of it, as people uploaded what they are made from."""
     generated = settings.digital_source_type
     if generated == "off":
         return None
     match row:
-        case Generation():
+        case Generation() | Shot(generation_id=str()):
             return generated
         case MasterVideo():
             return _of_shots(row.shots, generated)

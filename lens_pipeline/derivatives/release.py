@@ -27,6 +27,8 @@ class Release:
         facts = _VERSIONS | {f"code of {entry.asset}": entry.code_version for entry in entries()}
         names = ("digital_source_type", *PARAMETER_SETTINGS.values())
         facts |= {f"{PREFIX}{name.upper()}": str(getattr(settings, name)) for name in names}
+        # Where its files lie may differ.
+        facts["LENS_C2PA_CERT"] = "set" if settings.c2pa_cert else "not set"
         facts["LENS_STORE_URL"] = settings.resolved_store_url
         return cls(tuple(sorted(facts.items())))
 

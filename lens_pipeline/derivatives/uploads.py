@@ -85,7 +85,8 @@ def _require_user(user_id: str) -> None:
 
 def _key_name(name: str, generation_id: str) -> str:
     """The last part of a key; `?` and `#` would look like the end of an address."""
-    composed = unicodedata.normalize("NFC", name).translate({ord("?"): "_", ord("#"): "_"})
-    safe = PurePosixPath(safe_name(composed, 4 * MOST_BYTES) or generation_id)
+    composed = unicodedata.normalize("NFC", name)
+    allowed = "".join(one if one.isprintable() and one not in "?#" else "_" for one in composed)
+    safe = PurePosixPath(safe_name(allowed, 4 * MOST_BYTES) or generation_id)
     ending = safe.suffix.lower()
     return safe_name(safe.stem, MOST_BYTES - len(ending.encode())) + ending

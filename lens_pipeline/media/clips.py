@@ -16,8 +16,9 @@ from lens_pipeline.media.formats import read_head, video_demuxer
 from lens_pipeline.media.models import Video
 
 EDGE = 480
-# With what says how it came to be, at most 300 KB.
-MOST_BYTES = 299_000
+MOST_BYTES = 300_000
+# Without what says how it came to be.
+_MOST_BARE_BYTES = 280_000
 _LONGEST_SECONDS, _SHORTEST_SECONDS = 4.0, 3.0
 # A poster from the end of a video that is long black leaves too little.
 _LEAST_SECONDS = 1.5
@@ -43,7 +44,7 @@ def render_clip(source: Path, at_seconds: float, seconds: float, tools: Tools, w
         command = _encode(source, demuxer, video, start, crf, rate, path)
         with filters.explain_missing_filter():
             run_long(command.compile(cmd=str(tools.ffmpeg)), _LONGEST_SECONDS, "clip", work)
-        if path.stat().st_size <= MOST_BYTES:
+        if path.stat().st_size <= _MOST_BARE_BYTES:
             break
     return _checked(_until_scene_change(path, tools, work), tools, work)
 
@@ -128,6 +129,6 @@ def _checked(path: Path, tools: Tools, work: Work) -> Video:
     size = path.stat().st_size
     probed = ffprobe.describe(path, "mov", [], tools, _PROBE_SECONDS, work.cancelled)
     video = ffprobe.first_video(probed["streams"])
-    if size > MOST_BYTES or not int(video["nb_frames"]):
+    if size > _MOST_BARE_BYTES or not int(video["nb_frames"]):
         raise MediaError(f"the clip has {size:,} bytes and {video['nb_frames']} frames")
     return Video(path, video["width"], video["height"], float(video["duration"]))

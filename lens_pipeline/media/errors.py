@@ -32,6 +32,10 @@ class ToolUnusable(Exception):
     """ffmpeg or ffprobe is absent or does not start, as during an upgrade."""
 
 
+class SignerUnusable(Exception):
+    """Content credentials cannot be signed, for want of a certificate, its key or the library."""
+
+
 class Cancelled(Exception):
     """The caller asked to stop."""
 

@@ -128,19 +128,20 @@ def _refusal(
 
 def mp4_boxes(source: Path) -> Iterator[bytes]:
     """Of the top level, up to the first damaged one."""
-    return (kind for kind, _ in _boxes_with_end(source))
+    return (kind for kind, _ in mp4_boxes_with_end(source))
 
 
 def ends_in_fragment(source: Path) -> bool:
     """Whether a fragmented MP4, which has no index, is cut off."""
     is_fragmented, last = False, (b"", 0)
-    for last in _boxes_with_end(source):
+    for last in mp4_boxes_with_end(source):
         is_fragmented |= last[0] == b"moof"
     kind, end = last
     return is_fragmented and kind in (b"moof", b"mdat") and end > source.stat().st_size
 
 
-def _boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
+def mp4_boxes_with_end(source: Path) -> Iterator[tuple[bytes, int]]:
+    """Of the top level, up to the first damaged one, with the place after each."""
     file_bytes = source.stat().st_size
     with source.open("rb") as file:
         while len(header := file.read(_BOX.size)) >= _BOX_HEADER.size:

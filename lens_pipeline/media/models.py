@@ -1,12 +1,14 @@
 """What rendering takes and returns, without decoders."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 # Characters: Dagster shows it with each event.
 INLINE_MARKDOWN_LIMIT = 2048
+# Characters of a text, and entries of a list, of foreign credentials.
+_LONGEST_TEXT, _MOST_ENTRIES = 200, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +96,71 @@ class Rendition(Video):
 
 def inline_markdown(webp: bytes) -> str:
     return f"![](data:image/webp;base64,{base64.b64encode(webp).decode('ascii')})"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the C2PA manifest of a file says of it, and whether that is so. Each text is short."""
+
+    state: str  # valid; trusted, by a list of certificates; invalid; unreadable
+    generator: str | None = None  # what wrote the manifest
+    title: str | None = None
+    source_types: tuple[str, ...] = ()  # IPTC's terms, of what it is made from as well
+    signer: str | None = None
+    issuer: str | None = None  # of the signer's certificate
+    signed_at: str | None = None
+    problems: tuple[str, ...] = ()  # codes of C2PA
+
+    @classmethod
+    def clipped(
+        cls,
+        state: str,
+        source_types: Iterable[str] = (),
+        problems: Iterable[str] = (),
+        **texts: str | None,
+    ) -> "Credentials":
+        """Raises TypeError: unknown names."""
+        return cls(
+            _clipped(state),
+            source_types=tuple(_clipped(one) for one in list(source_types)[:_MOST_ENTRIES]),
+            problems=tuple(_clipped(one) for one in list(problems)[:_MOST_ENTRIES]),
+            **{name: _clipped(text) for name, text in texts.items() if text},
+        )
+
+
+def _clipped(text: object) -> str:
+    return str(text)[:_LONGEST_TEXT]
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """What a signed file is made from."""
+
+    title: str
+    media_type: str
+    sha256: str  # of its bytes, in hex
+    source_type: str | None  # IPTC's term; None: not known
+    file: Path | None  # if its own manifest is to be kept
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a signed file says of itself.
+
+    With one ingredient and no `source_type` it is derived from that, else composed of all.
+    """
+
+    title: str
+    media_type: str
+    generator_version: str
+    actions: tuple[str, ...]  # C2PA's, after the file was opened or created
+    ingredients: tuple[Ingredient, ...]
+    source_type: str | None = None  # IPTC's term, of what is composed
+    mp4_hash: str | None = None  # in hex, as of `credentials.mp4_hash`
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    chain: str  # PEM, the signer's own certificate first
+    algorithm: str  # of C2PA, such as es256
+    sign: Callable[[bytes], bytes]

@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 
 # https://cv.iptc.org/newscodes/digitalsourcetype/
-_CODES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -52,7 +52,7 @@ def mark_mp4(file: Path, source_type: str | None) -> None:
 
 
 def _xmp(source_type: str) -> bytes:
-    return _XMP.format(code=_CODES + source_type).encode()
+    return _XMP.format(code=SOURCE_TYPES + source_type).encode()
 
 
 def _chunk(kind: bytes, payload: bytes) -> bytes:

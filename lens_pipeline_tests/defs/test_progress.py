@@ -41,7 +41,7 @@ def test_the_time_left_follows_from_the_pace() -> None:
         said.append(estimate.at("encoding shot b", 0.5 + second / 200))
     # Too early to tell.
     assert said[1].seconds_left is None
-    for second, one in enumerate(said[9:90], 10):
+    for second, one in enumerate(said[11:90], 12):
         assert one.seconds_left is not None
         # With what comes after the encoding.
         assert 100 - second <= one.seconds_left <= 130 - second

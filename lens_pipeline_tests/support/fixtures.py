@@ -13,7 +13,7 @@ from lens_pipeline.defs.assets import renderers
 from lens_pipeline.derivatives import pipeline
 from lens_pipeline.engine.dagster_storage import storage
 from lens_pipeline.engine.dagster_storage.event_log_storage import partition_lists_of
-from lens_pipeline.media.sandbox.pool import Sandbox
+from lens_pipeline.media.sandbox.pool import RENDERS, Sandbox
 from lens_pipeline.settings import PREFIX, Settings
 from lens_pipeline.supervisor import orphans
 from lens_pipeline.supervisor.services import running
@@ -116,13 +116,13 @@ def sandboxes(
     opened: list[Sandbox] = []
 
     @functools.cache
-    def by_limits(threads: int, seconds: float, mib: int) -> Sandbox:
-        opened.append(Sandbox(threads, seconds, mib, tmp_path_factory.mktemp("sandbox")))
+    def by_limits(threads: int, seconds: float, mib: int, module: str) -> Sandbox:
+        opened.append(Sandbox(threads, seconds, mib, tmp_path_factory.mktemp("sandbox"), module))
         return opened[-1]
 
-    def sandbox(settings: Settings) -> Sandbox:
+    def sandbox(settings: Settings, module: str = RENDERS) -> Sandbox:
         return by_limits(
-            settings.threads, settings.render_timeout_seconds, settings.render_memory_mib
+            settings.threads, settings.render_timeout_seconds, settings.render_memory_mib, module
         )
 
     sandbox.cache_clear = by_limits.cache_clear  # pyright: ignore[reportFunctionMemberAccess]
@@ -156,7 +156,7 @@ def site(
         "LENS_PLAYABLE": "false",
     }.items():
         environment.setenv(name, value)
-    environment.setattr(renderers, "_sandbox", sandboxes)
+    environment.setattr(renderers, "media_sandbox", sandboxes)
     yield made
     made.close()
     pipeline.connect.cache_clear()

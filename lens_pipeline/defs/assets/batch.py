@@ -23,8 +23,8 @@ from lens_pipeline.defs import checks
 from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, Metadata
 from lens_pipeline.defs.assets.originals import Originals, Transfers
 from lens_pipeline.defs.assets.progress import RunProgress
+from lens_pipeline.defs.assets.provenance import Provenance
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.provenance import source_type
 from lens_pipeline.derivatives.registry import MASTER, Derivative, Original
 from lens_pipeline.derivatives.removal import delete_outputs, removal_of
 from lens_pipeline.derivatives.status import assess, served_key
@@ -405,5 +405,5 @@ def _batch_context(
                 cancelled,
                 progress.show,
                 lambda master: served_key(pipeline, MASTER, master),
-                lambda row: source_type(row, settings),
+                Provenance(settings),
             )

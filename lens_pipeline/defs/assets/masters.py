@@ -19,7 +19,7 @@ from lens_pipeline.event_log.history import Stage
 from lens_pipeline.media.concat.join import Limits, Master, Source, join
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
-from lens_pipeline.media.provenance import mark_mp4
+from lens_pipeline.media.models import Picture
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.object_store import Fetched
 
@@ -48,11 +48,10 @@ class MasterMaterializer:
                 for shot in row.shots
             ]
             master = self._join(batch, sources, directory)
-            picture, _ = self._pictures.render(master.path)
-            render_ended = time.monotonic()
             key = MASTER.object_key(row, revision)
+            picture = self._complete(batch, row, master, sources, key)
+            render_ended = time.monotonic()
             batch.report(reported(98, Stage.STORING, "storing"))
-            mark_mp4(master.path, batch.source_type(row))
             size = master.path.stat().st_size
             batch.transfers.upload(key, master.path, "video/mp4", revision)
         digests = "\n".join(source.sha256 for source in sources)
@@ -77,6 +76,24 @@ class MasterMaterializer:
 
     def interrupt(self) -> None:
         self._pictures.interrupt()
+
+    def _complete(
+        self, batch: BatchContext, row: MasterVideo, master: Master, sources: list[Source], key: str
+    ) -> Picture:
+        """Adds its provenance; its picture is made meanwhile, in another process."""
+        with ThreadPoolExecutor(1, "picture") as thread:
+            rendered = thread.submit(self._pictures.render, master.path)
+            batch.provenance.complete_mp4(
+                row,
+                master.path,
+                key,
+                lambda: [
+                    batch.provenance.source(shot, source.name, source.path, source.sha256)
+                    for source, shot in zip(sources, row.shots, strict=True)
+                ],
+            )
+            picture, _ = rendered.result()
+        return picture
 
     def _join(self, batch: BatchContext, sources: list[Source], directory: Path) -> Master:
         work = media_work(batch, directory, self._settings)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lens_pipeline.catalog.rows import MasterVideo, Row
 from lens_pipeline.defs.assets.originals import Metadata, Originals, Transfers
+from lens_pipeline.defs.assets.provenance import Provenance
 from lens_pipeline.event_log.history import ReportedProgress
 
 
@@ -24,8 +25,7 @@ class BatchContext:
     report: Callable[[ReportedProgress], None]
     # The object key of a master as it is ready now. Raises NotReady.
     master_key: Callable[[MasterVideo], str]
-    # What the files of a row say of themselves; None: nothing.
-    source_type: Callable[[Row], str | None]
+    provenance: Provenance
 
 
 class Materializer(Protocol):

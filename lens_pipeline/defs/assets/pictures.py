@@ -13,8 +13,7 @@ from lens_pipeline.defs.assets.renderers import Renderer
 from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import SourceUnreadable
-from lens_pipeline.media.models import PictureSize
-from lens_pipeline.media.provenance import marked_webp
+from lens_pipeline.media.models import Ingredient, PictureSize
 from lens_pipeline.storage.object_store import Fetched
 
 # Downloads the file that the picture of a row is made from.
@@ -51,11 +50,13 @@ class PictureMaterializer:
             render_ended = time.monotonic()
             facts = {"width": picture.source_width, "height": picture.source_height}
             facts |= {name: extra[name] for name in extra if name == "duration_seconds"}
+            source = batch.provenance.source(row, row.id, file, fetched.sha256)
+            told = batch.provenance.facts(source) if isinstance(row, Generation) else {}
+            facts |= told
             key = self._derivative.object_key(row, revision)
             facts["links"] = links_of(self._derivative, row, key)
-            source_type = batch.source_type(row)
-            webp = marked_webp(picture.webp, source_type)
-            sizes = {str(s.edge): _stored(batch, row, key, s) for s in picture.sizes}
+            webp = batch.provenance.webp(row, picture.webp, key, source)
+            sizes = {str(s.edge): _stored(batch, row, key, s, source) for s in picture.sizes}
             batch.transfers.upload(key, webp, "image/webp", revision)
         finally:
             batch.originals.release(row, file, fetched, facts)
@@ -74,17 +75,20 @@ class PictureMaterializer:
             "revision": revision,
             **stage_seconds(row, started, fetch_ended, render_ended),
             "thumbhash": picture.thumbhash,
-            **({"digital_source_type": source_type} if source_type else {}),
+            **({"digital_source_type": source.source_type} if source.source_type else {}),
             **extra,
+            **told,
         }
 
     def interrupt(self) -> None:
         self._renderer.interrupt()
 
 
-def _stored(batch: BatchContext, row: Row, key: str, size: PictureSize) -> dict[str, str | int]:
+def _stored(
+    batch: BatchContext, row: Row, key: str, size: PictureSize, source: Ingredient
+) -> dict[str, str | int]:
     """Store the picture at `key` in another size; returns its facts."""
     path = f"{key.removesuffix('.webp')}_{size.edge}.webp"
-    webp = marked_webp(size.webp, batch.source_type(row))
+    webp = batch.provenance.webp(row, size.webp, path, source)
     batch.transfers.upload(path, webp, "image/webp", None)
     return {"path": path, "bytes": len(webp), "width": size.width, "height": size.height}

@@ -23,7 +23,7 @@ _RANGES: dict[str, tuple[Stage, int, int]] = {
     "storing": (Stage.STORING, 98, 98),
 }
 # From then on the pace of a stage is known well enough, in seconds and as a share of the stage.
-_PACE_SECONDS, _PACE_SHARE = 3.0, 0.03
+_PACE_SECONDS, _PACE_SHARE = 5.0, 0.05
 
 # Seconds between updates of the tags, and of the log.
 _TAG_EVERY, _LINE_EVERY = 1.0, 10.0
@@ -38,7 +38,7 @@ class ProgressEstimate:
         self._percent = 0.0
         self._stage = Stage.CHECKING
         self._name = ""
-        # When the stage began, and its share then: what is cached takes no time.
+        # When the stage's share began to grow, and that share: what is cached takes no time.
         self._began = (0.0, 0.0)
         self._share = 0.0
         self._end: float | None = None
@@ -59,7 +59,8 @@ class ProgressEstimate:
     def _expect(self, name: str, share: float, exact: float, size: int) -> None:
         """The end, by the pace of the stage until now."""
         now = self._clock()
-        if name != self._name or share < self._share:
+        # An encoder takes seconds to begin.
+        if name != self._name or share < self._share or share == self._began[1]:
             self._name, self._began = name, (now, share)
         self._share = share
         seconds, gained = now - self._began[0], share - self._began[1]

@@ -11,7 +11,7 @@ from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.derivatives.registry import WEBP_EFFORT
 from lens_pipeline.media import errors as media
 from lens_pipeline.media.models import Picture, PosterSpec, PreviewSpec
-from lens_pipeline.media.sandbox.pool import Sandbox
+from lens_pipeline.media.sandbox.pool import RENDERS, Sandbox
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.retries import FetchCancelled
 
@@ -29,7 +29,7 @@ class PreviewRenderer:
     """Previews of photos; `edge` and `sizes` are the longest, in pixels."""
 
     def __init__(self, settings: Settings, edge: int, sizes: Sequence[int] = ()) -> None:
-        self._sandbox = _sandbox(settings)
+        self._sandbox = media_sandbox(settings)
         self._spec = PreviewSpec(
             edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels, sizes
         )
@@ -46,7 +46,7 @@ class PosterRenderer:
     """Posters of videos; `edge` and `sizes` are the longest, in pixels."""
 
     def __init__(self, settings: Settings, edge: int, sizes: Sequence[int] = ()) -> None:
-        self._sandbox = _sandbox(settings)
+        self._sandbox = media_sandbox(settings)
         self._spec = PosterSpec(
             edge, settings.preview_quality, WEBP_EFFORT, settings.max_pixels, sizes
         )
@@ -63,26 +63,27 @@ class PosterRenderer:
         _end(self._sandbox)
 
 
-# The sandbox of this process and its directory.
+# The sandboxes of this process and their directories.
 _opened = ExitStack()
 
 
 @cache
-def _sandbox(settings: Settings) -> Sandbox:
+def media_sandbox(settings: Settings, module: str = RENDERS) -> Sandbox:
     """Shared in this process: a start takes longer than most pictures."""
     return _opened.enter_context(
         Sandbox(
-            workers=settings.threads,
+            workers=settings.threads if module == RENDERS else 1,
             timeout_seconds=settings.render_timeout_seconds,
             memory_mib=settings.render_memory_mib,
             directory=_opened.enter_context(scratch_directory(settings.resolved_home / "sandbox")),
+            module=module,
         )
     )
 
 
 def _end(sandbox: Sandbox) -> None:
     """The next run starts new media processes."""
-    _sandbox.cache_clear()
+    media_sandbox.cache_clear()
     sandbox.close()
     _opened.close()
 
@@ -98,6 +99,8 @@ def media_failures() -> Iterator[None]:
         raise errors.DiskFull(str(error)) from error
     except media.ToolUnusable as error:
         raise errors.EncoderUnusable(str(error)) from error
+    except media.SignerUnusable as error:
+        raise errors.SigningUnavailable(str(error)) from error
     except media.MediaProcessDied as error:
         raise errors.EncoderDied(str(error)) from error
     except media.ShotError as error:

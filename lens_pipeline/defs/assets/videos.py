@@ -16,18 +16,18 @@ from lens_pipeline.defs.assets.pictures import Fetch, fetch_source
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.errors import SourceMissing
-from lens_pipeline.media.clips import render_clip
+from lens_pipeline.media.clips import MOST_BYTES, render_clip
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import Picture, ScaleSpec, Video
 from lens_pipeline.media.playable import render_playable
-from lens_pipeline.media.provenance import mark_mp4
 from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.object_store import Fetched
 
 # Of a picture that is only shown small.
 _EDGE = 480
+_OF_PARTS = ("c2pa.trimmed", "c2pa.transcoded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Rendered:
     video: Video | None = None  # None: the row needs none
     picture: Picture | None = None
     facts: Metadata = field(default_factory=dict)
+    actions: tuple[str, ...] = ("c2pa.transcoded",)  # as C2PA calls what became of its source
+    most_bytes: int | None = None  # of the whole file
 
 
 Render = Callable[[Source, PosterRenderer, Settings, Work], Rendered]
@@ -54,7 +56,8 @@ def clip(source: Source, posters: PosterRenderer, _: Settings, work: Work) -> Re
     at, seconds = facts["poster_at_seconds"], facts["duration_seconds"]
     with media_failures():
         video = render_clip(source.path, at, seconds, Tools.find(), work)
-    return Rendered(video, picture, {"poster_at_seconds": at})
+    facts = {"poster_at_seconds": at}
+    return Rendered(video, picture, facts, _OF_PARTS, MOST_BYTES)
 
 
 def playable_copy(
@@ -77,7 +80,9 @@ def rendition(source: Source, posters: PosterRenderer, _: Settings, work: Work) 
     with media_failures():
         video = render_scaled(source.path, spec, Tools.find(), work)
     picture, _facts = posters.render(video.path)
-    return Rendered(video, picture)
+    if row.start_seconds is None and row.end_seconds is None:
+        return Rendered(video, picture)
+    return Rendered(video, picture, actions=_OF_PARTS)
 
 
 def fetch_whole(batch: BatchContext, row: ScaledVideo, file: Path) -> Fetched:
@@ -112,7 +117,7 @@ class VideoMaterializer:
             work = self._work(batch, directory)
             made = self._render(source, self._posters, self._settings, work)
             render_ended = time.monotonic()
-            stored = self._store(batch, row, revision, made.video) if made.video else {}
+            stored = self._store(batch, source, revision, made, made.video) if made.video else {}
         image = dg.MetadataValue.md(made.picture.inline_markdown) if made.picture else None
         return {
             # Shown in this order.
@@ -134,9 +139,20 @@ class VideoMaterializer:
         # Of several files at once, each would tell of another stage.
         return work if self._derivative.most_in_run == 1 else replace(work, report=_report_nothing)
 
-    def _store(self, batch: BatchContext, row: Row, revision: str, video: Video) -> Metadata:
+    def _store(
+        self, batch: BatchContext, source: Source, revision: str, made: Rendered, video: Video
+    ) -> Metadata:
+        row = source.row
         key = self._derivative.object_key(row, revision)
-        mark_mp4(video.path, batch.source_type(row))
+        title = row.master_id if isinstance(row, ScaledVideo) else row.id
+        batch.provenance.complete_mp4(
+            row,
+            video.path,
+            key,
+            lambda: [batch.provenance.source(row, title, source.path, source.sha256)],
+            made.actions,
+            made.most_bytes,
+        )
         size = video.path.stat().st_size
         batch.transfers.upload(key, video.path, "video/mp4", revision)
         return {

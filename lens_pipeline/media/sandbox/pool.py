@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,16 @@ from typing import IO, Self, cast
 import lens_pipeline
 from lens_pipeline.media.errors import MediaError, MediaProcessDied, SandboxUnavailable
 from lens_pipeline.media.ffmpeg.run import CRASHES
-from lens_pipeline.media.models import Picture, PictureSize, Poster, PosterSpec, PreviewSpec
+from lens_pipeline.media.models import (
+    Credentials,
+    Manifest,
+    Picture,
+    PictureSize,
+    Poster,
+    PosterSpec,
+    PreviewSpec,
+    Signer,
+)
 from lens_pipeline.media.sandbox import protocol
 from lens_pipeline.media.sandbox.confinement import confined_thread
 
@@ -37,6 +46,8 @@ _IDLE_SECONDS = 60.0
 # From the end of answers to the exit status.
 _EXIT_SECONDS = 1.0
 _WORKER = "lens_pipeline.media.sandbox.worker"
+# What a process answers to: see `worker`.
+RENDERS, CREDENTIALS = "renders", "credentials"
 _CHUNK_BYTES = 1 << 20
 _MESSAGE_BYTES = 64 * 1024
 
@@ -73,7 +84,12 @@ class Sandbox:
     """
 
     def __init__(
-        self, workers: int, timeout_seconds: float, memory_mib: int, directory: Path
+        self,
+        workers: int,
+        timeout_seconds: float,
+        memory_mib: int,
+        directory: Path,
+        module: str = RENDERS,
     ) -> None:
         """`timeout_seconds` is for a render, `memory_mib` for a worker's address space.
 
@@ -84,6 +100,7 @@ class Sandbox:
         self._workers = workers
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
+        self._module = module
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
@@ -120,14 +137,34 @@ class Sandbox:
         Raises MediaError: as there, or it crashed, or took too much time or memory (`over_limit`).
         MediaProcessDied: killed twice. SandboxUnavailable: closed. FileNotFoundError.
         """
-        return _picture(*self._ask("preview", source, asdict(spec)))
+        return _picture(*self._ask({"kind": "preview", "spec": asdict(spec)}, [source]))
 
     def poster(self, source: Path, spec: PosterSpec) -> Poster:
         """Call `posters.render_poster` in a worker. Raises as `preview`."""
-        header, body = self._ask("poster", source, asdict(spec))
+        header, body = self._ask({"kind": "poster", "spec": asdict(spec)}, [source])
         with _parsing():
             duration, at = float(header["duration_seconds"]), float(header["poster_at_seconds"])
         return Poster(_picture(header, body), duration, at)
+
+    def credentials(self, source: Path) -> Credentials:
+        """What the C2PA manifest of a file says. Of CREDENTIALS. Raises as `preview`."""
+        header, _ = self._ask({"kind": "read"}, [source])
+        with _parsing():
+            return Credentials.clipped(**header["credentials"])
+
+    def signed(self, manifest: Manifest, picture: bytes, signer: Signer) -> bytes:
+        """`picture` with the manifest; or, if that has a hash, the manifest alone. Of CREDENTIALS.
+
+        The key stays here, and signs once for each request. Raises as `preview`, and what
+        `signer.sign` raises.
+        """
+        sources = [one.file for one in manifest.ingredients if one.file]
+        spec = asdict(manifest)
+        for one in spec["ingredients"]:
+            one["file"] = one["file"] is not None
+        spec |= {"chain": signer.chain, "algorithm": signer.algorithm}
+        _, body = self._ask({"kind": "sign", "spec": spec}, sources, picture, signer)
+        return body
 
     def close(self) -> None:
         """Kill all workers; calls in progress raise SandboxUnavailable. May be repeated."""
@@ -141,22 +178,24 @@ class Sandbox:
         for worker in idle:
             worker.dispose()
 
-    def _ask(self, kind: str, source: Path, spec: dict[str, int]) -> tuple[protocol.Header, bytes]:
-        request = {
-            "kind": kind,
-            "spec": spec,
-            "timeout_seconds": self._timeout_seconds,
-        }
-        source = source.resolve(strict=True)
+    def _ask(
+        self,
+        request: protocol.Header,
+        sources: Sequence[Path],
+        body: bytes = b"",
+        signer: Signer | None = None,
+    ) -> tuple[protocol.Header, bytes]:
+        request |= {"timeout_seconds": self._timeout_seconds}
+        sources = [source.resolve(strict=True) for source in sources]
         try:
-            return self._ask_once(request, source)
+            return self._ask_once(request, sources, body, signer)
         except _DecoderEnded:
             # Another decoder may do better.
-            return self._ask_once(request, source)
+            return self._ask_once(request, sources, body, signer)
         except MediaProcessDied:
             # The machine may be out of memory.
             with self._no_other_render():
-                return self._ask_once(request, source)
+                return self._ask_once(request, sources, body, signer)
 
     @contextlib.contextmanager
     def _no_other_render(self) -> Iterator[None]:
@@ -171,10 +210,16 @@ class Sandbox:
                 self._alone = None
                 self._changed.notify_all()
 
-    def _ask_once(self, request: protocol.Header, source: Path) -> tuple[protocol.Header, bytes]:
+    def _ask_once(
+        self,
+        request: protocol.Header,
+        sources: Sequence[Path],
+        body: bytes,
+        signer: Signer | None,
+    ) -> tuple[protocol.Header, bytes]:
         worker = self._acquire()
         try:
-            header, body = worker.ask(request, source, self._timeout_seconds)
+            header, body = worker.ask(request, sources, body, signer, self._timeout_seconds)
         except BaseException as error:
             reason = worker.explain_end() if isinstance(error, EOFError) else None
             self._discard(worker)
@@ -212,7 +257,7 @@ class Sandbox:
             self._count += 1
             try:
                 stays = self._count == 1
-                worker = _Worker(self._memory_mib, self._directory, stays=stays)
+                worker = _Worker(self._module, self._memory_mib, self._directory, stays=stays)
             except BaseException:
                 self._count -= 1
                 self._changed.notify_all()
@@ -245,12 +290,12 @@ class _DecoderEnded(MediaError):
 class _Worker:
     """For one thread at a time, except for `kill`."""
 
-    def __init__(self, memory_mib: int, directory: Path, *, stays: bool) -> None:
+    def __init__(self, module: str, memory_mib: int, directory: Path, *, stays: bool) -> None:
         """Unless it `stays`, it ends by itself when idle.
 
         Raises SandboxUnavailable: the machine has no room for a process, thread or file.
         """
-        arguments = (os.getpid(), memory_mib, *(() if stays else (_IDLE_SECONDS,)))
+        arguments = (module, os.getpid(), memory_mib, *(() if stays else (_IDLE_SECONDS,)))
         self.renders = 0
         self._ready = False
         self._ending = threading.Lock()
@@ -264,6 +309,8 @@ class _Worker:
         self._answers = cast("IO[bytes]", self._process.stdout)
         self._readable = select.poll()
         self._readable.register(self._answers, select.POLLIN)
+        self._writable = select.poll()
+        self._writable.register(self._requests, select.POLLOUT)
 
     def _start(
         self, arguments: tuple[str, ...], directory: Path, held: contextlib.ExitStack
@@ -314,16 +361,24 @@ class _Worker:
         self._ready = True
 
     def ask(
-        self, request: protocol.Header, source: Path, timeout_seconds: float
+        self,
+        request: protocol.Header,
+        sources: Sequence[Path],
+        body: bytes,
+        signer: Signer | None,
+        timeout_seconds: float,
     ) -> tuple[protocol.Header, bytes]:
         """Raises MediaError: too slow. EOFError: it ended. ProtocolError, SandboxUnavailable."""
         self.wait_until_ready()
         self.renders += 1
-        lent = _lend(source, self._directory)
+        lent: list[Path] = []
         deadline = time.monotonic() + timeout_seconds
         try:
-            self._requests.write(protocol.pack(request | {"path": str(lent)}))
-            return self._receive(deadline)
+            for number, source in enumerate(sources):
+                lent.append(_lend(source, self._directory / f"source-{number}"))
+            paths = [str(one) for one in lent]
+            self._send(protocol.pack(request | {"paths": paths}, body), deadline)
+            return self._answer(signer, deadline)
         except BrokenPipeError as error:
             raise EOFError from error
         except TimeoutError as error:
@@ -331,7 +386,16 @@ class _Worker:
                 f"rendering took longer than {timeout_seconds:g} s", over_limit=True
             ) from error
         finally:
-            lent.unlink(missing_ok=True)
+            for one in lent:
+                one.unlink(missing_ok=True)
+
+    def _answer(self, signer: Signer | None, deadline: float) -> tuple[protocol.Header, bytes]:
+        header, body = self._receive(deadline)
+        if signer is not None and "sign" in header:
+            # Once: a process that was taken over gets nothing else signed.
+            self._send(protocol.pack({}, signer.sign(body)), deadline)
+            header, body = self._receive(deadline)
+        return header, body
 
     def explain_end(self) -> MediaError | MediaProcessDied:
         """Why the process, which has closed its pipe, ended."""
@@ -364,6 +428,15 @@ class _Worker:
         self._answers.close()
         self._held.close()
 
+    def _send(self, message: bytes, deadline: float) -> None:
+        """Raises TimeoutError, BrokenPipeError."""
+        left = memoryview(message)
+        while left:
+            if not self._writable.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError
+            # As much as a pipe that can be written takes without a wait.
+            left = left[os.write(self._requests.fileno(), left[: select.PIPE_BUF]) :]
+
     def _receive(self, deadline: float) -> tuple[protocol.Header, bytes]:
         return protocol.receive(lambda size: self._read(size, deadline))
 
@@ -387,9 +460,8 @@ class _Worker:
             return b""
 
 
-def _lend(source: Path, directory: Path) -> Path:
+def _lend(source: Path, lent: Path) -> Path:
     """The source by another name, below what a worker may read."""
-    lent = directory / "source"
     try:
         lent.hardlink_to(source)
     except OSError:

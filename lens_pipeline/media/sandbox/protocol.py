@@ -7,8 +7,9 @@ from typing import Any
 
 # Bytes of header and body.
 _LENGTHS = struct.Struct(">II")
-# A header is a few fields, a body two pictures of at most 16383 x 16383 pixels.
-_HEADER_LIMIT = 64 * 1024
+# A header has a few fields, or the shots of a film; a body two pictures of at most 16383 x 16383
+# pixels.
+_HEADER_LIMIT = 1024 * 1024
 _BODY_LIMIT = 64 * 1024 * 1024
 
 Header = dict[str, Any]

@@ -1,24 +1,26 @@
-"""A rendering process of `pool`: requests on stdin, pictures on stdout.
+"""A process of `pool`: requests on stdin, answers on stdout.
 
-Usage: python -m lens_pipeline.media.sandbox.worker PARENT_PID MEMORY_MIB [IDLE_SECONDS]
+Usage: python -m lens_pipeline.media.sandbox.worker MODULE PARENT_PID MEMORY_MIB [IDLE_SECONDS]
+MODULE, beside this one, has the function `answer`.
 """
 
 import ctypes
 import faulthandler
+import importlib
 import os
 import resource
 import select
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO
 
 from lens_pipeline.media.errors import MediaError
-from lens_pipeline.media.images import render_preview
-from lens_pipeline.media.models import Picture, PosterSpec, PreviewSpec
-from lens_pipeline.media.posters import render_poster
 from lens_pipeline.media.sandbox import protocol
+
+# Takes a request, its body, and what has the parent sign bytes. Raises MediaError.
+Answer = Callable[[protocol.Header, bytes, Callable[[bytes], bytes]], tuple[protocol.Header, bytes]]
 
 _WATCH_SECONDS = 0.5
 # After it a worker ends by itself; a living parent kills it before.
@@ -32,8 +34,9 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 def main() -> None:
     """Serve requests until stdin ends, the parent is gone, or no request comes for a while."""
-    parent_pid, memory_mib = int(sys.argv[1]), int(sys.argv[2])
-    idle_seconds = float(sys.argv[3]) if len(sys.argv) > 3 else None
+    answer: Answer = importlib.import_module(f"{__spec__.parent}.{sys.argv[1]}").answer
+    parent_pid, memory_mib = int(sys.argv[2]), int(sys.argv[3])
+    idle_seconds = float(sys.argv[4]) if len(sys.argv) > 4 else None
     threading.Thread(target=_watch, args=(parent_pid,), daemon=True).start()
     requests, answers = _take_pipes()
     _limit(resource.RLIMIT_AS, memory_mib * 1024 * 1024)
@@ -42,6 +45,15 @@ def main() -> None:
     # Rendering writes no file.
     _limit(resource.RLIMIT_FSIZE, 0)
     _send(answers, {"ready": True})
+
+    def receive() -> tuple[protocol.Header, bytes]:
+        return protocol.receive(lambda size: _read(requests, size))
+
+    def sign(data: bytes) -> bytes:
+        _send(answers, {"sign": True}, data)
+        _, signature = receive()
+        return signature
+
     while True:
         if not _has_request(requests, _REST_SECONDS):
             if _trim:
@@ -49,12 +61,12 @@ def main() -> None:
             if not _has_request(requests, idle_seconds):
                 return
         try:
-            request, _ = protocol.receive(lambda size: _read(requests, size))
+            request, body = receive()
         except EOFError:
             return
         # It needs no interpreter lock, which a decoder may keep from `_watch`.
         faulthandler.dump_traceback_later(request["timeout_seconds"] + _OVERTIME_SECONDS, exit=True)
-        header, body = _answer(request)
+        header, body = _answer(answer, request, body, sign)
         faulthandler.cancel_dump_traceback_later()
         _send(answers, header, body)
 
@@ -101,27 +113,21 @@ def _send(answers: BinaryIO, header: protocol.Header, body: bytes = b"") -> None
     answers.flush()
 
 
-def _answer(request: protocol.Header) -> tuple[protocol.Header, bytes]:
+def _answer(
+    answer: Answer, request: protocol.Header, body: bytes, sign: Callable[[bytes], bytes]
+) -> tuple[protocol.Header, bytes]:
     try:
-        picture, times = _render(request["kind"], Path(request["path"]), request["spec"])
+        return _answered(answer, request, body, sign)
     except MediaError as error:
         return {"error": error.reason, "over_limit": error.over_limit}, b""
-    names = ("width", "height", "source_width", "source_height", "thumbhash")
-    header = {name: getattr(picture, name) for name in names}
-    header["webp_bytes"], header["inline_bytes"] = len(picture.webp), len(picture.inline)
-    header["sizes"] = [
-        {"edge": size.edge, "width": size.width, "height": size.height, "bytes": len(size.webp)}
-        for size in picture.sizes
-    ]
-    body = b"".join([picture.webp, picture.inline, *(size.webp for size in picture.sizes)])
-    return header | times, body
 
 
-def _render(kind: str, source: Path, spec: dict[str, Any]) -> tuple[Picture, dict[str, float]]:
+def _answered(
+    answer: Answer, request: protocol.Header, body: bytes, sign: Callable[[bytes], bytes]
+) -> tuple[protocol.Header, bytes]:
+    """Raises MediaError alone."""
     try:
-        if kind == "preview":
-            return render_preview(source, PreviewSpec(**spec)), {}
-        poster = render_poster(source, PosterSpec(**spec))
+        return answer(request, body, sign)
     except MediaError:
         raise
     except MemoryError as error:
@@ -130,8 +136,6 @@ def _render(kind: str, source: Path, spec: dict[str, Any]) -> tuple[Picture, dic
         # The unforeseen fails this file only.
         reason = error.strerror if isinstance(error, OSError) else error
         raise MediaError(f"rendering failed: {type(error).__name__}: {reason}") from error
-    names = ("duration_seconds", "poster_at_seconds")
-    return poster.picture, {name: getattr(poster, name) for name in names}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Probes of this machine: its disk, programs and libraries."""
 
 import asyncio
+import base64
 import io
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 import psutil
 
+from lens_pipeline import VERSION
 from lens_pipeline.core.files import prepare_home
+from lens_pipeline.media.credentials import load_signer
+from lens_pipeline.media.errors import SignerUnusable
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
+from lens_pipeline.media.models import Manifest
 from lens_pipeline.media.sandbox.confinement import missing_protections
+from lens_pipeline.media.sandbox.pool import CREDENTIALS, Sandbox
 from lens_pipeline.monitoring.probes.probe import Probe, ProbeError
 from lens_pipeline.settings import Settings
 
@@ -28,6 +35,10 @@ import pyvips
 pyvips.Image.black(8, 8, bands=3).copy(interpretation="srgb").webpsave_buffer(Q=80)
 print(".".join(str(pyvips.version(part)) for part in range(3)))
 """
+
+
+# A picture of one pixel.
+_WEBP = base64.b64decode("UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA")
 
 
 class Space(NamedTuple):
@@ -155,3 +166,20 @@ def libvips() -> str:
         reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         raise ProbeError(f"cannot save WebP ({reason}): {fix}")
     return f"{done.stdout.strip()}, saves WebP"
+
+
+def credentials(cert: Path, key: Path) -> str:
+    """Signs a picture and reads it. Raises ProbeError, MediaError."""
+    manifest = Manifest("doctor.webp", "image/webp", VERSION, (), (), "trainedAlgorithmicMedia")
+    with tempfile.TemporaryDirectory() as name:
+        picture = Path(name) / "doctor.webp"
+        try:
+            signer = load_signer(cert, key)
+            with Sandbox(1, _LIBRARY_SECONDS, 2048, Path(name), CREDENTIALS) as sandbox:
+                picture.write_bytes(sandbox.signed(manifest, _WEBP, signer))
+                found = sandbox.credentials(picture)
+        except SignerUnusable as error:
+            raise ProbeError(str(error)) from error
+    if found.state not in ("valid", "trusted"):
+        raise ProbeError(f"what {cert} signs is {found.state}: {', '.join(found.problems)}")
+    return f"{found.signer or found.issuer} signs what is made: {found.state}"

@@ -123,6 +123,24 @@ class ExtraFileOut(BaseModel):
     """Why it could not be kept."""
 
 
+class CredentialsOut(BaseModel):
+    """What the content credentials (C2PA) of the generation's file say."""
+
+    state: str
+    """`valid`; `trusted`, by a list of certificates; `invalid`; `unreadable`."""
+    generator: str | None = None
+    """What wrote them."""
+    title: str | None = None
+    source_types: list[str] = []
+    """IPTC's terms of how it, and what it is made from, came to be."""
+    signer: str | None = None
+    issuer: str | None = None
+    """Of the signer's certificate."""
+    signed_at: str | None = None
+    problems: list[str] = []
+    """Why they are not valid, as codes of C2PA."""
+
+
 class FileFacts(BaseModel):
     """What is recorded of the photo or video itself."""
 
@@ -142,6 +160,8 @@ class GenerationDetail(GenerationOut):
     """As `attempts`, with those before a retry."""
     digital_source_type: str | None
     """IPTC's term that the preview or poster has in its XMP."""
+    c2pa: CredentialsOut | None = None
+    """Only there if the file has content credentials."""
     extra_files: list[ExtraFileOut] = []
     """What the provider's task made besides; only there if it had several results."""
 
@@ -218,7 +238,9 @@ def get_generation(generation_id: str, caller: CallerDep, context: ContextDep) -
         )
         for one in _extra_files(context, entry.row)
     ]
-    more = {"extra_files": extra} if extra else {}
+    more: dict[str, Any] = {"extra_files": extra} if extra else {}
+    if credentials := entry.status.fact("c2pa", dict):
+        more["c2pa"] = credentials
     (generation,) = shown(context, entry)
     detail = generation.model_dump() | _file_facts(context, entry) | more
     return GenerationDetail.model_validate(detail)

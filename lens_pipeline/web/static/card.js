@@ -43,7 +43,8 @@ export class Card {
     this.state = el("div.state");
     this.length = el("span");
     this.badge = el("span.badge", { "aria-hidden": "true" }, icon("play"), this.length);
-    this.frame = el("div.frame", {}, this.opener, this.badge, this.state);
+    this.name = el("span.card-title", { dir: "auto", "aria-hidden": "true" });
+    this.frame = el("div.frame", {}, this.opener, this.name, this.badge, this.state);
     this.clip = new HoverClip(this.opener, () => this.entry.clip_url);
     this.user = el("button.user", { type: "button", onclick: () => onlyUser(this.entry.user_id) });
     this.time = agoElement(entry.updated_at);
@@ -59,7 +60,8 @@ export class Card {
     const type = t(`type.${entry.type}`);
     const length = entry.duration ? duration(entry.duration) : "";
     const label = t("library.open", { type, user: entry.user_id, state });
-    set(this.opener, { "aria-label": length ? `${label}, ${length}` : label });
+    set(this.opener, { "aria-label": [entry.title, label, length].filter(Boolean).join(", ") });
+    say(this.name, entry.title ?? "");
     say(this.length, length);
     this.tell(state, hasFailed(entry) ? reasonTitle(entry) : "");
     this.badge.hidden = entry.type !== "video" || entry.status !== "ready";

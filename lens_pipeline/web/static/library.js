@@ -7,6 +7,7 @@ import { byId, el, prefersStillness, say } from "./dom.js";
 import { Entries } from "./entries.js";
 import { Grid } from "./grid.js";
 import { follow } from "./live.js";
+import { findPlace, keepPlace } from "./place.js";
 import { Selection } from "./selection.js";
 import { t } from "./texts.js";
 import { mayAdd, offerUploads } from "./upload.js";
@@ -50,8 +51,6 @@ function holds() {
 }
 
 function told() {
-  selection.listed();
-  viewer.tell();
   const shownCount = entries.list.length;
   const isFiltered = FILTERS.some((name) => filters[name] && !(name === "user_id" && boundUser));
   grid.root.setAttribute("aria-busy", String(isWaiting || entries.loading));
@@ -64,6 +63,8 @@ function told() {
   if (!empty.hidden) empty.replaceChildren(...(isFiltered ? noMatch() : noEntries()));
   if (shownCount) say(count, t(entries.isAll ? "library.all_shown" : "library.shown", { count: shownCount }));
   else say(count, isWaiting || entries.complete ? "" : t("library.looking"));
+  selection.listed();
+  viewer.tell();
 }
 
 const noMatch = () => [
@@ -125,6 +126,7 @@ function onStatus({ kind, asset, id, status, run_id, updated_at }) {
   if (!(kind in PICTURES)) return;
   const entry = entries.get(id);
   const isPicture = asset === PICTURES[kind];
+  if (!entry) viewer.changed(id);
   // All that changes then is in the event.
   if (entry && isPicture && status === "processing" && entry.file_url) {
     entries.change({ ...entry, status, picture_url: null, error: null, error_class: null, run_id });
@@ -147,11 +149,6 @@ const viewer = new Viewer({
   focus: (id) => grid.focus(entries.place(id)),
 });
 const open = (entry) => viewer.open(entry);
-const selection = new Selection(grid.root, {
-  list: () => entries.list,
-  cards: () => grid.cards.values(),
-  changed: (id) => entries.changed(id),
-});
 
 async function retry(entry) {
   try {
@@ -195,8 +192,14 @@ function applyForm() {
   }
   const search = address.size ? `?${address}` : "";
   if (search === location.search) return;
+  keepPlace(entries.list.length);
   history.pushState(null, "", location.pathname + search);
   restart();
+}
+
+async function arrive() {
+  await load();
+  await findPlace(() => entries.list.length, load);
 }
 
 function restart() {
@@ -210,7 +213,7 @@ function restart() {
   entries.restart(query());
   unfollow = follow(
     { user_id: filters.user_id },
-    { status: onStatus, reset: () => entries.missed(), opened: load },
+    { status: onStatus, reset: () => entries.missed(), opened: arrive },
   );
 }
 
@@ -230,6 +233,13 @@ form.addEventListener("submit", (event) => {
   applyForm();
 });
 form.addEventListener("reset", () => setTimeout(applyForm));
+const selection = new Selection(grid.root, {
+  list: () => entries.list,
+  cards: () => grid.cards.values(),
+  changed: (id) => entries.changed(id),
+});
+
+addEventListener("pagehide", () => keepPlace(entries.list.length));
 addEventListener("popstate", () => {
   const before = JSON.stringify(filters);
   readAddress();

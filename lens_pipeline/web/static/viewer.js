@@ -45,7 +45,16 @@ export class Viewer {
     if (id === (this.entry?.id ?? null)) return;
     if (id === null) return this.element.close();
     const entry = this.loaded().find((one) => one.id === id);
-    if (entry) return this.show(entry);
+    if (entry) this.show(entry);
+    else await this.find(id);
+  }
+
+  /** An event tells that it changed; the list tells only of its own entries. */
+  async changed(id) {
+    if (id === this.entry?.id) await this.find(id);
+  }
+
+  async find(id) {
     try {
       const found = await ask("GET", path("generations", id));
       if (viewed() === id) this.show(found, found);
@@ -98,7 +107,9 @@ export class Viewer {
     this.element = dialog("lightbox", "", body, { onclose: () => this.closed(), head });
     this.heading = this.element.querySelector("h2");
     this.zoom = new Zoom(this.stage, { swipe: (step) => this.go(step) });
-    this.element.addEventListener("keydown", (event) => this.key(event));
+    // Of the page: a click beside the buttons leaves no part of the dialog with the focus.
+    this.keys = new AbortController();
+    addEventListener("keydown", (event) => this.key(event), { signal: this.keys.signal });
     this.title = document.title;
   }
 
@@ -279,6 +290,7 @@ export class Viewer {
     const { id } = this.entry;
     this.release();
     this.zoom.close();
+    this.keys.abort();
     document.title = this.title;
     this.element = this.entry = this.preloaded = null;
     if (viewed() === null) return;

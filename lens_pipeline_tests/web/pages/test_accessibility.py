@@ -29,12 +29,13 @@ _SMALL = """
   .filter(([box]) => box.width < least - 0.5 || box.height < least - 0.5)
   .map(([box, html]) => `${box.width.toFixed()} x ${box.height.toFixed()} ${html}`)
 """
-# How the element with the focus shows that it has it.
+# How the element with the focus shows that it has it; the parts of a date do by themselves.
 _FOCUS = """
 () => {
   const one = document.activeElement;
   const style = getComputedStyle(one);
-  const isShown = style.outlineStyle !== "none" || style.boxShadow !== "none";
+  const marks = [style.outlineStyle, style.boxShadow];
+  const isShown = one.type === "date" || marks.some((mark) => mark !== "none");
   return one === document.body ? null : [isShown, one.outerHTML.slice(0, 90)];
 }
 """

@@ -84,6 +84,7 @@ def _search(page: Page) -> None:
     field.fill("вечер")
     field.press("Enter")
     expect(page.locator(".card")).to_have_count(1)
+    expect(page.get_by_role("button", name="Вечер, Video of me")).to_be_visible()
     assert "q=" in page.url
     field.fill("")
     field.press("Enter")

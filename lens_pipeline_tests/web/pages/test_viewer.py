@@ -139,6 +139,16 @@ def test_a_picture_has_an_address(base: str, browser: Browser) -> None:
         visit.require_usable()
         page.get_by_role("button", name="Close").click()
         expect(page).to_have_url(f"{base}/library?user_id=u1")
+        # Coming back from another page, after the second page of the list was loaded.
+        opener = _opener(page, "far")
+        eventually(lambda: page.mouse.wheel(0, 9_000) or opener.count())
+        opener.scroll_into_view_if_needed()
+        place = page.evaluate("scrollY")
+        page.get_by_role("link", name="Masters").click()
+        expect(page).to_have_url(f"{base}/masters")
+        page.go_back()
+        expect(opener).to_be_in_viewport()
+        assert page.evaluate("scrollY") == place
         visit.open("/library?view=none")
         expect(page.get_by_text("It is not there any more.")).to_be_visible()
         expect(page).to_have_url(f"{base}/library")
@@ -259,6 +269,9 @@ def test_space_plays_and_icons_stay(base: str, browser: Browser) -> None:
             _wait(page, f"!({playing})")
             page.keyboard.press("Space")
             _wait(page, playing)
+        dialog.locator(".lightbox-panel").click(position={"x": 5, "y": 5})
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowLeft")
         expect(page).to_have_url(re.compile("view=clip"))
         expect(dialog.locator("dd").get_by_text("0:10", exact=True)).to_be_visible()
         # From now on the server has nothing.

@@ -50,6 +50,7 @@ def test_a_file_becomes_a_generation_with_its_name(site: Site, web: httpx.Client
         ("a?b#c.png", "a_b_c.png"),
         ("x" * 900 + ".png", "x" * 251 + ".png"),
         ("gpj.\u202eexe", "gpj._exe"),
+        ("\U0001b4d7\u00ad\ufeff.png", "___.png"),
     ],
 )
 def test_no_name_leads_elsewhere(
