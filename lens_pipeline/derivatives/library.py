@@ -80,7 +80,7 @@ def page(
 ) -> Page:
     """Up to `limit` entries; one with fewer may have a cursor too. Raises InvalidCursor."""
     place = read_cursor(cursor) if cursor else None
-    if selection.words and place is None:
+    if selection.words and place is None and selection.ids is None:
         exact = _of_id(pipeline, selection, selection.words, state)
         if exact:
             return Page(exact, None)
@@ -107,7 +107,7 @@ def page(
 
 def _end_of_search(pipeline: Pipeline, selection: Selection, after: Place | None) -> Place | None:
     """None: of the library, or nothing is searched."""
-    if not selection.words:
+    if not selection.words or selection.ids is not None:
         return None
     return pipeline.catalog.library_place(selection, after, _MOST_SEARCHED)
 

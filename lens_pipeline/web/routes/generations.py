@@ -216,9 +216,10 @@ def _wanted(ids: str, cursor: str | None) -> frozenset[str]:
     """Raises ApiError 400."""
     wanted = frozenset(ids.split(","))
     if len(wanted) > _MOST_ON_PAGE:
-        raise ApiError(400, "invalid_request", f"ids: more than {_MOST_ON_PAGE}")
+        problem = f"at most {_MOST_ON_PAGE} ids are answered at once"
+        raise ApiError(400, "invalid_request", problem, field="ids")
     if cursor is not None:
-        raise ApiError(400, "invalid_request", "ids: there is no next page of them")
+        raise ApiError(400, "invalid_request", "they have no next page", field="ids")
     return wanted
 
 

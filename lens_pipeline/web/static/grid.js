@@ -12,9 +12,14 @@ const GLIDE_MS = 260;
 // Entries of which one is looked for that stays when others go.
 const ANCHORS = 500;
 const SPARE = 60;
-const NARROW = 560;
-const OPTIONS = { height: 220, gap: 14, caption: 34, heading: 44 };
-const NARROW_OPTIONS = { height: 175, gap: 8, caption: 44, heading: 40 };
+// As the styles have them.
+const isNarrow = matchMedia("(max-width: 560px)");
+const hasLargeControls = matchMedia("(max-width: 560px), (pointer: coarse)");
+const options = () => ({
+  ...(isNarrow.matches ? { height: 175, gap: 8 } : { height: 220, gap: 14 }),
+  caption: hasLargeControls.matches ? 44 : 34,
+  heading: 44,
+});
 
 export class Grid {
   /** What is drawn, by id of the entry. */
@@ -22,7 +27,7 @@ export class Grid {
   #list = [];
   #rows = [];
   #layout = 0; // number of the rows' arrangement, by which a card knows whether it has its place
-  #options = OPTIONS;
+  #options = options();
   #spare = []; // cards that were drawn, for other entries
   #headings = new Map(); // by day
   #current = null; // id of the entry that Tab leads to
@@ -79,7 +84,7 @@ export class Grid {
     if (!entry) return;
     const row = this.#rows[rowOf(this.#rows, place)];
     const { top, bottom: end, above } = this.#seen();
-    const [first, last] = [row.top - above - OPTIONS.heading, row.top + row.height + this.#options.caption];
+    const [first, last] = [row.top - above - this.#options.heading, row.top + row.height + this.#options.caption];
     if (first < top) scrollBy({ top: first - top, behavior: "instant" });
     else if (last > end) scrollBy({ top: last - end, behavior: "instant" });
     this.#reach(entry.id);
@@ -210,7 +215,7 @@ export class Grid {
   #resize() {
     const width = this.root.clientWidth;
     if (width === this.#options.width) return;
-    this.#options = { ...(width < NARROW ? NARROW_OPTIONS : OPTIONS), width };
+    this.#options = { ...options(), width };
     this.#lay(0, false, []);
     this.render();
   }
@@ -263,7 +268,7 @@ export class Grid {
   #step(key, place) {
     const last = this.#list.length - 1;
     const row = rowOf(this.#rows, place);
-    const rows = Math.max(1, Math.floor(innerHeight / (OPTIONS.height + OPTIONS.caption)) - 1);
+    const rows = Math.max(1, Math.floor(innerHeight / (this.#options.height + this.#options.caption)) - 1);
     const steps = {
       ArrowLeft: () => Math.max(0, place - 1),
       ArrowRight: () => Math.min(last, place + 1),

@@ -203,8 +203,9 @@ def test_what_comes_while_somebody_reads_waits_for_them(
         _add_photo(samples, "while-reading")
         page.get_by_role("button", name="1 new one").click()
         expect(page.locator(".card").first).to_have_attribute("data-id", "while-reading")
-        after = _ids(page)
-        assert after[1:] == before[: len(after) - 1]
+        # Those near the view are drawn.
+        drawn = min(len(before), len(_ids(page)) - 1)
+        assert _ids(page)[1 : drawn + 1] == before[:drawn]
         _wait(page, "scrollY === 0")
 
 
