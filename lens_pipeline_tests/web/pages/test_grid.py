@@ -36,7 +36,7 @@ window.entryOf = (number) => {
     id, user_id: "11111111-2222-4333-8444-555555555555", type: number %% 4 ? "photo" : "video",
     generation_status: "success", status: width ? "ready" : "none",
     path: `11111111-2222-4333-8444-555555555555/previews/${id}_preview.webp`,
-    picture_url: width && PICTURE, clip_url: number %% 4 ? null : `${url}/clip`,
+    picture_url: width && PICTURE, clip_url: null,
     file_url: PICTURE, width, height, duration: number %% 4 ? null : 61.4, sizes: [],
     thumbhash: `${btoa(String(number).padStart(15, "x"))}`, error: null, error_class: null,
     attempts: 0, retry_at: null, run_id: null, dagster_path: `/assets/preview?partition=${id}`,
