@@ -18,6 +18,7 @@ from lens_pipeline.web.http.security_headers import SecurityHeaders
 from lens_pipeline.web.routes import (
     archives,
     events,
+    generation_files,
     generations,
     health,
     masters,
@@ -25,6 +26,7 @@ from lens_pipeline.web.routes import (
     project_assets,
     projects,
     renditions,
+    retry,
     uploads,
     webhook,
 )
@@ -52,12 +54,12 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     app.add_exception_handler(404, pages.missing_page)
     for module in (
         # Its `/api/generations/archive` is no id of a generation.
-        *(signed_links, login, archives, generations, uploads),
+        *(signed_links, login, archives, generations, generation_files, uploads, retry),
         *(masters, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)
-    app.include_router(generations.picture_routes())
+    app.include_router(generation_files.picture_routes())
     app.mount("/static", pages.static_files)
     return app
 

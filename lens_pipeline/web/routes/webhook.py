@@ -1,15 +1,14 @@
-"""Webhooks of providers, a look at a task by hand, and the retry of generations."""
+"""Webhooks of providers, and a look at a task by hand."""
 
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.core import postgres
-from lens_pipeline.derivatives.registry import of_kind
 from lens_pipeline.engine.finished_tasks import finish_task
 from lens_pipeline.providers import provider_of
 from lens_pipeline.providers.models import (
@@ -29,15 +28,12 @@ from lens_pipeline.providers.models import (
 from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.auth.caller import CallerDep
 from lens_pipeline.web.context import Context, ContextDep
-from lens_pipeline.web.errors import ApiError, Problem, not_found
-from lens_pipeline.web.routes.generations import GenerationOut, shown, visible_entry
+from lens_pipeline.web.errors import ApiError, Problem
 
 router = APIRouter(tags=["provider"])
 
 # Other names of a provider in its webhook's address.
 _SAME = {"veo": "kie"}
-# In one request: each failure is an event.
-_MOST_RETRIED = 200
 # Retry-After when the provider names none.
 _RETRY_SECONDS = 5
 
@@ -48,9 +44,6 @@ _PROVIDER_ERRORS: dict[int | str, dict[str, Any]] = {
         502: "The provider's answer makes no sense.",
         504: "The provider does not answer in time.",
     }.items()
-}
-_NOT_FAILED: dict[int | str, dict[str, Any]] = {
-    409: {"model": Problem, "description": "It has not failed."}
 }
 _WEBHOOK_BODY = {
     "requestBody": {
@@ -90,20 +83,6 @@ class TaskOut(BaseModel):
     """Why the task failed, or the row cannot be used."""
     run_ids: list[str]
     """Runs that were queued now."""
-
-
-class RetryIn(BaseModel):
-    """Generations to try again."""
-
-    ids: list[str] = Field(min_length=1, max_length=_MOST_RETRIED)
-
-
-class RetryOut(BaseModel):
-    """What became of each id."""
-
-    retried: list[str]
-    not_failed: list[str]
-    not_found: list[str]
 
 
 class DuplicateOut(BaseModel):
@@ -226,38 +205,6 @@ def sync_task(
 ) -> TaskOut:
     """Look at a task as its webhook would, for one that has not come."""
     return _settled(context, row, task, "api")
-
-
-@router.post("/api/generations/{generation_id}/retry", responses=_NOT_FAILED)
-def retry_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> GenerationOut:
-    """Forget why its preview or poster failed, and make it now."""
-    entry = visible_entry(context, caller, generation_id)
-    # A master may have the same id.
-    tried = context.retry([generation_id], of_kind(entry.row.kind))
-    entry = visible_entry(context, caller, generation_id)
-    if not tried:
-        problem = f"nothing of {generation_id} has failed: it is {entry.status.state}"
-        raise ApiError(409, "not_failed", problem)
-    (generation,) = shown(context, entry)
-    return generation
-
-
-@router.post("/api/generations/retry")
-def retry_generations(wanted: RetryIn, caller: CallerDep, context: ContextDep) -> RetryOut:
-    """The same of several, in batches."""
-    found = context.pipeline.catalog.library_rows(wanted.ids)
-    visible = {key: row for key, row in found.items() if caller.may_see_user(row.user_id)}
-    if not visible:
-        raise not_found("generation", ",".join(wanted.ids))
-    retried: set[str] = set()
-    for kind in {row.kind for row in visible.values()}:
-        ids = [row.id for row in visible.values() if row.kind is kind]
-        retried.update(*context.retry(ids, of_kind(kind)).values())
-    return RetryOut(
-        retried=[key for key, row in visible.items() if row.id in retried],
-        not_failed=[key for key, row in visible.items() if row.id not in retried],
-        not_found=[key for key in dict.fromkeys(wanted.ids) if key not in visible],
-    )
 
 
 def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:
