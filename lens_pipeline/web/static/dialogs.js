@@ -5,6 +5,8 @@ import { movingInTurn } from "./flip.js";
 import { t } from "./texts.js";
 
 const TOAST_MS = 7000;
+// What stands above every page; uploads are there while they run.
+const CARRIED = "#connection, #toasts, #announcer, .uploads";
 const FOCUSABLE = "a[href], button:not([disabled]), input, select, video[controls], [tabindex='0']";
 
 /**
@@ -26,12 +28,13 @@ export function dialog(kind, title, body, { onclose = () => {}, head = [] } = {}
   });
   element.addEventListener("keydown", (event) => keepFocus(event, element));
   element.addEventListener("close", () => {
-    if (element.contains(byId("toasts"))) document.body.append(byId("toasts"));
+    carry();
     element.remove();
     onclose();
   });
   document.body.append(element);
   element.showModal();
+  carry();
   return element;
 }
 
@@ -66,8 +69,7 @@ export function toast(kind, text) {
     element.addEventListener(event, () => (timer = setTimeout(end, TOAST_MS)));
   }
   cross.addEventListener("click", end);
-  // What is outside of a modal dialog can be neither used nor heard.
-  (document.fullscreenElement ?? document.querySelector("dialog[open]") ?? document.body).append(toasts);
+  carry();
   movingInTurn(toasts, () => toasts.append(element));
 }
 
@@ -75,6 +77,17 @@ export function toast(kind, text) {
 export function announce(text) {
   byId("announcer").textContent = text;
 }
+
+/** Put what is told where it is seen: what is outside of a modal dialog can be neither used nor heard. */
+function carry() {
+  // Over a video in full screen nothing is seen.
+  const full = document.querySelector(":fullscreen:not(video)");
+  const place = full ?? [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  // What is put where it is would start its animations again.
+  place.append(...[...document.querySelectorAll(CARRIED)].filter((one) => one.parentElement !== place));
+}
+
+document.addEventListener("fullscreenchange", carry);
 
 function keepFocus(event, element) {
   if (event.key !== "Tab") return;

@@ -9,7 +9,8 @@ const PAGE = 200;
 
 /**
  * Resolves to null, or to `{ project, name, add(videos, progress) }`: `add` puts them there in
- * order and returns `{ failed: [[id, reason]], master }`. What is there already is used.
+ * order and returns `{ failed: [[id, reason]], master, problem: [name, reason] }`, the last of the
+ * film. What is there already is used.
  */
 export async function addToProject(count, others) {
   let projects = [];
@@ -51,7 +52,7 @@ async function add(project, name, videos, progress) {
   try {
     known = await assets(project);
   } catch (error) {
-    return { failed: videos.map(({ id }) => [id, error.message]), master: null };
+    return { failed: videos.map(({ id }) => [id, error.message]) };
   }
   for (const [place, { id }] of videos.entries()) {
     try {
@@ -62,16 +63,13 @@ async function add(project, name, videos, progress) {
     }
     progress(place + 1);
   }
-  let master = null;
   // A film that lacks a shot is not the one that is wanted.
-  if (name && !failed.length) {
-    try {
-      master = await ask("POST", path("projects", project, "master-videos"), { body: { name, shots } });
-    } catch (error) {
-      failed.push([name, error.message]);
-    }
+  if (!name || failed.length) return { failed };
+  try {
+    return { failed, master: await ask("POST", path("projects", project, "master-videos"), { body: { name, shots } }) };
+  } catch (error) {
+    return { failed, problem: [name, error.message] };
   }
-  return { failed, master };
 }
 
 /** Ids of the project's assets, by that of their generation. */

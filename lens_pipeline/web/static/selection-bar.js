@@ -33,7 +33,10 @@ export class SelectionBar {
     this.add.hidden = Boolean(user);
     this.delete.hidden = !deletion;
     this.actions = [this.retry, this.download, this.add, this.delete];
-    this.root = el("div.selection-bar", { role: "toolbar", "aria-label": t("selection.label"), tabindex: "-1", hidden: true });
+    this.retryAll = this.#button("retry", "selection.retry_all", () => this.#retry(selection.list()));
+    this.dismiss = this.#button("close", "action.close", () => this.#dismiss(), "icon-button");
+    this.box = null; // anew for each kind of content, so that nothing in it moves
+    this.root = el("div.selection-bar", { hidden: true });
     byId("content").append(this.root);
   }
 
@@ -47,24 +50,25 @@ export class SelectionBar {
     if (this.#isBusy) return;
     const { entries, size } = this.selection;
     const failed = entries.filter(hasFailed);
-    const all = size ? [] : this.selection.list().filter(hasFailed);
-    const isOffered = all.length >= SEVERAL && all.length > this.#dismissed;
+    const count = size ? 0 : this.#failures;
+    const isOffered = count >= SEVERAL && count > this.#dismissed;
     const isHidden = !size && !isOffered;
     if (isHidden && this.hasFocus) this.selection.focus();
     this.root.hidden = isHidden;
-    this.root.classList.toggle("offer", isOffered);
     if (size) {
       say(this.count, t("selection.count", { count: size }));
       this.retry.hidden = !failed.length;
       this.download.disabled = !entries.some((entry) => entry.file_url);
       this.add.disabled = !entries.some(isVideo);
-      this.#show(this.clear, this.count, ...this.actions);
+      this.#show("choice", this.clear, this.count, ...this.actions);
     } else if (isOffered) {
-      say(this.count, t("selection.failed", { count: all.length }));
-      const retry = this.#button("retry", "selection.retry_all", () => this.#retry(all));
-      const dismiss = this.#button("close", "action.close", () => this.#dismiss(all.length), "icon-button");
-      if (this.root.firstChild !== this.count) this.#show(this.count, retry, dismiss);
+      say(this.count, t("selection.failed", { count }));
+      this.#show("offer", this.count, this.retryAll, this.dismiss);
     }
+  }
+
+  get #failures() {
+    return this.selection.list().filter(hasFailed).length;
   }
 
   get hasFocus() {
@@ -77,18 +81,18 @@ export class SelectionBar {
     else if (!this.#isBusy && this.selection.size) this.selection.clear();
   }
 
-  #dismiss(count) {
-    this.#dismissed = count;
+  #dismiss() {
+    this.#dismissed = this.#failures;
     this.tell();
   }
 
   /** Without a change to what is there already, which would lose the focus. */
-  #show(...children) {
-    const shown = [...this.root.children];
-    if (shown.length === children.length && shown.every((one, place) => one === children[place])) return;
+  #show(kind, ...children) {
+    if (this.box?.firstChild === children[0]) return;
     const hadFocus = this.hasFocus;
-    this.root.replaceChildren(...children);
-    if (hadFocus) (this.root.querySelector("button:not([hidden], :disabled)") ?? this.root).focus();
+    this.box = el(`div.${kind}`, { role: "toolbar", "aria-label": t("selection.label"), tabindex: "-1" }, ...children);
+    this.root.replaceChildren(this.box);
+    if (hadFocus) (this.box.querySelector("button:not([hidden], :disabled)") ?? this.box).focus();
   }
 
   /** Do something to all of `entries`, and say how far it is; `act` returns what failed. */
@@ -97,18 +101,26 @@ export class SelectionBar {
     const bar = el("progress", { max: entries.length, value: 0, "aria-label": t(key) });
     const text = el("p", { role: "status" }, t(key));
     this.root.hidden = false;
-    this.#show(text, bar);
+    this.#show("work", text, bar);
     const failed = await act((done) => (bar.value = done));
     this.#isBusy = false;
     this.tell();
-    if (failed.length) report(failed);
     return failed;
+  }
+
+  /** Tell what could not be done, one by one, as `[id, reason]`; last, so that the focus comes back from there. */
+  #report(failed) {
+    if (!failed.length) return;
+    const rows = failed.map(([id, reason]) => el("li", {}, el("code", {}, id), " ", reason));
+    const title = t("selection.not_done", { count: failed.length });
+    const onclose = () => document.activeElement === document.body && this.selection.focus();
+    dialog("report", title, el("ul.report-body", { tabindex: "0", "aria-label": title }, ...rows), { onclose });
   }
 
   async #retry(entries) {
     const wanted = entries.filter(hasFailed);
     let retried = 0;
-    await this.#working("selection.retrying", wanted, async (progress) => {
+    const refused = await this.#working("selection.retrying", wanted, async (progress) => {
       const failed = [];
       for (let start = 0; start < wanted.length; start += RETRIED_AT_ONCE) {
         const some = wanted.slice(start, start + RETRIED_AT_ONCE);
@@ -128,12 +140,13 @@ export class SelectionBar {
     });
     if (retried) toast("done", t("selection.retried", { count: retried }));
     this.selection.clear();
+    this.#report(refused);
   }
 
-  /** By a form, whose answer a browser saves as it comes. */
+  /** By a form, whose answer a browser saves as it comes; a refusal leaves this page as it is. */
   #download() {
     const ids = this.selection.entries.map((entry) => entry.id).join(",");
-    const form = el("form", { method: "post", action: ARCHIVE, hidden: true }, el("input", { name: "ids", value: ids }));
+    const form = el("form", { method: "post", action: ARCHIVE, target: "_blank", hidden: true }, el("input", { name: "ids", value: ids }));
     document.body.append(form);
     form.submit();
     form.remove();
@@ -145,16 +158,18 @@ export class SelectionBar {
     const others = this.selection.size - videos.length;
     const wanted = await addToProject(videos.length, others);
     if (!wanted) return;
-    let made = null;
+    let made = {};
     const failed = await this.#working("selection.adding", videos, async (progress) => {
-      const { failed: some, master } = await wanted.add(videos, progress);
-      made = master;
-      return some;
+      made = await wanted.add(videos, progress);
+      return made.failed;
     });
-    if (failed.length === videos.length) return;
-    const key = made ? "selection.film_made" : "selection.added";
-    toast("done", t(key, { count: videos.length - failed.length, project: wanted.project, name: wanted.name }));
-    this.selection.clear();
+    const count = videos.length - failed.length;
+    if (count) {
+      const key = made.master ? "selection.film_made" : "selection.added";
+      toast("done", t(key, { count, project: wanted.project, name: wanted.name }));
+      this.selection.clear();
+    }
+    this.#report(made.problem ? [made.problem] : failed);
   }
 
   /** After a while in which it can be undone; a page that is closed meanwhile deletes nothing. */
@@ -187,12 +202,15 @@ export class SelectionBar {
     if (count) toast("note", t("selection.deleted", { count }));
     this.selection.leave([]);
     this.selection.clear();
+    this.#report(failed);
   }
 
   #countdown(count) {
-    const undo = el("button.primary", { type: "button" }, t("selection.undo"));
+    // A key that is still held down after "Delete" does not mean this.
+    const onkeydown = (event) => event.repeat && event.preventDefault();
+    const undo = el("button.primary", { type: "button", onkeydown }, t("selection.undo"));
     const left = el("span.left", { "aria-hidden": "true" });
-    this.#show(el("p", {}, t("selection.to_delete", { count })), left, undo);
+    this.#show("countdown", el("p", {}, t("selection.to_delete", { count })), left, undo);
     announce(t("selection.to_delete_soon", { count, seconds: UNDO_SECONDS }));
     undo.focus();
     return new Promise((resolve) => {
@@ -216,10 +234,3 @@ export class SelectionBar {
 }
 
 const isVideo = (entry) => entry.type === "video";
-
-/** What could not be done, one by one, as `[id, reason]`. */
-function report(failed) {
-  const rows = failed.map(([id, reason]) => el("li", {}, el("code", {}, id), " ", reason));
-  const title = t("selection.not_done", { count: failed.length });
-  dialog("report", title, el("ul.report-body", { tabindex: "0", "aria-label": title }, ...rows));
-}

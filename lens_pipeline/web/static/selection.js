@@ -160,7 +160,7 @@ export class Selection {
 
   #cardKey(event) {
     const id = idOf(event.target);
-    const isKey = event.key === " " || event.key.toLowerCase() === "x";
+    const isKey = event.key === " " || letterOf(event) === "x";
     const isFree = event.target.matches(".opener, .check") && !event.ctrlKey && !event.metaKey && !event.altKey;
     if (!id || !isKey || !isFree) return;
     event.preventDefault();
@@ -169,14 +169,19 @@ export class Selection {
   }
 
   #key(event) {
-    if (document.querySelector("dialog[open]") || event.defaultPrevented) return;
-    if (event.key === "Escape") this.bar.escape();
-    const isAll = event.key.toLowerCase() === "a" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
-    if (!isAll || event.target.closest(TYPED)) return;
+    // A field, a dialog and a sheet take the key for themselves.
+    if (event.defaultPrevented || event.target.closest(TYPED)) return;
+    if (document.querySelector("dialog[open], :popover-open")) return;
+    if (event.key === "Escape" && !event.repeat) this.bar.escape();
+    const isAll = letterOf(event) === "a" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
+    if (!isAll) return;
     event.preventDefault();
     this.choose(this.list());
     announce(t("selection.count", { count: this.size }));
   }
 }
+
+/** The Latin letter of a key, also where the keyboard writes another alphabet. */
+const letterOf = ({ key, code }) => (/^[a-z]$/i.test(key) ? key : code.replace("Key", "")).toLowerCase();
 
 const idOf = (element) => element.closest("[data-id]")?.dataset.id ?? null;

@@ -32,7 +32,8 @@ _FAMILIES = {
     "credentials": {"valid", "trusted", "invalid", "unreadable"},
     "problem": {
         *("database_unavailable", "store_unavailable", "forbidden", "not_found", "not_failed"),
-        *("internal_error", "deletion_off", "in_use"),
+        *("internal_error", "deletion_off", "in_use", "invalid_request", "id_taken", "not_ready"),
+        *("too_many_archives", "too_many_generations"),
     },
 }
 
