@@ -211,6 +211,7 @@ def test_deletion_can_be_undone_for_a_while(
         page.clock.pause_at(dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1))
         bar.get_by_role("button", name="Delete").click()
         expect(bar.get_by_text("2 will be deleted")).to_be_visible()
+        expect(bar.get_by_text("people added stay in the store")).to_be_visible()
         expect(bar.get_by_role("button", name="Undo")).to_be_focused()
         page.clock.fast_forward(8000)
         page.keyboard.press("Enter")
