@@ -32,9 +32,11 @@ router = APIRouter(tags=["archives"])
 _MOST_GENERATIONS = 10_000
 # A row whose files are looked up takes about a millisecond.
 _PAGE = 100
+# The gate refuses bodies over 1 MiB.
+_MOST_IDS_LENGTH = 1024 * 1024
 
 Ids = Annotated[str, Query(min_length=1, description="Ids of generations, with commas.")]
-IdsOfForm = Annotated[str, Form(min_length=1)]
+IdsOfForm = Annotated[str, Form(min_length=1, max_length=_MOST_IDS_LENGTH)]
 
 
 @router.get("/api/generations/archive", response_class=Response, responses=ARCHIVE)
