@@ -165,7 +165,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     """How long the original of a row that is gone stays in the store. Nothing can make it again."""
     deletion: bool = False
     """Whether people may delete photos and videos in the library: their rows go at once, and what
-    was made of them as after any deletion of a row. A token of a user deletes that user's own."""
+    was made of them as after any deletion of a row. Files that people added stay in the store. A
+    token of a user deletes that user's own."""
     clips: bool = True
     """Whether videos get a hover clip: 3 to 4 s without sound, at most 480 pixels and 300 KB, made
     after the poster and at the lowest priority."""

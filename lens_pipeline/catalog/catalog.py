@@ -407,12 +407,17 @@ class Catalog:
         with self._connect() as connection:
             permissions.check_adding(connection)
 
+    def takes_user(self, user_id: str) -> bool:
+        """Whether `add` can insert a row of this user: the host's column may be uuid."""
+        with self._connect() as connection:
+            return bool(self._generations.user.bindable(connection, [user_id]))
+
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert a finished generation. Raises NoRightToWrite."""
         with self._writing("INSERT", generations) as connection:
             statement = sa.insert(generations).values(
                 id=self._generations.key.bound(connection, generation_id),
-                user_id=user_id,
+                user_id=self._generations.user.bound(connection, user_id),
                 type=kind.value,
                 status=FINISHED[0],
                 asset_url=asset_url,

@@ -80,7 +80,7 @@ class GenerationRows(RowSet):
             sa.cast(generations.c.created_at, TIME).label("created_at"),
             named.label("title"),
         )
-        self._user = IdColumn(generations.c.user_id)
+        self.user = IdColumn(generations.c.user_id)
         self._is_finished = generations.c.status.in_(FINISHED)
         self._has_no_key = sa.or_(is_no_key(self.key.text), is_no_key(self.owner))
         self.belongs = generations.c.type.in_([kind.value for kind in kinds])
@@ -149,9 +149,9 @@ class GenerationRows(RowSet):
         if after is not None:
             conditions.append(self.place < place(after.changed_at, after.id))
         if selection.user_id is not None:
-            if not self._user.bindable(connection, [selection.user_id]):
+            if not self.user.bindable(connection, [selection.user_id]):
                 return None
-            conditions.append(self._user.equals(connection, selection.user_id))
+            conditions.append(self.user.equals(connection, selection.user_id))
         if selection.kind is not None:
             conditions.append(generations.c.type == selection.kind.value)
         if selection.finished is not None:

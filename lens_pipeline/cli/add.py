@@ -15,7 +15,7 @@ from lens_pipeline.cli.session import session
 from lens_pipeline.core.ids import key_problem
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.uploads import add_file, add_url, kind_of_file
+from lens_pipeline.derivatives.uploads import add_file, add_url, kind_of_file, require_user
 from lens_pipeline.errors import DerivativeError, InvalidRow, SourceUnreadable
 
 _PHOTOS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic"})
@@ -40,13 +40,16 @@ def add(sources: tuple[str, ...], user: str, kind: str | None, project: str | No
     Of a folder, its photos and videos; others are named and passed over. What fails is named too,
     and does not stop the rest: the exit status is then 1.
     """
-    for what, value in (("user", user), ("project", project)):
-        if value is not None and (problem := key_problem(what, value)):
-            raise InvalidRow(problem)
+    if project is not None and (problem := key_problem("project", project)):
+        raise InvalidRow(problem)
     wanted = Kind(kind) if kind else None
     added: list[tuple[str, str]] = []
     has_failed = False
     with session("add") as pipeline:
+        try:
+            require_user(pipeline, user)
+        except InvalidRow as error:
+            raise InvalidRow(f"{error}: name one with --user") from None
         found = [one for source in sources for one in _files(source)]
         try:
             with meter("add", len(found)) if len(found) > 1 else nullcontext() as progress:

@@ -18,7 +18,7 @@ from lens_pipeline.storage.content_types import content_type_of
 
 def add_url(pipeline: Pipeline, url: str, user_id: str, kind: Kind) -> str:
     """Insert a finished row for the address; returns its id. Raises InvalidRow: the user."""
-    _require_user(user_id)
+    require_user(pipeline, user_id)
     generation_id = str(uuid.uuid4())
     pipeline.catalog.add(generation_id, user_id, kind, url)
     return generation_id
@@ -27,10 +27,9 @@ def add_url(pipeline: Pipeline, url: str, user_id: str, kind: Kind) -> str:
 def add_file(pipeline: Pipeline, path: Path, name: str, user_id: str, kind: Kind) -> str:
     """Copy the file into the store under its name, insert a finished row, and return its id.
 
-    Raises InvalidRow: the user's id cannot be part of a key. Raises as `copy_into_store` and
-    `Catalog.add`.
+    Raises as `require_user`, `copy_into_store` and `Catalog.add`.
     """
-    _require_user(user_id)
+    require_user(pipeline, user_id)
     generation_id = str(uuid.uuid4())
     key = f"{user_id}/uploads/{generation_id}/{_key_name(name, generation_id)}"
     copy_into_store(pipeline, path, key)
@@ -43,6 +42,14 @@ def add_file(pipeline: Pipeline, path: Path, name: str, user_id: str, kind: Kind
             pipeline.store.delete(key)
         raise
     return generation_id
+
+
+def require_user(pipeline: Pipeline, user_id: str) -> None:
+    """Raises InvalidRow: the id cannot be part of a key, or stored in the host's table."""
+    if problem := key_problem("user", user_id):
+        raise InvalidRow(problem)
+    if not pipeline.catalog.takes_user(user_id):
+        raise InvalidRow(f"user {user_id!r} is no UUID, and users of this site have UUIDs")
 
 
 def copy_into_store(pipeline: Pipeline, path: Path, key: str) -> None:
@@ -76,11 +83,6 @@ def _require_readable(path: Path) -> None:
         raise SourceRefused(f"cannot read {path}: {error.strerror}") from error
     if not is_file:
         raise SourceMissing(f"there is no file {path}")
-
-
-def _require_user(user_id: str) -> None:
-    if problem := key_problem("user", user_id):
-        raise InvalidRow(problem)
 
 
 def _key_name(name: str, generation_id: str) -> str:

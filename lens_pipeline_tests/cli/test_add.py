@@ -1,5 +1,6 @@
 """`lens add`: files, folders and addresses become generations."""
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_one_file_prints_its_id_alone(site: Site, tmp_path: Path) -> None:
     assert added.code == 0
     (row,) = site.sql("SELECT id, user_id FROM generations")
     assert (added.out, row.user_id) == (f"{row.id}\n", "u9")
+
+
+def test_a_user_that_the_table_cannot_hold_is_told_once(site: Site, tmp_path: Path) -> None:
+    site.sql("DROP INDEX generations_user_id_finished_at_id")
+    site.sql("ALTER TABLE generations ALTER user_id TYPE uuid USING user_id::uuid")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(sources.png())
+    refused = site.lens("add", "a.png", "b.png")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "user 'me' is no UUID" in refused.err
+    assert "--user" in refused.err
+    assert site.objects() == set()
+    assert site.lens("add", "a.png", "--user", str(uuid.uuid4())).code == 0
 
 
 @pytest.mark.parametrize(

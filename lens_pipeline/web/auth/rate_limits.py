@@ -27,7 +27,7 @@ class RateLimit:
 
     def count(self, failed: HTTPConnection) -> None:
         """Raises ApiError 429 beyond the limit."""
-        key = _household(failed.client.host if failed.client else "")
+        key = client_network(failed)
         if self._counter.hit(self._limit, key):
             return
         again = self._counter.get_window_stats(self._limit, key).reset_time - time.time()
@@ -39,7 +39,9 @@ class RateLimit:
         )
 
 
-def _household(address: str) -> str:
+def client_network(connection: HTTPConnection) -> str:
+    """The client's address, of which an IPv6 household has many."""
+    address = connection.client.host if connection.client else ""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -5,7 +5,9 @@ Which objects: `routes/archives.py`. Entries are stored, as media do not get sma
 
 import asyncio
 import logging
-from collections.abc import Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Generator, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +41,14 @@ ARCHIVE: dict[int | str, dict[str, Any]] = {
 MISSING = "MISSING.txt"
 # Each holds a connection to the store, two chunks, and a thread while it reads.
 _MOST_AT_ONCE = 8
+# Two such clients leave a place to others.
+_MOST_OF_ONE = 3
 _archives = CapacityLimiter(_MOST_AT_ONCE)
+_held: Counter[Hashable] = Counter()
 _threads = CapacityLimiter(_MOST_AT_ONCE)
 _BUSY_SECONDS = 30
+# The slowest mobile networks in use (EDGE) give about 25 KiB/s.
+_LEAST_BYTES_A_SECOND = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,50 +64,74 @@ class ArchiveFile:
 
 
 class Archive(Response):
-    """`files` are asked for one by one, in a thread, as the client takes them."""
+    """`files` are asked for one by one, in a thread, as the client takes them.
+
+    `holder`: a client that may hold some of the places only; None: it may hold all.
+    """
 
     media_type = "application/zip"
 
-    def __init__(self, store: ObjectStore, files: Iterable[ArchiveFile], disposition: str) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        files: Iterable[ArchiveFile],
+        disposition: str,
+        holder: Hashable | None,
+    ) -> None:
         super().__init__(headers={"Content-Disposition": disposition})
         del self.headers["Content-Length"]
+        self._holder = holder
         self._contents = _Contents(store, files)
         self._pieces = self._contents.pieces()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ApiError 429; what the store or a database raises before the first file."""
+        with self._place():
+            gone = asyncio.create_task(client_gone(receive))
+            try:
+                block = await self._next(1)
+                await self._send(send, gone, block)
+            finally:
+                gone.cancel()
+                self._pieces.close()
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Raises ApiError 429."""
+        if self._holder is not None and _held[self._holder] >= _MOST_OF_ONE:
+            raise _busy(f"{_MOST_OF_ONE} archives are being sent to you already")
         try:
             _archives.acquire_on_behalf_of_nowait(self)
         except WouldBlock:
-            raise ApiError(
-                429,
-                "too_many_archives",
-                f"{_MOST_AT_ONCE} archives are being sent already: try again later",
-                headers={"Retry-After": str(_BUSY_SECONDS)},
-            ) from None
-        gone = asyncio.create_task(client_gone(receive))
+            raise _busy(f"{_MOST_AT_ONCE} archives are being sent already") from None
+        _held[self._holder] += 1
         try:
-            block = await self._next(1)
-            await self._send(send, gone, block)
+            yield
         finally:
-            gone.cancel()
-            self._pieces.close()
             _archives.release_on_behalf_of(self)
+            _held[self._holder] -= 1
+            if not _held[self._holder]:
+                del _held[self._holder]
 
     async def _send(self, send: Send, gone: asyncio.Task[None], block: bytes) -> None:
         status, headers = self.status_code, self.raw_headers
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        now, patience = asyncio.get_running_loop().time, STALL_SECONDS
         # An early end closes the connection: the client sees that bytes are missing.
         try:
             while not gone.done():
                 body = {"type": "http.response.body", "body": block, "more_body": bool(block)}
-                async with asyncio.timeout(STALL_SECONDS):
+                begun = now()
+                async with asyncio.timeout(patience):
                     await send(body)
+                # A slow client uses it up; what it takes gives it some back.
+                patience -= now() - begun - len(block) / _LEAST_BYTES_A_SECOND
+                patience = min(patience, STALL_SECONDS)
                 if not block:
                     break
                 block = await self._next(CHUNK_BYTES)
         except TimeoutError:
-            logger.info("an archive: the client takes no more bytes")
+            logger.info("an archive: the client takes no more bytes, or too few")
         except (LensError, SQLAlchemyError) as error:
             logger.warning("an archive breaks off: %s", error)
         self._contents.log(is_whole=not block)
@@ -108,6 +139,11 @@ class Archive(Response):
     async def _next(self, least_bytes: int) -> bytes:
         """Empty at the end. Small pieces are gathered: each call takes a thread."""
         return await to_thread.run_sync(_gather, self._pieces, least_bytes, limiter=_threads)
+
+
+def _busy(reason: str) -> ApiError:
+    headers = {"Retry-After": str(_BUSY_SECONDS)}
+    return ApiError(429, "too_many_archives", f"{reason}: try again later", headers=headers)
 
 
 def _gather(pieces: Iterator[Buffer], least_bytes: int) -> bytes:

@@ -4,7 +4,7 @@ Rows are read page by page while the archive is sent: the first byte waits for o
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import chain
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from lens_pipeline.derivatives.status import row_statuses
 from lens_pipeline.event_log.history import State
 from lens_pipeline.storage.object_store import is_object_key
 from lens_pipeline.web.auth.caller import Caller, MediaCallerDep, is_linked
+from lens_pipeline.web.auth.rate_limits import client_network
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import ApiError, not_found
 from lens_pipeline.web.http.archive import ARCHIVE, Archive, ArchiveFile
@@ -28,54 +29,81 @@ from lens_pipeline.web.http.streaming import is_web_address
 
 router = APIRouter(tags=["archives"])
 
-# The rows of so many are held in memory, about 5 MB.
 _MOST_GENERATIONS = 10_000
 # A row whose files are looked up takes about a millisecond.
 _PAGE = 100
-# 10,000 ids of the largest length with commas.
-_MOST_IDS_LENGTH = 1_300_000
+# The gate refuses bodies over 1 MiB.
+_MOST_IDS_LENGTH = 1024 * 1024
 
 Ids = Annotated[str, Query(min_length=1, description="Ids of generations, with commas.")]
 IdsOfForm = Annotated[str, Form(min_length=1, max_length=_MOST_IDS_LENGTH)]
 
 
 @router.get("/api/generations/archive", response_class=Response, responses=ARCHIVE)
-def generations_archive(caller: MediaCallerDep, context: ContextDep, ids: Ids) -> Response:
+def generations_archive(
+    request: Request, caller: MediaCallerDep, context: ContextDep, ids: Ids
+) -> Response:
     """A ZIP file of originals and further results; those of others count as missing.
 
     An address has room for 200 ids or so.
     """
-    return _generations_archive(caller, context, ids)
+    return _generations_archive(request, caller, context, ids)
 
 
 @router.post("/api/generations/archive", response_class=Response, responses=ARCHIVE)
 def generations_archive_by_form(
-    caller: MediaCallerDep, context: ContextDep, ids: IdsOfForm
+    request: Request, caller: MediaCallerDep, context: ContextDep, ids: IdsOfForm
 ) -> Response:
-    """The same of up to 10,000, as an HTML form sends it: a browser then saves it by itself."""
-    return _generations_archive(caller, context, ids)
+    """The same of up to 10,000, as an HTML form sends it: a browser then saves it by itself.
+
+    The form may have 1 MiB, in which a comma takes three bytes.
+    """
+    return _generations_archive(request, caller, context, ids)
 
 
-def _generations_archive(caller: Caller, context: Context, ids: str) -> Response:
+def _generations_archive(request: Request, caller: Caller, context: Context, ids: str) -> Response:
     """Raises ApiError 400: too many ids; 404: none is of a generation that the caller may see."""
     wanted = list(dict.fromkeys(filter(None, ids.split(","))))
     if len(wanted) > _MOST_GENERATIONS:
         problem = f"an archive has {_MOST_GENERATIONS} generations at most"
         raise ApiError(400, "too_many_generations", problem, field="ids")
-    found = context.pipeline.catalog.library_rows(wanted)
-    visible = {row_id: row for row_id, row in found.items() if caller.may_see_user(row.user_id)}
-    if not visible:
+    gone: list[ArchiveFile] = []
+    pages = _visible_pages(context, caller, wanted, gone)
+    first = next(pages, None)
+    if first is None:
         raise not_found("generation", ids)
-    gone = (
-        ArchiveFile("", row_id, problem="no generation has this id")
-        for row_id in wanted
-        if row_id not in visible
-    )
-    files = chain(_of_generations(context, "", list(visible.values())), gone)
-    name = generation_name(next(iter(visible.values())))
+    files = (file for page in chain([first], pages) for file in _of_generations(context, "", page))
+    name = generation_name(first[0])
     if len(wanted) > 1:
         name = f"lens-{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}"
-    return Archive(context.pipeline.store, files, attachment(name, ".zip"))
+    disposition, holder = attachment(name, ".zip"), _holder(request, caller)
+    # The list is whole when the files are through.
+    return Archive(context.pipeline.store, chain(files, gone), disposition, holder)
+
+
+def _visible_pages(
+    context: Context, caller: Caller, wanted: Sequence[str], gone: list[ArchiveFile]
+) -> Iterator[list[ListedGeneration]]:
+    """None is empty; what the caller cannot see is added to `gone`."""
+    for start in range(0, len(wanted), _PAGE):
+        page = wanted[start : start + _PAGE]
+        postgres.restart_deadline()
+        found = context.pipeline.catalog.library_rows(page)
+        visible = {row_id: row for row_id, row in found.items() if caller.may_see_user(row.user_id)}
+        gone += (
+            ArchiveFile("", row_id, problem="no generation has this id")
+            for row_id in page
+            if row_id not in visible
+        )
+        if visible:
+            yield list(visible.values())
+
+
+def _holder(request: Request, caller: Caller) -> Hashable | None:
+    """None: a caller who sees all. Links count by address: a user can have many of them."""
+    if is_linked(request):
+        return client_network(request)
+    return None if caller.sees_all else caller
 
 
 @router.get("/api/projects/{project_id}/archive", response_class=Response, responses=ARCHIVE)
@@ -95,7 +123,8 @@ def project_archive(
     if first is None:
         raise not_found("file of project", project_id)
     disposition = attachment(project_id, ".zip")
-    return Archive(context.pipeline.store, chain([first], files), disposition)
+    holder = _holder(request, caller)
+    return Archive(context.pipeline.store, chain([first], files), disposition, holder)
 
 
 def _films(context: Context, project_id: str) -> Iterator[ArchiveFile]:

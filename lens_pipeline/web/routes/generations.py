@@ -254,7 +254,10 @@ def _file_facts(context: Context, entry: library.Entry) -> dict[str, Any]:
     "/api/generations/{generation_id}", status_code=204, responses={409: {"model": Problem}}
 )
 def delete_generation(generation_id: str, caller: CallerDep, context: ContextDep) -> None:
-    """Delete its row; what was made of it, and its original, go as of any row that is gone."""
+    """Delete its row; what was made of it, and its original, go as of any row that is gone.
+
+    A file that was added stays in the store: its row named it.
+    """
     entry = visible_entry(context, caller, generation_id)
     if not context.pipeline.settings.deletion:
         raise ApiError(403, "deletion_off", "nothing is deleted here: LENS_DELETION is not set")

@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect
 
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.uploads import add_file, kind_of_file
-from lens_pipeline.errors import DiskFull, SourceTooLarge, SourceUnreadable
+from lens_pipeline.derivatives.uploads import add_file, kind_of_file, require_user
+from lens_pipeline.errors import DiskFull, InvalidRow, SourceTooLarge, SourceUnreadable
 from lens_pipeline.storage.object_store import save_stream
 from lens_pipeline.web.auth.access import Access
 from lens_pipeline.web.auth.caller import all_seeing_caller
@@ -51,6 +51,11 @@ def _add(request: Request, context: Context, name: str, user_id: str) -> Generat
     """Raises ApiError."""
     pipeline, access = context.pipeline, _access(request)
     pipeline.catalog.check_adding()
+    try:
+        require_user(pipeline, user_id)
+    except InvalidRow as error:
+        problem = f"{error}: name one as user_id"
+        raise ApiError(400, "invalid_user", problem, field="user_id") from None
     with scratch_directory(pipeline.settings.scratch) as directory:
         path = directory / "upload"
         _save(request, path, pipeline.settings.max_source_bytes)

@@ -210,8 +210,9 @@ export class SelectionBar {
     const onkeydown = (event) => event.repeat && event.preventDefault();
     const undo = el("button.primary", { type: "button", onkeydown }, t("selection.undo"));
     const left = el("span.left", { "aria-hidden": "true" });
-    this.#show("countdown", el("p", {}, t("selection.to_delete", { count })), left, undo);
-    announce(t("selection.to_delete_soon", { count, seconds: UNDO_SECONDS }));
+    const stays = t("selection.added_stay");
+    this.#show("countdown", el("p", {}, t("selection.to_delete", { count }), el("small", {}, stays)), left, undo);
+    announce(`${t("selection.to_delete_soon", { count, seconds: UNDO_SECONDS })}. ${stays}`);
     undo.focus();
     return new Promise((resolve) => {
       const until = performance.now() + UNDO_SECONDS * 1000;

@@ -276,6 +276,7 @@ def test_deletion_can_be_undone_for_a_while(
         page.keyboard.down("Enter")
         page.keyboard.up("Enter")
         expect(bar.get_by_text("2 will be deleted")).to_be_visible()
+        expect(bar.get_by_text("people added stay in the store")).to_be_visible()
         expect(bar.get_by_role("button", name="Undo")).to_be_focused()
         page.clock.fast_forward(8000)
         page.keyboard.press("Enter")

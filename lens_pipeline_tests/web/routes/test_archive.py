@@ -205,6 +205,45 @@ def test_clients_that_stall_or_leave_give_their_place_to_others(
     with _raw(web, "v1"):
         eventually(lambda: archive._archives.borrowed_tokens == 1, 10, "the archive")
         eventually(lambda: _is_quiet(site), 10, "the end of patience")
+    # A client that takes some bytes now and then would keep its place for ever.
+    monkeypatch.setattr(archive, "_LEAST_BYTES_A_SECOND", 1 << 40)
+    with _raw(web, "v1") as client:
+        eventually(lambda: archive._archives.borrowed_tokens == 1, 10, "the archive")
+
+        def is_given_up() -> bool:
+            client.recv(256 * 1024)
+            return _is_quiet(site)
+
+        eventually(is_given_up, 10, "the end of patience with a slow client")
+
+
+@pytest.mark.usefixtures("quiet")
+def test_one_client_cannot_take_all_places(
+    site: Site, app: FastAPI, web: httpx.Client, guarded_app: FastAPI
+) -> None:
+    """A user's token, or a link in a chat, that keeps everybody else out."""
+    _large(site, "v1", 100 * _MIB)
+    become(app, Caller(user_id="u1"))
+    clients = [_raw(web, "v1") for _ in range(3)]
+    try:
+        eventually(lambda: archive._archives.borrowed_tokens == 3, 10, "three archives")
+        refused = web.get(URL, params={"ids": "v1"})
+        assert (refused.status_code, refused.json()["error"]) == (429, "too_many_archives")
+        become(app, Caller())
+        with web.stream("GET", URL, params={"ids": "v1"}) as answer:
+            assert answer.status_code == 200
+        _store(site, "v2", b"film")
+        with client_of(guarded_app) as other:
+            asked = {"paths": [f"{URL}?ids=v2"]}
+            (link,) = other.post("/api/links", json=asked, headers=BEARER).json()["links"]
+            archive._held["127.0.0.1"] = archive._MOST_OF_ONE
+            assert other.get(link["url"]).status_code == 429
+            del archive._held["127.0.0.1"]
+            assert other.get(link["url"]).status_code == 200
+    finally:
+        for client in clients:
+            client.close()
+    eventually(lambda: not archive._held, 10, "the end of all archives")
 
 
 @pytest.mark.usefixtures("quiet")

@@ -88,6 +88,22 @@ def test_what_is_refused_leaves_nothing(
     assert list(site.pipeline.settings.scratch.glob("*")) == []
 
 
+def test_a_user_that_the_table_cannot_hold_is_refused_before_the_file(
+    site: Site, web: httpx.Client
+) -> None:
+    """A film that is sent for an hour, and then a database that "does not answer"."""
+    site.sql("DROP INDEX generations_user_id_finished_at_id")
+    site.sql("ALTER TABLE generations ALTER user_id TYPE uuid USING user_id::uuid")
+    # Its content would be refused, too.
+    answer = _send(web, "a.mp4", b"<html>").json()
+    assert (answer["error"], answer["field"]) == ("invalid_user", "user_id")
+    assert "user 'me' is no UUID" in answer["message"]
+    user_id = str(uuid.uuid4())
+    added = _send(web, "a.png", sources.png(), query={"user_id": user_id.upper()})
+    assert added.status_code == 201, added.text
+    assert added.json()["user_id"] == user_id
+
+
 def test_a_file_that_is_cut_short_is_no_file(site: Site, web: httpx.Client) -> None:
     head = f"POST {_PATH}?name=a.jpg HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9999\r\n\r\n"
     with socket.create_connection((web.base_url.host, web.base_url.port or 80)) as link:
