@@ -103,7 +103,7 @@ class EncoderDied(TransientError):
 
 
 class EncoderUnusable(TransientError):
-    """ffmpeg or ffprobe is absent or does not start."""
+    """ffmpeg, ffprobe or the process of a decoder is absent or does not start."""
 
     blameless = True
 

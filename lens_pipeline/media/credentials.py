@@ -6,7 +6,6 @@ What parses them runs in the sandbox: `sandbox/credentials`.
 import datetime as dt
 import hashlib
 import mmap
-import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,8 @@ _CHUNK_BYTES = 1 << 20
 _WITHOUT_CREDENTIALS = (".webm", ".mkv", ".ogv", ".ts", ".mpg", ".flv", ".wmv")
 # C2PA's id of its box in MP4, and what is hashed of no MP4.
 C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+# Of a draft: it is as long as the manifest with the true one.
+NO_HASH = bytes(32).hex()
 UNHASHED_BOXES = ("ftyp", "mfra", "free", "skip")
 # Of an MP4's index: where samples lie, and what these tables are in.
 _PLACES = {b"stco": "I", b"co64": "Q"}
@@ -72,29 +73,42 @@ def mp4_box(manifest: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(content), b"uuid") + content
 
 
-def insert_room(file: Path, size: int) -> int:
+def sign_mp4(file: Path, size: int, sign: Callable[[str], bytes]) -> None:
+    """Add the manifest of `size` bytes that `sign` makes of the file's hash.
+
+    Raises SignerUnusable: it has another size. What `sign` raises.
+    """
+    place = _insert_room(file, len(mp4_box(bytes(size))))
+    manifest = sign(_mp4_hash(file))
+    if len(manifest) != size:
+        raise SignerUnusable(f"credentials of {len(manifest)} bytes instead of {size}")
+    with file.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(mp4_box(manifest))
+
+
+def _insert_room(file: Path, size: int) -> int:
     """Put an empty box of `size` bytes behind the first of an MP4, where C2PA wants its own.
 
     Samples are found as before. Returns the place.
     """
     first, *others = _boxes(file)
     moved = file.with_name(f"{file.name}.moved")
-    with file.open("rb") as old, moved.open("wb", buffering=0) as new:
+    with file.open("rb") as old, moved.open("wb") as new:
         new.write(old.read(first[-1]))
         new.write(struct.pack(">I4s", size, b"free") + bytes(size - 8))
         for kind, start, end in others:
+            old.seek(start)
             if kind == b"moov":
-                old.seek(start)
                 new.write(_with_places_moved(old.read(end - start), size))
-            else:
-                place = start
-                while place < end:
-                    place += os.sendfile(new.fileno(), old.fileno(), place, end - place)
+                continue
+            for place in range(start, end, _CHUNK_BYTES):
+                new.write(old.read(min(_CHUNK_BYTES, end - place)))
     moved.replace(file)
     return first[-1]
 
 
-def mp4_hash(file: Path) -> str:
+def _mp4_hash(file: Path) -> str:
     """SHA-256, in hex, of an MP4 as C2PA's assertion for BMFF has it: of each box its place and its
     bytes, but for its own one, or the one that keeps its place.
     """

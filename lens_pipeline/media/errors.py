@@ -21,7 +21,7 @@ class ShotError(MediaError):
 
 
 class SandboxUnavailable(Exception):
-    """The sandbox was closed or cannot start a process."""
+    """The sandbox cannot start a process."""
 
 
 class MediaProcessDied(Exception):

@@ -156,7 +156,7 @@ class Manifest:
     actions: tuple[str, ...]  # C2PA's, after the file was opened or created
     ingredients: tuple[Ingredient, ...]
     source_type: str | None = None  # IPTC's term, of what is composed
-    mp4_hash: str | None = None  # in hex, as of `credentials.mp4_hash`
+    mp4_hash: str | None = None  # in hex, as `credentials.sign_mp4` has it
 
 
 @dataclass(frozen=True, slots=True)

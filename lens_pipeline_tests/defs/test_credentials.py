@@ -2,19 +2,25 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import c2pa
 import httpx2 as httpx
+import psutil
 import pytest
 
 from lens_pipeline import definitions
+from lens_pipeline.defs.assets import provenance
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.media import credentials
-from lens_pipeline.media.models import Manifest
+from lens_pipeline.media.errors import Cancelled, MediaProcessDied, SandboxUnavailable
+from lens_pipeline.media.models import Ingredient, Manifest
 from lens_pipeline.media.sandbox.pool import CREDENTIALS, Sandbox
 from lens_pipeline.settings import load
+from lens_pipeline.storage.retries import FetchCancelled
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
 from lens_pipeline_tests.support import sources
@@ -129,6 +135,50 @@ def test_films_are_signed_with_their_shots(site: Site, sign: None) -> None:
         told = _told(site.store / _facts(site, asset, key)["path"])
         (parent,) = told["manifests"][told["active_manifest"]]["ingredients"]
         assert (told["validation_state"], parent["relationship"]) == ("Valid", "parentOf")
+
+
+def test_a_credentials_process_that_ends_fails_no_preview_and_no_file_for_good(
+    site: Site,
+    signed_photo: bytes,
+    environment: pytest.MonkeyPatch,
+    certificate: Pair,
+    tmp_path: Path,
+) -> None:
+    """A preview lost for want of what is optional; dead letters, as the machine had no memory."""
+    file = tmp_path / "a.jpg"
+    file.write_bytes(signed_photo)
+    source = Ingredient("a", "image/jpeg", "", None, file)
+    for error in (MediaProcessDied("killed"), SandboxUnavailable("no process"), Cancelled()):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Sandbox, "credentials", Mock(side_effect=error))
+            if isinstance(error, Cancelled):
+                with pytest.raises(FetchCancelled):
+                    provenance.Provenance(load()[0]).facts(source)
+            else:
+                told = provenance.Provenance(load()[0]).facts(source)["c2pa"].value
+                assert told == {"state": "unreadable", "problems": [str(error)]}
+
+    environment.setenv("LENS_C2PA_CERT", str(certificate.cert))
+    environment.setenv("LENS_C2PA_KEY", str(certificate.key))
+    signer = credentials.load_signer(*certificate)
+    for failure in ("EncoderDied", "SigningUnavailable"):
+        with pytest.MonkeyPatch.context() as patch:
+            if failure == "EncoderDied":
+                killer = replace(signer, sign=_kill_credentials_process)
+                patch.setattr(provenance, "load_signer", lambda *_, killer=killer: killer)
+            else:
+                patch.setattr(Sandbox, "signed", Mock(side_effect=SandboxUnavailable("no process")))
+            assert site.once()["failed"] == 1
+            failed = site.status("p1")
+        assert (failed["state"], failed["error_class"]) == ("failed", failure)
+        assert failed["attempts"] == 0
+
+
+def _kill_credentials_process(_: bytes) -> bytes:
+    for child in psutil.Process().children():
+        if child.cmdline()[3:5] == ["lens_pipeline.media.sandbox.worker", CREDENTIALS]:
+            child.kill()
+    return b""
 
 
 def test_what_cannot_be_signed_waits(

@@ -89,7 +89,7 @@ def test_an_older_library_is_told_apart_from_new_rows(
     done = site.lens("status", "--json")
     assert done.code == 1
     assert done.json["originals_unsaved"]["photo"]["late"]["count"] == 1
-    assert site.lens("status").out.startswith("originals: not saved: 1 of new photos, the first of")
+    assert "\noriginals: not saved: 1 of new photos, the first of" in site.lens("status").out
 
     assert site.lens("backfill", "--originals", "--json").json["failed"] == 2
     assert _counts(site) == (0, 2)

@@ -64,15 +64,12 @@ def _webp() -> bytes:
 
 def _signed_mp4(file: Path, sandbox: Sandbox, signer: Signer, *shots: Ingredient) -> None:
     mark_mp4(file, TRAINED)
-    made = {"mp4_hash": bytes(32).hex(), "source_type": TRAINED}
-    draft = sandbox.signed(_manifest("video/mp4", *shots, **made), b"", signer)
-    place = credentials.insert_room(file, len(credentials.mp4_box(draft)))
-    made["mp4_hash"] = credentials.mp4_hash(file)
-    manifest = sandbox.signed(_manifest("video/mp4", *shots, **made), b"", signer)
-    assert len(manifest) == len(draft)
-    with file.open("r+b") as stream:
-        stream.seek(place)
-        stream.write(credentials.mp4_box(manifest))
+
+    def sign(digest: str) -> bytes:
+        manifest = _manifest("video/mp4", *shots, mp4_hash=digest, source_type=TRAINED)
+        return sandbox.signed(manifest, b"", signer)
+
+    credentials.sign_mp4(file, len(sign(credentials.NO_HASH)), sign)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lens_pipeline.defs.assets.renderers import media_failures
 from lens_pipeline.errors import EncoderDied, Failure
-from lens_pipeline.media.errors import MediaError, SandboxUnavailable
+from lens_pipeline.media.errors import Cancelled, MediaError, SandboxUnavailable
 from lens_pipeline.media.models import PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox import pool
 from lens_pipeline.media.sandbox.pool import Sandbox
@@ -316,11 +316,11 @@ def test_closing_ends_a_render_in_progress(
         started = time.monotonic()
         sandbox.close()
         for call in (rendering, waiting):
-            with pytest.raises(SandboxUnavailable, match="closed"):
+            with pytest.raises(Cancelled, match="closed"):
                 call.result()
         assert time.monotonic() - started < 1
     assert workers() == []
-    with pytest.raises(SandboxUnavailable):
+    with pytest.raises(Cancelled):
         sandbox.preview(slow_photo, slow_spec)
 
 

@@ -2,7 +2,8 @@
 
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,16 +15,21 @@ from lens_pipeline.catalog.rows import Row, Shot
 from lens_pipeline.defs.assets import renderers
 from lens_pipeline.defs.assets.renderers import media_failures
 from lens_pipeline.derivatives.provenance import source_type
-from lens_pipeline.errors import SigningUnavailable, SourceOverLimit, SourceUnreadable
+from lens_pipeline.errors import (
+    EncoderUnusable,
+    SigningUnavailable,
+    SourceOverLimit,
+    SourceUnreadable,
+)
 from lens_pipeline.media.credentials import (
     INSTALL,
+    NO_HASH,
     has_credentials,
-    insert_room,
     load_signer,
     mp4_box,
-    mp4_hash,
+    sign_mp4,
 )
-from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.errors import MediaError, MediaProcessDied, SandboxUnavailable
 from lens_pipeline.media.formats import file_extension, read_head
 from lens_pipeline.media.models import Credentials, Ingredient, Manifest, Signer
 from lens_pipeline.media.provenance import mark_mp4, marked_webp
@@ -36,7 +42,6 @@ logger = logging.getLogger(__name__)
 # By how much credentials make a picture larger at the most, and an MP4, if they have those of what
 # it is made from as well.
 _MOST_PICTURE_BYTES, _MOST_MP4_SHARE = 64 * 1024, 0.02
-_NO_HASH = bytes(32).hex()
 # What IPTC calls a film of which nothing else is known.
 _COMPOSED = "composite"
 
@@ -53,10 +58,12 @@ class Provenance:
         """What the credentials of an original say, as metadata; empty if it has none."""
         if source.file is None:
             return {}
-        try:
-            found = self._read(source.file)
-        except MediaError as error:
-            found = Credentials.clipped("unreadable", problems=[str(error)])
+        with media_failures():
+            try:
+                found = self._read(source.file)
+            except (MediaError, MediaProcessDied, SandboxUnavailable) as error:
+                # The picture is made all the same.
+                found = Credentials.clipped("unreadable", problems=[str(error)])
         facts = {name: value for name, value in asdict(found).items() if value}
         return {"c2pa": dg.MetadataValue.json(facts)}
 
@@ -104,17 +111,15 @@ class Provenance:
         size = file.stat().st_size
         most = most_bytes - size if most_bytes else int(size * _MOST_MP4_SHARE)
         # How long it is; the hash tells where everything lies then.
-        draft = replace(manifest, mp4_hash=_NO_HASH)
-        signed, draft = self._signed(self._signer, draft, b"", most - len(mp4_box(b"")))
-        place = insert_room(file, len(mp4_box(signed)))
-        with media_failures():
-            manifest = replace(draft, mp4_hash=mp4_hash(file))
-            box = mp4_box(self._sandbox().signed(manifest, b"", self._signer))
-        if len(box) != len(mp4_box(signed)):
-            raise SigningUnavailable(f"the credentials of {manifest.title} differ in length")
-        with file.open("r+b") as stream:
-            stream.seek(place)
-            stream.write(box)
+        draft = replace(manifest, mp4_hash=NO_HASH)
+        signer, sandbox = self._signer, self._sandbox()
+        signed, draft = self._signed(signer, draft, b"", most - len(mp4_box(b"")))
+        with _signing_failures():
+            sign_mp4(
+                file,
+                len(signed),
+                lambda digest: sandbox.signed(replace(draft, mp4_hash=digest), b"", signer),
+            )
 
     def _read(self, source: Path) -> Credentials:
         if importlib.util.find_spec("c2pa") is None:
@@ -140,22 +145,28 @@ class Provenance:
         broken, or if it had more than `most_bytes` with them.
         """
         sandbox = self._sandbox()
-        if any(one.file for one in manifest.ingredients):
-            try:
-                with media_failures():
+        with _signing_failures():
+            if any(one.file for one in manifest.ingredients):
+                try:
                     signed = sandbox.signed(manifest, picture, signer)
-                if len(signed) <= most_bytes:
-                    return signed, manifest
-                logger.info("%s: the credentials of its sources are too large", manifest.title)
-            except (SourceUnreadable, SourceOverLimit) as error:
-                logger.warning("%s: credentials of its sources: %s", manifest.title, error)
-        plain = tuple(replace(one, file=None) for one in manifest.ingredients)
-        manifest = replace(manifest, ingredients=plain)
-        try:
-            with media_failures():
-                return sandbox.signed(manifest, picture, signer), manifest
-        except (SourceUnreadable, SourceOverLimit) as error:
-            raise SigningUnavailable(str(error)) from error
+                    if len(signed) <= most_bytes:
+                        return signed, manifest
+                    logger.info("%s: the credentials of its sources are too large", manifest.title)
+                except MediaError as error:
+                    logger.warning("%s: credentials of its sources: %s", manifest.title, error)
+            plain = tuple(replace(one, file=None) for one in manifest.ingredients)
+            manifest = replace(manifest, ingredients=plain)
+            return sandbox.signed(manifest, picture, signer), manifest
+
+
+@contextmanager
+def _signing_failures() -> Iterator[None]:
+    """Raises SigningUnavailable where `media_failures` blames the file, or ffmpeg."""
+    try:
+        with media_failures():
+            yield
+    except (SourceUnreadable, SourceOverLimit, EncoderUnusable) as error:
+        raise SigningUnavailable(str(error)) from error
 
 
 def _manifest(

@@ -97,7 +97,7 @@ def media_failures() -> Iterator[None]:
         raise FetchCancelled("the run was cancelled") from error
     except media.DiskFull as error:
         raise errors.DiskFull(str(error)) from error
-    except media.ToolUnusable as error:
+    except (media.ToolUnusable, media.SandboxUnavailable) as error:
         raise errors.EncoderUnusable(str(error)) from error
     except media.SignerUnusable as error:
         raise errors.SigningUnavailable(str(error)) from error

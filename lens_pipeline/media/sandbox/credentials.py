@@ -135,7 +135,7 @@ def _actions(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _mp4_hash(digest: str) -> dict[str, Any]:
-    """As `credentials.mp4_hash` made it."""
+    """As `credentials.sign_mp4` made it."""
     left_out = [{"xpath": f"/{box}"} for box in UNHASHED_BOXES]
     ours = {"xpath": "/uuid", "data": [{"offset": 8, "value": list(C2PA_BOX)}]}
     return {

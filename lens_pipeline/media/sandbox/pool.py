@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 import lens_pipeline
-from lens_pipeline.media.errors import MediaError, MediaProcessDied, SandboxUnavailable
+from lens_pipeline.media.errors import (
+    Cancelled,
+    MediaError,
+    MediaProcessDied,
+    SandboxUnavailable,
+)
 from lens_pipeline.media.ffmpeg.run import CRASHES
 from lens_pipeline.media.models import (
     Credentials,
@@ -117,7 +122,7 @@ class Sandbox:
         self.close()
 
     def start(self) -> None:
-        """Start all workers and wait. Raises SandboxUnavailable: closed, or a start fails."""
+        """Start all workers and wait. Raises SandboxUnavailable: one fails. Cancelled: closed."""
         started: list[_Worker] = []
         try:
             while len(started) < self._workers:
@@ -135,7 +140,8 @@ class Sandbox:
         """Call `images.render_preview` in a worker.
 
         Raises MediaError: as there, or it crashed, or took too much time or memory (`over_limit`).
-        MediaProcessDied: killed twice. SandboxUnavailable: closed. FileNotFoundError.
+        MediaProcessDied: killed twice. SandboxUnavailable: it does not start. Cancelled: closed.
+        FileNotFoundError.
         """
         return _picture(*self._ask({"kind": "preview", "spec": asdict(spec)}, [source]))
 
@@ -167,7 +173,7 @@ class Sandbox:
         return body
 
     def close(self) -> None:
-        """Kill all workers; calls in progress raise SandboxUnavailable. May be repeated."""
+        """Kill all workers; calls in progress raise Cancelled. May be repeated."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -224,7 +230,7 @@ class Sandbox:
             reason = worker.explain_end() if isinstance(error, EOFError) else None
             self._discard(worker)
             if self._closed:
-                raise SandboxUnavailable("the sandbox was closed") from error
+                raise Cancelled("the sandbox was closed") from error
             if reason is not None:
                 raise reason from error
             if isinstance(error, protocol.ProtocolError):
@@ -246,7 +252,7 @@ class Sandbox:
                 )
             )
             if self._closed:
-                raise SandboxUnavailable("the sandbox is closed")
+                raise Cancelled("the sandbox is closed")
             while self._idle:
                 worker = self._idle.pop()
                 if worker.is_alive():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,8 @@ import psutil
 
 from lens_pipeline import VERSION
 from lens_pipeline.core.files import prepare_home
-from lens_pipeline.media.credentials import load_signer
-from lens_pipeline.media.errors import SignerUnusable
+from lens_pipeline.media.credentials import NO_HASH, load_signer, sign_mp4
+from lens_pipeline.media.errors import MediaProcessDied, SandboxUnavailable, SignerUnusable
 from lens_pipeline.media.ffmpeg import tools
 from lens_pipeline.media.ffmpeg.run import run
 from lens_pipeline.media.models import Manifest
@@ -39,6 +40,8 @@ print(".".join(str(pyvips.version(part)) for part in range(3)))
 
 # A picture of one pixel.
 _WEBP = base64.b64decode("UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA")
+# A video of no frame: `ftyp`, and an `mdat` that is empty.
+_MP4 = bytes.fromhex("00000014667479706d703432000000006d703432000000086d646174")
 
 
 class Space(NamedTuple):
@@ -169,17 +172,26 @@ def libvips() -> str:
 
 
 def credentials(cert: Path, key: Path) -> str:
-    """Signs a picture and reads it. Raises ProbeError, MediaError."""
-    manifest = Manifest("doctor.webp", "image/webp", VERSION, (), (), "trainedAlgorithmicMedia")
+    """Signs a picture and a video, and reads them. Raises ProbeError, MediaError."""
+    webp = Manifest("doctor.webp", "image/webp", VERSION, (), (), "trainedAlgorithmicMedia")
+    mp4 = replace(webp, title="doctor.mp4", media_type="video/mp4", mp4_hash=NO_HASH)
     with tempfile.TemporaryDirectory() as name:
-        picture = Path(name) / "doctor.webp"
+        picture, video = Path(name) / webp.title, Path(name) / mp4.title
+        video.write_bytes(_MP4)
         try:
             signer = load_signer(cert, key)
             with Sandbox(1, _LIBRARY_SECONDS, 2048, Path(name), CREDENTIALS) as sandbox:
-                picture.write_bytes(sandbox.signed(manifest, _WEBP, signer))
-                found = sandbox.credentials(picture)
-        except SignerUnusable as error:
+                picture.write_bytes(sandbox.signed(webp, _WEBP, signer))
+                sign_mp4(
+                    video,
+                    len(sandbox.signed(mp4, b"", signer)),
+                    lambda digest: sandbox.signed(replace(mp4, mp4_hash=digest), b"", signer),
+                )
+                both = sandbox.credentials(picture), sandbox.credentials(video)
+        except (SignerUnusable, SandboxUnavailable, MediaProcessDied) as error:
             raise ProbeError(str(error)) from error
-    if found.state not in ("valid", "trusted"):
-        raise ProbeError(f"what {cert} signs is {found.state}: {', '.join(found.problems)}")
+    for found in both:
+        if found.state not in ("valid", "trusted"):
+            raise ProbeError(f"what {cert} signs is {found.state}: {', '.join(found.problems)}")
+    found = both[0]
     return f"{found.signer or found.issuer} signs what is made: {found.state}"
