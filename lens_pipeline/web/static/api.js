@@ -70,6 +70,15 @@ export async function askByIds(path, name, ids, parameter = "ids") {
   return found;
 }
 
+/** Ids of projects and of what is in them, as the `pattern` of a field. */
+export const ID = "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,127}";
+
+const wholeId = new RegExp(`^${ID}$`);
+export const isId = (text) => wholeId.test(text);
+
+/** Whether that entry of a list has failed. */
+export const hasFailed = ({ status }) => status === "failed" || status === "dead";
+
 /** A path of the API with each part encoded: ids are strangers' text. */
 export const path = (...parts) => `/api/${parts.map(encodeURIComponent).join("/")}`;
 

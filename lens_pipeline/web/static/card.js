@@ -1,14 +1,12 @@
 // One picture of the library's grid.
 
-import { dagster } from "./api.js";
+import { dagster, hasFailed } from "./api.js";
 import { HoverClip } from "./clip.js";
 import { el, icon, say, set } from "./dom.js";
 import { adviceText, agoElement, classText, duration, setAgo, t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
 
 const PLACEHOLDER_MS = 40;
-
-export const hasFailed = (entry) => entry.status === "failed" || entry.status === "dead";
 
 // What sites write where nothing more is to come.
 const GIVEN_UP = new Set(["fail", "failed", "failure", "error", "cancelled", "canceled"]);
@@ -36,6 +34,7 @@ export class Card {
   constructor(entry, { open, retry, onlyUser }) {
     this.picture = null;
     this.shown = null;
+    this.broken = null; // address of a picture that could not be loaded
     this.isReached = false;
     this.width = 240;
     this.opener = el("button.opener", { type: "button", onclick: () => open(this.entry) });
@@ -105,13 +104,14 @@ export class Card {
 
   /** Say how it stands in place of its picture, by new elements: the old ones would jump. */
   tell(state, reason) {
-    const { status, error, error_class } = this.entry;
-    const said = status === "ready" ? "" : `${state}\n${reason}\n${error}`;
+    const { status, error, error_class, picture_url: url } = this.entry;
+    const isGone = status === "ready" && url !== null && url === this.broken;
+    const said = isGone ? url : status === "ready" ? "" : `${state}\n${reason}\n${error}`;
     if (this.said === said) return;
     this.said = said;
     const failed = hasFailed(this.entry);
     const mark = el("span.mark", {}, status === "processing" ? el("span.spinner") : stateIcon(this.entry));
-    const words = [
+    const words = isGone ? [el("span.mark", {}, icon("alert")), el("span", {}, t("library.picture_gone"))] : [
       el("div.standing", {}, mark, el("span", {}, state)),
       failed && el("p.reason", {}, reason),
       failed && error && error !== reason && el("p.own-words", { title: error }, error),
@@ -130,6 +130,7 @@ export class Card {
   show(url) {
     if (url === this.shown) return;
     this.shown = url;
+    this.broken = null;
     this.picture?.remove();
     this.picture = null;
     clearTimeout(this.waiting);
@@ -151,9 +152,8 @@ export class Card {
     });
     picture.addEventListener("error", () => {
       if (picture !== this.picture) return;
-      this.said = null;
-      this.state.replaceChildren(el("span.mark", {}, icon("alert")), el("span", {}, t("library.picture_gone")));
-      this.state.hidden = false;
+      this.broken = url;
+      this.update(this.entry);
     });
     const sizes = this.entry.sizes?.map((size) => `${size.url} ${size.width}w`);
     if (sizes?.length) {

@@ -96,6 +96,7 @@ export class Entries {
     this.page.told();
     await this.#inTurn(async () => {
       for (let tries = 0; tries < EMPTY_PAGES && !this.complete; tries++) {
+        if (tries) await this.#rest();
         const limit = this.list.length < MOST ? PAGE : MOST;
         const page = await this.#ask({ cursor: this.#cursor, limit });
         this.#cursor = page.next_cursor;
@@ -179,19 +180,26 @@ export class Entries {
     const read = this.page.lastRead();
     const found = new Map();
     let cursor = null;
-    let isEnough = false;
-    for (let empty = 0; !isEnough && empty < EMPTY_PAGES; ) {
+    let isBelow = false;
+    for (let empty = 0, isEnough = false; !isEnough && empty < EMPTY_PAGES; ) {
+      if (cursor !== null) await this.#rest();
       const page = await this.#ask({ cursor, limit });
       for (const entry of page.generations) found.set(entry.id, kept(entry));
       cursor = page.next_cursor;
       const last = page.generations.at(-1);
-      if (!last) empty += 1;
-      const isBelow = !read || found.has(read.id) || (last && new Date(last.updated_at) < new Date(read.updated_at));
+      empty = last ? 0 : empty + 1;
+      isBelow = !read || found.has(read.id) || (last && new Date(last.updated_at) < new Date(read.updated_at));
       isEnough = cursor === null || (found.size > 0 && isBelow);
+    }
+    this.held.clear();
+    if (cursor !== null && !isBelow) {
+      // Of a rare status nothing came for so long: what was below stays for its reader.
+      const rest = this.list.slice(1 + this.list.findLastIndex(({ id }) => found.has(id)));
+      this.#replace([...found.values(), ...rest]);
+      return;
     }
     this.#cursor = cursor;
     this.complete = cursor === null;
-    this.held.clear();
     this.#replace([...found.values()]);
   }
 
@@ -220,6 +228,13 @@ export class Entries {
 
   #ask(more) {
     return ask("GET", PATH, { query: { ...this.#query, ...more }, signal: this.#ended.signal });
+  }
+
+  /** Between the pages of one turn. Throws AbortError if the list is another one by then. */
+  async #rest() {
+    const { signal } = this.#ended;
+    await new Promise((done) => setTimeout(done, REST_MS));
+    signal.throwIfAborted();
   }
 
   /** Nothing else is asked for meanwhile. */

@@ -1,7 +1,7 @@
 // What is known of a photo or video, beside it in the viewer.
 
-import { dagster } from "./api.js";
-import { hasFailed, reasonTitle, stateText } from "./card.js";
+import { dagster, hasFailed } from "./api.js";
+import { reasonTitle, stateText } from "./card.js";
 import { el, icon } from "./dom.js";
 import { adviceText, duration, inFull, size, t } from "./texts.js";
 

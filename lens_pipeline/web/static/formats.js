@@ -1,6 +1,6 @@
 // The formats of films: renditions, all of a film or a part of it at another size.
 
-import { ask, askByIds, path } from "./api.js";
+import { ask, askByIds, hasFailed, path } from "./api.js";
 import { confirm, dialog, toast } from "./dialogs.js";
 import { byId, el, icon, say, set } from "./dom.js";
 import { movingInTurn } from "./flip.js";
@@ -100,6 +100,11 @@ export class Formats {
       event.preventDefault();
       const [width, height] = choice.value.split(",").map(Number);
       const { start, end } = form.elements;
+      // Such a field seems empty to scripts.
+      if ([start, end].some((field) => field.validity.badInput)) {
+        say(error, t("formats.wrong_number"));
+        return;
+      }
       const at = (field) => (field.value === "" ? null : field.valueAsNumber);
       const body = { master_id: master.master_id, width, height, start_seconds: at(start), end_seconds: at(end) };
       if (body.end_seconds !== null && body.end_seconds <= (body.start_seconds ?? 0)) {
@@ -148,7 +153,10 @@ export class FormatList {
     }
     this.list.style.setProperty("--lines", String(Math.min(MOST_LINES, formats.length)));
     this.list.hidden = !formats.length;
-    this.list.replaceChildren(...[...this.rows.values()].map((row) => row.root));
+    const roots = [...this.rows.values()].map((row) => row.root);
+    // A row that is put in again loses the focus, and the list its place.
+    const isSame = roots.length === this.list.children.length && roots.every((root, place) => root === this.list.children[place]);
+    if (!isSame) this.list.replaceChildren(...roots);
   }
 
   progress(event) {
@@ -171,9 +179,7 @@ class FormatRow {
 
   update(format) {
     this.format = format;
-    const { status } = format;
-    const failed = status === "failed" || status === "dead";
-    set(this.root, { "data-id": format.scaled_id, "data-status": status });
+    set(this.root, { "data-id": format.scaled_id, "data-status": format.status });
     say(this.label, [frame(format), part(format)].filter(Boolean).join(" · "));
     const name = `${this.list.master.name}, ${this.label.textContent}`;
     const named = (element, key) => set(element, { "aria-label": t(key, { name }), title: t(key, { name }) });
@@ -183,7 +189,7 @@ class FormatRow {
     named(this.remove, "masters.delete_named");
     set(this.save, { href: format.video_url, download: `${this.list.master.name} ${format.width}x${format.height}.mp4` });
     this.play.hidden = this.save.hidden = !format.video_url;
-    this.again.hidden = !failed;
+    this.again.hidden = !hasFailed(format);
     this.tell();
   }
 
@@ -195,7 +201,7 @@ class FormatRow {
 
   tell() {
     const { format } = this;
-    const failed = format.status === "failed" || format.status === "dead";
+    const failed = hasFailed(format);
     let words = [t("state.ready"), format.duration_seconds && duration(format.duration_seconds), format.bytes && size(format.bytes)];
     if (failed) words = [classText(format.error_class) ?? format.error];
     else if (format.held_by === "input") words = [t("formats.waits")];

@@ -146,7 +146,8 @@ const viewer = new Viewer({
   hasMore: () => !entries.complete,
   more: load,
   retry,
-  focus: (id) => grid.focus(entries.place(id)),
+  // The page stays where it is if the dialog has given the focus back to that card already.
+  focus: (id) => entries.place(id) === grid.focused || grid.focus(entries.place(id)),
 });
 const open = (entry) => viewer.open(entry);
 
@@ -168,12 +169,14 @@ function onlyUser(user) {
 
 // --- filters, which are in the address
 
+/** Fill in the form; returns the filters. */
 function readAddress() {
   const query = new URLSearchParams(location.search);
   for (const name of FILTERS) form.elements[name].value = query.get(name) ?? "";
   // A value that the form does not know is no filter.
-  filters = Object.fromEntries(FILTERS.map((name) => [name, form.elements[name].value]));
-  if (boundUser) filters.user_id = boundUser;
+  const read = Object.fromEntries(FILTERS.map((name) => [name, form.elements[name].value]));
+  if (boundUser) read.user_id = boundUser;
+  return read;
 }
 
 /** As the API wants them: a day is of the reader's own place. */
@@ -207,7 +210,7 @@ function restart() {
   selection.clear();
   isWaiting = true;
   isStuck = false;
-  readAddress();
+  filters = readAddress();
   empty.hidden = true;
   scrollTo({ top: 0, behavior: "instant" });
   entries.restart(query());
@@ -241,9 +244,7 @@ const selection = new Selection(grid.root, {
 
 addEventListener("pagehide", () => keepPlace(entries.list.length));
 addEventListener("popstate", () => {
-  const before = JSON.stringify(filters);
-  readAddress();
-  if (JSON.stringify(filters) !== before) restart();
+  if (JSON.stringify(readAddress()) !== JSON.stringify(filters)) restart();
   viewer.follow();
 });
 const addFiles = offerUploads({

@@ -1,6 +1,6 @@
 // One master in the list.
 
-import { dagster } from "./api.js";
+import { dagster, hasFailed } from "./api.js";
 import { el, icon, say, set } from "./dom.js";
 import { FormatList } from "./formats.js";
 import { holdText, progressText } from "./progress.js";
@@ -13,8 +13,6 @@ const MOST_AWAITED = 4;
 
 /** Why it failed; which shot is at fault, only the server's own words say. */
 export const reasonTitle = (master) => classText(master.error_class) ?? master.error ?? "";
-
-const hasFailed = ({ status }) => status === "failed" || status === "dead";
 
 /** When something last happened to it. */
 const touched = (master) =>

@@ -69,7 +69,8 @@ export class MasterEditor {
       // More rows of them push what is below.
       moving(this.panel, () => page.assets.forEach((asset) => this.offer(asset)), [byId("masters").parentElement]);
       none.hidden = this.assets.size > 0;
-      none.replaceChildren(el("p", {}, el("strong", {}, t("masters.no_assets"))), el("p", {}, t("masters.no_assets_hint")));
+      const hint = byId("add-videos") ? [el("p", {}, t("masters.no_assets_hint"))] : [];
+      none.replaceChildren(el("p", {}, el("strong", {}, t("masters.no_assets"))), ...hint);
     } catch (error) {
       if (project !== this.project) return;
       none.hidden = false;

@@ -1,6 +1,6 @@
 // The masters of one project, and the editor of new ones.
 
-import { ask, askByIds, path } from "./api.js";
+import { ask, askByIds, hasFailed, path } from "./api.js";
 import { confirm, dialog, toast } from "./dialogs.js";
 import { byId, el, prefersStillness, say } from "./dom.js";
 import { moving, movingInTurn } from "./flip.js";
@@ -27,6 +27,7 @@ const boundProject = document.body.dataset.project;
 const { title } = document;
 
 let project = null;
+let home = boundProject || null; // of an address that names none
 let cards = new Map(); // by id
 let cursor = null;
 let unfollow = () => {};
@@ -144,8 +145,7 @@ function change(master) {
   if (before === undefined || before === master.status) return;
   const { master_id: id, name, status } = master;
   if (status === "ready") ended("done", id, t("masters.done", { name }), master.poster_url);
-  const failed = status === "failed" || status === "dead";
-  if (failed) ended("failed", id, t("masters.failed", { name, reason: reasonTitle(master) }));
+  if (hasFailed(master)) ended("failed", id, t("masters.failed", { name, reason: reasonTitle(master) }));
 }
 
 function ended(kind, id, words, picture = null) {
@@ -345,7 +345,8 @@ async function start() {
   await tried(async () => {
     const { projects } = await ask("GET", "/api/projects");
     byId("projects").replaceChildren(...projects.map((value) => el("option", { value })));
-    show(inAddress() || projects[0] || null);
+    home = projects[0] ?? null;
+    show(inAddress() || home);
   }) || show(inAddress());
 }
 
@@ -362,8 +363,8 @@ form.addEventListener("submit", (event) => {
   open(form.elements.project.value.trim());
 });
 byId("new-project")?.addEventListener("click", beginProject);
-byId("add-videos")?.addEventListener("click", () => tried(() => offerVideos(project, [...editor.assets.values()], () => editor.refresh())));
-addEventListener("popstate", () => show(inAddress() ?? (boundProject || project)));
+byId("add-videos")?.addEventListener("click", () => tried(() => offerVideos(project, () => editor.refresh())));
+addEventListener("popstate", () => show(inAddress() || home));
 moreMasters.addEventListener("click", () => tried(loadMore));
 byId("list-title").tabIndex = -1;
 start();

@@ -1,8 +1,9 @@
 // Chooses videos of the library as shots of a project, and names new projects.
 
-import { ask, path } from "./api.js";
-import { dialog } from "./dialogs.js";
+import { ApiError, ask, hasFailed, isId, path } from "./api.js";
+import { dialog, toast } from "./dialogs.js";
 import { el, icon, say } from "./dom.js";
+import { assets } from "./project-dialog.js";
 import { duration, t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
 import { chooseFiles, mayAdd, Uploads } from "./upload.js";
@@ -11,18 +12,28 @@ const PAGE = 60;
 // Milliseconds: after the last letter of a search, and between looks for posters that are to come.
 const TYPED_MS = 250;
 const LOOK_MS = 1500;
-const ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 
-/** Let people choose videos, and make them shots; `assets`: what there is. Throws ApiError. */
-export async function offerVideos(project, assets, added) {
-  const chosen = await new Picker(new Set(assets.map((asset) => asset.generation_id))).chosen;
-  for (const id of chosen) {
-    await ask("POST", path("projects", project, "assets"), { body: { generation_id: id } });
+let shown = null; // the picker that is open
+// Of the page: an upload may outlive the picker in which it began.
+const uploads = new Uploads({ user: () => "me", added: (video) => shown?.came(video) });
+
+/** Let people choose videos, and make them shots of the project. Throws ApiError. */
+export async function offerVideos(project, added) {
+  const chosen = await new Picker(await assets(project)).chosen;
+  for (const video of chosen) {
+    try {
+      await ask("POST", path("projects", project, "assets"), { body: { generation_id: video.id } });
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      toast("failed", `${nameOf(video)}: ${error.message}`);
+    }
   }
   if (chosen.length) await added();
 }
 
-/** A dialog; `taken`: ids of generations that the project has already. */
+const nameOf = (video) => video.title ?? video.id;
+
+/** A dialog; `taken` has the ids of the generations that are in the project already. */
 class Picker {
   constructor(taken) {
     this.taken = taken;
@@ -37,19 +48,22 @@ class Picker {
     this.add = el("button.primary", { type: "button", disabled: true }, t("picker.add_none"));
     const files = mayAdd ? el("button", { type: "button", onclick: () => this.upload() }, t("upload.choose")) : null;
     const body = el("div.pick-body", {}, el("div.pick-head", {}, this.search, files), el("div.pick-list", {}, this.grid, this.none, this.more), el("div.pick-foot", {}, this.add));
-    this.uploads = new Uploads({ user: () => "me", added: (video) => this.came(video) });
+    shown = this;
     this.chosen = new Promise((done) => {
       let ids = [];
       const element = dialog("picker", t("picker.title"), body, {
         onclose: () => {
           clearInterval(this.timer);
-          done(ids);
+          shown = null;
+          if (uploads.running.size) document.body.append(uploads.root);
+          done(ids.map((id) => this.tiles.get(id).video));
         },
       });
       this.add.addEventListener("click", () => {
         ids = [...this.ids];
         element.close();
       });
+      if (uploads.running.size) element.append(uploads.root);
     });
     this.timer = setInterval(() => this.look(), LOOK_MS);
     this.search.focus();
@@ -90,16 +104,20 @@ class Picker {
     this.more.hidden = this.cursor === null;
   }
 
-  /** Ask again for those without a poster. */
+  /** Ask again for those whose poster is still to come. */
   async look() {
-    const ids = [...this.tiles].filter(([, { video }]) => !video.picture_url && video.file_url).map(([id]) => id);
-    if (!ids.length || document.hidden) return;
+    const awaits = ([, { video }]) => !video.picture_url && video.file_url && !hasFailed(video);
+    // The last ones were added last.
+    const ids = [...this.tiles].filter(awaits).map(([id]) => id).slice(-PAGE);
+    if (!ids.length || document.hidden || this.looking) return;
+    this.looking = true;
     try {
-      const page = await ask("GET", "/api/generations", { query: { ids: ids.slice(0, PAGE).join() } });
-      page.generations.filter((video) => video.picture_url).forEach((video) => this.show(video));
+      const page = await ask("GET", "/api/generations", { query: { ids: ids.join() } });
+      page.generations.forEach((video) => this.show(video));
     } catch (error) {
       say(this.none, error.message);
     }
+    this.looking = false;
   }
 
   show(video, first = false) {
@@ -107,13 +125,15 @@ class Picker {
     const isTaken = this.taken.has(video.id);
     const box = known?.box ?? el("input", { type: "checkbox", disabled: isTaken, onchange: () => this.choose(video.id, box.checked) });
     const note = isTaken ? t("picker.taken") : video.duration ? duration(video.duration) : null;
-    const content = [box, poster(video), el("span.asset-name", { dir: "auto" }, video.title ?? video.id), note && el("span.note", {}, note)];
+    const content = [poster(video), el("span.asset-name", { dir: "auto" }, nameOf(video)), note && el("span.note", {}, note)].filter(Boolean);
     if (known) {
-      known.label.replaceChildren(...content.filter(Boolean));
+      // The box stays: it may have the focus.
+      while (box.nextSibling) box.nextSibling.remove();
+      box.after(...content);
       known.video = video;
       return;
     }
-    const label = el("label.pick", { title: video.id }, ...content.filter(Boolean));
+    const label = el("label.pick", { title: video.id }, box, ...content);
     const item = el("li", {}, label);
     this.tiles.set(video.id, { item, label, box, video });
     if (first) this.grid.prepend(item);
@@ -130,7 +150,7 @@ class Picker {
 
   async upload() {
     const files = await chooseFiles("video/*,.mkv,.webm,.mov");
-    if (files.length) await this.uploads.add(files);
+    if (files.length) await uploads.add(files);
   }
 
   /** A new one is what was wanted. */
@@ -165,7 +185,7 @@ export function newProject(known) {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const wanted = field.value.trim().replace(/\s+/g, "-");
-      if (!ID.test(wanted) || wanted.includes("..")) {
+      if (!isId(wanted) || wanted.includes("..")) {
         field.setAttribute("aria-invalid", "true");
         rule.className = "field-error";
         rule.setAttribute("role", "alert");

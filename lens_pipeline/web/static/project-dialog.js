@@ -1,6 +1,6 @@
 // Asks into which project chosen videos go, and whether they become a film.
 
-import { ask, path } from "./api.js";
+import { ask, ID, path } from "./api.js";
 import { dialog } from "./dialogs.js";
 import { el } from "./dom.js";
 import { t } from "./texts.js";
@@ -22,7 +22,7 @@ export async function addToProject(count, others) {
   return new Promise((resolve) => {
     let chosen = null;
     const names = el("datalist", { id: "project-names" }, ...projects.map((value) => el("option", { value })));
-    const project = el("input", { name: "project", list: "project-names", required: true, maxlength: 128, pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]*", title: t("selection.project_hint"), autocomplete: "off", spellcheck: "false", value: projects[0] ?? "" });
+    const project = el("input", { name: "project", list: "project-names", required: true, maxlength: 128, pattern: ID, title: t("selection.project_hint"), autocomplete: "off", spellcheck: "false", value: projects[0] ?? "" });
     const name = el("input", { name: "name", maxlength: 200, autocomplete: "off", placeholder: t("masters.name_hint") });
     const form = el(
       "form.project-body",
@@ -73,7 +73,7 @@ async function add(project, name, videos, progress) {
 }
 
 /** Ids of the project's assets, by that of their generation. */
-async function assets(project) {
+export async function assets(project) {
   const found = new Map();
   let cursor = null;
   do {

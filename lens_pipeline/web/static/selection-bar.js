@@ -1,7 +1,6 @@
 // The bar below the grid: how many are chosen, and what can be done with them.
 
-import { ask, path } from "./api.js";
-import { hasFailed } from "./card.js";
+import { ask, hasFailed, path } from "./api.js";
 import { announce, dialog, toast } from "./dialogs.js";
 import { byId, el, icon, say } from "./dom.js";
 import { addToProject } from "./project-dialog.js";

@@ -1,14 +1,12 @@
 // The assets of a project by id, asked for when they are first needed, and films as strips of them.
 
-import { askByIds, path } from "./api.js";
+import { askByIds, isId, path } from "./api.js";
 import { el, icon, set } from "./dom.js";
 import { gather } from "./live.js";
 import { duration, t } from "./texts.js";
 import { placeholder } from "./thumbhash.js";
 
 const GATHER_MS = 60;
-// Other programs may have written anything into a film's list of shots.
-const IS_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 
 /** What people call a shot. */
 export const nameOf = (asset, id = asset?.asset_id) => asset?.title || id;
@@ -70,7 +68,8 @@ export class Shots {
   async load(ids) {
     const { project } = this;
     if (!ids.length) return;
-    const assets = await askByIds(path("projects", project, "assets"), "assets", ids.filter((id) => IS_ID.test(id)));
+    // Other programs may have written anything into a film's list of shots.
+    const assets = await askByIds(path("projects", project, "assets"), "assets", ids.filter(isId));
     if (project !== this.project) return;
     const found = new Set(assets.map((asset) => asset.asset_id));
     ids.filter((id) => !found.has(id)).forEach((id) => this.known.set(id, null));

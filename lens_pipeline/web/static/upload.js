@@ -35,7 +35,7 @@ export class Uploads {
   constructor({ user, added }) {
     this.user = user;
     this.added = added;
-    this.waiting = [];
+    this.waiting = []; // files, each with its user
     this.running = new Map(); // bytes sent, by file
     this.count = 0;
     this.done = 0;
@@ -52,6 +52,8 @@ export class Uploads {
 
   /** Send the files; the promise is kept when none is left. */
   add(files) {
+    // Its filters may be others by the time that a file is sent.
+    this.owner = this.user();
     if (!this.running.size && !this.waiting.length) {
       Object.assign(this, { count: 0, done: 0, bytes: 0, sent: 0 });
       this.faults.replaceChildren();
@@ -64,7 +66,7 @@ export class Uploads {
       }
       this.count += 1;
       this.bytes += file.size;
-      this.waiting.push(file);
+      this.waiting.push([file, this.owner]);
     }
     // What is outside of a modal dialog can be neither used nor heard.
     (document.querySelector("dialog[open]") ?? document.body).append(this.root);
@@ -75,11 +77,11 @@ export class Uploads {
 
   async work() {
     while (this.waiting.length) {
-      const file = this.waiting.shift();
+      const [file, user] = this.waiting.shift();
       this.running.set(file, 0);
       this.tell();
       try {
-        const generation = await send(file, this.user(), (bytes) => {
+        const generation = await send(file, user, (bytes) => {
           this.running.set(file, bytes);
           this.tell();
         });
@@ -112,7 +114,7 @@ export class Uploads {
     this.bar.max = this.bytes || 1;
     this.bar.value = Math.min(sent, this.bytes);
     this.close.hidden = busy;
-    const values = { count: this.count, user: this.user() };
+    const values = { count: this.count, user: this.owner };
     say(this.head, busy ? t("upload.adding", values) : t("upload.failed"));
     const bytes = t("upload.sent", { sent: size(sent), all: size(this.bytes) });
     say(this.detail, busy ? bytes : t("upload.done", { count: this.done }));
@@ -174,7 +176,11 @@ function takeDrops(uploads) {
     if (!hasFiles(event)) return;
     event.preventDefault();
     leave();
-    uploads.add(await droppedFiles(event.dataTransfer));
+    try {
+      uploads.add(await droppedFiles(event.dataTransfer));
+    } catch {
+      toast("failed", t("upload.unreadable"));
+    }
   });
 }
 

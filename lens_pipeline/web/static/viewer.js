@@ -1,7 +1,7 @@
 // The viewer: one photo or video whole, at an address of its own (`?view=ID`).
 
-import { ApiError, ask, path } from "./api.js";
-import { hasFailed, stateIcon, stateText } from "./card.js";
+import { ApiError, ask, hasFailed, path } from "./api.js";
+import { stateIcon, stateText } from "./card.js";
 import { dialog, toast } from "./dialogs.js";
 import { el, icon, prefersStillness, set } from "./dom.js";
 import { facts } from "./facts.js";
@@ -10,6 +10,8 @@ import { placeholder } from "./thumbhash.js";
 import { Zoom } from "./zoom.js";
 
 const NAME = "view";
+// Milliseconds after which the reader stays with an entry: an arrow that is held passes many.
+const STAY_MS = 200;
 const viewed = () => new URLSearchParams(location.search).get(NAME);
 
 /** The page's address with that one open; null: with none. */
@@ -128,7 +130,8 @@ export class Viewer {
     this.download.hidden = entry.status !== "ready";
     this.tell();
     this.describe();
-    if (!detail) this.learn();
+    clearTimeout(this.stay);
+    this.stay = setTimeout(() => this.stayed(detail), isOther && was ? STAY_MS : 0);
     // A video that plays goes on when something about it changes.
     if (!isOther && was.status === entry.status && was.picture_url === entry.picture_url) return;
     this.release();
@@ -182,8 +185,16 @@ export class Viewer {
       this.describe();
     });
     original.addEventListener("error", () => this.original === original && this.note("library.only_preview"));
-    original.src = entry.file_url;
     return [image];
+  }
+
+  /** What costs a request, or one of the few changes of address that browsers allow. */
+  stayed(detail) {
+    const { id, file_url: url } = this.entry;
+    // With none in the address it is about to be closed.
+    if (![id, null].includes(viewed())) history.replaceState(history.state, "", addressOf(id));
+    if (this.original && !this.original.src) this.original.src = url;
+    if (!detail) this.learn();
   }
 
   note(key) {
@@ -245,7 +256,6 @@ export class Viewer {
     const all = this.loaded();
     const next = all[Math.max(0, Math.min(all.length - 1, place() + step))];
     if (this.entry?.id !== id || !next || next.id === id) return;
-    history.replaceState(history.state, "", addressOf(next.id));
     this.show(next);
   }
 
@@ -260,7 +270,8 @@ export class Viewer {
     if (key === " ") {
       // Other buttons do what they say.
       if (!video || (target.closest("button, a") && !this.buttons.includes(target))) return false;
-      if (!repeat) video.paused ? video.play() : video.pause();
+      // What keeps it from playing, its own events tell.
+      if (!repeat) video.paused ? video.play().catch(() => {}) : video.pause();
       return true;
     }
     // By the place of the key: it has another letter in other alphabets.
@@ -277,40 +288,44 @@ export class Viewer {
   }
 
   fullScreen() {
-    if (document.fullscreenElement) document.exitFullscreen();
-    else this.stage.requestFullscreen?.();
+    const change = document.fullscreenElement ? document.exitFullscreen() : this.stage.requestFullscreen?.();
+    // The browser may refuse; it looks as before then.
+    change?.catch(() => {});
   }
 
   async copyLink() {
-    await copy(location.origin + addressOf(this.entry.id, ""), this.element);
-    toast("done", t("viewer.copied"));
+    const isCopied = await copy(location.origin + addressOf(this.entry.id, ""), this.element);
+    toast(isCopied ? "done" : "failed", t(isCopied ? "viewer.copied" : "viewer.not_copied"));
   }
 
   closed() {
     const { id } = this.entry;
+    clearTimeout(this.stay);
     this.release();
     this.zoom.close();
     this.keys.abort();
     document.title = this.title;
     this.element = this.entry = this.preloaded = null;
-    if (viewed() === null) return;
+    // The page goes on from what was seen last, and not from what was opened.
+    if (viewed() === null) return this.focus(id);
     if (!history.state?.viewer) {
       // It was opened by its address: there is nothing to go back to.
       history.replaceState(null, "", addressOf(null));
-      this.focus(id);
-      return;
+      return this.focus(id);
     }
-    this.left = new Promise((done) => addEventListener("popstate", done, { once: true }));
+    this.left = new Promise((done) => addEventListener("popstate", done, { once: true })).then(() => this.focus(id));
     history.back();
   }
 }
 
+/** Whether it could be done. */
 async function copy(text, within) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
   // Pages without TLS have no clipboard.
   const field = el("textarea", {}, text);
   within.append(field);
   field.select();
-  document.execCommand("copy");
+  const isCopied = document.execCommand("copy");
   field.remove();
+  return isCopied;
 }

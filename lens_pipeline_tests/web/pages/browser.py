@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from lens_pipeline_tests.web.pages import chromium
 
@@ -40,6 +40,8 @@ _END_ANIMATIONS = """
   .forEach((one) => one.finish())
 """
 _AXE = Axe()
+# For a machine that runs other tests at the same time.
+_PATIENCE_MS = 15_000
 _NEED_A_NAME = {
     *("button", "link", "textbox", "searchbox", "combobox", "checkbox", "progressbar"),
     *("dialog", "list", "navigation", "Video", "region", "search"),
@@ -117,7 +119,7 @@ def _require_none(what: str, found: Sequence[Any]) -> None:
 def browser_page(browser: Browser, base: str, **options: Any) -> Iterator[BrowserPage]:
     """A visit by somebody with these preferences; fails at its end if anything was amiss."""
     context = browser.new_context(**{"locale": "en-US", "reduced_motion": None, **options})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(_PATIENCE_MS)
     context.add_init_script(_WATCH_SHIFTS)
     visit = BrowserPage(context.new_page(), base)
     try:
@@ -135,6 +137,7 @@ def launched() -> Iterator[Browser]:
     found = chromium.find()
     if found is None:
         pytest.fail(f"none of {', '.join(chromium.NAMES)} is on PATH: apt install chromium")
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=chromium.ARGUMENTS)
         try:

@@ -51,6 +51,8 @@ window.fetch = async (url, options) => {
   }
   if (asked.pathname !== "/api/generations") return realFetch(url, options);
   window.asked.push(asked.search);
+  // As if somebody went back while the first page comes.
+  if (window.asked.length === 1) dispatchEvent(new PopStateEvent("popstate"));
   const ids = asked.searchParams.get("ids")?.split(",");
   const first = Number(asked.searchParams.get("cursor") ?? newest);
   const count = Math.min(first, Number(asked.searchParams.get("limit") ?? 60));
@@ -233,6 +235,14 @@ def test_what_is_read_stays_in_its_place(web: httpx.Client, browser: Browser) ->
         )
         top = "(one) => one.getBoundingClientRect().top"
         same = page.locator(f".card[data-id='{seen[0]}']")
+        expect(page.locator("#grid")).to_have_attribute("aria-busy", "false")
+        # A picture that cannot be loaded is told of until there is another one.
+        one = f"...entries.get('{seen[0]}'), status: 'ready'"
+        _library(page, f"entries.change({{{one}, picture_url: 'data:image/webp,none'}})")
+        expect(same).to_contain_text("The picture cannot be loaded now")
+        _library(page, f"entries.change({{{one}, title: 'Dunes'}})")
+        expect(same).to_contain_text("Dunes")
+        expect(same).to_contain_text("The picture cannot be loaded now")
         _library(page, "entries.change({...entries.list[4], width: 900, height: 200})")
         assert same.evaluate(top) == pytest.approx(seen[1], abs=1)
         # 300 new ones: what waits is counted, and what is seen stays.

@@ -106,6 +106,9 @@ def test_a_film_with_its_shots_and_its_formats(
         film.get_by_role("button", name="Add a format of “Seaside”").click()
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("Size in pixels").select_option("1280,720")
+        dialog.get_by_label("From second").press_sequentially("1e")
+        page.keyboard.press("Enter")
+        expect(dialog.get_by_role("alert")).to_have_text("A second is a number, such as 2.5.")
         dialog.get_by_label("From second").fill("2")
         dialog.get_by_label("To second").fill("1")
         page.keyboard.press("Enter")
@@ -155,6 +158,16 @@ def test_what_was_said_of_a_form_goes_when_it_is_changed(
         page.keyboard.press("Enter")
         expect(_film(page, "m1").get_by_role("heading")).to_have_text("Harbour")
         assert site.sql("SELECT name FROM master_videos WHERE master_id = 'm1'") == [("Harbour",)]
+        page.unroute("**/master-videos")
+        # From another project back to an address that names none.
+        visit.open("/masters")
+        expect(page).to_have_title(re.compile(PROJECT))
+        page.get_by_label("Project", exact=True).fill("other")
+        page.keyboard.press("Enter")
+        expect(page).to_have_title(re.compile("other"))
+        page.go_back()
+        expect(page).to_have_title(re.compile(PROJECT))
+        expect(_film(page, "m1")).to_be_visible()
         visit.complaints[:] = [one for one in visit.complaints if "ERR_FAILED" not in one]
 
 

@@ -31,6 +31,13 @@ _PICTURE = """
   return {left, top, width, height, zoom: width / picture.offsetWidth};
 }
 """
+_HELD_ARROW = """
+(times) => {
+  for (let time = 0; time < times; time++) {
+    document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
+  }
+}
+"""
 _UNDRAWN = """
 [...document.querySelectorAll("dialog svg")]
   .filter((one) => one.checkVisibility() && !one.getBBox().width)
@@ -130,6 +137,11 @@ def test_a_picture_has_an_address(base: str, browser: Browser) -> None:
         # Opened at once after that, it has its own place in the history.
         opener.click()
         expect(page).to_have_url(f"{base}/library?type=photo&view=photo")
+        # The page goes on from the last one that was seen.
+        page.keyboard.press("ArrowLeft")
+        expect(page).to_have_url(f"{base}/library?type=photo&view=strip")
+        page.keyboard.press("Escape")
+        expect(_opener(page, "strip")).to_be_focused()
 
         # Directly, also if it is on none of the pages that are loaded.
         visit.open("/library?user_id=u1&view=far")
@@ -220,9 +232,12 @@ def test_what_is_known_of_it_and_where_it_leads(
         page = visit.open("/library?view=icon")
         dialog = page.get_by_role("dialog")
         expect(page.locator(".card[data-id='strip'] img.loaded")).to_be_visible()
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("ArrowRight")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate(_HELD_ARROW, 2)
         _until_whole(page, "photo")
+        # Nothing of the one that was passed but what the grid has already.
+        assert not [url for url in asked if re.search("/generations/strip(/file)?$", url)]
         expect(dialog.get_by_role("link", name="Result 2")).to_have_attribute(
             "href", "/api/generations/photo/file?n=2"
         )
@@ -240,6 +255,11 @@ def test_what_is_known_of_it_and_where_it_leads(
         dialog.get_by_role("button", name="Copy the link").click()
         expect(page.get_by_text("The link is copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == f"{base}/library?view=photo"
+        page.evaluate(
+            "() => { navigator.clipboard.writeText = () => Promise.reject(new Error()); }"
+        )
+        dialog.get_by_role("button", name="Copy the link").click()
+        expect(page.get_by_text("does not let the link be copied")).to_be_visible()
         page.keyboard.press("f")
         _wait(page, "document.fullscreenElement !== null")
         page.keyboard.press("f")
