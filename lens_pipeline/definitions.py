@@ -31,7 +31,7 @@ def defs() -> dg.Definitions:
         sensors=[
             *sensors.derivative_sensors(),
             sensors.removed_generations,
-            sensors.unfinished_tasks,
+            sensors.unfinished_tasks(loaded),
         ],
         schedules=[
             *schedules.backfill_schedules(loaded.backfill_cron),

@@ -3,6 +3,7 @@
 `load()` reads `LENS_…` variables and `./.env`; importing this reads nothing.
 """
 
+import base64
 import ipaddress
 import os
 import re
@@ -359,6 +360,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
                 f"LENS_BACKFILL_CRON={self.backfill_cron[:60]!r} is no schedule of five fields:"
                 " use for example '*/5 * * * *'"
             )
+        _check_webhook_key("LENS_REPLICATE_WEBHOOK_KEY", self.replicate_webhook_key)
         for pattern in self.original_keys:
             _check_original_keys(pattern)
         _check_bind("LENS_BIND", self.bind)
@@ -450,6 +452,18 @@ def _is_cron(text: str) -> bool:
 def _is_cron_part(part: str, allowed: frozenset[str]) -> bool:
     match = re.fullmatch(r"(?:\*|([a-z0-9]+)(?:-([a-z0-9]+))?)(?:/[1-9]\d*)?", part.lower())
     return bool(match) and all(value is None or value in allowed for value in match.groups())
+
+
+def _check_webhook_key(name: str, key: str | None) -> None:
+    """Raises ValueError, without the key: it is not of the form of Standard Webhooks."""
+    if key is None:
+        return
+    try:
+        is_key = bool(base64.b64decode(key.removeprefix("whsec_") + "=="))
+    except ValueError:
+        is_key = False
+    if not is_key:
+        raise ValueError(f"{name} is no secret of a webhook: it begins with whsec_, then base64")
 
 
 def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:

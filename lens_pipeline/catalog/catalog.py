@@ -1,7 +1,7 @@
 """The application's tables: every read and write of this project."""
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -383,10 +383,17 @@ class Catalog:
         with self._connect() as connection:
             return self._tasks.of(connection, task_id)
 
-    def unfinished_tasks(self, unchanged: dt.timedelta, most: int) -> list[provider_tasks.TaskRow]:
+    def task_of(self, generation_id: str) -> provider_tasks.TaskRow | None:
+        """Of a generation; None: it has no task."""
+        with self._connect() as connection:
+            return self._tasks.of_row(connection, generation_id)
+
+    def unfinished_tasks(
+        self, since: dt.datetime | None, until: dt.datetime, known: Collection[str], most: int
+    ) -> list[provider_tasks.TaskRow]:
         """See `TaskRows.unfinished`."""
         with self._connect() as connection:
-            return self._tasks.unfinished(connection, unchanged, most)
+            return self._tasks.unfinished(connection, since, until, known, most)
 
     @contextmanager
     def recording(

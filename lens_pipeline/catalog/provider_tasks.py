@@ -1,6 +1,7 @@
 """Results of providers' tasks, written into their rows of `generations`."""
 
 import datetime as dt
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -55,24 +56,42 @@ class TaskRows:
         query = self._select(connection).where(self._task.equals(connection, task_id))
         return _task_rows(connection, query)
 
+    def of_row(self, connection: sa.Connection, row_id: str) -> TaskRow | None:
+        """None: the row has no task, or is gone."""
+        is_row = self._rows.key.equals(connection, row_id)
+        query = self._select(connection).where(is_row, generations.c.task_id.is_not(None))
+        return next(iter(_task_rows(connection, query)), None)
+
     def unfinished(
-        self, connection: sa.Connection, unchanged: dt.timedelta, most: int
+        self,
+        connection: sa.Connection,
+        since: dt.datetime | None,
+        until: dt.datetime,
+        known: Collection[str],
+        most: int,
     ) -> list[TaskRow]:
-        """Rows of tasks that may still end, which have not changed for so long; newest first."""
+        """Rows of tasks that may still end: `known` ones, and those that changed in the span.
+
+        `since` None: of all the time for which providers keep tasks.
+        """
         status = sa.func.lower(sa.func.trim(generations.c.status))
-        now = sa.func.now()
-        query = (
-            self._select(connection)
-            .where(
-                generations.c.task_id.is_not(None),
-                self._rows.belongs,
-                sa.or_(generations.c.status.is_(None), status.not_in([*FINISHED, *_GIVEN_UP])),
-                self._rows.time.between(now - _LONGEST, now - unchanged),
-            )
-            .order_by(self._rows.time.desc())
-            .limit(most)
+        is_new = self._rows.time.between(since or until - _LONGEST, until)
+        is_known = self._rows.key.among(connection, self._rows.key.bindable(connection, known))
+        may_end = sa.and_(
+            generations.c.task_id.is_not(None),
+            self._rows.belongs,
+            sa.or_(generations.c.status.is_(None), status.not_in([*FINISHED, *_GIVEN_UP])),
+            self._rows.time.between(until - _LONGEST, until),
         )
-        return _task_rows(connection, query)
+        # Two queries: each has an index.
+        found = {
+            row.id: row
+            for condition in (is_new, is_known)
+            for row in _task_rows(
+                connection, self._select(connection).where(may_end, condition).limit(most)
+            )
+        }
+        return list(found.values())
 
     def _select(self, connection: sa.Connection) -> sa.Select:
         return sa.select(

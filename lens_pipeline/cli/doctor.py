@@ -24,6 +24,7 @@ from lens_pipeline.engine.liveness import is_recent, problem_of
 from lens_pipeline.monitoring.alerts.delivery import connect_targets
 from lens_pipeline.monitoring.probes import host, services
 from lens_pipeline.monitoring.probes.probe import ProbeError, Result, ask, ask_within
+from lens_pipeline.providers import configured
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor.embedded_valkey import Valkey
 from lens_pipeline.supervisor.services import running
@@ -105,7 +106,7 @@ def _servers(settings: Settings, up: Services | None) -> list[Result]:
             ask("database", lambda: services.application_database(settings, known(database))),
             ask("Dagster database", lambda: services.dagster_database(settings, known(dagster))),
         ]
-        if settings.kie_api_key and database:
+        if configured(settings) and database:
             results.insert(1, ask("provider", lambda: services.provider_tasks(settings, database)))
         beat = ask("daemon", lambda: services.heartbeat_age_seconds(known(dagster)))
         return [

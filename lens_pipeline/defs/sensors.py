@@ -11,6 +11,8 @@ from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.derivatives.removal import remove_vanished
 from lens_pipeline.engine.unfinished_tasks import TICK_SECONDS, UnfinishedTasks, in_words
+from lens_pipeline.providers import configured
+from lens_pipeline.settings import Settings
 
 _unfinished = UnfinishedTasks()
 # Of each minute and derivative: a million partitions take some ten minutes.
@@ -69,15 +71,23 @@ def removed_generations(
     )
 
 
-@dg.sensor(
-    minimum_interval_seconds=TICK_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks the provider for tasks whose webhook has not come, and finishes their rows.",
-    owners=OWNERS,
-    metadata=code_of(UnfinishedTasks.look),
-)
-def unfinished_tasks(context: dg.SensorEvaluationContext, lens: LensResource) -> dg.SkipReason:
-    pipeline = lens.pipeline()
-    if not pipeline.settings.enabled:
-        return dg.SkipReason(DISABLED)
-    return dg.SkipReason(in_words(_unfinished.look(pipeline, context.instance)))
+def unfinished_tasks(settings: Settings) -> dg.SensorDefinition:
+    """Stopped where no provider is set up: each tick costs the databases something."""
+    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(
+        name="unfinished_tasks",
+        minimum_interval_seconds=TICK_SECONDS,
+        default_status=running if configured(settings) else stopped,
+        description="Asks the provider for tasks whose webhook has not come, and finishes their"
+        " rows. Runs where a provider is set up.",
+        owners=OWNERS,
+        metadata=code_of(UnfinishedTasks.look),
+    )
+    def sensor(context: dg.SensorEvaluationContext, lens: LensResource) -> dg.SkipReason:
+        pipeline = lens.pipeline()
+        if not pipeline.settings.enabled:
+            return dg.SkipReason(DISABLED)
+        return dg.SkipReason(in_words(_unfinished.look(pipeline, context.instance)))
+
+    return sensor

@@ -58,9 +58,6 @@ def finish_task(
                 # No row and no sensor tells of further results: without them nothing is written.
                 with nullcontext() if task.urls[1:] else _optional(row):
                     _observe_extra(pipeline, instance, recorded.generation, task.urls)
-                if task.credits is not None and recorded.changed:
-                    with _optional(row):
-                        _observe_credits(instance, recorded.generation, task.credits)
                 if queue is not None:
                     with _optional(row):
                         runs = _prepared(pipeline, queue, recorded.generation, origin)
@@ -71,6 +68,10 @@ def finish_task(
     if queue is not None:
         with _optional(row):
             queue.release(runs)
+    # After the commit: what is repeated before it would count twice.
+    if task.credits is not None and recorded.changed and recorded.generation:
+        with _optional(row):
+            _observe_credits(instance, recorded.generation, task.credits)
     run_ids = tuple(run.run_id for run in runs)
     logger.info("task %s: row %r %s, %d runs", task.id, row.id, recorded.status, len(run_ids))
     return FinishedTask(recorded.changed, recorded.status, run_ids, recorded.problem)

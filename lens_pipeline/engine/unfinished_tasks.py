@@ -5,16 +5,19 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline import providers
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.provider_tasks import TaskRow
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.engine.finished_tasks import finish_task
 from lens_pipeline.providers.models import (
+    Limits,
     Provider,
     ProviderError,
     ProviderUnavailable,
@@ -30,8 +33,10 @@ UNCHANGED = dt.timedelta(seconds=60)
 ASKED_AT_ONCE, TICK_SECONDS = 15, 10
 _SIDE_BY_SIDE = 5
 _MOST = 5000
-# Of a tick, during which other sensors wait.
-_SECONDS = 5.0
+# Other sensors wait for a tick: of each answer, and of the whole tick.
+_ANSWER_SECONDS, _TICK_MOST_SECONDS = 4.0, 15.0
+# Between two looks at all rows, and what the others look at again: rows commit late.
+_ALL_SECONDS, _OVERLAP = 3600.0, dt.timedelta(minutes=5)
 # Seconds until a task is asked for again, by the hours since its row changed.
 _PAUSES = ((1.0, 60.0), (24.0, 600.0), (float("inf"), 3600.0))
 # A provider may know a new task only after a while.
@@ -58,41 +63,91 @@ class UnfinishedTasks:
         self._next: dict[str, float] = {}
         self._held: dict[str, float] = {}
         self._unknown: dict[str, str] = {}
+        self._rows: dict[str, TaskRow] = {}
+        # Rows that changed before it were looked at; all are once an hour, as times may be wrong.
+        self._until: dt.datetime | None = None
+        self._all_at = float("-inf")
 
     def look(self, pipeline: Pipeline, instance: dg.DagsterInstance) -> Look:
         """Raises CatalogError."""
-        rows = pipeline.catalog.unfinished_tasks(UNCHANGED, _MOST)
-        known = {row.id for row in rows}
-        self._next = {key: at for key, at in self._next.items() if key in known}
-        self._unknown = {key: task for key, task in self._unknown.items() if key in known}
+        self._read_rows(pipeline)
+        found = Look(unfinished=len(self._rows))
         now = time.monotonic()
         due = sorted(
-            (row for row in rows if self._next.get(row.id, 0.0) <= now),
+            (row for row in self._rows.values() if self._next.get(row.id, 0.0) <= now),
             key=lambda row: self._next.get(row.id, 0.0),
         )
-        found = Look(unfinished=len(rows))
-        asked = asyncio.run(self._ask(pipeline, due, found))
-        for row, task in asked:
-            if not task.state.is_final:
-                continue
-            done = finish_task(pipeline, instance, row, task)
-            if done and done.changed:
-                found.finished.append(row.id)
+        for row, task in asyncio.run(self._ask(pipeline, due, found)):
+            if task.state.is_final:
+                self._finish(pipeline, instance, row, task, found, until=now + _TICK_MOST_SECONDS)
         found.unknown = sorted(self._unknown.values())
         return found
+
+    def _read_rows(self, pipeline: Pipeline) -> None:
+        until = pipeline.catalog.now() - UNCHANGED
+        is_all = time.monotonic() - self._all_at > _ALL_SECONDS
+        since = None if is_all or self._until is None else self._until - _OVERLAP
+        rows = pipeline.catalog.unfinished_tasks(since, until, self._rows, _MOST)
+        self._rows = {row.id: row for row in rows}
+        self._until = until
+        if is_all:
+            self._all_at = time.monotonic()
+        self._next = {key: at for key, at in self._next.items() if key in self._rows}
+        self._unknown = {key: task for key, task in self._unknown.items() if key in self._rows}
+
+    def _finish(
+        self,
+        pipeline: Pipeline,
+        instance: dg.DagsterInstance,
+        row: TaskRow,
+        task: Task,
+        found: Look,
+        until: float,
+    ) -> None:
+        """One that cannot be written now has its turn again at the next tick."""
+        if time.monotonic() > until:
+            self._next.pop(row.id, None)
+            return
+        try:
+            done = finish_task(pipeline, instance, row, task)
+        except (CatalogError, SQLAlchemyError) as error:
+            found.problems.add(f"row {row.id!r}: {error}")
+            return
+        if done and done.changed:
+            found.finished.append(row.id)
 
     async def _ask(
         self, pipeline: Pipeline, rows: Sequence[TaskRow], found: Look
     ) -> list[tuple[TaskRow, Task]]:
         """Answers about the first of `rows` of each provider that is set up and not held."""
-        answers: list[tuple[TaskRow, Task]] = []
-        turn = asyncio.Semaphore(_SIDE_BY_SIDE)
         by_provider: dict[str, list[tuple[TaskRow, str | None]]] = {}
         for row in rows:
             name, model = providers.provider_of(row.provider, pipeline.settings)
             by_provider.setdefault(name, []).append((row, model))
+        answers: list[tuple[TaskRow, Task]] = []
+        async with asyncio.TaskGroup() as group:
+            for name, theirs in by_provider.items():
+                if name not in providers.configured(pipeline.settings):
+                    found.problems.add(f"{len(theirs)} are of {name[:40]!r}, which is not set up")
+                    continue
+                limits = Limits(attempts=1, total_seconds=_ANSWER_SECONDS)
+                provider = providers.connect(pipeline.settings, name, limits)
+                if provider is not None:
+                    some = theirs[:ASKED_AT_ONCE]
+                    group.create_task(self._ask_one(name, provider, some, found, answers))
+        return answers
 
-        async def one(name: str, provider: Provider, row: TaskRow, model: str | None) -> None:
+    async def _ask_one(
+        self,
+        name: str,
+        provider: Provider,
+        rows: Sequence[tuple[TaskRow, str | None]],
+        found: Look,
+        answers: list[tuple[TaskRow, Task]],
+    ) -> None:
+        turn = asyncio.Semaphore(_SIDE_BY_SIDE)
+
+        async def ask(row: TaskRow, model: str | None) -> None:
             async with turn:
                 if self._held.get(name, 0.0) > time.monotonic():
                     return
@@ -109,21 +164,8 @@ class UnfinishedTasks:
                         pause = error.retry_after_seconds or TICK_SECONDS
                         self._held[name] = time.monotonic() + pause
 
-        async with AsyncExitStack() as open_providers:
-            waiting = []
-            for name, theirs in by_provider.items():
-                provider = providers.connect(pipeline.settings, name)
-                if provider is None:
-                    found.problems.add(f"there is no provider {name[:40]!r}")
-                    continue
-                await open_providers.enter_async_context(aclosing(provider))
-                waiting += [one(name, provider, *pair) for pair in theirs[:ASKED_AT_ONCE]]
-            try:
-                async with asyncio.timeout(_SECONDS):
-                    await asyncio.gather(*waiting)
-            except TimeoutError:
-                found.problems.add(f"no answer within {_SECONDS:g} s")
-        return answers
+        async with aclosing(provider):
+            await asyncio.gather(*(ask(*pair) for pair in rows))
 
     def _told_unknown(self, row: TaskRow, reason: str) -> None:
         age = _age(row)

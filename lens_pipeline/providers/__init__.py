@@ -1,30 +1,41 @@
 """Services that generate: one file each. No routes, no SQL.
 
-An adapter is a module of this package with a function `connect(settings)` that gives a `Provider`;
-its name is what rows and the webhook's address say.
+An adapter is a module of this package with `connect(settings, limits)`, which gives a `Provider`;
+its name is what rows and the webhook's address say, and begins its settings: `NAME_api_key`.
 """
 
 import asyncio
 import importlib
-import logging
 import pkgutil
+import threading
+import time
 from contextlib import aclosing
 
-from lens_pipeline.providers.models import Provider, ProviderError, ProviderUnset
+from lens_pipeline.providers.models import Limits, Provider, ProviderUnavailable
 from lens_pipeline.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 _SHARED = frozenset({"client", "models"})
 NAMES = frozenset(one.name for one in pkgutil.iter_modules(__path__)) - _SHARED
 
 
-def connect(settings: Settings, name: str) -> Provider | None:
+# Of a link that is asked for, and after an answer that says nothing.
+_RENEWAL_SECONDS, _HOLD_SECONDS = 5.0, 10.0
+_renewal = threading.Lock()
+# Monotonic times until which providers are left alone.
+_held: dict[str, float] = {}
+
+
+def configured(settings: Settings) -> frozenset[str]:
+    """Providers whose tasks can be asked for."""
+    return frozenset(name for name in NAMES if getattr(settings, f"{name}_api_key"))
+
+
+def connect(settings: Settings, name: str, limits: Limits | None = None) -> Provider | None:
     """None: there is no such provider. Imports only the one that is asked for."""
     if name not in NAMES:
         return None
     module = importlib.import_module(f"{__name__}.{name}")
-    return module.connect(settings)
+    return module.connect(settings, limits)
 
 
 def provider_of(named: str | None, settings: Settings) -> tuple[str, str | None]:
@@ -33,9 +44,12 @@ def provider_of(named: str | None, settings: Settings) -> tuple[str, str | None]
     return name, model or None
 
 
-def fresh_url(settings: Settings, url: str) -> str | None:
-    """Another link to a result, for workers; None: its provider gives none."""
-    provider = connect(settings, settings.provider)
+def fresh_url(settings: Settings, name: str, url: str) -> str | None:
+    """Another link to a result of that provider's, for workers; None: there is none.
+
+    Raises ProviderError.
+    """
+    provider = connect(settings, name, Limits(attempts=1, total_seconds=_RENEWAL_SECONDS))
     if provider is None:
         return None
 
@@ -43,10 +57,13 @@ def fresh_url(settings: Settings, url: str) -> str | None:
         async with aclosing(provider):
             return await provider.fresh_url(url)
 
-    try:
-        return asyncio.run(asked())
-    except ProviderUnset:
-        return None
-    except ProviderError as error:
-        logger.warning("no other link for a result: %s", error)
-        return None
+    # One at a time, as the provider's limits are for all threads.
+    with _renewal:
+        wait = _held.get(name, 0.0) - time.monotonic()
+        if wait > 0:
+            raise ProviderUnavailable(f"{name} cannot be asked now", retry_after_seconds=wait)
+        try:
+            return asyncio.run(asked())
+        except ProviderUnavailable as error:
+            _held[name] = time.monotonic() + (error.retry_after_seconds or _HOLD_SECONDS)
+            raise

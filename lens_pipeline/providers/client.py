@@ -12,15 +12,13 @@ import httpx2 as httpx
 import tenacity
 
 from lens_pipeline.core.durations import retry_after_seconds
-from lens_pipeline.providers.models import ProviderInvalid, ProviderUnavailable, json_of
+from lens_pipeline.providers.models import Limits, ProviderInvalid, ProviderUnavailable, json_of
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# All attempts together: providers wait 15 s for a webhook's answer.
-TOTAL_SECONDS = 10.0
-_ATTEMPTS, _ATTEMPT_SECONDS = 3, 5.0
+_ATTEMPT_SECONDS = 5.0
 # No wait may leave less than this for an answer.
 _ANSWER_SECONDS = 2.0
 _MAX_BYTES = 1024 * 1024
@@ -29,12 +27,6 @@ _PAUSE_SECONDS = 10.0
 # A longer Retry-After is taken for a fault.
 _LONGEST_PAUSE_SECONDS = 3600.0
 _LIMITED = 429
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    attempts: int = _ATTEMPTS
-    total_seconds: float = TOTAL_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

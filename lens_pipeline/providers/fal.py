@@ -4,6 +4,7 @@ https://docs.fal.ai/model-apis/model-endpoints/queue
 https://docs.fal.ai/model-apis/model-endpoints/webhooks
 """
 
+import asyncio
 import base64
 import hashlib
 import time
@@ -14,9 +15,10 @@ from urllib.parse import quote, urlsplit
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from lens_pipeline.providers.client import Answer, Client, Limits
+from lens_pipeline.providers.client import Answer, Client
 from lens_pipeline.providers.models import (
     TASK_ID,
+    Limits,
     Notice,
     Provider,
     ProviderInvalid,
@@ -35,13 +37,15 @@ from lens_pipeline.settings import Settings
 
 _OK, _ACCEPTED, _UNKNOWN = 200, 202, 404
 _REFUSED = frozenset({401, 403})
+# The model refused what it was given.
+_FAILED = frozenset({400, 422})
 _STATES = {"IN_QUEUE": TaskState.QUEUING, "IN_PROGRESS": TaskState.GENERATING}
 _COMPLETED = "COMPLETED"
 _HEADERS = ("x-fal-webhook-request-id", "x-fal-webhook-user-id", "x-fal-webhook-timestamp")
 _SIGNATURE = "x-fal-webhook-signature"
 # fal asks to keep its keys for no longer than a day.
 _KEYS_SECONDS = 24 * 3600.0
-# An unknown signature may be of a new key; forged ones must not make us ask each time.
+# An unknown signature may be of a new key.
 _NEW_KEYS_SECONDS = 60.0
 
 
@@ -58,16 +62,19 @@ class Fal(Provider):
         )
         self._model = settings.fal_model
         self._keys: tuple[Ed25519PublicKey, ...] = ()
-        self._keys_at = float("-inf")
+        # Monotonic times.
+        self._keys_at = self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def notice(self, webhook: Webhook) -> Notice:
         self._require_key()
         parts = [webhook.headers.get(name, "") for name in _HEADERS]
         if not all(parts):
             raise WebhookRefused("bad_signature", "a header of the signature is missing")
+        # Before anything is asked of fal.
+        require_recent(parts[2], "X-Fal-Webhook-Timestamp")
         signed = "\n".join([*parts, hashlib.sha256(webhook.body).hexdigest()]).encode()
         await self._verify(signed, webhook.headers.get(_SIGNATURE, ""))
-        require_recent(parts[2], "X-Fal-Webhook-Timestamp")
         message = webhook.json()
         task_id = message.get("request_id")
         if not isinstance(task_id, str) or not TASK_ID.fullmatch(task_id):
@@ -101,7 +108,9 @@ class Fal(Provider):
         result = await self._client.ask("GET", path, last_turn)
         if result.status == _OK:
             return Task(task_id, TaskState.SUCCESS, result_urls(_files(result.body)))
-        _require_usable(task_id, result, failed=True)
+        if result.status not in _FAILED:
+            _require_usable(task_id, result)
+            raise ProviderInvalid("the task is completed, and its result is not there")
         return Task(task_id, TaskState.FAIL, failure=_reason(told.body, result.body))
 
     def _require_key(self) -> None:
@@ -114,39 +123,41 @@ class Fal(Provider):
             given = bytes.fromhex(signature)
         except ValueError:
             raise WebhookRefused("bad_signature", "the signature is no hexadecimal") from None
-        if time.monotonic() - self._keys_at > _KEYS_SECONDS:
-            await self._read_keys()
-        if _is_signed(self._keys, signed, given):
-            return
-        if time.monotonic() - self._keys_at > _NEW_KEYS_SECONDS:
-            await self._read_keys()
-            if _is_signed(self._keys, signed, given):
-                return
-        raise WebhookRefused("bad_signature", "the signature is of none of the provider's keys")
+        async with self._asking:
+            if time.monotonic() - self._keys_at > _KEYS_SECONDS:
+                await self._read_keys()
+            if not _is_signed(self._keys, signed, given):
+                await self._read_keys()
+        if not _is_signed(self._keys, signed, given):
+            raise WebhookRefused("bad_signature", "the signature is of none of the provider's keys")
 
     async def _read_keys(self) -> None:
+        """At most once in _NEW_KEYS_SECONDS, as any stranger can have this asked for."""
+        if time.monotonic() - self._asked_at < _NEW_KEYS_SECONDS:
+            return
+        self._asked_at = time.monotonic()
+
         async def asked(last_turn: float) -> tuple[Ed25519PublicKey, ...]:
             answer = await self._keys_client.ask("GET", self._keys_path, last_turn)
             found = answer.body.get("keys") if isinstance(answer.body, dict) else None
             if answer.status != _OK or not isinstance(found, list):
                 raise ProviderInvalid("the provider's keys cannot be read: see LENS_FAL_JWKS_URL")
-            return tuple(_key(one) for one in found)
+            return tuple(key for key in map(_key, found) if key is not None)
 
         self._keys = await self._keys_client.repeated(asked)
         self._keys_at = time.monotonic()
 
 
-def connect(settings: Settings) -> Fal:
-    return Fal(settings)
+connect = Fal
 
 
-def _key(jwk: object) -> Ed25519PublicKey:
-    """Raises ProviderInvalid."""
+def _key(jwk: object) -> Ed25519PublicKey | None:
+    """None: it is of another kind."""
     text = jwk.get("x") if isinstance(jwk, dict) else None
     try:
         return Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(f"{text}=="))
     except ValueError:
-        raise ProviderInvalid("one of the provider's keys is no ED25519 key") from None
+        return None
 
 
 def _is_signed(keys: tuple[Ed25519PublicKey, ...], signed: bytes, signature: bytes) -> bool:
@@ -183,13 +194,13 @@ def _files(payload: object) -> list[object]:
     return [file for one in payload.values() for file in _files(one)]
 
 
-def _require_usable(task_id: str, answer: Answer, *, failed: bool = False) -> None:
+def _require_usable(task_id: str, answer: Answer) -> None:
     """Raises UnknownTask or ProviderInvalid."""
     if answer.status == _UNKNOWN:
         raise UnknownTask(f"the provider knows no task {task_id!r}")
     if answer.status in _REFUSED:
         raise ProviderInvalid(f"the provider refuses us with {answer.status}: see LENS_FAL_API_KEY")
-    if not failed and answer.status not in (_OK, _ACCEPTED):
+    if answer.status not in (_OK, _ACCEPTED):
         raise ProviderInvalid(f"the provider answers {answer.status} with what makes no sense")
 
 

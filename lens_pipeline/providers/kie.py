@@ -12,9 +12,10 @@ import hmac
 from collections.abc import Mapping
 from typing import Any
 
-from lens_pipeline.providers.client import Answer, Client, Limits
+from lens_pipeline.providers.client import Answer, Client
 from lens_pipeline.providers.models import (
     TASK_ID,
+    Limits,
     Notice,
     Provider,
     ProviderInvalid,
@@ -93,8 +94,7 @@ class Kie(Provider):
             if body.get("code") in _UNKNOWN:
                 return None
             _require_usable(body)
-            (found,) = result_urls(body.get("data"))
-            return found
+            return result_urls(body.get("data"))[0]
 
         return await self._client.repeated(asked)
 
@@ -120,8 +120,7 @@ class Kie(Provider):
         return body
 
 
-def connect(settings: Settings) -> Kie:
-    return Kie(settings)
+connect = Kie
 
 
 def read_task(task_id: str, body: Mapping[str, Any]) -> Task:

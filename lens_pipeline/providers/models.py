@@ -23,6 +23,8 @@ _RESULT_KEYS = (
     *("resultUrls", "result_urls", "resultUrl", "outputs", "output", "results", "result"),
     *("images", "image", "videos", "video", "urls", "url"),
 )
+# Of content types; many stores call all files `application/octet-stream`.
+_FOREIGN = frozenset({"audio", "text", "model", "font"})
 
 # Difference of the clocks plus time of a delivery.
 SKEW_SECONDS = 300
@@ -54,6 +56,14 @@ class Task:
     """In the provider's words."""
     credits: float | None = None
     """What it cost, if the provider says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one question. Providers wait 15 s for a webhook's answer."""
+
+    attempts: int = 3
+    total_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,7 @@ class Provider(abc.ABC):
 
     @abc.abstractmethod
     async def notice(self, webhook: Webhook) -> Notice:
-        """Raises WebhookRefused, ProviderUnset or ProviderUnavailable."""
+        """Raises WebhookRefused, ProviderUnset, ProviderInvalid or ProviderUnavailable."""
 
     @abc.abstractmethod
     async def task(self, task_id: str, model: str | None = None) -> Task:
@@ -217,9 +227,8 @@ def _named(value: object, depth: int) -> list[object]:
 
 
 def _named_value(result: Mapping[str, Any]) -> object:
-    """What names the files of an object; None: nothing does, or it is a sound."""
-    kind = result.get("content_type")
-    if isinstance(kind, str) and not kind.startswith(("image/", "video/")):
+    """What names the files of an object; None: nothing does, or it is a sound, for example."""
+    if str(result.get("content_type")).partition("/")[0] in _FOREIGN:
         return None
     return next((result[key] for key in _RESULT_KEYS if result.get(key)), None)
 

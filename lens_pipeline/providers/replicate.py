@@ -10,9 +10,10 @@ from urllib.parse import quote
 from standardwebhooks import Webhook as Scheme
 from standardwebhooks import WebhookVerificationError
 
-from lens_pipeline.providers.client import Client, Limits
+from lens_pipeline.providers.client import Client
 from lens_pipeline.providers.models import (
     TASK_ID,
+    Limits,
     Notice,
     Provider,
     ProviderInvalid,
@@ -91,8 +92,7 @@ class Replicate(Provider):
         await self._client.aclose()
 
 
-def connect(settings: Settings) -> Replicate:
-    return Replicate(settings)
+connect = Replicate
 
 
 def read_prediction(task_id: str, prediction: dict[str, Any]) -> Task:

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,8 +179,7 @@ class Fetcher:
     """Fetches sources into files, from several threads; made after a fork, closed after use.
 
     `allow_hosts`: names, addresses and networks that may be private. `timeout_seconds` is for one
-    file with redirects, retries and waits. `cancelled` ends every wait. `renewed` gives another
-    link for one that is refused or leads to nothing; None: there is none. Raises SettingsError.
+    file with redirects, retries and waits. `cancelled` ends every wait. Raises SettingsError.
     """
 
     def __init__(
@@ -195,10 +194,8 @@ class Fetcher:
         ssl_context: ssl.SSLContext | None = None,
         lookup: Lookup = socket.getaddrinfo,
         recheck_seconds: float = RECHECK_SECONDS,
-        renewed: Callable[[str], str | None] | None = None,
     ) -> None:
         self._store = store
-        self._renewed = renewed
         self._timeout_seconds = timeout_seconds
         self._max_bytes = max_bytes
         self._retry = retry
@@ -267,16 +264,6 @@ class Fetcher:
                 cancelled=self._cancelled,
             )
         link = _Link.parse(source)
-        try:
-            return self._download_twice(link, into, deadline)
-        except (SourceMissing, SourceRefused):
-            renewed = self._renewed(source) if self._renewed else None
-            if renewed is None:
-                raise
-            return self._download(_Link.parse(renewed), into, deadline)
-
-    def _download_twice(self, link: _Link, into: Path, deadline: Deadline) -> Fetched:
-        """A file that is not there yet may be there a moment later."""
         try:
             return self._download(link, into, deadline)
         except SourceMissing:

@@ -165,7 +165,7 @@ def test_what_the_webhook_may_not_write_is_named(well: Well, servers: Servers) -
         (check,) = [check for check in examine(settings) if check.name == "provider"]
         return check
 
-    assert said() == Result("provider", "its webhooks are verified, and its tasks can be recorded")
+    assert said() == Result("provider", "tasks of kie can be recorded")
     servers.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger", "written")
     lacking = said("stranger", "known")
     assert not lacking.ok

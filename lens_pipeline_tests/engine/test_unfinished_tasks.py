@@ -144,13 +144,36 @@ def test_the_sensor_says_what_it_found(
         with dg.build_sensor_context(
             instance=site.dagster, resources={"lens": LensResource()}
         ) as context:
-            answer = unfinished_tasks(context)
+            answer = unfinished_tasks(site.pipeline.settings)(context)
         assert isinstance(answer, dg.SkipReason)
         return answer.skip_message or ""
 
     assert said() == (
-        "2 tasks without an end, 1 asked for; 1 finished; there is no provider 'nobody'"
+        "2 tasks without an end, 1 asked for; 1 finished; 1 are of 'nobody', which is not set up"
     )
-    provider.__exit__(None, None, None)
-    site.sql("UPDATE generations SET provider = 'fal' WHERE id = 'p2'")
-    assert "LENS_FAL_API_KEY is not set" in said()
+
+
+def test_a_row_that_cannot_be_written_keeps_no_other_from_its_end(
+    site: Site, provider: ProviderServer
+) -> None:
+    """A host's CHECK that forbids `failed`, for example."""
+    site.sql("ALTER TABLE generations ADD CHECK (status <> 'failed')")
+    for name, state in (("a", "fail"), ("b", "success"), ("c", "fail"), ("d", "success")):
+        provider.say(_generating(site, name), state, RESULT)
+    found = _look(site, UnfinishedTasks())
+    assert sorted(found.finished) == ["b", "d"]
+    assert len(found.problems) == 2
+
+
+def test_a_provider_that_hangs_is_left_alone_and_stops_no_other(
+    site: Site, provider: ProviderServer, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(module, "_ANSWER_SECONDS", 0.5)
+    provider.misbehave(PATH, "/hangs")
+    for number in range(8):
+        _generating(site, f"p{number}")
+    tasks = UnfinishedTasks()
+    assert any("did not answer" in one for one in _look(site, tasks).problems)
+    asked = len(provider.asked)
+    assert asked <= 5
+    assert _look(site, tasks).asked == 0

@@ -10,6 +10,7 @@ from lens_pipeline.providers.kie import Kie
 from lens_pipeline_tests.support.servers import Answer, HostileServer
 
 PATH = "/api/v1/jobs/recordInfo"
+DOWNLOAD_PATH = "/api/v1/common/download-url"
 VEO_PATH = "/api/v1/veo/record-info"
 API_KEY = "kie-api-key-of-tests"
 WEBHOOK_KEY = "kie-webhook-key-of-tests"
@@ -21,6 +22,8 @@ class ProviderServer(HostileServer):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[str] = []
+        # Other links by those that have ended.
+        self.links: dict[str, str] = {}
         self._tasks: dict[str, dict[str, Any]] = {}
         self._veo: dict[str, dict[str, Any]] = {}
 
@@ -50,6 +53,9 @@ class ProviderServer(HostileServer):
         self._veo[task_id] = {"code": 200, "msg": "success", "data": data}
 
     def answer_for(self, target: str, headers: dict[str, str]) -> Answer | None:
+        if urlsplit(target).path == DOWNLOAD_PATH:
+            link = self.links.get(json.loads(self.posted[-1])["url"])
+            return _json({"code": 200 if link else 422, "msg": "", "data": link})
         (task_id,) = parse_qs(urlsplit(target).query)["taskId"]
         is_veo = urlsplit(target).path == VEO_PATH
         if not is_veo:

@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -43,7 +42,6 @@ from lens_pipeline.event_log.tags import (
     PERMANENT_TAG,
     UNSTORED_TAG,
 )
-from lens_pipeline.providers import fresh_url
 from lens_pipeline.reasons import explain
 from lens_pipeline.storage.download import Fetcher
 
@@ -393,7 +391,6 @@ def _batch_context(
             max_bytes=settings.max_source_bytes,
             allow_hosts=settings.fetch_allow_hosts,
             cancelled=cancelled,
-            renewed=partial(fresh_url, settings),
         ) as fetcher,
     ):
         transfers = Transfers(fetcher, pipeline.store, cancelled)

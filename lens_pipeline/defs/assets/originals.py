@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import dagster as dg
 
+from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.catalog.rows import Generation, Kind, Row, Shot
 from lens_pipeline.defs.labels import links_of
 from lens_pipeline.derivatives.originals import (
@@ -32,10 +33,14 @@ from lens_pipeline.errors import (
     DiskFull,
     ExtraMissing,
     SourceMissing,
+    SourceRefused,
+    SourceUnavailable,
     SourceUnreadable,
     StoreUnavailable,
 )
 from lens_pipeline.media.formats import file_extension, quote_head, read_head
+from lens_pipeline.providers import configured, fresh_url, provider_of
+from lens_pipeline.providers.models import ProviderError, ProviderUnavailable
 from lens_pipeline.storage.content_types import CONTENT_TYPES, content_type_of
 from lens_pipeline.storage.download import Fetcher
 from lens_pipeline.storage.object_store import (
@@ -333,7 +338,35 @@ class Originals:
                     return fetched
                 logger.warning("%s has other bytes than were stored: it is not used", stored.path)
             self._stored.pop(key, None)
-        return self._transfers.fetcher.fetch(source, file)
+        try:
+            return self._transfers.fetcher.fetch(source, file)
+        except (SourceMissing, SourceRefused):
+            renewed = self._renewed(key, source or "")
+            if renewed is None:
+                raise
+            return self._transfers.fetcher.fetch(renewed, file)
+
+    def _renewed(self, generation_id: str, link: str) -> str | None:
+        """Another link from the provider of its task; None: there is none.
+
+        Raises SourceUnavailable: the provider cannot say now.
+        """
+        settings = self._pipeline.settings
+        # A link with a query may contain a secret of another store.
+        if is_object_key(link) or "?" in link or not configured(settings):
+            return None
+        try:
+            row = self._pipeline.catalog.task_of(generation_id)
+            name = provider_of(row.provider, settings)[0] if row else ""
+            return fresh_url(settings, name, link) if name in configured(settings) else None
+        except ProviderUnavailable as error:
+            raise SourceUnavailable(
+                f"its link has ended, and another one cannot be had now: {error}",
+                retry_after_seconds=error.retry_after_seconds,
+            ) from error
+        except (ProviderError, CatalogError) as error:
+            logger.warning("no other link for row %r: %s", generation_id, error)
+            return None
 
     def _unrecorded(self, row: Generation, revision: str, n: int = 1) -> str | None:
         """What a run stored that was killed before it could record it."""

@@ -27,6 +27,7 @@ from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError, StoreUnavailable, first_line
 from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.monitoring.probes.probe import ANSWER_SECONDS, Probe, ProbeError, Result
+from lens_pipeline.providers import configured
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.connect import open_store
 from lens_pipeline.storage.object_store import (
@@ -197,12 +198,18 @@ def provider_tasks(settings: Settings, url: str) -> str:
     """Raises CatalogError: tasks of the provider cannot be recorded."""
     with closing(Catalog(url)) as catalog:
         catalog.check_writing()
-    if not (settings.kie_webhook_key or settings.kie_secret):
-        return (
-            "its tasks can be recorded; without LENS_KIE_WEBHOOK_KEY or LENS_KIE_SECRET its"
-            " webhooks are refused"
-        )
-    return "its webhooks are verified, and its tasks can be recorded"
+    names = sorted(configured(settings))
+    kie = settings.kie_webhook_key or settings.kie_secret
+    unproved = {
+        "kie": not kie and "LENS_KIE_WEBHOOK_KEY or LENS_KIE_SECRET",
+        "replicate": not settings.replicate_webhook_key and "LENS_REPLICATE_WEBHOOK_KEY",
+    }
+    lacks = [
+        f"; without {unproved[name]} webhooks of {name} are refused"
+        for name in names
+        if unproved.get(name)
+    ]
+    return f"tasks of {', '.join(names)} can be recorded{''.join(lacks)}"
 
 
 def dagster_database(settings: Settings, url: str) -> str:

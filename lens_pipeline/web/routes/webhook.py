@@ -1,6 +1,7 @@
 """Webhooks of providers, and a look at a task by hand."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -187,10 +188,8 @@ def _wanted(
     task_id: Annotated[str, Query(alias="taskId", pattern=f"^{TASK_ID.pattern}$")],
 ) -> TaskRow:
     """Raises ApiError 404: there is none that the caller may see."""
-    row = _only_row(context, task_id)
-    if not caller.may_see_user(row.user_id):
-        raise _unknown_task(task_id)
-    return row
+    rows = context.pipeline.catalog.of_task(task_id)
+    return _only([row for row in rows if caller.may_see_user(row.user_id)], task_id)
 
 
 async def _wanted_task(context: ContextDep, row: Annotated[TaskRow, Depends(_wanted)]) -> Task:
@@ -265,13 +264,20 @@ def _unknown_task(task_id: str) -> ApiError:
     return ApiError(404, "unknown_task", f"no generation is of task {task_id!r}")
 
 
-def _only_row(context: Context, task_id: str, provider: str | None = None) -> TaskRow:
+def _only_row(context: Context, task_id: str, provider: str) -> TaskRow:
     """Of the provider, where rows name theirs. Raises ApiError 404 or 409."""
-    rows = [
-        row
-        for row in context.pipeline.catalog.of_task(task_id)
-        if provider is None or row.provider is None or _named(context, row)[0] == provider
-    ]
+    return _only(
+        [
+            row
+            for row in context.pipeline.catalog.of_task(task_id)
+            if row.provider is None or _named(context, row)[0] == provider
+        ],
+        task_id,
+    )
+
+
+def _only(rows: Sequence[TaskRow], task_id: str) -> TaskRow:
+    """Raises ApiError 404 or 409."""
     if not rows:
         raise _unknown_task(task_id)
     if len(rows) > 1:

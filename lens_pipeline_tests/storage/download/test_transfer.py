@@ -275,25 +275,6 @@ def test_a_missing_file_is_asked_for_once_more_before_it_is_given_up_on(
     assert server.requests["/never"] == 2
 
 
-def test_another_link_is_asked_for_where_one_is_refused_or_leads_to_nothing(
-    make_fetcher: MakeFetcher, server: HostileServer, into: Path
-) -> None:
-    """A provider's links end sooner than its files."""
-    fresh, asked = server.put("/fresh", b"x"), []
-
-    def renewed(url: str) -> str | None:
-        asked.append(url)
-        return None if url.endswith("/410") else fresh
-
-    fetcher = make_fetcher(renewed=renewed)
-    old = [server.url(f"/status/{status}") for status in (401, 403, 404)]
-    for url in old:
-        assert fetcher.fetch(url, into).bytes == 1
-    with pytest.raises(SourceMissing):
-        fetcher.fetch(server.url("/status/410"), into)
-    assert asked == [*old, server.url("/status/410")]
-
-
 def test_transient_failures_are_tried_again_up_to_the_limit(
     fetcher: Fetcher, server: HostileServer, into: Path
 ) -> None:

@@ -165,7 +165,7 @@ def test_further_results_are_kept_beside_the_original(
     server.remove("/2")
     found = web.get(second)
     assert (found.content, found.headers["content-type"]) == (bodies[1], "image/png")
-    assert found.headers["content-disposition"].startswith('inline; filename="p1_2.png"')
+    assert found.headers["content-disposition"].startswith('inline; filename="1_2.png"')
     assert web.get("/api/generations/p1/file?n=5").status_code == 404
     (site.store / keys[2]).write_bytes(b"x" * len(bodies[2]))
     assert [one["path"] for one in site.lens("verify", "--json").json["damaged"]] == [keys[2]]
@@ -785,6 +785,22 @@ def test_each_provider_finishes_its_own_rows(
         assert row(site, "of-kie") == ("generating", None)
         provider.say("same", "fail", failMsg="flagged")
         assert deliver(web, "same").json()["generation_id"] == "of-kie"
+
+
+def test_a_link_that_has_ended_is_had_anew(
+    site: Site, provider: ProviderServer, server: HostileServer
+) -> None:
+    """Of rows with a task of the provider alone: other links are none of its business."""
+    fresh = server.put("/fresh", sources.jpeg())
+    ended = server.url("/status/403")
+    provider.links[ended] = fresh
+    site.add("of-task", ended, task_id="t1")
+    site.add("no-task", ended)
+    site.add("secret", f"{ended}?signature=x", task_id="t3")
+    site.once()
+    states = {name: site.status(name)["state"] for name in ("of-task", "no-task", "secret")}
+    assert states == {"of-task": "ready", "no-task": "dead", "secret": "dead"}
+    assert len(provider.posted) == 1
 
 
 # What our side lacks.
