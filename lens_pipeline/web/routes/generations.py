@@ -1,27 +1,20 @@
 """Reading generations: what there is, and what became of it."""
 
 import datetime as dt
+import re
 from collections.abc import Container
 from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, BeforeValidator
 
 from lens_pipeline.catalog.errors import RowInUse
 from lens_pipeline.catalog.generations import ListedGeneration, Place, Selection
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.derivatives import library
-from lens_pipeline.derivatives.originals import (
-    ExtraFile,
-    extra_files,
-    recorded_facts,
-)
-from lens_pipeline.derivatives.registry import (
-    CLIP,
-    PLAYABLE,
-    primary,
-)
+from lens_pipeline.derivatives.originals import ExtraFile, extra_files, recorded_facts
+from lens_pipeline.derivatives.registry import CLIP, PLAYABLE, primary
 from lens_pipeline.event_log.history import State
 from lens_pipeline.web.auth.caller import Caller, CallerDep
 from lens_pipeline.web.context import Context, ContextDep
@@ -158,6 +151,13 @@ class GenerationsPage(BaseModel):
     next_cursor: str | None
 
 
+def _is_written_out(value: object) -> object:
+    """Pydantic takes numbers for seconds since 1970."""
+    if not re.match(r"\d{4}-", str(value)):
+        raise ValueError("a date with a time and its zone, for example 2026-03-20T00:00:00Z")
+    return value
+
+
 @router.get("/api/generations")
 def list_generations(
     caller: CallerDep,
@@ -166,7 +166,7 @@ def list_generations(
     type: GenerationType | None = None,  # noqa: A002
     status: State | None = None,
     q: Annotated[str, Query(max_length=_MOST_WORDS)] = "",
-    before: AwareDatetime | None = None,
+    before: Annotated[AwareDatetime, BeforeValidator(_is_written_out)] | None = None,
     ids: str | None = None,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST_ON_PAGE)] = 60,

@@ -25,14 +25,12 @@ from lens_pipeline.web.http.streaming import IMMUTABLE, REVALIDATE, described, s
 
 _MOST_NAME = 200
 _MOST_IDS = 200
-# Of the ids in an address, in characters.
-_MOST_ADDRESS = 8000
 
 CursorQuery = Annotated[str | None, Query(max_length=500)]
 LimitQuery = Annotated[int, Query(ge=1, le=200)]
 IdsQuery = Annotated[
     str | None,
-    Query(max_length=_MOST_ADDRESS, description="Only these, separated by commas, in their order."),
+    Query(description="Only these, separated by commas, in their order."),
 ]
 RevisionQuery = Annotated[str | None, Query(max_length=100)]
 
