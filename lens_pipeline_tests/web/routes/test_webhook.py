@@ -791,8 +791,8 @@ def test_a_link_that_has_ended_is_had_anew(
     site: Site, provider: ProviderServer, server: HostileServer
 ) -> None:
     """Of rows with a task of the provider alone: other links are none of its business."""
-    fresh = server.put("/fresh", sources.jpeg())
-    ended = server.url("/status/403")
+    server.put("/fresh", sources.jpeg())
+    fresh, ended = (server.url(path, "localhost") for path in ("/fresh", "/status/403"))
     provider.links[ended] = fresh
     site.add("of-task", ended, task_id="t1")
     site.add("no-task", ended)
