@@ -34,11 +34,17 @@ _CUT_CHOICES = """
   return select.checkVisibility() && needed > select.offsetWidth;
 }).map((select) => select.outerHTML.slice(0, 100))
 """
-_END_ANIMATIONS = """
-() => document.getAnimations()
-  .filter((one) => one.effect.getComputedTiming().endTime !== Infinity)
-  .forEach((one) => one.finish())
+# Also of what appears meanwhile.
+_STOP_ANIMATIONS = """
+() => {
+  const still = new CSSStyleSheet();
+  still.replaceSync(`*, *::before, *::after {
+    animation-duration: 0s !important; animation-delay: 0s !important; transition: none !important;
+  }`);
+  document.adoptedStyleSheets = [still];
+}
 """
+_GO_ON = "() => { document.adoptedStyleSheets = []; }"
 _AXE = Axe()
 # For a machine that runs other tests at the same time.
 _PATIENCE_MS = 15_000
@@ -93,8 +99,9 @@ class BrowserPage:
     def _findings(self) -> list[str]:
         """What axe-core finds: roles, names, contrast, headings."""
         # What fades in is not hard to read.
-        self.page.evaluate(_END_ANIMATIONS)
+        self.page.evaluate(_STOP_ANIMATIONS)
         found = _AXE.run(self.page).response["violations"]
+        self.page.evaluate(_GO_ON)
         return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]
 
     def _nameless(self) -> list[Any]:
