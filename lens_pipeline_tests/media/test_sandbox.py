@@ -49,8 +49,8 @@ def _workers_of(pid: int) -> list[psutil.Process]:
 
 
 def _command(process: psutil.Process) -> list[str]:
-    # One that ended by itself is waited for with the next request.
-    with contextlib.suppress(psutil.ZombieProcess):
+    # One that ended by itself is a zombie until the next request, and then no process.
+    with contextlib.suppress(psutil.NoSuchProcess):
         return process.cmdline()
     return []
 
@@ -162,7 +162,9 @@ def _end_the_busy_one(workers: Workers, number: signal.Signals) -> None:
 
     def find() -> bool:
         earlier = dict(seconds)
-        seconds.update({p.pid: p.cpu_times().user for p in workers()})
+        for process in workers():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                seconds[process.pid] = process.cpu_times().user
         # One that has finished in the meantime takes no more time.
         busy[:] = [pid for pid, now in seconds.items() if now > max(0.8, earlier.get(pid, now))]
         return bool(busy)

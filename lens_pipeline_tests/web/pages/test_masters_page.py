@@ -144,7 +144,7 @@ def test_what_was_said_of_a_form_goes_when_it_is_changed(
         expect(error).to_be_empty()
         expect(page.get_by_text("Another film of this project has this name.")).to_be_visible()
         page.route("**/master-videos", lambda route: route.abort())
-        page.keyboard.press("Enter")
+        page.get_by_label("Name", exact=True).press("Enter")
         expect(error).to_have_text("The server cannot be reached.")
         page.get_by_role("button", name="Add b", exact=True).click()
         expect(error).to_be_empty()
