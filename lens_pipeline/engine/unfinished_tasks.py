@@ -104,7 +104,7 @@ class UnfinishedTasks:
         found: Look,
         until: float,
     ) -> None:
-        """One that cannot be written now has its turn again at the next tick."""
+        """One for which the tick has no time left has its turn at the next; an error is its own."""
         if time.monotonic() > until:
             self._next.pop(row.id, None)
             return

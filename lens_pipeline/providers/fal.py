@@ -51,7 +51,7 @@ _NEW_KEYS_SECONDS = 60.0
 
 class Fal(Provider):
     def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
-        self._is_set = settings.fal_api_key is not None
+        super().__init__(settings.fal_api_key, "LENS_FAL_API_KEY")
         authorization = f"Key {settings.fal_api_key}"
         self._client = Client(settings.fal_api, "LENS_FAL_API", authorization, limits)
         keys = urlsplit(settings.fal_jwks_url)
@@ -67,7 +67,7 @@ class Fal(Provider):
         self._asking = asyncio.Lock()
 
     async def notice(self, webhook: Webhook) -> Notice:
-        self._require_key()
+        self.require_key()
         parts = [webhook.headers.get(name, "") for name in _HEADERS]
         if not all(parts):
             raise WebhookRefused("bad_signature", "a header of the signature is missing")
@@ -82,7 +82,7 @@ class Fal(Provider):
         return Notice(f"{task_id} {parts[2]}", task_id, _delivered(task_id, message))
 
     async def task(self, task_id: str, model: str | None = None) -> Task:
-        self._require_key()
+        self.require_key()
         model = model or self._model
         if not model:
             raise ProviderUnset("provider_not_configured", "LENS_FAL_MODEL")
@@ -112,10 +112,6 @@ class Fal(Provider):
             _require_usable(task_id, result)
             raise ProviderInvalid("the task is completed, and its result is not there")
         return Task(task_id, TaskState.FAIL, failure=_reason(told.body, result.body))
-
-    def _require_key(self) -> None:
-        if not self._is_set:
-            raise ProviderUnset("provider_not_configured", "LENS_FAL_API_KEY")
 
     async def _verify(self, signed: bytes, signature: str) -> None:
         """Raises WebhookRefused, ProviderInvalid or ProviderUnavailable."""

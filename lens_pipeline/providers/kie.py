@@ -53,8 +53,8 @@ class Kie(Provider):
     """Tasks of all its models, Veo's included."""
 
     def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
+        super().__init__(settings.kie_api_key, "LENS_KIE_API_KEY")
         self._key, self._secret = settings.kie_webhook_key, settings.kie_secret
-        self._is_set = settings.kie_api_key is not None
         authorization = f"Bearer {settings.kie_api_key}"
         self._client = Client(settings.kie_api, "LENS_KIE_API", authorization, limits)
 
@@ -64,7 +64,7 @@ class Kie(Provider):
         if not key:
             raise ProviderUnset("webhook_not_configured", "LENS_KIE_WEBHOOK_KEY or LENS_KIE_SECRET")
         # Its word alone counts for nothing.
-        self._require_key()
+        self.require_key()
         task_id = _named_task(webhook.json())
         if not self._key and _has_secret(webhook, key):
             return Notice(task_id, task_id)
@@ -78,7 +78,7 @@ class Kie(Provider):
         return Notice(f"{task_id} {timestamp}", task_id)
 
     async def task(self, task_id: str, model: str | None = None) -> Task:
-        self._require_key()
+        self.require_key()
         return await self._client.repeated(lambda last_turn: self._task(task_id, last_turn))
 
     async def aclose(self) -> None:
@@ -86,7 +86,7 @@ class Kie(Provider):
 
     async def fresh_url(self, url: str) -> str | None:
         """Works for 20 minutes; None: it is no file of this provider's."""
-        self._require_key()
+        self.require_key()
 
         async def asked(last_turn: float) -> str | None:
             answer = await self._client.ask("POST", _DOWNLOAD, last_turn, json={"url": url})
@@ -97,10 +97,6 @@ class Kie(Provider):
             return result_urls(body.get("data"))[0]
 
         return await self._client.repeated(asked)
-
-    def _require_key(self) -> None:
-        if not self._is_set:
-            raise ProviderUnset("provider_not_configured", "LENS_KIE_API_KEY")
 
     async def _task(self, task_id: str, last_turn: float) -> Task:
         params = {"taskId": task_id}

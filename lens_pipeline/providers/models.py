@@ -143,6 +143,15 @@ class WebhookInvalid(WebhookRefused):
 class Provider(abc.ABC):
     """A service that generates. One for each process, as its limits are, and of one event loop."""
 
+    def __init__(self, api_key: str | None, variable: str) -> None:
+        """`variable`: the setting that holds `api_key`."""
+        self._has_key, self._variable = api_key is not None, variable
+
+    def require_key(self) -> None:
+        """Raises ProviderUnset: its tasks cannot be asked for."""
+        if not self._has_key:
+            raise ProviderUnset("provider_not_configured", self._variable)
+
     @abc.abstractmethod
     async def notice(self, webhook: Webhook) -> Notice:
         """Raises WebhookRefused, ProviderUnset, ProviderInvalid or ProviderUnavailable."""

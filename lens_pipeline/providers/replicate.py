@@ -43,9 +43,9 @@ _STATES = {
 
 class Replicate(Provider):
     def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
+        super().__init__(settings.replicate_api_key, "LENS_REPLICATE_API_KEY")
         key = settings.replicate_webhook_key
         self._scheme = Scheme(key) if key else None
-        self._is_set = settings.replicate_api_key is not None
         authorization = f"Bearer {settings.replicate_api_key}"
         self._client = Client(settings.replicate_api, "LENS_REPLICATE_API", authorization, limits)
 
@@ -66,8 +66,7 @@ class Replicate(Provider):
         return Notice(webhook.headers["webhook-id"], task_id, read_prediction(task_id, prediction))
 
     async def task(self, task_id: str, model: str | None = None) -> Task:
-        if not self._is_set:
-            raise ProviderUnset("provider_not_configured", "LENS_REPLICATE_API_KEY")
+        self.require_key()
         path = f"/v1/predictions/{quote(task_id, safe='')}"
 
         async def asked(last_turn: float) -> Task:
