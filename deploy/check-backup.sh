@@ -22,9 +22,11 @@ if [ ! -f "$backup/dagster.dump" ]; then
   [ -n "$backup" ] || fail "$1 has no backup of the last 26 hours"
 fi
 # Debian has the server's programs out of the way, by version.
+servers=
 for directory in /usr/lib/postgresql/*/bin; do
-  PATH=$directory:$PATH
+  servers=$directory:$servers
 done
+PATH=$PATH:$servers
 command -v initdb >/dev/null || fail 'initdb is missing: apt install postgresql'
 require pg_ctl psql
 
