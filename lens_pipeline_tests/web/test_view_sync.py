@@ -38,7 +38,7 @@ _FIRST_VERSION = """
 """
 _COLUMNS = (
     *("id", "user_id", "type", "status", "preview_status", "preview_path", "poster_path"),
-    *("error", "updated_at"),
+    *("error", "updated_at", "original_path", "is_dead"),
 )
 
 
@@ -83,13 +83,16 @@ def test_it_shows_what_the_old_columns_did(site: Site, web: httpx.Client, photo:
     before = _shown(site, "p1").updated_at
     site.once()
     done = time.monotonic()
-    eventually(lambda: (_state(site, "p1"), _state(site, "bad")) == ("ready", "dead"), 10)
+    eventually(lambda: (_state(site, "p1"), _state(site, "bad")) == ("ready", "failed"), 10)
     assert time.monotonic() - done < 2
     ready, dead = _shown(site, "p1"), _shown(site, "bad")
     api = web.get("/api/generations/p1").json()
     assert (ready.preview_path, ready.poster_path, ready.error) == (api["path"], None, None)
     assert ready.updated_at == dt.datetime.fromisoformat(api["ready_at"]) > before
     assert "127.0.0.1" in dead.error and dead.preview_path is None
+    assert (ready.is_dead, dead.is_dead) == (False, True)
+    original = site.metadata("photo_generation", "p1")["path"].value
+    eventually(lambda: _shown(site, "p1").original_path == original, 5)
     video = _shown(site, "v1")
     assert (video.type, video.status, video.preview_status) == ("video", "generating", "none")
     site.lens("retry", "bad")
@@ -184,7 +187,7 @@ def test_defaults_of_the_host_do_not_open_it(site: Site) -> None:
 
 def test_a_host_with_uuids_and_times_without_zone(site: Site, photo: Photo) -> None:
     key = "0b8f0d5e-7b5c-4a8e-9a55-3f2e6a6d8c11"
-    site.sql("DROP VIEW lens_generations; DROP TABLE generations")
+    site.sql("DROP VIEW lens_generations; DROP TABLE lens_derivatives, generations")
     site.sql(
         "CREATE TABLE generations (id uuid PRIMARY KEY, user_id uuid, type text, status text,"
         " asset_url text, extra json, preview_status text, error text,"
@@ -253,7 +256,8 @@ def test_commands_keep_it_where_no_app_runs(site: Site, photo: Photo) -> None:
     site.add("bad", "http://127.0.0.1/none.jpg")
     site.once()
     states = {name: _state(site, name) for name in ("a", "b", "c", "bad")}
-    assert states == {"a": "ready", "b": "ready", "c": "ready", "bad": "dead"}
+    assert states == {"a": "ready", "b": "ready", "c": "ready", "bad": "failed"}
+    assert _shown(site, "c").original_path in site.originals()
 
 
 def test_an_older_view_is_kept_and_brought_up_to_date(
@@ -269,7 +273,7 @@ def test_an_older_view_is_kept_and_brought_up_to_date(
     site.sql(_FIRST_VERSION)
     site.sql("GRANT SELECT ON lens_generations TO PUBLIC")
     site.add("a", photo("a"))
-    old = "lens_generations is of version 1, and this program knows 3: run `lens migrate`"
+    old = "lens_generations is of version 1, and this program knows 4: run `lens migrate`"
     with served(_other(site)):
         site.once()
         eventually(lambda: _state(site, "a") == "ready", 10)
