@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.errors import CatalogError
-from lens_pipeline.catalog.rows import Generation, Row, UnusableRow
+from lens_pipeline.catalog.rows import Generation, Kind, Row, UnusableRow
 from lens_pipeline.core.locks import LockSession, projection_lock
 from lens_pipeline.derivatives.originals import stored_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
@@ -180,6 +180,9 @@ class ViewWriter(BackgroundThread):
         try:
             for asset in {status.asset for status in latest}:
                 _write(self._pipeline, asset, [s for s in latest if s.asset == asset])
+            for kind in ORIGINALS:
+                gone = [s.id for s in latest if s.kind == kind and s.state is State.NONE]
+                _write_originals_of(self._pipeline, kind, gone)
             if percents:
                 self._pipeline.catalog.write_view_progress(percents)
         except BaseException:
@@ -193,8 +196,7 @@ class ViewWriter(BackgroundThread):
             name = original.asset
             found = {event: key for event, (asset, key) in events.items() if asset == name}
             if found:
-                rows = self._pipeline.catalog.finished(kind, set(found.values()))
-                _write_originals(self._pipeline, original, _generations(rows.values()))
+                _write_originals_of(self._pipeline, kind, found.values())
                 self._originals[name] = max(found)
 
 
@@ -215,10 +217,8 @@ def update_view(pipeline: Pipeline, statuses: Sequence[DerivativeStatus], *, alo
                 pass
         for asset in {derivative.asset for derivative in _shown()}:
             _write(pipeline, asset, [s for s in statuses if s.asset == asset])
-        for kind, original in ORIGINALS.items():
-            made = {status.id for status in statuses if status.kind == kind}
-            rows = pipeline.catalog.finished(kind, made) if made else {}
-            _write_originals(pipeline, original, _generations(rows.values()))
+        for kind in ORIGINALS:
+            _write_originals_of(pipeline, kind, [s.id for s in statuses if s.kind == kind])
         pipeline.catalog.mark_view(None if alone else _KEPT_SECONDS, compared=is_due)
 
 
@@ -260,10 +260,18 @@ def _changed(
     return [row for row in others if row.id in shown or made.get(row.id) == wanted[row.id]]
 
 
-def _write_originals(pipeline: Pipeline, original: Original, rows: Sequence[Generation]) -> None:
-    """Write where they lie, if the store has them."""
-    if not rows:
+def _write_originals_of(pipeline: Pipeline, kind: Kind, ids: Iterable[str]) -> None:
+    wanted = set(ids)
+    if not wanted:
         return
+    rows = {row.id: row for row in _generations(pipeline.catalog.finished(kind, wanted).values())}
+    _write_originals(pipeline, ORIGINALS[kind], list(rows.values()), wanted - rows.keys())
+
+
+def _write_originals(
+    pipeline: Pipeline, original: Original, rows: Sequence[Generation], gone: Iterable[str] = ()
+) -> None:
+    """Write where those of `rows` lie, if the store has them."""
     stored = stored_originals(pipeline, original.kind, {row.id: row.asset_url for row in rows})
     values = {
         row.id: {
@@ -276,8 +284,9 @@ def _write_originals(pipeline: Pipeline, original: Original, rows: Sequence[Gene
         for row in rows
         if row.id in stored
     }
-    gone = [row.id for row in rows if row.id not in stored]
-    pipeline.catalog.write_view(original.asset, values, gone)
+    absent = [*gone, *(row.id for row in rows if row.id not in stored)]
+    if values or absent:
+        pipeline.catalog.write_view(original.asset, values, absent)
 
 
 def _write(pipeline: Pipeline, asset: str, statuses: Sequence[DerivativeStatus]) -> None:

@@ -242,11 +242,12 @@ def _statements(connection: sa.Connection, one: Projection, writer: str | None) 
     with_rights = "WITH (security_invoker = true) " if _checks_readers(connection) else ""
     key_type = _type_of(connection, one, one.read[0])
     policy = _READS.format(table=table, source=one.source.name, key=one.read[0], type=key_type)
-    additions = [_NEW_COLUMN] if one is GENERATIONS else []
+    # A page locks the view first: the other order would be a deadlock.
     return [
-        *([creation] if table in absent else additions),
+        *([creation] if table in absent else []),
         f"CREATE OR REPLACE VIEW {view} {with_rights}AS {_query(connection, one)}",
         f"COMMENT ON VIEW {view} IS 'Lens Pipeline, version {VERSION}'",
+        *([_NEW_COLUMN] if one is GENERATIONS else []),
         *(_CLOSURE.format(name=name) for name in absent),
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
         f"DROP POLICY IF EXISTS lens_reads ON {table}",
@@ -280,21 +281,21 @@ def _type_of(connection: sa.Connection, one: Projection, column: str) -> str:
 
 
 def _writing_rights(connection: sa.Connection, one: Projection, writer: str | None) -> list[str]:
-    """Of `writer`, and the policy for all roles that could write it without one.
+    """Of `writer`, and of the roles that wrote the older tables, which had no policy.
 
-    Not for roles that cannot log in: hosts may have granted their users everything by such ones.
+    Not of roles that cannot log in: hosts may have granted their users everything by such ones.
     """
     table = one.table.name
-    roles = set(connection.scalars(_POLICY_ROLES, {"table": table}))
-    roles |= {row.name for row in _grantees(connection, table, "INSERT") if row.logs_in}
-    roles |= {writer} if writer else set()
-    statements = [_grant(connection, one, writer)] if writer else []
-    if roles:
-        statements += [
-            f"DROP POLICY IF EXISTS lens_writes ON {table}",
-            _writes("CREATE", connection, one, roles),
-        ]
-    return statements
+    granted = _grantees(connection, GENERATIONS.table.name, "INSERT")
+    roles = {row.name for row in granted if row.logs_in} | ({writer} if writer else set())
+    allowed = roles | set(connection.scalars(_POLICY_ROLES, {"table": table}))
+    if not allowed:
+        return []
+    return [
+        *(_grant(connection, one, role) for role in sorted(roles)),
+        f"DROP POLICY IF EXISTS lens_writes ON {table}",
+        _writes("CREATE", connection, one, allowed),
+    ]
 
 
 def _grant(connection: sa.Connection, one: Projection, role: str) -> str:
