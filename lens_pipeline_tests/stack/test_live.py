@@ -35,11 +35,10 @@ def collector() -> Iterator[Collector]:
 def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
     """One for all tests here, whose order is that of its life."""
     home = tmp_path_factory.mktemp("live") / "home"
-    made = Stack(home, LENS_LOG_FORMAT="json")
-    made.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
-    made.start()
-    yield made
-    made.stop()
+    stack = Stack(home, LENS_LOG_FORMAT="json")
+    stack.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
+    with stack:
+        yield stack
 
 
 @pytest.fixture
