@@ -4,14 +4,16 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
+from lens_pipeline.cli.adoption import old_database
 from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import derivative_sensor
@@ -19,14 +21,13 @@ from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.event_log.history import State
 from lens_pipeline_tests.media.samples import scene, write_video
-from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import PROJECT, Project
-from lens_pipeline_tests.support.site import Site
+from lens_pipeline_tests.support.site import Site, lens
 
 pytestmark = pytest.mark.slow
 
 # As many as an old site had: LENS_TEST_OLD_MASTERS=219.
-_COUNT = int(os.environ.get("LENS_TEST_OLD_MASTERS", "12"))
+_COUNT = int(os.environ.get("LENS_TEST_OLD_MASTERS", "6"))
 _SCHEMA = """
 CREATE TABLE projects (project_id TEXT PRIMARY KEY, name TEXT);
 CREATE TABLE project_assets (asset_id TEXT, project_id TEXT, asset_type TEXT, file_path TEXT,
@@ -168,6 +169,12 @@ def test_old_masters_are_there_and_never_made(
     assert _ready(site) == (_COUNT, 1)
     assert len(site.materializations("master_video")) == _COUNT
     object.__setattr__(MASTER, "code_version", version)
+    engine = sa.create_engine(site.dagster_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("TRUNCATE event_logs, asset_event_tags"))
+    assert _ready(site) == (0, 0)
+    assert site.lens("adopt", "--json").json["adopted"] == 2 * _COUNT + 1
+    assert _ready(site) == (_COUNT, 1)
     # Other shots are another film.
     site.sql("""UPDATE master_videos SET shots_config = '["a", "a"]' WHERE master_id = 'm1'""")
     assert _ready(site) == (_COUNT - 1, 1)
@@ -183,3 +190,185 @@ def _ready(site: Site) -> tuple[int, ...]:
         )
         for derivative in (MASTER, SCALED)
     )
+
+
+def test_a_bad_row_is_named_and_keeps_no_other_away(site: Site, old: Old) -> None:
+    """One broken film of two hundred, for which all are left behind."""
+    good, cut = old.film("a.mp4"), old.film("cut.mp4", (old.media / "a.mp4").read_bytes()[:-9000])
+    page = old.film("page.mp4", b"<html>gone</html>")
+    old.film("deep/one.mp4")
+    old.rows("projects", {"project_id": "../etc"})
+    old.rows(
+        "project_assets",
+        _ASSET | {"asset_id": 7, "file_path": good, "original_filename": "My hook.MP4"},
+        _ASSET | {"asset_id": 7, "file_path": good},
+        _ASSET | {"asset_id": "b/c", "file_path": good},
+        _ASSET | {"asset_id": "song", "file_path": good, "asset_type": "music"},
+        _ASSET | {"asset_id": "gone", "file_path": "/app/gone.mp4"},
+        _ASSET | {"asset_id": "page", "file_path": page},
+        _ASSET | {"asset_id": "orphan", "file_path": good, "project_id": "deleted"},
+        _ASSET | {"asset_id": "up", "file_path": "../../old.db"},
+        _ASSET | {"asset_id": "one", "file_path": "/x/deep/one.mp4"},
+        _ASSET | {"asset_id": "two", "file_path": "/y/one.mp4/../deep/one.mp4"},
+        _ASSET | {"asset_id": "none", "file_path": None},
+        _ASSET | {"asset_id": "taken", "file_path": good},
+    )
+    site.sql("INSERT INTO project_assets VALUES ('taken', 'p2', NULL, 'k.mp4')")
+    parts = {"cta_ids": ["z"], "hook_ids": ["x", 7], "mid_ids": []}
+    old.rows(
+        "master_videos",
+        _MASTER | {"master_id": "parts", "file_path": good, "shots_config": json.dumps(parts)},
+        _MASTER | {"master_id": "second", "video_path": "/gone.mp4", "file_path": good},
+        _MASTER | {"master_id": "json", "file_path": good, "shots_config": '["a"'},
+        _MASTER | {"master_id": "keys", "file_path": good, "shots_config": '{"hooks": []}'},
+        _MASTER | {"master_id": "cut", "file_path": cut},
+        _MASTER | {"master_id": "gone", "file_path": "/app/x.mp4"},
+        _MASTER | {"master_id": "nowhere"},
+        _MASTER | {"master_id": "failed", "status": "failed", "shots_config": "[7]"},
+        _MASTER | {"master_id": "lacks", "status": "created", "shots_config": '[7, "gone"]'},
+    )
+    scaled = {"format": "1:1", "sequence": 1, "video_path": good}
+    old.rows(
+        "scaled_videos",
+        scaled | {"master_video_id": "parts"},
+        scaled | {"master_video_id": "parts"},
+        scaled | {"master_video_id": "cut"},
+        scaled | {"master_video_id": "parts", "sequence": 2, "video_path": "/app/none.mp4"},
+    )
+    done = site.lens("import-sqlite", str(old.file), "--media", str(old.media), "--json")
+    assert done.code == 1
+    refused = _refused(done.json)
+    for key, reason in {
+        ("projects", "../etc"): "may only have",
+        ("project_assets", "7"): "there twice",
+        ("project_assets", "b/c"): "may only have",
+        ("project_assets", "song"): "'music' is none of",
+        ("project_assets", "gone"): "no file /app/gone.mp4",
+        ("project_assets", "page"): "<html>",
+        ("project_assets", "orphan"): "no project 'deleted'",
+        ("project_assets", "up"): "no file ../../old.db",
+        ("project_assets", "two"): "found for /y/one.mp4/../deep/one.mp4 and for /x/deep/one.mp4",
+        ("project_assets", "none"): "no file_path",
+        ("project_assets", "taken"): "another project",
+        ("master_videos", "json"): "no JSON",
+        ("master_videos", "keys"): "hook_ids",
+        ("master_videos", "cut"): "video is",
+        ("master_videos", "gone"): "no file /app/x.mp4",
+        ("master_videos", "nowhere"): "names no file",
+        ("master_videos", "lacks"): "shot 'gone' is not there",
+        ("scaled_videos", "parts/1:1/1"): "there twice",
+        ("scaled_videos", "cut/1:1/1"): "master 'cut' is not there",
+        ("scaled_videos", "parts/1:1/2"): "no file",
+    }.items():
+        assert reason in refused.pop(key), key
+    assert refused == {}
+    assert {table: done.json[table] for table in list(done.json)[1:4]} == {
+        "project_assets": {"added": 2, "present": 0},
+        "master_videos": {"adopted": 2, "to_make": 1, "present": 0},
+        "scaled_videos": {"adopted": 1, "present": 0},
+    }
+    rows = site.sql("SELECT master_id, shots_config FROM master_videos")
+    assert dict(map(tuple, rows)) == {"parts": ["x", "7", "z"], "second": ["a"], "failed": ["7"]}
+    assets = dict(map(tuple, site.sql("SELECT asset_id, asset_url FROM project_assets")))
+    assert assets == {
+        "7": "projects/p1/assets/7/My hook.mp4",
+        "one": "projects/p1/assets/one/one.mp4",
+        "taken": "k.mp4",
+    }
+    assert assets.keys() - {"taken"} == {
+        key.split("/")[3] for key in site.objects() if "assets" in key
+    }
+    said = site.lens("import-sqlite", str(old.file), "--media", str(old.media))
+    assert "lens: master_videos 'cut': " in said.err
+    assert "project_assets: 0 added, 2 present, 10 refused" in said.out
+    assert "master_videos: 0 adopted, 0 to make, 3 present, 6 refused" in said.out
+    # Those that were not finished are made, of the shots that came over.
+    assert site.once()["failed"] == 0
+    assert [event.partition for event in _made(site) if not _is_adopted(event)] == ["failed"]
+
+
+def _made(site: Site) -> list[dg.AssetMaterialization]:
+    events = [entry.asset_materialization for entry in site.materializations("master_video")]
+    return [event for event in events if event is not None]
+
+
+def _is_adopted(event: dg.AssetMaterialization) -> bool:
+    return "adopted" in event.metadata
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("text", "file is not a database"),
+        ("none", "there is no file"),
+        ("folder", "there is no file"),
+        ("locked", "database is locked: stop what writes to it"),
+        ("table", "has no table scaled_videos"),
+        ("column", "lacks shots_config"),
+    ],
+)
+def test_what_is_no_database_of_the_old_system_is_told(
+    old: Old, kind: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack of calls, or half an import."""
+    monkeypatch.setattr(old_database, "_LOCK_SECONDS", 0.1)
+    with closing(sqlite3.connect(old.file, isolation_level=None)) as database:
+        if kind == "text":
+            old.file.write_text("not a database\n" * 100)
+        elif kind in ("none", "folder"):
+            old.file.unlink()
+        if kind == "folder":
+            old.file.mkdir()
+        if kind in ("table", "column", "locked"):
+            database.execute(
+                {
+                    "table": "DROP TABLE scaled_videos",
+                    "column": "ALTER TABLE master_videos DROP COLUMN shots_config",
+                    "locked": "BEGIN EXCLUSIVE",
+                }[kind]
+            )
+        done = lens("import-sqlite", str(old.file))
+    assert (done.code, done.err.count("\n"), said in done.err) == (2, 1, True), done.err
+
+
+@pytest.mark.parametrize("place", ["store", "directory"])
+def test_masters_that_lie_somewhere_are_adopted(
+    site: Site, old: Old, tmp_path: Path, place: str
+) -> None:
+    """Rows that a host has had all along, of films that need not be made."""
+    root = site.store if place == "store" else tmp_path / "films"
+    folder = root / "films" / PROJECT
+    folder.mkdir(parents=True)
+    old.film("one.mp4")
+    body = (old.media / "one.mp4").read_bytes()
+    for name, content in {
+        "one_17": body, "two_1": body, "two_2": body, "cut_1": body[:-9000], "long_b_1": body,
+    }.items():  # fmt: skip
+        (folder / f"master_{name}.mp4").write_bytes(content)
+    for name in ("one", "two", "cut", "long", "long_b", "none"):
+        Project(site).master(name, ["lost"])
+    pattern = "films/{project_id}/master_{id}_*.mp4"
+    pattern = pattern if place == "store" else f"{root}/{pattern}"
+    planned = site.lens("adopt", "--masters", pattern, "--dry-run", "--json").json
+    assert _made(site) == []
+    done = site.lens("adopt", "--masters", pattern, "--json")
+    assert (done.code, done.json) == (1, planned)
+    refused = {one["id"]: one["reason"] for one in planned.pop("refused")}
+    assert planned == {"found": 6, "adopted": 1, "missing": 1}
+    assert refused.keys() == {"two", "cut", "long", "long_b"}
+    assert "2 objects fit" in refused["two"]
+    assert "video is" in refused["cut"]
+    assert "may be of long_b as well" in refused["long"]
+    assert Project(site).states("one")["master_video"] == "ready"
+    assert (folder / "master_one_17.mp4").read_bytes() == body
+    again = site.lens("adopt", "--masters", pattern, "--json").json
+    assert (again["found"], again["adopted"]) == (5, 0)
+    assert len(_made(site)) == 1
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a/*.mp4", "{id}*", "*/{id}_*.mp4", "a//{id}.mp4", "/none/{id}.mp4"]
+)
+def test_a_pattern_that_names_no_single_master_is_refused(pattern: str) -> None:
+    refused = lens("adopt", "--masters", pattern)
+    assert (refused.code, "--masters" in refused.err) == (2, True)

@@ -19,7 +19,7 @@ from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.originals import original_metadata, stored_originals
 from lens_pipeline.derivatives.pipeline import Pipeline
-from lens_pipeline.derivatives.registry import RECORDED, Original
+from lens_pipeline.derivatives.registry import RECORDED, Derivative, Original
 from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.derivatives.store_audit import (
     MEDIA_TYPES,
@@ -223,9 +223,15 @@ def _record_stored(
                 if status.is_unrecorded and (derivative.follows or not status.waits)
             ]
             objects = stored_objects(pipeline, [status for _, status in unrecorded])
+            # The event log of films that were adopted before may be lost as well.
+            old = [
+                (row, status if row.id in objects else _as_adopted(derivative, row, status))
+                for row, status in unrecorded
+            ]
+            objects |= stored_objects(pipeline, [s for row, s in old if row.id not in objects])
             present = [
                 (row, status, _made_before(pipeline, status, objects[row.id]))
-                for row, status in unrecorded
+                for row, status in old
                 if row.id in objects
             ]
             if present and not dry_run:
@@ -235,6 +241,13 @@ def _record_stored(
             total.missing += len(unrecorded) - len(present)
             progress(total)
     return total
+
+
+def _as_adopted(derivative: Derivative, row: Row, status: DerivativeStatus) -> DerivativeStatus:
+    revision = derivative.adopted_revision(row)
+    if revision is None:
+        return status
+    return replace(status, revision=revision, key=derivative.object_key(row, revision))
 
 
 def _made_before(

@@ -126,7 +126,7 @@ class _Import:
 
     def _add_asset(self, one: OldAsset) -> None:
         """Raises DerivativeError."""
-        file = self.files.find([one.file_path])
+        file = self.files.find(one.paths)
         if kind_of_file(file) is not Kind.VIDEO:
             raise InvalidRow(f"{file} is no video")
         if self.dry_run:
@@ -181,9 +181,10 @@ class _Import:
         for key, one in renditions.items():
             with self._refusals(RENDITIONS, key):
                 if ids[key] in present:
+                    self.files.claim(one.paths)
                     self.counts[RENDITIONS]["present"] += 1
                 elif one.master_id in self._masters:
-                    wanted[key] = [one.path]
+                    wanted[key] = one.paths
                 else:
                     raise InvalidRow(f"its master {one.master_id!r} is not there")
         for key, film in self._checked(RENDITIONS, wanted, checker, threads):
@@ -207,6 +208,8 @@ class _Import:
             ids = [key for key in taken if rows[key].project_id == project_id]
             present |= catalog.project_rows(kind, project_id, ids)
         self.counts[table]["present"] += len(present)
+        for key in present:
+            self.files.claim(rows[key].paths)
         for key in taken.keys() - present.keys():
             self.refused.append(Refusal(table, key, "the row of another project has this id"))
         return {key: one for key, one in rows.items() if key not in taken}, present

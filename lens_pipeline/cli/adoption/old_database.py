@@ -44,7 +44,7 @@ class OldDatabaseUnusable(LensError):
 class OldAsset:
     id: str
     project_id: str
-    file_path: str
+    paths: tuple[str, ...]
     name: str
 
 
@@ -64,7 +64,7 @@ class OldRendition:
     id: str
     """Its master, format and sequence."""
     master_id: str
-    path: str
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _asset(row: Record, projects: Collection[str]) -> OldAsset:
     if not row["file_path"]:
         raise InvalidRow("it has no file_path")
     name = row["original_filename"] or PurePosixPath(row["file_path"]).name
-    return OldAsset(row["asset_id"], row["project_id"], row["file_path"], name)
+    return OldAsset(row["asset_id"], row["project_id"], (row["file_path"],), name)
 
 
 def _master(row: Record, projects: Collection[str]) -> OldMaster:
@@ -191,7 +191,7 @@ def _rendition(row: Record) -> OldRendition:
     if not row["video_path"]:
         raise InvalidRow("it has no video_path")
     name = "/".join(row[column] for column in ("master_video_id", "format", "sequence"))
-    return OldRendition(name, row["master_video_id"], row["video_path"])
+    return OldRendition(name, row["master_video_id"], (row["video_path"],))
 
 
 def _require_key(row: Record, column: str) -> None:

@@ -1,9 +1,10 @@
 """Finds files by the paths that an older system wrote, perhaps on another machine."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from lens_pipeline.errors import InvalidRow, SourceMissing
+from lens_pipeline.errors import DerivativeError, InvalidRow, SourceMissing
 
 
 class OldFiles:
@@ -27,6 +28,11 @@ class OldFiles:
                 raise InvalidRow(f"{file} is all that is found for {written} and for {other}")
             return file
         raise SourceMissing(f"there is no file {' or '.join(paths)}")
+
+    def claim(self, paths: Sequence[str]) -> None:
+        """Of a row that is there already: no other gets its file, if it still is where it was."""
+        with suppress(DerivativeError):
+            self.find(paths)
 
     def _places(self, written: str) -> Iterator[Path]:
         """Below the directory by ever shorter ends of the path, then as written."""
