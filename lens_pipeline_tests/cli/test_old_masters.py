@@ -81,7 +81,6 @@ def old(tmp_path: Path) -> Old:
 
 def _import(site: Site, old: Old, *options: str) -> Any:
     done = site.lens("import-sqlite", str(old.file), "--media", str(old.media), "--json", *options)
-    assert done.err == "" or "project_assets" in done.err or "master_videos" in done.err, done.err
     return done.json
 
 
@@ -102,7 +101,7 @@ def _planned(site: Site) -> Sequence[Sequence[str]]:
         with dg.build_schedule_context(
             instance=site.dagster, resources={"lens": LensResource()}
         ) as context:
-            asked = schedule(context)
+            asked: Any = schedule(context)
         planned += [] if isinstance(asked, dg.SkipReason) else asked
     return [[key.to_user_string() for key in request.asset_selection or []] for request in planned]
 

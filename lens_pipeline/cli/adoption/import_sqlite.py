@@ -20,6 +20,7 @@ from lens_pipeline.cli.adoption.masters import (
     FilmChecker,
     adopted_key,
     film_checks,
+    never_made,
     record_film,
     store_film,
 )
@@ -33,6 +34,7 @@ from lens_pipeline.cli.adoption.old_database import (
 from lens_pipeline.cli.adoption.old_files import OldFiles
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import Session, dagster_session, json_option, print_json
+from lens_pipeline.core.locks import held, partition_lock
 from lens_pipeline.core.startup import say
 from lens_pipeline.derivatives.registry import MASTER, SCALED, Derivative
 from lens_pipeline.derivatives.uploads import copy_into_store, key_name, kind_of_file
@@ -133,18 +135,20 @@ class _Import:
             return
         key = f"projects/{one.project_id}/assets/{one.id}/{key_name(one.name, one.id)}"
         copy_into_store(self.lens.pipeline, file, key)
-        with self._inserted(Kind.SHOT, one.project_id, one.id, {"asset_url": key}, key):
-            pass
+        self._insert(Kind.SHOT, one.project_id, one.id, {"asset_url": key}, key)
 
     def _add_masters(
         self, masters: Mapping[str, OldMaster], checker: FilmChecker, threads: ThreadPoolExecutor
     ) -> None:
         new, present = self._compared(MASTERS, Kind.MASTER, masters)
         self._masters |= {key: one.row for key, one in present.items()}
-        finished = {key: one.paths for key, one in new.items() if one.is_completed}
+        # An import that was killed leaves a row without a record.
+        unmade = never_made(self.lens.pipeline, MASTER, list(self._masters.values()))
+        wanted = [*new, *(row.id for row in unmade)]
+        finished = {key: masters[key].paths for key in wanted if masters[key].is_completed}
         for key, film in self._checked(MASTERS, finished, checker, threads):
             with self._refusals(MASTERS, key):
-                row = _row(new[key])
+                row = self._masters.get(key) or _row(new[key])
                 values = {"name": row.name, "shots_config": row.shots_config}
                 self._adopt(MASTER, row, row.project_id, values, film)
                 self._masters[key] = row
@@ -166,8 +170,7 @@ class _Import:
                 raise InvalidRow(f"it was not finished, and its shot {shot!r} is not there")
         values = {"name": one.name, "shots_config": list(one.shots)}
         if not self.dry_run:
-            with self._inserted(Kind.MASTER, one.project_id, one.id, values):
-                pass
+            self._insert(Kind.MASTER, one.project_id, one.id, values)
 
     def _add_renditions(
         self,
@@ -176,11 +179,16 @@ class _Import:
         threads: ThreadPoolExecutor,
     ) -> None:
         ids = {key: str(uuid.uuid5(_RENDITION_IDS, key)) for key in renditions}
-        present = self.lens.pipeline.catalog.finished(Kind.SCALED, ids.values())
+        present = {
+            key: row
+            for key, row in self.lens.pipeline.catalog.finished(Kind.SCALED, ids.values()).items()
+            if isinstance(row, ScaledVideo)
+        }
+        unmade = {row.id for row in never_made(self.lens.pipeline, SCALED, list(present.values()))}
         wanted: dict[str, Sequence[str]] = {}
         for key, one in renditions.items():
             with self._refusals(RENDITIONS, key):
-                if ids[key] in present:
+                if ids[key] in present.keys() - unmade:
                     self.files.claim(one.paths)
                     self.counts[RENDITIONS]["present"] += 1
                 elif one.master_id in self._masters:
@@ -190,7 +198,7 @@ class _Import:
         for key, film in self._checked(RENDITIONS, wanted, checker, threads):
             with self._refusals(RENDITIONS, key):
                 master = self._masters[renditions[key].master_id]
-                row = ScaledVideo(
+                row = present.get(ids[key]) or ScaledVideo(
                     ids[key], master.id, None, None, film.width, film.height, _now(), master
                 )
                 values = {"master_id": master.id, "width": film.width, "height": film.height}
@@ -250,31 +258,29 @@ class _Import:
         values: Mapping[str, Any],
         film: Film,
     ) -> None:
-        """The record comes before its row: a sensor that saw the row alone would have it made.
-
-        Raises DerivativeError.
-        """
+        """Insert the row, unless it is there, and record its film. Raises DerivativeError."""
         if self.dry_run:
             return
-        store_film(self.lens.pipeline, derivative, row, film)
-        key = adopted_key(derivative, row)
-        with self._inserted(derivative.kind, project_id, row.id, values, key):
+        pipeline = self.lens.pipeline
+        store_film(pipeline, derivative, row, film)
+        # A run that a sensor asks for meanwhile waits, and then has nothing to do.
+        with held(pipeline.endpoints.dagster_url, [partition_lock(derivative.asset, row.id)]):
+            self._insert(derivative.kind, project_id, row.id, values, adopted_key(derivative, row))
             record_film(self.lens, derivative, row, film)
 
-    @contextmanager
-    def _inserted(
+    def _insert(
         self,
         kind: Kind,
         project_id: str,
         row_id: str,
         values: Mapping[str, Any],
         key: str | None = None,
-    ) -> Iterator[None]:
-        """The end commits. Raises InvalidRow, after deleting the object `key`."""
+    ) -> None:
+        """Raises InvalidRow, after deleting the object `key`."""
         pipeline = self.lens.pipeline
         try:
             with pipeline.catalog.inserting(kind, project_id, row_id, values):
-                yield
+                pass
         except InvalidRow:
             if key is not None:
                 pipeline.store.delete(key)

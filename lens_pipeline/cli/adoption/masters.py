@@ -3,12 +3,12 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -18,7 +18,7 @@ from lens_pipeline.cli.session import Session
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import MASTER, Derivative
-from lens_pipeline.derivatives.status import assess, usable
+from lens_pipeline.derivatives.status import assess
 from lens_pipeline.derivatives.store_audit import Candidate, candidates
 from lens_pipeline.errors import DerivativeError, SourceUnreadable, StoreUnavailable
 from lens_pipeline.event_log.history import DerivativeStatus, State
@@ -27,6 +27,7 @@ from lens_pipeline.storage.file_store import FileStore
 from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.storage.retries import FILE_RETRIES, retry_transient
 
+R = TypeVar("R", MasterVideo, ScaledVideo)
 _PAGE = 200
 _EXAMPLE = "films/{project_id}/master_{id}_*.mp4"
 
@@ -194,7 +195,9 @@ def record_masters(
                 return f"{one.info.key}: {error}"
 
         for page in pipeline.catalog.all_finished(Kind.MASTER, _PAGE):
-            rows = _never_made(pipeline, usable(page))
+            rows = never_made(
+                pipeline, MASTER, [row for row in page if isinstance(row, MasterVideo)]
+            )
             named = candidates(pipeline, store, [place.pattern], Kind.MASTER, rows, threads)
             total.found += len(rows)
             total.missing += len(rows) - len(named)
@@ -208,10 +211,10 @@ def record_masters(
                 progress()
 
 
-def _never_made(pipeline: Pipeline, rows: list[Any]) -> list[MasterVideo]:
+def never_made(pipeline: Pipeline, derivative: Derivative, rows: Sequence[R]) -> list[R]:
     """A film of what a row named before is not one of what it names now."""
-    made = pipeline.log.latest(MASTER.asset, [row.id for row in rows])
-    statuses = assess(pipeline, MASTER, rows)
+    made = pipeline.log.latest(derivative.asset, [row.id for row in rows])
+    statuses = assess(pipeline, derivative, rows)
     return [
         row
         for row, status in zip(rows, statuses, strict=True)
