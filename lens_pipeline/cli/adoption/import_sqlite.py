@@ -199,7 +199,14 @@ class _Import:
             with self._refusals(RENDITIONS, key):
                 master = self._masters[renditions[key].master_id]
                 row = present.get(ids[key]) or ScaledVideo(
-                    ids[key], master.id, None, None, film.width, film.height, _now(), master
+                    id=ids[key],
+                    master_id=master.id,
+                    start_seconds=None,
+                    end_seconds=None,
+                    width=film.width,
+                    height=film.height,
+                    finished_at=_now(),
+                    master=master,
                 )
                 values = {"master_id": master.id, "width": film.width, "height": film.height}
                 self._adopt(SCALED, row, master.project_id, values, film)
