@@ -22,7 +22,7 @@ from lens_pipeline_tests.providers.provider_server import ProviderServer
 from lens_pipeline_tests.stack.checklist import Checklist
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.servers import HostileServer
-from lens_pipeline_tests.support.site import Site, eventually
+from lens_pipeline_tests.support.site import eventually
 from lens_pipeline_tests.support.stack import Stack
 from lens_pipeline_tests.web.routes.event_source import EventSource
 
@@ -47,11 +47,10 @@ def stack(
 ) -> Iterator[Stack]:
     """One for all tests here, whose order is that of its life."""
     home = tmp_path_factory.mktemp("live") / "home"
-    made = Stack(home, LENS_LOG_FORMAT="json", **provider.settings)
-    made.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
-    made.start()
-    yield made
-    made.stop()
+    stack = Stack(home, LENS_LOG_FORMAT="json", **provider.settings)
+    stack.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
+    with stack:
+        yield stack
 
 
 @pytest.fixture
@@ -108,14 +107,13 @@ def test_a_first_photo_is_followed_live(
 
 
 def test_the_checklist(stack: Stack, web: httpx.Client, provider: ProviderServer) -> None:
-    endpoints = stack.pipeline.endpoints
     with HostileServer() as files:
         Checklist(
             stack=stack,
             web=web,
             provider=provider,
             files=files,
-            site=Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store"),
+            site=stack.site,
             photo=files.put("/photo.jpg", sources.jpeg()),
             video=files.put("/video.mp4", sources.mp4(), "video/mp4"),
         ).check()

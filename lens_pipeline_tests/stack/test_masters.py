@@ -27,17 +27,14 @@ MASTERS = f"/api/projects/{PROJECT}/master-videos"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("masters") / "home")
-    made.start()
-    yield made
-    made.stop()
-    assert made.processes() == []
+    with Stack(tmp_path_factory.mktemp("masters") / "home") as stack:
+        yield stack
+    assert stack.processes() == []
 
 
 @pytest.fixture(scope="module")
 def site(stack: Stack) -> Site:
-    endpoints = stack.pipeline.endpoints
-    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
+    return stack.site
 
 
 @pytest.fixture(scope="module")
