@@ -19,10 +19,10 @@ from lens_pipeline.core.restarts import Restarts, read_restarts
 from lens_pipeline.derivatives.originals import count_unsaved, in_words
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.store_audit import require_own_store
-from lens_pipeline.engine import liveness, process_usage
+from lens_pipeline.engine import liveness
 from lens_pipeline.engine.dagster_storage.storage import create_tables, has_current_tables
 from lens_pipeline.engine.liveness import is_recent
-from lens_pipeline.engine.process_usage import Usage
+from lens_pipeline.engine.processes.usage import Usage, read_usage
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError, StoreUnavailable, first_line
@@ -84,7 +84,7 @@ class ServiceMonitor:
         home = pipeline.settings.resolved_home
         self._restarts = Probe("processes", lambda: read_restarts(home))
         dagster_url = pipeline.endpoints.dagster_url
-        self._usage = Probe("usage", lambda: process_usage.read(dagster_url), _USAGE_KEPT_SECONDS)
+        self._usage = Probe("usage", lambda: read_usage(dagster_url), _USAGE_KEPT_SECONDS)
 
     def tell(self, batch: Batch) -> None:
         """Doubt the store of which a worker's file tells: a full one can be read."""
