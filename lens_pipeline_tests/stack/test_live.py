@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from lens_pipeline.engine.liveness import code_socket
+from lens_pipeline.engine.liveness import CHECKS, code_socket
 from lens_pipeline_tests.core.otlp_collector import Collector, attributes
 from lens_pipeline_tests.engine.test_commands import run_command
 from lens_pipeline_tests.support import sources
@@ -82,6 +82,9 @@ def test_a_first_photo_is_followed_live(
     assert values["lens_workers_alive", "masters"] == 1
     assert values["lens_daemon_heartbeat_age_seconds", None] < 60
     assert values["lens_metrics_loaded", None] == 1
+    used = [one for one in _samples(web) if one.name == "lens_process_memory_bytes"]
+    assert {one.labels["role"] for one in used} == set(CHECKS)
+    assert all(2**20 < one.value < 2**30 for one in used)
 
     engine = sa.create_engine(stack.pipeline.endpoints.database_url, poolclass=sa.NullPool)
     query = sa.text("SELECT preview_status FROM lens_generations WHERE id = :id")
