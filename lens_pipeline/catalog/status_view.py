@@ -6,6 +6,7 @@ process keeps the copy true, and the time `compared` of the last look at every g
 """
 
 import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from lens_pipeline.catalog import tables
-from lens_pipeline.catalog.generations import fingerprint_of
+from lens_pipeline.catalog.generations import Layout
 from lens_pipeline.catalog.permissions import (
     Lack,
     current_role,
@@ -25,7 +26,7 @@ from lens_pipeline.catalog.permissions import (
     quoted,
 )
 from lens_pipeline.catalog.row_types import RowSet
-from lens_pipeline.catalog.rows import FINISHED
+from lens_pipeline.catalog.rows import FINISHED, Kind
 from lens_pipeline.catalog.tables import TIME
 
 VIEW = "lens_generations"
@@ -66,7 +67,7 @@ _VIEW = """
       LEFT JOIN lens_derivatives d
         ON d.id = CAST(g.id AS text)
        AND CAST(g.status AS text) IN ({finished})
-       AND d.asset = CASE g.type WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster' END
+       AND d.asset = CASE CAST(g.type AS text) {assets} END
 """
 _NEW_COLUMN = f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS fingerprint text"
 # Defaults of a host such as Supabase may open them to all.
@@ -104,8 +105,8 @@ _DELETE_ORPHANS = sa.text(
     DELETE FROM lens_derivatives d
      WHERE d.asset <> '' AND NOT EXISTS (
        SELECT FROM generations g
-        JOIN unnest(CAST(:assets AS text[]), CAST(:kinds AS text[])) AS k(asset, kind)
-          ON k.kind = g.type
+        JOIN unnest(CAST(:assets AS text[]), CAST(:types AS text[])) AS k(asset, type)
+          ON k.type = CAST(g.type AS text)
         WHERE CAST(g.id AS text) = d.id AND d.asset = k.asset)
     """
 )
@@ -113,24 +114,34 @@ _DELETE_ORPHANS = sa.text(
 
 def version(connection: sa.Connection) -> int | None:
     """None: there is no view."""
-    if not exists(connection, VIEW):
-        return None
-    number = (connection.scalar(_COMMENT) or "").rpartition("version ")[2]
-    return int(number) if number.isdecimal() else 1
+    return _version(connection)[0] if exists(connection, VIEW) else None
 
 
-def migration(connection: sa.Connection) -> list[str]:
+def _version(connection: sa.Connection) -> tuple[int, str]:
+    """The version of the view, and the types of which it is, as in the settings."""
+    comment = connection.scalar(_COMMENT) or ""
+    found = re.search(r"version (\d+)(?: of (\S+))?$", comment)
+    return (int(found[1]), found[2] or Layout().types_text) if found else (1, "")
+
+
+def migration(connection: sa.Connection, layout: Layout) -> list[str]:
     """The statements that make or update table and view; new ones are for their owner alone."""
-    found = version(connection)
-    if found is not None and found >= VERSION:
+    if exists(connection, VIEW) and age_note(connection, layout) is None:
         return []
     absent = [name for name in (TABLE, VIEW) if not exists(connection, name)]
     finished = ", ".join(f"'{status}'" for status in FINISHED)
+    of_types = "" if layout.types == Layout().types else f" of {layout.types_text}"
+    shown = {Kind.PHOTO: "preview", Kind.VIDEO: "poster"}
+    assets = " ".join(
+        f"WHEN '{one}' THEN '{asset}'"
+        for kind, asset in shown.items()
+        for one in layout.types_of(kind)
+    )
     table = CreateTable(derivatives).compile(dialect=connection.dialect)
     return [
         str(table) if TABLE in absent else _NEW_COLUMN,
-        _VIEW.format(row_time=_row_time(connection), finished=finished),
-        f"COMMENT ON VIEW {VIEW} IS 'Lens Pipeline, version {VERSION}'",
+        _VIEW.format(row_time=_row_time(connection), finished=finished, assets=assets),
+        f"COMMENT ON VIEW {VIEW} IS 'Lens Pipeline, version {VERSION}{of_types}'",
         *(_CLOSURE.format(name=name) for name in absent),
     ]
 
@@ -162,13 +173,18 @@ def lack(connection: sa.Connection) -> Lack | None:
     return None
 
 
-def age_note(connection: sa.Connection) -> str | None:
-    """What to do about an older view; None: it is of this version, a later one, or absent."""
-    found = version(connection)
-    if found is None or found >= VERSION:
+def age_note(connection: sa.Connection, layout: Layout) -> str | None:
+    """What to do about an older view, or one of other types; None: it is well, or absent."""
+    if not exists(connection, VIEW):
         return None
-    advice = migration_advice(connection, VIEW) or "run `lens migrate`"
-    return f"{VIEW} is of version {found}, and this program knows {VERSION}: {advice}"
+    found, types = _version(connection)
+    if found < VERSION:
+        problem = f"is of version {found}, and this program knows {VERSION}"
+    elif found == VERSION and types != layout.types_text:
+        problem = f"is of other types than LENS_TYPES={layout.types_text}"
+    else:
+        return None
+    return f"{VIEW} {problem}: {migration_advice(connection, VIEW) or 'run `lens migrate`'}"
 
 
 def mark(connection: sa.Connection, seconds: float | None, *, compared: bool) -> None:
@@ -223,15 +239,22 @@ def _are(asset: str, ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def unsettled(
-    connection: sa.Connection, rows: RowSet, asset: str, recipe: str, limit: int
+    connection: sa.Connection,
+    rows: RowSet,
+    asset: str,
+    wanted: sa.ColumnElement[str],
+    limit: int,
 ) -> list[str]:
-    """Up to `limit` ids of finished rows that are not shown as ready or dead as they are now."""
+    """Up to `limit` ids of finished rows that are not shown as ready or dead as they are now.
+
+    `wanted`: the fingerprint of a row.
+    """
     table = derivatives.c
     is_settled = sa.exists().where(
         table.asset == asset,
         table.id == rows.key.text,
         table.status.in_(("ready", "dead")),
-        table.fingerprint == fingerprint_of(recipe),
+        table.fingerprint == wanted,
     )
     query = sa.select(rows.key.text.label("id")).where(rows.counts, sa.not_(is_settled))
     # The limit must not make the planner look each row up.
@@ -256,13 +279,13 @@ def counts(
     return {row[0]: (row[1], row[2]) for row in connection.execute(query)}
 
 
-def delete_orphans(connection: sa.Connection, kinds: Mapping[str, str]) -> int:
+def delete_orphans(connection: sa.Connection, types: Sequence[tuple[str, str]]) -> int:
     """Delete what is of no generation; returns the number.
 
-    Nothing would tell of an unfinished one that finishes again with the same file. `kinds`: the
-    `type` of the generations of each asset.
+    Nothing would tell of an unfinished one that finishes again with the same file. `types`: each
+    asset with each `type` of its generations.
     """
-    values = {"assets": [*kinds], "kinds": [*kinds.values()]}
+    values = {"assets": [asset for asset, _ in types], "types": [one for _, one in types]}
     return connection.execute(_DELETE_ORPHANS, values).rowcount
 
 

@@ -342,12 +342,20 @@ async function start() {
     show(boundProject);
     return;
   }
-  await tried(async () => {
+  try {
     const { projects } = await ask("GET", "/api/projects");
     byId("projects").replaceChildren(...projects.map((value) => el("option", { value })));
     home = projects[0] ?? null;
-    show(inAddress() || home);
-  }) || show(inAddress());
+  } catch (error) {
+    if (error.code === "masters_off") {
+      form.hidden = true;
+      empty.hidden = false;
+      empty.replaceChildren(el("h2", {}, t("masters.off")), el("p", {}, error.message));
+      return;
+    }
+    toast("failed", error.message);
+  }
+  show(inAddress() || home);
 }
 
 function open(wanted) {
