@@ -342,20 +342,12 @@ async function start() {
     show(boundProject);
     return;
   }
-  try {
+  await tried(async () => {
     const { projects } = await ask("GET", "/api/projects");
     byId("projects").replaceChildren(...projects.map((value) => el("option", { value })));
     home = projects[0] ?? null;
-  } catch (error) {
-    if (error.code === "masters_off") {
-      form.hidden = true;
-      empty.hidden = false;
-      empty.replaceChildren(el("h2", {}, t("masters.off")), el("p", {}, error.message));
-      return;
-    }
-    toast("failed", error.message);
-  }
-  show(inAddress() || home);
+    show(inAddress() || home);
+  }) || show(inAddress());
 }
 
 function open(wanted) {
