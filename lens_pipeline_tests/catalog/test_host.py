@@ -1,6 +1,6 @@
 """A site that has `generations` alone, with columns, types and rules of its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import dagster as dg
 import pytest
@@ -24,7 +24,7 @@ _OFF = "masters are off: there is no table project_assets, master_videos, scaled
 
 
 @pytest.fixture
-def host(site: Site, databases: Databases, environment: pytest.MonkeyPatch) -> Iterator[Host]:
+def host(site: Site, databases: Databases, environment: pytest.MonkeyPatch) -> Host:
     for name, value in hosts.SETTINGS.items():
         environment.setenv(name, value)
     return Host(site, databases)
