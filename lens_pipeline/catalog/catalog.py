@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, IntegrityError
 
-from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
+from lens_pipeline.catalog import permissions, projects, provider_tasks, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
 from lens_pipeline.catalog.errors import CatalogError, MastersOff, RowInUse
 from lens_pipeline.catalog.generations import (
@@ -33,6 +33,8 @@ from lens_pipeline.catalog.row_types import (
     place,
 )
 from lens_pipeline.catalog.rows import FINISHED, Digest, Kind, Position, Row, UnusableRow
+from lens_pipeline.catalog.status_view import rows as status_rows
+from lens_pipeline.catalog.status_view import schema as status_view
 from lens_pipeline.catalog.tables import (
     READ,
     generations,
@@ -110,11 +112,14 @@ class Catalog:
     def migration(self, role: str | None, *, masters: bool = False) -> list[str]:
         """The statements of `migrate`, `migrate_view` and `grant`; None: for this role."""
         with self._connect() as connection:
+            role = role or permissions.current_role(connection)
             missing = _missing(connection, masters=masters)
+            of_views = status_view.migration(connection, missing, role)
+            columns = self._read_columns(connection, missing)
             return [
                 *tables.creation(missing, connection.dialect),
-                *status_view.migration(connection, self._layout),
-                *self._grants(connection, role or permissions.current_role(connection), missing),
+                *permissions.reading_grants(connection, role, columns),
+                *(of_views or status_view.grants(connection, role)),
             ]
 
     def migrate(self, *, masters: bool = False) -> list[str]:
@@ -132,20 +137,19 @@ class Catalog:
         return absent
 
     def migrate_view(self) -> list[str]:
-        """Create or update `lens_generations` and its table; returns the name if it did.
+        """Create or update the views and their tables, in one transaction; returns their names.
 
         Grants are kept. Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
-            statements = status_view.migration(connection, self._layout)
+            statements = status_view.migration(connection)
             if not statements:
                 return []
-            is_new = status_view.version(connection) is None
-            advice = permissions.migration_advice(connection, None if is_new else status_view.VIEW)
+            advice = status_view.advice(connection)
             if advice:
                 raise CatalogError(advice)
             _execute(connection, statements)
-        return [status_view.VIEW]
+            return [one.view for one in status_view.present(connection)]
 
     def grant(self, role: str) -> list[str]:
         """Grant `role` what the pipeline needs; returns the statements.
@@ -170,56 +174,66 @@ class Catalog:
     def view_age_note(self) -> str | None:
         """See `status_view.age_note`."""
         with self._connect() as connection:
-            return status_view.age_note(connection, self._layout)
+            return status_view.age_note(connection)
 
     def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
-        """See `status_view.mark`."""
+        """See `status_view.rows.mark`."""
         with self._connect() as connection:
-            status_view.mark(connection, seconds, compared=compared)
+            status_rows.mark(connection, seconds, compared=compared)
             connection.commit()
 
     def is_view_marked(self, seconds: float) -> bool:
-        """See `status_view.is_marked`."""
+        """See `status_view.rows.is_marked`."""
         with self._connect() as connection:
-            return status_view.is_marked(connection, seconds)
+            return status_rows.is_marked(connection, seconds)
 
     def unsettled(
         self, kind: Kind, asset: str, recipe: str, seconds: float, limit: int
     ) -> list[str] | None:
-        """See `status_view.unsettled`; None unless the copy is complete and `is_view_marked`."""
+        """See `status_view.rows.unsettled`; None unless the copy is whole and `is_view_marked`."""
         with self._connect() as connection:
-            if status_view.lack(connection) or status_view.age_note(connection, self._layout):
+            if status_view.lack(connection) or status_view.is_older(connection):
                 return None
-            if not status_view.is_marked(connection, seconds):
+            if not status_rows.is_marked(connection, seconds):
                 return None
             wanted = fingerprint_of(recipe, self._layout.source)
-            return status_view.unsettled(connection, self._rows[kind], asset, wanted, limit)
+            return status_rows.unsettled(connection, self._rows[kind], asset, wanted, limit)
 
     def view_counts(
         self, kind: Kind, asset: str, seconds: float
     ) -> dict[str, tuple[int, dt.datetime | None]] | None:
-        """See `status_view.counts`; None unless the copy `is_view_marked`."""
+        """See `status_view.rows.counts`; None unless the copy `is_view_marked`."""
         with self._connect() as connection:
             if status_view.version(connection) is None:
                 return None
-            if not status_view.is_marked(connection, seconds):
+            if not status_rows.is_marked(connection, seconds):
                 return None
-            return status_view.counts(connection, self._rows[kind], asset)
+            return status_rows.counts(connection, self._rows[kind], asset)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
     ) -> int:
-        """See `status_view.write`."""
+        """See `status_view.rows.write`."""
         with self._connect() as connection:
-            count = status_view.write(connection, asset, rows, gone)
+            count = status_rows.write(connection, asset, rows, gone)
             connection.commit()
         return count
 
-    def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
-        """See `status_view.delete_orphans`."""
+    def write_view_progress(self, percents: Mapping[str, int | None]) -> None:
+        """See `status_view.rows.write_progress`."""
         with self._connect() as connection:
-            types = [(a, one) for a, kind in kinds.items() for one in self._layout.types_of(kind)]
-            count = status_view.delete_orphans(connection, types)
+            status_rows.write_progress(connection, percents)
+            connection.commit()
+
+    def view_fingerprints(self, asset: str, ids: Sequence[str]) -> dict[str, str | None]:
+        """See `status_view.rows.fingerprints`."""
+        with self._connect() as connection:
+            return status_rows.fingerprints(connection, asset, ids)
+
+    def drop_orphans(self) -> int:
+        """See `status_view.rows.delete_orphans`."""
+        with self._connect() as connection:
+            count = status_rows.delete_orphans(connection)
             connection.commit()
         return count
 
@@ -581,18 +595,14 @@ class Catalog:
             if not count and self.existing(Kind.PHOTO, [generation_id]):
                 raise permissions.no_right(connection, "DELETE", generations, by_policy=True)
 
-    def _grants(
-        self, connection: sa.Connection, role: str, missing: Collection[str] = ()
-    ) -> list[str]:
-        """`missing`: tables that are to come."""
-        columns = self._read_columns(connection, missing)
-        reading = permissions.reading_grants(connection, role, columns)
+    def _grants(self, connection: sa.Connection, role: str) -> list[str]:
+        reading = permissions.reading_grants(connection, role, self._read_columns(connection))
         return [*reading, *status_view.grants(connection, role)]
 
     def _read_columns(
         self, connection: sa.Connection, missing: Collection[str] = ()
     ) -> dict[str, Sequence[str]]:
-        """By table: all that is read, of masters only where the tables are there or to come."""
+        """By table: all that is read, of masters only where the tables are there or `missing`."""
         absent = _absent(connection, permissions.PROJECT_TABLES)
         read: dict[str, Sequence[str]] = {"generations": self._layout.columns}
         if set(absent) <= set(missing):

@@ -35,8 +35,8 @@ _LONGEST_ID = 200
 def migrate(check: bool, as_sql: bool, role: str | None, masters: bool) -> None:
     """Create the application's tables where absent, and Dagster's; bring Dagster's up to date.
 
-    Tables of the site are not altered; lens_generations and its table are brought up to date. A
-    site that has generations alone needs no others: its masters stay off without --masters.
+    Tables of the site are not altered; what is called lens_… is brought up to date. A site that
+    has generations alone needs no others: its masters stay off without --masters.
     """
     from lens_pipeline.engine.dagster_storage.storage import (
         create_database,

@@ -163,6 +163,17 @@ class Derivative(Generic[R]):
     def is_on(self, pipeline: "Pipeline") -> bool:
         return self.why_off(pipeline) is None
 
+    def adopted_revision(self, row: R) -> str | None:
+        """Of a master, or of what is made from one, that an older system made; None: of others.
+
+        Its recipe is not known: it stays up to date, whatever becomes of settings, code and the
+        shots' files, until the row names other shots.
+        """
+        master = row if isinstance(row, MasterVideo) else self.source_row(row)
+        if not isinstance(master, MasterVideo):
+            return None
+        return _digest("adopted", row.id, [(shot.asset_id, shot.quiet) for shot in master.shots])
+
     def chosen(self, settings: Settings) -> set[str]:
         """The parameters, as `name-value`, that the user has set: a new default counts as none."""
         return {
