@@ -77,18 +77,23 @@ class TargetState(BaseModel):
         self.waiting = [one for one in self.waiting if one.message.timestamp < since]
         self.add((), assets, before)
 
-    def trouble(self, now: float) -> str | None:
-        """What people must be told."""
+    @property
+    def reason(self) -> str | None:
+        """Why something waits that was tried; None: nothing does."""
         if self.is_gone:
             return "wants no messages any more (410): `lens webhooks replay` sends them again"
+        failed = [one for one in self.waiting if one.failed_at]
+        return min(failed, key=lambda one: one.failed_at or 0.0).problem if failed else None
+
+    def trouble(self, now: float) -> str | None:
+        """What people must be told."""
         since = self.failing_since
-        if since is None or now - since < _LATE_SECONDS:
+        if self.is_gone or since is None:
+            return self.reason
+        if now - since < _LATE_SECONDS:
             return None
-        first = min(self.waiting, key=lambda one: one.failed_at or now)
-        return (
-            f"has not taken messages for {spoken(now - since)}, {len(self.waiting)} wait here:"
-            f" {first.problem}"
-        )
+        waits = f"{len(self.waiting)} wait here: {self.reason}"
+        return f"has not taken messages for {spoken(now - since)}, {waits}"
 
     def due(self, now: float, most: int) -> list[Delivery]:
         """The first of each subject, unless it is to be tried later."""
