@@ -18,6 +18,7 @@ from lens_pipeline.engine.liveness import code_socket
 from lens_pipeline_tests.core.otlp_collector import Collector, attributes
 from lens_pipeline_tests.deploy.prometheus_files import metrics_used
 from lens_pipeline_tests.engine.test_commands import run_command
+from lens_pipeline_tests.monitoring.webhooks.receiver import SECRET, Receiver
 from lens_pipeline_tests.providers.provider_server import ProviderServer
 from lens_pipeline_tests.stack.checklist import Checklist
 from lens_pipeline_tests.support import sources
@@ -42,12 +43,22 @@ def provider() -> Iterator[ProviderServer]:
 
 
 @pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
 def stack(
-    tmp_path_factory: pytest.TempPathFactory, collector: Collector, provider: ProviderServer
+    tmp_path_factory: pytest.TempPathFactory,
+    collector: Collector,
+    provider: ProviderServer,
+    receiver: Receiver,
 ) -> Iterator[Stack]:
     """One for all tests here, whose order is that of its life."""
     home = tmp_path_factory.mktemp("live") / "home"
-    made = Stack(home, LENS_LOG_FORMAT="json", **provider.settings)
+    hooks = {"LENS_WEBHOOK_URLS": receiver.url, "LENS_WEBHOOK_SECRET": SECRET}
+    made = Stack(home, LENS_LOG_FORMAT="json", **hooks, **provider.settings)
     made.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
     made.start()
     yield made
@@ -67,7 +78,7 @@ def _samples(web: httpx.Client) -> Iterator[Sample]:
 
 
 def test_a_first_photo_is_followed_live(
-    stack: Stack, collector: Collector, web: httpx.Client, tmp_path: Path
+    stack: Stack, collector: Collector, receiver: Receiver, web: httpx.Client, tmp_path: Path
 ) -> None:
     file = tmp_path / "photo.jpg"
     file.write_bytes(sources.jpeg())
@@ -82,6 +93,7 @@ def test_a_first_photo_is_followed_live(
         (row_id,) = {event["id"] for event in stream.named("status")}
         # Every state in turn, as it came to be.
         assert stream.states(row_id) in (["processing", "ready"], ["ready"])
+    eventually(lambda: receiver.names() == [("generation.ready", row_id)], 5, "the webhook")
 
     (code, *_) = stack.of("code")
     assert not [one for one in code.net_connections("inet") if one.status == psutil.CONN_LISTEN]

@@ -38,7 +38,7 @@ class Pace:
     def pause(self, failures: int) -> float:
         doubled = self.first * 2.0 ** min(failures, 30)
         # Not all at once after an outage.
-        return min(doubled, self.last) * random.uniform(0.8, 1.2)  # noqa: S311
+        return min(doubled, self.last) * random.SystemRandom().uniform(0.8, 1.2)
 
 
 class Follower:
