@@ -14,7 +14,7 @@ from lens_pipeline.core.startup import load_settings
 from lens_pipeline.settings import SettingsError
 
 if TYPE_CHECKING:
-    from lens_pipeline.monitoring.webhooks.targets import Target
+    from lens_pipeline.monitoring.webhooks.targets import MessageTarget
 
 
 @click.group()
@@ -57,7 +57,7 @@ def test() -> None:
     """Send `webhook.test` to each, and say which took it."""
     from lens_pipeline.monitoring.webhooks.targets import http_client, trial
 
-    async def answers(targets: "Sequence[Target]") -> list[str | None]:
+    async def answers(targets: "Sequence[MessageTarget]") -> list[str | None]:
         async with http_client() as client:
             sent = [target.send(trial(), client) for target in targets]
             return [answer.problem for answer in await asyncio.gather(*sent)]
@@ -80,21 +80,26 @@ def test() -> None:
 def replay(since: dt.datetime | None, target: int | None) -> None:
     """Send what waits at once, also to targets that answered 410; with --since, all from then on.
 
-    A message has the same id again. The process `api` sends them, within seconds if it runs.
+    A message has the same id again. The process `api` sends them, within seconds if it runs. People
+    of LENS_NOTIFY_URLS are told again of what they took only with --target.
     """
     from lens_pipeline.monitoring.webhooks.state import WAITING
+    from lens_pipeline.monitoring.webhooks.targets import WebhookTarget
 
     targets = _targets()
     if target is not None and target > len(targets):
         raise click.UsageError(f"there are {len(targets)} targets: `lens webhooks list`")
+    chosen = [one for one in targets if since is None or isinstance(one, WebhookTarget)]
+    if target is not None:
+        chosen = [targets[target - 1]]
     asked = since.replace(tzinfo=dt.UTC).isoformat() if since else WAITING
     with dagster_session("webhooks") as found:
-        for one in targets if target is None else [targets[target - 1]]:
+        for one in chosen:
             found.instance.run_storage.set_cursor_values({one.request_row: asked})
             print(f"{one.name}: is sent {f'all since {since}' if since else 'what waits'}")
 
 
-def _targets() -> "list[Target]":
+def _targets() -> "list[MessageTarget]":
     """Raises SettingsError: there is none."""
     from lens_pipeline.monitoring.webhooks.targets import connect_targets
 

@@ -19,7 +19,7 @@ from lens_pipeline.monitoring.webhooks.figures import Figures
 from lens_pipeline.monitoring.webhooks.follower import Follower, Pace
 from lens_pipeline.monitoring.webhooks.messages import MessageLog
 from lens_pipeline.monitoring.webhooks.state import TargetState, read_state
-from lens_pipeline.monitoring.webhooks.targets import Target, connect_targets, http_client
+from lens_pipeline.monitoring.webhooks.targets import MessageTarget, connect_targets, http_client
 
 logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0  # at the lock, and for what a command asks for
@@ -119,7 +119,7 @@ class WebhookDispatcher(BackgroundThread):
                 return
 
 
-def stored_states(leader: Leader, targets: Sequence[Target]) -> dict[str, TargetState]:
+def stored_states(leader: Leader, targets: Sequence[MessageTarget]) -> dict[str, TargetState]:
     """By the name of the target. Raises SQLAlchemyError."""
     rows = leader.load(*(one.row for one in targets)) if targets else {}
     return {one.name: read_state(rows.get(one.row)) for one in targets}

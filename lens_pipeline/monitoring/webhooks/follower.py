@@ -18,7 +18,7 @@ from lens_pipeline.monitoring.leader import Leader
 from lens_pipeline.monitoring.webhooks.figures import Figures
 from lens_pipeline.monitoring.webhooks.messages import MessageLog
 from lens_pipeline.monitoring.webhooks.state import WAITING, Delivery, TargetState, read_state
-from lens_pipeline.monitoring.webhooks.targets import Answer, Target
+from lens_pipeline.monitoring.webhooks.targets import SendResult, MessageTarget
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0  # for originals, of which the feed does not tell
@@ -38,14 +38,14 @@ class Pace:
     def pause(self, failures: int) -> float:
         doubled = self.first * 2.0 ** min(failures, 30)
         # Not all at once after an outage.
-        return min(doubled, self.last) * random.SystemRandom().uniform(0.8, 1.2)
+        return min(doubled, self.last) * random.SystemRandom().uniform(0.8, 1.0)
 
 
 class Follower:
     """On the event loop, but for what waits for a database."""
 
     def __init__(
-        self, target: Target, log: MessageLog, leader: Leader, figures: Figures, pace: Pace
+        self, target: MessageTarget, log: MessageLog, leader: Leader, figures: Figures, pace: Pace
     ) -> None:
         self.target = target
         self.state = TargetState()
@@ -131,7 +131,7 @@ class Follower:
             self._leader.save(self.target.row, text)
             self._stored = text
 
-    def _settle(self, one: Delivery, answer: Answer) -> None:
+    def _settle(self, one: Delivery, answer: SendResult) -> None:
         name, message, now = self.target.name, one.message, time.time()
         if answer.problem is None:
             if self.state.problem:

@@ -23,7 +23,7 @@ _FILE = ("path", "bytes", "width", "height", "duration_seconds")
 _ERROR = ("error", "error_class", "attempt")
 
 
-class Message(BaseModel, frozen=True):
+class WebhookMessage(BaseModel, frozen=True):
     id: str
     """The same however often the event is told."""
     type: str
@@ -65,7 +65,7 @@ class MessageLog:
     def before(self, moment: dt.datetime) -> Position:
         return self._changes.before(moment)
 
-    def read(self, after: Position, limit: int) -> tuple[list[Message], Position, bool]:
+    def read(self, after: Position, limit: int) -> tuple[list[WebhookMessage], Position, bool]:
         """Messages of up to `limit` events of each asset, and whether there are more.
 
         Of rows that are gone nothing is told: nothing of them can be had.
@@ -75,8 +75,9 @@ class MessageLog:
             self._touched.setdefault(asset, set()).update(keys)
         found = statuses_of_partitions(self._pipeline, self._touched)
         statuses = {(status.asset, status.id): status for status in found if status.owner}
-        events = self._pipeline.log.events([*changes.materialized, *changes.failed])
         made = set(changes.materialized)
+        ids = made.union(changes.failed)
+        events = self._pipeline.log.events(ids) if ids else []
         told = []
         for event in events:
             if event.asset in self._originals:
@@ -90,17 +91,19 @@ class MessageLog:
         self._touched = {}
         return told, changes.position, changes.more
 
-    def _saved(self, event: RecordedEvent) -> Message:
+    def _saved(self, event: RecordedEvent) -> WebhookMessage:
         kind, user = self._kinds[event.asset], event.facts.get("user_id")
         owner = DerivativeStatus(event.asset, event.key, kind.value, user_id=user)
         return self._message("original.saved", event, owner, "saved")
 
-    def _outcome(self, event: RecordedEvent, status: DerivativeStatus, state: State) -> Message:
+    def _outcome(
+        self, event: RecordedEvent, status: DerivativeStatus, state: State
+    ) -> WebhookMessage:
         subject = _SUBJECTS.get(self._kinds[event.asset], "generation")
         name = f"{subject}.{'ready' if state is State.READY else 'failed'}"
         return self._message(name, event, status, state)
 
-    def _crash(self, status: DerivativeStatus) -> Message:
+    def _crash(self, status: DerivativeStatus) -> WebhookMessage:
         """Of a run that failed or was cancelled before it recorded anything."""
         facts = {"error": status.error, "error_class": status.error_class}
         facts |= {"attempt": status.attempts, "at": dt.datetime.now(dt.UTC)}
@@ -110,7 +113,7 @@ class MessageLog:
 
     def _message(
         self, name: str, event: RecordedEvent, owner: DerivativeStatus, state: str
-    ) -> Message:
+    ) -> WebhookMessage:
         kind = self._kinds[event.asset]
         told = _FILE if state in (State.READY, "saved") else _ERROR
         path = f"api/generations/{event.key}"
@@ -134,7 +137,7 @@ class MessageLog:
         }
         # Event ids begin anew with a new database, and the scheme allows no full stop.
         id_ = f"msg_{event.run_id.replace('-', '')}_{event.id}"
-        return Message(id=id_, type=name, timestamp=event.facts["at"], data=data)
+        return WebhookMessage(id=id_, type=name, timestamp=event.facts["at"], data=data)
 
     def _names(self, kind: Kind, key: str) -> dict[str, str]:
         """What a row of a project tells of itself."""

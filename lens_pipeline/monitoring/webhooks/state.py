@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lens_pipeline.core.durations import spoken
 from lens_pipeline.event_log.changes import Position
-from lens_pipeline.monitoring.webhooks.messages import Message
+from lens_pipeline.monitoring.webhooks.messages import WebhookMessage
 
 logger = logging.getLogger(__name__)
 # A request for what waits alone, where others are for a time.
@@ -22,12 +22,13 @@ _REFUSED_SECONDS = 3 * 86400.0
 class Delivery(BaseModel):
     """A message on its way."""
 
-    message: Message
-    failures: int = 0
+    message: WebhookMessage
     failed_at: float | None = None
     """The first time."""
-    retry_at: float = 0.0
     problem: str | None = None
+    # Not stored: an outage would be one write a try.
+    failures: int = Field(default=0, exclude=True)
+    retry_at: float = Field(default=0.0, exclude=True)
 
 
 class TargetState(BaseModel):
@@ -61,7 +62,9 @@ class TargetState(BaseModel):
         ends = min(self.ends, latest.ends) if self.events else latest.ends
         return Position(tuple(map(min, read, latest.assets)), ends)
 
-    def add(self, messages: Iterable[Message], assets: Sequence[str], after: Position) -> None:
+    def add(
+        self, messages: Iterable[WebhookMessage], assets: Sequence[str], after: Position
+    ) -> None:
         known = {one.message.id for one in self.waiting}
         self.waiting += [Delivery(message=one) for one in messages if one.id not in known]
         self.events, self.ends = dict(zip(assets, after.assets, strict=True)), after.ends

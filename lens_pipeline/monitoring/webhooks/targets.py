@@ -21,16 +21,17 @@ from lens_pipeline import VERSION
 from lens_pipeline.core.durations import retry_after_seconds
 from lens_pipeline.event_log.history import State
 from lens_pipeline.monitoring.alerts import delivery, messages
-from lens_pipeline.monitoring.webhooks.messages import Message
+from lens_pipeline.monitoring.webhooks.messages import WebhookMessage
 from lens_pipeline.settings import Settings
 
 _ANSWER_SECONDS = 15.0
 _MOST_READ = 64 * 1024
 _GONE = 410
+_LONGEST_WISH_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SendResult:
     problem: str | None = None
     """None: the message was taken."""
     is_gone: bool = False
@@ -39,22 +40,22 @@ class Answer:
     """Seconds that the target wishes for."""
 
 
-class Target(ABC):
+class MessageTarget(ABC):
     def __init__(self, name: str, url: str) -> None:
         self.name = name
         # Another place in the setting must not lose it.
         self.row = f"lens/webhooks/{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         self.request_row = f"{self.row}/replay"
 
-    def wants(self, message: Message) -> bool:
+    def wants(self, message: WebhookMessage) -> bool:
         return True
 
     @abstractmethod
-    async def send(self, message: Message, client: httpx.AsyncClient) -> Answer:
+    async def send(self, message: WebhookMessage, client: httpx.AsyncClient) -> SendResult:
         """Try once."""
 
 
-class WebhookTarget(Target):
+class WebhookTarget(MessageTarget):
     """https://www.standardwebhooks.com: a target may be in a private network."""
 
     def __init__(self, place: int, url: str, secret: str) -> None:
@@ -62,7 +63,7 @@ class WebhookTarget(Target):
         self._url = url
         self._scheme = Scheme(secret)
 
-    async def send(self, message: Message, client: httpx.AsyncClient) -> Answer:
+    async def send(self, message: WebhookMessage, client: httpx.AsyncClient) -> SendResult:
         now, body = datetime.now(UTC), message.body
         headers = {
             "content-type": "application/json",
@@ -77,18 +78,18 @@ class WebhookTarget(Target):
             ):
                 await _read(response)
         except (TimeoutError, httpx.TimeoutException):
-            return Answer(f"does not answer within {_ANSWER_SECONDS:g} s")
+            return SendResult(f"does not answer within {_ANSWER_SECONDS:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # Without its text, which may quote the address.
-            return Answer(f"cannot be reached: {type(error).__name__}")
+            return SendResult(f"cannot be reached: {type(error).__name__}")
         if response.is_success:
-            return Answer()
-        wished = retry_after_seconds(response.headers) or 0.0
+            return SendResult()
+        wished = min(retry_after_seconds(response.headers) or 0.0, _LONGEST_WISH_SECONDS)
         status = response.status_code
-        return Answer(f"answers {status}", is_gone=status == _GONE, retry_after=wished)
+        return SendResult(f"answers {status}", is_gone=status == _GONE, retry_after=wished)
 
 
-class NotifyTarget(Target):
+class NotifyTarget(MessageTarget):
     """Tells people of films, once each."""
 
     def __init__(self, place: int, url: str, settings: Settings) -> None:
@@ -97,16 +98,16 @@ class NotifyTarget(Target):
         super().__init__(self._target.name.replace("target", "notify"), url)
         self._settings = settings
 
-    def wants(self, message: Message) -> bool:
+    def wants(self, message: WebhookMessage) -> bool:
         is_final = message.data["status"] in (State.READY, State.DEAD)
         return message.data["kind"] == "master" and is_final
 
-    async def send(self, message: Message, client: httpx.AsyncClient) -> Answer:
+    async def send(self, message: WebhookMessage, client: httpx.AsyncClient) -> SendResult:
         told = film(message, self._settings)
-        return Answer(await asyncio.to_thread(self._target.attempt, told))
+        return SendResult(await asyncio.to_thread(self._target.attempt, told))
 
 
-def film(message: Message, settings: Settings) -> messages.Message:
+def film(message: WebhookMessage, settings: Settings) -> messages.Message:
     data = message.data
     name = data.get("name") or data["id"]
     page = messages.page_link(settings, f"masters?project={quote(data['project_id'], safe='')}")
@@ -138,7 +139,7 @@ def http_client() -> httpx.AsyncClient:
     )
 
 
-def connect_targets(settings: Settings) -> list[Target]:
+def connect_targets(settings: Settings) -> list[MessageTarget]:
     """Raises SettingsError: Apprise does not understand an address."""
     secret = settings.webhook_secret or ""
     hooks = enumerate(settings.webhook_urls, start=1)
@@ -149,8 +150,10 @@ def connect_targets(settings: Settings) -> list[Target]:
     ]
 
 
-def trial() -> Message:
+def trial() -> WebhookMessage:
     data: dict[str, Any] = {"id": "test", "kind": "master", "project_id": "test", "name": "a test"}
     data |= {"status": State.READY, "duration_seconds": 65}
     now = datetime.now(UTC)
-    return Message(id=f"msg_test_{uuid4().hex}", type="webhook.test", timestamp=now, data=data)
+    return WebhookMessage(
+        id=f"msg_test_{uuid4().hex}", type="webhook.test", timestamp=now, data=data
+    )

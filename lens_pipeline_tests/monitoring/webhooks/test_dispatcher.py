@@ -93,7 +93,7 @@ def test_each_event_arrives_once_signed_and_in_time(
     assert len(receiver.received) == 13
     for one in receiver.received:
         latency = one.at - dt.datetime.fromisoformat(one.event["timestamp"]).timestamp()
-        assert 0 <= latency < 2.5
+        assert 0 <= latency < 5
     ready = next(one.event["data"] for one in receiver.received if one.name == (READY, "p0"))
     url = "https://lens.example.org/api/generations/p0"
     assert (ready["url"], ready["file_url"]) == (url, f"{url}/preview")
