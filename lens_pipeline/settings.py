@@ -59,8 +59,6 @@ _CRON_FIELDS = tuple(
         (range(8), _WEEKDAYS),
     )
 )
-# A folder ends the part with {user_id}: else two users could have the same key.
-_ORIGINAL_KEYS = re.compile(r"(?:[^{}*]|\{user_id\}(?=[^{}]*/))*\{id\}(?!\*)[^{}]*")
 _OWN_FOLDERS = re.compile(r"(?:^|/)(?:originals|previews|posters|playable)/\{id\}")
 
 
@@ -435,17 +433,24 @@ def _check_network(variable: str, value: str) -> None:
 
 def _check_original_keys(pattern: str) -> None:
     named = f"LENS_ORIGINAL_KEYS has {pattern[:80]!r}"
+    check_key_pattern(named, pattern, "user_id", "{user_id}/image/{id}_*.png")
+    if _OWN_FOLDERS.search(pattern):
+        raise ValueError(f"{named}, where the pipeline keeps its own files: leave it out")
+
+
+def check_key_pattern(named: str, pattern: str, owner: str, example: str) -> None:
+    """Raises ValueError: it does not say which object is of which row."""
     if any(part in {"", ".", ".."} for part in pattern.split("/")) or "\\" in pattern:
         raise ValueError(
             f"{named}, which is no object key: leave out a / at its start or end, //, . and .."
         )
-    if not _ORIGINAL_KEYS.fullmatch(pattern):
+    # A folder ends the part with the owner: else two owners could have the same key.
+    before = rf"(?:[^{{}}*]|\{{{owner}\}}(?=[^{{}}]*/))*"
+    if not re.fullmatch(before + r"\{id\}(?!\*)[^{}]*", pattern):
         raise ValueError(
-            f"{named}: write {{id}} once, {{user_id}} only in a folder before it, and * only after"
-            " it and not beside it, as in {user_id}/image/{id}_*.png"
+            f"{named}: write {{id}} once, {{{owner}}} only in a folder before it, and * only after"
+            f" it and not beside it, as in {example}"
         )
-    if _OWN_FOLDERS.search(pattern):
-        raise ValueError(f"{named}, where the pipeline keeps its own files: leave it out")
 
 
 def _is_cron(text: str) -> bool:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, IntegrityError
 
-from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
+from lens_pipeline.catalog import permissions, projects, provider_tasks, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
 from lens_pipeline.catalog.errors import CatalogError, RowInUse
 from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
@@ -25,6 +25,8 @@ from lens_pipeline.catalog.row_types import (
     place,
 )
 from lens_pipeline.catalog.rows import FINISHED, Digest, Kind, Position, Row, UnusableRow
+from lens_pipeline.catalog.status_view import rows as status_rows
+from lens_pipeline.catalog.status_view import schema as status_view
 from lens_pipeline.catalog.tables import generations, master_videos, metadata, project_assets
 from lens_pipeline.errors import InvalidRow
 
@@ -65,10 +67,12 @@ class Catalog:
     def migration(self, role: str | None) -> list[str]:
         """The statements of `migrate`, `migrate_view` and `grant`; None: for this role."""
         with self._connect() as connection:
+            role, absent = role or permissions.current_role(connection), _absent(connection)
+            of_views = status_view.migration(connection, absent, role)
             return [
-                *tables.creation(_absent(connection), connection.dialect),
-                *status_view.migration(connection),
-                *self._grants(connection, role or permissions.current_role(connection)),
+                *tables.creation(absent, connection.dialect),
+                *permissions.reading_grants(connection, role, self._title),
+                *(of_views or status_view.grants(connection, role)),
             ]
 
     def migrate(self) -> list[str]:
@@ -85,7 +89,7 @@ class Catalog:
         return absent
 
     def migrate_view(self) -> list[str]:
-        """Create or update `lens_generations` and its table; returns the name if it did.
+        """Create or update the views and their tables, in one transaction; returns their names.
 
         Grants are kept. Raises CatalogError: this role may not.
         """
@@ -93,12 +97,11 @@ class Catalog:
             statements = status_view.migration(connection)
             if not statements:
                 return []
-            is_new = status_view.version(connection) is None
-            advice = permissions.migration_advice(connection, None if is_new else status_view.VIEW)
+            advice = status_view.advice(connection)
             if advice:
                 raise CatalogError(advice)
             _execute(connection, statements)
-        return [status_view.VIEW]
+            return [one.view for one in status_view.present(connection)]
 
     def grant(self, role: str) -> list[str]:
         """Grant `role` what the pipeline needs; returns the statements.
@@ -126,51 +129,62 @@ class Catalog:
             return status_view.age_note(connection)
 
     def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
-        """See `status_view.mark`."""
+        """See `status_view.rows.mark`."""
         with self._connect() as connection:
-            status_view.mark(connection, seconds, compared=compared)
+            status_rows.mark(connection, seconds, compared=compared)
             connection.commit()
 
     def is_view_marked(self, seconds: float) -> bool:
-        """See `status_view.is_marked`."""
+        """See `status_view.rows.is_marked`."""
         with self._connect() as connection:
-            return status_view.is_marked(connection, seconds)
+            return status_rows.is_marked(connection, seconds)
 
     def unsettled(
         self, kind: Kind, asset: str, recipe: str, seconds: float, limit: int
     ) -> list[str] | None:
-        """See `status_view.unsettled`; None unless the copy is complete and `is_view_marked`."""
+        """See `status_view.rows.unsettled`; None unless the copy is whole and `is_view_marked`."""
         with self._connect() as connection:
-            if status_view.lack(connection) or status_view.age_note(connection):
+            if status_view.lack(connection) or status_view.is_older(connection):
                 return None
-            if not status_view.is_marked(connection, seconds):
+            if not status_rows.is_marked(connection, seconds):
                 return None
-            return status_view.unsettled(connection, self._rows[kind], asset, recipe, limit)
+            return status_rows.unsettled(connection, self._rows[kind], asset, recipe, limit)
 
     def view_counts(
         self, kind: Kind, asset: str, seconds: float
     ) -> dict[str, tuple[int, dt.datetime | None]] | None:
-        """See `status_view.counts`; None unless the copy `is_view_marked`."""
+        """See `status_view.rows.counts`; None unless the copy `is_view_marked`."""
         with self._connect() as connection:
             if status_view.version(connection) is None:
                 return None
-            if not status_view.is_marked(connection, seconds):
+            if not status_rows.is_marked(connection, seconds):
                 return None
-            return status_view.counts(connection, self._rows[kind], asset)
+            return status_rows.counts(connection, self._rows[kind], asset)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
     ) -> int:
-        """See `status_view.write`."""
+        """See `status_view.rows.write`."""
         with self._connect() as connection:
-            count = status_view.write(connection, asset, rows, gone)
+            count = status_rows.write(connection, asset, rows, gone)
             connection.commit()
         return count
 
-    def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
-        """See `status_view.delete_orphans`."""
+    def write_view_progress(self, percents: Mapping[str, int | None]) -> None:
+        """See `status_view.rows.write_progress`."""
         with self._connect() as connection:
-            count = status_view.delete_orphans(connection, kinds)
+            status_rows.write_progress(connection, percents)
+            connection.commit()
+
+    def view_fingerprints(self, asset: str, ids: Sequence[str]) -> dict[str, str | None]:
+        """See `status_view.rows.fingerprints`."""
+        with self._connect() as connection:
+            return status_rows.fingerprints(connection, asset, ids)
+
+    def drop_orphans(self) -> int:
+        """See `status_view.rows.delete_orphans`."""
+        with self._connect() as connection:
+            count = status_rows.delete_orphans(connection)
             connection.commit()
         return count
 

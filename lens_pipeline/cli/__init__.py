@@ -104,9 +104,17 @@ _GROUPS: dict[str, dict[str, _Entry]] = {
             ("lens retry ID", "lens retry --all"),
         ),
         "adopt": _Entry(
-            "adopt",
-            "Record derivatives that already lie in the store.",
-            ("lens adopt --dry-run", "lens adopt"),
+            "adoption.adopt",
+            "Record what an older system left, without making it again.",
+            ("lens adopt --dry-run", "lens adopt --masters 'films/master_{id}_*.mp4'"),
+        ),
+        "import-sqlite": _Entry(
+            "adoption.import_sqlite",
+            "Bring the projects and films of an old SQLite database over.",
+            (
+                "lens import-sqlite old.db --media old-files/ --dry-run",
+                "lens import-sqlite old.db --media old-files/",
+            ),
         ),
         "restore": _Entry(
             "restore",

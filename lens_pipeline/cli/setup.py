@@ -32,7 +32,7 @@ _LONGEST_ID = 200
 def migrate(check: bool, as_sql: bool, role: str | None) -> None:
     """Create the application's tables where absent, and Dagster's; bring Dagster's up to date.
 
-    Tables of the site are not altered; lens_generations and its table are brought up to date.
+    Tables of the site are not altered; what is called lens_… is brought up to date.
     """
     from lens_pipeline.engine.dagster_storage.storage import (
         create_database,

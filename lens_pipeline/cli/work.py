@@ -213,8 +213,7 @@ def _work_off(
             progress.show(counted.ready + counted.failed, f"{counted.failed} failed")
             if origin == "backfill" and isinstance(works[0].derivative, Original):
                 _require_room(lens.pipeline.settings)
-            else:
-                _keep_view(lens, made)
+            _keep_view(lens, made)
 
         work_off(
             lens.pipeline,

@@ -151,6 +151,17 @@ class Derivative(Generic[R]):
         upstream = self.made_from.source(source) if self.made_from and source else None
         return _digest(self.sources(row), upstream, self.stem(row), self.form(row))
 
+    def adopted_revision(self, row: R) -> str | None:
+        """Of a master, or of what is made from one, that an older system made; None: of others.
+
+        Its recipe is not known: it stays up to date, whatever becomes of settings, code and the
+        shots' files, until the row names other shots.
+        """
+        master = row if isinstance(row, MasterVideo) else self.source_row(row)
+        if not isinstance(master, MasterVideo):
+            return None
+        return _digest("adopted", row.id, [(shot.asset_id, shot.quiet) for shot in master.shots])
+
     def is_on(self, settings: Settings) -> bool:
         return self.setting is None or getattr(settings, self.setting)
 

@@ -67,11 +67,13 @@ def _with_last_good(
         one = made.get(row.id)
         if one is None or one.revision is None:
             return status
+        key = derivative.object_key(row, one.revision) if one.is_stored else None
+        if one.revision == derivative.adopted_revision(row):
+            return last_good(status, one, key, is_adopted=True)
         tag = tags.get(one.event_id)
         parameters = derivative.parameters_of(row, one.revision, tag, pipeline.settings)
         if parameters is None:
             return status
-        key = derivative.object_key(row, one.revision) if one.is_stored else None
         outdated = one.revision != status.revision and not chosen <= parameters
         return last_good(status, one, key, outdated=outdated)
 

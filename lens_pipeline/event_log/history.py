@@ -226,6 +226,8 @@ class DerivativeStatus:
     """With `none`: another revision was made before."""
     outdated: bool = False
     """With `ready`: the user has set other parameters than those it was made with."""
+    is_adopted: bool = False
+    """With `ready`: an older system made it, so that no setting or version calls for another."""
     remake: "DerivativeStatus | None" = None
     """With `ready`: where the revision that is called for now stands, if it is another one or the
     last attempt to make it again failed."""
@@ -375,7 +377,12 @@ def derive_status(
 
 
 def last_good(
-    status: DerivativeStatus, made: Materialization, key: str | None, *, outdated: bool
+    status: DerivativeStatus,
+    made: Materialization,
+    key: str | None,
+    *,
+    outdated: bool = False,
+    is_adopted: bool = False,
 ) -> DerivativeStatus:
     """The status while `made`, which is of the same source, is served in place of what is to come.
 
@@ -394,6 +401,7 @@ def last_good(
         run_id=None,
         was_made=False,
         outdated=outdated,
+        is_adopted=is_adopted,
         remake=status,
     )
 

@@ -270,6 +270,15 @@ class EventLog:
         values = {"assets": [db_key(asset)], "after": [after], "types": _TYPES, "limit": limit}
         return {row.id: row.partition or "" for row in self._rows(NEW_EVENTS.text, **values)}
 
+    def materialized_after(
+        self, after: Mapping[str, int], limit: int
+    ) -> dict[int, tuple[str, str]]:
+        """Asset and partition of up to `limit` of each asset after its event in `after`, by id."""
+        names = {db_key(asset): asset for asset in after}
+        values = {"assets": [*names], "after": [*after.values()], "limit": limit}
+        rows = self._rows(NEW_EVENTS.text, types=["ASSET_MATERIALIZATION"], **values)
+        return {row.id: (names[row.asset], row.partition or "") for row in rows}
+
     def materialized_keys(self, asset: str, limit: int) -> list[str]:
         """The first `limit` partitions ever materialized, by key."""
         values = {"set": "", "types": ["ASSET_MATERIALIZATION"], "after": "", "limit": limit}

@@ -107,10 +107,9 @@ class _Batch:
         self._served |= {s.id: s.path for s in statuses if s.state is State.READY}
         if isinstance(self._derivative, Original):
             shared.originals.look_up_extra(self._derivative.kind, [row.id for row in rows])
-        pairs = zip(rows, (status.wanted for status in statuses), strict=True)
         wanted = [
-            (row, status)
-            for row, status in pairs
+            (row, status.wanted)
+            for row, status in zip(rows, statuses, strict=True)
             if self._wants(status)
             or shared.originals.handed(row.id)
             or shared.originals.lacks_extra(row.id)
@@ -162,7 +161,8 @@ class _Batch:
     def _wants(self, status: DerivativeStatus) -> bool:
         """Whether a person started the run or what is called for is not ready."""
         tags = self._context.run.tags
-        return ORIGIN_TAG not in tags or FORCE_TAG in tags or status.state is not State.READY
+        is_forced = ORIGIN_TAG not in tags or FORCE_TAG in tags
+        return is_forced or (status.wanted.state is not State.READY and not status.is_adopted)
 
     def _usable_rows(self, keys: Sequence[str]) -> list[Row]:
         kind = self._derivative.kind

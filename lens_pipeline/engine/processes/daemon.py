@@ -10,7 +10,7 @@ SENSOR_LOOP_SECONDS = 1.1
 
 
 def main() -> None:
-    startup.begin("submission", "launcher", "daemon")
+    startup.begin("daemon", "submission", "launcher", "daemon")
     import dagster._daemon.controller
     import dagster._daemon.sensor
     from dagster._daemon.cli import run_command

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -165,17 +164,13 @@ def _append(pcm: Path, size: int, decibels: float, output: BinaryIO) -> None:
 
     factor, limits = 10 ** (decibels / 20), np.iinfo(np.int16)
     with pcm.open("rb") as source:
-        while size > 0:
-            count = min(size, _CHUNK_BYTES)
+        while data := source.read(min(size, _CHUNK_BYTES)):
+            size -= len(data)
             if decibels:
-                samples = np.frombuffer(source.read(count), np.int16)
+                samples = np.frombuffer(data, np.int16)
                 scaled = np.clip(np.rint(samples * factor), limits.min, limits.max)
-                sent = output.write(scaled.astype(np.int16).data)
-            else:
-                sent = os.sendfile(output.fileno(), source.fileno(), None, count)
-            if not sent:
-                return
-            size -= sent
+                data = scaled.astype(np.int16).tobytes()
+            output.write(data)
 
 
 @contextlib.contextmanager

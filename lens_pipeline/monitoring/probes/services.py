@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -19,9 +19,10 @@ from lens_pipeline.core.restarts import Restarts, read_restarts
 from lens_pipeline.derivatives.originals import count_unsaved, in_words
 from lens_pipeline.derivatives.pipeline import Pipeline, connect
 from lens_pipeline.derivatives.store_audit import require_own_store
-from lens_pipeline.engine import liveness
+from lens_pipeline.engine import liveness, process_usage
 from lens_pipeline.engine.dagster_storage.storage import create_tables, has_current_tables
 from lens_pipeline.engine.liveness import is_recent
+from lens_pipeline.engine.process_usage import Usage
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError, StoreUnavailable, first_line
@@ -40,6 +41,7 @@ from lens_pipeline.storage.object_store import (
 
 _COUNT_SECONDS = 20  # for half a million rows
 _WORKERS_KEPT_SECONDS = 10.0  # they take a second to answer
+_USAGE_KEPT_SECONDS = 15.0  # it is published every 30 s
 _STORE_ERRORS = frozenset(
     error.__name__
     for error in (StoreUnavailable, StoreRefused, StoreReadOnly, NoSuchBucket, WrongCredentials)
@@ -81,6 +83,8 @@ class ServiceMonitor:
         self._workers = Probe("workers", lambda: workers(broker_url), _WORKERS_KEPT_SECONDS)
         home = pipeline.settings.resolved_home
         self._restarts = Probe("processes", lambda: read_restarts(home))
+        dagster_url = pipeline.endpoints.dagster_url
+        self._usage = Probe("usage", lambda: process_usage.read(dagster_url), _USAGE_KEPT_SECONDS)
 
     def tell(self, batch: Batch) -> None:
         """Doubt the store of which a worker's file tells: a full one can be read."""
@@ -118,6 +122,11 @@ class ServiceMonitor:
         """By process of `lens up` here, as known last; empty if unknown."""
         result = self._restarts.last()
         return (result.value if result else None) or {}
+
+    def usage(self) -> Sequence[Usage]:
+        """Of all processes, on every machine, as known last; empty if unknown."""
+        result = self._usage.last()
+        return (result.value if result else None) or ()
 
 
 def databases(pipeline: Pipeline) -> None:

@@ -18,7 +18,7 @@ from lens_pipeline.monitoring.leader import Leader
 from lens_pipeline.monitoring.webhooks.figures import Figures
 from lens_pipeline.monitoring.webhooks.messages import MessageLog
 from lens_pipeline.monitoring.webhooks.state import WAITING, Delivery, TargetState, read_state
-from lens_pipeline.monitoring.webhooks.targets import SendResult, MessageTarget
+from lens_pipeline.monitoring.webhooks.targets import MessageTarget, SendResult
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0  # for originals, of which the feed does not tell

@@ -34,6 +34,8 @@ class Received:
 class Receiver(ThreadedServer):
     """`answer` gives the status for an event; what it takes is in `received`, in order."""
 
+    secret = SECRET
+
     def __init__(self, port: int = 0) -> None:
         self.received: list[Received] = []
         self.refused: list[Received] = []
