@@ -37,8 +37,8 @@ class Pace:
 
     def pause(self, failures: int) -> float:
         doubled = self.first * 2.0 ** min(failures, 30)
-        # Not all at once after an outage.
-        return min(doubled, self.last) * random.SystemRandom().uniform(0.8, 1.0)
+        # Of many that wait, one soon finds that an outage is over.
+        return min(doubled, self.last) * random.SystemRandom().uniform(0.5, 1.0)
 
 
 class Follower:

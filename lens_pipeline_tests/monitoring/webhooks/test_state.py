@@ -95,6 +95,6 @@ def test_a_target_begins_at_the_end_and_goes_on_where_it_was(state: TargetState)
 
 def test_pauses_grow_to_a_limit() -> None:
     pace = Pace()
-    assert 0.8 <= pace.pause(0) <= 1
-    assert 6.4 <= pace.pause(3) <= 8
-    assert 240 <= pace.pause(10_000) <= 300
+    assert 0.5 <= pace.pause(0) <= 1
+    assert 4 <= pace.pause(3) <= 8
+    assert 150 <= pace.pause(10_000) <= 300
