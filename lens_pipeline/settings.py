@@ -66,6 +66,7 @@ _SECRET = frozenset(
     {
         *("api_token", "alert_urls", "sentry_dsn", "kie_api_key", "kie_secret", "kie_webhook_key"),
         *("fal_api_key", "replicate_api_key", "replicate_webhook_key"),
+        *("webhook_urls", "webhook_secret", "notify_urls"),
     }
 )
 
@@ -298,6 +299,14 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     alert_disk_free_percent: float = Field(default=10.0, ge=0, lt=100)
     """Less free room on a disk of `LENS_HOME`, of scratch files or of a store of files is a
     problem."""
+    notify_urls: UrlList = Field(default=(), repr=False)
+    """Apprise addresses that are told of each film that is ready or was given up on."""
+    webhook_urls: UrlList = Field(default=(), repr=False)
+    """Addresses, `https://…` or `http://…`, that are told of every file by signed webhooks, also in
+    private networks. What was made before one is set is not told."""
+    webhook_secret: str | None = Field(default=None, min_length=38, repr=False)
+    """The secret that signs them by the scheme of Standard Webhooks: `whsec_` and at least 24
+    random bytes as base64, as `echo whsec_$(openssl rand -base64 32)` prints."""
     sentry_dsn: str | None = Field(default=None, repr=False)
     """Where faults of the pipeline are reported. Also read as `SENTRY_DSN`."""
     kie_api: str = "https://api.kie.ai"
@@ -398,6 +407,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
         _check_url("LENS_PUBLIC_URL", self.public_url, {"http", "https"})
         _check_url("LENS_DAGSTER_PUBLIC_URL", self.dagster_public_url, {"http", "https"})
         _check_addresses("LENS_ALERT_URLS", self.alert_urls)
+        _check_addresses("LENS_NOTIFY_URLS", self.notify_urls)
         if self.s3_endpoint and not (self.store_url or "").startswith("s3://"):
             raise ValueError(
                 "LENS_S3_ENDPOINT is set but LENS_STORE_URL is no s3:// URL:"
@@ -416,6 +426,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
                 " use for example '*/5 * * * *'"
             )
         _check_webhook_key("LENS_REPLICATE_WEBHOOK_KEY", self.replicate_webhook_key)
+        _check_webhook_key("LENS_WEBHOOK_SECRET", self.webhook_secret)
+        _check_webhooks(self.webhook_urls, self.webhook_secret)
         for pattern in self.original_keys:
             _check_original_keys(pattern)
         _check_bind("LENS_BIND", self.bind)
@@ -526,6 +538,26 @@ def _check_webhook_key(name: str, key: str | None) -> None:
         is_key = False
     if not is_key:
         raise ValueError(f"{name} is no secret of a webhook: it begins with whsec_, then base64")
+
+
+def _check_webhooks(urls: Iterable[str], secret: str | None) -> None:
+    # Without an address, which may hold a secret.
+    for place, url in enumerate(urls, start=1):
+        try:
+            is_whole = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+            _ = urlsplit(url).port
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise ValueError(
+                f"LENS_WEBHOOK_URLS has no address of a server at place {place}: use for example"
+                " https://example.org/hooks, several separated by commas"
+            )
+    if urls and not secret:
+        raise ValueError(
+            "LENS_WEBHOOK_URLS is set without LENS_WEBHOOK_SECRET, which signs the webhooks: set it"
+            " to what `echo whsec_$(openssl rand -base64 32)` prints, here and where they arrive"
+        )
 
 
 def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:

@@ -57,6 +57,22 @@ WRONG = {
         "LENS_S3_ENDPOINT",
         "s3://",
     ),
+    "webhooks without a secret": (
+        {"LENS_WEBHOOK_URLS": "http://10.0.0.1/hooks"},
+        "LENS_WEBHOOK_URLS",
+        "LENS_WEBHOOK_SECRET",
+    ),
+    "a webhook to nowhere": (
+        {"LENS_WEBHOOK_URLS": "https://h/a,ftp://sesame@h"},
+        "LENS_WEBHOOK_URLS",
+        "at place 2",
+    ),
+    "a secret that is short": (
+        {"LENS_WEBHOOK_SECRET": "whsec_sesame"},
+        "LENS_WEBHOOK_SECRET",
+        "38 characters",
+    ),
+    "no address of Apprise": ({"LENS_NOTIFY_URLS": "sesame"}, "LENS_NOTIFY_URLS", "Apprise"),
     "results without a broker": (
         {"LENS_RESULT_URL": "redis://h/0"},
         "LENS_RESULT_URL",
