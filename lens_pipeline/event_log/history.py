@@ -201,6 +201,8 @@ class DerivativeStatus:
     project_id: str | None = None
     finished_at: dt.datetime | None = None
     """When what the row calls for last changed."""
+    created_at: dt.datetime | None = None
+    """When the row of a generation was."""
     revision: str = ""
     """Of what is ready, else what the row and the settings call for now."""
     key: str | None = None
