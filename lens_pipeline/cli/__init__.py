@@ -143,6 +143,11 @@ _GROUPS: dict[str, dict[str, _Entry]] = {
             "Send a test message to every address of LENS_ALERT_URLS.",
             ("lens alert-test", "LENS_ALERT_URLS=json://localhost:9000 lens alert-test"),
         ),
+        "webhooks": _Entry(
+            "webhooks",
+            "List, test and repeat what LENS_WEBHOOK_URLS and LENS_NOTIFY_URLS are told.",
+            ("lens webhooks list", "lens webhooks replay --since 2026-11-01"),
+        ),
         "completion": _Entry(
             "completion",
             "Print the script by which a shell completes commands and options.",

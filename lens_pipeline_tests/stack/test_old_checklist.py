@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lens_pipeline_tests.deploy.prometheus_files import metrics_used
+from lens_pipeline_tests.monitoring.webhooks.receiver import Receiver
 from lens_pipeline_tests.providers.provider_server import API_KEY, ProviderServer
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import PROJECT, Project
@@ -40,11 +41,20 @@ def provider() -> Iterator[ProviderServer]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, provider: ProviderServer) -> Iterator[Stack]:
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, provider: ProviderServer, receiver: Receiver
+) -> Iterator[Stack]:
     """One for all tests here: each leaves behind what the next ones build on."""
-    of_provider = {"LENS_KIE_API": provider.url(""), "LENS_KIE_API_KEY": API_KEY}
+    of_others = {"LENS_KIE_API": provider.url(""), "LENS_KIE_API_KEY": API_KEY}
+    of_others |= {"LENS_WEBHOOK_URLS": receiver.url, "LENS_WEBHOOK_SECRET": receiver.secret}
     home = tmp_path_factory.mktemp("checklist") / "home"
-    with Stack(home, KIE_CALLBACK_SECRET=SECRET, **of_provider) as stack:
+    with Stack(home, KIE_CALLBACK_SECRET=SECRET, **of_others) as stack:
         yield stack
 
 
@@ -215,6 +225,17 @@ def test_masters(site: Site, web: httpx.Client) -> None:
     assert refused == {"error": "Video not ready", "status": "failed"}
     (row,) = site.sql("SELECT error FROM lens_master_videos WHERE master_id = 'faulty'")
     assert "photo" in row.error
+
+
+def test_the_site_has_heard_of_each(receiver: Receiver) -> None:
+    told = {
+        ("generation.ready", "photo"),
+        ("original.saved", "photo"),
+        ("generation.ready", "video"),
+        ("master.failed", "faulty"),
+    }
+    eventually(lambda: told <= {*receiver.names()}, SECONDS, "the webhooks")
+    assert receiver.refused == []
 
 
 def test_each_was_made_once(stack: Stack, web: httpx.Client) -> None:
