@@ -1,6 +1,6 @@
 """The views, the tables behind them, and the rights to both."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,6 @@ from lens_pipeline.catalog.permissions import (
     Lack,
     current_role,
     exists,
-    is_kept_out,
     may,
     migration_advice,
     owner,
@@ -152,6 +151,13 @@ _READS = """
       CASE WHEN asset = '' THEN true ELSE EXISTS (
         SELECT FROM {source} s WHERE s.{key} = CAST({table}.id AS {type})) END)
 """
+# Without names of roles, which a server that a backup is restored on need not have. Not for roles
+# that cannot log in: hosts may have granted their users everything by such ones.
+_WRITES = """
+    CREATE POLICY lens_writes ON {table} USING ((
+      SELECT rolcanlogin AND has_table_privilege(CAST('{table}' AS regclass), 'INSERT')
+        FROM pg_roles WHERE rolname = current_user))
+"""
 _COMMENT = sa.text("SELECT obj_description(to_regclass('lens_generations'), 'pg_class')")
 _IS_INVOKER = sa.text(
     """
@@ -172,12 +178,6 @@ _GRANTEES = sa.text(
       LEFT JOIN pg_roles r ON r.oid = a.grantee
      WHERE c.oid = to_regclass(:name) AND a.privilege_type = :action AND a.grantee <> c.relowner
      ORDER BY 1
-    """
-)
-_POLICY_ROLES = sa.text(
-    """
-    SELECT r.rolname FROM pg_policy p JOIN pg_roles r ON r.oid = ANY(p.polroles)
-     WHERE p.polrelid = to_regclass(:table) AND p.polname = 'lens_writes'
     """
 )
 
@@ -236,7 +236,7 @@ def _statements(connection: sa.Connection, one: Projection, writer: str | None) 
     creation = str(CreateTable(one.table).compile(dialect=connection.dialect))
     with_rights = "WITH (security_invoker = true) " if _checks_readers(connection) else ""
     key_type = _type_of(connection, one, one.read[0])
-    policy = _READS.format(table=table, source=one.source.name, key=one.read[0], type=key_type)
+    reads = _READS.format(table=table, source=one.source.name, key=one.read[0], type=key_type)
     # A page locks the view first: the other order would be a deadlock.
     return [
         *([creation] if table in absent else []),
@@ -245,9 +245,10 @@ def _statements(connection: sa.Connection, one: Projection, writer: str | None) 
         *([_NEW_COLUMN] if one is GENERATIONS else []),
         *(_CLOSURE.format(name=name) for name in absent),
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
-        f"DROP POLICY IF EXISTS lens_reads ON {table}",
-        policy,
-        *_writing_rights(connection, one, writer),
+        *(f"DROP POLICY IF EXISTS {name} ON {table}" for name in ("lens_reads", "lens_writes")),
+        reads,
+        _WRITES.format(table=table),
+        *_writing_grants(connection, one, writer),
         *_reading_grants(connection, one),
     ]
 
@@ -275,32 +276,15 @@ def _type_of(connection: sa.Connection, one: Projection, column: str) -> str:
     return found or str(one.source.c[column].type.compile(connection.dialect))
 
 
-def _writing_rights(connection: sa.Connection, one: Projection, writer: str | None) -> list[str]:
-    """Of `writer`, and of the roles that wrote the older tables, which had no policy.
-
-    Not of roles that cannot log in: hosts may have granted their users everything by such ones.
-    """
-    table = one.table.name
+def _writing_grants(connection: sa.Connection, one: Projection, writer: str | None) -> list[str]:
+    """For `writer`, and for the roles that wrote the older tables."""
     granted = _grantees(connection, GENERATIONS.table.name, "INSERT")
     roles = {row.name for row in granted if row.logs_in} | ({writer} if writer else set())
-    allowed = roles | set(connection.scalars(_POLICY_ROLES, {"table": table}))
-    if not allowed:
-        return []
-    return [
-        *(_grant(connection, one, role) for role in sorted(roles)),
-        f"DROP POLICY IF EXISTS lens_writes ON {table}",
-        _writes("CREATE", connection, one, allowed),
-    ]
+    return [_grant(connection, one, role) for role in sorted(roles)]
 
 
 def _grant(connection: sa.Connection, one: Projection, role: str) -> str:
     return f"GRANT {', '.join(_ACTIONS)} ON {one.table.name} TO {quoted(connection, role)}"
-
-
-def _writes(verb: str, connection: sa.Connection, one: Projection, roles: Iterable[str]) -> str:
-    to = ", ".join(_named(connection, role) for role in sorted(roles))
-    policy = f"{verb} POLICY lens_writes ON {one.table.name} TO {to}"
-    return f"{policy} USING (true) WITH CHECK (true)"
 
 
 def _reading_grants(connection: sa.Connection, one: Projection) -> list[str]:
@@ -341,18 +325,11 @@ def _checks_readers(connection: sa.Connection) -> bool:
 
 def grants(connection: sa.Connection, role: str) -> list[str]:
     """The statements by which `role` may keep the views true."""
-    return [line for one in present(connection) for line in _grants(connection, one, role)]
-
-
-def _grants(connection: sa.Connection, one: Projection, role: str) -> list[str]:
-    table, statements = one.table.name, []
-    if not all(may(connection, action, table, role=role) for action in _ACTIONS):
-        statements.append(_grant(connection, one, role))
-    if any(is_kept_out(connection, action, table, role) for action in _ACTIONS):
-        others = set(connection.scalars(_POLICY_ROLES, {"table": table}))
-        verb = "ALTER" if others else "CREATE"
-        statements.append(_writes(verb, connection, one, others | {role}))
-    return statements
+    return [
+        _grant(connection, one, role)
+        for one in present(connection)
+        if not all(may(connection, action, one.table.name, role=role) for action in _ACTIONS)
+    ]
 
 
 def lack(connection: sa.Connection) -> Lack | None:
