@@ -38,6 +38,8 @@ def _default(field: dict[str, Any]) -> str:
     value = field.get("default")
     if value is None or value == []:
         return ""
+    if isinstance(value, list):
+        return f"`{','.join(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value:.15g}`" if isinstance(value, float) else f"`{value}`"

@@ -1,6 +1,7 @@
 """The application's tables: every read and write of this project."""
 
 import datetime as dt
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +12,15 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from lens_pipeline.catalog import permissions, projects, provider_tasks, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
-from lens_pipeline.catalog.errors import CatalogError, RowInUse
-from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
+from lens_pipeline.catalog.errors import CatalogError, MastersOff, RowInUse
+from lens_pipeline.catalog.generations import (
+    GenerationRows,
+    Layout,
+    ListedGeneration,
+    Place,
+    Selection,
+    fingerprint_of,
+)
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import (
     AssetRows,
@@ -27,30 +35,40 @@ from lens_pipeline.catalog.row_types import (
 from lens_pipeline.catalog.rows import FINISHED, Digest, Kind, Position, Row, UnusableRow
 from lens_pipeline.catalog.status_view import rows as status_rows
 from lens_pipeline.catalog.status_view import schema as status_view
-from lens_pipeline.catalog.tables import generations, master_videos, metadata, project_assets
+from lens_pipeline.catalog.tables import (
+    READ,
+    generations,
+    master_videos,
+    metadata,
+    project_assets,
+)
 from lens_pipeline.errors import InvalidRow
+
+logger = logging.getLogger(__name__)
 
 
 class Catalog:
-    """Threads, not processes, may share it. Methods raise CatalogError if the database fails."""
+    """Threads, not processes, may share it. Methods raise CatalogError if the database fails.
 
-    def __init__(self, url: str, title: str | None = None) -> None:
-        """`title`: the column of `generations` that names each for people."""
+    MastersOff, if they need tables that a site without masters lacks.
+    """
+
+    def __init__(self, url: str, layout: Layout | None = None) -> None:
         self._engine = connect(url)
-        self._title = title
-        self._generations = GenerationRows(Kind.PHOTO, Kind.VIDEO, title=title)
+        self._layout = layout or Layout()
+        layout, title = self._layout, self._layout.title
+        self._generations = GenerationRows(Kind.PHOTO, Kind.VIDEO, layout=layout, title=title)
+        self._absent: list[str] | None = None
         self._tasks = provider_tasks.TaskRows(self._generations)
         assets = AssetRows(self._generations)
         masters = MasterRows(assets)
         self._rows: dict[Kind, RowSet] = {
-            Kind.PHOTO: GenerationRows(Kind.PHOTO),
-            Kind.VIDEO: GenerationRows(Kind.VIDEO),
+            Kind.PHOTO: GenerationRows(Kind.PHOTO, layout=layout),
+            Kind.VIDEO: GenerationRows(Kind.VIDEO, layout=layout),
             Kind.MASTER: masters,
             Kind.SCALED: ScaledRows(masters),
             Kind.SHOT: assets,
         }
-        # Their unusable rows are reported.
-        self._tables = (self._generations, masters, self._rows[Kind.SCALED])
         self._projects = {
             kind: projects.ProjectRows(kind, self._rows[kind])
             for kind in (Kind.MASTER, Kind.SCALED, Kind.SHOT)
@@ -62,26 +80,56 @@ class Catalog:
     def check(self) -> None:
         """Raises CatalogError, with the fix, unless all reads are allowed."""
         with self._connect() as connection:
-            permissions.check_reading(connection, self._title)
+            columns = self._read_columns(connection)
+            permissions.check_reading(connection, columns, self._layout.setting_of)
 
-    def migration(self, role: str | None) -> list[str]:
+    def lack_of(self, kind: Kind) -> str | None:
+        """Why the site has no rows of this kind; None: it may have some.
+
+        As of the first call: a table that comes later is found at the next start.
+        """
+        if kind in (Kind.PHOTO, Kind.VIDEO):
+            return None
+        if self._absent is None:
+            with self._connect() as connection:
+                self._absent = _absent(connection, permissions.PROJECT_TABLES)
+            if self._absent:
+                logger.info("%s", MastersOff.of(self._absent))
+        return str(MastersOff.of(self._absent)) if self._absent else None
+
+    def other_types(self) -> dict[str, int]:
+        """Rows whose `type` is neither a photo's nor a video's, by it; reads the whole table."""
+        name = sa.func.coalesce(as_text(generations.c.type), "NULL")
+        query = (
+            sa.select(name, sa.func.count())
+            .where(sa.not_(sa.func.coalesce(self._generations.belongs, False)))
+            .group_by(name)
+            .order_by(sa.func.count().desc())
+        )
+        with self._connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def migration(self, role: str | None, *, masters: bool = False) -> list[str]:
         """The statements of `migrate`, `migrate_view` and `grant`; None: for this role."""
         with self._connect() as connection:
-            role, absent = role or permissions.current_role(connection), _absent(connection)
-            of_views = status_view.migration(connection, absent, role)
+            role = role or permissions.current_role(connection)
+            missing = _missing(connection, masters=masters)
+            of_views = status_view.migration(connection, missing, role)
+            columns = self._read_columns(connection, missing)
             return [
-                *tables.creation(absent, connection.dialect),
-                *permissions.reading_grants(connection, role, self._title),
+                *tables.creation(missing, connection.dialect),
+                *permissions.reading_grants(connection, role, columns),
                 *(of_views or status_view.grants(connection, role)),
             ]
 
-    def migrate(self) -> list[str]:
+    def migrate(self, *, masters: bool = False) -> list[str]:
         """Create absent tables, and alter none. Returns their names.
 
+        `masters`: also those of masters for a site that has generations alone.
         Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
-            absent = _absent(connection)
+            absent = _missing(connection, masters=masters)
             advice = permissions.migration_advice(connection) if absent else None
             if advice:
                 raise CatalogError(f"table {absent[0]} does not exist: {advice}")
@@ -148,7 +196,8 @@ class Catalog:
                 return None
             if not status_rows.is_marked(connection, seconds):
                 return None
-            return status_rows.unsettled(connection, self._rows[kind], asset, recipe, limit)
+            wanted = fingerprint_of(recipe, self._layout.source)
+            return status_rows.unsettled(connection, self._rows[kind], asset, wanted, limit)
 
     def view_counts(
         self, kind: Kind, asset: str, seconds: float
@@ -211,6 +260,8 @@ class Catalog:
 
     def used_in_projects(self, generation_ids: Iterable[str]) -> set[str]:
         """Those of the generations, or of their ids, that assets of projects are made from."""
+        if self.lack_of(Kind.SHOT):
+            return set()
         key = IdColumn(project_assets.c.generation_id)
         with self._connect() as connection:
             wanted = key.bindable(connection, generation_ids)
@@ -220,9 +271,10 @@ class Catalog:
             return set(connection.execute(query).scalars())
 
     def used_sources(self, keys: Iterable[str]) -> set[str]:
-        """Those object keys that a row names as its `asset_url`; reads whole tables."""
+        """Those object keys that a row names as its file; reads whole tables."""
         wanted = sa.cast(list(keys), postgresql.ARRAY(sa.Text))
-        columns = (as_text(generations.c.asset_url), as_text(project_assets.c.asset_url))
+        columns = self._layout.addresses
+        columns += [] if self.lack_of(Kind.SHOT) else [as_text(project_assets.c.asset_url)]
         with self._connect() as connection:
             queries = (sa.select(column).where(column == sa.any_(wanted)) for column in columns)
             return {key for query in queries for key in connection.execute(query).scalars()}
@@ -320,7 +372,7 @@ class Catalog:
         """Whether any row did."""
         older = (
             sa.exists(rows.key.column).where(rows.counts, rows.time < before)
-            for rows in self._tables
+            for rows in self._tables()
         )
         with self._connect() as connection:
             return connection.execute(sa.select(sa.or_(*older))).scalar_one()
@@ -334,7 +386,7 @@ class Catalog:
         """Up to `limit` rows of each table that look finished but can never be processed."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
-            for rows in self._tables:
+            for rows in self._tables():
                 query = rows.select().where(rows.unusable).order_by(rows.key.text).limit(limit)
                 found += rows.parse(connection, connection.execute(query).all())
         return [row for row in found if isinstance(row, UnusableRow)]
@@ -343,7 +395,7 @@ class Catalog:
         """Those of `ids` that a generation, a master or a rendition has, finished or not."""
         found: set[str] = set()
         with self._connect() as connection:
-            for rows in self._tables:
+            for rows in self._tables():
                 rows_by_id = {row.id: row for row in rows.among(connection, ids)}
                 found |= rows.key.as_asked(connection, ids, rows_by_id).keys()
         return found
@@ -352,7 +404,7 @@ class Catalog:
         """Why rows of this id cannot be used."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
-            for rows in self._tables:
+            for rows in self._tables():
                 found += rows.parse(connection, rows.among(connection, [row_id]))
         return [row.reason for row in found if isinstance(row, UnusableRow)]
 
@@ -435,11 +487,14 @@ class Catalog:
 
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert a finished generation. Raises NoRightToWrite."""
+        types = self._layout.types_of(kind)
+        if not types:
+            raise CatalogError(f"LENS_TYPES names no type of a {kind}: name one")
         with self._writing("INSERT", generations) as connection:
             statement = sa.insert(generations).values(
                 id=self._generations.key.bound(connection, generation_id),
                 user_id=self._generations.user.bound(connection, user_id),
-                type=kind.value,
+                type=types[0],
                 status=FINISHED[0],
                 asset_url=asset_url,
                 created_at=sa.func.now(),
@@ -541,8 +596,23 @@ class Catalog:
                 raise permissions.no_right(connection, "DELETE", generations, by_policy=True)
 
     def _grants(self, connection: sa.Connection, role: str) -> list[str]:
-        reading = permissions.reading_grants(connection, role, self._title)
+        reading = permissions.reading_grants(connection, role, self._read_columns(connection))
         return [*reading, *status_view.grants(connection, role)]
+
+    def _read_columns(
+        self, connection: sa.Connection, missing: Collection[str] = ()
+    ) -> dict[str, Sequence[str]]:
+        """By table: all that is read, of masters only where the tables are there or `missing`."""
+        absent = _absent(connection, permissions.PROJECT_TABLES)
+        read: dict[str, Sequence[str]] = {"generations": self._layout.columns}
+        if set(absent) <= set(missing):
+            read |= {name: READ[name] for name in permissions.PROJECT_TABLES}
+        return read
+
+    def _tables(self) -> list[RowSet]:
+        """Whose unusable rows are reported."""
+        others = (kind for kind in (Kind.MASTER, Kind.SCALED) if not self.lack_of(kind))
+        return [self._generations, *(self._rows[kind] for kind in others)]
 
     @contextmanager
     def _writing(self, action: str, table: sa.Table) -> Iterator[sa.Connection]:
@@ -557,9 +627,15 @@ class Catalog:
             yield connection
 
 
-def _absent(connection: sa.Connection) -> list[str]:
-    names = [table.name for table in metadata.sorted_tables]
+def _absent(connection: sa.Connection, names: Iterable[str]) -> list[str]:
     return [name for name in names if not permissions.exists(connection, name)]
+
+
+def _missing(connection: sa.Connection, *, masters: bool) -> list[str]:
+    """Tables to create; those of masters are left to a site that has generations alone."""
+    absent = _absent(connection, [table.name for table in metadata.sorted_tables])
+    is_without_masters = sorted(absent) == sorted(permissions.PROJECT_TABLES)
+    return [] if is_without_masters and not masters else absent
 
 
 def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:

@@ -229,7 +229,8 @@ def _shown() -> tuple[Derivative, ...]:
 def _compare(pipeline: Pipeline) -> Iterator[float]:
     """Write every finished row and its original; yields the seconds of each page."""
     started = time.monotonic()
-    for derivative in _shown():
+    shown = (one for one in _shown() if not pipeline.catalog.lack_of(one.kind))
+    for derivative in shown:
         for page in status_pages(pipeline, derivative, []):
             _write(pipeline, derivative.asset, describe(pipeline, page, ready=False))
             yield time.monotonic() - started

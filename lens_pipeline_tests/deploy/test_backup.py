@@ -104,7 +104,7 @@ def _check_nightly(tmp_path: Path, there: Mapping[str, str]) -> None:
     old = backups / "2026-01-31-0310"
     old.mkdir(parents=True)
     os.utime(old, (0, 0))
-    prefix: tuple[object, ...] = ()
+    prefix: tuple[str, ...] = ()
     if os.geteuid() == 0:
         os.chown(backups, _NOBODY, _NOBODY)
         rights = "-all,+dac_override"  # this checkout and its tests may lie in a private directory

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from lens_pipeline.catalog.generations import fingerprint_of
 from lens_pipeline.catalog.permissions import exists
 from lens_pipeline.catalog.row_types import RowSet
 from lens_pipeline.catalog.status_view.schema import (
@@ -141,15 +140,22 @@ def _are(asset: str, ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def unsettled(
-    connection: sa.Connection, rows: RowSet, asset: str, recipe: str, limit: int
+    connection: sa.Connection,
+    rows: RowSet,
+    asset: str,
+    wanted: sa.ColumnElement[str],
+    limit: int,
 ) -> list[str]:
-    """Up to `limit` ids of finished rows that are not shown as ready or dead as they are now."""
+    """Up to `limit` ids of finished rows that are not shown as ready or dead as they are now.
+
+    `wanted`: the fingerprint of a row.
+    """
     table = derivatives.c
     is_settled = sa.exists().where(
         table.asset == asset,
         table.id == rows.key.text,
         table.status.in_(("ready", "dead")),
-        table.fingerprint == fingerprint_of(recipe),
+        table.fingerprint == wanted,
     )
     query = sa.select(rows.key.text.label("id")).where(rows.counts, sa.not_(is_settled))
     # The limit must not make the planner look each row up.
@@ -182,5 +188,6 @@ def delete_orphans(connection: sa.Connection) -> int:
     statements = [
         _DELETE_ORPHANS.format(table=one.table.name, source=one.source.name, key=one.read[0])
         for one in present(connection)
+        if exists(connection, one.source.name)
     ]
     return sum(connection.execute(sa.text(statement)).rowcount for statement in statements)

@@ -66,8 +66,8 @@ _KEPT = """
     THEN 'none' END
 """
 # Replacing keeps the grants; it can add columns only at the end. An unfinished row has no
-# derivative, whatever it had before. Of the subqueries with a limit each is one look into the
-# index: else the policy of the table would be tried on all of its rows first.
+# derivative, whatever it had before. `unnest` keeps the planner from merging the subquery into the
+# joins: there a cast of an id would come after the policy, which then is tried on the whole table.
 _OF_GENERATIONS = """
     SELECT g.id, g.user_id, g.type, g.status,
            CASE s.status WHEN 'dead' THEN 'failed' ELSE s.status END AS preview_status,
@@ -77,19 +77,16 @@ _OF_GENERATIONS = """
            greatest(coalesce({updated_at}, {created_at}), d.changed_at) AS updated_at,
            o.path AS original_path,
            s.status = 'dead' AS is_dead
-      FROM generations g
-      LEFT JOIN LATERAL (
-        SELECT asset, status, path, error, changed_at FROM lens_derivatives
-         WHERE id = CAST(g.id AS text) AND asset IN ('preview', 'poster')
-           AND asset <> CASE g.type WHEN 'photo' THEN 'poster' WHEN 'video' THEN 'preview'
-                        ELSE '' END
-           AND CAST(g.status AS text) IN ({finished})
-         LIMIT 1) d ON true
-      LEFT JOIN LATERAL (
-        SELECT path FROM lens_derivatives
-         WHERE id = CAST(g.id AS text) AND asset IN ('photo_generation', 'video_generation')
-           AND CAST(g.status AS text) IN ({finished})
-         ORDER BY changed_at DESC LIMIT 1) o ON true
+      FROM (SELECT id, user_id, type, status, created_at, updated_at,
+                   unnest(ARRAY[CAST(id AS text)]) AS key,
+                   CAST(status AS text) IN ({finished}) AS is_finished,
+                   CASE CAST(type AS text) WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster'
+                   END AS asset,
+                   CASE CAST(type AS text) WHEN 'photo' THEN 'photo_generation'
+                   WHEN 'video' THEN 'video_generation' END AS original
+              FROM generations) g
+      LEFT JOIN lens_derivatives d ON d.asset = g.asset AND d.id = g.key AND g.is_finished
+      LEFT JOIN lens_derivatives o ON o.asset = g.original AND o.id = g.key AND g.is_finished
      CROSS JOIN LATERAL (SELECT coalesce(d.status, {kept})) AS s(status)
 """
 _OF_MASTERS = """
@@ -102,11 +99,9 @@ _OF_MASTERS = """
            {created_at} AS created_at,
            greatest(coalesce({updated_at}, {created_at}), d.changed_at) AS updated_at,
            CASE d.status WHEN 'ready' THEN d.changed_at END AS completed_at
-      FROM master_videos g
-      LEFT JOIN LATERAL (
-        SELECT status, path, error, changed_at, progress FROM lens_master_derivatives
-         WHERE id = CAST(g.master_id AS text) AND asset = '{asset}'
-         LIMIT 1) d ON true
+      FROM (SELECT master_id, project_id, name, created_at, updated_at,
+                   unnest(ARRAY[CAST(master_id AS text)]) AS key FROM master_videos) g
+      LEFT JOIN lens_master_derivatives d ON d.asset = '{asset}' AND d.id = g.key
      CROSS JOIN LATERAL (SELECT coalesce(d.status, {kept})) AS s(status)
 """
 

@@ -212,7 +212,7 @@ def _record_stored(
     # No older system made them.
     settings = pipeline.settings.model_copy(update={"preview_sizes": (), "playable": False})
     pipeline = replace(pipeline, settings=settings)
-    for derivative in registry.switched_on(settings):
+    for derivative in registry.switched_on(pipeline):
         for page in pipeline.catalog.all_finished(derivative.kind):
             rows = usable(page)
             # What we made for an earlier state of the row has a record.

@@ -189,7 +189,7 @@ class _Batch:
             dg.AssetMaterialization(
                 asset_key=self._derivative.asset,
                 partition=row.id,
-                metadata=_without_age(_metadata_of(future), row, earlier.get(row.id)),
+                metadata=self._without_age(_metadata_of(future), row, earlier.get(row.id)),
                 tags=self._tags(row, status, _metadata_of(future)),
             )
             for future, (row, status) in ready.items()
@@ -211,6 +211,19 @@ class _Batch:
                     report(error)
             self._record_loss(key)
             self._record_failure(key, status.revision, status.attempts, Failure.of(error))
+
+    def _without_age(
+        self, metadata: Mapping[str, Any], row: Row, earlier: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        """Leave out the latency of what is made anew of the same file: it would be the row's age.
+
+        The row's time may be of another change, such as a favourite's click.
+        """
+        if row.id not in self._served and (
+            earlier is None or row.finished_at is None or earlier["at"] < row.finished_at
+        ):
+            return metadata
+        return {name: value for name, value in metadata.items() if name != "latency_seconds"}
 
     def _tags(
         self, row: Row, status: DerivativeStatus, metadata: Mapping[str, Any]
@@ -287,15 +300,6 @@ class _Batch:
 def _sizes(made: dg.AssetMaterialization) -> Mapping[str, Any]:
     sizes = made.metadata.get("sizes")
     return sizes.value if sizes and isinstance(sizes.value, Mapping) else {}
-
-
-def _without_age(
-    metadata: Mapping[str, Any], row: Row, earlier: Mapping[str, Any] | None
-) -> Mapping[str, Any]:
-    """Leave out the latency of what is made anew for the same row: it would be the row's age."""
-    if earlier is None or row.finished_at is None or earlier["at"] < row.finished_at:
-        return metadata
-    return {name: value for name, value in metadata.items() if name != "latency_seconds"}
 
 
 def _is_made(future: Future[Metadata]) -> bool:

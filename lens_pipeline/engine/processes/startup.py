@@ -12,7 +12,8 @@ from lens_pipeline import settings
 from lens_pipeline.core import telemetry
 from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.logs import configure
-from lens_pipeline.engine import process_usage, upstream
+from lens_pipeline.engine import upstream
+from lens_pipeline.engine.processes import usage
 
 logger = logging.getLogger("lens")
 _RUNS = logging.getLogger("dagster.run")
@@ -31,7 +32,7 @@ def begin(role: str, *groups: str) -> None:
         logger.critical("%s", error)
         sys.exit(2)
     loaded, _ = settings.load()
-    process_usage.publish(role, resolve(loaded, broker=False).dagster_url)
+    usage.publish(role, resolve(loaded, broker=False).dagster_url)
 
 
 def handle_interrupts() -> None:

@@ -1,9 +1,7 @@
 """The audio of a master: each shot's, cut or padded to its video, at one level."""
 
-import contextlib
-import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lens_pipeline.media.concat.probe import Audio, Shot
-from lens_pipeline.media.errors import Cancelled, CommandFailed, DiskFull, MediaError
+from lens_pipeline.media.errors import Cancelled, CommandFailed, MediaError, explain_disk_full
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
@@ -40,7 +38,6 @@ _DAMAGE = re.compile(r"Error (?:submitting packet to decoder|while decoding stre
 _INTEGRATED = re.compile(r"\bI: +(-?[\d.]+) LUFS")
 _TRUE_PEAK = re.compile(r"\bPeak: +(-?(?:[\d.]+|inf)) dBFS")
 _CHUNK_BYTES = 1 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sample_at(seconds: Fraction) -> int:
@@ -171,14 +168,3 @@ def _append(pcm: Path, size: int, decibels: float, output: BinaryIO) -> None:
                 scaled = np.clip(np.rint(samples * factor), limits.min, limits.max)
                 data = scaled.astype(np.int16).tobytes()
             output.write(data)
-
-
-@contextlib.contextmanager
-def explain_disk_full() -> Iterator[None]:
-    """Raise DiskFull for a full disk, quota or file size."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise DiskFull(f"no space left: {error.strerror}") from error
-        raise

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from lens_pipeline.media.concat import avcc, bitstream, hvcc
-from lens_pipeline.media.concat.audio import SAMPLE_RATE, explain_disk_full
+from lens_pipeline.media.concat.audio import SAMPLE_RATE
 from lens_pipeline.media.concat.mp4 import Samples, Track, layout, read_track, with_configuration
 from lens_pipeline.media.concat.probe import Shot
-from lens_pipeline.media.errors import Cancelled, MediaError
+from lens_pipeline.media.errors import Cancelled, MediaError, explain_disk_full
 
 # As FFmpeg writes.
 _LEAST_TIMESCALE = 10_000

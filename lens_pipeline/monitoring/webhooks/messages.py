@@ -80,6 +80,8 @@ class MessageLog:
         events = self._pipeline.log.events(ids) if ids else []
         told = []
         for event in events:
+            if event.facts.get("adopted"):
+                continue  # it was there before
             if event.asset in self._originals:
                 if event.id in made and event.facts.get("kept") == SAVED:
                     told.append(self._saved(event))

@@ -32,7 +32,7 @@ ctypes.CDLL = type("CDLL", (), {"__init__": lambda self, *_, **__: None})
 sys.platform, socket.TCP_KEEPALIVE = "darwin", 0x10
 
 from lens_pipeline.core.endpoints import Endpoints
-from lens_pipeline.engine import process_usage
+from lens_pipeline.engine.processes import usage
 from lens_pipeline.engine.workers.app import celery_config
 from lens_pipeline.media.concat.join import join
 from lens_pipeline.media.sandbox import worker
@@ -43,7 +43,7 @@ from lens_pipeline_tests.media.concat.shots import TOOLS, source, work_in
 
 options = celery_config(Endpoints("", "", "redis://h", ""))["broker_transport_options"]
 assert options["socket_keepalive_options"][0x10] == 5
-assert process_usage.measure("api").memory_bytes > 0
+assert usage.measure("api").memory_bytes > 0
 supervisord.end_with(0, 15)
 print(confinement(Path(sys.argv[2])))
 master = join([source(Path(sys.argv[1]))] * 2, TOOLS, work_in(Path(sys.argv[2])))

@@ -25,7 +25,7 @@ from lens_pipeline_tests.monitoring.alerts.receivers import Hook
 from lens_pipeline_tests.monitoring.webhooks import process
 from lens_pipeline_tests.monitoring.webhooks.receiver import SECRET, Receiver
 from lens_pipeline_tests.support.project import PROJECT, Project
-from lens_pipeline_tests.support.site import Site, eventually
+from lens_pipeline_tests.support.site import Site, eventually, lens
 
 pytestmark = pytest.mark.slow
 
@@ -82,13 +82,16 @@ def test_each_event_arrives_once_signed_and_in_time(
     hooked.once()
     # Of two processes one delivers.
     with _dispatched(hooked), _dispatched(hooked):
+        hooked.add("adopted", photo("adopted"))
+        (hooked.store / "u1/previews/adopted_preview.webp").write_bytes(b"of old workers")
+        assert lens("adopt").code == 0
         for number in range(6):
             hooked.add(f"p{number}", photo(f"p{number}"))
         hooked.add("bad", "http://127.0.0.1/bad.jpg?token=query-secret")
         hooked.once()
         _await(receiver, 13)
         time.sleep(1.5)
-    # What was made before is not told.
+    # What was made before is not told, nor what is adopted.
     assert Counter(name for name, _ in receiver.names()) == {READY: 6, SAVED: 6, FAILED: 1}
     assert len(receiver.received) == 13
     for one in receiver.received:

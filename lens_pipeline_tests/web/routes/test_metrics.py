@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.registry import PREVIEW
-from lens_pipeline.engine.process_usage import Usage, publish_once
+from lens_pipeline.engine.processes.usage import Usage, publish_once
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.web.app import create_app

@@ -65,7 +65,7 @@ def publish(role: str, dagster_url: str) -> None:
     threading.Thread(target=_publish, args=(role, dagster_url), name="usage", daemon=True).start()
 
 
-def read(dagster_url: str) -> list[Usage]:
+def read_usage(dagster_url: str) -> list[Usage]:
     """Of the processes that live. Raises SQLAlchemyError."""
     with closing(LockSession(dagster_url, _SESSION)) as session:
         found = session.execute(_READ, keys=_KEYS, seconds=_FRESH_SECONDS).scalars()
