@@ -275,3 +275,25 @@ def test_what_is_for_every_caller(
         scoped = _ask(visitor, route, None, bearer(token_of(guarded_app, BOB)))
         assert _told(scoped) == (403, "forbidden")
         assert _ask(visitor, route, None, BEARER).status_code == 200
+
+
+@pytest.fixture
+def bucket(environment: pytest.MonkeyPatch) -> None:
+    """The store, for apps that are made later."""
+    environment.setenv("LENS_STORE_URL", "s3://media")
+    environment.setenv("LENS_S3_ENDPOINT", "https://x.storage.supabase.co/storage/v1/s3")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("site", "bucket")
+def test_a_projects_token_names_no_object_of_ours(request: pytest.FixtureRequest) -> None:
+    """A project that makes a film of any user's private file, by its web address or its key."""
+    app: FastAPI = request.getfixturevalue("guarded_app")
+    private = "https://x.supabase.co/storage/v1/object/public/media/ann/secret.mp4"
+    others = private.replace("media", "other")
+    headers = bearer(token_of(app, PA))
+    with client_of(app) as client:
+        for asset_url, status in ((private, 403), ("ann/secret.mp4", 403), (others, 201)):
+            sent = {"asset_url": asset_url}
+            answer = client.post("/api/projects/pa/assets", json=sent, headers=headers)
+            assert answer.status_code == status, (asset_url, answer.text)
