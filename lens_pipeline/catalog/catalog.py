@@ -125,7 +125,7 @@ class Catalog:
     def migrate(self, *, masters: bool = False) -> list[str]:
         """Create absent tables, and alter none. Returns their names.
 
-        `masters`: also those of masters for a site that has generations alone.
+        `masters`: also those of masters for a site that has generations.
         Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
@@ -632,10 +632,12 @@ def _absent(connection: sa.Connection, names: Iterable[str]) -> list[str]:
 
 
 def _missing(connection: sa.Connection, *, masters: bool) -> list[str]:
-    """Tables to create; those of masters are left to a site that has generations alone."""
+    """Tables to create; a site with its own generations gets those of `masters` if it wants them.
+
+    One of these names may be a table of its own.
+    """
     absent = _absent(connection, [table.name for table in metadata.sorted_tables])
-    is_without_masters = sorted(absent) == sorted(permissions.PROJECT_TABLES)
-    return [] if is_without_masters and not masters else absent
+    return absent if masters or "generations" in absent else []
 
 
 def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:
