@@ -36,8 +36,8 @@ _MAY_COLUMNS = sa.text(
       FROM unnest(:columns) c
     """
 )
-# Row-level security is on, and no policy for the role, or one without a condition, allows it: what
-# a site's condition for all roles lets through is not known.
+# Row-level security is on, and no policy allows it. With `strict`, those for all roles count only
+# if they have no condition: what a site's function lets through is not known.
 _IS_KEPT_OUT = sa.text(
     """
     SELECT t.relrowsecurity AND NOT a.rolsuper AND NOT a.rolbypassrls
@@ -47,8 +47,7 @@ _IS_KEPT_OUT = sa.text(
        WHERE p.polrelid = t.oid AND p.polcmd IN (:command, '*') AND p.polpermissive
          AND EXISTS (SELECT FROM unnest(p.polroles) r
                       WHERE CASE r WHEN 0 THEN
-                        coalesce(pg_get_expr(p.polqual, p.polrelid),
-                                 pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true'
+                        NOT :strict OR pg_get_expr(p.polqual, p.polrelid) = 'true'
                       ELSE pg_has_role(a.oid, r, 'MEMBER') END))
       FROM pg_class t, pg_roles a
      WHERE t.oid = to_regclass(:table)
@@ -145,7 +144,7 @@ def reading_grants(
         *(
             f"CREATE POLICY lens_reads ON {name} FOR SELECT TO {to} USING (true)"
             for name in read
-            if is_kept_out(connection, "SELECT", name, role)
+            if is_kept_out(connection, "SELECT", name, role, strict=True)
         ),
     ]
 
@@ -188,7 +187,7 @@ def check_reading(
                 f"role {role} may not SELECT from table {table}:"
                 f" run GRANT SELECT ON {', '.join(read)} TO {role}"
             )
-        if is_kept_out(connection, "SELECT", table):
+        if is_kept_out(connection, "SELECT", table) or _sees_nothing(connection, table):
             raise CatalogError(
                 f"row-level security hides rows of {table} from role {role}: run"
                 f" CREATE POLICY lens_reads ON {table} FOR SELECT TO {role} USING (true)"
@@ -323,9 +322,31 @@ def _columns(connection: sa.Connection, table: str) -> set[str]:
     return {column["name"] for column in sa.inspect(connection).get_columns(table)}
 
 
+def _sees_nothing(connection: sa.Connection, table: str) -> bool:
+    """Whether conditions of the site hide all rows, which are there."""
+    if not is_kept_out(connection, "SELECT", table, strict=True):
+        return False
+    has_rows = sa.text("SELECT pg_relation_size(to_regclass(:table)) > 0")
+    if not connection.scalar(has_rows, {"table": table}):
+        return False
+    try:
+        with connection.begin_nested():
+            return connection.execute(sa.text(f"SELECT FROM {table} LIMIT 1")).first() is None
+    except DBAPIError:  # of the site's function
+        return True
+
+
 def is_kept_out(
-    connection: sa.Connection, action: str, table: str, role: str | None = None
+    connection: sa.Connection,
+    action: str,
+    table: str,
+    role: str | None = None,
+    *,
+    strict: bool = False,
 ) -> bool:
-    """Whether row-level security hides all rows of `table` from `role`, or from this one."""
-    values = {"table": table, "command": _COMMANDS[action], "role": role}
+    """Whether row-level security hides all rows of `table` from `role`, or from this one.
+
+    `strict`: also where only conditions of the site may let it see some.
+    """
+    values = {"table": table, "command": _COMMANDS[action], "role": role, "strict": strict}
     return bool(connection.scalar(_IS_KEPT_OUT, values))

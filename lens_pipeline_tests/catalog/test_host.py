@@ -105,12 +105,22 @@ def test_the_guide_for_existing_sites_works_there(
         pipeline.connect.cache_clear()
 
 
-def test_a_column_that_is_not_there_is_named(host: Host, environment: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_at_the_start(host: Host, environment: pytest.MonkeyPatch) -> None:
     site = host.site
+    host.add("photo", "a.jpg")
     environment.setenv("LENS_SOURCE_COLUMNS", "orignal_path,asset_url")
     output = site.lens("once")
     assert output.code == 2
     assert "LENS_SOURCE_COLUMNS names orignal_path, which is no column" in output.err
+    environment.setenv("LENS_SOURCE_COLUMNS", hosts.SETTINGS["LENS_SOURCE_COLUMNS"])
+    with host.role() as role:
+        # The site's function lets it see nothing.
+        site.sql(f"GRANT SELECT ON generations TO {role}")
+        environment.setenv("LENS_DATABASE_URL", as_role(site.database_url, role))
+        output = site.lens("once")
+        assert output.code == 2
+        assert f"row-level security hides rows of generations from role {role}" in output.err
+        pipeline.connect.cache_clear()
 
 
 def test_a_favourites_click_is_no_new_file(

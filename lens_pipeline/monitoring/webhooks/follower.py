@@ -74,15 +74,18 @@ class Follower:
         while True:
             self._wake.clear()
             try:
-                is_busy = await self._step(client)
+                while await self._step(client):
+                    pass
                 is_lost = False
             except (SQLAlchemyError, CatalogError) as error:
                 if not is_lost:
                     logger.warning("%s waits: %s", self.target.name, str(error).splitlines()[0])
-                is_lost, is_busy, self._position = True, False, None
-            if not is_busy:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
+                is_lost, self._position = True, None
+            except Exception:
+                logger.exception("%s failed, and goes on", self.target.name)
+                self._position = None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
 
     async def _step(self, client: httpx.AsyncClient) -> bool:
         """Read on, send, and store what was taken; returns whether more is due."""

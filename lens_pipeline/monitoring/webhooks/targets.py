@@ -142,8 +142,9 @@ def http_client() -> httpx.AsyncClient:
 def connect_targets(settings: Settings) -> list[MessageTarget]:
     """Raises SettingsError: Apprise does not understand an address."""
     secret = settings.webhook_secret or ""
-    hooks = enumerate(settings.webhook_urls, start=1)
-    people = enumerate(settings.notify_urls, start=1)
+    # One that is named twice has one place in the log.
+    hooks = enumerate(dict.fromkeys(settings.webhook_urls), start=1)
+    people = enumerate(dict.fromkeys(settings.notify_urls), start=1)
     return [
         *(WebhookTarget(place, url, secret) for place, url in hooks),
         *(NotifyTarget(place, url, settings) for place, url in people),
