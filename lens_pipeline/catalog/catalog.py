@@ -114,7 +114,7 @@ class Catalog:
         with self._connect() as connection:
             role = role or permissions.current_role(connection)
             missing = _missing(connection, masters=masters)
-            of_views = status_view.migration(connection, missing, role)
+            of_views = status_view.migration(connection, self._layout, missing, role)
             columns = self._read_columns(connection, missing)
             return [
                 *tables.creation(missing, connection.dialect),
@@ -142,7 +142,7 @@ class Catalog:
         Grants are kept. Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
-            statements = status_view.migration(connection)
+            statements = status_view.migration(connection, self._layout)
             if not statements:
                 return []
             advice = status_view.advice(connection)
@@ -174,7 +174,7 @@ class Catalog:
     def view_age_note(self) -> str | None:
         """See `status_view.age_note`."""
         with self._connect() as connection:
-            return status_view.age_note(connection)
+            return status_view.age_note(connection, self._layout)
 
     def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
         """See `status_view.rows.mark`."""
