@@ -40,11 +40,12 @@ class Catalog:
         self._tasks = provider_tasks.TaskRows(self._generations)
         assets = AssetRows(self._generations)
         masters = MasterRows(assets)
+        self._scaled = ScaledRows(masters)
         self._rows: dict[Kind, RowSet] = {
             Kind.PHOTO: GenerationRows(Kind.PHOTO),
             Kind.VIDEO: GenerationRows(Kind.VIDEO),
             Kind.MASTER: masters,
-            Kind.SCALED: ScaledRows(masters),
+            Kind.SCALED: self._scaled,
             Kind.SHOT: assets,
         }
         # Their unusable rows are reported.
@@ -67,14 +68,15 @@ class Catalog:
         with self._connect() as connection:
             return [
                 *tables.creation(_absent(connection), connection.dialect),
+                *tables.additions(connection),
                 *status_view.migration(connection),
                 *self._grants(connection, role or permissions.current_role(connection)),
             ]
 
     def migrate(self) -> list[str]:
-        """Create absent tables, and alter none. Returns their names.
+        """Create absent tables, and add columns to those of an earlier version. Returns names.
 
-        Raises CatalogError: this role may not.
+        A host's own tables are not altered. Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
             absent = _absent(connection)
@@ -82,7 +84,21 @@ class Catalog:
             if advice:
                 raise CatalogError(f"table {absent[0]} does not exist: {advice}")
             _execute(connection, tables.creation(absent, connection.dialect))
-        return absent
+            additions = tables.additions(connection)
+            if not additions or permissions.migration_advice(connection, "scaled_videos"):
+                return absent
+            _execute(connection, additions)
+        return [*absent, f"columns {', '.join(tables.ADDED)} of scaled_videos"]
+
+    def lack_of_fills(self) -> str | None:
+        """Why renditions get black bars alone, with the fix; None: orders are recorded."""
+        with self._connect() as connection:
+            if tables.readable_additions(connection):
+                return None
+            if not tables.additions(connection):
+                return f"scaled_videos lacks columns of its own for orders: run {tables.BY_HAND}"
+            advice = permissions.migration_advice(connection, "scaled_videos")
+            return f"scaled_videos lacks columns for orders: {advice or 'run `lens migrate`'}"
 
     def migrate_view(self) -> list[str]:
         """Create or update `lens_generations` and its table; returns the name if it did.
@@ -455,10 +471,15 @@ class Catalog:
         after: Place | None,
         limit: int,
         masters: Sequence[str] | None = None,
+        orders: Sequence[str] | None = None,
     ) -> list[projects.Listed]:
-        """Rows of a project after that place, newest first; renditions of `masters` alone."""
+        """Rows of a project after that place, newest first; renditions of `masters` or `orders`
+        alone.
+        """
         with self._connect() as connection:
-            return self._projects[kind].page(connection, project_id, after, limit, masters)
+            if orders is not None and not self._scaled.has_additions(connection):
+                return []
+            return self._projects[kind].page(connection, project_id, after, limit, masters, orders)
 
     def rendition_counts(self, master_ids: Iterable[str]) -> dict[str, int]:
         """By master, of those that have any."""
@@ -473,21 +494,26 @@ class Catalog:
 
     @contextmanager
     def inserting(
-        self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]
+        self, kind: Kind, project_id: str, new: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[bool]:
-        """False: the id is taken. The block's end commits; an error in it rolls back.
+        """Values of rows by id; all or none: False if an id is taken.
 
-        Raises NoRightToWrite; InvalidRow: a value does not fit.
+        The block's end commits; an error in it rolls back. Raises NoRightToWrite; InvalidRow: a
+        value does not fit.
         """
         rows = self._projects[kind]
         with translated():
             connection = self._engine.connect()
         with connection:
             with translated(), permissions.refusal_explained(connection, "INSERT", rows.table):
+                has_additions = kind is Kind.SCALED and self._scaled.has_additions(connection)
+                known = {row_id: _known(values, has_additions) for row_id, values in new.items()}
                 try:
-                    added = rows.insert(connection, project_id, row_id, values)
+                    added = rows.insert(connection, project_id, known)
                 except DataError as error:
                     raise InvalidRow(first_line(error)) from error
+                if not added:
+                    connection.rollback()
             yield added
             with translated():
                 connection.commit()
@@ -546,6 +572,10 @@ class Catalog:
 def _absent(connection: sa.Connection) -> list[str]:
     names = [table.name for table in metadata.sorted_tables]
     return [name for name in names if not permissions.exists(connection, name)]
+
+
+def _known(values: Mapping[str, Any], has_additions: bool) -> dict[str, Any]:
+    return {n: value for n, value in values.items() if has_additions or n not in tables.ADDED}
 
 
 def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from lens_pipeline.catalog.rows import (
+    ENLARGED,
     Generation,
     Kind,
     MasterVideo,
@@ -352,8 +353,18 @@ def _master_waits(row: MasterVideo) -> str | None:
 
 
 def _scaled_form(row: ScaledVideo) -> Parameters:
-    span = {"start": row.start_seconds, "end": row.end_seconds}
-    return {**span, "width": row.width, "height": row.height}
+    form: dict[str, float | str | None] = {
+        "start": row.start_seconds,
+        "end": row.end_seconds,
+        "width": row.width,
+        "height": row.height,
+    }
+    # Rows without keep the revision that they had before there were these columns.
+    if row.fill is not None:
+        form["fill"] = row.fill + ENLARGED * row.enlarged
+    if row.focus is not None:
+        form["focus"] = "{},{}".format(*row.focus)
+    return form
 
 
 PREVIEW = Derivative[Generation](
