@@ -118,14 +118,16 @@ def page_rows(
     limit: int,
     ids: str | None,
     master_ids: str | None = None,
+    order_ids: str | None = None,
 ) -> Page:
     """Raises ApiError 400, InvalidCursor."""
-    catalog, wanted, masters = context.pipeline.catalog, _ids(ids), _ids(master_ids)
+    catalog, wanted = context.pipeline.catalog, _ids(ids)
+    masters, orders = _ids(master_ids), _ids(order_ids)
     if wanted is not None:
         found = catalog.project_rows(kind, project_id, wanted)
         return Page([found[one] for one in wanted if one in found], None)
     after = read_cursor(cursor) if cursor else None
-    rows = catalog.project_page(kind, project_id, after, limit, masters)
+    rows = catalog.project_page(kind, project_id, after, limit, masters, orders)
     return Page(rows, write_cursor(rows[-1].place) if len(rows) == limit else None)
 
 
@@ -185,7 +187,7 @@ def create(
     row_id = catalog.canonical_id(kind, row_id or str(uuid.uuid4()))
     runs: list[dg.DagsterRun] = []
     try:
-        with catalog.inserting(kind, project_id, row_id, values) as added:
+        with catalog.inserting(kind, project_id, {row_id: values}) as added:
             if added and begin:
                 runs = queue.prepare({begin: [row_id]}, "api", owner=project_id)
     except InvalidRow as error:
