@@ -21,7 +21,7 @@ from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import Picture, ScaleSpec, Video
 from lens_pipeline.media.playable import render_playable
-from lens_pipeline.media.renditions import render_scaled
+from lens_pipeline.media.renditions.render import render_scaled
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.object_store import Fetched
 

@@ -14,7 +14,7 @@ from lens_pipeline.derivatives.orders import name_of
 from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.derivatives.status import assess, row_statuses
 from lens_pipeline.event_log.history import DerivativeStatus, Stage, State
-from lens_pipeline.media.renditions import LARGEST, SMALLEST
+from lens_pipeline.media.renditions.plan import LARGEST, SMALLEST
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
