@@ -101,7 +101,7 @@ class Order {
     this.root = el(
       "section.order",
       {},
-      el("div.order-head", {}, el("div.order-words", {}, this.title, this.counts), this.save, this.again, this.remove),
+      el("div.order-head", {}, el("div.order-words", {}, this.title, this.counts), el("div.order-tools", {}, this.save, this.again, this.remove)),
       this.list,
     );
     this.id = id;
@@ -130,8 +130,9 @@ class Order {
   tell(formats) {
     say(this.counts, [t("formats.videos", { count: formats.length }), countsText(formats)].join(" · "));
     this.remove.hidden = !this.id;
-    this.save.hidden = !this.id || !formats.some(({ status }) => status === "ready");
-    this.again.hidden = !this.id || !formats.some(hasFailed);
+    // They keep their room.
+    this.save.classList.toggle("unused", !this.id || !formats.some(({ status }) => status === "ready"));
+    this.again.classList.toggle("unused", !this.id || !formats.some(hasFailed));
   }
 }
 
