@@ -196,11 +196,12 @@ export class FormatForm {
   update() {
     const { poster_url: url, width, height, duration_seconds: seconds } = this.film();
     const film = width && height ? width / height : USUAL;
-    const shapes = this.formats.map(shapeOf).filter((shape) => shape > 0 && shape < Infinity);
-    const shape = shapes.find((one) => !isSame(one, film)) ?? shapes[0] ?? film;
-    const isNeeded = !shapes.length || shapes.some((one) => !isSame(one, film));
+    const names = this.formats.filter((name) => shapeOf(name) > 0 && shapeOf(name) < Infinity);
+    const same = width ? names.filter((name) => isSame(shapeOf(name), film)) : [];
+    const isNeeded = !names.length || same.length < names.length;
+    const shape = shapeOf(names.find((name) => !same.includes(name)) ?? names[0] ?? "16:9");
     for (const [fill, picture] of this.pictures) picture.show({ url, shape, film, fill, focus: fill === "crop" ? this.focus.value : CENTRE });
-    say(this.same, isNeeded ? "" : t("formats.same_shape"));
+    say(this.same, same.length ? t("formats.same_shape", { formats: same.join(", ") }) : "");
     this.focus.root.hidden = this.fill !== "crop" || !url || !isNeeded;
     if (!this.focus.root.hidden) this.focus.show(url, film, shape);
     this.own.hidden = ![...this.fields.format].at(-1).checked;
