@@ -71,7 +71,8 @@ class Renditions:
         pieces = self._pieces.values()
         self._copied = _copied(pieces, self._film, tools)
         planned = passes((one for one in pieces if one not in self._copied), self._film)
-        self._shared = {piece: _Shared(self, one) for one in planned for piece in one.pieces}
+        shared = [_Shared(self, one) for one in planned]
+        self._shared = {piece: one for one in shared for piece in one.wanted.pieces}
         self._lock, self.encoding = threading.Lock(), threading.Lock()
         self._sounds = {cut: threading.Lock() for cut in {piece.cut for piece in pieces}}
         # Of files that several use.
