@@ -29,6 +29,7 @@ export class Formats {
   show(project) {
     this.project = project;
     this.known = new Map(); // by id
+    this.opened?.element.close();
     this.opened = null;
   }
 
@@ -151,8 +152,8 @@ export class Formats {
       this.opened = null;
       stills.end();
     };
-    this.opened = { id, grid, show: () => grid.show(this.of(id)), film: () => form.update() };
-    dialog("formats", t("formats.of", { name }), el("div.formats-body", {}, form.root, grid.root), { onclose: end });
+    const element = dialog("formats", t("formats.of", { name }), el("div.formats-body", {}, form.root, grid.root), { onclose: end });
+    this.opened = { id, element, grid, show: () => grid.show(this.of(id)), film: () => form.update() };
     this.opened.show();
     this.changed(id);
   }
