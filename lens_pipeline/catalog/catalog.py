@@ -95,8 +95,14 @@ class Catalog:
         with self._connect() as connection:
             if tables.readable_additions(connection):
                 return None
+        fix = f"run {tables.BY_HAND}, and grant this role to read it"
+        return self.additions_note() or f"scaled_videos lacks columns for orders: {fix}"
+
+    def additions_note(self) -> str | None:
+        """What `lens migrate` would add to a table of an earlier version, with the command."""
+        with self._connect() as connection:
             if not tables.additions(connection):
-                return f"scaled_videos lacks columns of its own for orders: run {tables.BY_HAND}"
+                return None
             advice = permissions.migration_advice(connection, "scaled_videos")
             return f"scaled_videos lacks columns for orders: {advice or 'run `lens migrate`'}"
 

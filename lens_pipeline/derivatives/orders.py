@@ -102,15 +102,15 @@ def plan(order: Order, film: Film | None) -> list[Piece]:
 
     `film`: None if it is not ready, which fragments need. Raises InvalidOrder.
     """
-    sizes = {name: size_of(name) for name in dict.fromkeys(order.formats)}
-    if not sizes:
+    if not order.formats:
         raise InvalidOrder("no_formats", "formats", f"name a format: {', '.join(FORMATS)} or WxH")
-    if len(sizes) > MOST_FORMATS:
+    if len(order.formats) > MOST_FORMATS:
         raise InvalidOrder(
             "too_many_formats",
             "formats",
-            f"an order has at most {MOST_FORMATS} formats, not {len(sizes)}",
+            f"an order has at most {MOST_FORMATS} formats, not {len(order.formats)}",
         )
+    sizes = {name: size_of(name) for name in dict.fromkeys(order.formats)}
     _check_part(order, film)
     parts: list[tuple[float | None, float | None]] = [(order.start, order.end)]
     if order.count is not None:

@@ -107,6 +107,7 @@ _OF_PA: dict[Route, Any] = {
             ("DELETE", ""),
         )
     },
+    ("POST", f"{_PROJECT}/master-videos/{{master_id}}/renditions"): {"formats": ["9:16"]},
     ("PATCH", f"{_PROJECT}/master-videos/{{master_id}}"): {"name": "secret film"},
 }
 ANN, BOB = Caller(user_id="ann"), Caller(user_id="bob")
