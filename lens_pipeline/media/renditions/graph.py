@@ -1,5 +1,6 @@
 """The ffmpeg commands: strips of one decode, the sound of a cut, a piece of a strip."""
 
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -37,8 +38,10 @@ def strips_command(film: Film, wanted: Pass, files: Sequence[Path], tools: Tools
         .filter("setpts", "N")
     )
     parts = [_part_of(one, strip, wanted.span) for one, strip in _split(picture, wanted.strips)]
+    # Encoders work side by side: more threads of each would wait for one another.
+    threads = max(1, len(os.sched_getaffinity(0)) // len(wanted.strips))
     outputs = [
-        _strip_output(_shown(one, film, strip.look), film, strip, file)
+        _strip_output(_shown(one, film, strip.look), film, strip, file, threads)
         for one, strip, file in zip(parts, wanted.strips, files, strict=True)
     ]
     return (
@@ -100,7 +103,7 @@ def _opened(film: Film, cut: range) -> tuple[Stream, Fraction]:
     return source, begins - Fraction(seek_microseconds, 1_000_000)
 
 
-def _strip_output(picture: Stream, film: Film, strip: Strip, file: Path) -> Stream:
+def _strip_output(picture: Stream, film: Film, strip: Strip, file: Path, threads: int) -> Stream:
     # Half a frame early against rounding.
     keys = [float((bound - Fraction(1, 2)) / film.rate) for bound in strip.bounds if bound]
     return ffmpeg_python.output(
@@ -112,6 +115,7 @@ def _strip_output(picture: Stream, film: Film, strip: Strip, file: Path) -> Stre
         map_chapters=-1,
         r=str(film.rate),
         **_ENCODER,
+        threads=threads,
         pix_fmt="yuv420p",
         color_range="tv",
         **filters.SDR_TAGS,
