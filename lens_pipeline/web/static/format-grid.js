@@ -205,7 +205,7 @@ class Tile {
     this.play.disabled = !ready;
     this.save.hidden = !ready;
     this.again.hidden = !hasFailed(format);
-    this.bar.classList.toggle("unused", format.status !== "processing");
+    this.bar.classList.toggle("unused", format.status !== "processing" || Boolean(format.held_by));
     set(this.bar, { "aria-label": name, value: format.percent });
     this.tell();
     this.draw();
