@@ -62,6 +62,8 @@ lint: venv ## Check style, types and definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
+	# Names that macOS lacks.
+	$(BIN)/pyright --pythonplatform Darwin lens_pipeline
 	$(BIN)/dg check defs
 
 bench: venv ## Measure, print a table, write benchmarks/results.json

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Dump both databases into a new directory: deploy/backup.sh DIRECTORY
 #
+# --daily DIRECTORY                    into one named by the time below it; check that by a restore
+#                                      (check-backup.sh); then remove those older than KEEP_DAYS (14)
 # LENS_DATABASE_URL, LENS_DAGSTER_URL   where they are; without the second: `dagster` beside the first.
 #                                      Without both: as /etc/lens/lens.env (LENS_ENV_FILE) says
 # APPLICATION=no                       only Dagster's, where the site's own backup has the other
@@ -14,6 +16,14 @@ umask 077
 # shellcheck source=deploy/databases.sh
 source "$(dirname "$0")/databases.sh"
 
+if [ "${1:-}" = --daily ] && [ $# -eq 2 ]; then
+  "$0" "$2/$(date --utc +%F-%H%M)"
+  "$(dirname "$0")/check-backup.sh" "$2"
+  find "$2" -mindepth 1 -maxdepth 1 -type d -name '20??-??-??-*' -mtime "+${KEEP_DAYS:-14}" \
+    -exec rm -rf {} +
+  exit
+fi
+
 [ $# -eq 1 ] || fail 'give one directory, which is made: backup.sh /backup/2026-01-31'
 target=$1
 find_databases
@@ -25,7 +35,9 @@ partial=$target.partial
 rm -rf "$partial"
 mkdir -p "$partial"
 dump() {
-  at "$2" pg_dump --format=custom --no-owner --no-privileges --file "$partial/$1.dump"
+  # The app makes its copies of states anew, and row-level security may hide them from this role.
+  at "$2" pg_dump --format=custom --no-owner --no-privileges \
+    --exclude-table-data 'lens_*derivatives' --file "$partial/$1.dump"
 }
 dump dagster "$dagster"
 if [ "${APPLICATION:-yes}" != no ]; then

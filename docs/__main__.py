@@ -38,6 +38,8 @@ def _default(field: dict[str, Any]) -> str:
     value = field.get("default")
     if value is None or value == []:
         return ""
+    if isinstance(value, list):
+        return f"`{','.join(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value:.15g}`" if isinstance(value, float) else f"`{value}`"
@@ -58,8 +60,11 @@ def _commands() -> str:
     for name in lens.list_commands(group):
         command = lens.get_command(group, name)
         assert command is not None, name
-        text = click.Context(command, parent=group, info_name=name).get_help()
-        parts.append(f"## lens {name}\n\n```text\n{text}\n```\n")
+        context = click.Context(command, parent=group, info_name=name)
+        parts.append(f"## lens {name}\n\n```text\n{context.get_help()}\n```\n")
+        for inner in command.commands.values() if isinstance(command, click.Group) else ():
+            text = click.Context(inner, parent=context, info_name=inner.name).get_help()
+            parts.append(f"```text\n{text}\n```\n")
     return "\n".join(parts)
 
 

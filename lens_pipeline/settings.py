@@ -1,6 +1,6 @@
 """Every setting, validated once, by the only reader of the environment.
 
-`load()` reads `LENS_…` variables and `./.env`; importing this reads nothing.
+`load()` reads `LENS_…` variables, `./.env` and `./.env.local`; importing this reads nothing.
 """
 
 import base64
@@ -32,6 +32,30 @@ ALIASES = {
     "PREVIEWS_WORKER_CONCURRENCY": "LENS_PREVIEW_CONCURRENCY",
     "PREVIEWS_WORKER_DEBUG": "LENS_DEBUG",
 }
+# Words in other names of the old workers, and what to set in place of them; the first that fits.
+_ANSWERS = (
+    ("BATCH|LIMIT", "LENS_BATCH_SIZE is the most files of one run"),
+    ("RETR|ATTEMPT", "LENS_MAX_ATTEMPTS says how often a file is tried"),
+    ("TIMEOUT", "set LENS_FETCH_TIMEOUT_SECONDS and LENS_RENDER_TIMEOUT_SECONDS, in seconds"),
+    ("INTERVAL|POLL|CRON|DELAY", "rows are looked for each second, all by LENS_BACKFILL_CRON"),
+    ("QUALITY", "set LENS_PREVIEW_QUALITY"),
+    ("SIZE|WIDTH|HEIGHT|EDGE|DIMENSION", "set LENS_PREVIEW_EDGE, the longest edge in pixels"),
+    ("BUCKET|STORAGE", "set LENS_STORE_URL=s3://BUCKET"),
+    ("LOG|VERBOSE", "set LENS_LOG_LEVEL=debug"),
+    ("PORT", "set LENS_API_PORT"),
+    ("", "nothing here does the same: remove it"),
+)
+# Names of a site's client of Supabase, and what to set in place of what they would lead to.
+_SUPABASE = {
+    "NEXT_PUBLIC_SUPABASE_URL": (
+        "LENS_DATABASE_URL",
+        "to the database's connection string (in Supabase: Connect, direct or session pooler)",
+    ),
+    "SUPABASE_SERVICE_ROLE_KEY": (
+        "LENS_STORE_URL",
+        "to s3://BUCKET, LENS_S3_ENDPOINT, and AWS_… to S3 access keys (in Supabase: Storage, S3)",
+    ),
+}
 
 # For processes of `lens up` only.
 INTERNAL = frozenset({"LENS_SUPERVISED"})
@@ -42,6 +66,7 @@ _SECRET = frozenset(
     {
         *("api_token", "alert_urls", "sentry_dsn", "kie_api_key", "kie_secret", "kie_webhook_key"),
         *("fal_api_key", "replicate_api_key", "replicate_webhook_key"),
+        *("webhook_urls", "webhook_secret", "notify_urls"),
     }
 )
 
@@ -58,8 +83,9 @@ _CRON_FIELDS = tuple(
         (range(8), _WEEKDAYS),
     )
 )
-# A folder ends the part with {user_id}: else two users could have the same key.
-_ORIGINAL_KEYS = re.compile(r"(?:[^{}*]|\{user_id\}(?=[^{}]*/))*\{id\}(?!\*)[^{}]*")
+# As in SQL, where they stand in quotes.
+_COLUMN = re.compile("[A-Za-z_][A-Za-z0-9_]{0,62}")
+_TYPES = re.compile(r"(photo|video)=([\w./-]+(?:\|[\w./-]+)*)")
 _OWN_FOLDERS = re.compile(r"(?:^|/)(?:originals|previews|posters|playable)/\{id\}")
 
 
@@ -158,6 +184,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     title_column: str | None = Field(default=None, max_length=63)
     """The column of `generations` that names each for people, such as a title or a prompt; it is
     read only. Where it is empty, and without it, the name of the file is shown."""
+    source_columns: CommaList = ("asset_url",)
+    """Columns of `generations` that may hold the file, in the order in which they count: the first
+    that has something. Each is an address, an object key, or a list in JSON of addresses or of
+    objects with `url`, of which the first counts: `original_path,asset_url,results`."""
+    types: CommaList = ("photo=photo", "video=video")
+    """What the column `type` says of photos and of videos: `photo=photo|product,video=video`. Rows
+    of other types are left alone."""
     original_keys: CommaList = ()
     """Where an older system left originals in the store, for `lens adopt`; several patterns are
     separated by commas, and the first that fits counts: `{user_id}/image/{id}_*.png`. `*` stands
@@ -266,6 +299,14 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     alert_disk_free_percent: float = Field(default=10.0, ge=0, lt=100)
     """Less free room on a disk of `LENS_HOME`, of scratch files or of a store of files is a
     problem."""
+    notify_urls: UrlList = Field(default=(), repr=False)
+    """Apprise addresses that are told of each film that is ready or was given up on."""
+    webhook_urls: UrlList = Field(default=(), repr=False)
+    """Addresses, `https://…` or `http://…`, that are told of every file by signed webhooks, also in
+    private networks. What was made before one is set is not told."""
+    webhook_secret: str | None = Field(default=None, min_length=38, repr=False)
+    """The secret that signs them by the scheme of Standard Webhooks: `whsec_` and at least 24
+    random bytes as base64, as `echo whsec_$(openssl rand -base64 32)` prints."""
     sentry_dsn: str | None = Field(default=None, repr=False)
     """Where faults of the pipeline are reported. Also read as `SENTRY_DSN`."""
     kie_api: str = "https://api.kie.ai"
@@ -304,6 +345,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
         return self.store_url or (self.resolved_home / "store").as_uri()
 
     @property
+    def types_by_kind(self) -> dict[str, list[str]]:
+        """What `type` says of each kind that has any."""
+        pairs = (entry.partition("=") for entry in self.types)
+        return {kind: types.split("|") for kind, _, types in pairs}
+
+    @property
     def scratch(self) -> Path:
         """For temporary files; a start may remove all of them."""
         return self.resolved_home / "scratch"
@@ -315,6 +362,23 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
                 f"LENS_RETAIN_RUNS_DAYS={self.retain_runs_days} is less than"
                 f" LENS_RETAIN_EVENTS_DAYS={self.retain_events_days}: a run's events go with it at"
                 " the latest; raise the first or lower the second"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_host(self) -> "Settings":
+        columns = self.source_columns
+        if not columns or not all(map(_COLUMN.fullmatch, columns)):
+            raise ValueError(
+                f"LENS_SOURCE_COLUMNS={','.join(columns)[:60]!r} is no list of columns: use for"
+                " example original_path,asset_url,results"
+            )
+        types = [one for some in self.types_by_kind.values() for one in some]
+        is_list = self.types and all(map(_TYPES.fullmatch, self.types))
+        if not is_list or len(self.types_by_kind) < len(self.types) or len({*types}) < len(types):
+            raise ValueError(
+                f"LENS_TYPES={','.join(self.types)[:60]!r} does not say once of each type what it"
+                " is: use for example photo=photo|product,video=video"
             )
         return self
 
@@ -343,6 +407,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
         _check_url("LENS_PUBLIC_URL", self.public_url, {"http", "https"})
         _check_url("LENS_DAGSTER_PUBLIC_URL", self.dagster_public_url, {"http", "https"})
         _check_addresses("LENS_ALERT_URLS", self.alert_urls)
+        _check_addresses("LENS_NOTIFY_URLS", self.notify_urls)
         if self.s3_endpoint and not (self.store_url or "").startswith("s3://"):
             raise ValueError(
                 "LENS_S3_ENDPOINT is set but LENS_STORE_URL is no s3:// URL:"
@@ -361,6 +426,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
                 " use for example '*/5 * * * *'"
             )
         _check_webhook_key("LENS_REPLICATE_WEBHOOK_KEY", self.replicate_webhook_key)
+        _check_webhook_key("LENS_WEBHOOK_SECRET", self.webhook_secret)
+        _check_webhooks(self.webhook_urls, self.webhook_secret)
         for pattern in self.original_keys:
             _check_original_keys(pattern)
         _check_bind("LENS_BIND", self.bind)
@@ -423,17 +490,24 @@ def _check_network(variable: str, value: str) -> None:
 
 def _check_original_keys(pattern: str) -> None:
     named = f"LENS_ORIGINAL_KEYS has {pattern[:80]!r}"
+    check_key_pattern(named, pattern, "user_id", "{user_id}/image/{id}_*.png")
+    if _OWN_FOLDERS.search(pattern):
+        raise ValueError(f"{named}, where the pipeline keeps its own files: leave it out")
+
+
+def check_key_pattern(named: str, pattern: str, owner: str, example: str) -> None:
+    """Raises ValueError: it does not say which object is of which row."""
     if any(part in {"", ".", ".."} for part in pattern.split("/")) or "\\" in pattern:
         raise ValueError(
             f"{named}, which is no object key: leave out a / at its start or end, //, . and .."
         )
-    if not _ORIGINAL_KEYS.fullmatch(pattern):
+    # A folder ends the part with the owner: else two owners could have the same key.
+    before = rf"(?:[^{{}}*]|\{{{owner}\}}(?=[^{{}}]*/))*"
+    if not re.fullmatch(before + r"\{id\}(?!\*)[^{}]*", pattern):
         raise ValueError(
-            f"{named}: write {{id}} once, {{user_id}} only in a folder before it, and * only after"
-            " it and not beside it, as in {user_id}/image/{id}_*.png"
+            f"{named}: write {{id}} once, {{{owner}}} only in a folder before it, and * only after"
+            f" it and not beside it, as in {example}"
         )
-    if _OWN_FOLDERS.search(pattern):
-        raise ValueError(f"{named}, where the pipeline keeps its own files: leave it out")
 
 
 def _is_cron(text: str) -> bool:
@@ -466,6 +540,26 @@ def _check_webhook_key(name: str, key: str | None) -> None:
         raise ValueError(f"{name} is no secret of a webhook: it begins with whsec_, then base64")
 
 
+def _check_webhooks(urls: Iterable[str], secret: str | None) -> None:
+    # Without an address, which may hold a secret.
+    for place, url in enumerate(urls, start=1):
+        try:
+            is_whole = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+            _ = urlsplit(url).port
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise ValueError(
+                f"LENS_WEBHOOK_URLS has no address of a server at place {place}: use for example"
+                " https://example.org/hooks, several separated by commas"
+            )
+    if urls and not secret:
+        raise ValueError(
+            "LENS_WEBHOOK_URLS is set without LENS_WEBHOOK_SECRET, which signs the webhooks: set it"
+            " to what `echo whsec_$(openssl rand -base64 32)` prints, here and where they arrive"
+        )
+
+
 def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:
     if value is None:
         return
@@ -491,25 +585,24 @@ def _check_url(variable: str, value: str | None, schemes: set[str]) -> None:
 def load(
     environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")
 ) -> tuple[Settings, list[str]]:
-    """Read the settings from `environ` (default: the process's) over the file `dotenv`.
+    """Read the settings from `environ` (default: the process's) over the files of `_read_files`.
 
     Returns the settings and a warning for each old name in use. Raises SettingsError: an unknown
     `LENS_…` variable, a value out of range, or settings that contradict each other.
     """
     environ = os.environ if environ is None else environ
-    raw: dict[str, str] = {}
-    if dotenv is not None and dotenv.is_file():
-        raw.update({k: v for k, v in dotenv_values(dotenv).items() if v is not None})
+    raw = _read_files(dotenv) if dotenv is not None else {}
     raw.update(environ)
+    raw = {name: value for name, value in raw.items() if value != ""}
 
     warnings: list[str] = []
     values = {
         name: value
         for name, value in raw.items()
-        if name.startswith(PREFIX) and name not in INTERNAL and value != ""
+        if name.startswith(PREFIX) and name not in INTERNAL
     }
     for old, new in ALIASES.items():
-        if raw.get(old, "") == "":
+        if old not in raw:
             continue
         if new in values and values[new] != raw[old]:
             raise SettingsError(f"{old} and {new} are both set and differ: remove {old}")
@@ -517,8 +610,9 @@ def load(
         values[new] = raw[old]
 
     for other, name in SYNONYMS.items():
-        if raw.get(other, "") != "":
+        if other in raw:
             values.setdefault(name, raw[other])
+    warnings += _answers(raw, values)
 
     fields = {PREFIX + name.upper(): name for name in Settings.model_fields}
     unknown = sorted(set(values) - set(fields))
@@ -534,11 +628,35 @@ def load(
         raise SettingsError(_first_error(error)) from None
 
 
+def _read_files(dotenv: Path) -> dict[str, str]:
+    """The variables of `dotenv`, and over them those of `….local` beside it."""
+    found: dict[str, str] = {}
+    for file in (dotenv, dotenv.with_name(f"{dotenv.name}.local")):
+        if file.is_file():
+            found |= {name: value or "" for name, value in dotenv_values(file).items()}
+    return found
+
+
+def _answers(raw: Mapping[str, str], values: Mapping[str, str]) -> list[str]:
+    """What to set in place of other names of the old workers, which are not read."""
+    old = sorted(n for n in raw if n.startswith("PREVIEWS_WORKER_") and n not in ALIASES)
+    return [
+        *(
+            f"{name} is of the old workers and is not read:"
+            f" {next(answer for words, answer in _ANSWERS if re.search(words, name[16:]))}"
+            for name in old
+        ),
+        *(
+            f"{name} is for Supabase's REST API, which is not used: set {setting} {place}"
+            for name, (setting, place) in _SUPABASE.items()
+            if name in raw and setting not in values
+        ),
+    ]
+
+
 def export_foreign(dotenv: Path = Path(".env")) -> None:
-    """Give variables of the file `dotenv` to boto3 and OpenTelemetry, which read no file."""
-    if not dotenv.is_file():
-        return
-    for name, value in dotenv_values(dotenv).items():
+    """Give variables of the files to boto3 and OpenTelemetry, which read none."""
+    for name, value in _read_files(dotenv).items():
         if name.startswith(("AWS_", "OTEL_")) and value:
             os.environ.setdefault(name, value)
 

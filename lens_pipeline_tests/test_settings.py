@@ -1,10 +1,11 @@
 """Settings that stop a start with one line, and those that are read."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from lens_pipeline.settings import SettingsError, load
+from lens_pipeline.settings import SettingsError, export_foreign, load
 
 WRONG = {
     "an unknown variable": ({"LENS_BATCHSIZE": "3"}, "LENS_BATCHSIZE", "LENS_BATCH_SIZE"),
@@ -56,6 +57,22 @@ WRONG = {
         "LENS_S3_ENDPOINT",
         "s3://",
     ),
+    "webhooks without a secret": (
+        {"LENS_WEBHOOK_URLS": "http://10.0.0.1/hooks"},
+        "LENS_WEBHOOK_URLS",
+        "LENS_WEBHOOK_SECRET",
+    ),
+    "a webhook to nowhere": (
+        {"LENS_WEBHOOK_URLS": "https://h/a,ftp://sesame@h"},
+        "LENS_WEBHOOK_URLS",
+        "at place 2",
+    ),
+    "a secret that is short": (
+        {"LENS_WEBHOOK_SECRET": "whsec_sesame"},
+        "LENS_WEBHOOK_SECRET",
+        "38 characters",
+    ),
+    "no address of Apprise": ({"LENS_NOTIFY_URLS": "sesame"}, "LENS_NOTIFY_URLS", "Apprise"),
     "results without a broker": (
         {"LENS_RESULT_URL": "redis://h/0"},
         "LENS_RESULT_URL",
@@ -100,6 +117,17 @@ WRONG = {
         {"LENS_ORIGINAL_KEYS": "{user_id}/originals/{id}_*.png"},
         "LENS_ORIGINAL_KEYS",
         "its own files",
+    ),
+    "a column that is none": (
+        {"LENS_SOURCE_COLUMNS": "original_path,results->0"},
+        "LENS_SOURCE_COLUMNS",
+        "original_path,asset_url,results",
+    ),
+    "a kind that is none": ({"LENS_TYPES": "audio=audio"}, "LENS_TYPES", "photo=photo|product"),
+    "a type of two kinds": (
+        {"LENS_TYPES": "photo=photo|clip,video=clip"},
+        "LENS_TYPES",
+        "once of each type",
     ),
     "no schedule": ({"LENS_BACKFILL_CRON": "hourly"}, "LENS_BACKFILL_CRON", "five fields"),
     "an impossible schedule": ({"LENS_BACKFILL_CRON": "99 * * * *"}, "LENS_BACKFILL_CRON", "99 *"),
@@ -174,6 +202,49 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LENS_BATCH_SIZE=7\nLENS_THREADS=3\nOTHER=1\n")
     settings, _ = load({"LENS_BATCH_SIZE": "9"}, dotenv=tmp_path / ".env")
     assert (settings.batch_size, settings.threads) == (9, 3)
+
+
+def test_the_local_file_is_read_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Secrets of a site's own `.env.local` that must be written down twice."""
+    (tmp_path / ".env").write_text("LENS_BATCH_SIZE=7\nLENS_THREADS=3\nLENS_DEBUG=true\n")
+    (tmp_path / ".env.local").write_text("LENS_THREADS=4\nLENS_DEBUG=\nAWS_REGION=eu-west-1\n")
+    settings, _ = load({}, dotenv=tmp_path / ".env")
+    assert (settings.batch_size, settings.threads, settings.debug) == (7, 4, False)
+    monkeypatch.setenv("AWS_REGION", "")
+    monkeypatch.delenv("AWS_REGION")
+    export_foreign(tmp_path / ".env")
+    assert os.environ["AWS_REGION"] == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("PREVIEWS_WORKER_POLL_INTERVAL_MS", "LENS_BACKFILL_CRON"),
+        ("PREVIEWS_WORKER_BATCH_SIZE", "LENS_BATCH_SIZE"),
+        ("PREVIEWS_WORKER_MAX_RETRIES", "LENS_MAX_ATTEMPTS"),
+        ("PREVIEWS_WORKER_IMAGE_TIMEOUT_MS", "LENS_RENDER_TIMEOUT_SECONDS"),
+        ("PREVIEWS_WORKER_PREVIEW_WIDTH", "LENS_PREVIEW_EDGE"),
+        ("PREVIEWS_WORKER_BUCKET", "LENS_STORE_URL=s3://BUCKET"),
+        ("PREVIEWS_WORKER_MOOD", "remove it"),
+        ("NEXT_PUBLIC_SUPABASE_URL", "LENS_DATABASE_URL"),
+        ("SUPABASE_SERVICE_ROLE_KEY", "LENS_STORE_URL"),
+    ],
+)
+def test_what_an_old_name_becomes_is_said_in_one_line(name: str, answer: str) -> None:
+    """A setting of the old workers that does nothing, without a word."""
+    settings, (line,) = load({name: "geheim"}, dotenv=None)
+    assert (name in line, answer in line) == (True, True)
+    assert not {"\n", "geheim"} & {*line.split()}
+    assert settings == load({}, dotenv=None)[0]
+
+
+def test_a_site_that_has_set_what_is_needed_hears_nothing_of_supabase() -> None:
+    """A warning at each command of names that its own pages need."""
+    site = {"NEXT_PUBLIC_SUPABASE_URL": "https://x.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": "k"}
+    own = {"LENS_DATABASE_URL": "postgresql://h/d", "LENS_STORE_URL": "s3://media"}
+    assert load(site | own, dotenv=None)[1] == []
 
 
 def test_an_empty_variable_is_an_unset_one() -> None:

@@ -8,6 +8,7 @@ from lens_pipeline_tests.web.pages import chromium
 PACKAGES = {
     "promtool": "prometheus",
     "caddy": "caddy",
+    "nginx": "nginx-light",
     "docker-compose": "docker-compose",
     "systemd-analyze": "systemd",
     "epmd": "rabbitmq-server",

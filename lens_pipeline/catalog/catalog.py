@@ -1,6 +1,7 @@
 """The application's tables: every read and write of this project."""
 
 import datetime as dt
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,10 +10,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError, IntegrityError
 
-from lens_pipeline.catalog import permissions, projects, provider_tasks, status_view, tables
+from lens_pipeline.catalog import permissions, projects, provider_tasks, tables
 from lens_pipeline.catalog.connection import connect, first_line, translated
-from lens_pipeline.catalog.errors import CatalogError, RowInUse
-from lens_pipeline.catalog.generations import GenerationRows, ListedGeneration, Place, Selection
+from lens_pipeline.catalog.errors import CatalogError, MastersOff, RowInUse
+from lens_pipeline.catalog.generations import (
+    GenerationRows,
+    Layout,
+    ListedGeneration,
+    Place,
+    Selection,
+    fingerprint_of,
+)
 from lens_pipeline.catalog.projects import read_project_ids
 from lens_pipeline.catalog.row_types import (
     AssetRows,
@@ -25,31 +33,43 @@ from lens_pipeline.catalog.row_types import (
     place,
 )
 from lens_pipeline.catalog.rows import FINISHED, Digest, Kind, Position, Row, UnusableRow
-from lens_pipeline.catalog.tables import generations, master_videos, metadata, project_assets
+from lens_pipeline.catalog.status_view import rows as status_rows
+from lens_pipeline.catalog.status_view import schema as status_view
+from lens_pipeline.catalog.tables import (
+    READ,
+    generations,
+    master_videos,
+    metadata,
+    project_assets,
+)
 from lens_pipeline.errors import InvalidRow
+
+logger = logging.getLogger(__name__)
 
 
 class Catalog:
-    """Threads, not processes, may share it. Methods raise CatalogError if the database fails."""
+    """Threads, not processes, may share it. Methods raise CatalogError if the database fails.
 
-    def __init__(self, url: str, title: str | None = None) -> None:
-        """`title`: the column of `generations` that names each for people."""
+    MastersOff, if they need tables that a site without masters lacks.
+    """
+
+    def __init__(self, url: str, layout: Layout | None = None) -> None:
         self._engine = connect(url)
-        self._title = title
-        self._generations = GenerationRows(Kind.PHOTO, Kind.VIDEO, title=title)
+        self._layout = layout or Layout()
+        layout, title = self._layout, self._layout.title
+        self._generations = GenerationRows(Kind.PHOTO, Kind.VIDEO, layout=layout, title=title)
+        self._absent: list[str] | None = None
         self._tasks = provider_tasks.TaskRows(self._generations)
         assets = AssetRows(self._generations)
         masters = MasterRows(assets)
         self._scaled = ScaledRows(masters)
         self._rows: dict[Kind, RowSet] = {
-            Kind.PHOTO: GenerationRows(Kind.PHOTO),
-            Kind.VIDEO: GenerationRows(Kind.VIDEO),
+            Kind.PHOTO: GenerationRows(Kind.PHOTO, layout=layout),
+            Kind.VIDEO: GenerationRows(Kind.VIDEO, layout=layout),
             Kind.MASTER: masters,
             Kind.SCALED: self._scaled,
             Kind.SHOT: assets,
         }
-        # Their unusable rows are reported.
-        self._tables = (self._generations, masters, self._rows[Kind.SCALED])
         self._projects = {
             kind: projects.ProjectRows(kind, self._rows[kind])
             for kind in (Kind.MASTER, Kind.SCALED, Kind.SHOT)
@@ -61,25 +81,57 @@ class Catalog:
     def check(self) -> None:
         """Raises CatalogError, with the fix, unless all reads are allowed."""
         with self._connect() as connection:
-            permissions.check_reading(connection, self._title)
+            columns = self._read_columns(connection)
+            permissions.check_reading(connection, columns, self._layout.setting_of)
 
-    def migration(self, role: str | None) -> list[str]:
+    def lack_of(self, kind: Kind) -> str | None:
+        """Why the site has no rows of this kind; None: it may have some.
+
+        As of the first call: a table that comes later is found at the next start.
+        """
+        if kind in (Kind.PHOTO, Kind.VIDEO):
+            return None
+        if self._absent is None:
+            with self._connect() as connection:
+                self._absent = _absent(connection, permissions.PROJECT_TABLES)
+            if self._absent:
+                logger.info("%s", MastersOff.of(self._absent))
+        return str(MastersOff.of(self._absent)) if self._absent else None
+
+    def other_types(self) -> dict[str, int]:
+        """Rows whose `type` is neither a photo's nor a video's, by it; reads the whole table."""
+        name = sa.func.coalesce(as_text(generations.c.type), "NULL")
+        query = (
+            sa.select(name, sa.func.count())
+            .where(sa.not_(sa.func.coalesce(self._generations.belongs, False)))
+            .group_by(name)
+            .order_by(sa.func.count().desc())
+        )
+        with self._connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def migration(self, role: str | None, *, masters: bool = False) -> list[str]:
         """The statements of `migrate`, `migrate_view` and `grant`; None: for this role."""
         with self._connect() as connection:
+            role = role or permissions.current_role(connection)
+            missing = _missing(connection, masters=masters)
+            of_views = status_view.migration(connection, missing, role)
+            columns = self._read_columns(connection, missing)
             return [
-                *tables.creation(_absent(connection), connection.dialect),
+                *tables.creation(missing, connection.dialect),
                 *tables.additions(connection),
-                *status_view.migration(connection),
-                *self._grants(connection, role or permissions.current_role(connection)),
+                *permissions.reading_grants(connection, role, columns),
+                *(of_views or status_view.grants(connection, role)),
             ]
 
-    def migrate(self) -> list[str]:
+    def migrate(self, *, masters: bool = False) -> list[str]:
         """Create absent tables, and add columns to those of an earlier version. Returns names.
 
-        A host's own tables are not altered. Raises CatalogError: this role may not.
+        A host's own tables are not altered. `masters`: also those of masters for a site that has
+        generations alone. Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
-            absent = _absent(connection)
+            absent = _missing(connection, masters=masters)
             advice = permissions.migration_advice(connection) if absent else None
             if advice:
                 raise CatalogError(f"table {absent[0]} does not exist: {advice}")
@@ -107,7 +159,7 @@ class Catalog:
             return f"scaled_videos lacks columns for orders: {advice or 'run `lens migrate`'}"
 
     def migrate_view(self) -> list[str]:
-        """Create or update `lens_generations` and its table; returns the name if it did.
+        """Create or update the views and their tables, in one transaction; returns their names.
 
         Grants are kept. Raises CatalogError: this role may not.
         """
@@ -115,12 +167,11 @@ class Catalog:
             statements = status_view.migration(connection)
             if not statements:
                 return []
-            is_new = status_view.version(connection) is None
-            advice = permissions.migration_advice(connection, None if is_new else status_view.VIEW)
+            advice = status_view.advice(connection)
             if advice:
                 raise CatalogError(advice)
             _execute(connection, statements)
-        return [status_view.VIEW]
+            return [one.view for one in status_view.present(connection)]
 
     def grant(self, role: str) -> list[str]:
         """Grant `role` what the pipeline needs; returns the statements.
@@ -148,51 +199,63 @@ class Catalog:
             return status_view.age_note(connection)
 
     def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
-        """See `status_view.mark`."""
+        """See `status_view.rows.mark`."""
         with self._connect() as connection:
-            status_view.mark(connection, seconds, compared=compared)
+            status_rows.mark(connection, seconds, compared=compared)
             connection.commit()
 
     def is_view_marked(self, seconds: float) -> bool:
-        """See `status_view.is_marked`."""
+        """See `status_view.rows.is_marked`."""
         with self._connect() as connection:
-            return status_view.is_marked(connection, seconds)
+            return status_rows.is_marked(connection, seconds)
 
     def unsettled(
         self, kind: Kind, asset: str, recipe: str, seconds: float, limit: int
     ) -> list[str] | None:
-        """See `status_view.unsettled`; None unless the copy is complete and `is_view_marked`."""
+        """See `status_view.rows.unsettled`; None unless the copy is whole and `is_view_marked`."""
         with self._connect() as connection:
-            if status_view.lack(connection) or status_view.age_note(connection):
+            if status_view.lack(connection) or status_view.is_older(connection):
                 return None
-            if not status_view.is_marked(connection, seconds):
+            if not status_rows.is_marked(connection, seconds):
                 return None
-            return status_view.unsettled(connection, self._rows[kind], asset, recipe, limit)
+            wanted = fingerprint_of(recipe, self._layout.source)
+            return status_rows.unsettled(connection, self._rows[kind], asset, wanted, limit)
 
     def view_counts(
         self, kind: Kind, asset: str, seconds: float
     ) -> dict[str, tuple[int, dt.datetime | None]] | None:
-        """See `status_view.counts`; None unless the copy `is_view_marked`."""
+        """See `status_view.rows.counts`; None unless the copy `is_view_marked`."""
         with self._connect() as connection:
             if status_view.version(connection) is None:
                 return None
-            if not status_view.is_marked(connection, seconds):
+            if not status_rows.is_marked(connection, seconds):
                 return None
-            return status_view.counts(connection, self._rows[kind], asset)
+            return status_rows.counts(connection, self._rows[kind], asset)
 
     def write_view(
         self, asset: str, rows: Mapping[str, Mapping[str, object]], gone: Sequence[str]
     ) -> int:
-        """See `status_view.write`."""
+        """See `status_view.rows.write`."""
         with self._connect() as connection:
-            count = status_view.write(connection, asset, rows, gone)
+            count = status_rows.write(connection, asset, rows, gone)
             connection.commit()
         return count
 
-    def drop_orphans(self, kinds: Mapping[str, Kind]) -> int:
-        """See `status_view.delete_orphans`."""
+    def write_view_progress(self, percents: Mapping[str, int | None]) -> None:
+        """See `status_view.rows.write_progress`."""
         with self._connect() as connection:
-            count = status_view.delete_orphans(connection, kinds)
+            status_rows.write_progress(connection, percents)
+            connection.commit()
+
+    def view_fingerprints(self, asset: str, ids: Sequence[str]) -> dict[str, str | None]:
+        """See `status_view.rows.fingerprints`."""
+        with self._connect() as connection:
+            return status_rows.fingerprints(connection, asset, ids)
+
+    def drop_orphans(self) -> int:
+        """See `status_view.rows.delete_orphans`."""
+        with self._connect() as connection:
+            count = status_rows.delete_orphans(connection)
             connection.commit()
         return count
 
@@ -219,6 +282,8 @@ class Catalog:
 
     def used_in_projects(self, generation_ids: Iterable[str]) -> set[str]:
         """Those of the generations, or of their ids, that assets of projects are made from."""
+        if self.lack_of(Kind.SHOT):
+            return set()
         key = IdColumn(project_assets.c.generation_id)
         with self._connect() as connection:
             wanted = key.bindable(connection, generation_ids)
@@ -228,9 +293,10 @@ class Catalog:
             return set(connection.execute(query).scalars())
 
     def used_sources(self, keys: Iterable[str]) -> set[str]:
-        """Those object keys that a row names as its `asset_url`; reads whole tables."""
+        """Those object keys that a row names as its file; reads whole tables."""
         wanted = sa.cast(list(keys), postgresql.ARRAY(sa.Text))
-        columns = (as_text(generations.c.asset_url), as_text(project_assets.c.asset_url))
+        columns = self._layout.addresses
+        columns += [] if self.lack_of(Kind.SHOT) else [as_text(project_assets.c.asset_url)]
         with self._connect() as connection:
             queries = (sa.select(column).where(column == sa.any_(wanted)) for column in columns)
             return {key for query in queries for key in connection.execute(query).scalars()}
@@ -328,7 +394,7 @@ class Catalog:
         """Whether any row did."""
         older = (
             sa.exists(rows.key.column).where(rows.counts, rows.time < before)
-            for rows in self._tables
+            for rows in self._tables()
         )
         with self._connect() as connection:
             return connection.execute(sa.select(sa.or_(*older))).scalar_one()
@@ -342,7 +408,7 @@ class Catalog:
         """Up to `limit` rows of each table that look finished but can never be processed."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
-            for rows in self._tables:
+            for rows in self._tables():
                 query = rows.select().where(rows.unusable).order_by(rows.key.text).limit(limit)
                 found += rows.parse(connection, connection.execute(query).all())
         return [row for row in found if isinstance(row, UnusableRow)]
@@ -351,7 +417,7 @@ class Catalog:
         """Those of `ids` that a generation, a master or a rendition has, finished or not."""
         found: set[str] = set()
         with self._connect() as connection:
-            for rows in self._tables:
+            for rows in self._tables():
                 rows_by_id = {row.id: row for row in rows.among(connection, ids)}
                 found |= rows.key.as_asked(connection, ids, rows_by_id).keys()
         return found
@@ -360,7 +426,7 @@ class Catalog:
         """Why rows of this id cannot be used."""
         found: list[Row | UnusableRow] = []
         with self._connect() as connection:
-            for rows in self._tables:
+            for rows in self._tables():
                 found += rows.parse(connection, rows.among(connection, [row_id]))
         return [row.reason for row in found if isinstance(row, UnusableRow)]
 
@@ -443,11 +509,14 @@ class Catalog:
 
     def add(self, generation_id: str, user_id: str, kind: Kind, asset_url: str) -> None:
         """Insert a finished generation. Raises NoRightToWrite."""
+        types = self._layout.types_of(kind)
+        if not types:
+            raise CatalogError(f"LENS_TYPES names no type of a {kind}: name one")
         with self._writing("INSERT", generations) as connection:
             statement = sa.insert(generations).values(
                 id=self._generations.key.bound(connection, generation_id),
                 user_id=self._generations.user.bound(connection, user_id),
-                type=kind.value,
+                type=types[0],
                 status=FINISHED[0],
                 asset_url=asset_url,
                 created_at=sa.func.now(),
@@ -559,8 +628,23 @@ class Catalog:
                 raise permissions.no_right(connection, "DELETE", generations, by_policy=True)
 
     def _grants(self, connection: sa.Connection, role: str) -> list[str]:
-        reading = permissions.reading_grants(connection, role, self._title)
+        reading = permissions.reading_grants(connection, role, self._read_columns(connection))
         return [*reading, *status_view.grants(connection, role)]
+
+    def _read_columns(
+        self, connection: sa.Connection, missing: Collection[str] = ()
+    ) -> dict[str, Sequence[str]]:
+        """By table: all that is read, of masters only where the tables are there or `missing`."""
+        absent = _absent(connection, permissions.PROJECT_TABLES)
+        read: dict[str, Sequence[str]] = {"generations": self._layout.columns}
+        if set(absent) <= set(missing):
+            read |= {name: READ[name] for name in permissions.PROJECT_TABLES}
+        return read
+
+    def _tables(self) -> list[RowSet]:
+        """Whose unusable rows are reported."""
+        others = (kind for kind in (Kind.MASTER, Kind.SCALED) if not self.lack_of(kind))
+        return [self._generations, *(self._rows[kind] for kind in others)]
 
     @contextmanager
     def _writing(self, action: str, table: sa.Table) -> Iterator[sa.Connection]:
@@ -575,13 +659,19 @@ class Catalog:
             yield connection
 
 
-def _absent(connection: sa.Connection) -> list[str]:
-    names = [table.name for table in metadata.sorted_tables]
+def _absent(connection: sa.Connection, names: Iterable[str]) -> list[str]:
     return [name for name in names if not permissions.exists(connection, name)]
 
 
 def _known(values: Mapping[str, Any], has_additions: bool) -> dict[str, Any]:
     return {n: value for n, value in values.items() if has_additions or n not in tables.ADDED}
+
+
+def _missing(connection: sa.Connection, *, masters: bool) -> list[str]:
+    """Tables to create; those of masters are left to a site that has generations alone."""
+    absent = _absent(connection, [table.name for table in metadata.sorted_tables])
+    is_without_masters = sorted(absent) == sorted(permissions.PROJECT_TABLES)
+    return [] if is_without_masters and not masters else absent
 
 
 def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:

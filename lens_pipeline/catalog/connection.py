@@ -9,15 +9,17 @@ from typing import Any
 import psycopg2
 import sqlalchemy as sa
 from psycopg2 import extensions
-from psycopg2.errors import LockNotAvailable, QueryCanceled
+from psycopg2.errors import LockNotAvailable, QueryCanceled, UndefinedTable
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError
 
-from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.errors import CatalogError, MastersOff
+from lens_pipeline.catalog.tables import READ
 from lens_pipeline.core import postgres
 
 # `timestamp with time zone` in pg_type.
 _TIME_OID = 1184
+_OF_MASTERS = [name for name in READ if name != "generations"]
 _FIRST = dt.datetime.min.replace(tzinfo=dt.UTC)
 _LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
 
@@ -36,12 +38,17 @@ def translated() -> Iterator[None]:
     try:
         yield
     except NoSuchTableError as error:
+        if str(error) in _OF_MASTERS:
+            raise MastersOff.of([str(error)]) from error
         raise CatalogError(f"table {error} does not exist: run `lens migrate`") from error
     except OperationalError as error:
         is_late = isinstance(error.orig, QueryCanceled | LockNotAvailable)
         what = "took too long" if is_late else "cannot be reached"
         raise CatalogError(f"the application's database {what}: {first_line(error)}") from error
     except DBAPIError as error:
+        absent = [name for name in _OF_MASTERS if f'"{name}"' in first_line(error)]
+        if absent and isinstance(error.orig, UndefinedTable):
+            raise MastersOff.of(absent) from error
         problem = f"the application's database refused a query: {first_line(error)}"
         raise CatalogError(problem) from error
 

@@ -2,8 +2,8 @@
 
 import datetime as dt
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -17,9 +17,63 @@ from lens_pipeline.catalog.row_types import (
     text_of,
 )
 from lens_pipeline.catalog.rows import FINISHED, Generation, Kind, Row, UnusableRow, known_time
-from lens_pipeline.catalog.tables import TIME, generations
+from lens_pipeline.catalog.tables import READ, TIME, generations
 from lens_pipeline.catalog.titles import has_words, pattern_of, title_of
 from lens_pipeline.core.ids import key_problem
+from lens_pipeline.settings import Settings
+
+_KINDS = (Kind.PHOTO, Kind.VIDEO)
+# The first string of a JSON value, of its list, or under `url` of an object in that.
+_ADDRESS = """(coalesce(
+    jsonb_path_query_first(to_jsonb({0}), '$[*] ? (@ like_regex "\\\\S")'),
+    jsonb_path_query_first(to_jsonb({0}), '$[*].url ? (@ like_regex "\\\\S")')) #>> '{{}}')"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a site's `generations` has where, as the settings say."""
+
+    sources: tuple[str, ...] = ("asset_url",)
+    """Columns of the file; the first that has something counts."""
+    types: Mapping[str, Sequence[str]] = field(
+        default_factory=lambda: {kind.value: [kind.value] for kind in _KINDS}
+    )
+    """Of each kind. Rows of others are not ours."""
+    title: str | None = None
+    """The column that names each for people."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Layout":
+        return cls(settings.source_columns, settings.types_by_kind, settings.title_column)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that are read."""
+        usual = (name for name in READ["generations"] if name != "asset_url")
+        return (*usual, *self.sources, *([self.title] if self.title else []))
+
+    @property
+    def setting_of(self) -> dict[str, str]:
+        """Of the columns that a setting names."""
+        named = {} if self.sources == ("asset_url",) else dict.fromkeys(self.sources)
+        settings = dict.fromkeys(named, "LENS_SOURCE_COLUMNS")
+        return settings | ({self.title: "LENS_TITLE_COLUMN"} if self.title else {})
+
+    @property
+    def addresses(self) -> list[sa.ColumnElement[str]]:
+        """The address or object key in each of `sources`, or NULL."""
+        if self.sources == ("asset_url",):
+            return [generations.c.asset_url]
+        columns = (f'generations."{name}"' for name in self.sources)
+        return [sa.literal_column(_ADDRESS.format(column), sa.Text) for column in columns]
+
+    @property
+    def source(self) -> sa.ColumnElement[str]:
+        first, *others = self.addresses
+        return sa.func.coalesce(first, *others) if others else first
+
+    def types_of(self, *kinds: Kind) -> list[str]:
+        return [one for kind in kinds for one in self.types.get(kind.value, [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +97,8 @@ class ListedGeneration:
     def generation(self) -> Generation:
         """What the derivative of a finished row is made from."""
         finished_at = known_time(self.changed_at) or known_time(self.created_at)
-        return Generation(self.id, self.user_id, self.kind, self.asset_url, finished_at)
+        values = (self.asset_url, finished_at, known_time(self.created_at))
+        return Generation(self.id, self.user_id, self.kind, *values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +122,35 @@ class Place:
 
 
 class GenerationRows(RowSet):
-    """Photos, videos, or both; `title`: a column of the host's table."""
+    """Photos, videos, or both."""
 
-    def __init__(self, *kinds: Kind, title: str | None = None) -> None:
+    def __init__(self, *kinds: Kind, layout: Layout, title: str | None = None) -> None:
+        """`title`: a column of the host's table."""
         self._titles = [sa.cast(sa.column(title), sa.Text)] if title else []
         named = self._titles[0] if title else sa.null()
+        type_ = as_text(generations.c.type)
+        self._of_kind = {kind: type_.in_(layout.types_of(kind)) for kind in _KINDS}
+        self.source = layout.source
         super().__init__(
             generations.c.id,
             generations.c.user_id,
             text_of(generations.c.user_id),
-            *(generations.c[name] for name in ("type", "status", "asset_url")),
+            text_of(generations.c.type),
+            sa.case(*((is_it, kind.value) for kind, is_it in self._of_kind.items())).label("kind"),
+            generations.c.status,
+            self.source.label("asset_url"),
             sa.cast(generations.c.created_at, TIME).label("created_at"),
             named.label("title"),
         )
         self.user = IdColumn(generations.c.user_id)
         self._is_finished = generations.c.status.in_(FINISHED)
         self._has_no_key = sa.or_(is_no_key(self.key.text), is_no_key(self.owner))
-        self.belongs = generations.c.type.in_([kind.value for kind in kinds])
+        self.belongs = type_.in_(layout.types_of(*kinds))
         self.counts = sa.and_(self.belongs, self._is_finished)
         self.unusable = sa.and_(
+            self.belongs,
             sa.func.lower(sa.func.trim(generations.c.status)).in_(FINISHED),
-            sa.or_(
-                sa.not_(self._is_finished),
-                # NULL, which a host's table may hold, compares as neither.
-                generations.c.type.is_(None),
-                generations.c.type.not_in([Kind.PHOTO.value, Kind.VIDEO.value]),
-                self._has_no_key,
-            ),
+            sa.or_(sa.not_(self._is_finished), self._has_no_key),
         )
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
@@ -153,7 +210,7 @@ class GenerationRows(RowSet):
                 return None
             conditions.append(self.user.equals(connection, selection.user_id))
         if selection.kind is not None:
-            conditions.append(generations.c.type == selection.kind.value)
+            conditions.append(self._of_kind[selection.kind])
         if selection.finished is not None:
             is_finished = self._is_finished
             conditions.append(is_finished if selection.finished else sa.not_(is_finished))
@@ -162,9 +219,8 @@ class GenerationRows(RowSet):
             conditions.append(self.key.among(connection, ids))
         if selection.words is not None:
             begins = self.key.text.regexp_match(f"^{pattern_of(selection.words)}")
-            address = generations.c.asset_url
             conditions.append(
-                sa.or_(begins, has_words(selection.words, *self._titles, address=address))
+                sa.or_(begins, has_words(selection.words, *self._titles, address=self.source))
             )
         return conditions
 
@@ -175,9 +231,9 @@ def fingerprint(row: Generation, recipe: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint_of(recipe: str) -> sa.ColumnElement[str]:
+def fingerprint_of(recipe: str, source: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
     """`fingerprint` of each row of the table."""
-    parts = (as_text(generations.c.user_id), sa.func.coalesce(generations.c.asset_url, ""))
+    parts = (as_text(generations.c.user_id), sa.func.coalesce(source, ""))
     return sha256_of(sa.func.concat_ws("\n", recipe, *parts))
 
 
@@ -194,12 +250,12 @@ def _listable(rows: Iterable[sa.Row]) -> list[ListedGeneration]:
 
 
 def _listed(row: sa.Row) -> ListedGeneration | UnusableRow:
-    if row.type not in {Kind.PHOTO.value, Kind.VIDEO.value}:
-        return UnusableRow(row.id, f"type is {row.type!r}: only photo and video are known")
+    if row.kind is None:
+        return UnusableRow(row.id, f"type is {row.type!r}, which LENS_TYPES does not name")
     problem = key_problem("id", row.id) or key_problem("user_id", row.user_id or "")
     if problem:
         return UnusableRow(row.id, problem)
     asset_url = row.asset_url or ""
     title = title_of(row.id, row.title, asset_url)
     values = (row.status, asset_url, row.created_at, row.changed_at, title)
-    return ListedGeneration(row.id, row.user_id, Kind(row.type), *values)
+    return ListedGeneration(row.id, row.user_id, Kind(row.kind), *values)

@@ -1,6 +1,6 @@
 """The rights of this role to the application's tables, and the statements that grant them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ from lens_pipeline.catalog.tables import (
     scaled_videos,
 )
 
-_PROJECT_TABLES = tuple(table.name for table in (project_assets, master_videos, scaled_videos))
+PROJECT_TABLES = tuple(table.name for table in (project_assets, master_videos, scaled_videos))
 # Assets are not deleted.
 _PROJECT_WRITES = (
-    *(("INSERT", name) for name in _PROJECT_TABLES),
-    *(("DELETE", name) for name in _PROJECT_TABLES[1:]),
+    *(("INSERT", name) for name in PROJECT_TABLES),
+    *(("DELETE", name) for name in PROJECT_TABLES[1:]),
 )
 _TASK_COLUMNS = ("status", "asset_url", "updated_at")
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -36,7 +36,8 @@ _MAY_COLUMNS = sa.text(
       FROM unnest(:columns) c
     """
 )
-# Row-level security is on, and no policy allows it.
+# Row-level security is on, and no policy allows it. With `strict`, those for all roles count only
+# if they have no condition: what a site's function lets through is not known.
 _IS_KEPT_OUT = sa.text(
     """
     SELECT t.relrowsecurity AND NOT a.rolsuper AND NOT a.rolbypassrls
@@ -45,7 +46,9 @@ _IS_KEPT_OUT = sa.text(
       SELECT FROM pg_policy p
        WHERE p.polrelid = t.oid AND p.polcmd IN (:command, '*') AND p.polpermissive
          AND EXISTS (SELECT FROM unnest(p.polroles) r
-                      WHERE r = 0 OR pg_has_role(a.oid, r, 'MEMBER')))
+                      WHERE CASE r WHEN 0 THEN
+                        NOT :strict OR pg_get_expr(p.polqual, p.polrelid) = 'true'
+                      ELSE pg_has_role(a.oid, r, 'MEMBER') END))
       FROM pg_class t, pg_roles a
      WHERE t.oid = to_regclass(:table)
        AND a.rolname = coalesce(CAST(:role AS name), current_user)
@@ -126,16 +129,13 @@ def migration_advice(connection: sa.Connection, altered: str | None = None) -> s
     )
 
 
-def _read(title: str | None) -> dict[str, tuple[str, ...]]:
-    """`READ`, with the column of titles."""
-    return READ | {"generations": (*READ["generations"], title)} if title else READ
-
-
-def reading_grants(connection: sa.Connection, role: str, title: str | None = None) -> list[str]:
-    """The statements by which `role` may read all of `READ`, and the column `title`."""
+def reading_grants(
+    connection: sa.Connection, role: str, read: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The statements by which `role` may read all of `read`, columns by table."""
     tables = [
         name
-        for name, columns in _read(title).items()
+        for name, columns in read.items()
         if not exists(connection, name) or not may(connection, "SELECT", name, columns, role)
     ]
     to = quoted(connection, role)
@@ -143,8 +143,8 @@ def reading_grants(connection: sa.Connection, role: str, title: str | None = Non
         *([f"GRANT SELECT ON {', '.join(tables)} TO {to}"] if tables else []),
         *(
             f"CREATE POLICY lens_reads ON {name} FOR SELECT TO {to} USING (true)"
-            for name in READ
-            if is_kept_out(connection, "SELECT", name, role)
+            for name in read
+            if is_kept_out(connection, "SELECT", name, role, strict=True)
         ),
     ]
 
@@ -157,19 +157,25 @@ def quoted(connection: sa.Connection, role: str) -> str:
     return connection.dialect.identifier_preparer.quote(role)
 
 
-def check_reading(connection: sa.Connection, title: str | None = None) -> None:
-    """Raises CatalogError, with the fix, unless this role may read `READ`, and column `title`."""
+def check_reading(
+    connection: sa.Connection, read: Mapping[str, Sequence[str]], setting_of: Mapping[str, str]
+) -> None:
+    """Raises CatalogError, with the fix, unless this role may read `read`, columns by table.
+
+    `setting_of`: the setting that names a column of generations.
+    """
     role, database = connection.execute(sa.text("SELECT current_user, current_database()")).one()
-    for table, needed in _read(title).items():
+    for table, needed in read.items():
         if not exists(connection, table):
             advice = migration_advice(connection) or "run `lens migrate`"
             raise CatalogError(f"table {table} does not exist in database {database}: {advice}")
         columns = _columns(connection, table)
         missing = [name for name in needed if name not in columns]
-        if missing == [title]:
+        if missing and missing[0] in setting_of:
             raise CatalogError(
-                f"LENS_TITLE_COLUMN={title} is no column of table generations in database"
-                f" {database}: name one of {', '.join(sorted(columns))}, or unset it"
+                f"{setting_of[missing[0]]} names {missing[0]}, which is no column of table"
+                f" generations in database {database}: name one of {', '.join(sorted(columns))},"
+                " or unset it"
             )
         if missing:
             raise CatalogError(
@@ -179,11 +185,11 @@ def check_reading(connection: sa.Connection, title: str | None = None) -> None:
         if not may(connection, "SELECT", table, needed):
             raise CatalogError(
                 f"role {role} may not SELECT from table {table}:"
-                f" run GRANT SELECT ON {', '.join(READ)} TO {role}"
+                f" run GRANT SELECT ON {', '.join(read)} TO {role}"
             )
-        if is_kept_out(connection, "SELECT", table):
+        if is_kept_out(connection, "SELECT", table) or _sees_nothing(connection, table):
             raise CatalogError(
-                f"row-level security hides every row of {table} from role {role}: run"
+                f"row-level security hides rows of {table} from role {role}: run"
                 f" CREATE POLICY lens_reads ON {table} FOR SELECT TO {role} USING (true)"
             )
 
@@ -293,7 +299,7 @@ _RENAME_GRANT = "role {0} may not rename masters: run GRANT UPDATE (name) ON mas
 
 def _grant(role: str, lacking: Iterable[tuple[str, str]]) -> str:
     said = ", ".join(f"{action} on {table}" for action, table in lacking)
-    tables = ", ".join(_PROJECT_TABLES)
+    tables = ", ".join(PROJECT_TABLES)
     return f"role {role} may not {said}: run GRANT INSERT, DELETE ON {tables} TO {role}"
 
 
@@ -316,9 +322,31 @@ def _columns(connection: sa.Connection, table: str) -> set[str]:
     return {column["name"] for column in sa.inspect(connection).get_columns(table)}
 
 
+def _sees_nothing(connection: sa.Connection, table: str) -> bool:
+    """Whether conditions of the site hide all rows, which are there."""
+    if not is_kept_out(connection, "SELECT", table, strict=True):
+        return False
+    has_rows = sa.text("SELECT pg_relation_size(to_regclass(:table)) > 0")
+    if not connection.scalar(has_rows, {"table": table}):
+        return False
+    try:
+        with connection.begin_nested():
+            return connection.execute(sa.text(f"SELECT FROM {table} LIMIT 1")).first() is None
+    except DBAPIError:  # of the site's function
+        return True
+
+
 def is_kept_out(
-    connection: sa.Connection, action: str, table: str, role: str | None = None
+    connection: sa.Connection,
+    action: str,
+    table: str,
+    role: str | None = None,
+    *,
+    strict: bool = False,
 ) -> bool:
-    """Whether row-level security hides all rows of `table` from `role`, or from this one."""
-    values = {"table": table, "command": _COMMANDS[action], "role": role}
+    """Whether row-level security hides all rows of `table` from `role`, or from this one.
+
+    `strict`: also where only conditions of the site may let it see some.
+    """
+    values = {"table": table, "command": _COMMANDS[action], "role": role, "strict": strict}
     return bool(connection.scalar(_IS_KEPT_OUT, values))

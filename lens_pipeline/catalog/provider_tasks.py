@@ -50,10 +50,11 @@ class TaskRows:
         self._task = IdColumn(generations.c.task_id)
 
     def of(self, connection: sa.Connection, task_id: str) -> list[TaskRow]:
-        """One row, unless the host's table allows more."""
+        """One row, unless the host's table allows more; in the order of ids."""
         if not self._task.bindable(connection, [task_id]):
             return []
         query = self._select(connection).where(self._task.equals(connection, task_id))
+        query = query.order_by(self._rows.key.text)
         return _task_rows(connection, query)
 
     def of_row(self, connection: sa.Connection, row_id: str) -> TaskRow | None:
@@ -120,7 +121,7 @@ class TaskRows:
                 if connection.execute(query).first() is None:
                     return None
                 raise permissions.no_right(connection, "UPDATE", generations, by_policy=True)
-            changed = connection.execute(_update(asset_url).where(is_row)).rowcount > 0
+            changed = connection.execute(self._update(asset_url).where(is_row)).rowcount > 0
         found = connection.execute(self._rows.select().where(is_row)).all()
         (parsed,) = self._rows.parse(connection, found)
         is_finished = found[0].status in FINISHED
@@ -130,6 +131,18 @@ class TaskRows:
             parsed if is_finished and isinstance(parsed, Generation) else None,
             parsed.reason if is_finished and isinstance(parsed, UnusableRow) else None,
         )
+
+    def _update(self, asset_url: str | None) -> sa.Update:
+        status = generations.c.status
+        unfinished = sa.or_(status.is_(None), status.not_in(FINISHED))
+        update = sa.update(generations)
+        if asset_url is None:
+            return update.values(status=FAILED, updated_at=sa.func.now()).where(
+                unfinished, status.is_distinct_from(FAILED)
+            )
+        values = {"status": FINISHED[0], "asset_url": asset_url, "updated_at": sa.func.now()}
+        without_file = sa.func.coalesce(self._rows.source, "") == ""
+        return update.values(values).where(sa.or_(unfinished, without_file))
 
 
 def _task_rows(connection: sa.Connection, query: sa.Select) -> list[TaskRow]:
@@ -156,17 +169,3 @@ def _provider(connection: sa.Connection) -> sa.ColumnElement:
     if not connection.scalar(exists):
         return sa.null()
     return sa.cast(sa.literal_column("generations.provider"), sa.Text)
-
-
-def _update(asset_url: str | None) -> sa.Update:
-    status = generations.c.status
-    unfinished = sa.or_(status.is_(None), status.not_in(FINISHED))
-    update = sa.update(generations)
-    if asset_url is None:
-        return update.values(status=FAILED, updated_at=sa.func.now()).where(
-            unfinished, status.is_distinct_from(FAILED)
-        )
-    without_file = sa.func.coalesce(generations.c.asset_url, "") == ""
-    return update.values(status=FINISHED[0], asset_url=asset_url, updated_at=sa.func.now()).where(
-        sa.or_(unfinished, without_file)
-    )

@@ -211,7 +211,7 @@ class AssetRows(RowSet):
         named = {row.generation_id for row in rows if row.generation_id}
         generated = {
             row.id: shots.ShotGeneration(
-                row.type, row.status, row.asset_url, known_time(row.changed_at)
+                row.kind, row.status, row.asset_url, known_time(row.changed_at)
             )
             for row in self._generations.among(connection, named)
         }

@@ -30,7 +30,10 @@ class Generation:
     user_id: str
     kind: Kind
     asset_url: str
+    """The address or object key of its file; empty: none."""
     finished_at: dt.datetime | None
+    """When the row last changed."""
+    created_at: dt.datetime | None = None
 
 
 class ShotProblem(StrEnum):

@@ -24,7 +24,8 @@ class Asset:
 class ShotGeneration:
     """The generation of an asset, finished or not."""
 
-    kind: str
+    kind: str | None
+    """None: of a type that is not ours."""
     status: str
     asset_url: str | None
     changed_at: dt.datetime | None
@@ -102,7 +103,8 @@ def _generated(name: str, generation_id: str, generation: ShotGeneration | None)
         problem = f"shot {name!r}: its {which} does not exist"
         return Shot(name, problem=problem, problem_code=ShotProblem.NO_GENERATION)
     if generation.kind != Kind.VIDEO:
-        problem = f"shot {name!r}: its {which} is a {generation.kind}, no video"
+        what = f"a {generation.kind}" if generation.kind else "of another type"
+        problem = f"shot {name!r}: its {which} is {what}, no video"
         return Shot(name, problem=problem, problem_code=ShotProblem.NO_VIDEO)
     if generation.status not in FINISHED:
         return Shot(name, waits=f"shot {name!r}: its {which} has status {generation.status!r}")

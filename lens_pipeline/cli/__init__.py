@@ -104,9 +104,17 @@ _GROUPS: dict[str, dict[str, _Entry]] = {
             ("lens retry ID", "lens retry --all"),
         ),
         "adopt": _Entry(
-            "adopt",
-            "Record derivatives that already lie in the store.",
-            ("lens adopt --dry-run", "lens adopt"),
+            "adoption.adopt",
+            "Record what an older system left, without making it again.",
+            ("lens adopt --dry-run", "lens adopt --masters 'films/master_{id}_*.mp4'"),
+        ),
+        "import-sqlite": _Entry(
+            "adoption.import_sqlite",
+            "Bring the projects and films of an old SQLite database over.",
+            (
+                "lens import-sqlite old.db --media old-files/ --dry-run",
+                "lens import-sqlite old.db --media old-files/",
+            ),
         ),
         "restore": _Entry(
             "restore",
@@ -134,6 +142,11 @@ _GROUPS: dict[str, dict[str, _Entry]] = {
             "setup",
             "Send a test message to every address of LENS_ALERT_URLS.",
             ("lens alert-test", "LENS_ALERT_URLS=json://localhost:9000 lens alert-test"),
+        ),
+        "webhooks": _Entry(
+            "webhooks",
+            "List, test and repeat what LENS_WEBHOOK_URLS and LENS_NOTIFY_URLS are told.",
+            ("lens webhooks list", "lens webhooks replay --since 2026-11-01"),
         ),
         "completion": _Entry(
             "completion",

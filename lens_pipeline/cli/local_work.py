@@ -154,6 +154,11 @@ def _mean(found: Iterable[Mapping[str, Any]], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def _is_of_other_revision(ready: DerivativeStatus) -> bool:
+    is_other = ready.remake is not None and ready.remake.revision != ready.revision
+    return is_other and not ready.is_adopted
+
+
 def _wanted(
     pipeline: Pipeline,
     found: Sequence[DerivativeStatus],
@@ -167,5 +172,5 @@ def _wanted(
     if lost and not force:
         again -= stored_objects(pipeline, ready).keys()
     if outdated:
-        again |= {s.id for s in ready if s.remake and s.remake.revision != s.revision}
+        again |= {s.id for s in ready if _is_of_other_revision(s)}
     return [s.id for s in found if s.id in again or (s.due_remake or s).is_missing]

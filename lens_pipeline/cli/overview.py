@@ -37,6 +37,8 @@ class Overview:
     slots: Mapping[str, int]
     """Runs that the living workers take at once, by queue."""
     disk: Mapping[str, Space | str]
+    masters_off: str | None
+    """Why the site has none."""
 
     def oldest(self, kind: Kind) -> dt.datetime | None:
         found = (self.counts[kind].get(state) for state in _WAITING)
@@ -54,6 +56,7 @@ class Overview:
                 kind.value: at and at.isoformat(timespec="seconds") for kind, at in oldest.items()
             },
             "originals_unsaved": {kind.value: asdict(one) for kind, one in self.unsaved.items()},
+            "masters_off": self.masters_off,
             "addresses": self.addresses,
             "daemon": self.is_daemon_alive,
             "worker_slots": self.slots,
@@ -73,6 +76,8 @@ class Overview:
         lines = {"originals": originals.in_words(self.unsaved)}
         for name, address in self.addresses.items():
             lines[name] = address + (" (does not answer)" if name in self.silent else "")
+        if self.masters_off:
+            lines["masters"] = self.masters_off.removeprefix("masters are ")
         lines["daemon"] = "runs" if self.is_daemon_alive else "does not run"
         slots = [f"{queue} {count} at once" for queue, count in self.slots.items() if count]
         lines["workers"] = ", ".join(slots) or "none"
@@ -94,7 +99,7 @@ def look(pipeline: Pipeline) -> Overview:
     return Overview(
         {
             kind: state_counts(pipeline, registry.primary(kind), is_kept=is_kept)
-            for kind in registry.kinds()
+            for kind in registry.kinds(registry.of_site(pipeline))
         },
         unsaved,
         addresses,
@@ -102,6 +107,7 @@ def look(pipeline: Pipeline) -> Overview:
         is_daemon_alive,
         {queue: offered.get(queue_id(queue, release), 0) for queue in registry.QUEUES},
         {str(path): space for path, space in asyncio.run(DiskMonitor(settings).look()).items()},
+        pipeline.catalog.lack_of(Kind.MASTER),
     )
 
 

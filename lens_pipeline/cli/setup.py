@@ -29,10 +29,14 @@ _LONGEST_ID = 200
 @click.option(
     "--role", metavar="NAME", help="Grant what is needed to the role that runs the pipeline."
 )
-def migrate(check: bool, as_sql: bool, role: str | None) -> None:
+@click.option(
+    "--masters", is_flag=True, help="Create those of masters, too, for a site without them."
+)
+def migrate(check: bool, as_sql: bool, role: str | None, masters: bool) -> None:
     """Create the application's tables where absent, and Dagster's; bring Dagster's up to date.
 
-    Tables of the site are not altered; lens_generations and its table are brought up to date.
+    Tables of the site are not altered; what is called lens_… is brought up to date. A site that
+    has generations alone needs no others: its masters stay off without --masters.
     """
     from lens_pipeline.engine.dagster_storage.storage import (
         create_database,
@@ -41,19 +45,19 @@ def migrate(check: bool, as_sql: bool, role: str | None) -> None:
         upgrade_tables,
     )
 
-    if check and (as_sql or role):
+    if check and (as_sql or role or masters):
         raise click.UsageError("--check stands alone")
     loaded = load_settings()
     if check:
         _say_what_is_to_do(loaded)
         return
     if as_sql:
-        _print_statements(loaded, role)
+        _print_statements(loaded, role, masters=masters)
         return
     granted: list[str] = []
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
         catalog = connect(loaded, endpoints).catalog
-        done = catalog.migrate()
+        done = catalog.migrate(masters=masters)
         try:
             done += catalog.migrate_view()
         except CatalogError as error:
@@ -79,12 +83,12 @@ def migrate(check: bool, as_sql: bool, role: str | None) -> None:
         print(statement)
 
 
-def _print_statements(loaded: Settings, role: str | None) -> None:
+def _print_statements(loaded: Settings, role: str | None, *, masters: bool) -> None:
     """For psql, or without its command `\\connect` for another client."""
     from lens_pipeline.engine.dagster_storage.storage import migration
 
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
-        statements = connect(loaded, endpoints).catalog.migration(role)
+        statements = connect(loaded, endpoints).catalog.migration(role, masters=masters)
         of_dagster = migration(endpoints.database_url, endpoints.dagster_url, role)
     if statements:
         print("\n".join(f"{one.strip()};" for one in ("BEGIN", *statements, "COMMIT")))

@@ -6,6 +6,7 @@ from contextlib import closing
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.cli.demo import show as samples
 from lens_pipeline.cli.role import become
 from lens_pipeline.cli.session import prepare_databases
@@ -104,6 +105,8 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
         carry_over(endpoints.dagster_url)
     pipeline = connect(loaded, endpoints)
     pipeline.catalog.check()
+    # It logs that masters are off.
+    pipeline.catalog.lack_of(Kind.MASTER)
     _look_at_store(pipeline.store.check)
 
 

@@ -47,7 +47,7 @@ def once(limit: int | None, as_json: bool) -> None:
         _recover(lens)
         result = Result()
         later: list[Work] = []
-        for derivatives in _phases(lens.pipeline.settings):
+        for derivatives in _phases(lens.pipeline):
             works = [
                 find_work(lens.pipeline, d, bulk=False, limit=limit, force=False)
                 for d in derivatives
@@ -102,7 +102,7 @@ def backfill(
         again = force or lost
         later: list[Work] = []
         originals_alone = [list(registry.ORIGINALS.values())]
-        for derivatives in originals_alone if originals else _phases(lens.pipeline.settings):
+        for derivatives in originals_alone if originals else _phases(lens.pipeline):
             chosen = [d for d in derivatives if kind in (None, d.kind.value)]
             works = (
                 _find_originals(lens.pipeline, chosen, limit=limit, force=force, ids=ids)
@@ -174,9 +174,9 @@ def _find_originals(
     return works
 
 
-def _phases(settings: Settings) -> tuple[list[Derivative], list[Derivative]]:
+def _phases(pipeline: Pipeline) -> tuple[list[Derivative], list[Derivative]]:
     """What is made from or after other derivatives is looked for once those are there."""
-    made = registry.switched_on(settings)
+    made = registry.switched_on(pipeline)
     return (
         [d for d in made if not (d.made_from or d.follows)],
         [d for d in made if d.made_from or d.follows],
@@ -213,8 +213,7 @@ def _work_off(
             progress.show(counted.ready + counted.failed, f"{counted.failed} failed")
             if origin == "backfill" and isinstance(works[0].derivative, Original):
                 _require_room(lens.pipeline.settings)
-            else:
-                _keep_view(lens, made)
+            _keep_view(lens, made)
 
         work_off(
             lens.pipeline,

@@ -126,6 +126,10 @@ def alerts_lock() -> int:
     return lock_id("alerts")
 
 
+def webhooks_lock() -> int:
+    return lock_id("webhooks")
+
+
 def projection_lock() -> int:
     return lock_id("projection")
 

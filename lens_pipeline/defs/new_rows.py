@@ -13,7 +13,12 @@ from lens_pipeline.core.ids import key_problem
 from lens_pipeline.core.locks import queue_id
 from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives import registry
-from lens_pipeline.derivatives.backfill import ADOPTION_AGE, ADOPTION_ROWS, adoption_advice
+from lens_pipeline.derivatives.backfill import (
+    ADOPTION_AGE,
+    ADOPTION_ROWS,
+    adoption_advice,
+    is_touched,
+)
 from lens_pipeline.derivatives.cursor import OVERLAP, Cursor
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
@@ -59,8 +64,8 @@ def new_rows(
     """Request runs for rows since the cursor whose derivative is missing."""
     if not pipeline.settings.enabled:
         return dg.SkipReason(DISABLED)
-    if not derivative.is_on(pipeline.settings):
-        return dg.SkipReason(f"LENS_{derivative.setting}".upper() + " is false.")
+    if off := derivative.why_off(pipeline):
+        return dg.SkipReason(off)
     began = dt.datetime.now(dt.UTC)
     now = pipeline.catalog.now()
     seen = Cursor.parse(context.cursor)
@@ -72,7 +77,11 @@ def new_rows(
     known = set(context.instance.get_dynamic_partitions(derivative.partition_set))
     page = _page(pipeline, derivative, position, seen.waiting, limit, known)
     rows = list({row.id: row for row in usable(page.rows())}.values())
-    missing = [s for s in assess(pipeline, derivative, rows) if s.state is State.NONE]
+    missing = [
+        status
+        for status in assess(pipeline, derivative, rows)
+        if status.state is State.NONE and not is_touched(status, now)
+    ]
     free = round_robin([s for s in missing if not s.waits], lambda status: status.owner)
     wanted = free[: 2 * limit]
     later = [*(s for s in missing if s.waits), *free[2 * limit :]]

@@ -75,7 +75,7 @@ def _backfill_schedule(name: str, job: str, cron: str) -> dg.ScheduleDefinition:
         requests = [
             request
             for derivative in derivatives
-            if derivative.is_on(pipeline.settings)
+            if derivative.is_on(pipeline)
             for request in _missing_runs(context, pipeline, derivative)
         ]
         for original in (one for one in registry.ORIGINALS.values() if one.job == job):

@@ -18,6 +18,9 @@ from lens_pipeline.event_log.history import DerivativeStatus, State
 # More old rows without a record are a library still to be adopted.
 ADOPTION_ROWS = 500
 ADOPTION_AGE = dt.timedelta(days=1)
+# Providers keep no task for longer: a row that changes later has not finished then. Some sites
+# change its time with each favourite.
+_TASK_AGE = dt.timedelta(days=14)
 
 # Most rows that are kept in memory between two looks, and that one look at changes reads.
 _MOST_OPEN = 10_000
@@ -118,9 +121,25 @@ def is_unadopted(status: DerivativeStatus, now: dt.datetime) -> bool:
     return _is_old_library(status, now) and status.is_missing
 
 
+def is_touched(status: DerivativeStatus, now: dt.datetime) -> bool:
+    """Whether its time is new and it is none the less of a library older than the pipeline.
+
+    It is for the backfill, as the others of that library.
+    """
+    return _is_old_library(status, now) and not _ended_long_ago(status, now)
+
+
 def _is_old_library(status: DerivativeStatus, now: dt.datetime) -> bool:
-    is_old = status.finished_at is None or status.finished_at < now - ADOPTION_AGE
+    is_old = _ended_long_ago(status, now) or _began_long_ago(status, now)
     return is_old and status.is_unrecorded
+
+
+def _ended_long_ago(status: DerivativeStatus, now: dt.datetime) -> bool:
+    return status.finished_at is None or status.finished_at < now - ADOPTION_AGE
+
+
+def _began_long_ago(status: DerivativeStatus, now: dt.datetime) -> bool:
+    return status.created_at is not None and status.created_at < now - _TASK_AGE
 
 
 class BackfillScanner:

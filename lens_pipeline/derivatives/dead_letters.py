@@ -28,8 +28,7 @@ def outdated_letters(pipeline: Pipeline) -> list[DerivativeStatus]:
         return remake if remake and remake.error_class else None
 
     found = [
-        _letters(pipeline, derivative, failed)
-        for derivative in registry.switched_on(pipeline.settings)
+        _letters(pipeline, derivative, failed) for derivative in registry.switched_on(pipeline)
     ]
     return describe(pipeline, [letter for letters in found for letter in letters])
 
@@ -56,7 +55,7 @@ def given_up(pipeline: Pipeline) -> list[DerivativeStatus]:
     """Without rows that cannot be used, and without facts of events."""
     return [
         status
-        for derivative in registry.switched_on(pipeline.settings)
+        for derivative in registry.switched_on(pipeline)
         for status in dead_of(pipeline, derivative)
     ]
 

@@ -5,6 +5,7 @@ from functools import cache
 
 from lens_pipeline import settings
 from lens_pipeline.catalog.catalog import Catalog
+from lens_pipeline.catalog.generations import Layout
 from lens_pipeline.core.endpoints import Endpoints, resolve
 from lens_pipeline.event_log.queue import RunQueueLog
 from lens_pipeline.event_log.reader import EventLog
@@ -29,7 +30,7 @@ def connect(loaded: Settings, endpoints: Endpoints) -> Pipeline:
     return Pipeline(
         settings=loaded,
         endpoints=endpoints,
-        catalog=Catalog(endpoints.database_url, loaded.title_column),
+        catalog=Catalog(endpoints.database_url, Layout.of(loaded)),
         log=EventLog(endpoints.dagster_url),
         runs=RunQueueLog(endpoints.dagster_url),
         store=open_store(loaded.resolved_store_url, loaded.s3_endpoint),

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from lens_pipeline.catalog.rows import (
     ENLARGED,
@@ -27,6 +27,9 @@ from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import MAX_RUNTIME_TAG, REVISION_TAG, SOURCE_TAG
 from lens_pipeline.settings import Settings
 from lens_pipeline.storage.object_store import is_object_key
+
+if TYPE_CHECKING:
+    from lens_pipeline.derivatives.pipeline import Pipeline
 
 QUEUE_TAG = "dagster-celery/queue"
 PREVIEWS = "previews"
@@ -153,8 +156,25 @@ class Derivative(Generic[R]):
         upstream = self.made_from.source(source) if self.made_from and source else None
         return _digest(self.sources(row), upstream, self.stem(row), self.form(row))
 
-    def is_on(self, settings: Settings) -> bool:
-        return self.setting is None or getattr(settings, self.setting)
+    def why_off(self, pipeline: "Pipeline") -> str | None:
+        """Why none is made; None: it is. Raises CatalogError."""
+        if self.setting and not getattr(pipeline.settings, self.setting):
+            return f"LENS_{self.setting.upper()} is false."
+        return pipeline.catalog.lack_of(self.kind)
+
+    def is_on(self, pipeline: "Pipeline") -> bool:
+        return self.why_off(pipeline) is None
+
+    def adopted_revision(self, row: R) -> str | None:
+        """Of a master, or of what is made from one, that an older system made; None: of others.
+
+        Its recipe is not known: it stays up to date, whatever becomes of settings, code and the
+        shots' files, until the row names other shots.
+        """
+        master = row if isinstance(row, MasterVideo) else self.source_row(row)
+        if not isinstance(master, MasterVideo):
+            return None
+        return _digest("adopted", row.id, [(shot.asset_id, shot.quiet) for shot in master.shots])
 
     def chosen(self, settings: Settings) -> set[str]:
         """The parameters, as `name-value`, that the user has set: a new default counts as none."""
@@ -579,8 +599,13 @@ def entries() -> tuple[Derivative, ...]:
     return (*DERIVATIVES, CHECKED_SHOT, *ORIGINALS.values())
 
 
-def switched_on(settings: Settings) -> tuple[Derivative, ...]:
-    return tuple(derivative for derivative in DERIVATIVES if derivative.is_on(settings))
+def switched_on(pipeline: "Pipeline") -> tuple[Derivative, ...]:
+    return tuple(derivative for derivative in DERIVATIVES if derivative.is_on(pipeline))
+
+
+def of_site(pipeline: "Pipeline") -> tuple[Derivative, ...]:
+    """Those whose rows the site may have, switched on or not."""
+    return tuple(entry for entry in DERIVATIVES if not pipeline.catalog.lack_of(entry.kind))
 
 
 def backfill_schedules() -> dict[str, str]:
@@ -601,8 +626,10 @@ def by_asset(asset: str) -> Derivative:
     return {derivative.asset: derivative for derivative in DERIVATIVES}[asset]
 
 
-def kinds() -> tuple[Kind, ...]:
-    return tuple(dict.fromkeys(derivative.kind for derivative in DERIVATIVES))
+def kinds(derivatives: Iterable[Derivative] | None = None) -> tuple[Kind, ...]:
+    """Of all derivatives, or of these."""
+    chosen = DERIVATIVES if derivatives is None else derivatives
+    return tuple(dict.fromkeys(derivative.kind for derivative in chosen))
 
 
 def of_kind(*kinds: Kind) -> tuple[Derivative, ...]:

@@ -81,8 +81,10 @@ def remove_vanished(
 
     Looks at partitions of the set and of the event log, because the set lacks retired keys.
     Partitions in flight are left for later. Raises CatalogError if rows cannot be read: no table
-    looks empty.
+    looks empty, and of one that the site lacks no row is gone.
     """
+    if pipeline.catalog.lack_of(derivative.kind):
+        return Removal("")
     done = Removal(after)
     deadline = time.monotonic() + seconds
     while True:
@@ -344,7 +346,7 @@ def retire(pipeline: Pipeline, partition_set: str) -> int:
 
 def _failed(pipeline: Pipeline, assets: Collection[str], keys: Sequence[str]) -> set[str]:
     found: set[str] = set()
-    for derivative in registry.DERIVATIVES:
+    for derivative in registry.of_site(pipeline):
         if derivative.asset in assets:
             rows = usable(list(pipeline.catalog.finished(derivative.kind, keys).values()))
             statuses = assess(pipeline, derivative, rows)

@@ -25,7 +25,7 @@ def retry(
     had failed and can be made now.
     """
     revived: dict[Derivative, list[str]] = {}
-    for derivative in derivatives or registry.switched_on(pipeline.settings):
+    for derivative in derivatives or registry.switched_on(pipeline):
         if ids is None:
             candidates = dead_of(pipeline, derivative)
         else:

@@ -67,11 +67,13 @@ def _with_last_good(
         one = made.get(row.id)
         if one is None or one.revision is None:
             return status
+        key = derivative.object_key(row, one.revision) if one.is_stored else None
+        if one.revision == derivative.adopted_revision(row):
+            return last_good(status, one, key, is_adopted=True)
         tag = tags.get(one.event_id)
         parameters = derivative.parameters_of(row, one.revision, tag, pipeline.settings)
         if parameters is None:
             return status
-        key = derivative.object_key(row, one.revision) if one.is_stored else None
         outdated = one.revision != status.revision and not chosen <= parameters
         return last_good(status, one, key, outdated=outdated)
 
@@ -97,6 +99,7 @@ def _blank(
         user_id=user_id,
         project_id=project_id,
         finished_at=row.finished_at,
+        created_at=row.created_at if isinstance(row, Generation) else None,
         revision=revision,
         key=derivative.object_key(row, revision) if derivative.extension else None,
         upstream=upstream,
@@ -179,7 +182,7 @@ def statuses_of_id(pipeline: Pipeline, row_id: str) -> list[DerivativeStatus]:
     """Described, of the finished rows with this id."""
     return [
         status
-        for derivative in registry.switched_on(pipeline.settings)
+        for derivative in registry.switched_on(pipeline)
         for row in pipeline.catalog.finished(derivative.kind, [row_id]).values()
         for status in row_statuses(pipeline, derivative, usable([row])).values()
     ]
@@ -193,7 +196,7 @@ def statuses_of_partitions(
     Partitions without a row have the state `none` and no owner.
     """
     found: list[DerivativeStatus] = []
-    for derivative in registry.DERIVATIVES:
+    for derivative in registry.of_site(pipeline):
         keys = sorted(touched.get(derivative.asset, ()))
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             page = keys[start : start + _KEYS_AT_ONCE]

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from lens_pipeline.catalog.rows import Generation, Kind
+from lens_pipeline.catalog.rows import Generation, Kind, MasterVideo
 from lens_pipeline.core.ids import KEY_PATTERN
 from lens_pipeline.derivatives import registry
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
+from lens_pipeline.derivatives.status import owner_of
 from lens_pipeline.errors import DerivativeError, LensError
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.reader import text
@@ -22,8 +24,9 @@ from lens_pipeline.storage.object_store import ObjectInfo, ObjectStore
 _SAMPLE = 20
 # Files of each kind that are looked at daily.
 SAMPLE = 100
+R = TypeVar("R", Generation, MasterVideo)
 # Of the content types of each kind.
-MEDIA_TYPES = {Kind.PHOTO: "image/", Kind.VIDEO: "video/"}
+MEDIA_TYPES = {Kind.PHOTO: "image/", Kind.VIDEO: "video/", Kind.MASTER: "video/"}
 
 
 class ForeignStore(LensError):
@@ -116,49 +119,63 @@ def stored_objects(
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """An object that may be the original of a row; `problem`: why it is not taken for it."""
+class Candidate(Generic[R]):
+    """An object that may be the file of a row; `problem`: why it is not taken for it."""
 
-    row: Generation
+    row: R
     info: ObjectInfo
     problem: str | None
 
 
-def original_candidates(
-    pipeline: Pipeline, rows: Sequence[Generation], threads: ThreadPoolExecutor
-) -> list[Candidate]:
-    """Of the rows that LENS_ORIGINAL_KEYS names an object for; a request to the store for each.
+def candidates(
+    pipeline: Pipeline,
+    store: ObjectStore,
+    patterns: Sequence[str],
+    kind: Kind,
+    rows: Sequence[R],
+    threads: ThreadPoolExecutor,
+) -> list[Candidate[R]]:
+    """Of the rows that `patterns` name an object for; a request to the store for each.
 
     Of several objects none is taken: all that is shown would be made from a wrong one.
     """
-    listed = zip(rows, threads.map(lambda row: _named(pipeline, row), rows), strict=True)
+
+    def named_by(row: R) -> tuple[list[ObjectInfo], set[str]] | None:
+        return _named(store, patterns, kind, row)
+
+    listed = zip(rows, threads.map(named_by, rows), strict=True)
     named = [(row, *found) for row, found in listed if found]
     others = {key for *_, ids in named for key in ids}
     # Of `a_b_1.png`, the id may be `a` or `a_b`.
-    taken = pipeline.catalog.existing(Kind.PHOTO, others) if others else set()
+    taken = pipeline.catalog.existing(kind, others) if others else set()
 
     def problem(objects: Sequence[ObjectInfo], ids: set[str]) -> str | None:
         keys = ", ".join(info.key for info in objects[:3])
         if len(objects) > 1:
-            return f"{len(objects)} objects fit, make LENS_ORIGINAL_KEYS narrower: {keys}"
+            return f"{len(objects)} objects fit, make the pattern narrower: {keys}"
         return f"{keys} may be of {min(ids & taken)} as well" if ids & taken else None
 
     return [Candidate(row, objects[0], problem(objects, ids)) for row, objects, ids in named]
 
 
-def _named(pipeline: Pipeline, row: Generation) -> tuple[list[ObjectInfo], set[str]] | None:
+def _named(
+    store: ObjectStore, patterns: Sequence[str], kind: Kind, row: Generation | MasterVideo
+) -> tuple[list[ObjectInfo], set[str]] | None:
     """What the first pattern names that names any, and the other ids that it may be of."""
-    for pattern in pipeline.settings.original_keys:
+    user_id, project_id = owner_of(row)
+    for pattern in patterns:
         before, _, after = pattern.partition("{id}")
-        folder = before.replace("{user_id}", row.user_id)
+        folder = before.replace("{user_id}", user_id or "").replace(
+            "{project_id}", project_id or ""
+        )
         rest = re.compile("[^/]*".join(map(re.escape, after.split("*"))))
-        listed = pipeline.store.list(folder + row.id + after.partition("*")[0])
+        listed = store.list(folder + row.id + after.partition("*")[0])
         objects = [
             info
             for info in listed
             if rest.fullmatch(info.key, len(folder + row.id))
             and info.bytes > 0
-            and content_type_of(info.key).startswith((MEDIA_TYPES[row.kind], UNKNOWN_TYPE))
+            and content_type_of(info.key).startswith((MEDIA_TYPES[kind], UNKNOWN_TYPE))
         ]
         if objects:
             names = {info.key.removeprefix(folder) for info in objects}

@@ -31,7 +31,7 @@ def add_file(pipeline: Pipeline, path: Path, name: str, user_id: str, kind: Kind
     """
     require_user(pipeline, user_id)
     generation_id = str(uuid.uuid4())
-    key = f"{user_id}/uploads/{generation_id}/{_key_name(name, generation_id)}"
+    key = f"{user_id}/uploads/{generation_id}/{key_name(name, generation_id)}"
     copy_into_store(pipeline, path, key)
     restart_deadline()
     try:
@@ -85,7 +85,7 @@ def _require_readable(path: Path) -> None:
         raise SourceMissing(f"there is no file {path}")
 
 
-def _key_name(name: str, generation_id: str) -> str:
+def key_name(name: str, generation_id: str) -> str:
     """The last part of a key; `?` and `#` would look like the end of an address."""
     composed = unicodedata.normalize("NFC", name)
     allowed = "".join(one if one.isprintable() and one not in "?#" else "_" for one in composed)

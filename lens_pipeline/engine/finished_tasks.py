@@ -119,7 +119,7 @@ def _prepared(
     wanted = {
         derivative: [status.id]
         for derivative in of_kind(generation.kind)
-        if derivative.is_on(pipeline.settings)
+        if derivative.is_on(pipeline)
         for status in assess(pipeline, derivative, [generation])
         if status.state in (State.NONE, State.FAILED) and not status.waits
     }

@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class UnfinishedTasks:
         # Monotonic times by id of the row, and by provider.
         self._next: dict[str, float] = {}
         self._held: dict[str, float] = {}
+        # Of the last questions: two ticks may ask within less time than lies between them.
+        self._asked: dict[str, deque[float]] = {}
         self._unknown: dict[str, str] = {}
         self._rows: dict[str, TaskRow] = {}
         # Rows that changed before it were looked at; all are once an hour, as times may be wrong.
@@ -152,6 +155,7 @@ class UnfinishedTasks:
                 if self._held.get(name, 0.0) > time.monotonic():
                     return
                 found.asked += 1
+                await self._wait(name)
                 self._next[row.id] = time.monotonic() + _pause(row)
                 try:
                     answers.append((row, await provider.task(row.task_id, model)))
@@ -166,6 +170,14 @@ class UnfinishedTasks:
 
         async with aclosing(provider):
             await asyncio.gather(*(ask(*pair) for pair in rows))
+
+    async def _wait(self, name: str) -> None:
+        """No longer than until ASKED_AT_ONCE questions in TICK_SECONDS are kept to."""
+        asked = self._asked.setdefault(name, deque(maxlen=ASKED_AT_ONCE))
+        now = time.monotonic()
+        at = max(now, asked[0] + TICK_SECONDS) if len(asked) == ASKED_AT_ONCE else now
+        asked.append(at)
+        await asyncio.sleep(at - now)
 
     def _told_unknown(self, row: TaskRow, reason: str) -> None:
         age = _age(row)

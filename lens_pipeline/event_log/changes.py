@@ -4,6 +4,7 @@ Only an asset's events become visible in the order of their ids (see `engine/dag
 ends of runs are read again for some seconds.
 """
 
+import datetime as dt
 import json
 import re
 import time
@@ -66,9 +67,12 @@ class Changes:
 class ChangeLog:
     """Thread-safe, except `read`, which is for one thread."""
 
-    def __init__(self, dagster_url: str, assets: Sequence[str]) -> None:
+    def __init__(
+        self, dagster_url: str, assets: Sequence[str], types: Sequence[str] = tuple(TYPES)
+    ) -> None:
         self._assets = tuple(assets)
         self._keys = [json.dumps([asset]) for asset in assets]
+        self._types = list(types)
         self._engine = postgres.connect(
             "lens-pipeline-changes",
             dagster_url,
@@ -86,10 +90,16 @@ class ChangeLog:
 
     def latest(self) -> Position:
         with self._engine.connect() as connection:
-            rows = connection.execute(LATEST, {"assets": self._keys, "types": TYPES})
+            rows = connection.execute(LATEST, {"assets": self._keys, "types": self._types})
             assets = {row.asset: row.id for row in rows}
             ends = connection.execute(LATEST_END, {"ends": ENDS}).scalar()
         return Position(tuple(assets[key] for key in self._keys), ends or 0)
+
+    def before(self, moment: dt.datetime) -> Position:
+        """The place of what happened from `moment` on."""
+        with self._engine.connect() as connection:
+            last = last_before(connection, moment)
+        return Position((last,) * len(self._assets), last)
 
     def read(self, after: Position, limit: int) -> Changes:
         """Up to `limit` new events of each asset and kind."""
@@ -147,17 +157,14 @@ class ChangeLog:
         self, connection: sa.Connection, after: Position, limit: int
     ) -> tuple[list[sa.Row], tuple[int, ...], bool]:
         """New events, the last id of each asset, and whether there are more."""
-        query = {"assets": self._keys, "after": list(after.assets), "types": TYPES, "limit": limit}
-        rows = connection.execute(NEW_EVENTS, query).all()
+        query = {"assets": self._keys, "after": list(after.assets), "types": self._types}
+        rows = connection.execute(NEW_EVENTS, {**query, "limit": limit}).all()
         lists: dict[tuple[str, str], list[int]] = defaultdict(list)
         for row in rows:
             lists[row.asset, row.type].append(row.id)
-        # A full list may continue: its asset's later events do not count yet.
-        bounds: dict[str, int] = {}
-        for (asset, _), ids in lists.items():
-            if len(ids) == limit:
-                bounds[asset] = min(ids[-1], bounds.get(asset, ids[-1]))
-        events = [row for row in rows if row.id <= bounds.get(row.asset, row.id)]
+        # A full list may continue: later events, also of a row's other assets, do not count yet.
+        bounds = [ids[-1] for ids in lists.values() if len(ids) == limit]
+        events = [row for row in rows if row.id <= min(bounds, default=row.id)]
         last: dict[str, int] = {}
         for row in events:
             last[row.asset] = max(row.id, last.get(row.asset, 0))
@@ -204,6 +211,20 @@ class ChangeLog:
     def _asset(self, key: str) -> str:
         return self._assets[self._keys.index(key)]
 
+
+def last_before(connection: sa.Connection, moment: dt.datetime) -> int:
+    """The id of the last event before `moment`: times have no index, but ids grow with them."""
+    naive_utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
+    low, high = 0, connection.execute(_LAST_EVENT).scalar_one()
+    while low < high:
+        middle = (low + high + 1) // 2
+        at = connection.execute(_TIME_FROM, {"id": middle}).scalar()
+        low, high = (middle, high) if at is not None and at < naive_utc else (low, middle - 1)
+    return low
+
+
+_LAST_EVENT = sa.text("SELECT coalesce(max(id), 0) FROM event_logs")
+_TIME_FROM = sa.text('SELECT "timestamp" FROM event_logs WHERE id >= :id ORDER BY id LIMIT 1')
 
 # Rows are compared, and all columns are in the order: else the planner follows the primary key
 # through the log of an asset without events.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from lens_pipeline.core import postgres
+from lens_pipeline.event_log.changes import last_before
 from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.reader import event_metadata, number
 from lens_pipeline.event_log.tags import ERROR_CLASS_TAG, OUTCOME_TAG, PERMANENT_TAG
@@ -74,7 +75,7 @@ class FigureLog:
         with self._engine.connect() as connection:
             values = {
                 "assets": [json.dumps([asset]) for asset in assets],
-                "after": _last_before(connection, since),
+                "after": last_before(connection, since),
                 "outcome": OUTCOME_TAG,
                 "failed": ObservationKind.FAILED.value,
                 "error_class": ERROR_CLASS_TAG,
@@ -118,21 +119,6 @@ def missed_of(connection: sa.Connection, event_ids: Iterable[int]) -> list[Misse
 
 
 _EVENTS = sa.text('SELECT asset_key, "timestamp", event FROM event_logs WHERE id = ANY(:ids)')
-
-
-def _last_before(connection: sa.Connection, moment: dt.datetime) -> int:
-    """The id of the last event before `moment`: times have no index, but ids grow with them."""
-    naive_utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
-    low, high = 0, connection.execute(_LAST_EVENT).scalar_one()
-    while low < high:
-        middle = (low + high + 1) // 2
-        at = connection.execute(_TIME_FROM, {"id": middle}).scalar()
-        low, high = (middle, high) if at is not None and at < naive_utc else (low, middle - 1)
-    return low
-
-
-_LAST_EVENT = sa.text("SELECT coalesce(max(id), 0) FROM event_logs")
-_TIME_FROM = sa.text('SELECT "timestamp" FROM event_logs WHERE id >= :id ORDER BY id LIMIT 1')
 # Adopted files have no run.
 _HOURLY = sa.text("""
     WITH hour AS (

@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import Any, Self, TypeVar
 
-from lens_pipeline.errors import EncoderDied, HostUnreachable
+from lens_pipeline.errors import EncoderDied, HostUnreachable, SigningUnavailable
 from lens_pipeline.event_log.tags import (
     PERCENT_TAG,
     PROGRESS_TAG,
@@ -27,6 +27,8 @@ RUN_ERRORS = frozenset({CANCELED, RUN_FAILED})
 _DELAYS = tuple(dt.timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60, 360, 1440))
 # They count as no attempt, but may concern one file alone: it is not tried each time, nor for ever.
 _PATIENT = frozenset({HostUnreachable.__name__, EncoderDied.__name__})
+# One fault for all files, but each attempt makes the whole file.
+_COSTLY = frozenset({SigningUnavailable.__name__})
 _LONGEST_PATIENCE = dt.timedelta(days=3)
 
 # A sensor asks so often again after runs that did nothing; then the backfill does.
@@ -199,6 +201,8 @@ class DerivativeStatus:
     project_id: str | None = None
     finished_at: dt.datetime | None = None
     """When what the row calls for last changed."""
+    created_at: dt.datetime | None = None
+    """When the row of a generation was."""
     revision: str = ""
     """Of what is ready, else what the row and the settings call for now."""
     key: str | None = None
@@ -226,6 +230,8 @@ class DerivativeStatus:
     """With `none`: another revision was made before."""
     outdated: bool = False
     """With `ready`: the user has set other parameters than those it was made with."""
+    is_adopted: bool = False
+    """With `ready`: an older system made it, so that no setting or version calls for another."""
     remake: "DerivativeStatus | None" = None
     """With `ready`: where the revision that is called for now stands, if it is another one or the
     last attempt to make it again failed."""
@@ -375,7 +381,12 @@ def derive_status(
 
 
 def last_good(
-    status: DerivativeStatus, made: Materialization, key: str | None, *, outdated: bool
+    status: DerivativeStatus,
+    made: Materialization,
+    key: str | None,
+    *,
+    outdated: bool = False,
+    is_adopted: bool = False,
 ) -> DerivativeStatus:
     """The status while `made`, which is of the same source, is served in place of what is to come.
 
@@ -394,6 +405,7 @@ def last_good(
         run_id=None,
         was_made=False,
         outdated=outdated,
+        is_adopted=is_adopted,
         remake=status,
     )
 
@@ -402,11 +414,15 @@ def _retry_at(
     last: Observation | PlannedRun, failures: Sequence[Observation]
 ) -> dt.datetime | None:
     """A crash is noticed late, and a fault of the surroundings is often over: both are due."""
-    delaying = [one for one in failures if not one.blameless or one.error_class in _PATIENT]
+    delaying = [
+        one for one in failures if not one.blameless or one.error_class in _PATIENT | _COSTLY
+    ]
     if last not in delaying or not isinstance(last, Observation) or last.at is None:
         return None
     # The longest delay is for what may be the file's fault.
     steps = _DELAYS[:-1] if last.blameless else _DELAYS
+    if last.error_class in _COSTLY:
+        steps = _DELAYS[:3]
     return last.at + steps[min(len(delaying), len(steps)) - 1]
 
 

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,6 +39,17 @@ _KEYS_PER_QUERY = 2000
 _TYPES = ["ASSET_MATERIALIZATION", "ASSET_OBSERVATION", "ASSET_MATERIALIZATION_PLANNED"]
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event of one partition; `facts` as `event_metadata`."""
+
+    id: int
+    asset: str
+    key: str
+    run_id: str
+    facts: dict[str, Any]
+
+
 class EventLog:
     """Safe to share between threads, not between processes."""
 
@@ -69,6 +81,23 @@ class EventLog:
         """As `event_metadata`, by event id."""
         query = 'SELECT id, "timestamp", event FROM event_logs WHERE id = ANY(:ids)'
         return {row.id: event_metadata(row) for row in self._rows(query, ids=list(event_ids))}
+
+    def events(self, event_ids: Iterable[int]) -> list[RecordedEvent]:
+        """Those with a partition, in their order."""
+        query = """
+            SELECT id, asset_key, partition, run_id, "timestamp", event FROM event_logs
+             WHERE id = ANY(:ids) AND partition IS NOT NULL ORDER BY id
+        """
+        return [
+            RecordedEvent(
+                row.id,
+                json.loads(row.asset_key)[0],
+                row.partition,
+                row.run_id,
+                event_metadata(row),
+            )
+            for row in self._rows(query, ids=list(event_ids))
+        ]
 
     def times(self, event_ids: Iterable[int]) -> dict[int, dt.datetime]:
         query = 'SELECT id, "timestamp" AS at FROM event_logs WHERE id = ANY(:ids)'
@@ -240,6 +269,15 @@ class EventLog:
         """The partitions of up to `limit` events of each type after that one, by id."""
         values = {"assets": [db_key(asset)], "after": [after], "types": _TYPES, "limit": limit}
         return {row.id: row.partition or "" for row in self._rows(NEW_EVENTS.text, **values)}
+
+    def materialized_after(
+        self, after: Mapping[str, int], limit: int
+    ) -> dict[int, tuple[str, str]]:
+        """Asset and partition of up to `limit` of each asset after its event in `after`, by id."""
+        names = {db_key(asset): asset for asset in after}
+        values = {"assets": [*names], "after": [*after.values()], "limit": limit}
+        rows = self._rows(NEW_EVENTS.text, types=["ASSET_MATERIALIZATION"], **values)
+        return {row.id: (names[row.asset], row.partition or "") for row in rows}
 
     def materialized_keys(self, asset: str, limit: int) -> list[str]:
         """The first `limit` partitions ever materialized, by key."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from lens_pipeline.media.errors import SignerUnusable
+from lens_pipeline.media.errors import SignerUnusable, explain_disk_full
 from lens_pipeline.media.formats import file_extension, mp4_boxes_with_end, read_head
 from lens_pipeline.media.models import Signer
 
@@ -76,13 +76,13 @@ def mp4_box(manifest: bytes) -> bytes:
 def sign_mp4(file: Path, size: int, sign: Callable[[str], bytes]) -> None:
     """Add the manifest of `size` bytes that `sign` makes of the file's hash.
 
-    Raises SignerUnusable: it has another size. What `sign` raises.
+    Raises SignerUnusable: it has another size. DiskFull. What `sign` raises.
     """
     place = _insert_room(file, len(mp4_box(bytes(size))))
     manifest = sign(_mp4_hash(file))
     if len(manifest) != size:
         raise SignerUnusable(f"credentials of {len(manifest)} bytes instead of {size}")
-    with file.open("r+b") as stream:
+    with explain_disk_full(), file.open("r+b") as stream:
         stream.seek(place)
         stream.write(mp4_box(manifest))
 
@@ -90,11 +90,11 @@ def sign_mp4(file: Path, size: int, sign: Callable[[str], bytes]) -> None:
 def _insert_room(file: Path, size: int) -> int:
     """Put an empty box of `size` bytes behind the first of an MP4, where C2PA wants its own.
 
-    Samples are found as before. Returns the place.
+    Samples are found as before. Returns the place. Raises DiskFull.
     """
     first, *others = _boxes(file)
     moved = file.with_name(f"{file.name}.moved")
-    with file.open("rb") as old, moved.open("wb") as new:
+    with explain_disk_full(), file.open("rb") as old, moved.open("wb") as new:
         new.write(old.read(first[-1]))
         new.write(struct.pack(">I4s", size, b"free") + bytes(size - 8))
         for kind, start, end in others:

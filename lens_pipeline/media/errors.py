@@ -1,5 +1,11 @@
 """The errors of rendering. Only a `MediaError` is about the file."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 class MediaError(Exception):
     """`over_limit`: needs too many pixels, memory or time."""
@@ -42,3 +48,14 @@ class Cancelled(Exception):
 
 class DiskFull(Exception):
     pass
+
+
+@contextmanager
+def explain_disk_full() -> Iterator[None]:
+    """Raise DiskFull for a full disk, quota or file size."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(f"no space left: {error.strerror}") from error
+        raise

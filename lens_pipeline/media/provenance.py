@@ -3,6 +3,8 @@
 import struct
 from pathlib import Path
 
+from lens_pipeline.media.errors import explain_disk_full
+
 # https://cv.iptc.org/newscodes/digitalsourcetype/
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _XMP = (
@@ -43,11 +45,11 @@ def marked_webp(webp: bytes, source_type: str | None) -> bytes:
 
 
 def mark_mp4(file: Path, source_type: str | None) -> None:
-    """Append its `source_type`, which players skip; None: do nothing."""
+    """Append its `source_type`, which players skip; None: do nothing. Raises DiskFull."""
     if source_type is None:
         return
     xmp = _XMP_BOX + _xmp(source_type)
-    with file.open("ab") as stream:
+    with explain_disk_full(), file.open("ab") as stream:
         stream.write(struct.pack(">I4s", 8 + len(xmp), b"uuid") + xmp)
 
 

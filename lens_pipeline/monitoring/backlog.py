@@ -154,10 +154,9 @@ class BacklogScanner:
                     return self._end(None)
                 status = statuses.get(row.id)
                 if status is not None and not status.is_settled:
-                    since = waits_since(status)
-                    if since and position.finished_at >= now - ADOPTION_AGE:
+                    since, is_old = waits_since(status), is_unadopted(status, now)
+                    if since and not is_old and position.finished_at >= now - ADOPTION_AGE:
                         return self._end(since)
-                    is_old = is_unadopted(status, now)
                     self._old += is_old
                     if not is_old or self._old <= ADOPTION_ROWS:
                         self.note([row.id])
@@ -263,7 +262,9 @@ class BacklogMonitor(BackgroundThread):
             self._letters_at = now
         oldest: dict[Kind, dt.datetime | None] = {}
         for asset, scanner in self._scanners.items():
-            derivative, found = registry.by_asset(asset), scanner.oldest()
+            derivative = registry.by_asset(asset)
+            lacks = self._pipeline.catalog.lack_of(derivative.kind)
+            found = None if lacks else scanner.oldest()
             known = oldest.get(derivative.kind)
             oldest[derivative.kind] = min((t for t in (found, known) if t), default=None)
         loads = self._log.queues(QUEUE_TAG)

@@ -103,6 +103,7 @@ class PipelineCollector(Collector):
         yield from self._alive()
         yield from self._told()
         yield from self._restarted()
+        yield from self._used()
         yield _gauge("lens_build_info", "The version that runs.", "version", {VERSION: 1})
 
     def _alive(self) -> Iterator[Metric]:
@@ -122,6 +123,25 @@ class PipelineCollector(Collector):
         for name, one in self._services.restarts().items():
             family.add_metric([name], one.count)
         yield family
+
+    def _used(self) -> Iterator[Metric]:
+        labels = ["role", "host", "pid"]
+        memory = GaugeMetricFamily(
+            "lens_process_memory_bytes",
+            "Memory of a process and all that it has started; what they share counts in part.",
+            labels=labels,
+        )
+        cpu = CounterMetricFamily(
+            "lens_process_cpu_seconds",
+            "CPU time of a process and all that it started.",
+            None,
+            labels,
+        )
+        for one in self._services.usage():
+            values = [one.role, one.host, str(one.pid)]
+            memory.add_metric(values, one.memory_bytes)
+            cpu.add_metric(values, one.cpu_seconds)
+        yield from (memory, cpu)
 
     def _told(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(

@@ -223,6 +223,8 @@ class Fetcher:
     def fetch(self, asset_url: str | None, into: Path) -> Fetched:
         """Fetch an http(s) URL or an object into `into`, which does not exist after a failure.
 
+        An object of the store whose web address refuses us is read as any other object.
+
         Raises UnsafeAddress, SourceMissing, SourceRefused, SourceTooLarge, SourceUnreadable (an
         empty or compressed body), HostUnreachable, SourceUnavailable, StoreUnavailable, DiskFull,
         FetchCancelled.
@@ -255,20 +257,28 @@ class Fetcher:
                 raise UnsafeAddress(
                     f"{re.split('[?#]', source)[0]}: neither an http(s) URL nor an object key"
                 )
-            seconds = deadline.remaining()
-            return self._store.read_into(
-                source,
-                into,
-                max_bytes=self._max_bytes,
-                deadline_seconds=seconds,
-                cancelled=self._cancelled,
-            )
+            return self._read(source, into, deadline)
         link = _Link.parse(source)
         try:
             return self._download(link, into, deadline)
         except SourceMissing:
             deadline.pause(self._recheck_seconds)
             return self._download(link, into, deadline)
+        except SourceRefused:
+            # A private object of ours, or a link to one that has expired.
+            key = self._store.key_of(source)
+            if key is None:
+                raise
+            return self._read(key, into, deadline)
+
+    def _read(self, key: str, into: Path, deadline: Deadline) -> Fetched:
+        return self._store.read_into(
+            key,
+            into,
+            max_bytes=self._max_bytes,
+            deadline_seconds=deadline.remaining(),
+            cancelled=self._cancelled,
+        )
 
     def _download(self, link: _Link, into: Path, deadline: Deadline) -> Fetched:
         for _ in range(MAX_REDIRECTS + 1):

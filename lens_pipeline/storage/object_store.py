@@ -270,6 +270,10 @@ class ObjectStore(ABC):
     def uri(self, key: str) -> str:
         """For people: `file://…` or `s3://…`."""
 
+    def key_of(self, url: str) -> str | None:
+        """Of the object that a web address names, which may be private; None: it names none."""
+        return None
+
     @abstractmethod
     def ping(self) -> None:
         """As `check`, but does not write."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lens_pipeline.core import postgres
 from lens_pipeline.errors import DerivativeError, SourceMissing, SourceRefused, StoreUnavailable
@@ -64,6 +64,8 @@ _LACKING: dict[str, tuple[type[DerivativeError], str]] = {
     "delete": (StoreReadOnly, _WRITE_RIGHTS),
     "list": (StoreRefused, "s3:ListBucket"),
 }
+# Of Supabase Storage.
+_ADDRESS = re.compile("/storage/v1/object/(?:public|sign|authenticated)/([^/]+)/(.+)")
 _NOT_NOW = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "408", "429"}
 
 
@@ -145,6 +147,19 @@ class S3Store(ObjectStore):
 
     def uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._name(key)}"
+
+    def key_of(self, url: str) -> str | None:
+        try:
+            path, host = urlsplit(url).path, urlsplit(url).hostname
+        except ValueError:
+            return None
+        found = _ADDRESS.fullmatch(path)
+        own = urlsplit(self._endpoint or "").hostname
+        if found is None or own is None or _project(host) != _project(own):
+            return None
+        bucket, name = map(unquote, found.groups())
+        is_ours = bucket == self._bucket and name.startswith(self._prefix)
+        return name.removeprefix(self._prefix) if is_ours else None
 
     def sweep(self, older_than_seconds: float, own: re.Pattern[str]) -> int:
         """Abort old multipart uploads, which take hidden room."""
@@ -350,3 +365,8 @@ def _etag(answer: Mapping[str, Any]) -> str:
 
 def _status(error: "ClientError") -> int:
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _project(host: str | None) -> str | None:
+    """Supabase has two hosts for the storage of each project."""
+    return host and host.replace(".storage.supabase.", ".supabase.")

@@ -8,6 +8,7 @@ from lens_pipeline.core.startup import load_settings
 from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.pipeline import current
 from lens_pipeline.engine.instance import dagster_instance
+from lens_pipeline.engine.processes import usage
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.web.app import create_app
 from lens_pipeline.web.context import Context
@@ -20,6 +21,7 @@ def main() -> None:
     raise_connection_limit()
     with dagster_instance(loaded) as instance:
         pipeline = current()
+        usage.publish("api", pipeline.endpoints.dagster_url)
         app = create_app(Context(pipeline, RunQueue(pipeline, instance, job)))
         server = Server(app, loaded)
         # uvicorn raises SIGTERM again at its end, which then acts like SIGINT.

@@ -220,7 +220,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
 
 
 def main() -> None:
-    startup.begin("webserver")
+    startup.begin("dagster", "webserver")
     raise_connection_limit()
     webserver.serve(guarded, BoundedProtocol)
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from lens_pipeline.catalog.errors import CatalogError, NoRightToWrite
+from lens_pipeline.catalog.errors import CatalogError, MastersOff, NoRightToWrite
 from lens_pipeline.core.logs import request_id
 from lens_pipeline.derivatives.library import InvalidCursor
 from lens_pipeline.errors import StoreUnavailable
@@ -108,6 +108,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(InvalidCursor, _invalid_cursor)
     app.add_exception_handler(NoRightToWrite, _no_right_to_write)
+    app.add_exception_handler(MastersOff, _masters_off)
     for failure, (service, reason) in _OUTAGES.items():
         app.add_exception_handler(failure, _outage(service, reason))
     app.add_exception_handler(Exception, _unforeseen)
@@ -156,6 +157,10 @@ async def _invalid_cursor(_: Request, error: Exception) -> JSONResponse:
 async def _no_right_to_write(_: Request, error: Exception) -> JSONResponse:
     logger.warning("%s", error)
     return ApiError(503, "no_right_to_write", str(error)).response()
+
+
+async def _masters_off(_: Request, error: Exception) -> JSONResponse:
+    return ApiError(404, "masters_off", str(error)).response()
 
 
 def _outage(service: str, reason: str) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:

@@ -14,6 +14,7 @@ from lens_pipeline.monitoring.feed import Feed
 from lens_pipeline.monitoring.metrics import EventCounters, PipelineCollector
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.monitoring.view_sync import ViewWriter
+from lens_pipeline.monitoring.webhooks.dispatcher import WebhookDispatcher
 from lens_pipeline.web.context import Context
 from lens_pipeline.web.routes.events import EventBroadcaster
 
@@ -31,17 +32,20 @@ async def running(app: FastAPI) -> AsyncIterator[None]:
     view = ViewWriter(context.pipeline)
     broadcaster = EventBroadcaster(asyncio.get_running_loop())
     monitor = ServiceMonitor(context.pipeline, context.queue.instance)
+    webhooks = WebhookDispatcher(context.pipeline, context.queue.instance, registry)
     feed = Feed(
         context.pipeline,
-        listeners=(broadcaster.tell, backlog.tell, view.tell, monitor.tell),
+        listeners=(broadcaster.tell, backlog.tell, view.tell, monitor.tell, webhooks.tell),
         count=EventCounters(log, registry).count,
     )
-    alerts = AlertMonitor(context.pipeline, context.queue.instance, backlog, log, monitor)
+    alerts = AlertMonitor(
+        context.pipeline, context.queue.instance, backlog, log, monitor, webhooks.troubles
+    )
     app.state.broadcaster, app.state.feed, app.state.monitor = broadcaster, feed, monitor
     app.state.backlog, app.state.alerts = backlog, alerts
     registry.register(PipelineCollector(feed, backlog, monitor, alerts))
     app.state.metrics = registry
-    workers = (feed, backlog, view, alerts)
+    workers = (feed, backlog, view, webhooks, alerts)
     for worker in workers:
         worker.start()
     try:

@@ -9,9 +9,11 @@ from fastapi.templating import Jinja2Templates
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.settings import Settings
 from lens_pipeline.web.auth.caller import Caller, CallerDep
-from lens_pipeline.web.context import ContextDep
+from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import refused
 from lens_pipeline.web.translations import TEXTS, Text, choose_language
 
@@ -45,7 +47,17 @@ def library_page(request: Request, caller: CallerDep, context: ContextDep) -> Re
 
 @router.api_route("/masters", methods=["GET", "HEAD"])
 def masters_page(request: Request, caller: CallerDep, context: ContextDep) -> Response:
-    return _page(request, "masters", caller, context.pipeline.settings)
+    settings = context.pipeline.settings
+    if "masters" in _pages(caller) and _lacks_masters(context):
+        return _rendered(request, "masters_off", caller, settings)
+    return _page(request, "masters", caller, settings)
+
+
+def _lacks_masters(context: Context) -> bool:
+    try:
+        return context.pipeline.catalog.lack_of(Kind.MASTER) is not None
+    except CatalogError:  # the page tells of it
+        return False
 
 
 async def missing_page(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from lens_pipeline.storage.object_store import CACHE_IMMUTABLE, CACHE_REVALIDATE
 from lens_pipeline_tests.support import sources
 from lens_pipeline_tests.support.project import Project
 from lens_pipeline_tests.support.servers import HostileServer, SeaweedServer
-from lens_pipeline_tests.support.site import Databases, Site
+from lens_pipeline_tests.support.site import Site, as_role
 
 
 @pytest.mark.slow
@@ -46,22 +46,6 @@ def test_five_thousand_existing_previews_are_recorded_without_making_one(
     assert site.lens("backfill", "--dry-run", "--json").json["found"] == 2
     assert server.requests.total() == 0
     assert site.runs() == []
-
-
-@pytest.fixture
-def role(databases: Databases, pair: tuple[str, str]) -> Iterator[str]:
-    name = f"role_{uuid.uuid4().hex[:8]}"
-    databases.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
-    yield name
-    for database in pair:
-        databases.execute(f"DROP OWNED BY {name}", database)
-    databases.execute(f"DROP ROLE {name}")
-
-
-def as_role(url: str, role: str) -> str:
-    """The database as seen by `role`."""
-    _, _, rest = url.partition("@")
-    return f"postgresql://{role}:secret@{rest}"
 
 
 TABLES = "generations, project_assets, master_videos, scaled_videos"

@@ -12,7 +12,8 @@ import pytest
 from lens_pipeline.cli import lens
 from lens_pipeline_tests.support.site import lens as run
 
-_NAMES = lens.list_commands(click.Context(lens))
+_GROUP = click.Context(lens, **lens.context_settings)
+_NAMES = lens.list_commands(_GROUP)
 # Prints to standard error which of the project's modules it took.
 _COMPLETE = """
 import sys
@@ -36,12 +37,12 @@ def test_a_command_has_two_examples_that_it_understands(name: str) -> None:
     """An example with an option that was renamed."""
     examples = run(name, "--help").out.partition("Examples:\n")[2].splitlines()
     assert len(examples) == 2
-    command = lens.get_command(click.Context(lens), name)
+    command = lens.get_command(_GROUP, name)
     assert command is not None
     for example in examples:
         found = re.search(rf"\blens {name}(?P<arguments>[^|>)\"]*)", example)
         assert found is not None, example
-        command.make_context(name, shlex.split(found["arguments"]))
+        command.make_context(name, shlex.split(found["arguments"]), parent=_GROUP)
 
 
 @pytest.mark.parametrize(

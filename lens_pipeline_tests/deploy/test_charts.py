@@ -104,6 +104,36 @@ def test_pods_run_what_there_is_with_valid_settings_and_no_rights() -> None:
             assert name in CHECKS
 
 
+def test_workers_can_be_as_many_as_there_is_work() -> None:
+    """An autoscaler of another deployment, or whose number each upgrade undoes."""
+    documents = rendered(workers={queue: {"replicas": None} for queue in QUEUES})
+    deployments = {d["metadata"]["name"]: d for d in documents if d["kind"] == "Deployment"}
+    scalers = list(yaml.safe_load_all((HELM / "keda.yaml").read_text()))
+    assert {one["spec"]["scaleTargetRef"]["name"] for one in scalers} == {
+        f"lens-worker-{queue}" for queue in QUEUES
+    }
+    for scaler in scalers:
+        spec, name = scaler["spec"], scaler["spec"]["scaleTargetRef"]["name"]
+        assert "replicas" not in deployments[name]["spec"]
+        queue = name.removeprefix("lens-worker-")
+        assert (
+            spec["triggers"][0]["metadata"]["query"] == f'max(lens_queue_depth{{queue="{queue}"}})'
+        )
+        # What KEDA makes of it.
+        autoscaler = {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": name},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+                "minReplicas": spec["minReplicaCount"],
+                "maxReplicas": spec["maxReplicaCount"],
+                **spec["advanced"]["horizontalPodAutoscalerConfig"],
+            },
+        }
+        kubernetes_validate.validate(autoscaler, KUBERNETES, strict=True)
+
+
 def test_a_misspelt_value_is_refused() -> None:
     """`worker:` for `workers:`, and a site with half of its workers."""
     with pytest.raises(HelmError, match=r"(?i)additional propert"):

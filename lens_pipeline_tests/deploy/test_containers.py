@@ -1,5 +1,6 @@
 """Containerfile, scripts and compose.yaml, by their own checkers and by what they mean together."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,13 +23,17 @@ DEPLOY = ROOT / "deploy"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # What a worker needs after the grace of its runs: cancelling them and recording that, seconds.
 CANCEL_SECONDS = 20
+VENV = Path(sys.executable).parent
 
 
 def check(program: str, *arguments: object) -> None:
     """Run a checker of this environment; it must find nothing."""
-    path = Path(sys.executable).with_name(program)
     done = subprocess.run(
-        [path, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+        [VENV / program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
@@ -43,6 +48,58 @@ def test_shellcheck_finds_nothing() -> None:
     ]
     assert len(scripts) >= 5
     check("shellcheck", "--external-sources", *scripts)
+
+
+def test_actionlint_finds_nothing() -> None:
+    check("actionlint", "-shellcheck", VENV / "shellcheck", ROOT / ".github/workflows/lens.yml")
+
+
+DOCKER = """\
+#!/bin/sh
+echo "$IMAGE $*" >> "$CALLS"
+case "$*" in
+  *--services) printf 'postgres\\napi\\ndaemon\\ncode\\nmigrate\\n' ;;
+  *migrate*) [ "$IMAGE" != lens:tables ] ;;
+  "compose up"*daemon) [ "$IMAGE" != lens:broken ] ;;
+esac
+"""
+
+
+def test_a_rollout_goes_role_by_role_and_back(tmp_path: Path) -> None:
+    """A bad image on all roles at once, or no way back when it turns out to be bad."""
+    shutil.copy(DEPLOY / "rollout.sh", tmp_path)
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / ".env").write_text("IMAGE=lens:1\nAPI_TOKEN=secret\n")
+    calls = tmp_path / "calls"
+
+    def rollout(argument: str) -> tuple[int, list[str]]:
+        """Status, and the image of each role that was started."""
+        calls.write_text("")
+        done = subprocess.run(
+            [tmp_path / "rollout.sh", argument],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)},
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
+        lines = [line.split() for line in calls.read_text().splitlines() if " up " in line]
+        return done.returncode, [f"{line[0]} {line[-1]}" for line in lines]
+
+    assert rollout("lens:2") == (0, ["lens:2 code", "lens:2 daemon", "lens:2 api"])
+    environment = (tmp_path / ".env").read_text().splitlines()
+    assert environment == ["IMAGE=lens:2", "API_TOKEN=secret", "PREVIOUS_IMAGE=lens:1"]
+    assert rollout("lens:tables") == (2, [])
+    broken = [
+        "lens:broken code",
+        "lens:broken daemon",
+        "lens:2 code",
+        "lens:2 daemon",
+        "lens:2 api",
+    ]
+    assert rollout("lens:broken") == (2, broken)
+    assert rollout("--back") == (0, ["lens:1 code", "lens:1 daemon", "lens:1 api"])
+    assert "PREVIOUS_IMAGE=lens:2" in (tmp_path / ".env").read_text()
 
 
 def test_what_the_image_copies_is_in_its_context() -> None:
@@ -66,9 +123,23 @@ def test_every_version_is_this_one() -> None:
     assert values["dagsterDaemon"]["image"]["tag"] == VERSION
 
 
+def config(directory: Path, *options: str) -> Mapping[str, Any]:
+    done = subprocess.run(
+        [*compose(), *options, "config"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "variable is not set" not in done.stderr
+    return yaml.safe_load(done.stdout)
+
+
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
-    """compose.yaml as Compose understands it, with example.env filled in."""
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """compose.yaml, with example.env filled in."""
     directory = tmp_path_factory.mktemp("compose")
     for name in ("compose.yaml", "Caddyfile", "compose"):
         source = DEPLOY / name
@@ -81,17 +152,23 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     assert filled != example
     (directory / ".env").write_text(filled)
     shutil.copy(DEPLOY / "example.lens.env", directory / "lens.env")
-    done = subprocess.run(
-        [*compose(), "config"],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "variable is not set" not in done.stderr
-    return yaml.safe_load(done.stdout)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def project(directory: Path) -> Mapping[str, Any]:
+    """It as Compose understands it."""
+    return config(directory)
+
+
+@pytest.mark.slow
+def test_the_backup_has_all_its_scripts(directory: Path) -> None:
+    """A nightly job that ends at a file which its container lacks, or with another pg_dump."""
+    services = config(directory, "--profile", "backup")["services"]
+    backup = services["backup"]
+    mounted = set(re.findall(r"/deploy/([\w-]+\.sh)", str(backup["volumes"])))
+    assert mounted == {"backup.sh", "check-backup.sh", "restore.sh", "databases.sh"}
+    assert backup["image"] == services["postgres"]["image"]
 
 
 @pytest.mark.slow
@@ -144,7 +221,7 @@ def test_compose_waits_for_what_says_that_it_is_healthy(project: Mapping[str, An
     services = project["services"]
     for name, service in services.items():
         assert re.search(r":[\d.]+(-\w+)?$", service["image"]), name
-        if name != "migrate":
+        if name not in ("migrate", "backup"):
             assert service["restart"] == "unless-stopped"
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":

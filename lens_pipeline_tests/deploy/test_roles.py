@@ -28,7 +28,7 @@ from lens_pipeline_tests.tools import find
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
-CADDYFILE = Path(__file__).parents[2] / "deploy" / "Caddyfile"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def launch(
@@ -111,30 +111,60 @@ def test_the_daemons_heartbeat_is_the_one_that_dagster_reads(roles: Roles) -> No
     assert roles.lives("daemon")
 
 
-@pytest.fixture
-def proxy(roles: Roles, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Caddy with our configuration; yields the addresses of the pages and of Dagster's UI."""
-    site, dagster = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+def caddy(roles: Roles, site: str, dagster: str, directory: Path) -> subprocess.Popen[bytes]:
     environment = {
-        "HOME": str(tmp_path),
+        "HOME": str(directory),
         "SITE": site,
         "DAGSTER_SITE": dagster,
         "API": f"127.0.0.1:{roles.ports['api']}",
         "DAGSTER": f"127.0.0.1:{roles.ports['dagster']}",
     }
-    own = tmp_path / "Caddyfile"
+    own = directory / "Caddyfile"
     # Its default port for administration may be in use.
-    own.write_text(CADDYFILE.read_text().replace("{\n", "{\n\tadmin off\n", 1))
-    process = subprocess.Popen(
+    own.write_text((DEPLOY / "Caddyfile").read_text().replace("{\n", "{\n\tadmin off\n", 1))
+    return subprocess.Popen(
         [find("caddy"), "run", "--config", str(own), "--adapter", "caddyfile"],
         env=environment,
         stderr=subprocess.DEVNULL,
     )
+
+
+def nginx(roles: Roles, site: str, dagster: str, directory: Path) -> subprocess.Popen[bytes]:
+    """Without TLS and the port that only root may open."""
+    text = re.sub(r"\n +ssl_certificate.*", "", (DEPLOY / "nginx.conf").read_text())
+    for ours, here in (
+        ("listen 80;", f"listen 127.0.0.1:{free_port()};"),
+        ("listen 443 ssl http2;", f"listen {site.rpartition('/')[2]};"),
+        ("listen 192.0.2.1:3000 ssl;", f"listen {dagster.rpartition('/')[2]};"),
+        ("127.0.0.1:8000", f"127.0.0.1:{roles.ports['api']}"),
+        ("127.0.0.1:3000;", f"127.0.0.1:{roles.ports['dagster']};"),
+        ("/var/log/nginx/", ""),
+        ("https://lens.example.com/", f"{site}/"),
+    ):
+        assert ours in text, ours
+        text = text.replace(ours, here)
+    own = directory / "nginx.conf"
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{kind}_temp_path {kind};" for kind in kinds)
+    # One process reads and writes as we do.
+    own.write_text(
+        f"daemon off; master_process off; pid pid; events {{}}\nhttp {{ {paths} {text} }}\n"
+    )
+    return subprocess.Popen([find("nginx"), "-p", str(directory), "-e", "log", "-c", str(own)])
+
+
+@pytest.fixture(params=[caddy, nginx])
+def proxy(
+    request: pytest.FixtureRequest, roles: Roles, tmp_path: Path
+) -> Iterator[tuple[str, str]]:
+    """A proxy with our configuration; yields the addresses of the pages and of Dagster's UI."""
+    site, dagster = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    process = request.param(roles, site, dagster, tmp_path)
     try:
         eventually(lambda: process.poll() is None and answers(site), 20, "the proxy")
         yield site, dagster
     finally:
-        process.kill()
+        process.terminate()
         process.wait()
 
 

@@ -24,9 +24,13 @@ def test_systemd_finds_nothing(tmp_path: Path) -> None:
         shutil.copy(unit, tmp_path)
         text = (tmp_path / unit.name).read_text()
         # Which is not installed where this runs.
-        (tmp_path / unit.name).write_text(text.replace("/opt/lens/venv/bin/lens", "/bin/true"))
+        for program in ("/opt/lens/venv/bin/lens", "/opt/lens/deploy/backup.sh"):
+            text = text.replace(program, "/bin/true")
+        (tmp_path / unit.name).write_text(text)
     units = [
         "lens.target",
+        "lens-backup.timer",
+        "lens-backup.service",
         *(f"lens@{role}.service" for role in ROLES),
         *(f"lens-worker@{queue}.service" for queue in QUEUES),
     ]

@@ -1,5 +1,6 @@
 """Tasks whose webhook does not come."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -99,9 +100,12 @@ def test_all_have_their_turn_within_the_limit(
     for name in names:
         provider.say(_generating(site, name), "generating")
     monkeypatch.setattr(module, "_PAUSES", ((float("inf"), 0.0),))
-    tasks = UnfinishedTasks()
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.5)
+    tasks, began = UnfinishedTasks(), time.monotonic()
     assert [_look(site, tasks).asked for _ in range(3)] == [ASKED_AT_ONCE] * 3
     assert set(provider.asked) == {f"task_{name}" for name in names}
+    # Ticks that follow each other faster than they should.
+    assert time.monotonic() - began >= 2 * 0.5
 
 
 def test_a_limit_is_kept_to(site: Site, provider: ProviderServer) -> None:

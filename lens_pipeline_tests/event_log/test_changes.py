@@ -55,13 +55,17 @@ def test_what_is_too_much_for_one_reading_comes_in_parts(site: Site, log: Change
     _observe(site, "poster", "v")
     seen: list[str] = []
     more: list[bool] = []
+    others: list[bool] = []
     for _ in range(4):
         found = log.read(position, 3)
         seen += sorted(found.touched.get("preview", ()))
+        others.append("poster" in found.touched)
         more.append(found.more)
         position = found.position
     assert seen == keys
     assert more == [True, True, False, False]
+    # Its event came after those of the other asset.
+    assert others == [False, False, True, False]
 
 
 def test_failures_are_told_from_other_observations(site: Site, log: ChangeLog) -> None:

@@ -339,6 +339,14 @@ def test_a_restored_row_is_not_one_that_was_never_made() -> None:
     assert (found.state, found.is_unrecorded) == (State.NONE, False)
 
 
+def test_a_file_that_cannot_be_signed_is_not_made_again_each_minute() -> None:
+    """An expired certificate for which each film is encoded over and over."""
+    unsigned = [after(1440 * n, True, "SigningUnavailable") for n in range(5)]
+    assert [next_minutes(*unsigned[: n + 1]) for n in range(5)] == [1, 5, 15, 15, 15]
+    found = status(History(observations=tuple(unsigned)), max_attempts=1)
+    assert (found.state, found.attempts) == (State.FAILED, 0)
+
+
 def test_a_fault_of_the_surroundings_delays_nothing() -> None:
     """A store that was down for a minute, and files that wait for hours after that."""
     assert next_minutes(*[after(n, True, "StoreUnavailable") for n in range(9)]) is None

@@ -7,6 +7,8 @@ import av
 import pytest
 from PIL import Image
 
+from lens_pipeline.media.credentials import sign_mp4
+from lens_pipeline.media.errors import DiskFull
 from lens_pipeline.media.provenance import mark_mp4, marked_webp
 from lens_pipeline_tests.support import sources
 
@@ -50,6 +52,17 @@ def test_a_marked_video_is_the_same_video(tmp_path: Path) -> None:
     with av.open(str(marked), options={"export_xmp": "1"}) as video:
         assert TRAINED in video.metadata["xmp"]
     assert _packets(marked) == _packets(plain)
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    """A film that is given up on since the disk was full for a moment."""
+    with pytest.raises(DiskFull):
+        mark_mp4(Path("/dev/full"), "trainedAlgorithmicMedia")
+    file = tmp_path / "a.mp4"
+    file.write_bytes(sources.mp4())
+    (tmp_path / "a.mp4.moved").symlink_to("/dev/full")
+    with pytest.raises(DiskFull):
+        sign_mp4(file, 1000, lambda _: b"")
 
 
 def _packets(file: Path) -> list[bytes]:

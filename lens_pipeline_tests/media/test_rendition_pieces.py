@@ -48,6 +48,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(
         tmp_path_factory.mktemp("master") / "master.mp4",
         (numbered(n) for n in range(96)),
+        keyframe_every=16,
         sound=sound,
         first_moov=True,
         colour=(1, 1, 1),
@@ -112,7 +113,7 @@ def _picture(frame: av.VideoFrame, spec: ScaleSpec) -> av.VideoFrame:
     pixels = frame.to_ndarray(format="rgb24")
     top = (spec.height - 50) // 4 * 2
     return av.VideoFrame.from_ndarray(
-        np.ascontiguousarray(pixels[top : top + 50]), "rgb24"
+        np.ascontiguousarray(pixels[top : top + 50]).astype(np.uint8), "rgb24"
     ).reformat(160, 90)
 
 

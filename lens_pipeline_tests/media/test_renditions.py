@@ -331,6 +331,22 @@ def test_a_rare_matrix_is_converted_or_named(name: str, tools: Tools, work: Work
     assert np.abs(mean - wanted).max() < 8
 
 
+@pytest.mark.parametrize(
+    "tags", [(1, 1, 12), (1, 13, 12), (2, 2, 12), (9, 1, 9)], ids=["P3", "sRGB", "untagged", "2020"]
+)
+def test_wide_colours_look_as_in_the_poster(
+    tags: tuple[int, int, int], tmp_path: Path, tools: Tools, work: Work
+) -> None:
+    """Skin that is pale in the film of 9:16 and ruddy in its poster."""
+    pixels = np.full((180, 320, 3), (160, 110, 90), np.uint8)
+    film = write_video(tmp_path / "film.mp4", [pixels] * 12, colour=tags)
+    rendition = render_scaled(film, ScaleSpec(160, 90), tools, work)
+    mean = _frames(rendition.path)[3].to_ndarray(format="rgb24").mean((0, 1))
+    poster = render_poster(film, PosterSpec(160, 100, 4, 1_000_000))
+    wanted = np.asarray(decoded(poster.picture.webp)).mean((0, 1))
+    assert np.abs(mean - wanted).max() < 6
+
+
 def test_a_master_without_sound_has_renditions_without_sound(
     tmp_path: Path, tools: Tools, work: Work
 ) -> None:

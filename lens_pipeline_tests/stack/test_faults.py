@@ -42,10 +42,8 @@ def serve(server: HostileServer) -> Callable[[str], str]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One that tries failures again each minute; each test adds rows of its own."""
     home = tmp_path_factory.mktemp("faults") / "home"
-    made = Stack(home, LENS_BACKFILL_CRON="* * * * *", LENS_BATCH_SIZE="10")
-    made.start()
-    yield made
-    made.stop()
+    with Stack(home, LENS_BACKFILL_CRON="* * * * *", LENS_BATCH_SIZE="10") as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -62,11 +60,6 @@ def stacks(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
             stack.begin_to_stop()
     for stack in made:
         stack.stop()
-
-
-def _site(stack: Stack) -> Site:
-    endpoints = stack.pipeline.endpoints
-    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
 
 
 def _kill(processes: list[psutil.Process]) -> None:
@@ -88,7 +81,7 @@ def test_all_is_made_anew_of_originals_though_the_provider_is_gone_and_the_worke
     stack: Stack,
 ) -> None:
     """Pictures that were lost with a change of quality, as their links had expired."""
-    site = _site(stack)
+    site = stack.site
     photos = {f"o{number:03}": sources.large_jpeg() + b"%d" % number for number in range(_KEPT)}
     videos = {f"film{number}": sources.mp4(24 + number) for number in range(2)}
     with HostileServer() as provider:
@@ -140,7 +133,7 @@ def test_a_hundred_photos_survive_the_death_of_every_kind_of_process(
     stack: Stack, serve: Callable[[str], str]
 ) -> None:
     """A machine that loses work, or waits for a person, whenever a process is killed."""
-    site = _site(stack)
+    site = stack.site
     others = stack.tally()["ready"]
     names = [f"p{number:03}" for number in range(100)]
 
@@ -178,7 +171,7 @@ def test_a_stop_in_the_middle_of_work_is_clean_and_the_next_start_finishes(
     stack: Stack, serve: Callable[[str], str], server: HostileServer
 ) -> None:
     """Orphans, torn files and lost work at each deployment."""
-    site = _site(stack)
+    site = stack.site
     before = stack.tally()["ready"]
     # Processes that were killed left theirs, which are swept later.
     left = stack.unfinished()

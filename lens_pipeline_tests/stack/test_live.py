@@ -14,15 +14,11 @@ import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from lens_pipeline.engine.liveness import code_socket
+from lens_pipeline.engine.liveness import CHECKS, code_socket
 from lens_pipeline_tests.core.otlp_collector import Collector, attributes
-from lens_pipeline_tests.deploy.prometheus_files import metrics_used
 from lens_pipeline_tests.engine.test_commands import run_command
-from lens_pipeline_tests.providers.provider_server import ProviderServer
-from lens_pipeline_tests.stack.checklist import Checklist
 from lens_pipeline_tests.support import sources
-from lens_pipeline_tests.support.servers import HostileServer
-from lens_pipeline_tests.support.site import Site, eventually
+from lens_pipeline_tests.support.site import eventually
 from lens_pipeline_tests.support.stack import Stack
 from lens_pipeline_tests.web.routes.event_source import EventSource
 
@@ -36,22 +32,13 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[ProviderServer]:
-    with ProviderServer() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def stack(
-    tmp_path_factory: pytest.TempPathFactory, collector: Collector, provider: ProviderServer
-) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
     """One for all tests here, whose order is that of its life."""
     home = tmp_path_factory.mktemp("live") / "home"
-    made = Stack(home, LENS_LOG_FORMAT="json", **provider.settings)
-    made.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
-    made.start()
-    yield made
-    made.stop()
+    stack = Stack(home, LENS_LOG_FORMAT="json")
+    stack.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
+    with stack:
+        yield stack
 
 
 @pytest.fixture
@@ -95,6 +82,9 @@ def test_a_first_photo_is_followed_live(
     assert values["lens_workers_alive", "masters"] == 1
     assert values["lens_daemon_heartbeat_age_seconds", None] < 60
     assert values["lens_metrics_loaded", None] == 1
+    used = [one for one in _samples(web) if one.name == "lens_process_memory_bytes"]
+    assert {one.labels["role"] for one in used} == set(CHECKS)
+    assert all(2**20 < one.value < 2**30 for one in used)
 
     engine = sa.create_engine(stack.pipeline.endpoints.database_url, poolclass=sa.NullPool)
     query = sa.text("SELECT preview_status FROM lens_generations WHERE id = :id")
@@ -105,21 +95,6 @@ def test_a_first_photo_is_followed_live(
 
     eventually(lambda: shown() == "ready", 5, "the row of the view")
     _check_trace(collector, row_id)
-
-
-def test_the_checklist(stack: Stack, web: httpx.Client, provider: ProviderServer) -> None:
-    endpoints = stack.pipeline.endpoints
-    with HostileServer() as files:
-        Checklist(
-            stack=stack,
-            web=web,
-            provider=provider,
-            files=files,
-            site=Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store"),
-            photo=files.put("/photo.jpg", sources.jpeg()),
-            video=files.put("/video.mp4", sources.mp4(), "video/mp4"),
-        ).check()
-    assert metrics_used() <= {sample.name for sample in _samples(web)}
 
 
 def test_the_log_tells_which_request_a_run_is_for(stack: Stack, web: httpx.Client) -> None:

@@ -27,17 +27,14 @@ MASTERS = f"/api/projects/{PROJECT}/master-videos"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("masters") / "home")
-    made.start()
-    yield made
-    made.stop()
-    assert made.processes() == []
+    with Stack(tmp_path_factory.mktemp("masters") / "home") as stack:
+        yield stack
+    assert stack.processes() == []
 
 
 @pytest.fixture(scope="module")
 def site(stack: Stack) -> Site:
-    endpoints = stack.pipeline.endpoints
-    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
+    return stack.site
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +162,9 @@ def test_a_master_that_is_deleted_by_http_ends_its_encode(
     master = web.get(f"{MASTERS}/unwanted").json()
     assert master["status"] == "processing"
     assert 0 <= master["percent"] <= 100
+    view = "SELECT status, progress FROM lens_master_videos WHERE master_id = 'unwanted'"
+    eventually(lambda: site.sql(view)[0].progress is not None, 10, "the progress in the view")
+    assert site.sql(view)[0].status == "processing"
     assert web.delete(f"{MASTERS}/unwanted").status_code == 204
     eventually(lambda: _gone(encoders), 10, "the end of ffmpeg")
     eventually(lambda: stack.run(master["run_id"])["status"] == "CANCELED", 20, "its record")

@@ -62,21 +62,18 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, rabbit: RabbitServer) -> Iterator[Stack]:
-    made = Stack(
+    with Stack(
         tmp_path_factory.mktemp("stack") / "home",
         LENS_BROKER_URL=rabbit.url,
         LENS_BATCH_SIZE=str(BATCH),
         LENS_PREVIEW_CONCURRENCY=str(SLOTS),
-    )
-    made.start()
-    yield made
-    made.stop()
+    ) as stack:
+        yield stack
 
 
 @pytest.fixture
 def site(stack: Stack) -> Site:
-    endpoints = stack.pipeline.endpoints
-    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
+    return stack.site
 
 
 def test_photos_become_ready_and_leave_nothing_in_the_broker(

@@ -30,14 +30,9 @@ def sources_server() -> Iterator[HostileServer]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(
-        tmp_path_factory.mktemp("stack") / "home",
-        LENS_BATCH_SIZE=str(BATCH),
-        LENS_FETCH_TIMEOUT_SECONDS="600",
-    )
-    made.start()
-    yield made
-    made.stop()
+    home = tmp_path_factory.mktemp("stack") / "home"
+    with Stack(home, LENS_BATCH_SIZE=str(BATCH), LENS_FETCH_TIMEOUT_SECONDS="600") as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +41,7 @@ def backfill(stack: Stack, sources_server: HostileServer) -> str:
 
     Started first, because Dagster looks for new ones every half minute.
     """
-    rows = _rows(stack)
+    rows = stack.site
     names = [*BACKFILLED, DELETED]
     for name in names:
         rows.add(name, sources_server.put(f"/{name}.jpg", sources.jpeg()))
@@ -64,7 +59,7 @@ def backfill(stack: Stack, sources_server: HostileServer) -> str:
 
 @pytest.fixture
 def rows(stack: Stack, tmp_path: Path) -> Site:
-    return _rows(stack)
+    return stack.site
 
 
 @pytest.fixture
@@ -206,11 +201,6 @@ def test_a_backfill_of_selected_partitions_runs_in_batches(
     made = Counter(m["partition"] for run in runs for m in run["assetMaterializations"])
     assert made == dict.fromkeys(BACKFILLED, 1)
     assert len(list(rows.store.glob("u1/previews/b*"))) == len(BACKFILLED)
-
-
-def _rows(stack: Stack) -> Site:
-    endpoints = stack.pipeline.endpoints
-    return Site(endpoints.database_url, endpoints.dagster_url, stack.home / "store")
 
 
 def _launch(stack: Stack, partition: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lens_pipeline.derivatives.registry import LARGE_OBJECTS
-from lens_pipeline.errors import DerivativeError, StoreUnavailable
+from lens_pipeline.errors import DerivativeError, SourceMissing, SourceRefused, StoreUnavailable
 from lens_pipeline.storage.object_store import (
     CACHE_IMMUTABLE,
     CACHE_REVALIDATE,
@@ -20,6 +20,7 @@ from lens_pipeline.storage.object_store import (
     WrongCredentials,
 )
 from lens_pipeline.storage.s3_store import S3Store
+from lens_pipeline_tests.storage.download.fetchers import short_fetcher
 from lens_pipeline_tests.support.servers import Answer, HostileServer, SeaweedServer
 
 # Real servers start and stop in most of these.
@@ -249,3 +250,36 @@ def test_importing_the_module_does_not_import_boto3() -> None:
     """boto3 takes 0.6 s, which every `lens` command would pay."""
     code = "import sys, lens_pipeline.storage.connect; sys.exit('boto3' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_private_address_of_our_bucket_is_read_from_it(
+    seaweed: SeaweedServer, s3_store: S3Store, tmp_path: Path
+) -> None:
+    """Links of Supabase Storage that expired, or never worked, to files that are ours."""
+    prefix = s3_store.uri("k").removeprefix(f"s3://{seaweed.bucket}/").removesuffix("k")
+    s3_store.write("u1/a b.jpg", b"ours", content_type="image/jpeg")
+    with HostileServer() as server, short_fetcher(s3_store) as fetcher:
+
+        def fetch(kind: str, bucket: str, key: str, status: int) -> bytes:
+            path = f"/storage/v1/object/{kind}/{bucket}/{key}"
+            server.fail_first(path, status)
+            fetcher.fetch(server.url(f"{path}?token=expired"), tmp_path / "fetched")
+            return (tmp_path / "fetched").read_bytes()
+
+        for kind, status in (("public", 400), ("sign", 400), ("authenticated", 403)):
+            assert fetch(kind, seaweed.bucket, f"{prefix}u1/a%20b.jpg", status) == b"ours"
+        for bucket, key in (("another", prefix), (seaweed.bucket, ""), (seaweed.bucket, "x/")):
+            with pytest.raises(SourceRefused, match="answered 403"):
+                fetch("public", bucket, f"{key}u1/a%20b.jpg", 403)
+        with pytest.raises(SourceMissing):
+            fetch("public", seaweed.bucket, f"{prefix}u1/none.jpg", 400)
+    # Others' servers must not have us read our bucket.
+    path = f"/storage/v1/object/public/{seaweed.bucket}/{prefix}u1/a.jpg"
+    assert s3_store.key_of(f"http://127.0.0.1{path}") == "u1/a.jpg"
+    assert s3_store.key_of(f"http://elsewhere.example{path}") is None
+    hosted = S3Store("media", "", "https://x.storage.supabase.co/storage/v1/s3")
+    assert (
+        hosted.key_of("https://x.supabase.co/storage/v1/object/public/media/a/b.png") == "a/b.png"
+    )
+    assert hosted.key_of("https://y.supabase.co/storage/v1/object/public/media/a/b.png") is None
+    assert hosted.key_of("https://[x/storage/v1/object/public/media/a") is None

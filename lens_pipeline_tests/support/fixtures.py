@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -161,6 +162,17 @@ def site(
     made.close()
     pipeline.connect.cache_clear()
     partition_lists_of.cache_clear()
+
+
+@pytest.fixture
+def role(databases: Databases, pair: tuple[str, str]) -> Iterator[str]:
+    """A role without rights, see `as_role`."""
+    name = f"role_{uuid.uuid4().hex[:8]}"
+    databases.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+    yield name
+    for database in pair:
+        databases.execute(f"DROP OWNED BY {name}", database)
+    databases.execute(f"DROP ROLE {name}")
 
 
 @pytest.fixture

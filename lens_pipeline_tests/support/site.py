@@ -174,6 +174,12 @@ def lens(*arguments: str) -> Output:
     return Output(int(code or 0), out.getvalue(), err.getvalue())
 
 
+def as_role(url: str, role: str) -> str:
+    """The database as seen by `role`."""
+    _, _, rest = url.partition("@")
+    return f"postgresql://{role}:secret@{rest}"
+
+
 class Databases:
     """Makes databases on the tests' server by copying prepared ones."""
 

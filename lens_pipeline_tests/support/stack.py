@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import sqlalchemy as sa
@@ -26,7 +26,7 @@ from lens_pipeline.derivatives.status import assess, statuses_of_id, usable
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.settings import PREFIX, load
 from lens_pipeline.supervisor import orphans
-from lens_pipeline_tests.support.site import eventually
+from lens_pipeline_tests.support.site import Site, eventually
 
 START_SECONDS = 180
 GRACE_SECONDS = 5
@@ -96,6 +96,18 @@ class Stack:
         self._own |= variables
         self.environment |= self._own
         self.settings = load(self._own, dotenv=None)[0]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def site(self) -> Site:
+        endpoints = self.pipeline.endpoints
+        return Site(endpoints.database_url, endpoints.dagster_url, self.home / "store")
 
     def start(self) -> None:
         with self._log.open("ab") as log:

@@ -108,10 +108,9 @@ class _Batch:
         self._served |= {s.id: s.path for s in statuses if s.state is State.READY}
         if isinstance(self._derivative, Original):
             shared.originals.look_up_extra(self._derivative.kind, [row.id for row in rows])
-        pairs = zip(rows, (status.wanted for status in statuses), strict=True)
         wanted = [
-            (row, status)
-            for row, status in pairs
+            (row, status.wanted)
+            for row, status in zip(rows, statuses, strict=True)
             if self._wants(status)
             or shared.originals.handed(row.id)
             or shared.originals.lacks_extra(row.id)
@@ -165,7 +164,8 @@ class _Batch:
     def _wants(self, status: DerivativeStatus) -> bool:
         """Whether a person started the run or what is called for is not ready."""
         tags = self._context.run.tags
-        return ORIGIN_TAG not in tags or FORCE_TAG in tags or status.state is not State.READY
+        is_forced = ORIGIN_TAG not in tags or FORCE_TAG in tags
+        return is_forced or (status.wanted.state is not State.READY and not status.is_adopted)
 
     def _usable_rows(self, keys: Sequence[str]) -> list[Row]:
         kind = self._derivative.kind
@@ -192,7 +192,7 @@ class _Batch:
             dg.AssetMaterialization(
                 asset_key=self._derivative.asset,
                 partition=row.id,
-                metadata=_without_age(_metadata_of(future), row, earlier.get(row.id)),
+                metadata=self._without_age(_metadata_of(future), row, earlier.get(row.id)),
                 tags=self._tags(row, status, _metadata_of(future)),
             )
             for future, (row, status) in ready.items()
@@ -214,6 +214,19 @@ class _Batch:
                     report(error)
             self._record_loss(key)
             self._record_failure(key, status.revision, status.attempts, Failure.of(error))
+
+    def _without_age(
+        self, metadata: Mapping[str, Any], row: Row, earlier: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        """Leave out the latency of what is made anew of the same file: it would be the row's age.
+
+        The row's time may be of another change, such as a favourite's click.
+        """
+        if row.id not in self._served and (
+            earlier is None or row.finished_at is None or earlier["at"] < row.finished_at
+        ):
+            return metadata
+        return {name: value for name, value in metadata.items() if name != "latency_seconds"}
 
     def _tags(
         self, row: Row, status: DerivativeStatus, metadata: Mapping[str, Any]
@@ -290,15 +303,6 @@ class _Batch:
 def _sizes(made: dg.AssetMaterialization) -> Mapping[str, Any]:
     sizes = made.metadata.get("sizes")
     return sizes.value if sizes and isinstance(sizes.value, Mapping) else {}
-
-
-def _without_age(
-    metadata: Mapping[str, Any], row: Row, earlier: Mapping[str, Any] | None
-) -> Mapping[str, Any]:
-    """Leave out the latency of what is made anew for the same row: it would be the row's age."""
-    if earlier is None or row.finished_at is None or earlier["at"] < row.finished_at:
-        return metadata
-    return {name: value for name, value in metadata.items() if name != "latency_seconds"}
 
 
 def _is_made(future: Future[Metadata]) -> bool:

@@ -99,10 +99,11 @@ class Provenance:
         """Add its provenance: without `actions`, it is composed of its sources, else derived.
 
         `sources` are asked for if it is signed. `most_bytes`: of the whole file. Raises
-        SigningUnavailable.
+        SigningUnavailable, DiskFull.
         """
         told = source_type(row, self._settings)
-        mark_mp4(file, told)
+        with media_failures():
+            mark_mp4(file, told)
         if self._signer is None:
             return
         manifest = _manifest(key, "video/mp4", actions, sources())

@@ -5,7 +5,7 @@ from lens_pipeline.engine.processes import startup
 
 
 def main() -> None:
-    startup.begin("code server")
+    startup.begin("code", "code server")
     import dagster._cli.api
 
     # Else the first ticks, on several threads, make one each, with their connections.

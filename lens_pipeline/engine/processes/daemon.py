@@ -10,17 +10,19 @@ SENSOR_LOOP_SECONDS = 1.1
 
 
 def main() -> None:
-    startup.begin("submission", "launcher", "daemon")
+    startup.begin("daemon", "submission", "launcher", "daemon")
     import dagster._daemon.controller
     import dagster._daemon.sensor
     from dagster._daemon.cli import run_command
 
+    from lens_pipeline.catalog.generations import Layout
     from lens_pipeline.engine.processes.run_queue_daemon import create_daemon_of_type
     from lens_pipeline.engine.processes.sensor_ticks import TickPolicy
 
     startup.keep_logging(dagster._daemon.controller)
     startup.watch_code_server()
-    policy = TickPolicy(resolve(settings.load()[0], broker=False))
+    loaded, _ = settings.load()
+    policy = TickPolicy(resolve(loaded, broker=False), Layout.of(loaded))
     dagster._daemon.sensor.MIN_INTERVAL_LOOP_TIME = SENSOR_LOOP_SECONDS
     dagster._daemon.sensor.is_under_min_interval = policy.is_not_due
     dagster._daemon.controller.create_daemon_of_type = create_daemon_of_type

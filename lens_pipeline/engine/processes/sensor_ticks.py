@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.generations import Layout
 from lens_pipeline.catalog.rows import Digest
 from lens_pipeline.core import postgres
 from lens_pipeline.core.endpoints import Endpoints
@@ -41,8 +42,8 @@ class TickPolicy:
     more often than the sensor ticks: the daemon asks each second.
     """
 
-    def __init__(self, endpoints: Endpoints) -> None:
-        self._catalog = Catalog(endpoints.database_url)
+    def __init__(self, endpoints: Endpoints, layout: Layout | None = None) -> None:
+        self._catalog = Catalog(endpoints.database_url, layout)
         self._runs = RunQueueLog(endpoints.dagster_url)
         self._marks: dict[str, _Mark] = {}
         self._next_looks: dict[str, float] = {}  # monotonic times
@@ -70,6 +71,8 @@ class TickPolicy:
         return is_idle
 
     def _is_idle(self, sensor: str, derivative: Derivative, data: SensorInstigatorData) -> bool:
+        if self._catalog.lack_of(derivative.kind):
+            return True
         known = self._marks.get(sensor)
         last_tick_at = data.last_tick_start_timestamp
         if known is not None and known.last_tick_at == last_tick_at:

@@ -10,8 +10,10 @@ import dagster as dg
 
 from lens_pipeline import settings
 from lens_pipeline.core import telemetry
+from lens_pipeline.core.endpoints import resolve
 from lens_pipeline.core.logs import configure
 from lens_pipeline.engine import upstream
+from lens_pipeline.engine.processes import usage
 
 logger = logging.getLogger("lens")
 _RUNS = logging.getLogger("dagster.run")
@@ -20,7 +22,7 @@ _TICKS = logging.getLogger("dagster.tick")
 _WATCH_SECONDS = 3.0
 
 
-def begin(*groups: str) -> None:
+def begin(role: str, *groups: str) -> None:
     """Check these groups of `upstream.CONTRACT`. Exits with status 2 if one is not supported."""
     handle_interrupts()
     try:
@@ -29,6 +31,8 @@ def begin(*groups: str) -> None:
     except upstream.UnknownDagster as error:
         logger.critical("%s", error)
         sys.exit(2)
+    loaded, _ = settings.load()
+    usage.publish(role, resolve(loaded, broker=False).dagster_url)
 
 
 def handle_interrupts() -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from functools import cache
 from typing import Any
 
@@ -31,12 +32,11 @@ _CONFIRM_SECONDS = 5
 # After two missed beats RabbitMQ hands on a worker's tasks.
 _HEARTBEAT_SECONDS = 10
 # As the keepalives of `core.postgres`.
-_TCP = {
-    socket.TCP_KEEPIDLE: 5,
-    socket.TCP_KEEPINTVL: 3,
-    socket.TCP_KEEPCNT: 3,
-    socket.TCP_USER_TIMEOUT: 15_000,
-}
+_TCP = {"TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3} | (
+    {"TCP_KEEPIDLE": 5, "TCP_USER_TIMEOUT": 15_000}
+    if sys.platform == "linux"
+    else {"TCP_KEEPALIVE": 5}  # macOS's name; it has no time limit for sent data
+)
 # Errors outside of a run, such as a restart of the database, are tried again for 30 s in all:
 # within the time that a run may take to start.
 _AGAIN = {
@@ -89,7 +89,9 @@ def celery_config(endpoints: Endpoints) -> dict[str, Any]:
             "unacked_restore_interval": _RESTORE_EVERY_SECONDS,
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
-            "socket_keepalive_options": _TCP,
+            "socket_keepalive_options": {
+                getattr(socket, name): value for name, value in _TCP.items()
+            },
             # A lost connection is replaced after about 20 s.
             "health_check_interval": 10,
         }

@@ -15,7 +15,7 @@ from lens_pipeline.core.endpoints import Endpoints, StackError
 from lens_pipeline.core.logs import FILES
 from lens_pipeline.derivatives.release import Release
 from lens_pipeline.engine import liveness, upstream
-from lens_pipeline.engine.processes import startup
+from lens_pipeline.engine.processes import startup, usage
 from lens_pipeline.engine.workers.app import celery_queue, worker_app
 from lens_pipeline.engine.workers.membership import WorkerRegistration, registration_step
 from lens_pipeline.settings import Settings
@@ -92,6 +92,7 @@ def run_worker(settings: Settings, endpoints: Endpoints, queue: str, concurrency
     app = worker_app(endpoints, release)
     app.steps["consumer"].add(registration_step(registration))  # pyright: ignore[reportOptionalSubscript] - set by Celery()
     registration.start()
+    usage.publish(liveness.worker_role(queue), endpoints.dagster_url)
     # Celery's command would import a shell, which takes a second.
     worker = app.Worker(
         queues=celery_queue(queue, release),

@@ -1,10 +1,7 @@
 """The audio of a master: each shot's, cut or padded to its video, at one level."""
 
-import contextlib
-import errno
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, floor
@@ -12,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lens_pipeline.media.concat.probe import Audio, Shot
-from lens_pipeline.media.errors import Cancelled, CommandFailed, DiskFull, MediaError
+from lens_pipeline.media.errors import Cancelled, CommandFailed, MediaError, explain_disk_full
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
@@ -41,7 +38,6 @@ _DAMAGE = re.compile(r"Error (?:submitting packet to decoder|while decoding stre
 _INTEGRATED = re.compile(r"\bI: +(-?[\d.]+) LUFS")
 _TRUE_PEAK = re.compile(r"\bPeak: +(-?(?:[\d.]+|inf)) dBFS")
 _CHUNK_BYTES = 1 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sample_at(seconds: Fraction) -> int:
@@ -165,25 +161,10 @@ def _append(pcm: Path, size: int, decibels: float, output: BinaryIO) -> None:
 
     factor, limits = 10 ** (decibels / 20), np.iinfo(np.int16)
     with pcm.open("rb") as source:
-        while size > 0:
-            count = min(size, _CHUNK_BYTES)
+        while data := source.read(min(size, _CHUNK_BYTES)):
+            size -= len(data)
             if decibels:
-                samples = np.frombuffer(source.read(count), np.int16)
+                samples = np.frombuffer(data, np.int16)
                 scaled = np.clip(np.rint(samples * factor), limits.min, limits.max)
-                sent = output.write(scaled.astype(np.int16).data)
-            else:
-                sent = os.sendfile(output.fileno(), source.fileno(), None, count)
-            if not sent:
-                return
-            size -= sent
-
-
-@contextlib.contextmanager
-def explain_disk_full() -> Iterator[None]:
-    """Raise DiskFull for a full disk, quota or file size."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise DiskFull(f"no space left: {error.strerror}") from error
-        raise
+                data = scaled.astype(np.int16).tobytes()
+            output.write(data)

@@ -124,7 +124,12 @@ def _filter(video: Stream, shot: Shot, target: Target, frames: int) -> Stream:
         video = filters.to_sdr(video, signature.colour_space, signature.colour_primaries)
         scaling |= {"in_color_matrix": "bt709", "in_range": "tv"}
     else:
-        usual = filters.with_usual_matrix(video, signature.colour_space)
+        usual = filters.with_usual_colors(
+            video,
+            signature.colour_space,
+            signature.colour_transfer,
+            signature.colour_primaries,
+        )
         own = signature.colour_space if usual is video else "bt709"
         scaling["in_color_matrix"] = _matrix(own, signature.width, signature.height)
         video = usual

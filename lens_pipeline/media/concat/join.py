@@ -22,7 +22,7 @@ from lens_pipeline.media.concat.plan import (
     make_plan,
 )
 from lens_pipeline.media.concat.probe import Shot, probe
-from lens_pipeline.media.errors import MediaError, ShotError
+from lens_pipeline.media.errors import MediaError, ShotError, explain_disk_full
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 
@@ -605,7 +605,7 @@ def _hashes(file: Path, shot: Shot, stage: str, tools: Tools, work: Work) -> tup
 
 def _keep_facts(key: str, shot: Shot, work: Work, store: Pieces) -> None:
     file = work.directory / f"facts-{threading.get_ident()}.json"
-    with audio.explain_disk_full():
+    with explain_disk_full():
         file.write_text(shot.to_json(), "utf-8")
     store.keep(key, file)
 

@@ -32,6 +32,9 @@ UNSUPPORTED_MATRICES = {
 # zscale knows these, and swscale does not.
 _RARE_MATRICES = frozenset({"ycgco", "bt2020c", "chroma-derived-nc"})
 
+# Wider than BT.709, in which swscale leaves the numbers as they are.
+_WIDE_PRIMARIES = frozenset({"smpte431", "smpte432", "bt2020"})
+
 # ffmpeg-python adds the methods at run time.
 Stream = Any
 
@@ -46,11 +49,14 @@ def check_matrix(matrix: str) -> None:
         raise MediaError(f"video has the colour matrix {matrix}, which is not supported")
 
 
-def with_usual_matrix(picture: Stream, matrix: str) -> Stream:
-    """BT.709's for one that swscale lacks."""
-    if matrix not in _RARE_MATRICES:
-        return picture
-    return picture.filter("zscale", m="bt709")
+def with_usual_colors(picture: Stream, matrix: str, transfer: str, primaries: str) -> Stream:
+    """BT.709 for a matrix that swscale lacks, and for wide primaries, of SDR."""
+    if primaries in _WIDE_PRIMARIES:
+        unknown = {"colorspace": matrix, "color_trc": transfer}
+        usual = {name: "bt709" for name, tag in unknown.items() if tag == "unknown"}
+        picture = picture.filter("setparams", **usual) if usual else picture
+        return picture.filter("zscale", m="bt709", p="bt709")
+    return picture.filter("zscale", m="bt709") if matrix in _RARE_MATRICES else picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,13 @@ class Colors:
     """Of a video, in ffprobe's words."""
 
     matrix: str
+    transfer: str
     primaries: str
-    is_hdr: bool
     is_hd: bool
+
+    @property
+    def is_hdr(self) -> bool:
+        return self.transfer in HDR_TRANSFERS
 
     @classmethod
     def of(cls, video: Mapping[str, Any]) -> Self:
@@ -69,8 +79,8 @@ class Colors:
         check_matrix(matrix)
         return cls(
             matrix=matrix,
+            transfer=video.get("color_transfer", "unknown"),
             primaries=video.get("color_primaries", "unknown"),
-            is_hdr=video.get("color_transfer") in HDR_TRANSFERS,
             is_hd=is_hd(video["width"], video["height"]),
         )
 
@@ -79,13 +89,15 @@ def scaled(picture: Stream, colors: Colors, width: int, height: int) -> Stream:
     """8-bit BT.709 without combs."""
     # Files do not say that they are interlaced as reliably as frames.
     picture = picture.filter("bwdif", mode="send_frame", deint="interlaced")
-    picture = with_usual_matrix(picture, colors.matrix)
-    tags = {} if colors.is_hdr else {"out_color_matrix": "bt709", "out_range": "tv"}
-    if tags and colors.matrix == "unknown":
-        tags["in_color_matrix"] = "bt709" if colors.is_hd else "smpte170m"
-    picture = picture.filter("scale", width, height, flags=SCALER, **tags)
     if colors.is_hdr:
+        picture = picture.filter("scale", width, height, flags=SCALER)
         picture = to_sdr(picture, colors.matrix, colors.primaries)
+    else:
+        usual = with_usual_colors(picture, colors.matrix, colors.transfer, colors.primaries)
+        tags = {"out_color_matrix": "bt709", "out_range": "tv"}
+        if usual is picture and colors.matrix == "unknown":
+            tags["in_color_matrix"] = "bt709" if colors.is_hd else "smpte170m"
+        picture = usual.filter("scale", width, height, flags=SCALER, **tags)
     return picture.filter("format", "yuv420p")
 
 

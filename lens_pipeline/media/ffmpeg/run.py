@@ -10,6 +10,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class _Watch:
         self._reported = -math.inf
         self._line = b""
         self._done_seconds = 0.0
-        self._state: tuple[float, int] = (0.0, 0)
+        self._state = (0.0, 0.0)
 
     def read(self, data: bytes) -> None:
         """Parse `-progress` lines: key=value."""
@@ -177,7 +178,7 @@ class _Watch:
         self.check_cancelled()
         now = time.monotonic()
         # ffmpeg reports no time while it seeks or moves the index, but it reads.
-        state = (self._done_seconds, _characters_read(pid))
+        state = (self._done_seconds, _amount_read(pid))
         if state != self._state:
             self._state, self._progressed = state, now
         if now - self._progressed > self._work.idle_seconds:
@@ -196,10 +197,13 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _characters_read(pid: int) -> int:
-    """0 once it has ended."""
+def _amount_read(pid: int) -> float:
+    """Characters; CPU seconds where the system does not count them. 0 once it has ended."""
     try:
-        return psutil.Process(pid).io_counters().read_chars
+        process = psutil.Process(pid)
+        if sys.platform == "linux":
+            return process.io_counters().read_chars
+        return sum(process.cpu_times())
     except psutil.Error:
         return 0
 
@@ -263,19 +267,16 @@ def _restrict(pid: int, memory_bytes: int) -> None:
     try:
         # Threads have a niceness of their own.
         os.setpriority(os.PRIO_PGRP, pid, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-        # The lowest but idle, which could starve.
-        psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_BE, 7)
-        _lower_limit(pid, resource.RLIMIT_AS, memory_bytes)
-        _lower_limit(pid, resource.RLIMIT_CORE, 0)
+        if sys.platform == "linux":
+            # The lowest but idle, which could starve.
+            psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_BE, 7)
+            for what, most in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
+                _, hard = resource.prlimit(pid, what)
+                value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+                resource.prlimit(pid, what, (value, value))
     except (ProcessLookupError, psutil.NoSuchProcess):
         # Its exit status says why.
         return
-
-
-def _lower_limit(pid: int, what: int, value: int) -> None:
-    _, hard = resource.prlimit(pid, what)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.prlimit(pid, what, (value, value))
 
 
 def _follow(
@@ -350,7 +351,10 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Without reaping it: its id stays taken."""
     if process.returncode is not None:
         return True
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    if sys.platform == "linux":
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return ended is not None
+    return psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ import ctypes
 import os
 import stat
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -80,6 +81,8 @@ def missing_protections(paths: Iterable[Path]) -> list[str]:
 
 def _confine(read: Iterable[Path], write: Iterable[Path]) -> list[str]:
     """Returns what is missing."""
+    if sys.platform != "linux":
+        return ["memory, files, network and system calls: only Linux can take these away"]
     readable = [*map(Path, _SYSTEM), *read]
     writable = [_NULL, *write]
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)

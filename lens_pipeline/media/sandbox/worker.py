@@ -39,7 +39,9 @@ def main() -> None:
     idle_seconds = float(sys.argv[4]) if len(sys.argv) > 4 else None
     threading.Thread(target=_watch, args=(parent_pid,), daemon=True).start()
     requests, answers = _take_pipes()
-    _limit(resource.RLIMIT_AS, memory_mib * 1024 * 1024)
+    # macOS refuses it.
+    if sys.platform == "linux":
+        _limit(resource.RLIMIT_AS, memory_mib * 1024 * 1024)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     # Rendering writes no file.

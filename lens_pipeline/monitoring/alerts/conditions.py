@@ -35,6 +35,8 @@ class Seen:
     """As of `DiskMonitor.look`."""
     restarts: Mapping[str, Restarts] = field(default_factory=dict)
     """By process of `lens up` here."""
+    webhooks: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with a target, by its name."""
 
 
 def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Problem], set[str]]:
@@ -44,6 +46,7 @@ def judge(seen: Seen, settings: Settings, now: dt.datetime) -> tuple[list[Proble
         *_services(seen.services, settings),
         *_disks(seen.disks, settings),
         *_crash_loops(seen.restarts, settings, now),
+        *(Problem(name, f"{name} {wrong}") for name, wrong in seen.webhooks.items()),
     ]
     if seen.workers is None:
         unknown |= {_WORKERS + queue for queue in QUEUES}

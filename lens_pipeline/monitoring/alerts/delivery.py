@@ -1,6 +1,6 @@
 """Sends messages through Apprise to mail, chats and web hooks.
 
-An address may hold secrets: a target is named by its place in LENS_ALERT_URLS and its scheme.
+An address may hold secrets: a target is named by its place in its setting and its scheme.
 """
 
 import logging
@@ -28,7 +28,7 @@ _SHORTEST_SECRET = 4  # characters; shorter parts of an address are words or a p
 class Target:
     """One address; it delays no other."""
 
-    def __init__(self, place: int, url: str) -> None:
+    def __init__(self, place: int, url: str, variable: str = "LENS_ALERT_URLS") -> None:
         """Raises SettingsError: Apprise does not understand the address."""
         import apprise  # which is slow to load
 
@@ -44,13 +44,13 @@ class Target:
         self._apprise = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
         if not self._apprise.add(url):
             raise SettingsError(
-                f"LENS_ALERT_URLS has an address at place {place} ({scheme}://…) that Apprise does"
+                f"{variable} has an address at place {place} ({scheme}://…) that Apprise does"
                 " not understand: write it as Apprise's documentation of that service says"
             )
 
     def send(self, message: Message) -> bool:
         """Try once; returns whether it worked."""
-        problem = self._try(message)
+        problem = self.attempt(message)
         if problem and problem != self.problem:
             logger.warning("alerts: %s: %s", self.name, problem)
         elif self.problem and not problem:
@@ -74,7 +74,8 @@ class Target:
         finally:
             self._turn.release()
 
-    def _try(self, message: Message) -> str | None:
+    def attempt(self, message: Message) -> str | None:
+        """Why it failed; None: the message was taken."""
         try:
             result = self._apprise.notify(
                 message.body, message.title, message.tone, body_format="text"

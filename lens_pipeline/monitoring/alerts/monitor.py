@@ -4,26 +4,28 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dagster import DagsterInstance
 from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.core import postgres
+from lens_pipeline.core.locks import alerts_lock
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import assets
 from lens_pipeline.event_log.counters import FigureLog, HourlyOutcome
 from lens_pipeline.monitoring.alerts.conditions import DEAD, Seen, judge
 from lens_pipeline.monitoring.alerts.delivery import connect_targets, deliver
-from lens_pipeline.monitoring.alerts.leader import AlertLeader
 from lens_pipeline.monitoring.alerts.messages import compose, dead_letter_lines
 from lens_pipeline.monitoring.alerts.state import HOLD_SECONDS, AlertState, Notice, Word
 from lens_pipeline.monitoring.backlog import BacklogMonitor
+from lens_pipeline.monitoring.leader import Leader
 from lens_pipeline.monitoring.probes.host import DiskMonitor
 from lens_pipeline.monitoring.probes.services import ServiceMonitor
 from lens_pipeline.monitoring.threads import BackgroundThread
 
 logger = logging.getLogger(__name__)
+_CURSOR = "lens/alerts"  # in Dagster's table of cursors
 _ANSWER_SECONDS = 3.0  # for a database
 _HOUR = dt.timedelta(hours=1)
 
@@ -38,21 +40,26 @@ class AlertMonitor(BackgroundThread):
         backlog: BacklogMonitor,
         log: FigureLog,
         services: ServiceMonitor,
+        webhooks: Callable[[], Mapping[str, str]] = dict,
         *,
         look_seconds: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` gives seconds since the epoch. Raises SettingsError as `connect_targets`."""
+        """`webhooks` gives what is wrong with targets, by name; `clock`, seconds since the epoch.
+
+        Raises SettingsError as `connect_targets`.
+        """
         super().__init__("lens-alerts")
         self._pipeline = pipeline
         self._backlog = backlog
         self._log = log
         self._services = services
+        self._webhooks = webhooks
         self._disks = DiskMonitor(pipeline.settings)
         self._look_seconds = look_seconds
         self._clock = clock
         self._targets = connect_targets(pipeline.settings.alert_urls)
-        self._leader = AlertLeader(pipeline.endpoints.dagster_url, instance)
+        self._leader = Leader(pipeline.endpoints.dagster_url, instance, alerts_lock())
         self._is_leader = False
         self._leader_known_at = clock()
         self._state = AlertState()
@@ -92,8 +99,8 @@ class AlertMonitor(BackgroundThread):
         is_to_tell = self._leads(now)
         settings = self._pipeline.settings
         backlog, outcome = self._backlog.latest, self._hourly_outcome()
-        restarts = self._services.restarts()
-        seen = Seen(services.known, services.workers, backlog, outcome, disks, restarts)
+        more = self._services.restarts(), self._webhooks()
+        seen = Seen(services.known, services.workers, backlog, outcome, disks, *more)
         problems, unknown = judge(seen, settings, dt.datetime.now(dt.UTC))
         notices = self._state.due(problems, unknown, now)
         if is_to_tell and notices:
@@ -108,13 +115,13 @@ class AlertMonitor(BackgroundThread):
             with postgres.deadline(_ANSWER_SECONDS):
                 is_leader = self._leader.take()
                 if is_leader and not self._is_leader:
-                    self._state.restore(self._leader.load())
+                    self._state.restore(self._leader.load(_CURSOR).get(_CURSOR))
                     logger.info("alerts: sent from here")
                 self._is_leader, self._leader_known_at = is_leader, now
                 if not is_leader:
                     self._state, self._is_saved = AlertState(), True
                 elif not self._is_saved:
-                    self._leader.save(self._state.model_dump_json())
+                    self._leader.save(_CURSOR, self._state.model_dump_json())
                     self._is_saved = True
         except SQLAlchemyError:
             return self._is_leader or now - self._leader_known_at >= HOLD_SECONDS

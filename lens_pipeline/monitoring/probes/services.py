@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.catalog.generations import Layout
 from lens_pipeline.catalog.rows import Kind
 from lens_pipeline.core.endpoints import Endpoints, resolve, without_password
 from lens_pipeline.core.restarts import Restarts, read_restarts
@@ -22,6 +23,7 @@ from lens_pipeline.derivatives.store_audit import require_own_store
 from lens_pipeline.engine import liveness
 from lens_pipeline.engine.dagster_storage.storage import create_tables, has_current_tables
 from lens_pipeline.engine.liveness import is_recent
+from lens_pipeline.engine.processes.usage import Usage, read_usage
 from lens_pipeline.engine.workers.broker import BrokerError, BrokerFull, BrokerRefusal, reach
 from lens_pipeline.engine.workers.inspection import alive_workers
 from lens_pipeline.errors import DerivativeError, StoreUnavailable, first_line
@@ -38,8 +40,10 @@ from lens_pipeline.storage.object_store import (
     WrongCredentials,
 )
 
+_MOST_TYPES = 5
 _COUNT_SECONDS = 20  # for half a million rows
 _WORKERS_KEPT_SECONDS = 10.0  # they take a second to answer
+_USAGE_KEPT_SECONDS = 15.0  # it is published every 30 s
 _STORE_ERRORS = frozenset(
     error.__name__
     for error in (StoreUnavailable, StoreRefused, StoreReadOnly, NoSuchBucket, WrongCredentials)
@@ -81,6 +85,8 @@ class ServiceMonitor:
         self._workers = Probe("workers", lambda: workers(broker_url), _WORKERS_KEPT_SECONDS)
         home = pipeline.settings.resolved_home
         self._restarts = Probe("processes", lambda: read_restarts(home))
+        dagster_url = pipeline.endpoints.dagster_url
+        self._usage = Probe("usage", lambda: read_usage(dagster_url), _USAGE_KEPT_SECONDS)
 
     def tell(self, batch: Batch) -> None:
         """Doubt the store of which a worker's file tells: a full one can be read."""
@@ -119,6 +125,11 @@ class ServiceMonitor:
         result = self._restarts.last()
         return (result.value if result else None) or {}
 
+    def usage(self) -> Sequence[Usage]:
+        """Of all processes, on every machine, as known last; empty if unknown."""
+        result = self._usage.last()
+        return (result.value if result else None) or ()
+
 
 def databases(pipeline: Pipeline) -> None:
     try:
@@ -133,7 +144,7 @@ def databases(pipeline: Pipeline) -> None:
 
 def application_database(settings: Settings, url: str) -> str:
     """Which reads and writes the application's database at `url` allows."""
-    with closing(Catalog(url, settings.title_column)) as catalog:
+    with closing(Catalog(url, Layout.of(settings))) as catalog:
         try:
             if settings.database_url is None:  # the embedded one, as every command does
                 catalog.migrate()
@@ -142,7 +153,7 @@ def application_database(settings: Settings, url: str) -> str:
             if settings.deletion:
                 catalog.check_deletion()
             writes = _writes(catalog)
-            view = _view(catalog)
+            view = _view(catalog) + _other_types(catalog)
         except CatalogError as error:
             fix = _database_fix(str(error), "LENS_DATABASE_URL", "create it")
             raise ProbeError(f"{error}{fix}") from error
@@ -150,6 +161,13 @@ def application_database(settings: Settings, url: str) -> str:
             message = f"it fails unexpectedly: {first_line(error)}: see its server's log"
             raise ProbeError(message) from error
     return f"{without_password(url)}: every read is allowed; {writes}; {view}"
+
+
+def _other_types(catalog: Catalog) -> str:
+    found = catalog.other_types()
+    told = ", ".join(f"{number:,} {name!r}" for name, number in [*found.items()][:_MOST_TYPES])
+    rows = f"rows of types that LENS_TYPES does not name are left alone: {told}"
+    return f"; {rows}" if found else ""
 
 
 def _view(catalog: Catalog) -> str:
@@ -166,6 +184,8 @@ def _view(catalog: Catalog) -> str:
 
 def _writes(catalog: Catalog) -> str:
     """Whether rows can be added over HTTP. Raises ProbeError: a role has only some rights."""
+    if off := catalog.lack_of(Kind.MASTER):
+        return off
     lack = catalog.lack_of_writing()
     if lack is None:
         return "masters, assets and renditions can be added over HTTP"
@@ -196,7 +216,7 @@ def originals(settings: Settings, endpoints: Endpoints) -> str:
 
 def provider_tasks(settings: Settings, url: str) -> str:
     """Raises CatalogError: tasks of the provider cannot be recorded."""
-    with closing(Catalog(url)) as catalog:
+    with closing(Catalog(url, Layout.of(settings))) as catalog:
         catalog.check_writing()
     names = sorted(configured(settings))
     kie = settings.kie_webhook_key or settings.kie_secret

@@ -41,7 +41,7 @@ def report(
     """The report of `day` as of now; `files` are those of `read_files`."""
     as_of = dt.datetime.now(dt.UTC)
     files = read_files(pipeline, log, day) if files is None else files
-    kinds = [kind.value for kind in registry.kinds()]
+    kinds = [kind.value for kind in registry.kinds(registry.of_site(pipeline))]
     attempts, costs = _attempts(log, day), _credits(log, day)
     summary = statistics.summarize(day, kinds, files, attempts, costs, as_of)
     return DayReport(day, summary, statistics.extremes(day, files))
@@ -51,7 +51,7 @@ def read_files(pipeline: Pipeline, log: DayLog, day: dt.date) -> list[Record]:
     """Every file of `day`, as rows of `statistics.FILES`."""
     since, until = _bounds(day)
     rows: list[Record] = []
-    for derivative in map(registry.primary, registry.kinds()):
+    for derivative in map(registry.primary, registry.kinds(registry.of_site(pipeline))):
         kind = derivative.kind.value
         made = _first_made(log, derivative.asset, since, until)
         rows += [_made_row(kind, file) for file in made.values()]

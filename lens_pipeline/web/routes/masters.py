@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, MasterVideo
 from lens_pipeline.catalog.shots import MOST_SHOTS
+from lens_pipeline.catalog.status_view.schema import LegacyStatus
 from lens_pipeline.derivatives.holds import Held, Hold, holds
 from lens_pipeline.derivatives.registry import MASTER, MASTER_POSTER, SCALED
 from lens_pipeline.derivatives.status import row_statuses
@@ -31,6 +32,7 @@ from lens_pipeline.web.routes.project_rows import (
     caching,
     create,
     invalid,
+    legacy_status,
     page_of,
     require_writable,
     retry,
@@ -70,6 +72,7 @@ class MasterOut(BaseModel):
     quiet: list[str]
     """Those of `shots` whose sound keeps its level."""
     status: State
+    legacy_status: LegacyStatus
     waits: str | None
     waits_for: list[str]
     """Shots that are not ready, each once."""
@@ -102,6 +105,8 @@ class MasterOut(BaseModel):
     dagster_path: str
     """Of the partition in the Dagster UI."""
     poster_url: str | None
+    video_path: str | None
+    """Object key in the store."""
     video_url: str | None
     download_url: str | None
     created_at: dt.datetime | None
@@ -267,6 +272,7 @@ def _out(
         master_id=row.id,
         project_id=row.project_id,
         name=row.name,
+        legacy_status=legacy_status(made),
         shots=row.shots_config,
         quiet=[shot.asset_id for shot in row.shots if shot.quiet],
         waits_for=list(dict.fromkeys(shot.asset_id for shot in row.shots if shot.waits)),
@@ -276,6 +282,7 @@ def _out(
         width=made.fact("width", int),
         height=made.fact("height", int),
         poster_url=f"{url}/poster?v={poster.revision}" if poster.path else None,
+        video_path=made.path,
         video_url=f"{url}/video?v={made.revision}" if is_ready else None,
         download_url=f"{url}/download" if is_ready else None,
         created_at=listed.created_at,

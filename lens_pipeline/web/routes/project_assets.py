@@ -143,7 +143,8 @@ def asset_poster(listed: MediaDep, request: Request, context: ContextDep) -> Res
 def _require_allowed(context: Context, caller: Caller, wanted: NewAsset) -> None:
     """Raises ApiError 403 or 400."""
     # An asset would let a project's token read any user's file.
-    if caller.project_id is not None and is_object_key(wanted.asset_url or ""):
+    source, store = wanted.asset_url or "", context.pipeline.store
+    if caller.project_id is not None and (is_object_key(source) or store.key_of(source)):
         raise ApiError(403, "forbidden", "this token may only add files from web addresses")
     generation_id = wanted.generation_id
     if generation_id and not context.pipeline.catalog.library_rows([generation_id]):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lens_pipeline.catalog.projects import Listed
 from lens_pipeline.catalog.rows import Kind, Row, ScaledVideo
+from lens_pipeline.catalog.status_view.schema import MASTER_WORDS, LegacyStatus
 from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
 from lens_pipeline.derivatives import orders
 from lens_pipeline.derivatives.holds import Held
@@ -69,7 +70,7 @@ class VideoNotReady(BaseModel):
     """There is no video yet."""
 
     error: Literal["Video not ready"] = "Video not ready"
-    status: State
+    status: LegacyStatus
 
 
 VIDEO: dict[int | str, dict[str, Any]] = described("video/mp4") | {
@@ -251,6 +252,10 @@ def status_fields(made: DerivativeStatus, held: Held | None) -> dict[str, Any]:
     }
 
 
+def legacy_status(made: DerivativeStatus) -> LegacyStatus:
+    return MASTER_WORDS[made.state.value]
+
+
 def video_answer(
     context: Context,
     request: Request,
@@ -262,7 +267,7 @@ def video_answer(
     """The finished video, or 400 with its state."""
     made = row_statuses(context.pipeline, derivative, [row])[row.id]
     if made.state is not State.READY or made.path is None:
-        body = VideoNotReady(status=made.state)
+        body = VideoNotReady(status=legacy_status(made))
         return Response(body.model_dump_json(), 400, media_type="application/json")
     return stream(
         context.pipeline.store,

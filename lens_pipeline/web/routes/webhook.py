@@ -41,7 +41,6 @@ _RETRY_SECONDS = 5
 _PROVIDER_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
-        409: "Several rows claim the task.",
         502: "The provider's answer makes no sense.",
         504: "The provider does not answer in time.",
     }.items()
@@ -75,6 +74,8 @@ class TaskOut(BaseModel):
     task_id: str
     state: TaskState
     generation_id: str
+    generation_ids: list[str]
+    """Of all rows of the task, which are finished alike; the first is `generation_id`."""
     generation_status: str
     asset_url: str | None
     """The first result."""
@@ -94,10 +95,10 @@ class DuplicateOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A genuine webhook and its row."""
+    """A genuine webhook and the rows of its task."""
 
     name: str
-    row: TaskRow
+    rows: list[TaskRow]
 
 
 async def _read_body(request: Request) -> bytes:
@@ -131,7 +132,7 @@ def _delivered(
     name = f"{provider} {notice.name}"
     if context.deliveries.is_known(name):
         return None
-    return Delivery(name, _only_row(context, notice.task_id, provider))
+    return Delivery(name, _rows_of(context, notice.task_id, provider))
 
 
 async def _delivered_task(
@@ -142,7 +143,7 @@ async def _delivered_task(
 ) -> Task | None:
     if delivery is None:
         return None
-    return notice.task or await _asked(context, delivery.row, _provider_name(request))
+    return notice.task or await _asked(context, delivery.rows[0], _provider_name(request))
 
 
 @router.post("/api/kie/webhook", responses=_PROVIDER_ERRORS, openapi_extra=_WEBHOOK_BODY)
@@ -154,7 +155,7 @@ def receive_webhook(
     """As `POST /api/webhooks/kie`."""
     if delivery is None or task is None:
         return DuplicateOut()
-    found = _settled(context, delivery.row, task, "webhook")
+    found = _settled(context, delivery.rows, task, "webhook")
     if task.state.is_final:
         context.deliveries.remember(delivery.name)
     return found
@@ -186,42 +187,52 @@ def _wanted(
     caller: CallerDep,
     context: ContextDep,
     task_id: Annotated[str, Query(alias="taskId", pattern=f"^{TASK_ID.pattern}$")],
-) -> TaskRow:
+) -> list[TaskRow]:
     """Raises ApiError 404: there is none that the caller may see."""
     rows = context.pipeline.catalog.of_task(task_id)
-    return _only([row for row in rows if caller.may_see_user(row.user_id)], task_id)
+    seen = _some([row for row in rows if caller.may_see_user(row.user_id)], task_id)
+    return [row for row in seen if _named(context, row) == _named(context, seen[0])]
 
 
-async def _wanted_task(context: ContextDep, row: Annotated[TaskRow, Depends(_wanted)]) -> Task:
-    return await _asked(context, row, _named(context, row)[0])
+async def _wanted_task(
+    context: ContextDep, rows: Annotated[list[TaskRow], Depends(_wanted)]
+) -> Task:
+    return await _asked(context, rows[0], _named(context, rows[0])[0])
 
 
 @router.post("/api/kie/sync", responses=_PROVIDER_ERRORS)
 def sync_task(
     context: ContextDep,
-    row: Annotated[TaskRow, Depends(_wanted)],
+    rows: Annotated[list[TaskRow], Depends(_wanted)],
     task: Annotated[Task, Depends(_wanted_task)],
 ) -> TaskOut:
     """Look at a task as its webhook would, for one that has not come."""
-    return _settled(context, row, task, "api")
+    return _settled(context, rows, task, "api")
 
 
-def _settled(context: Context, row: TaskRow, task: Task, origin: str) -> TaskOut:
+def _settled(context: Context, rows: Sequence[TaskRow], task: Task, origin: str) -> TaskOut:
     queue = context.queue
-    settled = finish_task(context.pipeline, queue.instance, row, task, queue=queue, origin=origin)
-    if settled is None:
-        raise _unknown_task(row.task_id)
-    status = "updated" if settled.changed else "unchanged"
+    pipeline, instance = context.pipeline, queue.instance
+    ended = {
+        row.id: finish_task(pipeline, instance, row, task, queue=queue, origin=origin)
+        for row in rows
+    }
+    settled = {row_id: one for row_id, one in ended.items() if one}
+    if not settled:
+        raise _unknown_task(task.id)
+    status = "updated" if any(one.changed for one in settled.values()) else "unchanged"
+    first = next(iter(settled.values()))
     return TaskOut(
         status=status if task.state.is_final else "pending",
         task_id=task.id,
         state=task.state,
-        generation_id=row.id,
-        generation_status=settled.status,
+        generation_id=next(iter(settled)),
+        generation_ids=list(settled),
+        generation_status=first.status,
         asset_url=task.urls[0] if task.urls else None,
         extra_urls=list(task.urls[1:]),
-        message=task.failure or settled.problem,
-        run_ids=list(settled.run_ids),
+        message=task.failure or first.problem,
+        run_ids=[run_id for one in settled.values() for run_id in one.run_ids],
     )
 
 
@@ -264,9 +275,9 @@ def _unknown_task(task_id: str) -> ApiError:
     return ApiError(404, "unknown_task", f"no generation is of task {task_id!r}")
 
 
-def _only_row(context: Context, task_id: str, provider: str) -> TaskRow:
-    """Of the provider, where rows name theirs. Raises ApiError 404 or 409."""
-    return _only(
+def _rows_of(context: Context, task_id: str, provider: str) -> list[TaskRow]:
+    """Of the provider, where rows name theirs. Raises ApiError 404."""
+    return _some(
         [
             row
             for row in context.pipeline.catalog.of_task(task_id)
@@ -276,10 +287,8 @@ def _only_row(context: Context, task_id: str, provider: str) -> TaskRow:
     )
 
 
-def _only(rows: Sequence[TaskRow], task_id: str) -> TaskRow:
-    """Raises ApiError 404 or 409."""
+def _some(rows: list[TaskRow], task_id: str) -> list[TaskRow]:
+    """Raises ApiError 404: there are none."""
     if not rows:
         raise _unknown_task(task_id)
-    if len(rows) > 1:
-        raise ApiError(409, "ambiguous_task", f"{len(rows)} generations are of task {task_id!r}")
-    return rows[0]
+    return rows

@@ -1,6 +1,5 @@
 """Shots that cannot be joined, and joins that do not end by themselves."""
 
-import errno
 import os
 import signal
 import threading
@@ -310,12 +309,8 @@ def test_a_master_that_is_not_proved_twice_is_an_error(
     assert not list((tmp_path / "work").glob("master*"))
 
 
-def test_a_full_disk_is_told_as_such(
-    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: Any) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("os.sendfile", full)
+def test_a_full_disk_is_told_as_such(plain: Path, tmp_path: Path) -> None:
+    work = work_in(tmp_path / "work")
+    (work.directory / "master.mp4").symlink_to("/dev/full")
     with pytest.raises(DiskFull):
-        join([source(plain)], TOOLS, work_in(tmp_path / "work"))
+        join([source(plain)], TOOLS, work)

@@ -58,6 +58,11 @@ def test_all_is_well() -> None:
     [
         (replace(WELL, services={"store": "cannot be read"}), "store", "the store cannot be read"),
         (replace(WELL, workers={"previews": 1, "masters": 0}), "workers masters", "masters"),
+        (
+            replace(WELL, webhooks={"webhook 1 (h)": "has not taken messages for 15 min"}),
+            "webhook 1 (h)",
+            "webhook 1 (h) has not taken",
+        ),
         (replace(WELL, backlog=_waiting(Kind.PHOTO, 601)), "oldest", "photo 10 min"),
         (replace(WELL, backlog=_waiting(Kind.MASTER, 3601)), "oldest", "master 60 min"),
         (replace(WELL, backlog=_unsaved(2, 9)), "originals", "2 of videos, the oldest after 3 h"),

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from lens_pipeline.storage.download import Fetcher
-from lens_pipeline.storage.file_store import FileStore
+from lens_pipeline.storage.object_store import ObjectStore
 from lens_pipeline.storage.retries import RetryPolicy
 
 MakeFetcher = Callable[..., Fetcher]
 
 
-def short_fetcher(store: FileStore, **arguments: Any) -> Fetcher:
+def short_fetcher(store: ObjectStore, **arguments: Any) -> Fetcher:
     """A fetcher with short times that may reach this machine; `arguments` are `Fetcher`'s."""
     defaults: dict[str, Any] = {
         "timeout_seconds": 5.0,

@@ -31,12 +31,8 @@ _DROP = """
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("first") / "home")
-    try:
-        stack.start()
+    with Stack(tmp_path_factory.mktemp("first") / "home") as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def _videos(directory: Path) -> list[Path]:

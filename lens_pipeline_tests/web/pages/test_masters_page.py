@@ -229,3 +229,27 @@ def test_many_long_films_cost_few_requests(
         expect(page.locator(".master[data-status=processing]")).to_have_count(60)
         # Two or three a second, not one a film.
         assert len(asked) <= 20, asked
+
+
+@pytest.fixture
+def no_masters(site: Site) -> None:
+    site.sql("DROP TABLE project_assets, master_videos, scaled_videos")
+
+
+@pytest.mark.usefixtures("no_masters")
+def test_a_site_without_tables_of_masters_is_told_so(web: httpx.Client, browser: Browser) -> None:
+    """A page that says for ever that the database does not answer now."""
+    body = {"name": "Film", "shots": ["a"]}
+    for method, path in (
+        *(("GET", f"{URL}/{name}") for name in ("master-videos", "assets", "scaled-videos")),
+        *(("GET", "/api/projects"), ("GET", f"{URL}/master-videos/m1/video")),
+        ("POST", f"{URL}/master-videos"),
+    ):
+        answer = web.request(method, path, json=body if method == "POST" else None)
+        assert (answer.status_code, answer.json()["error"]) == (404, "masters_off"), path
+        assert "`lens migrate --masters`" in answer.json()["message"]
+    with browser_page(browser, _base(web)) as visit:
+        page = visit.open("/masters")
+        expect(page.get_by_role("heading", name="Masters are off")).to_be_visible()
+        expect(page.locator("main")).to_contain_text("lens migrate --masters")
+        visit.require_usable()

@@ -151,6 +151,8 @@ def test_a_master_from_its_order_to_the_download(
     master = web.get(f"{URL}/m1").json()
     assert (master["status"], master["waits"], master["error"]) == ("ready", None, None)
     assert (master["width"], master["height"]) == (160, 120)
+    path = site.metadata("master_video", "m1")["path"].value
+    assert (master["legacy_status"], master["video_path"]) == ("completed", path)
     assert master["method"] == "copy"
     assert master["ready_at"]
     assert web.get(URL).json() == {"master_videos": [master], "next_cursor": None}

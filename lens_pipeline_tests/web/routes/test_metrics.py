@@ -5,6 +5,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2 as httpx
@@ -16,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.registry import PREVIEW
+from lens_pipeline.engine.processes.usage import Usage, publish_once
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.event_log.counters import FigureLog
 from lens_pipeline.web.app import create_app
@@ -170,10 +172,16 @@ def test_a_home_that_cannot_be_read_hides_no_figure(site: Site, web: httpx.Clien
 
 
 def test_prometheus_accepts_them(site: Site, web: httpx.Client, photo: Photo) -> None:
+    usage = Usage("worker-previews", "other-host", 7, 1024, 1.5)
+    publish_once(usage, site.dagster_url)
+    publish_once(replace(usage, cpu_seconds=2.5), site.dagster_url)
     site.add("a", photo("a"))
     site.add("bad", "http://127.0.0.1/none.jpg")
     site.once()
     eventually(lambda: _made(web) == 1 and _figure(web, "lens_dead_letters", kind="photo"), 20)
+    one = {"role": "worker-previews", "host": "other-host", "pid": "7"}
+    eventually(lambda: _figure(web, "lens_process_cpu_seconds_total", **one) == 2.5, 5)
+    assert _figure(web, "lens_process_memory_bytes", **one) == 1024
     text = web.get("/metrics").text
     families = list(text_string_to_metric_families(text))
     assert {family.name for family in families} >= {

@@ -145,6 +145,7 @@ def test_a_rendition_from_its_order_to_the_video(
     early = web.post(SCALED, json={**wanted, "scaled_id": "early"}).json()
     assert (early["status"], early["waits"]) == ("none", "master 'm1' is not ready: none")
     assert site.runs() == []
+    assert web.get(f"{SCALED}/early/video").json()["status"] == "created"
     site.once()
     assert web.get(f"{SCALED}/early").json()["status"] == "ready"
     ordered = web.post(SCALED, json={**wanted, "width": 40, "height": 30, "scaled_id": "s1"})

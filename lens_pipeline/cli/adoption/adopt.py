@@ -1,16 +1,17 @@
 """The command `adopt`: records what an older system left in the store."""
 
-import datetime as dt
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lens_pipeline.catalog.rows import Generation, Row
+from lens_pipeline.cli.adoption.masters import masters_place, record_masters
+from lens_pipeline.cli.adoption.records import Adoption, FileAdoption, record
 from lens_pipeline.cli.progress import meter
 from lens_pipeline.cli.session import Session, dagster_session, json_option, print_json
 from lens_pipeline.core.files import scratch_directory
@@ -23,7 +24,7 @@ from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.derivatives.store_audit import (
     MEDIA_TYPES,
     Candidate,
-    original_candidates,
+    candidates,
     stored_objects,
 )
 from lens_pipeline.errors import DerivativeError, StoreUnavailable
@@ -42,15 +43,24 @@ _PAGE = 200
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be recorded.")
+@click.option(
+    "--masters",
+    metavar="PATTERN",
+    help="Instead, masters: object keys, or a path from / or ./ on, with {id}, {project_id} and *.",
+)
 @json_option
-def adopt(dry_run: bool, as_json: bool) -> None:
+def adopt(dry_run: bool, masters: str | None, as_json: bool) -> None:
     """Record derivatives that already lie in the store, without making them again.
 
-    With LENS_ORIGINAL_KEYS also originals, which are read whole. Exit status 1: an object was
-    refused.
+    With LENS_ORIGINAL_KEYS also originals, which are read whole. With --masters, finished films of
+    master_videos: each is decoded, copied to the key of its master, and never made again. Exit
+    status 1: a file was refused.
     """
     verb = "would be adopted" if dry_run else "adopted"
-    originals = OriginalAdoption()
+    if masters is not None:
+        _adopt_masters(masters, verb, dry_run=dry_run, as_json=as_json)
+        return
+    originals = FileAdoption()
     with dagster_session("adopt") as lens:
         with meter("rows", None) as progress:
             result = _record_stored(
@@ -73,32 +83,39 @@ def adopt(dry_run: bool, as_json: bool) -> None:
     else:
         print(f"{result.found} without a record: {result.adopted} {verb}, {result.missing} missing")
     if patterns and not as_json:
-        for one in originals.refused:
-            say(f"lens: {one['id']}: {one['reason']}")
-        print(
-            f"{originals.found} without an original in the store: {originals.adopted} {verb},"
-            f" {originals.missing} missing, {len(originals.refused)} refused"
-        )
+        _tell(originals, "without an original in the store", verb)
     sys.exit(1 if originals.refused else 0)
 
 
-@dataclass(slots=True)
-class Adoption:
-    """Numbers of rows without a record, with and without their object."""
+def _adopt_masters(pattern: str, verb: str, *, dry_run: bool, as_json: bool) -> None:
+    place = masters_place(pattern)
+    total = FileAdoption()
+    with dagster_session("adopt") as lens, meter("masters", None) as progress:
+        record_masters(
+            lens,
+            place,
+            total,
+            dry_run=dry_run,
+            progress=lambda: progress.show(total.adopted, f"of {total.found} {verb}"),
+        )
+    if as_json:
+        print_json(total)
+    else:
+        _tell(total, "masters without a record", verb)
+    sys.exit(1 if total.refused else 0)
 
-    found: int = 0
-    adopted: int = 0
-    missing: int = 0
 
-
-@dataclass(slots=True)
-class OriginalAdoption(Adoption):
-    refused: list[dict[str, str]] = field(default_factory=list)
-    """The `id` of a row, and the `reason` why its object is not taken for its original."""
+def _tell(total: FileAdoption, what: str, verb: str) -> None:
+    for one in total.refused:
+        say(f"lens: {one['id']}: {one['reason']}")
+    print(
+        f"{total.found} {what}: {total.adopted} {verb}, {total.missing} missing,"
+        f" {len(total.refused)} refused"
+    )
 
 
 def _record_originals(
-    lens: Session, total: OriginalAdoption, *, dry_run: bool, progress: Callable[[], None]
+    lens: Session, total: FileAdoption, *, dry_run: bool, progress: Callable[[], None]
 ) -> None:
     """Record what LENS_ORIGINAL_KEYS names for rows without an original in the store.
 
@@ -110,7 +127,7 @@ def _record_originals(
         ThreadPoolExecutor(pipeline.settings.threads) as threads,
     ):
 
-        def read(one: Candidate) -> "dict[str, Any] | str":
+        def read(one: Candidate[Generation]) -> "dict[str, Any] | str":
             return one.problem or (
                 _facts(pipeline, one, scratch / one.row.id) if not dry_run else {}
             )
@@ -118,14 +135,19 @@ def _record_originals(
         for original in registry.ORIGINALS.values():
             for page in pipeline.catalog.all_finished(original.kind, _PAGE):
                 wanted = _without_original(pipeline, original, usable(page))
-                candidates = original_candidates(
-                    pipeline, [row for row, _ in wanted.values()], threads
+                named = candidates(
+                    pipeline,
+                    pipeline.store,
+                    pipeline.settings.original_keys,
+                    original.kind,
+                    [row for row, _ in wanted.values()],
+                    threads,
                 )
                 earlier = pipeline.log.latest(original.asset, wanted)
                 total.found += len(wanted)
-                total.missing += len(wanted) - len(candidates)
+                total.missing += len(wanted) - len(named)
                 found = []
-                for one, facts in zip(candidates, threads.map(read, candidates), strict=True):
+                for one, facts in zip(named, threads.map(read, named), strict=True):
                     if isinstance(facts, str):
                         total.refused.append({"id": one.row.id, "reason": facts})
                     else:
@@ -137,7 +159,7 @@ def _record_originals(
                     progress()
                 progress()
                 if found and not dry_run:
-                    _record(pipeline, lens.instance, original, found)
+                    record(pipeline, lens.instance, original, found)
 
 
 def _without_original(
@@ -155,7 +177,7 @@ def _without_original(
     }
 
 
-def _facts(pipeline: Pipeline, one: Candidate, file: Path) -> dict[str, Any] | str:
+def _facts(pipeline: Pipeline, one: Candidate[Generation], file: Path) -> dict[str, Any] | str:
     """The metadata of its materialization, or why it is no original. Raises StoreUnavailable."""
     row, key = one.row, one.info.key
     try:
@@ -190,7 +212,7 @@ def _record_stored(
     # No older system made them.
     settings = pipeline.settings.model_copy(update={"preview_sizes": (), "playable": False})
     pipeline = replace(pipeline, settings=settings)
-    for derivative in registry.switched_on(settings):
+    for derivative in registry.switched_on(pipeline):
         for page in pipeline.catalog.all_finished(derivative.kind):
             rows = usable(page)
             # What we made for an earlier state of the row has a record.
@@ -201,18 +223,31 @@ def _record_stored(
                 if status.is_unrecorded and (derivative.follows or not status.waits)
             ]
             objects = stored_objects(pipeline, [status for _, status in unrecorded])
+            # The event log of films that were adopted before may be lost as well.
+            old = [
+                (row, status if row.id in objects else _as_adopted(derivative, row, status))
+                for row, status in unrecorded
+            ]
+            objects |= stored_objects(pipeline, [s for row, s in old if row.id not in objects])
             present = [
                 (row, status, _made_before(pipeline, status, objects[row.id]))
-                for row, status in unrecorded
+                for row, status in old
                 if row.id in objects
             ]
             if present and not dry_run:
-                _record(pipeline, instance, derivative, present)
+                record(pipeline, instance, derivative, present)
             total.found += len(unrecorded)
             total.adopted += len(present)
             total.missing += len(unrecorded) - len(present)
             progress(total)
     return total
+
+
+def _as_adopted(derivative: Derivative, row: Row, status: DerivativeStatus) -> DerivativeStatus:
+    revision = derivative.adopted_revision(row)
+    if revision is None:
+        return status
+    return replace(status, revision=revision, key=derivative.object_key(row, revision))
 
 
 def _made_before(
@@ -225,33 +260,3 @@ def _made_before(
         "revision": status.revision,
         "adopted": True,
     }
-
-
-def _record(
-    pipeline: Pipeline,
-    instance: "dg.DagsterInstance",
-    derivative: Derivative,
-    found: Sequence[tuple[Row, DerivativeStatus, Mapping[str, Any]]],
-) -> None:
-    """The last of each is the metadata."""
-    import dagster as dg
-
-    from lens_pipeline.engine.events import record_materializations
-
-    # Older keys would only retire: a tick takes seconds with a million of them.
-    oldest = pipeline.catalog.now() - dt.timedelta(days=pipeline.settings.retain_partitions_days)
-    keys = [row.id for row, _, _ in found if row.finished_at and row.finished_at >= oldest]
-    instance.add_dynamic_partitions(derivative.partition_set, keys)
-    record_materializations(
-        instance,
-        [
-            dg.AssetMaterialization(
-                asset_key=derivative.asset,
-                partition=row.id,
-                description="Adopted: made before this pipeline, recorded as it lies in the store.",
-                metadata=facts,
-                tags=derivative.materialization_tags(row, status, pipeline.settings),
-            )
-            for row, status, facts in found
-        ],
-    )

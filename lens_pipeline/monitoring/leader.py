@@ -1,31 +1,30 @@
-"""Elects the process that sends the alerts, and stores its state."""
+"""Elects one of several processes, and keeps what it knows beside Dagster's cursors."""
 
 from dagster import DagsterInstance
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline.core.locks import LockSession, alerts_lock
-
-_CURSOR = "lens/alerts"  # in Dagster's table of cursors
+from lens_pipeline.core.locks import LockSession
 
 
-class AlertLeader:
-    """Holds an advisory lock in Dagster's database. For one thread.
+class Leader:
+    """Holds an advisory lock in Dagster's database. For one thread, but `load` and `save`.
 
     Every method but `leave` raises SQLAlchemyError.
     """
 
-    def __init__(self, dagster_url: str, instance: DagsterInstance) -> None:
+    def __init__(self, dagster_url: str, instance: DagsterInstance, lock: int) -> None:
         self._url = dagster_url
         self._storage = instance.run_storage
+        self._lock = lock
         self._session: LockSession | None = None
 
     def take(self) -> bool:
         """Whether this process is the leader; an error means that the lock is lost."""
         try:
             if self._session is not None:
-                return self._session.is_held(alerts_lock())
+                return self._session.is_held(self._lock)
             self._session = LockSession(self._url)
-            if not self._session.try_all([alerts_lock()]):
+            if not self._session.try_all([self._lock]):
                 self.leave()
         except SQLAlchemyError:
             if self._session is not None:
@@ -39,8 +38,8 @@ class AlertLeader:
             self._session.close()
             self._session = None
 
-    def load(self) -> str | None:
-        return self._storage.get_cursor_values({_CURSOR}).get(_CURSOR)
+    def load(self, *names: str) -> dict[str, str]:
+        return dict(self._storage.get_cursor_values(set(names)))
 
-    def save(self, text: str) -> None:
-        self._storage.set_cursor_values({_CURSOR: text})
+    def save(self, name: str, text: str) -> None:
+        self._storage.set_cursor_values({name: text})

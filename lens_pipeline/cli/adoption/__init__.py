@@ -1,0 +1,1 @@
+"""Commands that take over what an older system left: its files, and its SQLite database."""

@@ -1,0 +1,1 @@
+"""Messages about each file to the operator's own servers, by the scheme of Standard Webhooks."""

@@ -1,0 +1,152 @@
+"""Follows the event log for one target, from a place of its own, so that none delays another."""
+
+import asyncio
+import datetime as dt
+import logging
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpx2 as httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from lens_pipeline.catalog.errors import CatalogError
+from lens_pipeline.core import postgres
+from lens_pipeline.event_log.changes import Position
+from lens_pipeline.monitoring.leader import Leader
+from lens_pipeline.monitoring.webhooks.figures import Figures
+from lens_pipeline.monitoring.webhooks.messages import MessageLog
+from lens_pipeline.monitoring.webhooks.state import WAITING, Delivery, TargetState, read_state
+from lens_pipeline.monitoring.webhooks.targets import MessageTarget, SendResult
+
+logger = logging.getLogger(__name__)
+_POLL_SECONDS = 1.0  # for originals, of which the feed does not tell
+_ANSWER_SECONDS = 10.0  # of the databases
+_MOST_EVENTS = 100  # of each asset and kind in one reading
+_MOST_WAITING = 200  # messages; with more, the log is not read on
+_AT_ONCE = 8  # requests to a target
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between two tries of a message: twice as many each time."""
+
+    first: float = 1.0
+    last: float = 300.0
+
+    def pause(self, failures: int) -> float:
+        doubled = self.first * 2.0 ** min(failures, 30)
+        # Of many that wait, one soon finds that an outage is over.
+        return min(doubled, self.last) * random.SystemRandom().uniform(0.5, 1.0)
+
+
+class Follower:
+    """On the event loop, but for what waits for a database."""
+
+    def __init__(
+        self, target: MessageTarget, log: MessageLog, leader: Leader, figures: Figures, pace: Pace
+    ) -> None:
+        self.target = target
+        self.state = TargetState()
+        self.loop = asyncio.get_running_loop()
+        self._log = log
+        self._leader = leader
+        self._figures = figures
+        self._pace = pace
+        self._wake = asyncio.Event()
+        self._asked: str | None = None
+        self._stored: str | None = None
+        self._position: Position | None = None
+        self._has_more = False
+
+    def tell(self) -> None:
+        """There is something new in the log."""
+        self._wake.set()
+
+    def repeat(self, asked: str) -> None:
+        """Tell again what happened since the time `asked`, or WAITING, with the next step."""
+        self._asked = asked
+        self._wake.set()
+
+    async def run(self, client: httpx.AsyncClient) -> None:
+        is_lost = False
+        while True:
+            self._wake.clear()
+            try:
+                while await self._step(client):
+                    pass
+                is_lost = False
+            except (SQLAlchemyError, CatalogError) as error:
+                if not is_lost:
+                    logger.warning("%s waits: %s", self.target.name, str(error).splitlines()[0])
+                is_lost, self._position = True, None
+            except Exception:
+                logger.exception("%s failed, and goes on", self.target.name)
+                self._position = None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
+
+    async def _step(self, client: httpx.AsyncClient) -> bool:
+        """Read on, send, and store what was taken; returns whether more is due."""
+        await asyncio.to_thread(self._read)
+        due = self.state.due(time.time(), _AT_ONCE)
+        answers = await asyncio.gather(*(self.target.send(one.message, client) for one in due))
+        for one, answer in zip(due, answers, strict=True):
+            self._settle(one, answer)
+        await asyncio.to_thread(self._store)
+        return self._has_more or bool(self.state.due(time.time(), 1))
+
+    def _read(self) -> None:
+        with postgres.deadline(_ANSWER_SECONDS):
+            if self._stored is None:
+                self._load()
+            if self._asked is not None:
+                self._repeat(self._asked)
+            is_full = len(self.state.waiting) >= _MOST_WAITING
+            self._has_more = False
+            if is_full or self.state.is_gone:
+                return
+            if self._position is None:
+                self._position = self.state.place(self._log.assets, self._log.latest())
+            found, self._position, self._has_more = self._log.read(self._position, _MOST_EVENTS)
+        wanted = [message for message in found if self.target.wants(message)]
+        self.state.add(wanted, self._log.assets, self._position)
+
+    def _load(self) -> None:
+        self._stored = self._leader.load(self.target.row).get(self.target.row, "")
+        self.state = read_state(self._stored)
+
+    def _repeat(self, asked: str) -> None:
+        self.state.revive()
+        if asked != WAITING:
+            since = dt.datetime.fromisoformat(asked)
+            self.state.rewind(since, self._log.assets, self._log.before(since))
+        self._position = None
+        self._store()
+        self._leader.save(self.target.request_row, "")
+        self._asked = None
+        logger.info("%s: told again: %s", self.target.name, asked)
+
+    def _store(self) -> None:
+        text = self.state.model_dump_json()
+        if text != self._stored:
+            self._leader.save(self.target.row, text)
+            self._stored = text
+
+    def _settle(self, one: Delivery, answer: SendResult) -> None:
+        name, message, now = self.target.name, one.message, time.time()
+        if answer.problem is None:
+            if self.state.problem:
+                logger.info("%s: works again", name)
+            self.state.take(one, now)
+            self._figures.took(name, now - message.timestamp.timestamp())
+            return
+        if answer.problem != self.state.problem:
+            logger.warning("%s: %s", name, answer.problem)
+        pause = max(self._pace.pause(one.failures), answer.retry_after)
+        is_given_up = self.state.refuse(one, answer.problem, pause, now)
+        self.state.is_gone |= answer.is_gone
+        self._figures.refused(name, is_given_up=is_given_up)
+        if is_given_up:
+            logger.error("%s: given up: %s of %s", name, message.type, message.data["id"])
