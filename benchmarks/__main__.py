@@ -13,6 +13,7 @@ NAMES = (
     *("render", "throughput", "latency", "webhook", "run_start", "growth", "memory", "idle"),
     *(
         "masters",
+        "renditions",
         "beside_masters",
         "clips",
         "status_pages",
@@ -37,6 +38,8 @@ AT_LEAST = {
     "master_all_odd_speedup": 1.0,
     "master_all_odd_ssim_vs_old": 1.0,
     "master_cached_speedup": 4,
+    "formats_vs_one_by_one": 2.5,
+    "fragments_vs_one_by_one": 3,
     "video_throughput_vs_nginx": 0.7,
 }
 AT_MOST = {

@@ -44,7 +44,7 @@ _LUFS = -14.0
 _ROW = MasterVideo("bench", "bench", "bench", (), None)
 _BT709 = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 # What stock tools do when shots differ; libx264's own defaults.
-_OLD_ENCODER = {"c:v": "libx264", "preset": "medium", "crf": 23, "c:a": "aac", "b:a": "160k"}
+OLD_ENCODER = {"c:v": "libx264", "preset": "medium", "crf": 23, "c:a": "aac", "b:a": "160k"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +107,15 @@ class _Bench:
         checked: list[float] = []
         old: list[float] = []
         for _ in range(rounds):
-            with _work() as work:
+            with work_directory() as work:
                 pieces = _folder(work, "pieces")
                 unseen.append(self.join_seconds(f"{key}, unseen", shots, work, pieces))
-            with _work() as work:
+            with work_directory() as work:
                 pieces = _folder(work, "pieces")
-                for source in _sources(shots):
+                for source in sources_of(shots):
                     examine(source, self.tools, work, pieces)
                 checked.append(self.join_seconds(f"{key}, checked", shots, work, pieces))
-            with _work() as work:
+            with work_directory() as work:
                 old.append(self.old_seconds(key, shots, shape, work))
         return {
             f"{key}_speedup": statistics.median(old) / statistics.median(checked),
@@ -126,7 +126,12 @@ class _Bench:
         """All shots differ; then a second master that shares all but one of them."""
         shots = self.shots(_ODD[: 3 if self.seconds == _QUICK_SECONDS else None])
         others = [*shots[:-1], *self.shots([_ODD[0]], first=len(shots))]
-        with _work() as work, _work() as old_work, _work() as second, _work() as old_second:
+        with (
+            work_directory() as work,
+            work_directory() as old_work,
+            work_directory() as second,
+            work_directory() as old_second,
+        ):
             pieces = _folder(work, "pieces")
             ours = self.join_seconds("all odd", shots, work, pieces)
             shape = _shape_of(work.directory / "master.mp4")
@@ -147,18 +152,18 @@ class _Bench:
         seconds: dict[float | None, list[float]] = {None: [], _LUFS: []}
         for _ in range(rounds):
             for loudness, found in seconds.items():
-                with _work() as work:
-                    before = _processor_seconds()
+                with work_directory() as work:
+                    before = processor_seconds()
                     pieces = _folder(work, "pieces")
-                    join(_sources(shots), self.tools, work, pieces, loudness=loudness)
-                    found.append(_processor_seconds() - before)
+                    join(sources_of(shots), self.tools, work, pieces, loudness=loudness)
+                    found.append(processor_seconds() - before)
         return statistics.median(seconds[_LUFS]) / statistics.median(seconds[None])
 
     def signing_ratios(self, shots: Sequence[Path], rounds: int) -> dict[str, float]:
         """Time of a master and its poster that is signed, over that without: of plain shots, and of
         such that are signed themselves.
         """
-        with _work() as work:
+        with work_directory() as work:
             pair = issue(work.directory / "pair")
             bare = Settings(home=work.directory)
             signing = bare.model_copy(update={"c2pa_cert": pair.cert, "c2pa_key": pair.key})
@@ -173,7 +178,7 @@ class _Bench:
         self, shots: Sequence[Path], bare: Settings, signing: Settings, work: Work, rounds: int
     ) -> float:
         poster = PosterRenderer(bare, bare.preview_edge)
-        sources, pieces = _sources(shots), _Folder(work.directory)
+        sources, pieces = sources_of(shots), _Folder(work.directory)
         for source in sources:
             examine(source, self.tools, work, pieces)
         seconds: dict[Settings, list[float]] = {bare: [], signing: []}
@@ -199,7 +204,7 @@ class _Bench:
         return statistics.median(seconds[signing][1:]) / statistics.median(seconds[bare][1:])
 
     def join_seconds(self, name: str, shots: Sequence[Path], work: Work, pieces: _Folder) -> float:
-        sources = _sources(shots)
+        sources = sources_of(shots)
         started = time.perf_counter()
         master = join(sources, self.tools, work, pieces)
         seconds = time.perf_counter() - started
@@ -213,7 +218,7 @@ class _Bench:
             f"file:{work.directory / 'master.mp4'}",
             movflags="+faststart",
             loglevel="warning",
-            **_OLD_ENCODER,
+            **OLD_ENCODER,
         ).compile(cmd=str(self.tools.ffmpeg))
         started = time.perf_counter()
         run_long(command, _total_seconds(shots), "old method", work)
@@ -268,7 +273,7 @@ def usual_shots(count: int) -> list[Path]:
     return _Bench(Tools.find(), _CUT_SECONDS).shots([_USUAL] * count)
 
 
-def _processor_seconds() -> float:
+def processor_seconds() -> float:
     """Of this process and of all that it has started."""
     used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     living = [process.cpu_times() for process in psutil.Process().children()]
@@ -277,7 +282,7 @@ def _processor_seconds() -> float:
     )
 
 
-def _sources(shots: Sequence[Path]) -> list[Source]:
+def sources_of(shots: Sequence[Path]) -> list[Source]:
     return [Source(path.stem, path, _sha256(path)) for path in shots]
 
 
@@ -288,7 +293,7 @@ def _shot(number: int, shape: Shape, seconds: int, tools: Tools) -> Path:
     rate = str(shape.rate).replace("/", "_")
     path = folder / f"{number:02d}-{shape.width}x{shape.height}-{rate}-{seconds}s.mp4"
     if not path.exists():
-        with _work() as work:
+        with work_directory() as work:
             made = work.directory / "shot.mp4"
             command = _generate(number, shape, seconds, made).compile(cmd=str(tools.ffmpeg))
             run_long(command, seconds, "making a shot", work)
@@ -381,7 +386,7 @@ def _total_seconds(shots: Sequence[Path]) -> float:
 
 
 @contextmanager
-def _work() -> Iterator[Work]:
+def work_directory() -> Iterator[Work]:
     """On the disk of the shots, not in /tmp, which may be memory."""
     WORK.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WORK) as directory:

@@ -62,11 +62,12 @@ class Catalog:
         self._tasks = provider_tasks.TaskRows(self._generations)
         assets = AssetRows(self._generations)
         masters = MasterRows(assets)
+        self._scaled = ScaledRows(masters)
         self._rows: dict[Kind, RowSet] = {
             Kind.PHOTO: GenerationRows(Kind.PHOTO, layout=layout),
             Kind.VIDEO: GenerationRows(Kind.VIDEO, layout=layout),
             Kind.MASTER: masters,
-            Kind.SCALED: ScaledRows(masters),
+            Kind.SCALED: self._scaled,
             Kind.SHOT: assets,
         }
         self._projects = {
@@ -119,15 +120,16 @@ class Catalog:
             columns = self._read_columns(connection, missing)
             return [
                 *tables.creation(missing, connection.dialect),
+                *tables.additions(connection),
                 *permissions.reading_grants(connection, role, columns),
                 *(of_views or status_view.grants(connection, role)),
             ]
 
     def migrate(self, *, masters: bool = False) -> list[str]:
-        """Create absent tables, and alter none. Returns their names.
+        """Create absent tables, and add columns to those of an earlier version. Returns names.
 
-        `masters`: also those of masters for a site that has generations.
-        Raises CatalogError: this role may not.
+        A host's own tables are not altered. `masters`: also those of masters for a site that has
+        generations. Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
             absent = _missing(connection, masters=masters)
@@ -135,7 +137,27 @@ class Catalog:
             if advice:
                 raise CatalogError(f"table {absent[0]} does not exist: {advice}")
             _execute(connection, tables.creation(absent, connection.dialect))
-        return absent
+            additions = tables.additions(connection)
+            if not additions or permissions.migration_advice(connection, "scaled_videos"):
+                return absent
+            _execute(connection, additions)
+        return [*absent, f"columns {', '.join(tables.ADDED)} of scaled_videos"]
+
+    def lack_of_fills(self) -> str | None:
+        """Why renditions get black bars alone, with the fix; None: orders are recorded."""
+        with self._connect() as connection:
+            if tables.readable_additions(connection):
+                return None
+        fix = f"run {tables.BY_HAND}, and grant this role to read it"
+        return self.additions_note() or f"scaled_videos lacks columns for orders: {fix}"
+
+    def additions_note(self) -> str | None:
+        """What `lens migrate` would add to a table of an earlier version, with the command."""
+        with self._connect() as connection:
+            if not tables.additions(connection):
+                return None
+            advice = permissions.migration_advice(connection, "scaled_videos")
+            return f"scaled_videos lacks columns for orders: {advice or 'run `lens migrate`'}"
 
     def migrate_view(self) -> list[str]:
         """Create or update the views and their tables, in one transaction; returns their names.
@@ -525,10 +547,15 @@ class Catalog:
         after: Place | None,
         limit: int,
         masters: Sequence[str] | None = None,
+        orders: Sequence[str] | None = None,
     ) -> list[projects.Listed]:
-        """Rows of a project after that place, newest first; renditions of `masters` alone."""
+        """Rows of a project after that place, newest first; renditions of `masters` or `orders`
+        alone.
+        """
         with self._connect() as connection:
-            return self._projects[kind].page(connection, project_id, after, limit, masters)
+            if orders is not None and not self._scaled.has_additions(connection):
+                return []
+            return self._projects[kind].page(connection, project_id, after, limit, masters, orders)
 
     def rendition_counts(self, master_ids: Iterable[str]) -> dict[str, int]:
         """By master, of those that have any."""
@@ -543,21 +570,26 @@ class Catalog:
 
     @contextmanager
     def inserting(
-        self, kind: Kind, project_id: str, row_id: str, values: Mapping[str, Any]
+        self, kind: Kind, project_id: str, new: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[bool]:
-        """False: the id is taken. The block's end commits; an error in it rolls back.
+        """Values of rows by id; all or none: False if an id is taken.
 
-        Raises NoRightToWrite; InvalidRow: a value does not fit.
+        The block's end commits; an error in it rolls back. Raises NoRightToWrite; InvalidRow: a
+        value does not fit.
         """
         rows = self._projects[kind]
         with translated():
             connection = self._engine.connect()
         with connection:
             with translated(), permissions.refusal_explained(connection, "INSERT", rows.table):
+                has_additions = kind is Kind.SCALED and self._scaled.has_additions(connection)
+                known = {row_id: _known(values, has_additions) for row_id, values in new.items()}
                 try:
-                    added = rows.insert(connection, project_id, row_id, values)
+                    added = rows.insert(connection, project_id, known)
                 except DataError as error:
                     raise InvalidRow(first_line(error)) from error
+                if not added:
+                    connection.rollback()
             yield added
             with translated():
                 connection.commit()
@@ -630,6 +662,10 @@ class Catalog:
 
 def _absent(connection: sa.Connection, names: Iterable[str]) -> list[str]:
     return [name for name in names if not permissions.exists(connection, name)]
+
+
+def _known(values: Mapping[str, Any], has_additions: bool) -> dict[str, Any]:
+    return {n: value for n, value in values.items() if has_additions or n not in tables.ADDED}
 
 
 def _missing(connection: sa.Connection, *, masters: bool) -> list[str]:

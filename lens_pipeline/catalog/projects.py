@@ -56,6 +56,7 @@ class ProjectRows:
         self.table: sa.Table = rows.key.column.table
         self._masters = IdColumn(master_videos.c.master_id)
         self._master_of_scaled = IdColumn(scaled_videos.c.master_id)
+        self._order = IdColumn(scaled_videos.c.order_id)
         of_master, of_asset = master_videos.c.project_id, project_assets.c.project_id
         self._project = IdColumn(of_asset if kind is Kind.SHOT else of_master)
 
@@ -66,8 +67,11 @@ class ProjectRows:
         after: Place | None,
         limit: int,
         masters: Sequence[str] | None = None,
+        orders: Sequence[str] | None = None,
     ) -> list[Listed]:
-        """Rows created before the place `after`, newest first; renditions of `masters` alone."""
+        """Rows created before the place `after`, newest first; renditions of `masters` or of
+        `orders` alone.
+        """
         time, key = sa.func.coalesce(self._created, _NEVER), self._rows.key.text
         conditions: list[sa.ColumnElement[bool]] = []
         if after is not None:
@@ -75,6 +79,9 @@ class ProjectRows:
         if masters is not None:
             wanted = self._master_of_scaled.bindable(connection, masters)
             conditions.append(self._master_of_scaled.among(connection, wanted))
+        if orders is not None:
+            known = self._order.bindable(connection, orders)
+            conditions.append(self._order.among(connection, known))
         order = (time.desc(), key.desc())
         return self._listed(connection, project_id, conditions, order, limit)
 
@@ -100,20 +107,24 @@ class ProjectRows:
         return {row.id: row.total for row in connection.execute(query)}
 
     def insert(
-        self, connection: sa.Connection, project_id: str, row_id: str, values: Mapping[str, Any]
+        self, connection: sa.Connection, project_id: str, new: Mapping[str, Mapping[str, Any]]
     ) -> bool:
-        """False: a row has this id already, and is left as it is.
+        """Values of rows by id. False: a row has one of the ids already, and is left as it is.
 
         Raises InvalidRow: the master of a rendition is gone.
         """
         if self._kind is Kind.SCALED:
-            self._hold_master(connection, values["master_id"])
+            for master_id in dict.fromkeys(values["master_id"] for values in new.values()):
+                self._hold_master(connection, master_id)
         key = self._rows.key
         own = {name: sa.func.now() for name in _TIMES} | {"project_id": project_id}
-        row = {name: value for name, value in own.items() if name in self.table.c}
-        row |= {key.column.name: key.bound(connection, row_id), **values}
-        statement = postgresql.insert(self.table).values(row).on_conflict_do_nothing()
-        return connection.execute(statement).rowcount == 1
+        shared = {name: value for name, value in own.items() if name in self.table.c}
+        rows = [
+            {**shared, key.column.name: key.bound(connection, row_id), **values}
+            for row_id, values in new.items()
+        ]
+        statement = postgresql.insert(self.table).values(rows).on_conflict_do_nothing()
+        return connection.execute(statement).rowcount == len(rows)
 
     def rename(self, connection: sa.Connection, project_id: str, row_id: str, name: str) -> bool:
         """Of a master; its time stays, since its video does. False: there is no row to change."""

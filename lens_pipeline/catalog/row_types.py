@@ -2,15 +2,18 @@
 
 import datetime as dt
 import functools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from lens_pipeline.catalog import shots
 from lens_pipeline.catalog.rows import (
+    ENLARGED,
+    Fill,
     MasterVideo,
     ProjectAsset,
     Row,
@@ -19,9 +22,11 @@ from lens_pipeline.catalog.rows import (
     known_time,
 )
 from lens_pipeline.catalog.tables import (
+    ADDED,
     TIME,
     master_videos,
     project_assets,
+    readable_additions,
     row_time,
     scaled_videos,
 )
@@ -247,10 +252,26 @@ class ScaledRows(RowSet):
         missing = [scaled_videos.c[name].is_(None) for name in ("master_id", "width", "height")]
         self.unusable = sa.or_(is_no_key(self.key.text), *missing)
         self._masters = masters
+        self._has_additions = False
 
     def parse(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[Row | UnusableRow]:
         masters = self._masters.by_id(connection, {row.master_id for row in rows if row.master_id})
-        return [_scaled(row, masters.get(row.master_id)) for row in rows]
+        added = self._additions(connection, [row.id for row in rows if row.id])
+        return [_scaled(row, masters.get(row.master_id), added.get(row.id)) for row in rows]
+
+    def has_additions(self, connection: sa.Connection) -> bool:
+        """Whether the table has the columns `ADDED`."""
+        self._has_additions = self._has_additions or readable_additions(connection)
+        return self._has_additions
+
+    def _additions(self, connection: sa.Connection, ids: Sequence[str]) -> dict[str, sa.Row]:
+        """By id. A query of their own: a host's table may lack them."""
+        if not ids or not self.has_additions(connection):
+            return {}
+        wanted = self.key.among(connection, self.key.bindable(connection, ids))
+        columns = (as_text(scaled_videos.c[name]).label(name) for name in ADDED)
+        found = connection.execute(sa.select(self.key.text.label("id"), *columns).where(wanted))
+        return {row.id: row for row in found}
 
 
 def _asset(row: sa.Row, shot: shots.Shot) -> ProjectAsset | UnusableRow:
@@ -271,18 +292,46 @@ def _master(
     return MasterVideo(row.id, row.project_id, row.name or "", tuple(found), latest, problem)
 
 
-def _scaled(row: sa.Row, master: Row | UnusableRow | None) -> ScaledVideo | UnusableRow:
+def _scaled(
+    row: sa.Row, master: Row | UnusableRow | None, added: sa.Row | None
+) -> ScaledVideo | UnusableRow:
     missing = [name for name in ("master_id", "width", "height") if getattr(row, name) is None]
     unusable = f"{missing[0]} is NULL" if missing else key_problem("scaled_id", row.id)
     if unusable:
         return UnusableRow(row.id, unusable)
+    try:
+        of_order = _of_order(added) if added else {}
+    except ValueError as error:
+        return UnusableRow(row.id, str(error))
     return ScaledVideo(
         id=row.id,
         master_id=row.master_id,
         **{name: getattr(row, name) for name in _SCALED_COLUMNS},
         finished_at=known_time(row.changed_at),
         master=master if isinstance(master, MasterVideo) else None,
+        **of_order,
     )
+
+
+def _of_order(added: sa.Row) -> dict[str, Any]:
+    """Raises ValueError: a host's value is none of ours."""
+    fill = (added.fill or "").removesuffix(ENLARGED)
+    if fill and fill not in set(Fill):
+        raise ValueError(f"fill is {added.fill!r}, and not one of {', '.join(Fill)}")
+    return {
+        "fill": Fill(fill) if fill else None,
+        "enlarged": (added.fill or "").endswith(ENLARGED),
+        "focus": _focus(added.focus) if added.focus else None,
+        "order_id": added.order_id,
+    }
+
+
+def _focus(text: str) -> tuple[float, float]:
+    found = re.fullmatch(r"([01]|[01]?\.\d+),([01]|[01]?\.\d+)", text)
+    focus = (float(found[1]), float(found[2])) if found else (2.0, 2.0)
+    if max(focus) > 1:
+        raise ValueError(f"focus is {text!r}, and not two numbers from 0 to 1 such as 0.5,0.25")
+    return focus
 
 
 def is_no_key(text: sa.ColumnElement) -> sa.ColumnElement[bool]:

@@ -85,6 +85,20 @@ class MasterVideo:
         return [shot.asset_id for shot in self.shots]
 
 
+class Fill(StrEnum):
+    """What is where the master's shape leaves a rendition free."""
+
+    BLUR = "blur"
+    """The film itself, scaled to cover and blurred."""
+    BLACK = "black"
+    CROP = "crop"
+    """Nothing: the film covers the rendition, and what is beyond its edges is lost."""
+
+
+# After the fill in its column: the film may be enlarged.
+ENLARGED = " enlarged"
+
+
 @dataclass(frozen=True, slots=True)
 class ScaledVideo:
     """A rendition: a master or a part of it, at another size."""
@@ -98,6 +112,14 @@ class ScaledVideo:
     finished_at: dt.datetime | None
     master: MasterVideo | None
     """None: none that is usable."""
+    fill: Fill | None = None
+    """None: black, and the film is enlarged if it is smaller; so were all up to version 0.3."""
+    enlarged: bool = False
+    """Whether a smaller film is enlarged; else the rendition gets smaller."""
+    focus: tuple[float, float] | None = None
+    """What a crop keeps, as shares of width and height; None: the centre."""
+    order_id: str | None = None
+    """Of the order that it is a piece of."""
 
 
 @dataclass(frozen=True, slots=True)

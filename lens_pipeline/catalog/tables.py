@@ -4,11 +4,13 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, SetTableComment
 
 metadata = sa.MetaData()
 _now = sa.func.now()
 TIME = sa.DateTime(timezone=True)
+# The comment on tables that may be altered later: no host made them.
+MADE_BY = "made by lens migrate"
 
 generations = sa.Table(
     "generations",
@@ -51,7 +53,14 @@ scaled_videos = sa.Table(
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
     sa.Column("created_at", TIME, nullable=False, server_default=_now),
+    # A host's table may be without these: see `additions`.
+    sa.Column("fill", sa.Text),
+    sa.Column("focus", sa.Text),
+    sa.Column("order_id", sa.Text),
+    comment=MADE_BY,
 )
+# Of `scaled_videos`, added after version 0.3.
+ADDED = ("fill", "focus", "order_id")
 
 # The columns that are read; a host's own tables need no others.
 READ = {
@@ -76,7 +85,63 @@ def creation(names: Collection[str], dialect: sa.Dialect) -> list[str]:
             indexes = sorted(table.indexes, key=lambda index: str(index.name))
             made = (CreateTable(table), *map(CreateIndex, indexes))
             statements += [str(one.compile(dialect=dialect)) for one in made]
+            if table.comment:
+                statements.append(str(SetTableComment(table).compile(dialect=dialect)))
     return statements
+
+
+def additions(connection: sa.Connection) -> list[str]:
+    """The statements that add `ADDED`, and its index, to a table that `creation` made.
+
+    Versions before the comment made exactly `_EARLIER`, with two indexes: such a table is ours.
+    """
+    if not connection.scalar(_IS_BEHIND, {"comment": MADE_BY, "earlier": _EARLIER}):
+        return []
+    columns = ", ".join(f"ADD COLUMN IF NOT EXISTS {name} text" for name in ADDED)
+    return [
+        f"ALTER TABLE scaled_videos {columns}",
+        "CREATE INDEX IF NOT EXISTS scaled_videos_order_id ON scaled_videos (order_id)",
+        f"COMMENT ON TABLE scaled_videos IS '{MADE_BY}'",
+    ]
+
+
+# What the owner of a host's table may run.
+BY_HAND = "ALTER TABLE scaled_videos " + ", ".join(f"ADD COLUMN {name} text" for name in ADDED)
+
+
+def readable_additions(connection: sa.Connection) -> bool:
+    """Whether the table has all of `ADDED`, and this role may read them."""
+    return bool(connection.scalar(_ARE_ADDED, {"names": list(ADDED)}))
+
+
+_ARE_ADDED = sa.text(
+    """
+    SELECT count(*) = cardinality(CAST(:names AS text[])) FROM pg_attribute
+     WHERE attrelid = to_regclass('scaled_videos') AND attname = ANY(:names)
+       AND NOT attisdropped AND has_column_privilege(attrelid, attnum, 'SELECT')
+    """
+)
+_EARLIER = (
+    "scaled_id text true,master_id text true,start_seconds double precision false,"
+    "end_seconds double precision false,width integer true,height integer true,"
+    "created_at timestamp with time zone true"
+)
+# A column that is lacking, of a table of ours.
+_IS_BEHIND = sa.text(
+    """
+    SELECT NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'order_id')
+       AND (obj_description(c.oid, 'pg_class') = :comment
+            OR obj_description(c.oid, 'pg_class') IS NULL AND :earlier = (
+                 SELECT string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod),
+                                   CASE WHEN attnotnull THEN 'true' ELSE 'false' END), ','
+                                   ORDER BY attnum)
+                   FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
+               AND 2 = (SELECT count(*) FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
+                         WHERE i.indrelid = c.oid AND n.relname IN
+                               ('scaled_videos_master_id', 'scaled_videos_created_at_id')))
+      FROM pg_class c WHERE c.oid = to_regclass('scaled_videos')
+    """
+)
 
 
 def row_time(table: sa.Table) -> sa.ColumnElement:
@@ -98,4 +163,5 @@ sa.Index("project_assets_project_id", project_assets.c.project_id)
 sa.Index("master_videos_project_id", master_videos.c.project_id)
 sa.Index("master_videos_changed_at_id", row_time(master_videos), master_videos.c.master_id)
 sa.Index("scaled_videos_master_id", scaled_videos.c.master_id)
+sa.Index("scaled_videos_order_id", scaled_videos.c.order_id)
 sa.Index("scaled_videos_created_at_id", row_time(scaled_videos), scaled_videos.c.scaled_id)

@@ -112,7 +112,7 @@ def _add(
         generation_id = add_file(pipeline, path, path.name, user_id, kind)
     if project_id and kind is Kind.VIDEO:
         shot = {"generation_id": generation_id}
-        with pipeline.catalog.inserting(Kind.SHOT, project_id, str(uuid4()), shot):
+        with pipeline.catalog.inserting(Kind.SHOT, project_id, {str(uuid4()): shot}):
             pass
     return generation_id
 

@@ -113,8 +113,8 @@ def _say_what_is_to_do(loaded: Settings) -> None:
                 look()
             except LensError as error:
                 to_do.append(str(error))
-        note = None if to_do else catalog.view_age_note()
-    to_do += [note] if note else []
+        notes = [] if to_do else [catalog.additions_note(), catalog.view_age_note()]
+    to_do += [note for note in notes if note]
     print("\n".join(to_do) or "nothing to do: every table is there, and of this version")
     if to_do:
         sys.exit(1)

@@ -34,17 +34,19 @@ def holds(
 ) -> dict[str, Held]:
     """By id, of those that are held; at most two queries."""
     found: dict[str, Held] = {}
-    runs: dict[str, str] = {}
+    runs: dict[str, list[str]] = {}
     for status in statuses:
         if status.waits:
             found[status.id] = Held(Hold.INPUT)
         elif status.state is State.NONE and not pipeline.settings.enabled:
             found[status.id] = Held(Hold.DISABLED)
         elif status.state is State.PROCESSING and status.run_id and not status.progress:
-            runs[status.run_id] = status.id
+            runs.setdefault(status.run_id, []).append(status.id)
     places = pipeline.runs.places(list(runs), QUEUE_TAG, PREVIEWS) if runs else {}
     if places:
         queue = queue_id(derivative.queue, Release.of(pipeline.settings).id)
         hold = Hold.QUEUE if pipeline.runs.slots().get(queue) else Hold.WORKER
-        found |= {runs[run]: Held(hold, place) for run, place in places.items()}
+        found |= {
+            row_id: Held(hold, place) for run, place in places.items() for row_id in runs[run]
+        }
     return found

@@ -14,6 +14,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from lens_pipeline.catalog.rows import (
+    ENLARGED,
     Generation,
     Kind,
     MasterVideo,
@@ -120,6 +121,7 @@ class Derivative(Generic[R]):
     sensor: str | None = None  # requests it for new rows
     sensor_seconds: int = 1
     most_in_run: int | None = None  # partitions; None: LENS_BATCH_SIZE
+    run_size: int | None = None  # partitions, whatever LENS_BATCH_SIZE is
     pace: int = 0  # seconds of work for a second of LENS_MAX_MASTER_SECONDS, at the most
     op: str  # which assets of one set may share
     made_from: "Derivative | None" = None
@@ -259,7 +261,7 @@ class Derivative(Generic[R]):
         return settings.preview_sizes if "sizes" in self.settings else ()
 
     def batch_size(self, settings: Settings) -> int:
-        return min(self.most_in_run or settings.batch_size, settings.batch_size)
+        return self.run_size or min(self.most_in_run or settings.batch_size, settings.batch_size)
 
     def run_seconds(self, settings: Settings) -> int:
         """The limit of a run. What makes no progress is ended much earlier."""
@@ -372,8 +374,18 @@ def _master_waits(row: MasterVideo) -> str | None:
 
 
 def _scaled_form(row: ScaledVideo) -> Parameters:
-    span = {"start": row.start_seconds, "end": row.end_seconds}
-    return {**span, "width": row.width, "height": row.height}
+    form: dict[str, float | str | None] = {
+        "start": row.start_seconds,
+        "end": row.end_seconds,
+        "width": row.width,
+        "height": row.height,
+    }
+    # Rows without keep the revision that they had before there were these columns.
+    if row.fill is not None:
+        form["fill"] = row.fill + ENLARGED * row.enlarged
+    if row.focus is not None:
+        form["focus"] = "{},{}".format(*row.focus)
+    return form
 
 
 PREVIEW = Derivative[Generation](
@@ -517,7 +529,8 @@ SCALED = Derivative[ScaledVideo](
     group="masters",
     sensor="new_scaled",
     sensor_seconds=3,
-    most_in_run=1,
+    # Of one master, they share a decode, whatever LENS_BATCH_SIZE is.
+    run_size=50,
     pace=_ENCODE_PACE,
     made_from=MASTER,
     source_row=lambda row: row.master,

@@ -96,8 +96,7 @@ class RunQueue:
         runs = {
             run_id
             for derivative, keys in unwanted.items()
-            for key in keys
-            for run_id in self._pipeline.log.runs_of(derivative.asset, key)
+            for run_id in self._pipeline.log.runs_of(derivative.asset, keys)
         }
         for run_id in runs:
             try:

@@ -148,20 +148,20 @@ class EventLog:
         rows = self._rows(query, ids=list(run_ids), keys=list(PROGRESS_TAGS))
         return {row.run_id: ReportedProgress.of(row.tags) for row in rows}
 
-    def runs_of(self, asset: str, key: str) -> list[str]:
-        """Runs queued or under way for this partition alone."""
+    def runs_of(self, asset: str, keys: Sequence[str]) -> list[str]:
+        """Runs queued or under way for some of these partitions and no other."""
         query = """
             SELECT DISTINCT e.run_id FROM event_logs e JOIN runs r ON r.run_id = e.run_id
              WHERE r.status = ANY(:statuses)
                AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
-               AND e.asset_key = :asset AND e.partition = :key
+               AND e.asset_key = :asset AND e.partition = ANY(:keys)
                AND NOT EXISTS (
                  SELECT FROM event_logs o
                   WHERE o.run_id = e.run_id
                     AND o.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
-                    AND o.partition IS DISTINCT FROM e.partition)
+                    AND (o.partition IS NULL OR o.partition <> ALL(:keys)))
         """
-        values = {"asset": db_key(asset), "key": key, "statuses": list(IN_FLIGHT)}
+        values = {"asset": db_key(asset), "keys": list(keys), "statuses": list(IN_FLIGHT)}
         return [row.run_id for row in self._rows(query, **values)]
 
     def in_flight(self, *assets: str) -> set[str]:

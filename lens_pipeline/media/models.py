@@ -72,11 +72,17 @@ class ScaleSpec:
     """A rendition's part of a master, and its size."""
 
     width: int  # pixels, 2 to 8192, made even: H.264 halves the colours
-    height: int  # as `width`; what the master's shape leaves free is black
+    height: int  # as `width`
     start_seconds: float | None = None
     """The first frame begins at or after this; None: the master's first."""
     end_seconds: float | None = None
     """The last frame begins before this; None: the master's last."""
+    fill: str = "black"
+    """What is where the master's shape leaves it free: black, blur, or crop (nothing is)."""
+    focus: tuple[float, float] | None = None
+    """What a crop keeps in its middle, as shares of width and height; None: the centre."""
+    enlarge: bool = True
+    """Whether a smaller master is enlarged; else the rendition gets smaller, in its shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,8 @@ class Video:
 @dataclass(frozen=True, slots=True)
 class Rendition(Video):
     frames: int
+    is_copied: bool = False
+    """Whether its picture has the master's packets."""
 
 
 def inline_markdown(webp: bytes) -> str:

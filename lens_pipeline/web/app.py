@@ -23,10 +23,12 @@ from lens_pipeline.web.routes import (
     health,
     masters,
     metrics,
+    orders,
     project_assets,
     projects,
     renditions,
     retry,
+    scale_jobs,
     uploads,
     webhook,
 )
@@ -55,7 +57,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     for module in (
         # Its `/api/generations/archive` is no id of a generation.
         *(signed_links, login, archives, generations, generation_files, uploads, retry),
-        *(masters, renditions, project_assets, projects),
+        *(masters, orders, scale_jobs, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)

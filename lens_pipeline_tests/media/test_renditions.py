@@ -18,7 +18,7 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes
 from lens_pipeline.media.models import PosterSpec, Rendition, ScaleSpec
 from lens_pipeline.media.posters import render_poster
-from lens_pipeline.media.renditions import render_scaled
+from lens_pipeline.media.renditions.render import render_scaled
 from lens_pipeline_tests.media.concat.shots import source
 from lens_pipeline_tests.media.samples import (
     Pixels,

@@ -23,6 +23,7 @@ from lens_pipeline.defs.assets.materializer import BatchContext, Materializer, M
 from lens_pipeline.defs.assets.originals import Originals, Transfers
 from lens_pipeline.defs.assets.progress import RunProgress
 from lens_pipeline.defs.assets.provenance import Provenance
+from lens_pipeline.defs.assets.renditions import RenditionMaterializer
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import MASTER, Derivative, Original
 from lens_pipeline.derivatives.removal import delete_outputs, removal_of
@@ -123,6 +124,8 @@ class _Batch:
         if not wanted:
             return
         shared.originals.look_up(self._derivative.kind, [row for row, _ in wanted])
+        if isinstance(self._materializer, RenditionMaterializer):
+            self._materializer.begin(shared, [row for row, _ in wanted])
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         running: dict[Future[Metadata], tuple[Row, DerivativeStatus]] = {}
         try:

@@ -12,12 +12,11 @@ from lens_pipeline.defs.assets.materializer import Materializer
 from lens_pipeline.defs.assets.originals import OriginalMaterializer
 from lens_pipeline.defs.assets.pictures import PictureMaterializer
 from lens_pipeline.defs.assets.renderers import PosterRenderer, PreviewRenderer
+from lens_pipeline.defs.assets.renditions import RenditionMaterializer
 from lens_pipeline.defs.assets.videos import (
     VideoMaterializer,
     clip,
-    fetch_whole,
     playable_copy,
-    rendition,
 )
 from lens_pipeline.defs.labels import OWNERS, code_of, facts
 from lens_pipeline.defs.partitions import partition_set
@@ -39,7 +38,7 @@ MATERIALIZERS: dict[str, Callable[[Derivative, Settings], Materializer]] = {
     "master_poster": lambda d, s: PictureMaterializer(
         d, PosterRenderer(s, d.picture_edge(s)), fetch_master
     ),
-    "scaled_video": lambda d, s: VideoMaterializer(d, s, rendition, fetch_whole),
+    "scaled_video": lambda _, s: RenditionMaterializer(s),
     "checked_shot": lambda _, s: ShotChecker(s),
     "photo_generation": lambda _d, _s: OriginalMaterializer(),
     "video_generation": lambda _d, _s: OriginalMaterializer(),

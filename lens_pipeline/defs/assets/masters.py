@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 
 import dagster as dg
@@ -67,6 +68,7 @@ class MasterMaterializer:
             "width": master.width,
             "height": master.height,
             "duration_seconds": round(master.duration_seconds, 3),
+            "joins": dg.MetadataValue.json(_joins(master)),
             "source_bytes": sum(bytes_ for _, _, bytes_ in fetched.values()),
             "source_sha256": hashlib.sha256(digests.encode()).hexdigest(),
             "revision": revision,
@@ -153,6 +155,11 @@ def _fetch(
         source: (files[source], result.sha256, result.bytes)
         for source, result in zip(shots, fetched, strict=True)
     }
+
+
+def _joins(master: Master) -> list[float]:
+    """Seconds at which each shot but the first begins: scene changes, for orders of fragments."""
+    return [round(at, 6) for at in accumulate(shot.seconds for shot in master.shots[:-1])]
 
 
 def _table(master: Master, row: MasterVideo) -> dg.TableMetadataValue:

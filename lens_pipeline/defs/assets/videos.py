@@ -1,4 +1,4 @@
-"""Materializes videos made of one file: hover clips, playable copies, and renditions."""
+"""Materializes videos made of one file: hover clips and playable copies."""
 
 import tempfile
 import time
@@ -10,24 +10,21 @@ from typing import Any
 import dagster as dg
 
 from lens_pipeline.catalog.rows import Row, ScaledVideo
-from lens_pipeline.defs.assets.masters import fetch_master, media_work, shot_limits
+from lens_pipeline.defs.assets.masters import media_work, shot_limits
 from lens_pipeline.defs.assets.materializer import BatchContext, Metadata, stage_seconds
 from lens_pipeline.defs.assets.pictures import Fetch, fetch_source
 from lens_pipeline.defs.assets.renderers import PosterRenderer, media_failures
 from lens_pipeline.derivatives.registry import Derivative
-from lens_pipeline.errors import SourceMissing
 from lens_pipeline.media.clips import MOST_BYTES, render_clip
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
-from lens_pipeline.media.models import Picture, ScaleSpec, Video
+from lens_pipeline.media.models import Picture, Video
 from lens_pipeline.media.playable import render_playable
-from lens_pipeline.media.renditions import render_scaled
 from lens_pipeline.settings import Settings
-from lens_pipeline.storage.object_store import Fetched
 
 # Of a picture that is only shown small.
 _EDGE = 480
-_OF_PARTS = ("c2pa.trimmed", "c2pa.transcoded")
+OF_PARTS = ("c2pa.trimmed", "c2pa.transcoded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ def clip(source: Source, posters: PosterRenderer, _: Settings, work: Work) -> Re
     at, seconds = facts["poster_at_seconds"], facts["duration_seconds"]
     with media_failures():
         video = render_clip(source.path, at, seconds, Tools.find(), work)
-    return Rendered(video, picture, {"poster_at_seconds": at}, _OF_PARTS, MOST_BYTES)
+    return Rendered(video, picture, {"poster_at_seconds": at}, OF_PARTS, MOST_BYTES)
 
 
 def playable_copy(
@@ -71,24 +68,6 @@ def playable_copy(
     size = picture.source_width, picture.source_height
     video = Video(copy.path, *size, facts["duration_seconds"])
     return Rendered(video, picture, {"method": copy.method, "reason": copy.reason})
-
-
-def rendition(source: Source, posters: PosterRenderer, _: Settings, work: Work) -> Rendered:
-    row: ScaledVideo = source.row
-    spec = ScaleSpec(row.width, row.height, row.start_seconds, row.end_seconds)
-    with media_failures():
-        video = render_scaled(source.path, spec, Tools.find(), work)
-    picture, _facts = posters.render(video.path)
-    if row.start_seconds is None and row.end_seconds is None:
-        return Rendered(video, picture)
-    return Rendered(video, picture, actions=_OF_PARTS)
-
-
-def fetch_whole(batch: BatchContext, row: ScaledVideo, file: Path) -> Fetched:
-    """The master of a rendition."""
-    if row.master is None:
-        raise SourceMissing(f"no usable master has the id {row.master_id!r}")
-    return fetch_master(batch, row.master, file)
 
 
 class VideoMaterializer:
@@ -136,7 +115,7 @@ class VideoMaterializer:
     def _work(self, batch: BatchContext, directory: Path) -> Work:
         work = media_work(batch, directory, self._settings)
         # Of several files at once, each would tell of another stage.
-        return work if self._derivative.most_in_run == 1 else replace(work, report=_report_nothing)
+        return work if self._derivative.most_in_run == 1 else replace(work, report=report_nothing)
 
     def _store(
         self, batch: BatchContext, source: Source, revision: str, made: Rendered, video: Video
@@ -164,5 +143,5 @@ class VideoMaterializer:
         }
 
 
-def _report_nothing(stage: str, share: float) -> None:
+def report_nothing(stage: str, share: float) -> None:
     """Do nothing."""

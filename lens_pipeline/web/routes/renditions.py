@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
 from lens_pipeline.catalog.projects import Listed
-from lens_pipeline.catalog.rows import Kind, ScaledVideo
+from lens_pipeline.catalog.rows import Fill, Kind, ScaledVideo
 from lens_pipeline.derivatives.holds import Held, Hold, holds
+from lens_pipeline.derivatives.orders import name_of
 from lens_pipeline.derivatives.registry import MASTER, SCALED
 from lens_pipeline.derivatives.status import assess, row_statuses
 from lens_pipeline.event_log.history import DerivativeStatus, Stage, State
-from lens_pipeline.media.renditions import LARGEST, SMALLEST
+from lens_pipeline.media.renditions.plan import LARGEST, SMALLEST
 from lens_pipeline.web.auth.caller import CallerDep, media_caller
 from lens_pipeline.web.context import Context, ContextDep
 from lens_pipeline.web.errors import Problem
@@ -48,10 +49,11 @@ def _page(
     limit: LimitQuery = 60,
     ids: IdsQuery = None,
     master_ids: IdsQuery = None,
+    order_ids: IdsQuery = None,
 ) -> Page:
     """Raises ApiError 403, 400, InvalidCursor."""
     require_covered(caller, project_id)
-    return page_rows(context, Kind.SCALED, project_id, cursor, limit, ids, master_ids)
+    return page_rows(context, Kind.SCALED, project_id, cursor, limit, ids, master_ids, order_ids)
 
 
 PageDep = Annotated[Page, Depends(_page)]
@@ -94,6 +96,14 @@ class ScaledOut(BaseModel):
     end_seconds: float | None
     width: int
     height: int
+    format: str
+    """A name such as 9:16, or the size."""
+    fill: Fill
+    """What is where the master's shape leaves it free."""
+    focus: list[float] | None
+    """What a crop keeps, as shares of width and height; None: the centre."""
+    order_id: str | None
+    """Of the order that it is a piece of."""
     status: State
     waits: str | None
     percent: int | None
@@ -131,7 +141,7 @@ class ScaledPage(BaseModel):
 @router.get("")
 def list_scaled(page: PageDep, context: ContextDep) -> ScaledPage:
     """One page of the renditions of a project's masters, newest first."""
-    return ScaledPage(scaled_videos=_described(context, page.rows), next_cursor=page.next_cursor)
+    return ScaledPage(scaled_videos=described(context, page.rows), next_cursor=page.next_cursor)
 
 
 @router.post("", status_code=201, responses={200: {"model": ScaledOut}, 409: {"model": Problem}})
@@ -153,13 +163,13 @@ def create_scaled(
     begin = SCALED if is_made else None
     scaled_id = wanted.scaled_id
     listed = create(context, response, Kind.SCALED, project_id, scaled_id, values, begin)
-    return _described(context, [listed])[0]
+    return described(context, [listed])[0]
 
 
 @router.get("/{scaled_id}")
 def get_scaled(listed: ScaledDep, context: ContextDep) -> ScaledOut:
     """One rendition."""
-    return _described(context, [listed])[0]
+    return described(context, [listed])[0]
 
 
 @router.delete("/{scaled_id}", status_code=204)
@@ -173,7 +183,7 @@ def delete_scaled(listed: ScaledDep, context: ContextDep) -> None:
 def retry_scaled(listed: ScaledDep, context: ContextDep) -> ScaledOut:
     """Try again at once what failed or was given up on."""
     retry(context, listed.row.id, (SCALED,))
-    return _described(context, [listed])[0]
+    return described(context, [listed])[0]
 
 
 @router.head("/{scaled_id}/video", responses=VIDEO)
@@ -185,7 +195,7 @@ def scaled_video(
     return video_answer(context, request, SCALED, listed.row, v)
 
 
-def _described(context: Context, listed: Sequence[Listed[ScaledVideo]]) -> list[ScaledOut]:
+def described(context: Context, listed: Sequence[Listed[ScaledVideo]]) -> list[ScaledOut]:
     made = row_statuses(context.pipeline, SCALED, [one.row for one in listed])
     held = holds(context.pipeline, SCALED, made.values())
     return [_out(one, made[one.row.id], held.get(one.row.id)) for one in listed]
@@ -202,6 +212,10 @@ def _out(listed: Listed[ScaledVideo], made: DerivativeStatus, held: Held | None)
         end_seconds=row.end_seconds,
         width=row.width,
         height=row.height,
+        format=name_of(row.width, row.height),
+        fill=row.fill or Fill.BLACK,
+        focus=list(row.focus) if row.focus else None,
+        order_id=row.order_id,
         video_url=f"{url}/video?v={made.revision}" if made.state is State.READY else None,
         created_at=listed.created_at,
         **status_fields(made, held),

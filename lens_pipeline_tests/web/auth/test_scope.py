@@ -88,6 +88,10 @@ _OF_PA: dict[Route, Any] = {
     ("POST", f"{_PROJECT}/master-videos"): {"name": "secret film", "shots": ["a-pa"]},
     ("GET", f"{_PROJECT}/scaled-videos"): None,
     ("POST", f"{_PROJECT}/scaled-videos"): _CUT,
+    ("POST", f"{_PROJECT}/master-videos/{{master_id}}/scale"): {"formats": ["9:16"]},
+    ("GET", f"{_PROJECT}/scale-jobs/{{job_id}}"): None,
+    ("POST", f"{_PROJECT}/scale-jobs/{{job_id}}/retry"): None,
+    ("DELETE", f"{_PROJECT}/scale-jobs/{{job_id}}"): None,
     **{
         (method, f"{_PROJECT}/{one}{rest}"): None
         for one in ("scaled-videos/{scaled_id}", "master-videos/{master_id}")
@@ -103,6 +107,7 @@ _OF_PA: dict[Route, Any] = {
             ("DELETE", ""),
         )
     },
+    ("POST", f"{_PROJECT}/master-videos/{{master_id}}/renditions"): {"formats": ["9:16"]},
     ("PATCH", f"{_PROJECT}/master-videos/{{master_id}}"): {"name": "secret film"},
 }
 ANN, BOB = Caller(user_id="ann"), Caller(user_id="bob")
@@ -114,6 +119,7 @@ _NAMES = {
     "asset_id": "a-pa",
     "master_id": "m-pa",
     "scaled_id": "s-pa",
+    "job_id": "j-pa",
     "provider": "kie",
 }
 _REFUSALS = ("forbidden", "not_found", "unknown_task")
@@ -163,8 +169,8 @@ def visitor(site: Site, guarded_app: FastAPI) -> Iterator[httpx.Client]:
         " VALUES ('m-pa', 'pa', 'secret film', '[\"a-pa\"]')"
     )
     site.sql(
-        "INSERT INTO scaled_videos (scaled_id, master_id, width, height)"
-        " VALUES ('s-pa', 'm-pa', 320, 240)"
+        "INSERT INTO scaled_videos (scaled_id, master_id, width, height, order_id)"
+        " VALUES ('s-pa', 'm-pa', 320, 240, NULL), ('s-2', 'm-pa', 320, 240, 'j-pa')"
     )
     with client_of(guarded_app) as client:
         yield client

@@ -439,7 +439,7 @@ def test_a_master_is_deleted_after_a_rendition_that_is_being_added(
     monkeypatch.setattr(ProjectRows, "insert", insert_slowly)
     with ThreadPoolExecutor(1) as others:
         values = {"master_id": "m1", "width": 80, "height": 60}
-        with catalog.inserting(Kind.SCALED, PROJECT, "s1", values) as added:
+        with catalog.inserting(Kind.SCALED, PROJECT, {"s1": values}) as added:
             assert added
         assert deletions[0].result() == ["s1"]
     assert site.sql("SELECT scaled_id FROM scaled_videos") == []
