@@ -296,10 +296,15 @@ class Catalog:
     def used_sources(self, keys: Iterable[str]) -> set[str]:
         """Those object keys that a row names as its file; reads whole tables."""
         wanted = sa.cast(list(keys), postgresql.ARRAY(sa.Text))
-        columns = self._layout.addresses
-        columns += [] if self.lack_of(Kind.SHOT) else [as_text(project_assets.c.asset_url)]
+        columns = [(generations, column) for column in self._layout.names]
+        if not self.lack_of(Kind.SHOT):
+            columns.append((project_assets, as_text(project_assets.c.asset_url)))
+        named = (
+            sa.select(column.label("key")).select_from(table).subquery()
+            for table, column in columns
+        )
+        queries = [sa.select(one.c.key).where(one.c.key == sa.any_(wanted)) for one in named]
         with self._connect() as connection:
-            queries = (sa.select(column).where(column == sa.any_(wanted)) for column in columns)
             return {key for query in queries for key in connection.execute(query).scalars()}
 
     def after(

@@ -23,10 +23,14 @@ from lens_pipeline.core.ids import key_problem
 from lens_pipeline.settings import Settings
 
 _KINDS = (Kind.PHOTO, Kind.VIDEO)
-# The first string of a JSON value, of its list, or under `url` of an object in that.
-_ADDRESS = """(coalesce(
-    jsonb_path_query_first(to_jsonb({0}), '$[*] ? (@ like_regex "\\\\S")'),
-    jsonb_path_query_first(to_jsonb({0}), '$[*].url ? (@ like_regex "\\\\S")')) #>> '{{}}')"""
+# As JSON: jsonb has no null character, of which there may be an escape in `json`.
+_JSON = """CASE WHEN strpos(CAST({0} AS text), '\\u0000') = 0 THEN to_jsonb({0}) END"""
+# The first that is a string or has one under `url`, of a list or alone.
+_FIRST = f"""jsonb_path_query_first({_JSON},
+    '$[*] ? (@ like_regex "\\\\S" || @.url like_regex "\\\\S")')"""
+_ADDRESS = f"""(coalesce(
+    jsonb_path_query_first({_FIRST}, '$.url ? (@ like_regex "\\\\S")'), {_FIRST}) #>> '{{{{}}}}')"""
+_STRINGS = f"""(jsonb_path_query({_JSON}, '$.** ? (@.type() == "string")') #>> '{{{{}}}}')"""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,18 @@ class Layout:
     @property
     def addresses(self) -> list[sa.ColumnElement[str]]:
         """The address or object key in each of `sources`, or NULL."""
+        return self._of_sources(_ADDRESS)
+
+    @property
+    def names(self) -> list[sa.ColumnElement[str]]:
+        """All addresses and object keys in `sources`, a row each."""
+        return self._of_sources(_STRINGS)
+
+    def _of_sources(self, expression: str) -> list[sa.ColumnElement[str]]:
         if self.sources == ("asset_url",):
             return [generations.c.asset_url]
         columns = (f'generations."{name}"' for name in self.sources)
-        return [sa.literal_column(_ADDRESS.format(column), sa.Text) for column in columns]
+        return [sa.literal_column(expression.format(column), sa.Text) for column in columns]
 
     @property
     def source(self) -> sa.ColumnElement[str]:

@@ -17,6 +17,7 @@ from lens_pipeline.event_log.tags import (
     ORIGIN_TAG,
     PRIORITY_TAG,
     REQUEST_TAG,
+    REVISIONS_TAG,
     USER_TAG,
 )
 
@@ -86,6 +87,7 @@ def run_request(
             **_owner_tag({status.owner for status in wanted}),
             ORIGIN_TAG: origin,
             PRIORITY_TAG: str(priority + derivative.priority),
+            REVISIONS_TAG: " ".join(f"{status.id}={status.revision}" for status in wanted),
             **carrier(),
         },
     )

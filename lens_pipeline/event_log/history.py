@@ -89,15 +89,21 @@ class PlannedRun:
     # Its worker was stopped, it never began, or its backfill failed: no attempt.
     interrupted: bool = False
     at: dt.datetime | None = None
+    # What it was to make, if a sensor or the backfill asked for it.
+    revision: str | None = None
 
     @property
     def is_void(self) -> bool:
         """Dagster cancelled it, not a person."""
         return self.run_status == "CANCELED" and self.interrupted
 
-    def precedes(self, moment: dt.datetime | None) -> bool:
-        """False if a time is unknown."""
-        return self.at is not None and moment is not None and self.at < moment
+    def precedes(self, moment: dt.datetime | None, revision: str) -> bool:
+        """Whether it was for what the row said before; False if a time is unknown.
+
+        A change that leaves the revision as it is, such as a favourite's click, is none.
+        """
+        is_before = self.at is not None and moment is not None and self.at < moment
+        return is_before and self.revision != revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +313,8 @@ def derive_status(
 ) -> DerivativeStatus:
     """The status after the events of `history`; `blank` has what the row calls for.
 
-    A run that was cancelled or crashed leaves no revision: it counts only if it was planned after
-    the row's last change. A change in the future counts as unknown.
+    A run that was cancelled or crashed leaves no revision: it counts only if it was planned for
+    this one, or after the row's last change. A change in the future counts as unknown.
     """
     blank = replace(blank, request_key=history.request_key)
     changed_at = blank.finished_at
@@ -336,7 +342,7 @@ def derive_status(
         if not is_up_to_date
         and plan.run_status == "FAILURE"
         and not plan.interrupted
-        and not plan.precedes(changed_at)
+        and not plan.precedes(changed_at, blank.revision)
         and plan.run_id not in explained
     ]
     crashed = [plan for plan in all_crashed if plan.event_id > since]
@@ -346,7 +352,9 @@ def derive_status(
         plan
         for plan in unexplained
         # Only the last run's: others were started since.
-        if plan is plans[-1] and plan.run_status == "CANCELED" and not plan.precedes(changed_at)
+        if plan is plans[-1]
+        and plan.run_status == "CANCELED"
+        and not plan.precedes(changed_at, blank.revision)
     ]
     attempts = sum(not one.blameless for one in failures) + len(crashed)
     key = blank.key if materialized and materialized.is_stored else None

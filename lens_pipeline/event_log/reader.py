@@ -31,6 +31,7 @@ from lens_pipeline.event_log.tags import (
     PERMANENT_TAG,
     PROGRESS_TAGS,
     REVISION_TAG,
+    REVISIONS_TAG,
     SOURCE_TAG,
     UNSTORED_TAG,
 )
@@ -346,7 +347,7 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     values = {"asset": db_key(asset), "keys": keys}
     materialized = connection.execute(_MATERIALIZED, values).all()
     observed = connection.execute(_OBSERVED, values).all()
-    planned = connection.execute(_PLANNED, values).all()
+    planned = connection.execute(_PLANNED, {**values, "revisions": REVISIONS_TAG}).all()
     tags = _tags(connection, [row.id for row in materialized] + [row.id for row in observed])
 
     observations: dict[str, list[Observation]] = defaultdict(list)
@@ -356,7 +357,10 @@ def _histories(connection: sa.Connection, asset: str, keys: list[str]) -> dict[s
     plans: dict[str, list[PlannedRun]] = defaultdict(list)
     for row in planned:
         at = row.at.replace(tzinfo=dt.UTC)
-        plans[row.key].append(PlannedRun(row.id, row.run_id, row.status, row.interrupted, at))
+        revision = row.revision or None
+        plans[row.key].append(
+            PlannedRun(row.id, row.run_id, row.status, row.interrupted, at, revision)
+        )
     latest = {
         row.key: Materialization(
             row.id, tags[row.id].get(REVISION_TAG), is_stored=UNSTORED_TAG not in tags[row.id]
@@ -415,11 +419,13 @@ _PLANNED = sa.text("""
     SELECT e.partition AS key, e.id, e.run_id, e."timestamp" AS at, r.status,
            CASE r.status WHEN 'CANCELED' THEN coalesce(b.status IN ('FAILING', 'FAILED'), false)
              ELSE r.start_time IS NULL OR coalesce(t.value = 'UNEXPECTED_TERMINATION', false)
-           END AS interrupted
+           END AS interrupted,
+           split_part(split_part(' ' || v.value, ' ' || e.partition || '=', 2), ' ', 1) AS revision
       FROM event_logs e
       LEFT JOIN runs r ON r.run_id = e.run_id
       LEFT JOIN bulk_actions b ON b.key = r.backfill_id
       LEFT JOIN run_tags t ON t.run_id = e.run_id AND t.key = 'dagster/failure_reason'
+      LEFT JOIN run_tags v ON v.run_id = e.run_id AND v.key = :revisions
      WHERE e.asset_key = :asset AND e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
        AND e.partition = ANY(:keys) ORDER BY e.id
     """)

@@ -22,6 +22,8 @@ CREDITS_TAG = "lens/credits"
 KEPT_TAG = "lens/kept"
 # On runs.
 PROGRESS_TAG = "lens/progress"
+# What each file was to be made as: `id=revision`, parted by spaces. Dagster's UI hides it.
+REVISIONS_TAG = ".dagster/lens_revisions"
 # Numbers of files.
 FILES_TAG = "lens/files"
 FAILED_TAG = "lens/failed"

@@ -5,12 +5,17 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 
+from lens_pipeline.catalog.rows import Generation, Kind
+from lens_pipeline.definitions import defs
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import derivative_sensor
 from lens_pipeline.derivatives import pipeline
 from lens_pipeline.derivatives.registry import CLIP, MASTER, PREVIEW, Derivative
 from lens_pipeline.derivatives.removal import remove_vanished
+from lens_pipeline.derivatives.status import assess, usable
 from lens_pipeline.engine.processes.sensor_ticks import TickPolicy
+from lens_pipeline.engine.run_queue import create_run
+from lens_pipeline.engine.run_requests import added_batches, run_request
 from lens_pipeline.monitoring.backlog import BacklogScanner
 from lens_pipeline_tests.catalog.test_existing_sites import as_role
 from lens_pipeline_tests.support import host as hosts
@@ -149,9 +154,39 @@ def test_a_favourites_click_is_no_new_file(
     # Made anew since, and of the same file: how old the click is says nothing.
     assert site.lens("backfill", ready, "--force", "--json").json["ready"] == 1
     assert "latency_seconds" not in site.metadata("preview", ready)
+    # Nor is it another attempt at what a person has cancelled.
+    cancelled = host.add("photo", photo("d"))
+    (batch,) = added_batches(site.dagster, PREVIEW, [cancelled], 1)
+    rows = site.pipeline.catalog.finished(Kind.PHOTO, batch.keys).values()
+    (status,) = assess(site.pipeline, PREVIEW, usable(list(rows)))
+    request = run_request(PREVIEW, batch, {cancelled: status}, "sensor", 0)
+    job = defs().get_repository_def().get_job(PREVIEW.job)
+    site.dagster.report_run_canceled(create_run(site.dagster, job, request.tags))
+    host.like(cancelled)
+    assert site.status(cancelled)["state"] == "dead"
     another = "UPDATE generations SET asset_url = :url WHERE id = CAST(:id AS uuid)"
     site.sql(another, id=ready, url=photo("c"))
     assert asked(site, PREVIEW, cursors[PREVIEW])[0] == 1
+    site.sql(another, id=cancelled, url=photo("e"))
+    assert site.status(cancelled)["state"] == "none"
+
+
+def test_what_a_list_names(host: Host) -> None:
+    """An original that is deleted though a row names it, or a null character that hides all."""
+    catalog = host.site.pipeline.catalog
+    ids = [
+        host.add("photo", results=one)
+        for one in ('[{"id": 1, "url": "1.jpg"}, "2.jpg"]', '["3.jpg"]', '{"url": ["4.jpg"]}')
+    ]
+    host.add("video", "5.mp4")
+    used = {"1.jpg", "2.jpg", "3.jpg", "5.mp4"}
+    assert catalog.used_sources([*used, "6.jpg"]) == used
+    host.site.sql("ALTER TABLE generations ALTER results TYPE json USING CAST(results AS json)")
+    ids.append(host.add("photo", results=r'["\u0000.jpg"]'))
+    found = catalog.finished(Kind.PHOTO, ids)
+    first = [row.asset_url for key in ids if isinstance(row := found[key], Generation)]
+    assert first == ["1.jpg", "3.jpg", "4.jpg", ""]
+    assert catalog.used_sources([*used, "6.jpg"]) == used
 
 
 def test_masters_are_off_until_their_tables_are_there(host: Host) -> None:

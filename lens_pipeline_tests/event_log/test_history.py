@@ -1,6 +1,7 @@
 """The state of one derivative, from what the event log holds about it."""
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
@@ -330,6 +331,22 @@ def test_patience_ends_only_with_what_lasts() -> None:
         History(observations=(after(0), after(4 * 1440, True, "HostUnreachable"))), max_attempts=8
     )
     assert (found.state, found.attempts) == (State.FAILED, 1)
+
+
+@pytest.mark.parametrize(("run", "state"), [("CANCELED", State.DEAD), ("FAILURE", State.FAILED)])
+def test_a_change_of_the_row_that_changes_no_revision_is_none(run: str, state: State) -> None:
+    """A run for each favourite's click on a file that was cancelled, or that kills its worker."""
+    blank = DerivativeStatus("preview", "a", revision=NOW, finished_at=START)
+    plan = PlannedRun(1, "r1", run, at=START - dt.timedelta(hours=1))
+    found = {
+        revision: derive_status(
+            blank, History(planned=(replace(plan, revision=revision),)), 8, dt.datetime.now(dt.UTC)
+        )
+        for revision in (NOW, BEFORE, None)
+    }
+    assert {revision: one.state for revision, one in found.items()} == {
+        NOW: state, BEFORE: State.NONE, None: State.NONE,
+    }  # fmt: skip
 
 
 def test_a_restored_row_is_not_one_that_was_never_made() -> None:
