@@ -72,7 +72,7 @@ def import_sqlite(file: Path, media: Path | None, dry_run: bool, as_json: bool) 
         raise click.BadParameter(f"there is no directory {media}", param_hint="--media")
     old = old_database.read(file)
     with dagster_session("import-sqlite") as lens:
-        done = _Import(lens, OldFiles(media), dry_run=dry_run, refused=old.refused)
+        done = _Import(lens, OldFiles(media, old.files()), dry_run=dry_run, refused=old.refused)
         done.run(old)
     if as_json:
         refused = [asdict(one) for one in done.refused]
@@ -190,7 +190,6 @@ class _Import:
         for key, one in renditions.items():
             with self._refusals(RENDITIONS, key):
                 if ids[key] in present.keys() - unmade:
-                    self.files.claim(one.paths)
                     self.counts[RENDITIONS]["present"] += 1
                 elif one.master_id in self._masters:
                     wanted[key] = one.paths
@@ -224,8 +223,6 @@ class _Import:
             ids = [key for key in taken if rows[key].project_id == project_id]
             present |= catalog.project_rows(kind, project_id, ids)
         self.counts[table]["present"] += len(present)
-        for key in present:
-            self.files.claim(rows[key].paths)
         for key in taken.keys() - present.keys():
             self.refused.append(Refusal(table, key, "the row of another project has this id"))
         return {key: one for key, one in rows.items() if key not in taken}, present

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -84,6 +84,12 @@ class OldDatabase:
     renditions: Mapping[str, OldRendition]
     refused: list[Refusal]
     """Rows that cannot be used."""
+
+    def files(self) -> Iterator[Sequence[str]]:
+        """The paths of each row that has a file."""
+        films = (one for one in self.masters.values() if one.is_completed)
+        for one in (*self.assets.values(), *films, *self.renditions.values()):
+            yield one.paths
 
 
 def read(file: Path) -> OldDatabase:

@@ -1,38 +1,43 @@
 """Finds files by the paths that an older system wrote, perhaps on another machine."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from lens_pipeline.errors import DerivativeError, InvalidRow, SourceMissing
+from lens_pipeline.errors import InvalidRow, SourceMissing
 
 
 class OldFiles:
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, rows: Iterable[Sequence[str]]) -> None:
+        """`rows`: the paths of each that has a file."""
         self._directory = directory
-        self._found: dict[Path, str] = {}
+        self._named: dict[Path, set[str]] = defaultdict(set)
+        for paths in rows:
+            with suppress(SourceMissing):
+                file, written = self._first(paths)
+                self._named[file.resolve()].add(written)
 
     def find(self, paths: Sequence[str]) -> Path:
         """By the first of `paths` that leads to one.
 
-        Raises SourceMissing; InvalidRow: another path has led to the same file.
+        Raises SourceMissing; InvalidRow: another path leads to the same file.
         """
+        file, written = self._first(paths)
+        others = self._named[file.resolve()] - {written}
+        if others:
+            raise InvalidRow(f"{file} is all that is found for {written} and for {min(others)}")
+        return file
+
+    def _first(self, paths: Sequence[str]) -> tuple[Path, str]:
+        """The file, and the path that leads to it. Raises SourceMissing."""
         if not paths:
             raise SourceMissing("it names no file")
         for written in paths:
             file = next(filter(_is_file, self._places(written)), None)
-            if file is None:
-                continue
-            other = self._found.setdefault(file.resolve(), written)
-            if other != written:
-                raise InvalidRow(f"{file} is all that is found for {written} and for {other}")
-            return file
+            if file is not None:
+                return file, written
         raise SourceMissing(f"there is no file {' or '.join(paths)}")
-
-    def claim(self, paths: Sequence[str]) -> None:
-        """Of a row that is there already: no other gets its file, if it still is where it was."""
-        with suppress(DerivativeError):
-            self.find(paths)
 
     def _places(self, written: str) -> Iterator[Path]:
         """Below the directory by ever shorter ends of the path, then as written."""
