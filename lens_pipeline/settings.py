@@ -186,8 +186,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
     read only. Where it is empty, and without it, the name of the file is shown."""
     source_columns: CommaList = ("asset_url",)
     """Columns of `generations` that may hold the file, in the order in which they count: the first
-    that has something. Each is an address, an object key, or a list in JSON of addresses or of
-    objects with `url`, of which the first counts: `original_path,asset_url,results`."""
+    that has something. Each is an address, an object key, or a list (an array, `jsonb` or `json`)
+    of addresses or of objects with `url`, of which the first counts:
+    `original_path,asset_url,results`. `asset_url` is one of them: the webhook and `lens add` write
+    it."""
     types: CommaList = ("photo=photo", "video=video")
     """What the column `type` says of photos and of videos: `photo=photo|product,video=video`. Rows
     of other types are left alone."""
@@ -372,6 +374,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=
             raise ValueError(
                 f"LENS_SOURCE_COLUMNS={','.join(columns)[:60]!r} is no list of columns: use for"
                 " example original_path,asset_url,results"
+            )
+        if "asset_url" not in columns:
+            raise ValueError(
+                f"LENS_SOURCE_COLUMNS={','.join(columns)[:60]!r} lacks asset_url, which the webhook"
+                " and `lens add` write: name it, too, after those that come first"
             )
         types = [one for some in self.types_by_kind.values() for one in some]
         is_list = self.types and all(map(_TYPES.fullmatch, self.types))
@@ -629,11 +636,18 @@ def load(
 
 
 def _read_files(dotenv: Path) -> dict[str, str]:
-    """The variables of `dotenv`, and over them those of `….local` beside it."""
+    """The variables of `dotenv`, and over them those of `….local` beside it.
+
+    Raises SettingsError: one cannot be read.
+    """
     found: dict[str, str] = {}
     for file in (dotenv, dotenv.with_name(f"{dotenv.name}.local")):
-        if file.is_file():
+        if not file.is_file():
+            continue
+        try:
             found |= {name: value or "" for name, value in dotenv_values(file).items()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file} cannot be read: {error}") from None
     return found
 
 

@@ -123,6 +123,11 @@ WRONG = {
         "LENS_SOURCE_COLUMNS",
         "original_path,asset_url,results",
     ),
+    "columns that lack the one which is written": (
+        {"LENS_SOURCE_COLUMNS": "original_path,results"},
+        "LENS_SOURCE_COLUMNS",
+        "lacks asset_url",
+    ),
     "a kind that is none": ({"LENS_TYPES": "audio=audio"}, "LENS_TYPES", "photo=photo|product"),
     "a type of two kinds": (
         {"LENS_TYPES": "photo=photo|clip,video=clip"},
@@ -216,6 +221,9 @@ def test_the_local_file_is_read_after_the_other(
     monkeypatch.delenv("AWS_REGION")
     export_foreign(tmp_path / ".env")
     assert os.environ["AWS_REGION"] == "eu-west-1"
+    (tmp_path / ".env.local").write_bytes(b"LENS_PHOTOS=caf\xe9\n")
+    with pytest.raises(SettingsError, match=r"\.env\.local cannot be read: "):
+        load({}, dotenv=tmp_path / ".env")
 
 
 @pytest.mark.parametrize(
