@@ -93,9 +93,10 @@ class Catalog:
             return None
         if self._absent is None:
             with self._connect() as connection:
-                self._absent = _absent(connection, permissions.PROJECT_TABLES)
-            if self._absent:
-                logger.info("%s", MastersOff.of(self._absent))
+                absent = _absent(connection, permissions.PROJECT_TABLES)
+            if absent and self._absent is None:
+                logger.info("%s", MastersOff.of(absent))
+            self._absent = absent
         return str(MastersOff.of(self._absent)) if self._absent else None
 
     def other_types(self) -> dict[str, int]:
@@ -115,7 +116,7 @@ class Catalog:
         with self._connect() as connection:
             role = role or permissions.current_role(connection)
             missing = _missing(connection, masters=masters)
-            of_views = status_view.migration(connection, missing, role)
+            of_views = status_view.migration(connection, self._layout, missing, role)
             columns = self._read_columns(connection, missing)
             return [
                 *tables.creation(missing, connection.dialect),
@@ -128,7 +129,7 @@ class Catalog:
         """Create absent tables, and add columns to those of an earlier version. Returns names.
 
         A host's own tables are not altered. `masters`: also those of masters for a site that has
-        generations alone. Raises CatalogError: this role may not.
+        generations. Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
             absent = _missing(connection, masters=masters)
@@ -164,7 +165,7 @@ class Catalog:
         Grants are kept. Raises CatalogError: this role may not.
         """
         with self._connect() as connection:
-            statements = status_view.migration(connection)
+            statements = status_view.migration(connection, self._layout)
             if not statements:
                 return []
             advice = status_view.advice(connection)
@@ -196,7 +197,7 @@ class Catalog:
     def view_age_note(self) -> str | None:
         """See `status_view.age_note`."""
         with self._connect() as connection:
-            return status_view.age_note(connection)
+            return status_view.age_note(connection, self._layout)
 
     def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
         """See `status_view.rows.mark`."""
@@ -668,10 +669,12 @@ def _known(values: Mapping[str, Any], has_additions: bool) -> dict[str, Any]:
 
 
 def _missing(connection: sa.Connection, *, masters: bool) -> list[str]:
-    """Tables to create; those of masters are left to a site that has generations alone."""
+    """Tables to create; a site with its own generations gets those of `masters` if it wants them.
+
+    One of these names may be a table of its own.
+    """
     absent = _absent(connection, [table.name for table in metadata.sorted_tables])
-    is_without_masters = sorted(absent) == sorted(permissions.PROJECT_TABLES)
-    return [] if is_without_masters and not masters else absent
+    return absent if masters or "generations" in absent else []
 
 
 def _execute(connection: sa.Connection, statements: Iterable[str]) -> None:

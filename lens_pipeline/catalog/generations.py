@@ -75,6 +75,11 @@ class Layout:
     def types_of(self, *kinds: Kind) -> list[str]:
         return [one for kind in kinds for one in self.types.get(kind.value, [])]
 
+    @property
+    def types_text(self) -> str:
+        """As in LENS_TYPES."""
+        return ",".join(f"{kind}={'|'.join(types)}" for kind, types in self.types.items())
+
 
 @dataclass(frozen=True, slots=True)
 class ListedGeneration:

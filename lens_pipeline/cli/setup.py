@@ -36,7 +36,7 @@ def migrate(check: bool, as_sql: bool, role: str | None, masters: bool) -> None:
     """Create the application's tables where absent, and Dagster's; bring Dagster's up to date.
 
     Tables of the site are not altered; what is called lens_… is brought up to date. A site that
-    has generations alone needs no others: its masters stay off without --masters.
+    has generations needs no others: without --masters those of masters are left out.
     """
     from lens_pipeline.engine.dagster_storage.storage import (
         create_database,

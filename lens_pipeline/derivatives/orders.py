@@ -4,7 +4,8 @@ import hashlib
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 # Sizes of the named formats, in pixels.
@@ -154,6 +155,16 @@ def piece_ids(project_id: str, order_id: str, count: int) -> list[str]:
     """Of an order's pieces; UUIDs, as a host's column may want."""
     name = f"{project_id}/{order_id}"
     return [str(uuid.uuid5(_NAMESPACE, f"{name}/{number}")) for number in range(count)]
+
+
+def sequences(pieces: Iterable[tuple[str, Hashable, float | None]]) -> dict[str, int]:
+    """The number of each within its group, from 1 on: by id, of (id, group, start)."""
+    numbers: dict[str, int] = {}
+    counts = Counter[Hashable]()
+    for piece_id, group, _ in sorted(pieces, key=lambda piece: (piece[2] or 0.0, piece[0])):
+        counts[group] += 1
+        numbers[piece_id] = counts[group]
+    return numbers
 
 
 def _check_part(order: Order, film: Film | None) -> None:

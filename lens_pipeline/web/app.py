@@ -28,6 +28,7 @@ from lens_pipeline.web.routes import (
     projects,
     renditions,
     retry,
+    scale_jobs,
     uploads,
     webhook,
 )
@@ -56,7 +57,7 @@ def create_app(context: Context, limits: Limits | None = None) -> FastAPI:
     for module in (
         # Its `/api/generations/archive` is no id of a generation.
         *(signed_links, login, archives, generations, generation_files, uploads, retry),
-        *(masters, orders, renditions, project_assets, projects),
+        *(masters, orders, scale_jobs, renditions, project_assets, projects),
         *(webhook, events, health, metrics, pages),
     ):
         app.include_router(module.router)

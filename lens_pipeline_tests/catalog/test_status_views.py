@@ -164,3 +164,19 @@ def test_who_kept_the_copy_before_row_level_security_goes_on(site: Site, role: s
     with closing(Catalog(as_role(site.database_url, role))) as catalog:
         assert catalog.lack_of_view() is None
         assert catalog.write_view(MASTER.asset, {"m1": _columns("ready")}, []) == 1
+
+
+def test_a_change_of_lens_types_is_one_of_the_view(
+    site: Site, environment: pytest.MonkeyPatch
+) -> None:
+    site.lens("migrate")
+    site.add("p1", "https://example.org/a.jpg", type="product")
+    site.pipeline.catalog.write_view(PREVIEW.asset, {"p1": _columns("ready")}, [])
+    shown = "SELECT preview_path FROM lens_generations"
+    assert site.sql(shown) == [(None,)]
+    environment.setenv("LENS_TYPES", "photo=photo|product,video=video")
+    reason = "lens_generations is of other types than LENS_TYPES=photo=photo|product,video=video"
+    assert f"{reason}: run `lens migrate`" in site.lens("migrate", "--check").out
+    site.lens("migrate")
+    assert site.sql(shown) == [("a/path",)]
+    assert site.lens("migrate", "--check").code == 0

@@ -1,5 +1,6 @@
 """The views, the tables behind them, and the rights to both."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
+from lens_pipeline.catalog.generations import Layout
 from lens_pipeline.catalog.permissions import (
     Lack,
     current_role,
@@ -16,7 +18,7 @@ from lens_pipeline.catalog.permissions import (
     owner,
     quoted,
 )
-from lens_pipeline.catalog.rows import FINISHED
+from lens_pipeline.catalog.rows import FINISHED, Kind
 from lens_pipeline.catalog.tables import TIME, generations, master_videos
 
 # Of all tables and views, in the comment of `lens_generations`: raise it whenever one changes.
@@ -79,10 +81,8 @@ _OF_GENERATIONS = """
       FROM (SELECT id, user_id, type, status, created_at, updated_at,
                    unnest(ARRAY[CAST(id AS text)]) AS key,
                    CAST(status AS text) IN ({finished}) AS is_finished,
-                   CASE CAST(type AS text) WHEN 'photo' THEN 'preview' WHEN 'video' THEN 'poster'
-                   END AS asset,
-                   CASE CAST(type AS text) WHEN 'photo' THEN 'photo_generation'
-                   WHEN 'video' THEN 'video_generation' END AS original
+                   CASE CAST(type AS text) {assets} END AS asset,
+                   CASE CAST(type AS text) {originals} END AS original
               FROM generations) g
       LEFT JOIN lens_derivatives d ON d.asset = g.asset AND d.id = g.key AND g.is_finished
       LEFT JOIN lens_derivatives o ON o.asset = g.original AND o.id = g.key AND g.is_finished
@@ -158,6 +158,7 @@ _WRITES = """
       SELECT rolcanlogin AND has_table_privilege(CAST('{table}' AS regclass), 'INSERT')
         FROM pg_roles WHERE rolname = current_user))
 """
+_VERSION = re.compile(r"version (\d+)(?: of (\S+))?$")
 _COMMENT = sa.text("SELECT obj_description(to_regclass('lens_generations'), 'pg_class')")
 _IS_INVOKER = sa.text(
     """
@@ -184,10 +185,13 @@ _GRANTEES = sa.text(
 
 def version(connection: sa.Connection) -> int | None:
     """None: there is no view."""
-    if not exists(connection, GENERATIONS.view):
-        return None
-    number = (connection.scalar(_COMMENT) or "").rpartition("version ")[2]
-    return int(number) if number.isdecimal() else 1
+    return _version(connection)[0] if exists(connection, GENERATIONS.view) else None
+
+
+def _version(connection: sa.Connection) -> tuple[int, str]:
+    """The version of the views, and the types of which they are, as in LENS_TYPES."""
+    found = _VERSION.search(connection.scalar(_COMMENT) or "")
+    return (int(found[1]), found[2] or Layout().types_text) if found else (1, "")
 
 
 def present(connection: sa.Connection) -> list[Projection]:
@@ -196,16 +200,21 @@ def present(connection: sa.Connection) -> list[Projection]:
 
 
 def migration(
-    connection: sa.Connection, made: Collection[str] = (), writer: str | None = None
+    connection: sa.Connection,
+    layout: Layout,
+    made: Collection[str] = (),
+    writer: str | None = None,
 ) -> list[str]:
     """The statements that make or update tables and views.
 
     `made`: tables of the application that are made before; `writer`: a role that may write then.
     """
-    if not _is_due(connection, made):
+    if not _is_due(connection, layout, made):
         return []
     return [
-        line for one in _possible(connection, made) for line in _statements(connection, one, writer)
+        line
+        for one in _possible(connection, made)
+        for line in _statements(connection, layout, one, writer)
     ]
 
 
@@ -218,10 +227,12 @@ def _possible(connection: sa.Connection, made: Collection[str] = ()) -> list[Pro
     ]
 
 
-def _is_due(connection: sa.Connection, made: Collection[str] = ()) -> bool:
-    found = version(connection) or 0
+def _is_due(connection: sa.Connection, layout: Layout, made: Collection[str] = ()) -> bool:
+    found, types = _version(connection) if exists(connection, GENERATIONS.view) else (0, "")
     if found != VERSION:
         return found < VERSION
+    if types != layout.types_text:
+        return True
     views = [one.view for one in _possible(connection, made)]
     return _is_of_older_server(connection) or not all(exists(connection, name) for name in views)
 
@@ -230,18 +241,21 @@ def _is_of_older_server(connection: sa.Connection) -> bool:
     return _checks_readers(connection) and not connection.scalar(_IS_INVOKER)
 
 
-def _statements(connection: sa.Connection, one: Projection, writer: str | None) -> list[str]:
+def _statements(
+    connection: sa.Connection, layout: Layout, one: Projection, writer: str | None
+) -> list[str]:
     table, view = one.table.name, one.view
     absent = [name for name in (table, view) if not exists(connection, name)]
     creation = str(CreateTable(one.table).compile(dialect=connection.dialect))
     with_rights = "WITH (security_invoker = true) " if _checks_readers(connection) else ""
     key_type = _type_of(connection, one, one.read[0])
     reads = _READS.format(table=table, source=one.source.name, key=one.read[0], type=key_type)
+    of_types = "" if layout.types == Layout().types else f" of {layout.types_text}"
     # A page locks the view first: the other order would be a deadlock.
     return [
         *([creation] if table in absent else []),
-        f"CREATE OR REPLACE VIEW {view} {with_rights}AS {_query(connection, one)}",
-        f"COMMENT ON VIEW {view} IS 'Lens Pipeline, version {VERSION}'",
+        f"CREATE OR REPLACE VIEW {view} {with_rights}AS {_query(connection, layout, one)}",
+        f"COMMENT ON VIEW {view} IS 'Lens Pipeline, version {VERSION}{of_types}'",
         *([_NEW_COLUMN] if one is GENERATIONS else []),
         *(_CLOSURE.format(name=name) for name in absent),
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
@@ -253,14 +267,26 @@ def _statements(connection: sa.Connection, one: Projection, writer: str | None) 
     ]
 
 
-def _query(connection: sa.Connection, one: Projection) -> str:
+def _query(connection: sa.Connection, layout: Layout, one: Projection) -> str:
     return one.query.format(
+        assets=_by_type(layout, {Kind.PHOTO: "preview", Kind.VIDEO: "poster"}),
+        originals=_by_type(
+            layout, {Kind.PHOTO: "photo_generation", Kind.VIDEO: "video_generation"}
+        ),
         created_at=_time(connection, one, "created_at"),
         updated_at=_time(connection, one, "updated_at"),
         finished=", ".join(f"'{status}'" for status in FINISHED),
         words=" ".join(f"WHEN '{state}' THEN '{word}'" for state, word in MASTER_WORDS.items()),
         asset=MASTER_ASSET,
         kept=_KEPT.format(table=one.table.name),
+    )
+
+
+def _by_type(layout: Layout, assets: Mapping[Kind, str]) -> str:
+    return " ".join(
+        f"WHEN '{one}' THEN '{asset}'"
+        for kind, asset in assets.items()
+        for one in layout.types_of(kind)
     )
 
 
@@ -364,14 +390,16 @@ def is_older(connection: sa.Connection) -> bool:
     return (version(connection) or 0) < VERSION
 
 
-def age_note(connection: sa.Connection) -> str | None:
+def age_note(connection: sa.Connection, layout: Layout) -> str | None:
     """What to do about older views; None: they are of this version, a later one, or absent."""
-    found = version(connection)
-    if found is None or not _is_due(connection):
+    if not exists(connection, GENERATIONS.view) or not _is_due(connection, layout):
         return None
+    found, types = _version(connection)
     problem = f"{GENERATIONS.view} is of version {found}, and this program knows {VERSION}"
-    if found == VERSION:
+    if found == VERSION and types != layout.types_text:
+        problem = f"{GENERATIONS.view} is of other types than LENS_TYPES={layout.types_text}"
+    elif found == VERSION and _is_of_older_server(connection):
+        problem = f"{GENERATIONS.view} is of an older PostgreSQL"
+    elif found == VERSION:
         problem = f"{MASTERS.view} does not exist"
-        if _is_of_older_server(connection):
-            problem = f"{GENERATIONS.view} is of an older PostgreSQL"
     return f"{problem}: {advice(connection) or 'run `lens migrate`'}"

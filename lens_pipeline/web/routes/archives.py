@@ -4,6 +4,7 @@ Rows are read page by page while the archive is sent: the first byte waits for o
 """
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import chain
 from typing import Annotated
@@ -12,8 +13,9 @@ from fastapi import APIRouter, Form, Query, Request, Response
 
 from lens_pipeline.catalog.generations import ListedGeneration
 from lens_pipeline.catalog.projects import Listed
-from lens_pipeline.catalog.rows import Kind
+from lens_pipeline.catalog.rows import Kind, ScaledVideo
 from lens_pipeline.core import postgres
+from lens_pipeline.derivatives.orders import name_of, sequences
 from lens_pipeline.derivatives.originals import extra_files, stored_originals
 from lens_pipeline.derivatives.registry import MASTER, SCALED, Derivative
 from lens_pipeline.derivatives.status import row_statuses
@@ -26,6 +28,7 @@ from lens_pipeline.web.errors import ApiError, not_found
 from lens_pipeline.web.http.archive import ARCHIVE, Archive, ArchiveFile
 from lens_pipeline.web.http.filenames import attachment, generation_name, known_ending
 from lens_pipeline.web.http.streaming import is_web_address
+from lens_pipeline.web.routes.project_rows import order_rows
 
 router = APIRouter(tags=["archives"])
 
@@ -36,6 +39,7 @@ _PAGE = 100
 _MOST_IDS_LENGTH = 1024 * 1024
 
 Ids = Annotated[str, Query(min_length=1, description="Ids of generations, with commas.")]
+OrderIds = Annotated[str | None, Query(description="Ids of orders of renditions, with commas.")]
 IdsOfForm = Annotated[str, Form(min_length=1, max_length=_MOST_IDS_LENGTH)]
 
 
@@ -108,23 +112,60 @@ def _holder(request: Request, caller: Caller) -> Hashable | None:
 
 @router.get("/api/projects/{project_id}/archive", response_class=Response, responses=ARCHIVE)
 def project_archive(
-    project_id: str, request: Request, caller: MediaCallerDep, context: ContextDep
+    project_id: str,
+    request: Request,
+    caller: MediaCallerDep,
+    context: ContextDep,
+    order_ids: OrderIds = None,
 ) -> Response:
     """A ZIP file of a project's films and renditions, and of the originals of its shots.
 
     Originals are for callers who see all users: a link and a token of the project give the rest.
+    With `order_ids` it has the renditions of these orders alone, as `Film 9x16 03.mp4`.
     """
     if not caller.may_see_project(project_id):
         raise not_found("project", project_id)
-    files = chain(_films(context, project_id), _renditions(context, project_id))
-    if caller.sees_all and not is_linked(request):
-        files = chain(files, _originals(context, project_id))
+    name = project_id
+    if order_ids is not None:
+        wanted = list(dict.fromkeys(filter(None, order_ids.split(","))))
+        pieces = order_rows(context, project_id, wanted)
+        films = {_film_name(listed.row) for listed in pieces}
+        name = films.pop() if len(films) == 1 else name
+        files = _of_orders(context, pieces)
+    else:
+        files = chain(_films(context, project_id), _renditions(context, project_id))
+        if caller.sees_all and not is_linked(request):
+            files = chain(files, _originals(context, project_id))
     first = next(files, None)
     if first is None:
         raise not_found("file of project", project_id)
-    disposition = attachment(project_id, ".zip")
+    disposition = attachment(name, ".zip")
     holder = _holder(request, caller)
     return Archive(context.pipeline.store, chain([first], files), disposition, holder)
+
+
+def _of_orders(context: Context, pieces: Sequence[Listed[ScaledVideo]]) -> Iterator[ArchiveFile]:
+    """By their names, which are unlike the order in which the rows were made."""
+    formats = {one.row.id: name_of(one.row.width, one.row.height) for one in pieces}
+    groups = {one.row.id: (one.row.order_id, formats[one.row.id]) for one in pieces}
+    counts = Counter(groups.values())
+    numbers = sequences((one.row.id, groups[one.row.id], one.row.start_seconds) for one in pieces)
+
+    def name(listed: Listed[ScaledVideo]) -> str:
+        row_id = listed.row.id
+        words = [_film_name(listed.row), formats[row_id].replace(":", "x")]
+        if counts[groups[row_id]] > 1:
+            words.append(f"{numbers[row_id]:02}")
+        return " ".join(words)
+
+    named = sorted(pieces, key=name)
+    for start in range(0, len(named), _PAGE):
+        postgres.restart_deadline()
+        yield from _videos(context, SCALED, named[start : start + _PAGE], "", name)
+
+
+def _film_name(row: ScaledVideo) -> str:
+    return row.master.name if row.master else row.id
 
 
 def _films(context: Context, project_id: str) -> Iterator[ArchiveFile]:
@@ -139,8 +180,7 @@ def _renditions(context: Context, project_id: str) -> Iterator[ArchiveFile]:
     def name(listed: Listed) -> str:
         row = listed.row
         part = [f"{t:g}s" for t in (row.start_seconds, row.end_seconds) if t is not None]
-        title = row.master.name if row.master else row.id
-        return " ".join([title, "-".join(part), f"{row.width}x{row.height}"])
+        return " ".join([_film_name(row), "-".join(part), f"{row.width}x{row.height}"])
 
     for page in _project_pages(context, Kind.SCALED, project_id):
         yield from _videos(context, SCALED, page, "renditions/", name)

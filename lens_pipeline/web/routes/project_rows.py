@@ -2,7 +2,7 @@
 
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import dagster as dg
@@ -10,9 +10,10 @@ from fastapi import Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lens_pipeline.catalog.projects import Listed
-from lens_pipeline.catalog.rows import Kind, Row
+from lens_pipeline.catalog.rows import Kind, Row, ScaledVideo
 from lens_pipeline.catalog.status_view.schema import MASTER_WORDS, LegacyStatus
 from lens_pipeline.core.ids import KEY_PATTERN, canonical_uuid, key_problem
+from lens_pipeline.derivatives import orders
 from lens_pipeline.derivatives.holds import Held
 from lens_pipeline.derivatives.library import read_cursor, write_cursor
 from lens_pipeline.derivatives.registry import Derivative
@@ -26,6 +27,7 @@ from lens_pipeline.web.http.streaming import IMMUTABLE, REVALIDATE, described, s
 
 _MOST_NAME = 200
 _MOST_IDS = 200
+_MOST_ORDERS = 20
 
 CursorQuery = Annotated[str | None, Query(max_length=500)]
 LimitQuery = Annotated[int, Query(ge=1, le=200)]
@@ -122,13 +124,29 @@ def page_rows(
 ) -> Page:
     """Raises ApiError 400, InvalidCursor."""
     catalog, wanted = context.pipeline.catalog, _ids(ids)
-    masters, orders = _ids(master_ids), _ids(order_ids)
+    masters, of_orders = _ids(master_ids), _ids(order_ids)
     if wanted is not None:
         found = catalog.project_rows(kind, project_id, wanted)
         return Page([found[one] for one in wanted if one in found], None)
     after = read_cursor(cursor) if cursor else None
-    rows = catalog.project_page(kind, project_id, after, limit, masters, orders)
+    rows = catalog.project_page(kind, project_id, after, limit, masters, of_orders)
     return Page(rows, write_cursor(rows[-1].place) if len(rows) == limit else None)
+
+
+def order_rows(
+    context: Context, project_id: str, order_ids: Sequence[str]
+) -> list[Listed[ScaledVideo]]:
+    """The renditions of these orders. Raises ApiError 400: they are too many."""
+    if len(order_ids) > _MOST_ORDERS:
+        raise invalid("order_ids", f"at most {_MOST_ORDERS} orders are answered at once")
+    catalog, most = context.pipeline.catalog, orders.MOST_FORMATS * orders.MOST_FRAGMENTS
+    limit = most * len(order_ids)
+    found = catalog.project_page(Kind.SCALED, project_id, None, limit, orders=order_ids)
+    if found:
+        return found
+    # A host's table need not have a column for them.
+    ids = [piece for one in order_ids for piece in orders.piece_ids(project_id, one, most)]
+    return list(catalog.project_rows(Kind.SCALED, project_id, ids).values())
 
 
 def row_of(

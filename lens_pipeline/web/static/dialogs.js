@@ -8,17 +8,20 @@ const TOAST_MS = 7000;
 // What stands above every page; uploads are there while they run.
 const CARRIED = "#connection, #toasts, #announcer, .uploads";
 const FOCUSABLE = "a[href], button:not([disabled]), input, select, video[controls], [tabindex='0']";
+// One dialog may open another.
+let opened = 0;
 
 /**
  * Show a modal dialog; Esc, the cross and a click beside it close it. `onclose` is called then.
  * Returns it, with `body` as its content.
  */
 export function dialog(kind, title, body, { onclose = () => {}, head = [] } = {}) {
-  const heading = el("h2", { id: "dialog-title" }, title);
+  const id = `dialog-title-${++opened}`;
+  const heading = el("h2", { id }, title);
   const close = el("button.icon-button", { type: "button", "aria-label": t("action.close"), title: t("action.close") }, icon("close"));
   const element = el(
     `dialog.${kind}`,
-    { "aria-labelledby": "dialog-title" },
+    { "aria-labelledby": id },
     el("div.dialog-head", {}, heading, ...head, close),
     body,
   );

@@ -1,213 +1,189 @@
-// The formats of films: renditions, all of a film or a part of it at another size.
+// The formats of films: renditions, all of a film or a part of it in another shape, by orders.
 
-import { ask, askByIds, hasFailed, path } from "./api.js";
+import { ask, askByIds, path } from "./api.js";
 import { confirm, dialog, toast } from "./dialogs.js";
 import { byId, el, icon, say, set } from "./dom.js";
 import { movingInTurn } from "./flip.js";
+import { FormatForm } from "./format-form.js";
+import { FormatGrid, countsText } from "./format-grid.js";
 import { gather } from "./live.js";
-import { holdText, progressText } from "./progress.js";
-import { classText, duration, size, t } from "./texts.js";
+import { Stills } from "./stills.js";
+import { t } from "./texts.js";
 
 const GATHER_MS = 300;
-// Lines for which a card keeps room; more are scrolled to.
-const MOST_LINES = 3;
-const SIZES = [
-  [1920, 1080],
-  [1280, 720],
-  [854, 480],
-  [1080, 1920],
-  [720, 1280],
-  [1080, 1080],
-];
 
-const frame = ({ width, height }) => `${width} × ${height}`;
-const part = ({ start_seconds: start, end_seconds: end }) =>
-  start === null && end === null ? "" : `${duration(start ?? 0)}–${end === null ? "" : duration(end)}`;
+const isUnder = ({ status }) => status !== "ready" && status !== "dead";
 
 /** Of all films of the page; those of a film are asked for when its card is seen. */
 export class Formats {
-  /** `listOf(masterId)`: the list in its card, if it has one. */
-  constructor(listOf, tried) {
+  /** `listOf(masterId)`: what its card shows, if it has one. */
+  constructor({ listOf, watch, tried }) {
     this.listOf = listOf;
+    this.watch = watch;
     this.tried = tried;
     this.changed = gather(GATHER_MS, (ids) => tried(() => this.load([...ids])));
+    this.stirred = gather(GATHER_MS, (ids) => tried(() => this.refresh([...ids])));
     this.show(null);
   }
 
   show(project) {
     this.project = project;
-    this.masters = new Map(); // of formats that are shown, by id
+    this.known = new Map(); // by id
+    this.opened?.element.close();
+    this.opened = null;
   }
 
   base(...parts) {
-    return path("projects", this.project, "scaled-videos", ...parts);
+    return path("projects", this.project, ...parts);
+  }
+
+  /** Newest first, as they are listed. */
+  of(masterId) {
+    return [...this.known.values()].filter((format) => format.master_id === masterId);
   }
 
   async load(masterIds) {
     const { project } = this;
-    const formats = await askByIds(this.base(), "scaled_videos", masterIds, "master_ids");
+    const formats = await askByIds(this.base("scaled-videos"), "scaled_videos", masterIds, "master_ids");
     if (project !== this.project) return;
-    formats.forEach((format) => this.masters.set(format.scaled_id, format.master_id));
-    const lists = masterIds.map((id) => [this.listOf(id), formats.filter((one) => one.master_id === id)]).filter(([list]) => list);
-    // A list that grows or shrinks moves what is below it.
+    const were = new Map(masterIds.map((id) => [id, this.of(id)]));
+    were.forEach((own) => own.forEach((format) => this.known.delete(format.scaled_id)));
+    this.put(formats, were);
+  }
+
+  /** Ask again for some that are known. */
+  async refresh(ids) {
+    const { project } = this;
+    const formats = await askByIds(this.base("scaled-videos"), "scaled_videos", ids);
+    if (project !== this.project) return;
+    const masters = new Set(ids.map((id) => this.known.get(id)?.master_id).filter(Boolean));
+    const were = new Map([...masters].map((id) => [id, this.of(id)]));
+    const found = new Set(formats.map((format) => format.scaled_id));
+    ids.filter((id) => !found.has(id)).forEach((id) => this.known.delete(id));
+    this.put(formats, were);
+  }
+
+  put(formats, were) {
+    const { project } = this;
+    formats.forEach((format) => this.known.set(format.scaled_id, format));
+    const lists = [...were.keys()].map((id) => [this.listOf(id), this.of(id)]).filter(([list]) => list);
+    // A line that appears moves what is below it.
     const show = () => lists.forEach(([list, own]) => list.show(own));
-    movingInTurn(byId("masters"), () => project === this.project && show(), lists.map(([list]) => list.add));
+    movingInTurn(byId("masters"), () => project === this.project && show());
+    for (const [id, before] of were) {
+      this.tell(id, before);
+      if (this.opened?.id === id) this.opened.show();
+    }
+  }
+
+  /** A person is told of an order that has ended. */
+  tell(masterId, before) {
+    const now = this.of(masterId);
+    const under = new Set(before.filter(isUnder).map((format) => format.order_id));
+    now.filter(isUnder).forEach((format) => under.delete(format.order_id));
+    for (const order of under) {
+      const own = now.filter((format) => format.order_id === order);
+      if (own.length) toast("done", t("formats.done", { name: this.listOf(masterId)?.master.name ?? "", counts: countsText(own) }));
+    }
   }
 
   /** An event tells of a format without its film. */
   onStatus(id, seen) {
-    const master = this.masters.get(id);
-    (master ? [master] : seen).forEach(this.changed);
+    if (this.known.has(id)) this.stirred(id);
+    else seen.forEach(this.changed);
   }
 
-  onProgress(event) {
-    this.listOf(this.masters.get(event.id))?.progress(event);
+  onProgress({ id, percent, stage, seconds_left }) {
+    const format = this.known.get(id);
+    if (format?.status !== "processing") return;
+    this.known.set(id, { ...format, percent, stage, seconds_left, held_by: null });
+    if (this.opened?.id === format.master_id) this.opened.grid.update(this.known.get(id));
   }
+
+  // --- what people do
 
   retry(format) {
-    return this.act("POST", format, "retry");
+    return this.act("POST", format, "scaled-videos", format.scaled_id, "retry");
   }
 
-  async remove(format, name) {
-    const question = t("formats.delete_question", { format: frame(format), name });
-    if (await confirm(question, t("formats.delete_warning"), t("masters.delete"))) await this.act("DELETE", format);
+  /** The failed ones of an order, in one run. */
+  retryOrder([format]) {
+    return this.act("POST", format, "scale-jobs", format.order_id, "retry");
   }
 
-  act(method, format, ...rest) {
+  /** `name`: of what is deleted. */
+  remove(format, name) {
+    return this.drop([format], name, "scaled-videos", format.scaled_id);
+  }
+
+  removeOrder(formats, name) {
+    return this.drop(formats, name, "scale-jobs", formats[0].order_id);
+  }
+
+  async drop(formats, name, ...place) {
+    const question = t("formats.delete_question", { name });
+    const isSure = await confirm(question, t("formats.delete_warning", { count: formats.length }), t("masters.delete"));
+    if (isSure) await this.act("DELETE", formats[0], ...place);
+  }
+
+  act(method, { master_id: master }, ...place) {
     return this.tried(async () => {
-      await ask(method, this.base(format.scaled_id, ...rest));
-      this.changed(format.master_id);
+      await ask(method, this.base(...place));
+      this.changed(master);
     });
   }
 
-  /** Ask in a dialog which format is wanted, and order it. */
-  order(master) {
-    const choice = el("select", { name: "size" }, ...SIZES.map((edges) => el("option", { value: edges.join() }, edges.join(" × "))));
-    const seconds = (name, key, placeholder) =>
-      el("label", {}, el("span", {}, t(key)), el("input", { name, placeholder, type: "number", min: "0", step: "any", inputmode: "decimal" }));
-    const error = el("p.field-error", { role: "alert" });
-    const form = el(
-      "form.dialog-form",
-      { novalidate: true },
-      el("label", {}, el("span", {}, t("formats.size")), choice),
-      el("div.pair", {}, seconds("start", "formats.start", 0), seconds("end", "formats.end", master.duration_seconds)),
-      error,
-      el("div.buttons", {}, el("button.primary", { type: "submit" }, t("formats.create"))),
-    );
-    const shown = dialog("ask", t("formats.add_to", { name: master.name }), form);
-    form.addEventListener("input", () => say(error, ""));
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      const [width, height] = choice.value.split(",").map(Number);
-      const { start, end } = form.elements;
-      // Such a field seems empty to scripts.
-      if ([start, end].some((field) => field.validity.badInput)) {
-        say(error, t("formats.wrong_number"));
-        return;
-      }
-      const at = (field) => (field.value === "" ? null : field.valueAsNumber);
-      const body = { master_id: master.master_id, width, height, start_seconds: at(start), end_seconds: at(end) };
-      if (body.end_seconds !== null && body.end_seconds <= (body.start_seconds ?? 0)) {
-        say(error, t("formats.wrong_end"));
-        return;
-      }
-      try {
-        await ask("POST", this.base(), { body });
-        shown.close();
-        this.changed(master.master_id);
-      } catch (problem) {
-        say(error, problem.message);
-      }
+  archive(orderId) {
+    return `${this.base("archive")}?${new URLSearchParams({ order_ids: orderId })}`;
+  }
+
+  /** Show a film's formats in a dialog, where more are ordered. */
+  open(list) {
+    const { master_id: id, video_url: url, name } = list.master;
+    const film = () => list.master;
+    const stills = new Stills(url);
+    const grid = new FormatGrid({ formats: this, film, stills });
+    const form = new FormatForm(film, async (body) => {
+      const { scaled_videos: made } = await ask("POST", this.base("master-videos", id, "renditions"), { body });
+      await this.load([id]);
+      grid.reveal(made[0]?.order_id);
     });
+    const end = () => {
+      this.opened = null;
+      stills.end();
+    };
+    const element = dialog("formats", t("formats.of", { name }), el("div.formats-body", {}, form.root, grid.root), { onclose: end });
+    this.opened = { id, element, grid, show: () => grid.show(this.of(id)), film: () => form.update() };
+    this.opened.show();
+    this.changed(id);
   }
 }
 
-/** The formats of one film. */
+/** What the card of one film says of its formats. */
 export class FormatList {
-  constructor({ watch, formats }) {
-    this.watch = watch;
+  constructor(formats) {
     this.formats = formats;
-    this.rows = new Map(); // by id
-    this.list = el("ul.formats", { hidden: true });
-    this.add = el("button.add-format", { type: "button", onclick: () => formats.order(this.master) }, icon("plus"), t("formats.add"));
+    this.own = [];
+    this.line = el("p.formats-line", { hidden: true });
+    this.button = el("button.add-format", { type: "button", onclick: () => formats.open(this) }, icon("crop"), t("formats.open"));
   }
 
-  /** Room for as many as there are, before they are there. */
+  /** Room for the line before they are there. */
   update(master) {
     this.master = master;
-    set(this.list, { "aria-label": t("formats.of", { name: master.name }) });
-    set(this.add, { "aria-label": t("formats.add_to", { name: master.name }) });
-    this.list.style.setProperty("--lines", String(Math.min(MOST_LINES, master.renditions)));
-    this.list.hidden = !master.renditions && !this.rows.size;
+    set(this.button, { "aria-label": t("formats.open_named", { name: master.name }) });
+    if (this.formats.opened?.id === master.master_id) this.formats.opened.film();
+    this.tell(this.own.length || master.renditions);
   }
 
   show(formats) {
-    const before = this.rows;
-    this.rows = new Map(formats.map((format) => [format.scaled_id, before.get(format.scaled_id) ?? new FormatRow(this)]));
-    for (const format of formats) {
-      const row = this.rows.get(format.scaled_id);
-      if (row.format && row.format.status !== format.status && format.status === "ready") {
-        toast("done", t("formats.done", { format: frame(format), name: this.master.name }));
-      }
-      row.update(format);
-    }
-    this.list.style.setProperty("--lines", String(Math.min(MOST_LINES, formats.length)));
-    this.list.hidden = !formats.length;
-    const roots = [...this.rows.values()].map((row) => row.root);
-    // A row that is put in again loses the focus, and the list its place.
-    const isSame = roots.length === this.list.children.length && roots.every((root, place) => root === this.list.children[place]);
-    if (!isSame) this.list.replaceChildren(...roots);
+    this.own = formats;
+    this.tell(formats.length);
   }
 
-  progress(event) {
-    this.rows.get(event.id)?.progress(event);
-  }
-}
-
-class FormatRow {
-  constructor(list) {
-    this.list = list;
-    const button = (name, act) => el("button.icon-button", { type: "button", onclick: () => act(this.format) }, icon(name));
-    this.label = el("span.format-size");
-    this.state = el("span.format-state");
-    this.play = button("play", (format) => list.watch({ ...format, name: `${list.master.name} · ${frame(format)}`, poster_url: list.master.poster_url }));
-    this.save = el("a.icon-button", {}, icon("download"));
-    this.again = button("retry", (format) => list.formats.retry(format));
-    this.remove = button("trash", (format) => list.formats.remove(format, list.master.name));
-    this.root = el("li.format", {}, this.label, this.state, this.play, this.save, this.again, this.remove);
-  }
-
-  update(format) {
-    this.format = format;
-    set(this.root, { "data-id": format.scaled_id, "data-status": format.status });
-    say(this.label, [frame(format), part(format)].filter(Boolean).join(" · "));
-    const name = `${this.list.master.name}, ${this.label.textContent}`;
-    const named = (element, key) => set(element, { "aria-label": t(key, { name }), title: t(key, { name }) });
-    named(this.play, "masters.watch_named");
-    named(this.save, "masters.download_named");
-    named(this.again, "masters.retry_named");
-    named(this.remove, "masters.delete_named");
-    set(this.save, { href: format.video_url, download: `${this.list.master.name} ${format.width}x${format.height}.mp4` });
-    this.play.hidden = this.save.hidden = !format.video_url;
-    this.again.hidden = !hasFailed(format);
-    this.tell();
-  }
-
-  progress({ percent, stage, seconds_left }) {
-    if (this.format.status !== "processing") return;
-    this.format = { ...this.format, percent, stage, seconds_left, held_by: null };
-    this.tell();
-  }
-
-  tell() {
-    const { format } = this;
-    const failed = hasFailed(format);
-    let words = [t("state.ready"), format.duration_seconds && duration(format.duration_seconds), format.bytes && size(format.bytes)];
-    if (failed) words = [classText(format.error_class) ?? format.error];
-    else if (format.held_by === "input") words = [t("formats.waits")];
-    else if (format.status === "none" || format.held_by) words = [holdText(format)];
-    else if (format.status === "processing") words = [progressText(format)];
-    say(this.state, words.filter(Boolean).join(" · "));
-    set(this.state, { title: failed ? format.error : null });
+  tell(count) {
+    this.line.hidden = !count;
+    const words = [t("formats.videos", { count }), this.own.length && countsText(this.own)];
+    say(this.line, words.filter(Boolean).join(" · "));
   }
 }

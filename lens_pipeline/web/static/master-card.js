@@ -52,7 +52,7 @@ export class MasterCard {
     this.link = el("a.icon-button", { target: "_blank", rel: "noopener" }, icon("external"));
     this.strip = new FilmStrip(shots);
     this.awaited = new AwaitedShots(shots);
-    this.formats = new FormatList({ watch, formats });
+    this.formats = new FormatList(formats);
     this.root = el(
       "li.master",
       {},
@@ -70,8 +70,8 @@ export class MasterCard {
       el("div.master-shots", {}, this.strip.root, this.awaited.root),
       el("div.buttons", {}, this.watch, this.download, this.retry),
       // What is always there, in a place of its own.
-      el("div.tools", {}, this.formats.add, this.remove, this.link),
-      this.formats.list,
+      el("div.tools", {}, this.formats.button, this.remove, this.link),
+      this.formats.line,
     );
     this.update(master);
   }

@@ -34,7 +34,7 @@ let unfollow = () => {};
 
 const base = (...parts) => path("projects", project, "master-videos", ...parts);
 const shots = new Shots((ids) => cards.forEach((card) => card.shotsChanged(ids)), tried);
-const formats = new Formats((id) => cards.get(id)?.formats, tried);
+const formats = new Formats({ listOf: (id) => cards.get(id)?.formats, watch, tried });
 const notifier = new Notifier(byId("notify"));
 const editor = new MasterEditor({ create, isKnown: (name) => called(name).length > 0, shots });
 

@@ -88,6 +88,10 @@ _OF_PA: dict[Route, Any] = {
     ("POST", f"{_PROJECT}/master-videos"): {"name": "secret film", "shots": ["a-pa"]},
     ("GET", f"{_PROJECT}/scaled-videos"): None,
     ("POST", f"{_PROJECT}/scaled-videos"): _CUT,
+    ("POST", f"{_PROJECT}/master-videos/{{master_id}}/scale"): {"formats": ["9:16"]},
+    ("GET", f"{_PROJECT}/scale-jobs/{{job_id}}"): None,
+    ("POST", f"{_PROJECT}/scale-jobs/{{job_id}}/retry"): None,
+    ("DELETE", f"{_PROJECT}/scale-jobs/{{job_id}}"): None,
     **{
         (method, f"{_PROJECT}/{one}{rest}"): None
         for one in ("scaled-videos/{scaled_id}", "master-videos/{master_id}")
@@ -115,6 +119,7 @@ _NAMES = {
     "asset_id": "a-pa",
     "master_id": "m-pa",
     "scaled_id": "s-pa",
+    "job_id": "j-pa",
     "provider": "kie",
 }
 _REFUSALS = ("forbidden", "not_found", "unknown_task")
@@ -164,8 +169,8 @@ def visitor(site: Site, guarded_app: FastAPI) -> Iterator[httpx.Client]:
         " VALUES ('m-pa', 'pa', 'secret film', '[\"a-pa\"]')"
     )
     site.sql(
-        "INSERT INTO scaled_videos (scaled_id, master_id, width, height)"
-        " VALUES ('s-pa', 'm-pa', 320, 240)"
+        "INSERT INTO scaled_videos (scaled_id, master_id, width, height, order_id)"
+        " VALUES ('s-pa', 'm-pa', 320, 240, NULL), ('s-2', 'm-pa', 320, 240, 'j-pa')"
     )
     with client_of(guarded_app) as client:
         yield client
@@ -276,3 +281,25 @@ def test_what_is_for_every_caller(
         scoped = _ask(visitor, route, None, bearer(token_of(guarded_app, BOB)))
         assert _told(scoped) == (403, "forbidden")
         assert _ask(visitor, route, None, BEARER).status_code == 200
+
+
+@pytest.fixture
+def bucket(environment: pytest.MonkeyPatch) -> None:
+    """The store, for apps that are made later."""
+    environment.setenv("LENS_STORE_URL", "s3://media")
+    environment.setenv("LENS_S3_ENDPOINT", "https://x.storage.supabase.co/storage/v1/s3")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("site", "bucket")
+def test_a_projects_token_names_no_object_of_ours(request: pytest.FixtureRequest) -> None:
+    """A project that makes a film of any user's private file, by its web address or its key."""
+    app: FastAPI = request.getfixturevalue("guarded_app")
+    private = "https://x.supabase.co/storage/v1/object/public/media/ann/secret.mp4"
+    others = private.replace("media", "other")
+    headers = bearer(token_of(app, PA))
+    with client_of(app) as client:
+        for asset_url, status in ((private, 403), ("ann/secret.mp4", 403), (others, 201)):
+            sent = {"asset_url": asset_url}
+            answer = client.post("/api/projects/pa/assets", json=sent, headers=headers)
+            assert answer.status_code == status, (asset_url, answer.text)

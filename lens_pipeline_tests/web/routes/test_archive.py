@@ -337,6 +337,36 @@ def test_all_files_of_a_project(site: Site, app: FastAPI, web: httpx.Client) -> 
     assert web.get("/api/projects/other/archive").json()["error"] == "not_found"
 
 
+def test_an_archive_of_orders_has_names_for_people(
+    site: Site, app: FastAPI, web: httpx.Client
+) -> None:
+    project = Project(site)
+    project.master("m1", [project.shot("a")], name="Film")
+    for number, (start, width) in enumerate([(0.5, 80), (0.0, 80), (0.25, 90), (None, 1080)]):
+        project.rendition(f"s{number}", "m1", start=start, width=width)
+    site.sql("UPDATE scaled_videos SET order_id = 'o1'")
+    site.sql("UPDATE scaled_videos SET height = 1920, order_id = 'o2' WHERE scaled_id = 's3'")
+    site.once()
+    site.sql("UPDATE scaled_videos SET width = 91 WHERE scaled_id = 's2'")
+    url = f"/api/projects/{PROJECT}/archive"
+    answer = web.get(url, params={"order_ids": "o1"})
+    assert answer.headers["Content-Disposition"].startswith('attachment; filename="Film.zip"')
+    found = _opened(answer)
+    assert _missing(found) == {"Film 91x60.mp4": "it is not ready: none"}
+    ordered = ["Film 80x60 01.mp4", "Film 80x60 02.mp4"]
+    assert list(found) == [*ordered, "MISSING.txt"]
+    (first,) = site.store.glob("scaled/**/s1_*.mp4")
+    assert found[ordered[0]] == first.read_bytes()
+    both = _opened(web.get(url, params={"order_ids": "o1,o2"}))
+    assert list(both) == [*ordered, "Film 9x16.mp4", "MISSING.txt"]
+    assert web.get(url, params={"order_ids": "none"}).status_code == 404
+    assert web.get(url, params={"order_ids": "o," * 21}).status_code == 404
+    many = ",".join(map(str, range(21)))
+    assert web.get(url, params={"order_ids": many}).json()["error"] == "invalid_request"
+    become(app, Caller(project_id="p2"))
+    assert web.get(url, params={"order_ids": "o1"}).status_code == 404
+
+
 def test_an_archive_is_of_what_the_caller_may_see(
     site: Site, guarded_app: FastAPI, photo: Callable[[str], str]
 ) -> None:
