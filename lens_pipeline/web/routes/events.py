@@ -71,7 +71,8 @@ def _status(status: DerivativeStatus) -> Message:
 
 def _progress(status: DerivativeStatus) -> Message:
     names = ("percent", "text", "stage", "seconds_left")
-    return _message("progress", status, {n: getattr(status.progress, n, None) for n in names})
+    fields = {name: getattr(status.progress, name, None) for name in names}
+    return _message("progress", status, {"run_id": status.run_id, **fields})
 
 
 def _message(event: str, about: DerivativeStatus, more: dict[str, object]) -> Message:

@@ -93,11 +93,13 @@ export class Formats {
     else seen.forEach(this.changed);
   }
 
-  onProgress({ id, percent, stage, seconds_left }) {
-    const format = this.known.get(id);
-    if (format?.status !== "processing") return;
-    this.known.set(id, { ...format, percent, stage, seconds_left, held_by: null });
-    if (this.opened?.id === format.master_id) this.opened.grid.update(this.known.get(id));
+  /** One event tells of a run, which makes many at once. */
+  onProgress({ run_id: run, percent, stage, seconds_left }) {
+    for (const [id, format] of this.known) {
+      if (format.status !== "processing" || format.run_id !== run) continue;
+      this.known.set(id, { ...format, percent, stage, seconds_left, held_by: null });
+      if (this.opened?.id === format.master_id) this.opened.grid.update(this.known.get(id));
+    }
   }
 
   // --- what people do

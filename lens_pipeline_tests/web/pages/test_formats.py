@@ -8,6 +8,7 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from lens_pipeline.event_log.history import ReportedProgress, Stage
 from lens_pipeline.web.translations import TEXTS, Language
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site
@@ -107,6 +108,11 @@ def test_formats_are_ordered_watched_and_saved(
         page.keyboard.press("Enter")
         expect(dialog.get_by_role("heading", name="1:1, 9:16 · Crop")).to_be_focused()
         expect(dialog.locator(".piece")).to_have_count(4)
+        # One run makes them all, and tells of itself once.
+        (run, *_) = site.runs()
+        said = ReportedProgress("42 %: scaling", 42, Stage.SCALING, 110)
+        site.dagster.add_run_tags(run.run_id, said.tags)
+        expect(dialog.locator(".piece-state").filter(has_text="Scaling · 42")).to_have_count(4)
         execute_queued(site)
         _ready(page, 4)
         expect(dialog.locator(".order-words p")).to_have_text("4 videos · Ready")

@@ -176,6 +176,7 @@ def test_progress_is_told_in_percent(site: Site, web: httpx.Client) -> None:
             "id": "m1",
             "user_id": None,
             "project_id": PROJECT,
+            "run_id": run_id,
             "percent": 37,
             "text": text,
             "stage": "encoding",
