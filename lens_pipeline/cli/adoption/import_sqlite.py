@@ -287,7 +287,7 @@ class _Import:
         """Raises InvalidRow, after deleting the object `key`."""
         pipeline = self.lens.pipeline
         try:
-            with pipeline.catalog.inserting(kind, project_id, row_id, values):
+            with pipeline.catalog.inserting(kind, project_id, {row_id: values}):
                 pass
         except InvalidRow:
             if key is not None:

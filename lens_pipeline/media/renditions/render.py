@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 from lens_pipeline.media.concat import bitstream
@@ -21,6 +22,7 @@ from lens_pipeline.media.renditions.plan import Pass, Piece, Strip, passes, piec
 from lens_pipeline.media.renditions.verify import (
     Packet,
     check_piece,
+    check_same,
     check_strips,
     check_times,
     packets_of,
@@ -73,11 +75,11 @@ class Renditions:
         planned = passes((one for one in pieces if one not in self._copied), self._film)
         shared = [_Shared(self, one) for one in planned]
         self._shared = {piece: one for one in shared for piece in one.wanted.pieces}
-        self._lock, self.encoding = threading.Lock(), threading.Lock()
+        self._lock, self._encoding = threading.Lock(), threading.Lock()
         self._sounds = {cut: threading.Lock() for cut in {piece.cut for piece in pieces}}
         # Of files that several use.
         self._users = Counter(file for piece in pieces for file in self._files(piece))
-        self._done, self._total = 0.0, len(specs)
+        self._done, self._finished, self._total = 0.0, 0, len(specs)
 
     def render(self, number: int) -> Rendition:
         """Verified. Raises as `render_scaled`."""
@@ -89,14 +91,14 @@ class Renditions:
                 return self._cut(piece, *self._reel(piece))
         finally:
             self._leave(self._files(piece))
-            self._report(1 - _ENCODED_SHARE)
+            self._report(1 - _ENCODED_SHARE, finished=1)
 
     def encoded(self, wanted: Pass) -> dict[Strip, _Reel]:
         """One decode makes all strips. Raises as `render_scaled`."""
         files = [self._strip_file(strip) for strip in wanted.strips]
         seconds = float(len(wanted.span) / self._film.rate)
         command = graph.strips_command(self._film, wanted, files, self._tools)
-        with self.encoding:
+        with self._encoding:
             run_long(command, seconds, "scaling", self._followed(len(wanted.pieces)))
         if self._total > 1:
             self._report(_ENCODED_SHARE * len(wanted.pieces))
@@ -138,6 +140,7 @@ class Renditions:
         if not bitstream.is_self_contained(read_track(path), [0], self._work.cancelled):
             raise MediaError("its first frame needs frames before it")
         packets, _ = packets_of(path, self._tools)
+        check_same(packets, _from(self._film_packets, piece.cut.start, self._film.rate))
         check_times(packets, float(1 / self._film.rate))
         # The whole is what was proved when the master was made.
         if frames < self._film.frames:
@@ -195,6 +198,10 @@ class Renditions:
                 if not self._users[file]:
                     file.unlink(missing_ok=True)
 
+    @cached_property
+    def _film_packets(self) -> Sequence[Packet]:
+        return packets_of(self._film.path, self._tools)[0]
+
     @property
     def _quiet(self) -> Work:
         return replace(self._work, report=lambda _stage, _share: None)
@@ -208,14 +215,16 @@ class Renditions:
             report=lambda _stage, share: self._report(0, share * pieces * _ENCODED_SHARE),
         )
 
-    def _report(self, done: float, more: float = 0) -> None:
-        """`done`: pieces' work that ended; `more`: that is under way."""
+    def _report(self, done: float, more: float = 0, finished: int = 0) -> None:
+        """Of pieces: the share of work that has ended, or is under way, and how many are done."""
         if self._total == 1:
             return
         with self._lock:
             self._done += done
+            self._finished += finished
             share = (self._done + more) / self._total
-        self._work.report(f"scaling {self._total} renditions", share)
+            text = f"scaling: {self._finished} of {self._total} are done"
+        self._work.report(text, share)
 
 
 class _Shared:
@@ -275,6 +284,6 @@ def _copied(pieces: Iterable[Piece], film: Film, tools: Tools) -> set[Piece]:
 
 def _from(packets: Sequence[Packet], first: int, rate: Fraction) -> Sequence[Packet]:
     """From the key frame on that is shown as number `first`."""
-    at = float(first / rate)
+    at = min(one.time for one in packets) + float(first / rate)
     (start,) = (n for n, one in enumerate(packets) if abs(one.time - at) < 0.5 / rate)
     return packets[start:]

@@ -79,8 +79,10 @@ def test_an_order_of_formats_and_fragments_is_made_in_one_run(
     places = [(one["start_seconds"], one["end_seconds"]) for one in pieces]
     twin = order(**{**body, "order_id": "o2"}, seed=7).json()["scaled_videos"]
     assert [(one["start_seconds"], one["end_seconds"]) for one in twin] == places
+    # The run of all of them ends with the film.
     assert web.delete(f"{MASTERS}/{film}").status_code == 204
     assert _rows(site) == []
+    assert site.runs()[0].status.value in ("CANCELED", "CANCELING")
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
