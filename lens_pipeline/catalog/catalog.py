@@ -93,9 +93,10 @@ class Catalog:
             return None
         if self._absent is None:
             with self._connect() as connection:
-                self._absent = _absent(connection, permissions.PROJECT_TABLES)
-            if self._absent:
-                logger.info("%s", MastersOff.of(self._absent))
+                absent = _absent(connection, permissions.PROJECT_TABLES)
+            if absent and self._absent is None:
+                logger.info("%s", MastersOff.of(absent))
+            self._absent = absent
         return str(MastersOff.of(self._absent)) if self._absent else None
 
     def other_types(self) -> dict[str, int]:
