@@ -121,7 +121,7 @@ class Follower:
         self.state.revive()
         if asked != WAITING:
             since = dt.datetime.fromisoformat(asked)
-            self.state.rewind(since, self._log.assets, self._log.before(since))
+            self.state.rewind(self._log.assets, self._log.before(since))
         self._position = None
         self._store()
         self._leader.save(self.target.request_row, "")

@@ -1,6 +1,5 @@
 """What a target has taken and what waits for it. No I/O; times are in seconds since the epoch."""
 
-import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -67,6 +66,8 @@ class TargetState(BaseModel):
     ) -> None:
         known = {one.message.id for one in self.waiting}
         self.waiting += [Delivery(message=one) for one in messages if one.id not in known]
+        # After a replay, what is read again happened before what waits.
+        self.waiting.sort(key=lambda one: one.message.event_id)
         self.events, self.ends = dict(zip(assets, after.assets, strict=True)), after.ends
 
     def revive(self) -> None:
@@ -75,10 +76,9 @@ class TargetState(BaseModel):
         for one in self.waiting:
             one.retry_at = 0.0
 
-    def rewind(self, since: dt.datetime, assets: Sequence[str], before: Position) -> None:
-        """Read again what happened since then; `before`: the place of that time."""
-        self.waiting = [one for one in self.waiting if one.message.timestamp < since]
-        self.add((), assets, before)
+    def rewind(self, assets: Sequence[str], before: Position) -> None:
+        """Read again from the place `before` on, or from where it has not read yet."""
+        self.add((), assets, self.place(assets, before))
 
     @property
     def reason(self) -> str | None:

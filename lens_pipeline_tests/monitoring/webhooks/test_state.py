@@ -87,10 +87,25 @@ def test_a_target_begins_at_the_end_and_goes_on_where_it_was(state: TargetState)
     # An asset of a later version, and a log that was restored.
     later = ("preview", "new", "master_video")
     assert state.place(later, Position((4, 60, 70), 8)) == Position((4, 60, 7), 8)
-    state.rewind(dt.datetime.fromtimestamp(2, dt.UTC), ASSETS, Position((1, 1), 1))
-    assert [one.message.id for one in state.waiting] == ["msg_1"]
-    assert state.place(ASSETS, Position((50, 70), 90)) == Position((1, 1), 1)
     assert read_state("no JSON") == TargetState()
+
+
+def test_a_replay_skips_nothing_that_was_not_read(state: TargetState) -> None:
+    end = Position((50, 70), 90)
+    state.rewind(ASSETS, end)
+    assert state.place(ASSETS, end) == PLACE
+    state.rewind(ASSETS, Position((0, 6), 6))
+    assert state.place(ASSETS, end) == Position((0, 6), 6)
+
+
+def test_a_replay_keeps_what_waits_in_the_order_of_the_log() -> None:
+    state = TargetState()
+    state.add([_message(4, "a"), _message(5, "b")], ASSETS, PLACE)
+    state.rewind(ASSETS, Position((2, 2), 2))
+    # A run that crashed is not read again if another one has made the file since.
+    state.add([_message(3, "a"), _message(5, "b")], ASSETS, PLACE)
+    assert [one.message.id for one in state.waiting] == ["msg_3", "msg_4", "msg_5"]
+    assert _due(state, 0) == ["msg_3", "msg_5"]
 
 
 def test_pauses_grow_to_a_limit() -> None:
