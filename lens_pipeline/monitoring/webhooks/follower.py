@@ -142,10 +142,10 @@ class Follower:
             self.state.take(one, now)
             self._figures.took(name, now - message.timestamp.timestamp())
             return
-        if answer.problem != self.state.problem:
+        if answer.problem not in (self.state.problem, one.problem):
             logger.warning("%s: %s", name, answer.problem)
-        pause = max(self._pace.pause(one.failures), answer.retry_after)
-        is_given_up = self.state.refuse(one, answer.problem, pause, now)
+        pause = self._pace.pause(one.failures)
+        is_given_up = self.state.refuse(one, answer.problem, pause, now, answer.retry_after)
         self.state.is_gone |= answer.is_gone
         self._figures.refused(name, is_given_up=is_given_up)
         if is_given_up:

@@ -24,10 +24,14 @@ class Delivery(BaseModel):
     message: WebhookMessage
     failed_at: float | None = None
     """The first time."""
+    refused_at: float | None = None
+    """The first time after the target had taken others."""
     problem: str | None = None
     # Not stored: an outage would be one write a try.
     failures: int = Field(default=0, exclude=True)
     retry_at: float = Field(default=0.0, exclude=True)
+    # As the target wishes: the end of an outage does not change it.
+    not_before: float = Field(default=0.0, exclude=True)
 
 
 class TargetState(BaseModel):
@@ -41,7 +45,7 @@ class TargetState(BaseModel):
     """Read and not taken yet, in their order."""
     taken_at: float | None = None
     problem: str | None = None
-    """Why the last try failed; None: it did not."""
+    """Why the last try failed; None: it did not, or of a message that is refused alone."""
     is_gone: bool = False
     """It has answered 410, and nothing is sent until someone asks for it."""
 
@@ -96,7 +100,10 @@ class TargetState(BaseModel):
         if now - since < _LATE_SECONDS:
             return None
         waits = f"{len(self.waiting)} wait here: {self.reason}"
-        return f"has not taken messages for {spoken(now - since)}, {waits}"
+        idle = now - max(since, self.taken_at or 0.0)
+        if idle < _LATE_SECONDS:
+            return f"has refused a message for {spoken(now - since)} and takes others, {waits}"
+        return f"has not taken messages for {spoken(idle)}, {waits}"
 
     def due(self, now: float, most: int) -> list[Delivery]:
         """The first of each subject, unless it is to be tried later."""
@@ -108,19 +115,25 @@ class TargetState(BaseModel):
         self._remove(one)
         for other in self.waiting:
             if (other.failed_at or 0.0) > before:
-                other.retry_at = now
+                other.retry_at = max(now, other.not_before)
 
-    def refuse(self, one: Delivery, problem: str, pause: float, now: float) -> bool:
-        """It has not arrived; returns whether it is given up."""
+    def refuse(
+        self, one: Delivery, problem: str, pause: float, now: float, wished: float = 0.0
+    ) -> bool:
+        """It has not arrived; returns whether it is given up. `wished`: by Retry-After."""
         one.failures += 1
         one.failed_at = one.failed_at or now
-        one.retry_at = now + pause
-        one.problem = self.problem = problem
-        is_alone = (self.taken_at or 0.0) > one.failed_at
-        is_late = now - one.failed_at > _REFUSED_SECONDS
-        if is_alone and is_late:
+        one.not_before = now + wished
+        one.retry_at = now + max(pause, wished)
+        one.problem = problem
+        if (self.taken_at or 0.0) > one.failed_at:
+            one.refused_at = one.refused_at or now
+        else:
+            self.problem = problem
+        is_given_up = one.refused_at is not None and now - one.refused_at > _REFUSED_SECONDS
+        if is_given_up:
             self._remove(one)
-        return is_alone and is_late
+        return is_given_up
 
     def _due(self, now: float) -> Iterator[Delivery]:
         seen = set()

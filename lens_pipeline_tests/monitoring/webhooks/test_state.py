@@ -64,9 +64,22 @@ def test_only_what_a_target_refuses_while_it_takes_others_is_given_up(state: Tar
     first, other = state.due(100, 2)
     assert not state.refuse(first, "answers 400", pause=1, now=100)
     assert not state.refuse(first, "answers 400", pause=1, now=100 + 5 * DAY)
+    # Three days count from the end of an outage.
     state.take(other, now=101 + 5 * DAY)
-    assert state.refuse(first, "answers 400", pause=1, now=102 + 5 * DAY)
-    assert _due(state, 103 + 5 * DAY) == ["msg_2"]
+    assert not state.refuse(first, "answers 429", pause=1, now=102 + 5 * DAY)
+    stored = read_state(state.model_dump_json())
+    first = stored.waiting[0]
+    assert not stored.refuse(first, "answers 400", pause=1, now=102 + 7 * DAY)
+    assert stored.refuse(first, "answers 400", pause=1, now=103 + 8 * DAY)
+    assert _due(stored, 104 + 8 * DAY) == ["msg_2"]
+
+
+def test_the_end_of_an_outage_does_not_shorten_what_a_target_wishes(state: TargetState) -> None:
+    first, other = state.due(100, 2)
+    state.refuse(first, "answers 429", pause=1, now=100, wished=3600)
+    state.take(other, now=101)
+    assert _due(state, 102) == []
+    assert _due(state, 3700) == ["msg_1"]
 
 
 def test_people_are_told_of_a_target_that_takes_nothing(state: TargetState) -> None:
@@ -74,11 +87,15 @@ def test_people_are_told_of_a_target_that_takes_nothing(state: TargetState) -> N
     assert state.trouble(1500) is None
     told = "has not taken messages for 15 min, 3 wait here: answers 502"
     assert read_state(state.model_dump_json()).trouble(1900) == told
+    state.take(state.due(1950, 2)[1], now=1950)
+    told = "has refused a message for 17 min and takes others, 2 wait here: answers 502"
+    assert state.trouble(2000) == told
+    assert str(state.trouble(3000)).startswith("has not taken messages for 18 min, 2 wait")
     state.is_gone = True
     assert "410" in str(state.trouble(1900))
     assert _due(state, 1900) == []
     state.revive()
-    assert _due(state, 1900) == ["msg_1", "msg_3"]
+    assert _due(state, 1900) == ["msg_1"]
 
 
 def test_a_target_begins_at_the_end_and_goes_on_where_it_was(state: TargetState) -> None:
