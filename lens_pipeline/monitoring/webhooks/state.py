@@ -32,6 +32,7 @@ class Delivery(BaseModel):
     retry_at: float = Field(default=0.0, exclude=True)
     # As the target wishes: the end of an outage does not change it.
     not_before: float = Field(default=0.0, exclude=True)
+    is_sending: bool = Field(default=False, exclude=True)
 
 
 class TargetState(BaseModel):
@@ -106,7 +107,7 @@ class TargetState(BaseModel):
         return f"has not taken messages for {spoken(idle)}, {waits}"
 
     def due(self, now: float, most: int) -> list[Delivery]:
-        """The first of each subject, unless it is to be tried later."""
+        """The first of each subject, unless it is being sent or to be tried later."""
         return [] if self.is_gone else list(islice(self._due(now), most))
 
     def take(self, one: Delivery, now: float) -> None:
@@ -138,7 +139,8 @@ class TargetState(BaseModel):
     def _due(self, now: float) -> Iterator[Delivery]:
         seen = set()
         for one in self.waiting:
-            if one.message.subject not in seen and one.retry_at <= now:
+            is_first = one.message.subject not in seen
+            if is_first and not one.is_sending and one.retry_at <= now:
                 yield one
             seen.add(one.message.subject)
 
