@@ -25,6 +25,9 @@ from lens_pipeline.event_log.tags import (
 NEW_PRIORITY, RETRY_PRIORITY, BACKFILL_PRIORITY, CHECK_PRIORITY = 0, -1, -2, -3
 OUTDATED_PRIORITY = -4
 
+# Dagster's index of tags takes rows of up to 2,704 bytes; about 50 files with UUIDs are so long.
+_MOST_TAG_BYTES = 2500
+
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
 
@@ -87,10 +90,16 @@ def run_request(
             **_owner_tag({status.owner for status in wanted}),
             ORIGIN_TAG: origin,
             PRIORITY_TAG: str(priority + derivative.priority),
-            REVISIONS_TAG: " ".join(f"{status.id}={status.revision}" for status in wanted),
+            **_revisions_tag(wanted),
             **carrier(),
         },
     )
+
+
+def _revisions_tag(wanted: Sequence[DerivativeStatus]) -> dict[str, str]:
+    """Empty if there are too many."""
+    revisions = " ".join(f"{status.id}={status.revision}" for status in wanted)
+    return {REVISIONS_TAG: revisions} if len(revisions) <= _MOST_TAG_BYTES else {}
 
 
 def added_batches(

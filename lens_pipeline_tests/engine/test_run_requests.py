@@ -64,6 +64,10 @@ def test_the_same_attempt_is_the_same_request() -> None:
     assert len({first.run_key, *(one.run_key for one in others)}) == 4
     assert first.job_name == "previews"
     assert first.tags["lens/origin"] == "sensor"
+    assert first.tags[".dagster/lens_revisions"] == "a=1 b=2"
+    # PostgreSQL's index takes no longer one.
+    long = run_request(PREVIEW, batch, statuses(revision="3" * 2500), "sensor", 0)
+    assert ".dagster/lens_revisions" not in long.tags
 
 
 def test_a_run_has_an_owner_if_all_its_files_are_one_user_s() -> None:
