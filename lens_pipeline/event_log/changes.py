@@ -25,7 +25,7 @@ TYPES = [_MATERIALIZED, _OBSERVED, "ASSET_MATERIALIZATION_PLANNED"]
 # An end becomes visible at most this long after it got its id; the status in `runs` changes later.
 _END_SECONDS = 5.0
 # An end that is not in `runs` by then never gets there.
-_UNSETTLED_SECONDS = 60.0
+UNSETTLED_SECONDS = 60.0
 _POSITION = re.compile(r"\d{1,19}(-\d{1,19})*")
 
 
@@ -181,7 +181,7 @@ class ChangeLog:
             return set(), defaultdict(set)
         values = {"runs": list(self._unsettled), "statuses": list(IN_FLIGHT)}
         found = set(connection.execute(_NOT_ENDED, values).scalars())
-        waiting = {run for run in found if now - self._unsettled[run] < _UNSETTLED_SECONDS}
+        waiting = {run for run in found if now - self._unsettled[run] < UNSETTLED_SECONDS}
         return waiting, self._planned(connection, self._unsettled.keys() - waiting)
 
     def _planned(self, connection: sa.Connection, run_ids: Iterable[str]) -> dict[str, set[str]]:

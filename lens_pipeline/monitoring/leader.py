@@ -17,23 +17,27 @@ class Leader:
         self._storage = instance.run_storage
         self._lock = lock
         self._session: LockSession | None = None
+        self._leads = False
 
     def take(self) -> bool:
         """Whether this process is the leader; an error means that the lock is lost."""
         try:
-            if self._session is not None:
-                return self._session.is_held(self._lock)
-            self._session = LockSession(self._url)
-            if not self._session.try_all([self._lock]):
-                self.leave()
+            # Kept where another leads: a connection for every look costs more.
+            self._session = self._session or LockSession(self._url)
+            if self._leads:
+                self._leads = self._session.is_held(self._lock)
+            else:
+                self._leads = bool(self._session.try_all([self._lock]))
         except SQLAlchemyError:
+            self._leads = False
             if self._session is not None:
                 self._session.abandon()
                 self._session = None
             raise
-        return self._session is not None
+        return self._leads
 
     def leave(self) -> None:
+        self._leads = False
         if self._session is not None:
             self._session.close()
             self._session = None

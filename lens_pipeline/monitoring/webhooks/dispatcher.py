@@ -10,8 +10,10 @@ from dagster import DagsterInstance
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
+from lens_pipeline.core import postgres
 from lens_pipeline.core.locks import webhooks_lock
 from lens_pipeline.derivatives.pipeline import Pipeline
+from lens_pipeline.event_log.changes import UNSETTLED_SECONDS
 from lens_pipeline.monitoring.feed import Batch
 from lens_pipeline.monitoring.leader import Leader
 from lens_pipeline.monitoring.threads import BackgroundThread
@@ -23,6 +25,8 @@ from lens_pipeline.monitoring.webhooks.targets import MessageTarget, connect_tar
 
 logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0  # at the lock, and for what a command asks for
+_POLL_SECONDS = 1.0  # of the log
+_ANSWER_SECONDS = 3.0  # of Dagster's database
 
 
 class WebhookDispatcher(BackgroundThread):
@@ -47,8 +51,10 @@ class WebhookDispatcher(BackgroundThread):
         if self._targets:
             super().start()
 
-    def tell(self, _: Batch) -> None:
+    def tell(self, batch: Batch) -> None:
         """Called on the thread of the feed."""
+        if not batch.statuses and not batch.is_reset:
+            return
         for follower in list(self._followers.values()):
             # The loop may have ended.
             with suppress(RuntimeError):
@@ -56,7 +62,7 @@ class WebhookDispatcher(BackgroundThread):
 
     def troubles(self) -> dict[str, str]:
         """What people must be told of targets, by name, whichever process delivers."""
-        with suppress(SQLAlchemyError):
+        with suppress(SQLAlchemyError), postgres.deadline(_ANSWER_SECONDS):
             states = stored_states(self._leader, self._targets)
             found = {name: state.trouble(time.time()) for name, state in states.items()}
             self._troubles = {name: text for name, text in found.items() if text}
@@ -71,7 +77,9 @@ class WebhookDispatcher(BackgroundThread):
         is_lost = False
         while not self._stop.is_set():
             try:
-                if self._leader.take():
+                with postgres.deadline(_ANSWER_SECONDS):
+                    is_leader = self._leader.take()
+                if is_leader:
                     asyncio.run(self._deliver())
                 is_lost = False
             except SQLAlchemyError as error:
@@ -94,6 +102,7 @@ class WebhookDispatcher(BackgroundThread):
         async with http_client() as client:
             tasks = [asyncio.create_task(one.run(client)) for one in self._followers.values()]
             tasks.append(asyncio.create_task(self._watch()))
+            tasks.append(asyncio.create_task(self._poll(logs[0])))
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -110,13 +119,29 @@ class WebhookDispatcher(BackgroundThread):
     async def _watch(self) -> None:
         """Until the lock is lost or the process stops; hand on what commands ask for."""
         requests = {one.request_row: one for one in self._targets}
-        while await asyncio.to_thread(self._leader.take):
-            asked = await asyncio.to_thread(self._leader.load, *requests)
+        while True:
+            with postgres.deadline(_ANSWER_SECONDS):
+                if not await asyncio.to_thread(self._leader.take):
+                    return
+                asked = await asyncio.to_thread(self._leader.load, *requests)
             for row, text in asked.items():
                 if text:
                     self._followers[requests[row].name].repeat(text)
             if await asyncio.to_thread(self._stop.wait, _LOOK_SECONDS):
                 return
+
+    async def _poll(self, log: MessageLog) -> None:
+        """Tell of what the feed does not: originals, and ends of runs that show late."""
+        latest, moved_at = None, 0.0
+        while True:
+            with postgres.deadline(_ANSWER_SECONDS):
+                before, latest = latest, await asyncio.to_thread(log.latest)
+            now = time.monotonic()
+            moved_at = moved_at if latest == before else now
+            if now - moved_at < UNSETTLED_SECONDS:
+                for follower in self._followers.values():
+                    follower.tell()
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 def stored_states(leader: Leader, targets: Sequence[MessageTarget]) -> dict[str, TargetState]:

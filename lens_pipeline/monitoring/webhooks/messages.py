@@ -36,6 +36,10 @@ class WebhookMessage(BaseModel, frozen=True):
         return self.data["kind"], self.data["id"]
 
     @property
+    def event_id(self) -> int:
+        return int(self.id.rpartition("_")[2])
+
+    @property
     def body(self) -> str:
         return self.model_dump_json(exclude={"id"})
 

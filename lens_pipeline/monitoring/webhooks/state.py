@@ -1,6 +1,5 @@
 """What a target has taken and what waits for it. No I/O; times are in seconds since the epoch."""
 
-import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -25,10 +24,15 @@ class Delivery(BaseModel):
     message: WebhookMessage
     failed_at: float | None = None
     """The first time."""
+    refused_at: float | None = None
+    """The first time after the target had taken others."""
     problem: str | None = None
     # Not stored: an outage would be one write a try.
     failures: int = Field(default=0, exclude=True)
     retry_at: float = Field(default=0.0, exclude=True)
+    # As the target wishes: the end of an outage does not change it.
+    not_before: float = Field(default=0.0, exclude=True)
+    is_sending: bool = Field(default=False, exclude=True)
 
 
 class TargetState(BaseModel):
@@ -42,7 +46,7 @@ class TargetState(BaseModel):
     """Read and not taken yet, in their order."""
     taken_at: float | None = None
     problem: str | None = None
-    """Why the last try failed; None: it did not."""
+    """Why the last try failed; None: it did not, or of a message that is refused alone."""
     is_gone: bool = False
     """It has answered 410, and nothing is sent until someone asks for it."""
 
@@ -67,6 +71,8 @@ class TargetState(BaseModel):
     ) -> None:
         known = {one.message.id for one in self.waiting}
         self.waiting += [Delivery(message=one) for one in messages if one.id not in known]
+        # After a replay, what is read again happened before what waits.
+        self.waiting.sort(key=lambda one: one.message.event_id)
         self.events, self.ends = dict(zip(assets, after.assets, strict=True)), after.ends
 
     def revive(self) -> None:
@@ -75,10 +81,9 @@ class TargetState(BaseModel):
         for one in self.waiting:
             one.retry_at = 0.0
 
-    def rewind(self, since: dt.datetime, assets: Sequence[str], before: Position) -> None:
-        """Read again what happened since then; `before`: the place of that time."""
-        self.waiting = [one for one in self.waiting if one.message.timestamp < since]
-        self.add((), assets, before)
+    def rewind(self, assets: Sequence[str], before: Position) -> None:
+        """Read again from the place `before` on, or from where it has not read yet."""
+        self.add((), assets, self.place(assets, before))
 
     @property
     def reason(self) -> str | None:
@@ -96,10 +101,13 @@ class TargetState(BaseModel):
         if now - since < _LATE_SECONDS:
             return None
         waits = f"{len(self.waiting)} wait here: {self.reason}"
-        return f"has not taken messages for {spoken(now - since)}, {waits}"
+        idle = now - max(since, self.taken_at or 0.0)
+        if idle < _LATE_SECONDS:
+            return f"has refused a message for {spoken(now - since)} and takes others, {waits}"
+        return f"has not taken messages for {spoken(idle)}, {waits}"
 
     def due(self, now: float, most: int) -> list[Delivery]:
-        """The first of each subject, unless it is to be tried later."""
+        """The first of each subject, unless it is being sent or to be tried later."""
         return [] if self.is_gone else list(islice(self._due(now), most))
 
     def take(self, one: Delivery, now: float) -> None:
@@ -108,24 +116,31 @@ class TargetState(BaseModel):
         self._remove(one)
         for other in self.waiting:
             if (other.failed_at or 0.0) > before:
-                other.retry_at = now
+                other.retry_at = max(now, other.not_before)
 
-    def refuse(self, one: Delivery, problem: str, pause: float, now: float) -> bool:
-        """It has not arrived; returns whether it is given up."""
+    def refuse(
+        self, one: Delivery, problem: str, pause: float, now: float, wished: float = 0.0
+    ) -> bool:
+        """It has not arrived; returns whether it is given up. `wished`: by Retry-After."""
         one.failures += 1
         one.failed_at = one.failed_at or now
-        one.retry_at = now + pause
-        one.problem = self.problem = problem
-        is_alone = (self.taken_at or 0.0) > one.failed_at
-        is_late = now - one.failed_at > _REFUSED_SECONDS
-        if is_alone and is_late:
+        one.not_before = now + wished
+        one.retry_at = now + max(pause, wished)
+        one.problem = problem
+        if (self.taken_at or 0.0) > one.failed_at:
+            one.refused_at = one.refused_at or now
+        else:
+            self.problem = problem
+        is_given_up = one.refused_at is not None and now - one.refused_at > _REFUSED_SECONDS
+        if is_given_up:
             self._remove(one)
-        return is_alone and is_late
+        return is_given_up
 
     def _due(self, now: float) -> Iterator[Delivery]:
         seen = set()
         for one in self.waiting:
-            if one.message.subject not in seen and one.retry_at <= now:
+            is_first = one.message.subject not in seen
+            if is_first and not one.is_sending and one.retry_at <= now:
                 yield one
             seen.add(one.message.subject)
 

@@ -6,7 +6,9 @@ An address may hold secrets: a target is named by its place in its setting and i
 import asyncio
 import hashlib
 import ssl
+import threading
 from abc import ABC, abstractmethod
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +43,9 @@ class SendResult:
 
 
 class MessageTarget(ABC):
+    at_once = 8
+    """Requests to it."""
+
     def __init__(self, name: str, url: str) -> None:
         self.name = name
         # Another place in the setting must not lose it.
@@ -79,7 +84,7 @@ class WebhookTarget(MessageTarget):
                 await _read(response)
         except (TimeoutError, httpx.TimeoutException):
             return SendResult(f"does not answer within {_ANSWER_SECONDS:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             # Without its text, which may quote the address.
             return SendResult(f"cannot be reached: {type(error).__name__}")
         if response.is_success:
@@ -91,6 +96,8 @@ class WebhookTarget(MessageTarget):
 
 class NotifyTarget(MessageTarget):
     """Tells people of films, once each."""
+
+    at_once = 1
 
     def __init__(self, place: int, url: str, settings: Settings) -> None:
         """Raises SettingsError: Apprise does not understand the address."""
@@ -104,7 +111,13 @@ class NotifyTarget(MessageTarget):
 
     async def send(self, message: WebhookMessage, client: httpx.AsyncClient) -> SendResult:
         told = film(message, self._settings)
-        return SendResult(await asyncio.to_thread(self._target.attempt, told))
+        problem: Future[str | None] = Future()
+        problem.set_running_or_notify_cancel()
+        # Threads of a pool would delay others, and keep the process from ending.
+        threading.Thread(
+            target=lambda: problem.set_result(self._target.attempt(told)), daemon=True
+        ).start()
+        return SendResult(await asyncio.wrap_future(problem))
 
 
 def film(message: WebhookMessage, settings: Settings) -> messages.Message:
@@ -132,6 +145,8 @@ def http_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
         headers={"user-agent": f"lens-pipeline/{VERSION}"},
         timeout=_ANSWER_SECONDS,
+        # Targets that hang must not use up what others need.
+        limits=httpx.Limits(max_connections=None),
         trust_env=False,
         follow_redirects=False,
         # A slim image has no certificates.

@@ -64,9 +64,22 @@ def test_only_what_a_target_refuses_while_it_takes_others_is_given_up(state: Tar
     first, other = state.due(100, 2)
     assert not state.refuse(first, "answers 400", pause=1, now=100)
     assert not state.refuse(first, "answers 400", pause=1, now=100 + 5 * DAY)
+    # Three days count from the end of an outage.
     state.take(other, now=101 + 5 * DAY)
-    assert state.refuse(first, "answers 400", pause=1, now=102 + 5 * DAY)
-    assert _due(state, 103 + 5 * DAY) == ["msg_2"]
+    assert not state.refuse(first, "answers 429", pause=1, now=102 + 5 * DAY)
+    stored = read_state(state.model_dump_json())
+    first = stored.waiting[0]
+    assert not stored.refuse(first, "answers 400", pause=1, now=102 + 7 * DAY)
+    assert stored.refuse(first, "answers 400", pause=1, now=103 + 8 * DAY)
+    assert _due(stored, 104 + 8 * DAY) == ["msg_2"]
+
+
+def test_the_end_of_an_outage_does_not_shorten_what_a_target_wishes(state: TargetState) -> None:
+    first, other = state.due(100, 2)
+    state.refuse(first, "answers 429", pause=1, now=100, wished=3600)
+    state.take(other, now=101)
+    assert _due(state, 102) == []
+    assert _due(state, 3700) == ["msg_1"]
 
 
 def test_people_are_told_of_a_target_that_takes_nothing(state: TargetState) -> None:
@@ -74,11 +87,15 @@ def test_people_are_told_of_a_target_that_takes_nothing(state: TargetState) -> N
     assert state.trouble(1500) is None
     told = "has not taken messages for 15 min, 3 wait here: answers 502"
     assert read_state(state.model_dump_json()).trouble(1900) == told
+    state.take(state.due(1950, 2)[1], now=1950)
+    told = "has refused a message for 17 min and takes others, 2 wait here: answers 502"
+    assert state.trouble(2000) == told
+    assert str(state.trouble(3000)).startswith("has not taken messages for 18 min, 2 wait")
     state.is_gone = True
     assert "410" in str(state.trouble(1900))
     assert _due(state, 1900) == []
     state.revive()
-    assert _due(state, 1900) == ["msg_1", "msg_3"]
+    assert _due(state, 1900) == ["msg_1"]
 
 
 def test_a_target_begins_at_the_end_and_goes_on_where_it_was(state: TargetState) -> None:
@@ -87,10 +104,25 @@ def test_a_target_begins_at_the_end_and_goes_on_where_it_was(state: TargetState)
     # An asset of a later version, and a log that was restored.
     later = ("preview", "new", "master_video")
     assert state.place(later, Position((4, 60, 70), 8)) == Position((4, 60, 7), 8)
-    state.rewind(dt.datetime.fromtimestamp(2, dt.UTC), ASSETS, Position((1, 1), 1))
-    assert [one.message.id for one in state.waiting] == ["msg_1"]
-    assert state.place(ASSETS, Position((50, 70), 90)) == Position((1, 1), 1)
     assert read_state("no JSON") == TargetState()
+
+
+def test_a_replay_skips_nothing_that_was_not_read(state: TargetState) -> None:
+    end = Position((50, 70), 90)
+    state.rewind(ASSETS, end)
+    assert state.place(ASSETS, end) == PLACE
+    state.rewind(ASSETS, Position((0, 6), 6))
+    assert state.place(ASSETS, end) == Position((0, 6), 6)
+
+
+def test_a_replay_keeps_what_waits_in_the_order_of_the_log() -> None:
+    state = TargetState()
+    state.add([_message(4, "a"), _message(5, "b")], ASSETS, PLACE)
+    state.rewind(ASSETS, Position((2, 2), 2))
+    # A run that crashed is not read again if another one has made the file since.
+    state.add([_message(3, "a"), _message(5, "b")], ASSETS, PLACE)
+    assert [one.message.id for one in state.waiting] == ["msg_3", "msg_4", "msg_5"]
+    assert _due(state, 0) == ["msg_3", "msg_5"]
 
 
 def test_pauses_grow_to_a_limit() -> None:
