@@ -2,7 +2,9 @@
 # Dump both databases into a new directory: deploy/backup.sh DIRECTORY
 #
 # --daily DIRECTORY                    into one named by the time below it; check that by a restore
-#                                      (check-backup.sh); then remove those older than KEEP_DAYS (14)
+#                                      (check-backup.sh); then remove those so named that are older
+#                                      than KEEP_DAYS (14). What fails the check is kept as `failed`,
+#                                      the last one only
 # LENS_DATABASE_URL, LENS_DAGSTER_URL   where they are; without the second: `dagster` beside the first.
 #                                      Without both: as /etc/lens/lens.env (LENS_ENV_FILE) says
 # APPLICATION=no                       only Dagster's, where the site's own backup has the other
@@ -17,10 +19,15 @@ umask 077
 source "$(dirname "$0")/databases.sh"
 
 if [ "${1:-}" = --daily ] && [ $# -eq 2 ]; then
-  "$0" "$2/$(date --utc +%F-%H%M)"
-  "$(dirname "$0")/check-backup.sh" "$2"
-  find "$2" -mindepth 1 -maxdepth 1 -type d -name '20??-??-??-*' -mtime "+${KEEP_DAYS:-14}" \
-    -exec rm -rf {} +
+  target=$2/$(date --utc +%F-%H%M)
+  "$0" "$target"
+  if ! "$(dirname "$0")/check-backup.sh" "$target"; then
+    rm -rf "$2/failed"
+    mv "$target" "$2/failed"
+    exit 1
+  fi
+  find "$2" -mindepth 1 -maxdepth 1 -type d -name '20??-??-??-[0-9][0-9][0-9][0-9]' \
+    -mtime "+${KEEP_DAYS:-14}" -exec rm -rf {} +
   exit
 fi
 
@@ -32,6 +39,7 @@ require pg_dump
 
 # Under another name until it is whole.
 partial=$target.partial
+trap 'rm -rf "$partial"' EXIT
 rm -rf "$partial"
 mkdir -p "$partial"
 dump() {

@@ -18,7 +18,7 @@ source "$here/databases.sh"
 backup=$1
 if [ ! -f "$backup/dagster.dump" ]; then
   backup=$(find "$1" -mindepth 2 -maxdepth 2 -path '*/20*/dagster.dump' -not -path '*.partial/*' \
-    -mmin -1560 -printf '%h\n' | sort | tail -n 1)
+    -mmin -1560 -printf '%T@ %h\n' | sort --numeric-sort | tail -n 1 | cut --delimiter ' ' --fields 2-)
   [ -n "$backup" ] || fail "$1 has no backup of the last 26 hours"
 fi
 # Debian has the server's programs out of the way, by version.

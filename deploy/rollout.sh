@@ -4,8 +4,8 @@
 # --back         the image that ran before
 # COMPOSE_FILE   compose.worker.yaml on a worker host
 #
-# One role after the other, while the others work. If one does not become healthy, all go back. An
-# image that has other tables is refused: README.md, "Upgrading, and going back".
+# One role after the other, while the others work. If one does not become healthy, it and those before
+# it go back. An image for which `lens migrate --check` has work is refused: README.md, "Upgrading".
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,19 +14,16 @@ fail() {
   exit 2
 }
 value() {
-  sed -n "s/^$1=//p" .env | tail -n 1
+  sed -nE "s/^$1=[\"']?([^\"'[:space:]]+).*/\1/p" .env | tail -n 1
 }
-each_role() { # IMAGE
-  local role
-  for role in "${roles[@]}"; do
-    IMAGE=$1 docker compose up --detach --no-deps --force-recreate --wait --wait-timeout 300 "$role" ||
-      return
-  done
+restart() { # IMAGE ROLE
+  IMAGE=$1 docker compose up --detach --no-deps --force-recreate --wait --wait-timeout 300 "$2"
 }
 
 [ $# -eq 1 ] || fail 'give an image, or --back'
 [ -f .env ] || fail "there is no .env: this host was not set up"
 running=$(value IMAGE)
+[ -n "$running" ] || fail '.env names no IMAGE, so there is none to go back to'
 image=$1
 if [ "$image" = --back ]; then
   image=$(value PREVIOUS_IMAGE)
@@ -41,13 +38,17 @@ mapfile -t roles < <(
 
 docker image inspect "$image" >/dev/null 2>&1 || docker pull --quiet "$image"
 IMAGE=$image docker compose run --rm --no-deps "${roles[0]}" migrate --check ||
-  fail "$image has other tables than $running, or cannot ask: see \"Upgrading\" in README.md"
-if ! each_role "$image"; then
-  each_role "$running" || true
-  fail "$image does not run: back to $running"
-fi
+  fail "$image needs \`lens migrate\`, or cannot ask: see \"Upgrading\" in README.md"
+for role in "${roles[@]}"; do
+  restart "$image" "$role" && continue
+  lost=
+  for other in "${roles[@]}"; do
+    restart "$running" "$other" || lost+=" $other"
+    [ "$other" != "$role" ] || break
+  done
+  fail "$role of $image does not run: back to $running${lost:+, but these do not run again:$lost}"
+done
 if [ "$image" != "$running" ]; then
-  sed -i -e "s|^IMAGE=.*|IMAGE=$image|" -e '/^PREVIOUS_IMAGE=/d' .env
-  echo "PREVIOUS_IMAGE=$running" >>.env
+  sed -i -e '/^PREVIOUS_IMAGE=/d' -e "s|^IMAGE=.*|IMAGE=$image\nPREVIOUS_IMAGE=$running|" .env
 fi
 echo "$image runs; before: $running"

@@ -199,6 +199,11 @@ class Catalog:
         with self._connect() as connection:
             return status_view.age_note(connection, self._layout)
 
+    def hidden_rows(self) -> list[str]:
+        """See `status_view.hidden_rows`."""
+        with self._connect() as connection:
+            return status_view.hidden_rows(connection)
+
     def mark_view(self, seconds: float | None, *, compared: bool = False) -> None:
         """See `status_view.rows.mark`."""
         with self._connect() as connection:

@@ -9,6 +9,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from lens_pipeline import settings
+from lens_pipeline.catalog.catalog import Catalog
 from lens_pipeline.catalog.errors import CatalogError
 from lens_pipeline.cli.session import json_option, print_json
 from lens_pipeline.core.logs import configure
@@ -58,6 +59,7 @@ def migrate(check: bool, as_sql: bool, role: str | None, masters: bool) -> None:
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
         catalog = connect(loaded, endpoints).catalog
         done = catalog.migrate(masters=masters)
+        _say_what_is_hidden(catalog)
         try:
             done += catalog.migrate_view()
         except CatalogError as error:
@@ -83,12 +85,19 @@ def migrate(check: bool, as_sql: bool, role: str | None, masters: bool) -> None:
         print(statement)
 
 
+def _say_what_is_hidden(catalog: Catalog) -> None:
+    for note in catalog.hidden_rows():
+        say(f"lens: {note}")
+
+
 def _print_statements(loaded: Settings, role: str | None, *, masters: bool) -> None:
     """For psql, or without its command `\\connect` for another client."""
     from lens_pipeline.engine.dagster_storage.storage import migration
 
     with running(loaded, broker=False, command="migrate", report=say) as endpoints:
-        statements = connect(loaded, endpoints).catalog.migration(role, masters=masters)
+        catalog = connect(loaded, endpoints).catalog
+        _say_what_is_hidden(catalog)
+        statements = catalog.migration(role, masters=masters)
         of_dagster = migration(endpoints.database_url, endpoints.dagster_url, role)
     if statements:
         print("\n".join(f"{one.strip()};" for one in ("BEGIN", *statements, "COMMIT")))

@@ -102,18 +102,28 @@ def _check_nightly(tmp_path: Path, there: Mapping[str, str]) -> None:
     """As the timer makes one: dated, restored and counted, and only then the oldest removed."""
     backups = tmp_path / "backups"
     old = backups / "2026-01-31-0310"
-    old.mkdir(parents=True)
-    os.utime(old, (0, 0))
+    # One of a person, whose name counts as younger; and what failed before.
+    own, failed = (backups / name / "dagster.dump" for name in ("2099-01-31-mine", "failed"))
+    for directory in (old, own.parent, failed.parent):
+        directory.mkdir(parents=True)
+    own.write_text("no dump")
+    for directory in (old, own.parent):
+        os.utime(directory, (0, 0))
     prefix: tuple[str, ...] = ()
     if os.geteuid() == 0:
         os.chown(backups, _NOBODY, _NOBODY)
         rights = "-all,+dac_override"  # this checkout and its tests may lie in a private directory
         prefix = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
         prefix += (f"--inh-caps={rights}", f"--ambient-caps={rights}")
+    no_room = script("backup.sh", "--daily", backups, prefix=prefix, SCRATCH="/none", **there)
+    assert no_room.returncode == 1
+    assert failed.exists()
+    assert set(backups.iterdir()) == {old, own.parent, failed.parent}
     done = script("backup.sh", "--daily", backups, prefix=prefix, **there)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"restored whole: \d+ events, .* UTC; 3 generations\n$", done.stdout)
-    (new,) = backups.iterdir()
+    (new,) = set(backups.iterdir()) - {own.parent, failed.parent}
+    os.utime(own, (0, 0))
 
     # One whose end is missing; the oldest is then kept.
     dump = new / "dagster.dump"
@@ -157,5 +167,4 @@ def test_a_backup_that_breaks_off_is_none(tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     broken = script("backup.sh", backup, LENS_DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
     assert broken.returncode != 0
-    assert not backup.exists()
-    assert script("restore.sh", f"{backup}.partial", LENS_DATABASE_URL="x").returncode == 2
+    assert list(tmp_path.iterdir()) == []

@@ -115,6 +115,7 @@ def test_workers_can_be_as_many_as_there_is_work() -> None:
     for scaler in scalers:
         spec, name = scaler["spec"], scaler["spec"]["scaleTargetRef"]["name"]
         assert "replicas" not in deployments[name]["spec"]
+        assert "fallback" not in spec  # it overrides the CPU trigger
         queue = name.removeprefix("lens-worker-")
         assert (
             spec["triggers"][0]["metadata"]["query"] == f'max(lens_queue_depth{{queue="{queue}"}})'

@@ -61,6 +61,7 @@ case "$*" in
   *--services) printf 'postgres\\napi\\ndaemon\\ncode\\nmigrate\\n' ;;
   *migrate*) [ "$IMAGE" != lens:tables ] ;;
   "compose up"*daemon) [ "$IMAGE" != lens:broken ] ;;
+  "compose up"*code) [ "$IMAGE" != "$LOST" ] ;;
 esac
 """
 
@@ -70,36 +71,75 @@ def test_a_rollout_goes_role_by_role_and_back(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "rollout.sh", tmp_path)
     (tmp_path / "docker").write_text(DOCKER)
     (tmp_path / "docker").chmod(0o755)
-    (tmp_path / ".env").write_text("IMAGE=lens:1\nAPI_TOKEN=secret\n")
     calls = tmp_path / "calls"
+    said = ""
 
-    def rollout(argument: str) -> tuple[int, list[str]]:
+    def rollout(argument: str, **variables: str) -> tuple[int, list[str]]:
         """Status, and the image of each role that was started."""
+        nonlocal said
         calls.write_text("")
         done = subprocess.run(
             [tmp_path / "rollout.sh", argument],
-            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)},
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls), **variables},
             capture_output=True,
+            text=True,
             check=False,
             timeout=30,
         )
+        said = done.stderr
         lines = [line.split() for line in calls.read_text().splitlines() if " up " in line]
         return done.returncode, [f"{line[0]} {line[-1]}" for line in lines]
 
+    (tmp_path / ".env").write_text("API_TOKEN=secret\n")
+    assert rollout("lens:2") == (2, [])
+    assert rollout("--back") == (2, [])
+    # Compose takes quotes, and a file whose last line has no end.
+    (tmp_path / ".env").write_text("IMAGE='lens:1'  # mine\nAPI_TOKEN=secret")
+
     assert rollout("lens:2") == (0, ["lens:2 code", "lens:2 daemon", "lens:2 api"])
-    environment = (tmp_path / ".env").read_text().splitlines()
-    assert environment == ["IMAGE=lens:2", "API_TOKEN=secret", "PREVIOUS_IMAGE=lens:1"]
+    environment = (tmp_path / ".env").read_text()
+    assert environment == "IMAGE=lens:2\nPREVIOUS_IMAGE=lens:1\nAPI_TOKEN=secret"
     assert rollout("lens:tables") == (2, [])
-    broken = [
-        "lens:broken code",
-        "lens:broken daemon",
-        "lens:2 code",
-        "lens:2 daemon",
-        "lens:2 api",
-    ]
+    broken = ["lens:broken code", "lens:broken daemon", "lens:2 code", "lens:2 daemon"]
     assert rollout("lens:broken") == (2, broken)
+    assert said.endswith(": back to lens:2\n")
+    assert rollout("lens:broken", LOST="lens:2") == (2, broken)
+    assert said.endswith(": back to lens:2, but these do not run again: code\n")
+    assert (tmp_path / ".env").read_text() == environment
     assert rollout("--back") == (0, ["lens:1 code", "lens:1 daemon", "lens:1 api"])
     assert "PREVIOUS_IMAGE=lens:2" in (tmp_path / ".env").read_text()
+    # The one that runs, made anew under the same name.
+    assert rollout("lens:1") == (0, ["lens:1 code", "lens:1 daemon", "lens:1 api"])
+    assert "PREVIOUS_IMAGE=lens:2" in (tmp_path / ".env").read_text()
+
+
+@pytest.mark.parametrize(
+    ("variables", "sent"),
+    [
+        ({"TAG": "v1.2-rc_3"}, "lens/deploy/rollout.sh registry/lens:v1.2-rc_3"),
+        ({"TAG": ""}, "lens/deploy/rollout.sh --back"),
+        ({"TAG": "v1; reboot"}, None),
+        ({"TAG": "v1", "HOSTS": ""}, None),
+    ],
+)
+def test_the_workflow_sends_a_tag_and_no_other_command(
+    variables: Mapping[str, str], sent: str | None, tmp_path: Path
+) -> None:
+    """What is typed at *Run workflow*, run by the shell of every host."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/lens.yml").read_text())
+    (tmp_path / "ssh").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    known = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "IMAGE": "registry/lens", "HOSTS": "a b"}
+    done = subprocess.run(
+        ["bash", "-e", "-c", workflow["jobs"]["deploy"]["steps"][-1]["run"]],
+        env={**known, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.stdout.splitlines() == ([f"{host} {sent}" for host in "ab"] if sent else [])
+    assert (done.returncode == 0) == (sent is not None)
 
 
 def test_what_the_image_copies_is_in_its_context() -> None:

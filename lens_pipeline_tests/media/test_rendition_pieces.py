@@ -169,7 +169,7 @@ def test_what_is_not_what_was_checked_is_refused(
 
     monkeypatch.setattr(render.graph, "piece_command", late)
     specs = [ScaleSpec(90, 90, 0.0, 1.0), ScaleSpec(90, 90, 1.0, 4.0)]
-    with pytest.raises(MediaError, match="the rendition"):
+    with pytest.raises(MediaError, match="rendition"):
         Renditions(master, specs, tools, work).render(0)
 
 

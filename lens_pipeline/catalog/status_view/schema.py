@@ -10,16 +10,19 @@ from sqlalchemy.schema import CreateTable
 
 from lens_pipeline.catalog.generations import Layout
 from lens_pipeline.catalog.permissions import (
+    PROJECT_TABLES,
     Lack,
     current_role,
     exists,
+    is_kept_out,
     may,
     migration_advice,
     owner,
     quoted,
+    reading_policy,
 )
 from lens_pipeline.catalog.rows import FINISHED, Kind
-from lens_pipeline.catalog.tables import TIME, generations, master_videos
+from lens_pipeline.catalog.tables import READ, TIME, generations, master_videos
 
 # Of all tables and views, in the comment of `lens_generations`: raise it whenever one changes.
 VERSION = 4
@@ -67,8 +70,8 @@ _KEPT = """
     THEN 'none' END
 """
 # Replacing keeps the grants; it can add columns only at the end. An unfinished row has no
-# derivative, whatever it had before. `unnest` keeps the planner from merging the subquery into the
-# joins: there a cast of an id would come after the policy, which then is tried on the whole table.
+# derivative, whatever it had before. `OFFSET 0` keeps the planner from merging `k` into the joins:
+# there a cast of an id would come after the policy, which then is tried on the whole table.
 _OF_GENERATIONS = """
     SELECT g.id, g.user_id, g.type, g.status,
            CASE s.status WHEN 'dead' THEN 'failed' ELSE s.status END AS preview_status,
@@ -78,14 +81,13 @@ _OF_GENERATIONS = """
            greatest(coalesce({updated_at}, {created_at}), d.changed_at) AS updated_at,
            o.path AS original_path,
            s.status = 'dead' AS is_dead
-      FROM (SELECT id, user_id, type, status, created_at, updated_at,
-                   unnest(ARRAY[CAST(id AS text)]) AS key,
-                   CAST(status AS text) IN ({finished}) AS is_finished,
-                   CASE CAST(type AS text) {assets} END AS asset,
-                   CASE CAST(type AS text) {originals} END AS original
-              FROM generations) g
-      LEFT JOIN lens_derivatives d ON d.asset = g.asset AND d.id = g.key AND g.is_finished
-      LEFT JOIN lens_derivatives o ON o.asset = g.original AND o.id = g.key AND g.is_finished
+      FROM generations g
+     CROSS JOIN LATERAL (
+           SELECT CAST(g.id AS text) AS key, CAST(g.status AS text) IN ({finished}) AS is_finished,
+                  CASE CAST(g.type AS text) {assets} END AS asset,
+                  CASE CAST(g.type AS text) {originals} END AS original OFFSET 0) k
+      LEFT JOIN lens_derivatives d ON d.asset = k.asset AND d.id = k.key AND k.is_finished
+      LEFT JOIN lens_derivatives o ON o.asset = k.original AND o.id = k.key AND k.is_finished
      CROSS JOIN LATERAL (SELECT coalesce(d.status, {kept})) AS s(status)
 """
 _OF_MASTERS = """
@@ -98,9 +100,9 @@ _OF_MASTERS = """
            {created_at} AS created_at,
            greatest(coalesce({updated_at}, {created_at}), d.changed_at) AS updated_at,
            CASE d.status WHEN 'ready' THEN d.changed_at END AS completed_at
-      FROM (SELECT master_id, project_id, name, created_at, updated_at,
-                   unnest(ARRAY[CAST(master_id AS text)]) AS key FROM master_videos) g
-      LEFT JOIN lens_master_derivatives d ON d.asset = '{asset}' AND d.id = g.key
+      FROM master_videos g
+     CROSS JOIN LATERAL (SELECT CAST(g.master_id AS text) AS key OFFSET 0) k
+      LEFT JOIN lens_master_derivatives d ON d.asset = '{asset}' AND d.id = k.key
      CROSS JOIN LATERAL (SELECT coalesce(d.status, {kept})) AS s(status)
 """
 
@@ -166,6 +168,12 @@ _IS_INVOKER = sa.text(
      WHERE oid = to_regclass('lens_generations')
     """
 )
+_COLUMNS = sa.text(
+    """
+    SELECT name, attname FROM unnest(:tables) name
+      JOIN pg_attribute ON attrelid = to_regclass(name)
+    """
+)
 _COLUMN_TYPE = sa.text(
     """
     SELECT format_type(atttypid, NULL) FROM pg_attribute
@@ -196,7 +204,7 @@ def _version(connection: sa.Connection) -> tuple[int, str]:
 
 def present(connection: sa.Connection) -> list[Projection]:
     """Those that are there."""
-    return [one for one in PROJECTIONS if exists(connection, one.table.name)]
+    return [one for one in _possible(connection) if exists(connection, one.table.name)]
 
 
 def migration(
@@ -219,12 +227,11 @@ def migration(
 
 
 def _possible(connection: sa.Connection, made: Collection[str] = ()) -> list[Projection]:
-    """Those whose table of the application is there, or `made`: a host may have no masters."""
-    return [
-        one
-        for one in PROJECTIONS
-        if one is GENERATIONS or one.source.name in made or exists(connection, one.source.name)
-    ]
+    """A host may have no masters, or tables of these names of its own."""
+    found = {tuple(row) for row in connection.execute(_COLUMNS, {"tables": [*PROJECT_TABLES]})}
+    others = {*PROJECT_TABLES}.difference(made)
+    is_whole = all((name, column) in found for name in others for column in READ[name])
+    return [*PROJECTIONS] if is_whole else [GENERATIONS]
 
 
 def _is_due(connection: sa.Connection, layout: Layout, made: Collection[str] = ()) -> bool:
@@ -402,4 +409,19 @@ def age_note(connection: sa.Connection, layout: Layout) -> str | None:
         problem = f"{GENERATIONS.view} is of an older PostgreSQL"
     elif found == VERSION:
         problem = f"{MASTERS.view} does not exist"
-    return f"{problem}: {advice(connection) or 'run `lens migrate`'}"
+    return "; ".join(
+        [f"{problem}: {advice(connection) or 'run `lens migrate`'}", *hidden_rows(connection)]
+    )
+
+
+def hidden_rows(connection: sa.Connection) -> list[str]:
+    """Of which roles an update takes rows away: until now its owner's rights opened the view."""
+    if not exists(connection, GENERATIONS.view) or not _is_of_older_server(connection):
+        return []
+    name = generations.name
+    return [
+        f"{GENERATIONS.view} of version {VERSION} hides from role {role} what row-level security of"
+        f" {name} does: to show all rows, run {reading_policy(connection, name, role)}"
+        for role, _ in _grantees(connection, GENERATIONS.view, "SELECT")
+        if is_kept_out(connection, "SELECT", name, role, strict=True)
+    ]

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import psutil
 import psycopg2
@@ -60,6 +60,9 @@ class Usage:
     cpu_seconds: float
 
 
+_NAMES = {field.name for field in fields(Usage)}
+
+
 def publish(role: str, dagster_url: str) -> None:
     """Publish this process's usage every half minute, in a thread, until it ends."""
     threading.Thread(target=_publish, args=(role, dagster_url), name="usage", daemon=True).start()
@@ -69,7 +72,8 @@ def read_usage(dagster_url: str) -> list[Usage]:
     """Of the processes that live. Raises SQLAlchemyError."""
     with closing(LockSession(dagster_url, _SESSION)) as session:
         found = session.execute(_READ, keys=_KEYS, seconds=_FRESH_SECONDS).scalars()
-        return [Usage(**one) for one in found]
+        # Another version may publish more, which is ignored, or less: then it is left out.
+        return [Usage(**{n: one[n] for n in _NAMES}) for one in found if one.keys() >= _NAMES]
 
 
 def publish_once(usage: Usage, dagster_url: str) -> None:
@@ -95,12 +99,12 @@ def measure(role: str) -> Usage:
 def _publish(role: str, dagster_url: str) -> None:
     cpu_seconds = 0.0
     while True:
-        usage = measure(role)
-        # Of a process whose parent did not wait for it, nothing is left: no counter may fall.
-        cpu_seconds = max(cpu_seconds, usage.cpu_seconds)
         try:
+            usage = measure(role)
+            # Of a process whose parent did not wait for it, nothing is left: no counter may fall.
+            cpu_seconds = max(cpu_seconds, usage.cpu_seconds)
             publish_once(replace(usage, cpu_seconds=cpu_seconds), dagster_url)
-        except (SQLAlchemyError, psycopg2.Error) as error:
+        except (OSError, psutil.Error, SQLAlchemyError, psycopg2.Error) as error:
             logger.debug("usage is not published: %s", error)
         time.sleep(_PUBLISH_SECONDS)
 

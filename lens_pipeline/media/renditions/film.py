@@ -12,6 +12,8 @@ from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes, read_head, video_demuxer
 
 _PROBE_SECONDS = 30.0
+# Of the packets of two hours, on a busy machine.
+_PACKETS_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def probe_film(master: Path, tools: Tools) -> Film:
 def key_frames(film: Film, tools: Tools) -> tuple[list[int], set[int]]:
     """Frames in the order of decoding, by their places in that of display; and the key frames."""
     options = ["-select_streams", "v:0", "-show_entries", "packet=pts_time,flags"]
-    described = ffprobe.describe(film.path, "mov", options, tools, _PROBE_SECONDS)
+    described = ffprobe.describe(film.path, "mov", options, tools, _PACKETS_SECONDS)
     packets = described["packets"]
     first = min(Fraction(packet["pts_time"]) for packet in packets)
     order = [round((Fraction(packet["pts_time"]) - first) * film.rate) for packet in packets]
@@ -77,7 +79,8 @@ def probe(source: Path, tools: Tools, *options: str) -> dict[str, Any]:
         raise MediaError("the master is not an MP4")
     if b"moov" not in mp4_boxes(source):
         raise MediaError("video is incomplete: it has no index (moov)")
-    return ffprobe.describe(source, "mov", ["-show_format", *options], tools, _PROBE_SECONDS)
+    seconds = _PACKETS_SECONDS if options else _PROBE_SECONDS
+    return ffprobe.describe(source, "mov", ["-show_format", *options], tools, seconds)
 
 
 def _rate(video: Mapping[str, Any]) -> Fraction:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 from lens_pipeline.media.concat import bitstream
@@ -21,6 +22,7 @@ from lens_pipeline.media.renditions.plan import Pass, Piece, Strip, passes, piec
 from lens_pipeline.media.renditions.verify import (
     Packet,
     check_piece,
+    check_same,
     check_strips,
     check_times,
     packets_of,
@@ -138,6 +140,7 @@ class Renditions:
         if not bitstream.is_self_contained(read_track(path), [0], self._work.cancelled):
             raise MediaError("its first frame needs frames before it")
         packets, _ = packets_of(path, self._tools)
+        check_same(packets, _from(self._film_packets, piece.cut.start, self._film.rate))
         check_times(packets, float(1 / self._film.rate))
         # The whole is what was proved when the master was made.
         if frames < self._film.frames:
@@ -194,6 +197,10 @@ class Renditions:
                 self._users[file] -= 1
                 if not self._users[file]:
                     file.unlink(missing_ok=True)
+
+    @cached_property
+    def _film_packets(self) -> Sequence[Packet]:
+        return packets_of(self._film.path, self._tools)[0]
 
     @property
     def _quiet(self) -> Work:
@@ -277,6 +284,6 @@ def _copied(pieces: Iterable[Piece], film: Film, tools: Tools) -> set[Piece]:
 
 def _from(packets: Sequence[Packet], first: int, rate: Fraction) -> Sequence[Packet]:
     """From the key frame on that is shown as number `first`."""
-    at = float(first / rate)
+    at = min(one.time for one in packets) + float(first / rate)
     (start,) = (n for n, one in enumerate(packets) if abs(one.time - at) < 0.5 / rate)
     return packets[start:]

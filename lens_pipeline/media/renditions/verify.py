@@ -24,8 +24,8 @@ class Packet(NamedTuple):
 
 def packets_of(file: Path, tools: Tools) -> tuple[list[Packet], list[dict[str, Any]]]:
     """Of its video, in the order of decoding; and its streams."""
-    options = ("-show_packets", "-show_data_hash", "CRC32")
-    probed = probe(file, tools, *options)
+    entries = "packet=stream_index,pts_time,size,flags,data_hash"
+    probed = probe(file, tools, "-show_entries", entries, "-show_data_hash", "CRC32")
     video = next(s["index"] for s in probed["streams"] if s["codec_type"] == "video")
     packets = [
         Packet(float(one["pts_time"]), int(one["size"]), one["data_hash"], "K" in one["flags"])
@@ -73,12 +73,17 @@ def check_piece(
     ):
         if abs(found - wanted) > tolerance:
             raise MediaError(f"the rendition has {found:g} {name} instead of {wanted:g}")
-    if [one[1:3] for one in packets] != [one[1:3] for one in strip[: len(packets)]]:
-        raise MediaError("packets of the rendition are not those that were checked")
+    check_same(packets, strip)
     check_times(packets, frame_seconds)
     boxes = list(mp4_boxes(rendition.path))
     if boxes.index(b"moov") > boxes.index(b"mdat"):
         raise MediaError("the rendition has its index at its end")
+
+
+def check_same(packets: Sequence[Packet], source: Sequence[Packet]) -> None:
+    """Raise MediaError: `source` does not begin with these packets."""
+    if [one[1:3] for one in packets] != [one[1:3] for one in source[: len(packets)]]:
+        raise MediaError("packets of the rendition are not those of its source")
 
 
 def check_times(packets: Sequence[Packet], frame_seconds: float) -> None:

@@ -5,7 +5,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx2 as httpx
@@ -175,6 +175,14 @@ def test_prometheus_accepts_them(site: Site, web: httpx.Client, photo: Photo) ->
     usage = Usage("worker-previews", "other-host", 7, 1024, 1.5)
     publish_once(usage, site.dagster_url)
     publish_once(replace(usage, cpu_seconds=2.5), site.dagster_url)
+    # As another version may, while a site is upgraded.
+    more, less = {**asdict(usage), "pid": 8, "threads": 3}, {"role": "api"}
+    site.dagster.daemon_cursor_storage.set_cursor_values(
+        {
+            f"lens/usage/{name}": json.dumps({"at": time.time(), "usage": published})
+            for name, published in (("more", more), ("less", less))
+        }
+    )
     site.add("a", photo("a"))
     site.add("bad", "http://127.0.0.1/none.jpg")
     site.once()
@@ -182,6 +190,7 @@ def test_prometheus_accepts_them(site: Site, web: httpx.Client, photo: Photo) ->
     one = {"role": "worker-previews", "host": "other-host", "pid": "7"}
     eventually(lambda: _figure(web, "lens_process_cpu_seconds_total", **one) == 2.5, 5)
     assert _figure(web, "lens_process_memory_bytes", **one) == 1024
+    assert _figure(web, "lens_process_memory_bytes", **{**one, "pid": "8"}) == 1024
     text = web.get("/metrics").text
     families = list(text_string_to_metric_families(text))
     assert {family.name for family in families} >= {
