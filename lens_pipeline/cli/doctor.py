@@ -21,9 +21,10 @@ from lens_pipeline.core.endpoints import (
 from lens_pipeline.core.ports import require_free
 from lens_pipeline.core.restarts import in_words, read_restarts
 from lens_pipeline.engine.liveness import is_recent, problem_of
-from lens_pipeline.monitoring.alerts.delivery import connect_targets
+from lens_pipeline.monitoring.alerts import delivery
 from lens_pipeline.monitoring.probes import host, services
 from lens_pipeline.monitoring.probes.probe import ProbeError, Result, ask, ask_within
+from lens_pipeline.monitoring.webhooks import targets
 from lens_pipeline.providers import configured
 from lens_pipeline.settings import Settings
 from lens_pipeline.supervisor.embedded_valkey import Valkey
@@ -41,6 +42,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
     """
     home = settings.resolved_home
     up = _running_up(home)
+    hooks = settings.webhook_urls or settings.notify_urls
     paused = () if settings.enabled else ("LENS_ENABLED=false: nothing is made by itself",)
     return [
         Result("settings", "; ".join([*warnings, *paused]) or "every one is valid"),
@@ -49,6 +51,7 @@ def examine(settings: Settings, warnings: Sequence[str] = ()) -> list[Result]:
         ask("processes", lambda: _processes(home, up)),
         ask_within(_STORE_SECONDS, "store", lambda: services.own_store(settings)),
         *([ask("alerts", lambda: _alerts(settings))] if settings.alert_urls else []),
+        *([ask("webhooks", lambda: _webhooks(settings))] if hooks else []),
         ask("sandbox", lambda: host.confinement(settings.scratch)),
         *_credentials(settings),
         ask("ffmpeg", host.ffmpeg),
@@ -178,8 +181,13 @@ def _workers(broker: str, up: Services | None, *, is_beating: bool) -> str:
 
 
 def _alerts(settings: Settings) -> str:
-    names = ", ".join(target.name for target in connect_targets(settings.alert_urls))
+    names = ", ".join(target.name for target in delivery.connect_targets(settings.alert_urls))
     return f"{names}: understood; `lens alert-test` sends a message"
+
+
+def _webhooks(settings: Settings) -> str:
+    names = ", ".join(target.name for target in targets.connect_targets(settings))
+    return f"{names}: understood; `lens webhooks list` says what waits for them"
 
 
 def _port(role: str, port: int, settings: Settings, up: Services | None) -> str:

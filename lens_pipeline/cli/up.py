@@ -93,9 +93,11 @@ def _prepare(loaded: Settings, endpoints: Endpoints) -> None:
         require_current_tables,
         upgrade_tables,
     )
-    from lens_pipeline.monitoring.alerts.delivery import connect_targets
+    from lens_pipeline.monitoring.alerts import delivery
+    from lens_pipeline.monitoring.webhooks import targets
 
-    connect_targets(loaded.alert_urls)  # raises SettingsError
+    delivery.connect_targets(loaded.alert_urls)  # raises SettingsError
+    targets.connect_targets(loaded)  # raises SettingsError
     _require_signer(loaded)
     prepare_databases(loaded, endpoints)
     if loaded.database_url is None and loaded.dagster_url is None:

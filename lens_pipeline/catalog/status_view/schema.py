@@ -70,7 +70,7 @@ _KEPT = """
     THEN 'none' END
 """
 # Replacing keeps the grants; it can add columns only at the end. An unfinished row has no
-# derivative, whatever it had before. `OFFSET 0` keeps the planner from merging `k` into the joins:
+# derivative, whatever it had before. `unnest` keeps the planner from merging `k` into the joins:
 # there a cast of an id would come after the policy, which then is tried on the whole table.
 _OF_GENERATIONS = """
     SELECT g.id, g.user_id, g.type, g.status,
@@ -82,10 +82,10 @@ _OF_GENERATIONS = """
            o.path AS original_path,
            s.status = 'dead' AS is_dead
       FROM generations g
-     CROSS JOIN LATERAL (
-           SELECT CAST(g.id AS text) AS key, CAST(g.status AS text) IN ({finished}) AS is_finished,
-                  CASE CAST(g.type AS text) {assets} END AS asset,
-                  CASE CAST(g.type AS text) {originals} END AS original OFFSET 0) k
+     CROSS JOIN LATERAL unnest(
+           ARRAY[CAST(g.id AS text)], ARRAY[CAST(g.status AS text) IN ({finished})],
+           ARRAY[CASE CAST(g.type AS text) {assets} END],
+           ARRAY[CASE CAST(g.type AS text) {originals} END]) k(key, is_finished, asset, original)
       LEFT JOIN lens_derivatives d ON d.asset = k.asset AND d.id = k.key AND k.is_finished
       LEFT JOIN lens_derivatives o ON o.asset = k.original AND o.id = k.key AND k.is_finished
      CROSS JOIN LATERAL (SELECT coalesce(d.status, {kept})) AS s(status)
@@ -101,7 +101,7 @@ _OF_MASTERS = """
            greatest(coalesce({updated_at}, {created_at}), d.changed_at) AS updated_at,
            CASE d.status WHEN 'ready' THEN d.changed_at END AS completed_at
       FROM master_videos g
-     CROSS JOIN LATERAL (SELECT CAST(g.master_id AS text) AS key OFFSET 0) k
+     CROSS JOIN LATERAL unnest(ARRAY[CAST(g.master_id AS text)]) k(key)
       LEFT JOIN lens_master_derivatives d ON d.asset = '{asset}' AND d.id = k.key
      CROSS JOIN LATERAL (SELECT coalesce(d.status, {kept})) AS s(status)
 """

@@ -21,7 +21,7 @@ class Figures:
         )
         self._latency = Histogram(
             "lens_webhook_latency_seconds",
-            "From an event to its message taken.",
+            "From an event to its message taken at the first try; a replay counts in full.",
             ["target"],
             buckets=_BOUNDS,
             registry=registry,
@@ -39,9 +39,10 @@ class Figures:
             for outcome in ("delivered", "failed", "given_up"):
                 self._outcomes.labels(name, outcome)
 
-    def took(self, target: str, seconds: float) -> None:
+    def took(self, target: str, seconds: float, *, is_first_try: bool) -> None:
         self._outcomes.labels(target, "delivered").inc()
-        self._latency.labels(target).observe(seconds)
+        if is_first_try:
+            self._latency.labels(target).observe(seconds)
 
     def refused(self, target: str, *, is_given_up: bool) -> None:
         self._outcomes.labels(target, "given_up" if is_given_up else "failed").inc()

@@ -173,7 +173,8 @@ class Follower:
             if self.state.problem:
                 logger.info("%s: works again", name)
             self.state.take(one, now)
-            self._figures.took(name, now - message.timestamp.timestamp())
+            latency = now - message.timestamp.timestamp()
+            self._figures.took(name, latency, is_first_try=one.failed_at is None)
             return
         if answer.problem not in (self.state.problem, one.problem):
             logger.warning("%s: %s", name, answer.problem)

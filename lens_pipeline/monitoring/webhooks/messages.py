@@ -1,6 +1,9 @@
 """What is told of the event log: one message for each file that was made, saved or failed."""
 
 import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +24,7 @@ _FOLDERS = {Kind.MASTER: "master-videos", Kind.SCALED: "scaled-videos"}
 # Facts of what was made, and of what failed.
 _FILE = ("path", "bytes", "width", "height", "duration_seconds")
 _ERROR = ("error", "error_class", "attempt")
+_MOST_PARTITIONS = 200  # in one reading, beside those of its events
 
 
 class WebhookMessage(BaseModel, frozen=True):
@@ -53,8 +57,8 @@ class MessageLog:
         self._kinds = {primary(kind).asset: kind for kind in kinds()} | originals
         self._originals = originals.keys()
         self._changes = ChangeLog(pipeline.endpoints.dagster_url, self.assets, _TYPES)
-        # By asset: read and not told yet. The end of a run is read once.
-        self._touched: dict[str, set[str]] = {}
+        # Assets and partitions: read and not told yet. The end of a run is read once.
+        self._touched: set[tuple[str, str]] = set()
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -76,12 +80,13 @@ class MessageLog:
         """
         changes = self._changes.read(after, limit)
         for asset, keys in changes.touched.items():
-            self._touched.setdefault(asset, set()).update(keys)
-        found = statuses_of_partitions(self._pipeline, self._touched)
-        statuses = {(status.asset, status.id): status for status in found if status.owner}
+            self._touched.update((asset, key) for key in keys)
         made = set(changes.materialized)
         ids = made.union(changes.failed)
         events = self._pipeline.log.events(ids) if ids else []
+        page = {(event.asset, event.key) for event in events}
+        page.update(islice(self._touched, _MOST_PARTITIONS))
+        statuses = self._statuses(page)
         told = []
         for event in events:
             if event.facts.get("adopted"):
@@ -94,8 +99,20 @@ class MessageLog:
                 if state:
                     told.append(self._outcome(event, status, state))
         told += [self._crash(one) for one in statuses.values() if one.error_class in RUN_ERRORS]
-        self._touched = {}
-        return told, changes.position, changes.more
+        self._name(told)
+        self._touched -= page
+        if not self._touched:
+            return told, changes.position, changes.more
+        # Of runs that ended some are still to be told: a process that is killed reads them again.
+        return told, replace(changes.position, ends=after.ends), True
+
+    def _statuses(self, page: Iterable[tuple[str, str]]) -> dict[tuple[str, str], DerivativeStatus]:
+        """Of partitions with a row."""
+        wanted: dict[str, list[str]] = {}
+        for asset, key in page:
+            wanted.setdefault(asset, []).append(key)
+        found = statuses_of_partitions(self._pipeline, wanted)
+        return {(status.asset, status.id): status for status in found if status.owner}
 
     def _saved(self, event: RecordedEvent) -> WebhookMessage:
         kind, user = self._kinds[event.asset], event.facts.get("user_id")
@@ -139,18 +156,23 @@ class MessageLog:
             "url": url,
             "file_url": f"{url}/{file}" if told is _FILE else None,
             **{fact: event.facts.get(fact) if fact in told else None for fact in _FILE + _ERROR},
-            **self._names(kind, event.key),
         }
         # Event ids begin anew with a new database, and the scheme allows no full stop.
         id_ = f"msg_{event.run_id.replace('-', '')}_{event.id}"
         return WebhookMessage(id=id_, type=name, timestamp=event.facts["at"], data=data)
 
-    def _names(self, kind: Kind, key: str) -> dict[str, str]:
-        """What a row of a project tells of itself."""
-        row = self._pipeline.catalog.finished(kind, [key]).get(key) if kind in _FOLDERS else None
-        if isinstance(row, MasterVideo):
-            return {"name": row.name}
-        return {"master_id": row.master_id} if isinstance(row, ScaledVideo) else {}
+    def _name(self, told: Sequence[WebhookMessage]) -> None:
+        """Add what rows of projects tell of themselves."""
+        for kind in _FOLDERS:
+            facts = [message.data for message in told if message.data["kind"] == kind]
+            ids = {data["id"] for data in facts}
+            rows = self._pipeline.catalog.finished(kind, ids) if ids else {}
+            for data in facts:
+                row = rows.get(data["id"])
+                if isinstance(row, MasterVideo):
+                    data["name"] = row.name
+                elif isinstance(row, ScaledVideo):
+                    data["master_id"] = row.master_id
 
 
 def _failure(event: RecordedEvent, status: DerivativeStatus) -> State | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from lens_pipeline.core.ports import free_port
@@ -17,7 +18,7 @@ from lens_pipeline.definitions import job
 from lens_pipeline.derivatives.registry import PREVIEW
 from lens_pipeline.engine.run_queue import RunQueue
 from lens_pipeline.monitoring.feed import Feed
-from lens_pipeline.monitoring.webhooks import state
+from lens_pipeline.monitoring.webhooks import messages, state
 from lens_pipeline.monitoring.webhooks.dispatcher import WebhookDispatcher
 from lens_pipeline.monitoring.webhooks.follower import Pace
 from lens_pipeline.monitoring.webhooks.targets import connect_targets
@@ -184,6 +185,12 @@ def test_a_target_that_is_gone_is_asked_no_more_until_a_replay(
         refused = len(receiver.refused)
         hooked.add("b", photo("b"))
         hooked.once()
+        with sa.create_engine(hooked.dagster_url).connect() as hanging:
+            hanging.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '9s'")
+            hanging.exec_driver_sql("LOCK TABLE kvs")
+            asked = time.monotonic()
+            assert "410" in str(dispatcher.troubles())
+            assert time.monotonic() - asked < 8
         listed = hooked.lens("webhooks", "list")
         assert listed.code == 1
         assert "wants no messages any more (410)" in listed.out
@@ -207,16 +214,22 @@ def test_a_target_that_is_gone_is_asked_no_more_until_a_replay(
     assert hooked.lens("webhooks", "replay", "--target", "2").code == 2
 
 
-def test_a_run_that_ends_before_it_tells_is_told(hooked: Site, receiver: Receiver) -> None:
-    hooked.add("a", "https://example.org/a.jpg")
+def test_a_run_that_ends_before_it_tells_is_told(
+    hooked: Site, receiver: Receiver, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(messages, "_MOST_PARTITIONS", 2)
+    ids = ["a", "b", "c", "d", "e"]
+    for id_ in ids:
+        hooked.add(id_, f"https://example.org/{id_}.jpg")
     with _dispatched(hooked):
-        (run_id,) = RunQueue(hooked.pipeline, hooked.dagster, job).submit({PREVIEW: ["a"]}, "api")
+        queue = RunQueue(hooked.pipeline, hooked.dagster, job)
+        (run_id,) = queue.submit({PREVIEW: ids}, "api")
         run = hooked.dagster.get_run_by_id(run_id)
         assert run is not None
         hooked.dagster.report_run_canceled(run)
-        _await(receiver, 1)
-    (one,) = receiver.received
-    data = one.event["data"]
+        _await(receiver, 5)
+    assert sorted(receiver.names()) == [(FAILED, id_) for id_ in ids]
+    data = receiver.received[0].event["data"]
     assert (data["status"], data["error_class"], data["run_id"]) == ("dead", "Canceled", run_id)
 
 

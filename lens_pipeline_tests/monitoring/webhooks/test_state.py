@@ -14,7 +14,7 @@ ASSETS = ("preview", "master_video")
 PLACE = Position((5, 7), 9)
 
 
-def _message(number: int, subject: str) -> WebhookMessage:
+def message(number: int, subject: str) -> WebhookMessage:
     at = dt.datetime.fromtimestamp(number, dt.UTC)
     data = {"id": subject, "kind": "photo"}
     return WebhookMessage(id=f"msg_{number}", type="generation.ready", timestamp=at, data=data)
@@ -24,7 +24,7 @@ def _message(number: int, subject: str) -> WebhookMessage:
 def state() -> TargetState:
     """Two subjects, the first with two messages."""
     made = TargetState()
-    made.add([_message(1, "a"), _message(2, "a"), _message(3, "b")], ASSETS, PLACE)
+    made.add([message(1, "a"), message(2, "a"), message(3, "b")], ASSETS, PLACE)
     return made
 
 
@@ -48,14 +48,14 @@ def test_a_later_message_of_a_subject_waits_for_the_earlier(state: TargetState) 
 def test_what_failed_in_an_outage_is_due_at_its_end(state: TargetState) -> None:
     for one in state.due(100, 2):
         state.refuse(one, "cannot be reached", pause=300, now=100)
-    state.add([_message(4, "c")], ASSETS, PLACE)
+    state.add([message(4, "c")], ASSETS, PLACE)
     (new,) = state.due(200, 10)
     state.take(new, now=200)
     assert _due(state, 200) == ["msg_1", "msg_3"]
     # One that is refused alone is not tried with every success of the others.
     state.refuse(_first(state, 200), "answers 400", pause=300, now=200)
     state.take(state.due(201, 1)[0], now=201)
-    state.add([_message(5, "d")], ASSETS, PLACE)
+    state.add([message(5, "d")], ASSETS, PLACE)
     state.take(state.due(202, 1)[0], now=202)
     assert _due(state, 203) == []
 
@@ -117,10 +117,10 @@ def test_a_replay_skips_nothing_that_was_not_read(state: TargetState) -> None:
 
 def test_a_replay_keeps_what_waits_in_the_order_of_the_log() -> None:
     state = TargetState()
-    state.add([_message(4, "a"), _message(5, "b")], ASSETS, PLACE)
+    state.add([message(4, "a"), message(5, "b")], ASSETS, PLACE)
     state.rewind(ASSETS, Position((2, 2), 2))
     # A run that crashed is not read again if another one has made the file since.
-    state.add([_message(3, "a"), _message(5, "b")], ASSETS, PLACE)
+    state.add([message(3, "a"), message(5, "b")], ASSETS, PLACE)
     assert [one.message.id for one in state.waiting] == ["msg_3", "msg_4", "msg_5"]
     assert _due(state, 0) == ["msg_3", "msg_5"]
 
