@@ -121,6 +121,11 @@ class ScaledVideo:
     order_id: str | None = None
     """Of the order that it is a piece of."""
 
+    @property
+    def place(self) -> tuple[str, float]:
+        """Its master, and the second of that at which it begins."""
+        return self.master_id, self.start_seconds or 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectAsset:

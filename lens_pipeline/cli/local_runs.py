@@ -11,7 +11,7 @@ from lens_pipeline.derivatives.registry import LOCAL, QUEUE_TAG, Derivative
 from lens_pipeline.derivatives.status import assess, describe, usable
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
-from lens_pipeline.engine.run_requests import plan_runs
+from lens_pipeline.engine.run_requests import of_runs, plan_runs
 from lens_pipeline.event_log.history import DerivativeStatus, State
 
 
@@ -43,8 +43,8 @@ def work_off(
             continue
         job = find_job(work.derivative.job)
         size = work.derivative.batch_size(pipeline.settings)
-        for start in range(0, len(work.ids), size):
-            keys = work.ids[start : start + size]
+        groups = of_runs(pipeline, work.derivative, work.ids)
+        for keys in (ids[n : n + size] for ids in groups for n in range(0, len(ids), size)):
             for tags in plan_runs(instance, work.derivative, keys, size, origin, force=force):
                 local = {**tags, QUEUE_TAG: LOCAL}
                 assets = work.derivative.run_assets

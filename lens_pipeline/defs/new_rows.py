@@ -29,6 +29,7 @@ from lens_pipeline.engine.run_requests import (
     CHECK_PRIORITY,
     NEW_PRIORITY,
     added_batches,
+    of_runs,
     run_request,
 )
 from lens_pipeline.event_log.history import DerivativeStatus, State
@@ -119,7 +120,8 @@ def _result(
     return dg.SensorResult(
         run_requests=[
             run_request(derivative, batch, statuses, _ORIGIN, priority)
-            for batch in added_batches(instance, derivative, list(statuses), size)
+            for keys in of_runs(pipeline, derivative, list(statuses))
+            for batch in added_batches(instance, derivative, keys, size)
         ],
         cursor=cursor,
     )

@@ -20,6 +20,7 @@ from lens_pipeline.engine.run_requests import (
     OUTDATED_PRIORITY,
     RETRY_PRIORITY,
     added_batches,
+    of_runs,
     run_request,
 )
 from lens_pipeline.event_log.history import State
@@ -110,7 +111,8 @@ def _missing_runs(
         return [
             run_request(derivative, batch, statuses, "backfill", priority)
             for statuses, priority in (({s.id: s for s in turn}, rank) for turn, rank in turns)
-            for batch in added_batches(context.instance, derivative, list(statuses), batch_size)
+            for keys in of_runs(pipeline, derivative, list(statuses))
+            for batch in added_batches(context.instance, derivative, keys, batch_size)
         ]
 
 

@@ -121,7 +121,7 @@ class Derivative(Generic[R]):
     sensor: str | None = None  # requests it for new rows
     sensor_seconds: int = 1
     most_in_run: int | None = None  # partitions; None: LENS_BATCH_SIZE
-    run_size: int | None = None  # partitions, whatever LENS_BATCH_SIZE is
+    run_size: int | None = None  # partitions of one film, whatever LENS_BATCH_SIZE is
     pace: int = 0  # seconds of work for a second of LENS_MAX_MASTER_SECONDS, at the most
     op: str  # which assets of one set may share
     made_from: "Derivative | None" = None
@@ -265,9 +265,11 @@ class Derivative(Generic[R]):
 
     def run_seconds(self, settings: Settings) -> int:
         """The limit of a run. What makes no progress is ended much earlier."""
-        one = settings.fetch_timeout_seconds + settings.render_timeout_seconds
-        one += self.pace * settings.max_master_seconds
-        return _RUN_SECONDS + ceil(self.batch_size(settings) * one)
+        files = self.batch_size(settings)
+        # What is done when it ends is kept: parts of one film need not all be as long as that.
+        films = 1 if self.run_size else files
+        seconds = files * (settings.fetch_timeout_seconds + settings.render_timeout_seconds)
+        return _RUN_SECONDS + ceil(seconds + films * self.pace * settings.max_master_seconds)
 
     @property
     def run_assets(self) -> tuple[str, ...] | None:

@@ -24,7 +24,7 @@ from lens_pipeline.core.telemetry import span
 from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.engine.instance import LOCATION
-from lens_pipeline.engine.run_requests import NEW_PRIORITY, plan_runs
+from lens_pipeline.engine.run_requests import NEW_PRIORITY, of_runs, plan_runs
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +72,11 @@ class RunQueue:
                 create_run(self.instance, self._job(derivative.job), tags, derivative.run_assets)
                 for derivative, keys in wanted.items()
                 if keys
+                for group in of_runs(self._pipeline, derivative, keys)
                 for tags in plan_runs(
                     self.instance,
                     derivative,
-                    keys,
+                    group,
                     derivative.batch_size(self._pipeline.settings),
                     origin,
                     priority=priority,

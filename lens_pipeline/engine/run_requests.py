@@ -1,14 +1,16 @@
 """Plans the runs that cover partitions, in ranges of a partition set."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import dagster as dg
 
+from lens_pipeline.catalog.rows import ScaledVideo
 from lens_pipeline.core.logs import request_id
 from lens_pipeline.core.telemetry import carrier
+from lens_pipeline.derivatives.pipeline import Pipeline
 from lens_pipeline.derivatives.registry import Derivative
 from lens_pipeline.event_log.history import DerivativeStatus
 from lens_pipeline.event_log.tags import (
@@ -100,6 +102,21 @@ def _revisions_tag(wanted: Sequence[DerivativeStatus]) -> dict[str, str]:
     """Empty if there are too many."""
     revisions = " ".join(f"{status.id}={status.revision}" for status in wanted)
     return {REVISIONS_TAG: revisions} if len(revisions) <= _MOST_TAG_BYTES else {}
+
+
+def of_runs(
+    pipeline: Pipeline, derivative: Derivative, keys: Sequence[str]
+) -> Iterable[Sequence[str]]:
+    """Keys that may share runs: of renditions those of one master, as they follow in it."""
+    if derivative.run_size is None:
+        return [keys]
+    rows = pipeline.catalog.finished(derivative.kind, keys)
+    places = dict.fromkeys(keys, ("", 0.0))
+    places |= {key: row.place for key, row in rows.items() if isinstance(row, ScaledVideo)}
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(places[key][0], []).append(key)
+    return [sorted(group, key=places.__getitem__) for group in groups.values()]
 
 
 def added_batches(

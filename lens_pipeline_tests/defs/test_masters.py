@@ -12,11 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from lens_pipeline.definitions import defs
+from lens_pipeline.defs.assets.renditions import RenditionMaterializer
 from lens_pipeline.defs.resources import LensResource
 from lens_pipeline.defs.sensors import derivative_sensor
-from lens_pipeline.derivatives.registry import CHECKED_SHOT, MASTER
+from lens_pipeline.derivatives.registry import CHECKED_SHOT, MASTER, SCALED
 from lens_pipeline.engine.run_execution import execute
 from lens_pipeline.engine.run_queue import create_run
+from lens_pipeline.engine.run_requests import of_runs
 from lens_pipeline.event_log.history import ObservationKind
 from lens_pipeline.event_log.tags import OUTCOME_TAG, PERCENT_TAG
 from lens_pipeline.storage.file_store import FileStore
@@ -81,6 +83,34 @@ def test_a_rendition_waits_for_its_master_and_is_then_made(site: Site, project: 
     assert made["path"].value in site.objects()
     stored = (site.store / str(made["path"].value)).read_bytes()
     assert b"digitalsourcetype/trainedAlgorithmicMedia" in stored
+
+
+def test_a_run_makes_renditions_of_one_master_and_none_that_is_deleted(
+    site: Site, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many films in the scratch directory at once, before any other film is made."""
+    project.shot("a")
+    for master_id in ("m1", "m2"):
+        project.master(master_id, ["a"])
+    for number, begins in enumerate((0.6, 0.3, 0.0)):
+        project.rendition(f"s{number}", "m1", start=begins)
+        project.rendition(f"t{number}", "m2", start=begins)
+    keys = ["s0", "t0", "gone", "s1", "t1", "s2", "t2"]
+    groups = list(of_runs(site.pipeline, SCALED, keys))
+    assert groups == [["s2", "s1", "s0"], ["t2", "t1", "t0"], ["gone"]]
+    begin = RenditionMaterializer.begin
+
+    def begin_and_delete(self: RenditionMaterializer, *arguments: Any) -> None:
+        begin(self, *arguments)
+        site.sql("DELETE FROM scaled_videos WHERE scaled_id = 's1'")
+
+    monkeypatch.setattr(RenditionMaterializer, "begin", begin_and_delete)
+    site.once()
+    runs = [run for run in site.runs() if run.job_name == "scaled"]
+    assert [run.tags["lens/files"] for run in runs] == ["3", "3"]
+    made = [key for key in site.objects() if key.startswith("scaled/")]
+    assert len(made) == 5
+    assert not [key for key in made if "/s1_" in key]
 
 
 def test_a_rendition_of_an_unknown_master_says_so(site: Site, project: Project) -> None:

@@ -85,6 +85,8 @@ def test_the_limit_of_a_run_follows_those_of_the_media() -> None:
     long, slow = Settings(max_master_seconds=12 * 3600), Settings(batch_size=1000)
     assert MASTER.run_seconds(settings) > 4 * 3600 * 5
     assert MASTER.run_seconds(long) - MASTER.run_seconds(settings) > 8 * 3600 * 5
+    # Fifty parts of a film are not fifty films.
+    assert MASTER.run_seconds(settings) < SCALED.run_seconds(settings) < 3 * 86_400
     # Every file of a batch may take as long as one file may.
     assert PREVIEW.run_seconds(slow) > 1000 * slow.render_timeout_seconds
     tags = run_tags(["master_poster", "master_video"], settings)

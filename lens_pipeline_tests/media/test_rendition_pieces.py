@@ -1,6 +1,8 @@
 """Pieces of one film: what they share is made once, and each is as exact as if it were alone."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from lens_pipeline.cli.demo.show import SAMPLES
 from lens_pipeline.media.concat.join import join
-from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.errors import DiskFull, MediaError, MediaProcessDied
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import Rendition, ScaleSpec
@@ -158,6 +160,51 @@ def test_one_that_fails_fails_alone(
         renditions.render(3)
 
 
+@pytest.mark.parametrize("failure", [MediaProcessDied, DiskFull])
+def test_a_pass_that_the_machine_is_too_small_for_is_made_in_parts(
+    failure: type[Exception],
+    master: Path,
+    tools: Tools,
+    work: Work,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same hours of work, lost once for each piece, on a disk that its strips keep full."""
+    whole: list[list[Path]] = []
+
+    def run_long(command: Sequence[str], *rest: Any) -> str:
+        strips = [Path(one.removeprefix("file:")) for one in command if "strip-" in one]
+        if len(strips) > 1 and "null" not in command:
+            whole.append(strips)
+            for strip in strips:
+                strip.write_bytes(b"half")
+            raise failure("too much")
+        # Nothing is left of what failed.
+        assert not any(one.exists() and one.read_bytes() == b"half" for one in whole[0])
+        return run_anyway(command, *rest)
+
+    run_anyway = render.run_long
+    monkeypatch.setattr(render, "run_long", run_long)
+    specs = [ScaleSpec(90, 160, 0.0, 1.0), ScaleSpec(50, 50, 0.0, 1.0)]
+    made = _rendered(Renditions(master, specs, tools, work), 2)
+    assert [one.frames for one in made] == [24, 24]
+    assert len(whole) == 1
+
+
+def test_progress_counts_copies_and_failures(master: Path, tools: Tools, work: Work) -> None:
+    """An order that is done and stays at some percent."""
+    reports: list[tuple[str, float]] = []
+    work = replace(work, report=lambda stage, share: reports.append((stage, share)))
+    parts = [(2.0, 10 / 3), (9.0, None), (0.3, 1.0)]
+    renditions = Renditions(master, [ScaleSpec(320, 180, *part) for part in parts], tools, work)
+    assert renditions.render(0).is_copied
+    with pytest.raises(MediaError, match="beyond the end"):
+        renditions.render(1)
+    assert reports[-1] == ("scaling: 2 of 3 are done", pytest.approx(2 / 3))
+    renditions.render(2)
+    assert reports[-1] == ("scaling: 3 of 3 are done", 1)
+    assert [share for _, share in reports] == sorted(share for _, share in reports)
+
+
 def test_what_is_not_what_was_checked_is_refused(
     master: Path, tools: Tools, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +230,9 @@ def test_a_piece_is_never_enlarged_unless_asked(master: Path, tools: Tools) -> N
     assert look(1080, 1920) == Look((320, 568), (320, 180), is_blurred=True)
     assert look(1080, 1920, fill="crop").size == (100, 180)
     assert look(100, 100, fill="black") == Look((100, 100), (100, 56))
+    assert look(16, 16, fill="crop").size == (16, 16)
+    with pytest.raises(MediaError, match="the film is too small .* allow enlarging"):
+        look(1000, 16, fill="crop")
     enlarged = piece_of(0, ScaleSpec(640, 640, fill="black"), film).look
     assert enlarged == Look((640, 640), (640, 360))
 

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from lens_pipeline.catalog.rows import Kind, Row, UnusableRow
+from lens_pipeline.catalog.rows import Kind, Row, ScaledVideo, UnusableRow
 from lens_pipeline.core.files import scratch_directory
 from lens_pipeline.core.locks import LockSession, partition_lock
 from lens_pipeline.core.logs import FILES, bound
@@ -125,6 +125,10 @@ class _Batch:
             return
         shared.originals.look_up(self._derivative.kind, [row for row, _ in wanted])
         if isinstance(self._materializer, RenditionMaterializer):
+            # A backfill of the UI's may have many masters: few are on the disk at once.
+            wanted.sort(
+                key=lambda one: one[0].place if isinstance(one[0], ScaledVideo) else ("", 0)
+            )
             self._materializer.begin(shared, [row for row, _ in wanted])
         threads = ThreadPoolExecutor(self._pipeline.settings.threads, "derivative")
         running: dict[Future[Metadata], tuple[Row, DerivativeStatus]] = {}
@@ -409,5 +413,6 @@ def _batch_context(
                 cancelled,
                 progress.show,
                 lambda master: served_key(pipeline, MASTER, master),
+                lambda row: bool(pipeline.catalog.existing(Kind.SCALED, [row.id])),
                 Provenance(settings),
             )

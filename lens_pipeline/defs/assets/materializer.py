@@ -25,6 +25,8 @@ class BatchContext:
     report: Callable[[ReportedProgress], None]
     # The object key of a master as it is ready now. Raises NotReady.
     master_key: Callable[[MasterVideo], str]
+    # Whether nothing has deleted it meanwhile.
+    has_rendition: Callable[[Row], bool]
     provenance: Provenance
 
 

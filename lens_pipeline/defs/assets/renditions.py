@@ -19,7 +19,7 @@ from lens_pipeline.defs.assets.videos import (
     report_nothing,
 )
 from lens_pipeline.derivatives.registry import SCALED
-from lens_pipeline.errors import DerivativeError, SourceMissing
+from lens_pipeline.errors import DerivativeError, NotReady, SourceMissing
 from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import ScaleSpec, Video
@@ -69,6 +69,8 @@ class RenditionMaterializer(VideoMaterializer):
     def make(self, batch: BatchContext, row: Row, revision: str) -> Metadata:
         group = self._groups[row.id]
         try:
+            if not batch.has_rendition(row):
+                raise NotReady("it was deleted after the run began")
             return super().make(batch, row, revision)
         finally:
             with group.lock:

@@ -58,6 +58,7 @@ def probe_film(master: Path, tools: Tools) -> Film:
         is_usual=(video["codec_name"], video.get("pix_fmt")) == ("h264", "yuv420p")
         and (aspect, rotation, colors.is_hdr) == (1, 0, False)
         and colors.matrix == "bt709"
+        and {colors.primaries, colors.transfer} <= {"bt709", "unknown"}
         and video.get("color_range") != "pc"
         and video.get("field_order", "progressive") == "progressive",
     )

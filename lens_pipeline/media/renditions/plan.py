@@ -10,6 +10,8 @@ from lens_pipeline.media.models import ScaleSpec
 from lens_pipeline.media.renditions.film import Film
 
 SMALLEST, LARGEST = 2, 8192
+# Pixels of an edge that x264 takes in any case.
+_LEAST_SHRUNK = 16
 # Enough for microseconds and usual rates, such as 60000/1001.
 _TIME_DENOMINATOR = 1_000_000
 # Seconds of film that one run of ffmpeg encodes for several pieces: what a killed worker loses.
@@ -137,7 +139,13 @@ def _look(spec: ScaleSpec, size: Size, film: Film) -> Look:
     shares = size[0] / film.width, size[1] / film.height
     scale = max(shares) if spec.fill == "crop" else min(shares)
     if scale > 1 and not spec.enlarge:
-        size = _floored(size[0] / scale), _floored(size[1] / scale)
+        smaller = _floored(size[0] / scale), _floored(size[1] / scale)
+        if min(smaller) < min(_LEAST_SHRUNK, *size):
+            raise MediaError(
+                f"the film is too small for this format: {smaller[0]}x{smaller[1]} would be left"
+                f" of {size[0]}x{size[1]}; allow enlarging"
+            )
+        size = smaller
         shares = size[0] / film.width, size[1] / film.height
         scale = max(shares) if spec.fill == "crop" else min(shares)
     if spec.fill == "crop":

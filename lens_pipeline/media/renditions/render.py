@@ -1,5 +1,6 @@
 """Renders pieces of one master: those that share frames come from one decode of them."""
 
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from lens_pipeline.media.concat import bitstream
 from lens_pipeline.media.concat.mp4 import read_track
-from lens_pipeline.media.errors import MediaError
+from lens_pipeline.media.errors import DiskFull, MediaError, MediaProcessDied
 from lens_pipeline.media.ffmpeg import filters
 from lens_pipeline.media.ffmpeg.run import Work, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Of the work on a piece; the rest is to cut, to check and to store it.
 _ENCODED_SHARE = 0.9
+# After which a pass is not run again: its pieces are made one by one.
+_PASS_ERRORS = (MediaError, DiskFull, MediaProcessDied)
 
 
 def render_scaled(master: Path, spec: ScaleSpec, tools: Tools, work: Work) -> Rendition:
@@ -79,30 +82,39 @@ class Renditions:
         self._sounds = {cut: threading.Lock() for cut in {piece.cut for piece in pieces}}
         # Of files that several use.
         self._users = Counter(file for piece in pieces for file in self._files(piece))
-        self._done, self._finished, self._total = 0.0, 0, len(specs)
+        # Of the work on each.
+        self._shares = [0.0] * len(specs)
 
     def render(self, number: int) -> Rendition:
         """Verified. Raises as `render_scaled`."""
-        if number in self._errors:
-            raise self._errors[number]
-        piece = self._pieces[number]
         try:
-            with filters.explain_missing_filter():
-                return self._cut(piece, *self._reel(piece))
+            if number in self._errors:
+                raise self._errors[number]
+            piece = self._pieces[number]
+            try:
+                with filters.explain_missing_filter():
+                    return self._cut(piece, *self._reel(piece))
+            finally:
+                self._leave(self._files(piece))
         finally:
-            self._leave(self._files(piece))
-            self._report(1 - _ENCODED_SHARE, finished=1)
+            self._report([number], 1)
 
     def encoded(self, wanted: Pass) -> dict[Strip, _Reel]:
-        """One decode makes all strips. Raises as `render_scaled`."""
+        """One decode makes all strips. Raises as `render_scaled`, and leaves no strip then."""
         files = [self._strip_file(strip) for strip in wanted.strips]
+        with contextlib.ExitStack() as failed:
+            for file in files:
+                failed.callback(file.unlink, missing_ok=True)
+            reels = self._checked(wanted, files)
+            failed.pop_all()
+        return reels
+
+    def _checked(self, wanted: Pass, files: Sequence[Path]) -> dict[Strip, _Reel]:
         seconds = float(len(wanted.span) / self._film.rate)
         command = graph.strips_command(self._film, wanted, files, self._tools)
         with self._encoding:
-            run_long(command, seconds, "scaling", self._followed(len(wanted.pieces)))
-        if self._total > 1:
-            self._report(_ENCODED_SHARE * len(wanted.pieces))
-        check = self._work if self._total == 1 else self._quiet
+            run_long(command, seconds, "scaling", self._followed(wanted))
+        check = self._work if len(self._shares) == 1 else self._quiet
         check_strips(files, seconds, self._tools, check)
         reels: dict[Strip, _Reel] = {}
         for strip, file in zip(wanted.strips, files, strict=True):
@@ -117,14 +129,16 @@ class Renditions:
 
     def _reel(self, piece: Piece) -> tuple[_Reel, int]:
         """A video, and its frame with which the piece begins."""
+        is_copied = piece in self._copied
+        failures = MediaError if is_copied else _PASS_ERRORS
         try:
-            if piece in self._copied:
+            if is_copied:
                 return self._copy(piece), 0
             return self._shared[piece].reel(piece)
-        except MediaError as error:
-            if piece not in self._copied and len(self._shared[piece].wanted.pieces) == 1:
+        except failures as error:
+            if not is_copied and len(self._shared[piece].wanted.pieces) == 1:
                 raise
-            # Another piece may be at fault.
+            # Another piece may be at fault, or it takes less memory and disk.
             logger.info("a rendition is made alone: %s", error)
         alone = _alone(piece)
         return self.encoded(Pass([alone]))[alone], 0
@@ -142,15 +156,13 @@ class Renditions:
         packets, _ = packets_of(path, self._tools)
         check_same(packets, _from(self._film_packets, piece.cut.start, self._film.rate))
         check_times(packets, float(1 / self._film.rate))
-        # The whole is what was proved when the master was made.
-        if frames < self._film.frames:
-            check_strips([path], seconds, self._tools, self._quiet)
+        check_strips([path], seconds, self._tools, self._quiet)
         return _Reel(path, packets, is_copied=True)
 
     def _cut(self, piece: Piece, reel: _Reel, first: int) -> Rendition:
         (width, height), frames, rate = piece.look.size, len(piece.cut), self._film.rate
         name = f"rendition-{width}x{height}-{piece.cut.start}-{frames}"
-        if self._total > 1:
+        if len(self._shares) > 1:
             name += f"-{piece.number}"
         path = self._work.directory / f"{name}.mp4"
         rendition = Rendition(path, width, height, float(frames / rate), frames, reel.is_copied)
@@ -206,25 +218,26 @@ class Renditions:
     def _quiet(self) -> Work:
         return replace(self._work, report=lambda _stage, _share: None)
 
-    def _followed(self, pieces: int) -> Work:
+    def _followed(self, wanted: Pass) -> Work:
         """Reports the share of all pieces."""
-        if self._total == 1:
+        if len(self._shares) == 1:
             return self._work
+        numbers = [piece.number for piece in wanted.pieces]
         return replace(
             self._work,
-            report=lambda _stage, share: self._report(0, share * pieces * _ENCODED_SHARE),
+            report=lambda _stage, share: self._report(numbers, share * _ENCODED_SHARE),
         )
 
-    def _report(self, done: float, more: float = 0, finished: int = 0) -> None:
-        """Of pieces: the share of work that has ended, or is under way, and how many are done."""
-        if self._total == 1:
+    def _report(self, numbers: Iterable[int], share: float) -> None:
+        """Of these pieces, `share` of the work is done at least."""
+        if len(self._shares) == 1:
             return
         with self._lock:
-            self._done += done
-            self._finished += finished
-            share = (self._done + more) / self._total
-            text = f"scaling: {self._finished} of {self._total} are done"
-        self._work.report(text, share)
+            for number in numbers:
+                self._shares[number] = max(self._shares[number], share)
+            text = f"scaling: {self._shares.count(1)} of {len(self._shares)} are done"
+            done = sum(self._shares) / len(self._shares)
+        self._work.report(text, done)
 
 
 class _Shared:
@@ -235,20 +248,20 @@ class _Shared:
         self._renditions = renditions
         self._lock = threading.Lock()
         self._reels: dict[Strip, _Reel] = {}
-        self._error: MediaError | None = None
+        self._error: Exception | None = None
 
     def strip_of(self, piece: Piece) -> Strip:
         return next(strip for strip in self.wanted.strips if piece in strip.pieces)
 
     def reel(self, piece: Piece) -> tuple[_Reel, int]:
-        """Raises MediaError: the pass failed, which says nothing of this piece; `run_long`'s."""
+        """Raises as `encoded`: the pass failed, which says nothing of this piece."""
         with self._lock:
             if self._error:
                 raise self._error
             if not self._reels:
                 try:
                     self._reels = self._renditions.encoded(self.wanted)
-                except MediaError as error:
+                except _PASS_ERRORS as error:
                     self._error = error
                     raise
         strip = self.strip_of(piece)

@@ -174,7 +174,7 @@ def get_scaled(listed: ScaledDep, context: ContextDep) -> ScaledOut:
 
 @router.delete("/{scaled_id}", status_code=204)
 def delete_scaled(listed: ScaledDep, context: ContextDep) -> None:
-    """Delete a rendition; a run that makes it ends, its file goes within minutes."""
+    """Delete a rendition; a run of nothing else ends, its file goes within minutes."""
     context.pipeline.catalog.delete(Kind.SCALED, listed.row.id)
     context.queue.cancel({SCALED: [listed.row.id]})
 

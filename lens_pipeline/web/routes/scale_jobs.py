@@ -109,7 +109,7 @@ def retry_job(job_id: str, rows: JobDep, context: ContextDep) -> JobOut:
 
 @router.delete("/scale-jobs/{job_id}", status_code=204)
 def delete_job(rows: JobDep, context: ContextDep) -> None:
-    """Delete all videos of a job; a run that makes them ends, their files go within minutes."""
+    """Delete all videos of a job; a run of nothing else ends, their files go within minutes."""
     ids = [listed.row.id for listed in rows]
     for scaled_id in ids:
         context.pipeline.catalog.delete(Kind.SCALED, scaled_id)
