@@ -72,9 +72,21 @@ def test_an_order_of_formats_and_fragments_is_made_in_one_run(
         wanted = piece["end_seconds"] - piece["start_seconds"]
         assert piece["duration_seconds"] == pytest.approx(wanted, abs=1 / 24)
     assert web.get(SCALED, params={"order_ids": "other"}).json()["scaled_videos"] == []
-    other = order(**{**body, "count": 2}, seed=7)
-    assert other.status_code == 200
-    assert order(**{**body, "formats": ["90x160", "80x80"]}, seed=7).json()["error"] == "id_taken"
+    for change in (
+        {"seed": 8},
+        {"count": 2},
+        {"length": [2, 3]},
+        {"start": 6},
+        {"enlarge": True},
+        {"formats": ["90x160"]},
+        {"formats": ["90x160", "80x80"]},
+        {"count": None, "length": None},
+        {"fill": "crop", "focus": [0, 0]},
+    ):
+        other = order(**{**body, "seed": 7, **change})
+        assert (other.status_code, other.json()["error"]) == (409, "id_taken"), change
+    wrong = order(**{**body, "formats": ["1x1"]})
+    assert (wrong.status_code, wrong.json()["error"]) == (400, "impossible_size")
     # The same order under another id has other pieces at the same places.
     places = [(one["start_seconds"], one["end_seconds"]) for one in pieces]
     twin = order(**{**body, "order_id": "o2"}, seed=7).json()["scaled_videos"]
