@@ -103,7 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "too large": ({"formats": ["20000x20000"]}, "impossible_size", "16 to 8192 pixels"),
     "unknown": ({"formats": ["wide"]}, "unknown_format", "'wide' is no format"),
     "many": ({"formats": ["9:16"] * 500}, "too_many_formats", "at most 12 formats, not 500"),
-    "backwards": ({"start": 5, "end": 5}, "empty_part", "is not after the start"),
+    "backwards": ({"start": 5, "end": 5}, "empty_part", "is not at least 0.1 s after the start"),
     "late": ({"start": 12}, "outside_film", "the start (12 s) is outside the film"),
     "long": ({"end": 13}, "outside_film", "the end (13 s) is outside the film, which has 12.000 s"),
     "lengths": ({"count": 2, "length": [2, 40]}, "outside_film", "do not fit into 12.000 s"),
