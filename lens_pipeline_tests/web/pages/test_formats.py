@@ -1,5 +1,6 @@
 """The formats of a film as people order, watch and save them."""
 
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def _fail(page: Page, dialog: Locator) -> None:
         dialog.get_by_label("Longest, s").fill(longest)
         with page.expect_request("**/renditions") as request:
             page.keyboard.press("Enter")
-        ids.append(request.value.post_data_json["order_id"])
+        ids.append(json.loads(request.value.post_data or "{}")["order_id"])
         expect(dialog.get_by_role("alert")).not_to_be_empty()
         expect(dialog.get_by_role("button", name="Make them")).to_be_enabled()
     page.unroute("**/renditions")
