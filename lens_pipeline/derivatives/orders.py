@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 # Sizes of the named formats, in pixels.
 FORMATS = {"16:9": (1920, 1080), "9:16": (1080, 1920), "1:1": (1080, 1080), "4:5": (1080, 1350)}
 SMALLEST, LARGEST = 16, 8192
-_SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
+_SIZE = re.compile("([0-9]{1,6})x([0-9]{1,6})")
 MOST_FORMATS, MOST_FRAGMENTS = 12, 100
 USUAL_LENGTH = (15.0, 30.0)
 # Seconds: of a film that fragments are cut from, and of any part.
 _SHORTEST_FILM, _SHORTEST_PART = 10.0, 0.1
+# Seconds that rounding changes at most.
+_HALF = 0.005
 # Seconds that the beginning of a fragment may be moved to a scene change.
 _REACH = 4.0
 # Ids of an order's pieces are made from its own.
@@ -86,9 +88,24 @@ class _Cuts:
         stop = self._scene_near(min(start + length, latest), start + self.shortest, latest)
         # The same once more would be of no use.
         if (start, stop) in self.taken:
-            start, stop = _rounded(at), _rounded(at + length)
+            start, stop = self._free_near(at, at + length)
         self.taken.add((start, stop))
         return start, stop
+
+    def _free_near(self, start: float, stop: float) -> tuple[float, float]:
+        """The nearest that is not taken, in hundredths of a second. Raises InvalidOrder."""
+        for step in range(len(self.taken) + 1):
+            for move in (step / 100, -step / 100):
+                moved = _rounded(start + move), _rounded(stop + move)
+                is_inside = self.begin <= moved[0] + _HALF and moved[1] - _HALF <= self.end
+                if is_inside and moved not in self.taken:
+                    return moved
+        raise InvalidOrder(
+            "impossible_count",
+            "count",
+            f"{self.end - self.begin:.3f} s of film have no room for as many different fragments"
+            f" of {stop - start:.2f} s",
+        )
 
     def _scene_near(self, wanted: float, earliest: float, latest: float) -> float:
         """The nearest join within these limits, or `wanted`."""
@@ -110,12 +127,12 @@ def plan(order: Order, film: Film | None) -> list[Piece]:
             "formats",
             f"an order has at most {MOST_FORMATS} formats, not {len(order.formats)}",
         )
-    sizes = {name: size_of(name) for name in dict.fromkeys(order.formats)}
+    sizes = {size_of(name): name for name in order.formats}
     _check_part(order, film)
     parts: list[tuple[float | None, float | None]] = [(order.start, order.end)]
     if order.count is not None:
         parts = [*_fragments(order, film, order.count)]
-    return [Piece(name, *size, start, end) for start, end in parts for name, size in sizes.items()]
+    return [Piece(name, *size, start, end) for start, end in parts for size, name in sizes.items()]
 
 
 def size_of(name: str) -> tuple[int, int]:
@@ -169,9 +186,13 @@ def sequences(pieces: Iterable[tuple[str, Hashable, float | None]]) -> dict[str,
 
 def _check_part(order: Order, film: Film | None) -> None:
     start = order.start or 0.0
-    if order.end is not None and order.end - start < _SHORTEST_PART:
+    # 5.1 - 5 is less than 0.1.
+    if order.end is not None and order.end - start < _SHORTEST_PART - 0.001:
         raise InvalidOrder(
-            "empty_part", "end", f"the end ({order.end:g} s) is not after the start ({start:g} s)"
+            "empty_part",
+            "end",
+            f"the end ({order.end:g} s) is not at least {_SHORTEST_PART:g} s after the start"
+            f" ({start:g} s)",
         )
     if film is None:
         return

@@ -39,7 +39,7 @@ def strips_command(film: Film, wanted: Pass, files: Sequence[Path], tools: Tools
     )
     parts = [_part_of(one, strip, wanted.span) for one, strip in _split(picture, wanted.strips)]
     # Encoders work side by side: more threads of each would wait for one another.
-    threads = max(1, len(os.sched_getaffinity(0)) // len(wanted.strips))
+    threads = max(1, (os.cpu_count() or 1) // len(wanted.strips))
     outputs = [
         _strip_output(_shown(one, film, strip.look), film, strip, file, threads)
         for one, strip, file in zip(parts, wanted.strips, files, strict=True)

@@ -73,7 +73,7 @@ def create_order(
 ) -> OrderOut:
     """Order formats and fragments of a master; they are begun at once if it is ready.
 
-    Asked for again with the same `order_id`, nothing happens: 200 with the pieces there are.
+    Asked for again with the same `order_id`, nothing happens: 200 with its pieces.
     """
     require_writable(caller, listed.project_id)
     order, is_new = place_order(context, listed, wanted)
@@ -91,16 +91,23 @@ def place_order(
     seed = orders.seed_of(order_id) if wanted.seed is None else wanted.seed
     fill = _fill(context, wanted)
     film = _film(made)
+    pieces = _plan(wanted, seed, film, made)
+    focus = (wanted.focus[0], wanted.focus[1]) if wanted.focus else None
+    rows = [
+        _values(master.row.id, order_id, piece, fill, focus, is_enlarged=wanted.enlarge)
+        for piece in pieces
+    ]
+    # One more: an order of these formats and others is another one.
+    ids = orders.piece_ids(master.project_id, order_id, len(rows) + 1)
     is_new = False
-    found = _known_pieces(context, master, wanted, order_id)
+    found = _known_pieces(context, master, ids)
     if not found:
-        pieces = _plan(wanted, seed, film, made)
-        ids = orders.piece_ids(master.project_id, order_id, len(pieces))
-        rows = [_values(master.row.id, order_id, piece, fill, wanted) for piece in pieces]
-        new = dict(zip(ids, rows, strict=True))
+        new = dict(zip(ids[:-1], rows, strict=True))
         is_new = _insert(context, master.project_id, new, begins=made.state is State.READY)
-        found = _known_pieces(context, master, wanted, order_id)
-    _require_same(found, master.row.id, wanted, fill)
+        found = _known_pieces(context, master, ids)
+    if not is_new and [_values_of(one.row, order_id) for one in found] != rows:
+        reason = "this order_id belongs to another order, or to one whose renditions are deleted"
+        raise ApiError(409, "id_taken", reason)
     out = OrderOut(
         order_id=order_id,
         master_id=master.row.id,
@@ -148,7 +155,13 @@ def _plan(
 
 
 def _values(
-    master_id: str, order_id: str, piece: Piece, fill: Fill, wanted: NewOrder
+    master_id: str,
+    order_id: str,
+    piece: Piece,
+    fill: Fill,
+    focus: tuple[float, float] | None,
+    *,
+    is_enlarged: bool,
 ) -> dict[str, Any]:
     return {
         "master_id": master_id,
@@ -156,10 +169,17 @@ def _values(
         "end_seconds": piece.end,
         "width": piece.width,
         "height": piece.height,
-        "fill": fill.value + (ENLARGED if wanted.enlarge else ""),
-        "focus": ",".join(f"{share:.4f}" for share in wanted.focus) if wanted.focus else None,
+        "fill": fill.value + (ENLARGED if is_enlarged else ""),
+        "focus": ",".join(f"{share:.4f}" for share in focus) if focus else None,
         "order_id": order_id,
     }
+
+
+def _values_of(row: ScaledVideo, order_id: str) -> dict[str, Any]:
+    """A host's table need not have a column for `order_id`."""
+    piece = Piece("", row.width, row.height, row.start_seconds, row.end_seconds)
+    fill = row.fill or Fill.BLACK
+    return _values(row.master_id, order_id, piece, fill, row.focus, is_enlarged=row.enlarged)
 
 
 def _insert(
@@ -181,36 +201,10 @@ def _insert(
 
 
 def _known_pieces(
-    context: Context, master: Listed[MasterVideo], wanted: NewOrder, order_id: str
+    context: Context, master: Listed[MasterVideo], ids: Sequence[str]
 ) -> list[Listed[ScaledVideo]]:
-    """Those of this order that there are, in its order; some may be deleted."""
-    count = min(len(set(wanted.formats)), orders.MOST_FORMATS) * min(
-        max(wanted.count or 1, 1), orders.MOST_FRAGMENTS
-    )
-    ids = orders.piece_ids(master.project_id, order_id, count)
     found = context.pipeline.catalog.project_rows(Kind.SCALED, master.project_id, ids)
     return [found[one] for one in ids if one in found]
-
-
-def _require_same(
-    found: Sequence[Listed[ScaledVideo]], master_id: str, wanted: NewOrder, fill: Fill
-) -> None:
-    """Raises ApiError 409: they are pieces of another order."""
-    sizes = {orders.size_of(name) for name in wanted.formats}
-    for one in found:
-        row = one.row
-        is_other = (
-            row.master_id != master_id
-            or (row.width, row.height) not in sizes
-            or (row.fill or Fill.BLACK) is not fill
-            or row.enlarged != wanted.enlarge
-            or (
-                wanted.count is None
-                and (row.start_seconds, row.end_seconds) != (wanted.start, wanted.end)
-            )
-        )
-        if is_other:
-            raise ApiError(409, "id_taken", "this order_id belongs to another order")
 
 
 def _notes(wanted: NewOrder, fill: Fill, film: Film | None) -> list[str]:

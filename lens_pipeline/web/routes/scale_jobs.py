@@ -121,21 +121,23 @@ def _described(context: Context, job_id: str, rows: Sequence[Listed[ScaledVideo]
 
 
 def _job(job_id: str, pieces: Sequence[ScaledOut]) -> JobOut:
+    numbers = sequences((one.scaled_id, one.format, one.start_seconds) for one in pieces)
+    pieces = sorted(
+        pieces, key=lambda one: (one.start_seconds or 0.0, numbers[one.scaled_id], one.format)
+    )
     ready, dead = (
         sum(piece.status is state for piece in pieces) for state in (State.READY, State.DEAD)
     )
-    shares = [100 if one.status is State.READY else one.percent or 0 for one in pieces]
     status = JobState.PROCESSING
     if ready + dead == len(pieces):
         status = JobState.FAILED if dead else JobState.COMPLETED
     elif not ready + dead and all(_state(piece) is JobState.QUEUED for piece in pieces):
         status = JobState.QUEUED
-    numbers = sequences((one.scaled_id, one.format, one.start_seconds) for one in pieces)
     return JobOut(
         job_id=job_id,
         master_id=pieces[0].master_id,
         status=status,
-        progress=sum(shares) // len(pieces),
+        progress=percent_of(pieces),
         total=len(pieces),
         completed=ready,
         failed=dead,
@@ -151,6 +153,12 @@ def _job(job_id: str, pieces: Sequence[ScaledOut]) -> JobOut:
             for piece in pieces
         ],
     )
+
+
+def percent_of(pieces: Sequence[ScaledOut]) -> int:
+    """A piece has the percent of its run, which counts what is ready, too."""
+    others = [piece.percent or 0 for piece in pieces if piece.status is not State.READY]
+    return max(100 - 100 * len(others) // len(pieces), min(others, default=100))
 
 
 def _state(piece: ScaledOut) -> JobState:

@@ -103,7 +103,6 @@ export class FormatForm {
       this.error,
       el("div.buttons", {}, this.submit),
     );
-    this.orderId = newId();
     this.update();
   }
 
@@ -174,7 +173,6 @@ export class FormatForm {
     const { start, end, count, shortest, longest, enlarge } = this.fields;
     const at = (one) => (one.value === "" ? null : one.valueAsNumber);
     return {
-      order_id: this.orderId,
       formats: this.formats,
       fill: this.fill,
       enlarge: enlarge.checked,
@@ -231,8 +229,11 @@ export class FormatForm {
     if (this.problem) return;
     this.submit.disabled = true;
     try {
-      await this.order(this.body);
-      this.orderId = newId();
+      // The same for each attempt at one order, so that none is made twice.
+      const sent = JSON.stringify(this.body);
+      if (sent !== this.sent) Object.assign(this, { sent, orderId: newId() });
+      await this.order({ order_id: this.orderId, ...this.body });
+      this.sent = null;
     } catch (problem) {
       say(this.error, problem.message);
     } finally {
@@ -241,7 +242,6 @@ export class FormatForm {
   }
 }
 
-/** The same for each attempt at one order, so that none is made twice. */
 function newId() {
   // `crypto.randomUUID` is for HTTPS alone.
   return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -72,9 +72,21 @@ def test_an_order_of_formats_and_fragments_is_made_in_one_run(
         wanted = piece["end_seconds"] - piece["start_seconds"]
         assert piece["duration_seconds"] == pytest.approx(wanted, abs=1 / 24)
     assert web.get(SCALED, params={"order_ids": "other"}).json()["scaled_videos"] == []
-    other = order(**{**body, "count": 2}, seed=7)
-    assert other.status_code == 200
-    assert order(**{**body, "formats": ["90x160", "80x80"]}, seed=7).json()["error"] == "id_taken"
+    for change in (
+        {"seed": 8},
+        {"count": 2},
+        {"length": [2, 3]},
+        {"start": 6},
+        {"enlarge": True},
+        {"formats": ["90x160"]},
+        {"formats": ["90x160", "80x80"]},
+        {"count": None, "length": None},
+        {"fill": "crop", "focus": [0, 0]},
+    ):
+        other = order(**{**body, "seed": 7, **change})
+        assert (other.status_code, other.json()["error"]) == (409, "id_taken"), change
+    wrong = order(**{**body, "formats": ["1x1"]})
+    assert (wrong.status_code, wrong.json()["error"]) == (400, "impossible_size")
     # The same order under another id has other pieces at the same places.
     places = [(one["start_seconds"], one["end_seconds"]) for one in pieces]
     twin = order(**{**body, "order_id": "o2"}, seed=7).json()["scaled_videos"]
@@ -91,7 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "too large": ({"formats": ["20000x20000"]}, "impossible_size", "16 to 8192 pixels"),
     "unknown": ({"formats": ["wide"]}, "unknown_format", "'wide' is no format"),
     "many": ({"formats": ["9:16"] * 500}, "too_many_formats", "at most 12 formats, not 500"),
-    "backwards": ({"start": 5, "end": 5}, "empty_part", "is not after the start"),
+    "backwards": ({"start": 5, "end": 5}, "empty_part", "is not at least 0.1 s after the start"),
     "late": ({"start": 12}, "outside_film", "the start (12 s) is outside the film"),
     "long": ({"end": 13}, "outside_film", "the end (13 s) is outside the film, which has 12.000 s"),
     "lengths": ({"count": 2, "length": [2, 40]}, "outside_film", "do not fit into 12.000 s"),

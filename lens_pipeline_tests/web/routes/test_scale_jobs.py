@@ -9,7 +9,10 @@ import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 
+from lens_pipeline.event_log.history import State
 from lens_pipeline.web.auth.caller import Caller
+from lens_pipeline.web.routes.renditions import ScaledOut
+from lens_pipeline.web.routes.scale_jobs import percent_of
 from lens_pipeline_tests.support.project import PROJECT, Project
 from lens_pipeline_tests.support.site import Site
 from lens_pipeline_tests.web.caller_override import become
@@ -51,14 +54,27 @@ def test_a_job_by_the_old_lines(site: Site, web: httpx.Client, project: Project)
     job = asked(_SCALE)
     assert (job["status"], job["total"], job["progress"]) == ("queued", 4, 0)
     assert asked(_POLL, JOB=job["job_id"])["status"] == "queued"
+    ids = [one["scaled_id"] for one in job["videos"]]
     execute_queued(site)
     job = asked(_POLL, JOB=job["job_id"])
     assert (job["status"], job["progress"], job["completed"]) == ("completed", 100, 4)
+    assert [one["scaled_id"] for one in job["videos"]] == ids
     found = [(one["format"], one["sequence"], one["status"]) for one in job["videos"]]
-    formats = ("96x128", "128x96")
-    assert sorted(found) == sorted((one, n, "completed") for one in formats for n in (1, 2))
+    assert found == [(one, n, "completed") for n in (1, 2) for one in ("128x96", "96x128")]
     video = job["videos"][0]
     assert _curl(web, _VIDEO, VIDEO=video["scaled_id"]) == web.get(video["video_url"]).content
+
+
+def test_what_is_ready_is_not_counted_twice() -> None:
+    def pieces(state: State, count: int, percent: int | None = None) -> list[ScaledOut]:
+        return [ScaledOut.model_construct(status=state, percent=percent)] * count
+
+    ready, queued = pieces(State.READY, 9), pieces(State.PROCESSING, 1)
+    assert percent_of(ready + pieces(State.PROCESSING, 11, 47)) == 47
+    # The percent of one more run is not that of the job.
+    assert percent_of(ready + pieces(State.PROCESSING, 10, 99) + queued) == 45
+    assert [percent_of(queued), percent_of(pieces(State.PROCESSING, 1, 60))] == [0, 60]
+    assert [percent_of(pieces(State.DEAD, 2)), percent_of(ready)] == [0, 100]
 
 
 def test_a_job_that_fails_is_tried_again_and_deleted(
