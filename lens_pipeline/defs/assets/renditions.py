@@ -76,6 +76,8 @@ class RenditionMaterializer(VideoMaterializer):
             with group.lock:
                 group.left -= 1
                 if not group.left:
+                    # It knows all packets of the film.
+                    group.renditions = None
                     shutil.rmtree(group.directory, ignore_errors=True)
 
     def _fetched(self, batch: BatchContext, row: ScaledVideo, file: Path) -> Fetched:

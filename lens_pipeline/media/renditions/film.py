@@ -1,6 +1,6 @@
 """What is known of a master before it is decoded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -8,12 +8,13 @@ from typing import Any
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg import ffprobe, filters
+from lens_pipeline.media.ffmpeg.run import Work
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes, read_head, video_demuxer
 
 _PROBE_SECONDS = 30.0
-# Of the packets of two hours, on a busy machine.
-_PACKETS_SECONDS = 180.0
+# On a busy machine; and as much for each two hours.
+_PACKETS_SECONDS, _PACKETS_PACE = 180.0, 180 / 7200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +65,31 @@ def probe_film(master: Path, tools: Tools) -> Film:
     )
 
 
-def key_frames(film: Film, tools: Tools) -> tuple[list[int], set[int]]:
+def key_frames(film: Film, tools: Tools, work: Work) -> tuple[list[int], set[int]]:
     """Frames in the order of decoding, by their places in that of display; and the key frames."""
-    options = ["-select_streams", "v:0", "-show_entries", "packet=pts_time,flags"]
-    described = ffprobe.describe(film.path, "mov", options, tools, _PACKETS_SECONDS)
-    packets = described["packets"]
+    entries = ["-show_entries", "packet=pts_time,flags"]
+    packets = described_packets(film.path, float(film.seconds), entries, tools, work)
     first = min(Fraction(packet["pts_time"]) for packet in packets)
     order = [round((Fraction(packet["pts_time"]) - first) * film.rate) for packet in packets]
     keys = {n for n, packet in zip(order, packets, strict=True) if "K" in packet["flags"]}
     return order, keys
 
 
-def probe(source: Path, tools: Tools, *options: str) -> dict[str, Any]:
+def described_packets(
+    file: Path, seconds: float, entries: Sequence[str], tools: Tools, work: Work
+) -> list[dict[str, Any]]:
+    """Of `seconds` of its video alone: of all streams, those of a long film fill the memory."""
+    options = ["-select_streams", "v:0", *entries]
+    limit = _PACKETS_SECONDS + _PACKETS_PACE * seconds
+    return ffprobe.describe(file, "mov", options, tools, limit, work.cancelled)["packets"]
+
+
+def probe(source: Path, tools: Tools) -> dict[str, Any]:
     if video_demuxer(read_head(source)) != "mov":
         raise MediaError("the master is not an MP4")
     if b"moov" not in mp4_boxes(source):
         raise MediaError("video is incomplete: it has no index (moov)")
-    seconds = _PACKETS_SECONDS if options else _PROBE_SECONDS
-    return ffprobe.describe(source, "mov", ["-show_format", *options], tools, seconds)
+    return ffprobe.describe(source, "mov", ["-show_format"], tools, _PROBE_SECONDS)
 
 
 def _rate(video: Mapping[str, Any]) -> Fraction:

@@ -74,7 +74,7 @@ class Renditions:
             except MediaError as error:
                 self._errors[number] = error
         pieces = self._pieces.values()
-        self._copied = _copied(pieces, self._film, tools)
+        self._copied = _copied(pieces, self._film, tools, work)
         planned = passes((one for one in pieces if one not in self._copied), self._film)
         shared = [_Shared(self, one) for one in planned]
         self._shared = {piece: one for one in shared for piece in one.wanted.pieces}
@@ -118,7 +118,7 @@ class Renditions:
         check_strips(files, seconds, self._tools, check)
         reels: dict[Strip, _Reel] = {}
         for strip, file in zip(wanted.strips, files, strict=True):
-            packets, _ = packets_of(file, self._tools)
+            packets = packets_of(file, seconds, self._tools, self._work)
             if len(packets) != len(strip.span):
                 raise MediaError(
                     f"the rendition has {len(packets)} frames instead of {len(strip.span)}"
@@ -153,8 +153,10 @@ class Renditions:
         # Its first frame needs none before it.
         if not bitstream.is_self_contained(read_track(path), [0], self._work.cancelled):
             raise MediaError("its first frame needs frames before it")
-        packets, _ = packets_of(path, self._tools)
-        check_same(packets, _from(self._film_packets, piece.cut.start, self._film.rate))
+        packets = packets_of(path, seconds, self._tools, self._work)
+        if isinstance(whole := self._film_packets, MediaError):
+            raise whole
+        check_same(packets, _from(whole, piece.cut.start, self._film.rate))
         check_times(packets, float(1 / self._film.rate))
         check_strips([path], seconds, self._tools, self._quiet)
         return _Reel(path, packets, is_copied=True)
@@ -171,7 +173,8 @@ class Renditions:
             reel.path, Fraction(first) / rate, frames, sound, path, self._tools
         )
         run_long(command, rendition.duration_seconds, "scaling", self._quiet)
-        check_piece(rendition, _from(reel.packets, first, rate), sound is not None, self._tools)
+        packets = _from(reel.packets, first, rate)
+        check_piece(rendition, packets, sound is not None, self._tools, self._work)
         return rendition
 
     def _sound(self, cut: range) -> Path:
@@ -211,8 +214,13 @@ class Renditions:
                     file.unlink(missing_ok=True)
 
     @cached_property
-    def _film_packets(self) -> Sequence[Packet]:
-        return packets_of(self._film.path, self._tools)[0]
+    def _film_packets(self) -> Sequence[Packet] | MediaError:
+        """An error is kept: the next piece would wait for it as long."""
+        seconds = float(self._film.seconds)
+        try:
+            return packets_of(self._film.path, seconds, self._tools, self._work)
+        except MediaError as error:
+            return error
 
     @property
     def _quiet(self) -> Work:
@@ -272,7 +280,7 @@ def _alone(piece: Piece) -> Strip:
     return Strip(piece.look, piece.cut, (piece,))
 
 
-def _copied(pieces: Iterable[Piece], film: Film, tools: Tools) -> set[Piece]:
+def _copied(pieces: Iterable[Piece], film: Film, tools: Tools, work: Work) -> set[Piece]:
     """Those of which a copy of packets shows all frames and no other."""
     alike = [
         piece
@@ -283,7 +291,7 @@ def _copied(pieces: Iterable[Piece], film: Film, tools: Tools) -> set[Piece]:
     ]
     if not alike:
         return set()
-    order, keys = key_frames(film, tools)
+    order, keys = key_frames(film, tools, work)
     places = {frame: place for place, frame in enumerate(order)}
     return {
         piece

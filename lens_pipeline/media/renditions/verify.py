@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lens_pipeline.media.errors import MediaError
 from lens_pipeline.media.ffmpeg.run import Work, file_input, run_long
 from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.formats import mp4_boxes
 from lens_pipeline.media.models import Rendition
-from lens_pipeline.media.renditions.film import probe
+from lens_pipeline.media.renditions.film import described_packets, probe
 
 # Early audio is noticed from 45 ms on (ITU-R BT.1359).
 _MAX_DRIFT_SECONDS = 0.04
@@ -22,17 +22,13 @@ class Packet(NamedTuple):
     is_key: bool
 
 
-def packets_of(file: Path, tools: Tools) -> tuple[list[Packet], list[dict[str, Any]]]:
-    """Of its video, in the order of decoding; and its streams."""
-    entries = "packet=stream_index,pts_time,size,flags,data_hash"
-    probed = probe(file, tools, "-show_entries", entries, "-show_data_hash", "CRC32")
-    video = next(s["index"] for s in probed["streams"] if s["codec_type"] == "video")
-    packets = [
+def packets_of(file: Path, seconds: float, tools: Tools, work: Work) -> list[Packet]:
+    """Of its video, in the order of decoding."""
+    entries = ["-show_entries", "packet=pts_time,size,flags,data_hash", "-show_data_hash", "CRC32"]
+    return [
         Packet(float(one["pts_time"]), int(one["size"]), one["data_hash"], "K" in one["flags"])
-        for one in probed["packets"]
-        if one["stream_index"] == video
+        for one in described_packets(file, seconds, entries, tools, work)
     ]
-    return packets, probed["streams"]
 
 
 def check_strips(files: Sequence[Path], seconds: float, tools: Tools, work: Work) -> None:
@@ -50,13 +46,14 @@ def check_strips(files: Sequence[Path], seconds: float, tools: Tools, work: Work
 
 
 def check_piece(
-    rendition: Rendition, strip: Sequence[Packet], has_sound: bool, tools: Tools
+    rendition: Rendition, strip: Sequence[Packet], has_sound: bool, tools: Tools, work: Work
 ) -> None:
     """Raise MediaError: it is not what was asked for, or not those packets of a checked strip.
 
     `strip`: its packets from the piece's first on.
     """
-    packets, streams = packets_of(rendition.path, tools)
+    packets = packets_of(rendition.path, rendition.duration_seconds, tools, work)
+    streams = probe(rendition.path, tools)["streams"]
     by_kind = {stream["codec_type"]: stream for stream in streams}
     video = by_kind["video"]
     if has_sound != ("audio" in by_kind):
