@@ -76,7 +76,8 @@ def test_it_is_made_served_shown_told_and_counted(
         assert Image.open(io.BytesIO(web.get("/api/generations/p1/preview").content)).width == 640
         counted = 'lens_processed_total{asset="thumbnail",kind="photo"} 1.0'
         eventually(lambda: counted in web.get("/metrics").text, 5)
-        eventually(lambda: _shown(site) == {"preview", "thumbnail"}, 10)
+        shown = {"preview", "thumbnail", "photo_generation"}
+        eventually(lambda: _shown(site) == shown, 10)
     assert _states(site) == {"preview": "ready", "thumbnail": "ready"}
     assert site.metadata("thumbnail", "p1")["width"].value == 256
     assert [run.job_name for run in site.runs()].count("thumbnails") == 1
