@@ -63,7 +63,7 @@ def test_a_column_of_the_site_names_its_rows(site: Site, environment: pytest.Mon
     environment.setenv("LENS_TITLE_COLUMN", "prompt")
     wrong = site.lens("backfill", "--dry-run")
     assert wrong.code == 2
-    assert "LENS_TITLE_COLUMN=prompt is no column of table generations" in wrong.err
+    assert "LENS_TITLE_COLUMN names prompt, which is no column of table generations" in wrong.err
     environment.setenv("LENS_TITLE_COLUMN", "Prompt")
     assert site.lens("backfill", "--dry-run").code == 0
     app = create_app(Context(site.pipeline, RunQueue(site.pipeline, site.dagster, job)))
