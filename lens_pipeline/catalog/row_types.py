@@ -314,7 +314,7 @@ def _scaled(
 
 
 def _of_order(added: sa.Row) -> dict[str, Any]:
-    """Raises ValueError: a host's value is none of ours."""
+    """Raises ValueError: a host's own table holds another value."""
     fill = (added.fill or "").removesuffix(ENLARGED)
     if fill and fill not in set(Fill):
         raise ValueError(f"fill is {added.fill!r}, and not one of {', '.join(Fill)}")

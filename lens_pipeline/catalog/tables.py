@@ -126,7 +126,7 @@ _EARLIER = (
     "end_seconds double precision false,width integer true,height integer true,"
     "created_at timestamp with time zone true"
 )
-# A column that is lacking, of a table of ours.
+# Whether a table that `lens migrate` made lacks the columns of orders.
 _IS_BEHIND = sa.text(
     """
     SELECT NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'order_id')

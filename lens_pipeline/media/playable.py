@@ -95,7 +95,7 @@ def _coding_barrier(source: Path, probed: _Probed, tools: Tools, work: Work) -> 
     if barrier := _webm_barrier(probed.video) if is_webm else _mp4_barrier(probed.video):
         return f"{barrier}{_UNPLAYED}"
     if is_webm and probed.seconds is None:
-        return "it does not state its length: nobody can seek in it"
+        return "it does not state its length, without which browsers cannot seek"
     if probed.sound is None:
         return None
     codec = probed.sound.get("codec_name")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lens_pipeline.media.ffmpeg.run import Work
+from lens_pipeline.media.ffmpeg.tools import Tools
 from lens_pipeline.media.models import PosterSpec, PreviewSpec
 from lens_pipeline.media.sandbox.pool import Sandbox
 from lens_pipeline_tests.media.samples import quadrants, save
@@ -29,3 +31,15 @@ def photo(tmp_path: Path) -> Path:
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     with Sandbox(2, 20, 2048, tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def tools() -> Tools:
+    return Tools.find()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return Work(directory, lambda: False, lambda stage, share: None)

@@ -29,18 +29,6 @@ _RATE = 24
 
 
 @pytest.fixture(scope="module")
-def tools() -> Tools:
-    return Tools.find()
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Work:
-    directory = tmp_path / "work"
-    directory.mkdir()
-    return Work(directory, lambda: False, lambda stage, share: None)
-
-
-@pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """96 numbered frames of 320x180 with B-frames, a key frame each 16, and a click each second."""
     sound = silence(4)

@@ -39,18 +39,6 @@ _NTSC = Fraction(30000, 1001)
 
 
 @pytest.fixture(scope="module")
-def tools() -> Tools:
-    return Tools.find()
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Work:
-    directory = tmp_path / "work"
-    directory.mkdir()
-    return Work(directory, lambda: False, lambda stage, share: None)
-
-
-@pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 numbered frames at 24 per second with B-frames and one key frame, and sound."""
     return _write(tmp_path_factory.mktemp("master") / "master.mp4", 48, Fraction(24))
