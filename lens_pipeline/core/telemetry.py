@@ -134,7 +134,7 @@ def flush(seconds: float) -> None:
 
 
 def begin_reports(loaded: Settings) -> None:
-    """Raises SettingsError. A run that fails by its file is no fault of ours."""
+    """Raises SettingsError. A run that fails because of its file reports no fault."""
     if not loaded.sentry_dsn:
         return
     import sentry_sdk

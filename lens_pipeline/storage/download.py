@@ -265,7 +265,7 @@ class Fetcher:
             deadline.pause(self._recheck_seconds)
             return self._download(link, into, deadline)
         except SourceRefused:
-            # A private object of ours, or a link to one that has expired.
+            # It names a private object of our own bucket, or is an expired link to one.
             key = self._store.key_of(source)
             if key is None:
                 raise

@@ -324,7 +324,7 @@ class ObjectStore(ABC):
 
 
 def transfer_seconds(size: int) -> float:
-    """For so many bytes: a store that takes longer counts as gone."""
+    """The limit for a transfer of `size` bytes: a store that takes longer counts as gone."""
     return _TRANSFER_SECONDS + size / _LEAST_BYTES_A_SECOND
 
 
